@@ -1,0 +1,31 @@
+"""ProcessHub for Kubernetes: small, named, stateful workers, placed, found, restarted, moved and fenced.
+
+``Actor`` is what a Python child derives from; ``Hub`` is the client. Both are loaded on first use, so that
+a worker's process imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from processhub.actor import Actor
+    from processhub.client.errors import HubError
+    from processhub.client.hub import Hub
+
+__all__ = ["Actor", "Hub", "HubError"]
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Actor": "processhub.actor",
+    "Hub": "processhub.client.hub",
+    "HubError": "processhub.client.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'processhub' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)

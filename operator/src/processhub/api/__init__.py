@@ -1,0 +1,1 @@
+"""Typed resources, reasons and the wire format of slices; nothing else in the project knows the wire format."""

@@ -1,0 +1,105 @@
+"""The Child resource. Defaults equal the CRD's; a test holds the two together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from processhub.api.meta import Condition, ObjectMeta, Wire
+
+
+class EnvVar(Wire, frozen=True, kw_only=True):
+    """One environment variable of an exec child."""
+
+    name: str
+    value: str = ""
+
+
+class Exec(Wire, frozen=True, kw_only=True):
+    """A child that is a process."""
+
+    command: tuple[str, ...]
+    args: tuple[str, ...] = ()
+    env: tuple[EnvVar, ...] = ()
+    working_dir: str = ""
+    stop_signal: str = "SIGTERM"
+    role_signal: str = ""
+
+
+class Python(Wire, frozen=True, kw_only=True):
+    """A child that is an Actor in a runner process; target is ``module:Class``."""
+
+    target: str
+    args: dict[str, Any] = {}
+
+
+class PodWorkload(Wire, frozen=True, kw_only=True):
+    """A child that is a Pod of its own."""
+
+    template: dict[str, Any] = {}
+    port: int = 8080
+
+
+class Workload(Wire, frozen=True, kw_only=True):
+    """What runs: exactly one field is set."""
+
+    exec: Exec | None = None
+    python: Python | None = None
+    pod: PodWorkload | None = None
+
+
+class ChildSpec(Workload, frozen=True, kw_only=True):
+    """What the user asks for. ``hub`` is empty in a Hub's static children."""
+
+    hub: str = ""
+    id: str = ""
+    nodes: tuple[str, ...] = ()
+    origin: str = ""
+    pinned: bool = False
+    suspend: bool = False
+    restart_policy: Literal["Permanent", "Transient", "Temporary"] = "Permanent"
+    ttl_seconds: int | None = None
+    idle_seconds: int | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+    on_demand: bool | None = None
+
+
+class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """One copy of a child, on one member (``name``)."""
+
+    name: str
+    pod: str = ""
+    role: str = "Active"
+    state: str = "Pending"
+    pid: int = 0
+    epoch: int = 0
+    restarts: int = 0
+    started_at: str = ""
+    last_exit: str = ""
+
+
+class ChildStatus(Wire, frozen=True, kw_only=True):
+    """What the operator says of the child."""
+
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
+    id: str = ""
+    member: str = ""
+    role: str = ""
+    state: str = ""
+    nodes: tuple[NodeStatus, ...] = ()
+
+
+class Child(Wire, frozen=True, kw_only=True):
+    """A small, named, stateful worker of a hub."""
+
+    api_version: str = "processhub.dev/v1alpha1"
+    kind: str = "Child"
+    metadata: ObjectMeta
+    spec: ChildSpec
+    status: ChildStatus = ChildStatus()
+
+    @property
+    def id(self) -> str:
+        """The child's id in its hub: spec.id, else the object's name."""
+        return self.spec.id or self.metadata.name

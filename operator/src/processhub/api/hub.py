@@ -1,0 +1,190 @@
+"""The Hub resource. Defaults equal the CRD's; a test holds the two together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from processhub.api.child import ChildSpec
+from processhub.api.meta import Condition, ObjectMeta, Wire
+
+
+class PythonModules(Wire, frozen=True, kw_only=True):
+    """Modules from a ConfigMap on the children's Python path."""
+
+    config_map: str = ""
+
+
+class Members(Wire, frozen=True, kw_only=True):
+    """What runs the children."""
+
+    mode: Literal["Replicas", "PerNode"] = "Replicas"
+    replicas: int = 3
+    max_children: int = 10000
+    weights: dict[str, int] = {}
+    image: str = ""
+    python: PythonModules = PythonModules()
+    template: dict[str, Any] = {}
+
+
+class Rebalance(Wire, frozen=True, kw_only=True):
+    """What a join may move."""
+
+    on_join: bool = True
+    max_moves_per_second: int = 500
+
+
+class Distribution(Wire, frozen=True, kw_only=True):
+    """Which member a child goes to."""
+
+    strategy: str = "ConsistentHashing"
+    load_cap_percent: int = 125
+    not_local_fallback: Literal["Pending", "Local"] = "Pending"
+    rebalance: Rebalance = Rebalance()
+
+
+class Redundancy(Wire, frozen=True, kw_only=True):
+    """How many copies a child has."""
+
+    strategy: Literal["Singularity", "Replication"] = "Singularity"
+    replication_factor: int | Literal["ClusterSize"] = 2
+    replication_model: Literal["ActiveActive", "ActivePassive"] = "ActiveActive"
+    redundancy_signal: Literal["None", "Active", "Passive", "All"] = "None"
+
+
+class Migration(Wire, frozen=True, kw_only=True):
+    """How a child changes its member."""
+
+    strategy: Literal["ColdSwap", "HotSwap"] = "ColdSwap"
+    handover_timeout_seconds: int = 15
+    on_restart: Literal["Hold", "Move"] | None = None
+    hold_seconds: int = 30
+
+    @property
+    def holds(self) -> bool:
+        """Whether a restarting member keeps its children."""
+        if self.on_restart is not None:
+            return self.on_restart == "Hold" and self.hold_seconds > 0
+        return self.strategy == "ColdSwap" and self.hold_seconds > 0
+
+
+class PartitionTolerance(Wire, frozen=True, kw_only=True):
+    """What happens when members can't be reached."""
+
+    strategy: Literal["Divergence", "StaticQuorum", "DynamicQuorum", "MajorityQuorum"] = "Divergence"
+    quorum_size: int | None = None
+    quorum_percent: int = 50
+    threshold_seconds: int = 30
+
+
+class Timeouts(Wire, frozen=True, kw_only=True):
+    """All in seconds."""
+
+    start_seconds: int = 10
+    stop_seconds: int = 10
+    lease_seconds: int = 15
+    request_seconds: int = 5
+
+
+class Restarts(Wire, frozen=True, kw_only=True):
+    """How many restarts of one child in a window make it Failed; max 0: no limit."""
+
+    max: int = 0
+    window_seconds: int = 60
+
+
+class HubSpec(Wire, frozen=True, kw_only=True):
+    """What the user asks for."""
+
+    members: Members = Members()
+    distribution: Distribution = Distribution()
+    redundancy: Redundancy = Redundancy()
+    migration: Migration = Migration()
+    partition_tolerance: PartitionTolerance = PartitionTolerance()
+    timeouts: Timeouts = Timeouts()
+    restarts: Restarts = Restarts()
+    children: tuple[ChildSpec, ...] = ()
+    on_demand: dict[str, Any] | None = None
+    suspend: bool = False
+    hooks: tuple[dict[str, Any], ...] = ()
+
+
+class Summary(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Two texts for the printer columns, such as ``3/3`` and ``12/12``."""
+
+    members: str = ""
+    children: str = ""
+
+
+class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """One member as the operator sees it."""
+
+    name: str
+    pod: str = ""
+    pod_ip: str = msgspec.field(default="", name="podIP")
+    node: str = ""
+    ready: bool = False
+    weight: int = 1
+    children: int = 0
+
+
+class ChildCounts(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """How many children there are, by state."""
+
+    desired: int = 0
+    running: int = 0
+    pending: int = 0
+    failed: int = 0
+
+
+class Quorum(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Members needed, live now, and the most ever live at once."""
+
+    required: int = 0
+    live: int = 0
+    largest_seen: int = 0
+
+
+class RegistryNode(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """One copy of a child in Hub.status.registry."""
+
+    name: str
+    pod: str = ""
+    role: str = "Active"
+    state: str = "Pending"
+    pid: int = 0
+    epoch: int = 0
+
+
+class RegistryEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """One child in Hub.status.registry."""
+
+    id: str
+    nodes: tuple[RegistryNode, ...] = ()
+
+
+class HubStatus(Wire, frozen=True, kw_only=True):
+    """What the operator says of the hub."""
+
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
+    replicas: int = 0
+    ready_replicas: int = 0
+    selector: str = ""
+    summary: Summary | None = None
+    members: tuple[MemberStatus, ...] = ()
+    children: ChildCounts | None = None
+    quorum: Quorum | None = None
+    registry: tuple[RegistryEntry, ...] = ()
+    registry_size: int = 0
+
+
+class Hub(Wire, frozen=True, kw_only=True):
+    """A hub of equal members that share children."""
+
+    api_version: str = "processhub.dev/v1alpha1"
+    kind: str = "Hub"
+    metadata: ObjectMeta
+    spec: HubSpec = HubSpec()
+    status: HubStatus = HubStatus()

@@ -1,0 +1,1 @@
+"""The client: reads the registry, writes Children, waits for them."""

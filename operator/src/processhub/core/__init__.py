@@ -1,0 +1,1 @@
+"""Pure decisions: placement, acceptance, planning, packing. No clock, no network, no Kubernetes."""
