@@ -1,0 +1,375 @@
+"""A thin asynchronous client of the API server: raw HTTP, typed results, errors a caller can catch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+
+from processhub.api.meta import ObjectMeta
+from processhub.cluster.config import Config, load_config
+from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, GoneError, api_error
+from processhub.cluster.kinds import Kind
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PAGE = 2000  # objects a list request asks for; 500 makes lists of 10,000 twice as slow
+_CONNECTIONS = 64
+_WATCH_SECONDS = 290
+_RELOAD_AFTER_SECONDS = 5.0
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+
+class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
+    """metadata of a list."""
+
+    resource_version: str = ""
+    next_token: str = msgspec.field(default="", name="continue")
+
+
+class _Raw(msgspec.Struct, frozen=True):
+    items: list[msgspec.Raw] | None = None
+    metadata: ListMeta = ListMeta()
+
+
+class _RawEvent(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class _BareObject(msgspec.Struct, frozen=True):
+    metadata: ObjectMeta = ObjectMeta()
+
+
+class Undecodable(msgspec.Struct, frozen=True):
+    """An object that does not fit its struct (written before a schema change): its metadata and what is wrong."""
+
+    metadata: ObjectMeta
+    error: str
+
+
+class WatchEvent(msgspec.Struct, frozen=True):
+    """One line of a watch. ``object`` is of the kind's type, or Undecodable; of a BOOKMARK only metadata counts."""
+
+    type: str
+    object: Any
+
+
+class Client:
+    """A connection pool to one API server. Use as an async context manager.
+
+    All methods raise ApiError's subclasses; ConnectionFailedError means that the outcome is unknown.
+    """
+
+    def __init__(self, config: Config, reload: Callable[[], Awaitable[Config]] | None = None) -> None:
+        self.config = config
+        self._reload = reload
+        self._reloaded_at = 0.0
+        self._session: aiohttp.ClientSession | None = None
+        self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+        self.writes = 0  # counted for benchmarks and metrics
+
+    @classmethod
+    async def connect(cls, context: str | None = None, kubeconfig: str | None = None) -> Self:
+        """A client for the kubeconfig's context or the pod's service account. Raises ConfigError."""
+
+        async def load() -> Config:
+            return await load_config(context, kubeconfig)
+
+        return cls(await load(), reload=load)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the context or of the pod."""
+        return self.config.namespace
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # reading
+
+    async def get(self, kind: Kind[T], namespace: str | None, name: str, *, timeout: float = 30) -> T:
+        """The object, by a consistent read."""
+        return self._decode(kind, await self._request("GET", kind.path(namespace, name), timeout=timeout))
+
+    async def list(
+        self,
+        kind: Kind[T],
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+    ) -> tuple[list[T | Undecodable], str]:
+        """``(objects, resourceVersion)`` by a consistent read, paged at one revision."""
+        items: list[T | Undecodable] = []
+        query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        while True:
+            body = await self._request("GET", kind.path(namespace), query=query, timeout=60)
+            page = msgspec.json.decode(body, type=_Raw)
+            items += [self._decode_leniently(kind, raw) for raw in page.items or ()]
+            if not page.metadata.next_token:
+                return items, page.metadata.resource_version
+            query["continue"] = page.metadata.next_token
+
+    async def watch(
+        self,
+        kind: Kind[T],
+        namespace: str | None,
+        resource_version: str,
+        *,
+        labels: str = "",
+        fields: str = "",
+    ) -> AsyncIterator[Sequence[WatchEvent]]:
+        """Batches of events after ``resource_version`` (those that arrived together) until the server ends the watch.
+
+        Raises GoneError where the version is too old.
+        """
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+            "labelSelector": labels,
+            "fieldSelector": fields,
+        }
+        try:
+            # A dead connection is noticed by the silence: the server sends a bookmark about once a minute.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
+            async with self._send("GET", kind.path(namespace), query, None, None, timeout) as answer:
+                await _raise_for_status(answer)
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    if lines:
+                        yield [self._event(kind, line) for line in lines if line]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
+
+    # writing
+
+    async def create(self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False) -> T:
+        """The object as created. Raises AlreadyExistsError, InvalidError."""
+        query = {"dryRun": "All"} if dry_run else None
+        return self._decode(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
+
+    async def replace(
+        self, kind: Kind[T], namespace: str | None, name: str, body: object, *, subresource: str | None = None
+    ) -> T:
+        """PUT: the object as stored. Raises ConflictError where the body's resourceVersion or uid is not current."""
+        return self._decode(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
+
+    async def patch(
+        self,
+        kind: Kind[T],
+        namespace: str | None,
+        name: str,
+        body: object,
+        *,
+        content_type: str = MERGE_PATCH,
+        subresource: str | None = None,
+    ) -> T:
+        """A merge patch (or JSON patch by ``content_type``); the object as stored."""
+        path = kind.path(namespace, name, subresource)
+        return self._decode(kind, await self._request("PATCH", path, body=body, content_type=content_type))
+
+    async def apply(
+        self,
+        kind: Kind[T],
+        namespace: str | None,
+        name: str,
+        body: object,
+        *,
+        manager: str = "processhub",
+        subresource: str | None = None,
+    ) -> T:
+        """Server-side apply with force: this manager owns the fields it names; the object as stored."""
+        answer = await self._request(
+            "PATCH",
+            kind.path(namespace, name, subresource),
+            query={"fieldManager": manager, "force": "true"},
+            body=body,
+            content_type=APPLY_PATCH,
+        )
+        return self._decode(kind, answer)
+
+    async def delete(
+        self,
+        kind: Kind[Any],
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_period_seconds: int | None = None,
+        propagation: str = "Background",
+    ) -> None:
+        """Delete, under the preconditions given. Raises NotFoundError, ConflictError."""
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        options: dict[str, Any] = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "propagationPolicy": propagation,
+            "preconditions": {key: value for key, value in preconditions.items() if value},
+        }
+        if grace_period_seconds is not None:
+            options["gracePeriodSeconds"] = grace_period_seconds
+        await self._request("DELETE", kind.path(namespace, name), body=options)
+
+    async def raw(self, method: str, path: str, *, query: dict[str, str] | None = None, body: object = None) -> bytes:
+        """Any other request (tokens, logs, discovery): the answer's body."""
+        return await self._request(method, path, query=query, body=body)
+
+    # inside
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: object = None,
+        content_type: str = "application/json",
+        timeout: float = 30,
+    ) -> bytes:
+        payload = None if body is None else msgspec.json.encode(body)
+        if method != "GET":
+            self.writes += 1
+        limits = aiohttp.ClientTimeout(total=timeout)
+        for attempt in (1, 2):
+            try:
+                async with self._send(method, path, query, payload, content_type, limits) as answer:
+                    await _raise_for_status(answer)
+                    return await answer.read()
+            except ForbiddenError as error:
+                if error.status != 401 or attempt == 2 or not await self._reloaded():
+                    raise
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise ConnectionFailedError(f"{method} {path}: {error or type(error).__name__}") from error
+        raise AssertionError("unreachable")
+
+    async def _reloaded(self) -> bool:
+        """Whether credentials were read again: a token file may have been rotated since."""
+        now = asyncio.get_running_loop().time()
+        if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
+            return False
+        self._reloaded_at = now
+        self.config = await self._reload()
+        return True
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        payload: bytes | None,
+        content_type: str | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> _Sending:
+        if self._session is None:
+            raise RuntimeError("the client is closed; use it inside 'async with'")
+        given = {key: value for key, value in (query or {}).items() if value}
+        url = self.config.host + path + ("?" + urlencode(given) if given else "")
+        return _Sending(self._session, self.config, method, url, payload, content_type, timeout)
+
+    def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
+        return decoder
+
+    def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
+        return self._decoder(kind.type).decode(body)
+
+    def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw) -> Any:
+        try:
+            return self._decode(kind, body)
+        except msgspec.ValidationError as error:
+            bare = msgspec.json.decode(body, type=_BareObject)
+            return Undecodable(metadata=bare.metadata, error=str(error))
+
+    def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
+        event = msgspec.json.decode(line, type=_RawEvent)
+        if event.type == "ERROR":
+            status = msgspec.json.decode(event.object, type=dict[str, Any])
+            code = int(status.get("code") or 500)
+            message = str(status.get("message", "watch failed"))
+            if code == 410:
+                raise GoneError(code, "Expired", message)
+            raise ApiError(code, str(status.get("reason", "")), message)
+        if event.type == "BOOKMARK":
+            return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
+        return WatchEvent(event.type, self._decode_leniently(kind, event.object))
+
+
+class _Sending:
+    """One request as an async context manager: authenticates, sends, yields the answer."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        config: Config,
+        method: str,
+        url: str,
+        payload: bytes | None,
+        content_type: str | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> None:
+        self._session, self._config = session, config
+        self._method, self._url, self._payload = method, url, payload
+        self._content_type, self._timeout = content_type, timeout
+        self._answer: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json"}
+        if self._content_type and self._payload is not None:
+            headers["Content-Type"] = self._content_type
+        if token := await self._config.token():
+            headers["Authorization"] = token
+        self._answer = await self._session.request(
+            self._method,
+            self._url,
+            data=self._payload,
+            headers=headers,
+            ssl=self._config.ssl,
+            server_hostname=self._config.server_hostname,
+            timeout=self._timeout,
+        )
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._answer is not None:
+            if error is not None:
+                self._answer.close()
+            self._answer.release()
+
+
+async def _raise_for_status(answer: aiohttp.ClientResponse) -> None:
+    if answer.status >= 400:
+        raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

@@ -1,0 +1,85 @@
+"""What the API server answers when it refuses, as exceptions a caller can catch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ApiError(Exception):
+    """The API server refused; ``status`` is the HTTP code, ``reason`` the Status object's reason."""
+
+    def __init__(self, status: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.details = details or {}
+
+
+class NotFoundError(ApiError):
+    """404: there is no such object (or no such kind)."""
+
+
+class ConflictError(ApiError):
+    """409: the object changed, or its uid or resourceVersion is not the expected one."""
+
+
+class AlreadyExistsError(ConflictError):
+    """409 on create: an object of that name is there already."""
+
+
+class GoneError(ApiError):
+    """410: the resourceVersion is too old; list again."""
+
+
+class InvalidError(ApiError):
+    """422 or 400: the schema, CEL or an admission policy refused the object."""
+
+
+class ForbiddenError(ApiError):
+    """401 or 403: the account may not do this."""
+
+
+class UnavailableError(ApiError):
+    """429 or 5xx: overloaded or not ready; ``retry_after`` is in seconds (0 where not said)."""
+
+    retry_after: float = 0.0
+
+
+class ConnectionFailedError(ApiError):
+    """No answer; whether a write took place is unknown."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "ConnectionFailed", message)
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {
+    400: InvalidError,
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: GoneError,
+    422: InvalidError,
+    429: UnavailableError,
+}
+
+
+def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
+    """The exception for an HTTP answer of 400 and above; ``body`` is a Status object where the server sent one."""
+    try:
+        answer = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        answer = {}
+    reason = str(answer.get("reason", ""))
+    message = str(answer.get("message", "")) or body[:300].decode(errors="replace") or f"HTTP {status}"
+    details = answer.get("details")
+    kind = AlreadyExistsError if reason == "AlreadyExists" else _BY_STATUS.get(status)
+    if kind is None:
+        kind = UnavailableError if status >= 500 else ApiError
+    error = kind(status, reason, message, details if isinstance(details, dict) else None)
+    if isinstance(error, UnavailableError) and retry_after and retry_after.isdigit():
+        error.retry_after = float(retry_after)
+    return error

@@ -1,0 +1,151 @@
+"""A thin informer: list, watch, mark and sweep, into a dict of decoded objects.
+
+A re-list compares what is there with what was known, so a deletion missed over a 410 is seen. A list that
+fails, or is older than what was seen, sweeps nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from processhub.api.meta import ObjectMeta
+from processhub.cluster.client import Client, Undecodable, WatchEvent
+from processhub.cluster.errors import ApiError, GoneError, UnavailableError
+from processhub.cluster.kinds import Kind
+
+T = TypeVar("T")
+Key = tuple[str, str]
+log = logging.getLogger(__name__)
+
+_BACKOFF_MIN, _BACKOFF_MAX = 0.1, 10.0
+
+
+def version_of(resource_version: str) -> int:
+    """ResourceVersion as a number; they are comparable within one kind (Kubernetes 1.35 made that official)."""
+    return int(resource_version or 0)
+
+
+class Informer(Generic[T]):
+    """Keeps ``items`` equal to what the API server has, and says what changed.
+
+    ``on_change(old, new)`` is called for each change, in order: ``old`` None for a new object, ``new`` None
+    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        kind: Kind[T],
+        on_change: Callable[[T | None, T | None], None],
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        fields: str = "",
+        on_broken: Callable[[ObjectMeta, str], None] | None = None,
+    ) -> None:
+        self._client, self._kind, self._on_change, self._on_broken = client, kind, on_change, on_broken
+        self._namespace, self._labels, self._fields = namespace, labels, fields
+        self.items: dict[Key, T] = {}
+        self.synced = asyncio.Event()
+        self.seen = 0  # the highest resourceVersion that was seen
+        self.relists = 0
+
+    async def run(self) -> None:
+        """List and watch until cancelled; failures are retried with back-off and logged."""
+        backoff = _BACKOFF_MIN
+        while True:
+            try:
+                version = await self._relist()
+                backoff = _BACKOFF_MIN
+                while True:
+                    version = await self._follow(version)
+            except GoneError:
+                log.info("watch of %s is too old, listing again", self._kind.plural)
+            except ApiError as error:
+                log.warning("%s: %s; again in %.1f s", self._kind.plural, error.message, backoff)
+                retry_after = error.retry_after if isinstance(error, UnavailableError) else 0.0
+                await asyncio.sleep(max(retry_after, backoff * random.uniform(0.5, 1.0)))  # noqa: S311 jitter only
+                backoff = min(backoff * 2, _BACKOFF_MAX)
+
+    def put(self, item: T) -> None:
+        """Take an object that a write of our own returned, so that the next decision sees it at once."""
+        self._take(item)
+
+    async def _relist(self) -> str:
+        items, version = await self._client.list(self._kind, self._namespace, labels=self._labels, fields=self._fields)
+        if version_of(version) < self.seen:
+            raise ApiError(0, "StaleList", f"a list at {version} is older than {self.seen}, which was seen")
+        self.relists += 1
+        present = set()
+        for item in items:
+            metadata = _metadata(item)
+            present.add(metadata.key)
+            self._take(item)
+        for key, known in list(self.items.items()):
+            if key not in present and version_of(_metadata(known).resource_version) <= version_of(version):
+                del self.items[key]
+                self._on_change(known, None)
+        self.seen = max(self.seen, version_of(version))
+        self.synced.set()
+        return version
+
+    async def _follow(self, version: str) -> str:
+        async for batch in self._client.watch(
+            self._kind, self._namespace, version, labels=self._labels, fields=self._fields
+        ):
+            for event in batch:
+                version = _metadata(event.object).resource_version
+                self._event(event)
+            self.seen = max(self.seen, version_of(version))
+        return version
+
+    def _event(self, event: WatchEvent) -> None:
+        if event.type in ("ADDED", "MODIFIED"):
+            self._take(event.object)
+        elif event.type == "DELETED":
+            metadata = _metadata(event.object)
+            known = self.items.get(metadata.key)
+            # An object of our own write may be newer than this event: a re-created namesake stays.
+            if known is not None and version_of(_metadata(known).resource_version) <= version_of(
+                metadata.resource_version
+            ):
+                del self.items[metadata.key]
+                self._on_change(known, None)
+
+    def _take(self, item: T | Undecodable) -> None:
+        metadata = _metadata(item)
+        known = self.items.get(metadata.key)
+        if known is not None:
+            old = _metadata(known)
+            if version_of(old.resource_version) >= version_of(metadata.resource_version):
+                return
+            if old.uid != metadata.uid:
+                # Deleted and re-created between two looks: both are told, in order.
+                del self.items[metadata.key]
+                self._on_change(known, None)
+                known = None
+        if isinstance(item, Undecodable):
+            # What is known of it stays: a bad edit must not look like a deletion.
+            log.warning("%s %s/%s can't be read: %s", self._kind.plural, *metadata.key, item.error)
+            if self._on_broken:
+                self._on_broken(metadata, item.error)
+            return
+        self.items[metadata.key] = item
+        self._on_change(known, item)
+
+
+def _metadata(item: Any) -> ObjectMeta:
+    if isinstance(item, dict):
+        raw = item["metadata"]
+        return ObjectMeta(
+            name=raw["name"],
+            namespace=raw.get("namespace", ""),
+            uid=raw["uid"],
+            resource_version=raw["resourceVersion"],
+        )
+    metadata: ObjectMeta = item.metadata
+    return metadata

@@ -1,0 +1,53 @@
+"""Which API path and which struct belong to a kind of object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, Node, Pod
+from processhub.api.meta import GROUP, VERSION
+from processhub.api.slice import RegistrySlice
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """A kind of object: where it lives in the API and the type it is decoded to."""
+
+    group: str  # "" is the core group
+    version: str
+    plural: str
+    type: type[T]
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """``group/version``, or the version alone in the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL path; ``namespace`` None is all namespaces (or a cluster-scoped kind)."""
+        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, subresource) if part]
+        return "/".join(parts)
+
+
+HUBS = Kind(GROUP, VERSION, "hubs", Hub)
+CHILDREN = Kind(GROUP, VERSION, "children", Child)
+SLICES = Kind(GROUP, VERSION, "registryslices", RegistrySlice)
+LEASES = Kind("coordination.k8s.io", "v1", "leases", Lease)
+PODS = Kind("", "v1", "pods", Pod)
+NODES = Kind("", "v1", "nodes", Node, namespaced=False)
+
+
+def untyped(api_version: str, plural: str, *, namespaced: bool = True) -> Kind[dict[str, Any]]:
+    """A kind whose objects stay plain dicts (``untyped("apps/v1", "statefulsets")``)."""
+    group, _, version = api_version.rpartition("/")
+    return Kind(group, version, plural, dict[str, Any], namespaced)

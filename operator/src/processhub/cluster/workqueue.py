@@ -1,0 +1,72 @@
+"""A queue of keys: one worker a key at a time, the first event at once, what follows within 100 ms together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+log = logging.getLogger(__name__)
+
+DEBOUNCE_SECONDS = 0.1
+_BACKOFF_MIN, _BACKOFF_MAX = 0.2, 30.0
+
+
+class WorkQueue(Generic[K]):
+    """Calls ``work(key)`` for each added key; its result is the seconds after which it wants to run again, or None.
+
+    Leading edge: a key that has been quiet runs at once; one that ran within the debounce waits for its end.
+    An exception is logged and tried again with back-off.
+    """
+
+    def __init__(self, work: Callable[[K], Awaitable[float | None]], debounce: float = DEBOUNCE_SECONDS) -> None:
+        self._work, self._debounce = work, debounce
+        self._dirty: dict[K, asyncio.Event] = {}
+        self._tasks: dict[K, asyncio.Task[None]] = {}
+
+    def add(self, key: K) -> None:
+        """Have ``key`` worked on soon. Call from the event loop."""
+        event = self._dirty.get(key)
+        if event is None:
+            event = self._dirty[key] = asyncio.Event()
+        event.set()
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(self._serve(key, event), name=f"queue {key}")
+
+    def forget(self, key: K) -> None:
+        """Stop working on ``key``; called from its own work it ends after that."""
+        self._dirty.pop(key, None)
+        task = self._tasks.pop(key, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancel all work and wait until it has ended."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        self._dirty.clear()
+
+    async def _serve(self, key: K, dirty: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = _BACKOFF_MIN
+        again: float | None = None
+        while self._dirty.get(key) is dirty:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(dirty.wait(), again)
+            dirty.clear()
+            began = loop.time()
+            try:
+                again = await self._work(key)
+                backoff = _BACKOFF_MIN
+            except Exception:
+                log.exception("work on %s failed; again in %.1f s", key, backoff)
+                again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
+            rest = self._debounce - (loop.time() - began)
+            if rest > 0:
+                await asyncio.sleep(rest)
