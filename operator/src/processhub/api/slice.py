@@ -78,12 +78,17 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """The operator's word on what a member shall run."""
+    """The operator's word on what a member shall run.
+
+    ``holder``: the Lease holder (``<pod uid>/<start nonce>``) that the entries were granted to; an agent whose own
+    holder identity is another starts nothing from the slice. Empty (hubs with onRestart Hold): any holder may.
+    """
 
     hub: str
     hub_uid: str
     member: str
     mode: str = "Replicas"
+    holder: str = ""
     term: int
     format: int = FORMAT
     settings: Settings = Settings()

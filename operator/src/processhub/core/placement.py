@@ -1,0 +1,121 @@
+"""Which member a child belongs to: weighted rendezvous hashing, with a cap on the load.
+
+Rendezvous (highest random weight) hashing: Thaler and Ravishankar, "Using name-based mappings to increase hit
+rates", 1998; weights by the logarithm method: Schindelhauer and Schomaker, "Weighted distributed hash tables",
+2005. The cap follows Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads", 2018.
+
+A child is hashed once (xxh3 of its id); a member's hash is mixed in by the finaliser of SplitMix64 (Steele, Lea
+and Flood, 2014), so a score costs no hashing. Nothing depends on the process, its hash seed or the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+Scores = NDArray[np.float64]
+
+NOWHERE = -1  # index of "no member has room"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A member that may take children; ``weight`` 0 takes none. ``room`` bounds how many more it may take."""
+
+    name: str
+    weight: int = 1
+    room: int | None = None
+
+
+def child_key(child_id: str) -> int:
+    """The child's 64-bit hash."""
+    return xxhash.xxh3_64_intdigest(child_id.encode())
+
+
+def child_keys(ids: Iterable[str]) -> Keys:
+    """The hashes of many children, in order; shape (n,)."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(child_id.encode()) for child_id in ids), dtype=np.uint64)
+
+
+def scores(keys: Keys, member: str, weight: int = 1) -> Scores:
+    """How strongly each child is drawn to ``member``; the highest member wins. Shape (n,), above 0.
+
+    A weight of 0 scores 0. Doubling a weight doubles the share.
+    """
+    if weight <= 0:
+        return np.zeros(len(keys), dtype=np.float64)
+    mixed = keys ^ np.uint64(xxhash.xxh3_64_intdigest(member.encode()))
+    with np.errstate(over="ignore"):
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    # 53 random bits, moved off both ends: uniform in (0, 1).
+    uniform = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.asarray(-weight / np.log(uniform), dtype=np.float64)
+
+
+def rank(child_id: str, members: Sequence[Candidate]) -> list[tuple[str, float]]:
+    """``(member, score)`` of one child, best first; the first k of them are the same whoever joins behind them."""
+    keys = np.array([child_key(child_id)], dtype=np.uint64)
+    drawn = [(member.name, float(scores(keys, member.name, member.weight)[0])) for member in members]
+    return sorted(drawn, key=lambda pair: (-pair[1], pair[0]))
+
+
+def best(keys: Keys, members: Sequence[Candidate]) -> NDArray[np.int64]:
+    """The index of the highest-scoring member for each child, NOWHERE where all weights are 0. Shape (n,)."""
+    chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
+    top = np.zeros(len(keys), dtype=np.float64)
+    # By name, so that a tie (one in 2**53) does not depend on the order of members.
+    for index, member in sorted(enumerate(members), key=lambda pair: pair[1].name):
+        if member.weight <= 0:
+            continue
+        drawn = scores(keys, member.name, member.weight)
+        better = drawn > top
+        chosen[better] = index
+        top[better] = drawn[better]
+    return chosen
+
+
+def place(keys: Keys, members: Sequence[Candidate]) -> NDArray[np.int64]:
+    """The member's index for each child, no member above its room; NOWHERE where none has room. Shape (n,).
+
+    A child whose member is full goes to its next best member that has room; a full member keeps those that it
+    scores highest for.
+    """
+    chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
+    room = [member.room if member.room is not None else len(keys) for member in members]
+    waiting = np.arange(len(keys))
+    while len(waiting):
+        open_members = [
+            (index, member) for index, member in enumerate(members) if room[index] > 0 and member.weight > 0
+        ]
+        if not open_members:
+            break
+        picked = best(keys[waiting], [member for _, member in open_members])
+        left_over = []
+        for position, (index, member) in enumerate(open_members):
+            mine = waiting[picked == position]
+            if len(mine) > room[index]:
+                order = np.argsort(-scores(keys[mine], member.name, member.weight), kind="stable")
+                left_over.append(mine[order[room[index] :]])
+                mine = mine[order[: room[index]]]
+            chosen[mine] = index
+            room[index] -= len(mine)
+        waiting = np.sort(np.concatenate(left_over)) if left_over else np.empty(0, dtype=np.int64)
+    return chosen
+
+
+def load_caps(total: int, weights: Mapping[str, int], cap_percent: int) -> dict[str, int]:
+    """The most children each member may have when a child is placed: its share of ``total`` × the cap, rounded up."""
+    sum_of_weights = sum(weights.values())
+    if sum_of_weights <= 0:
+        return dict.fromkeys(weights, 0)
+    return {
+        name: ceil(total * weight * cap_percent / (100 * sum_of_weights)) if weight > 0 else 0
+        for name, weight in weights.items()
+    }

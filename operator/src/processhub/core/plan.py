@@ -1,0 +1,44 @@
+"""What the planner answers: changes to entries, and why what is not placed is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.reasons import Reason
+from processhub.api.slice import Assignment
+
+
+class Unplaced(msgspec.Struct, frozen=True):
+    """Why a child has no place now."""
+
+    reason: Reason
+    message: str
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A child that changes its member; ``why`` is a clause such as ``my-hub-3 joined``."""
+
+    id: str
+    source: str
+    target: str
+    why: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """``entries``: member → id → its new entry, or None to remove it. Only what changes is named."""
+
+    entries: Mapping[str, Mapping[str, Assignment | None]]
+    unplaced: Mapping[str, Unplaced]
+    moves: tuple[Move, ...] = ()  # begun by this plan, planned and after a loss
+    joining: Mapping[str, bool] = {}  # changes to who counts as joining
+    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → bound children that can't leave it
+    next_epoch: int
+    pending_moves: int = 0  # wanted by a join or drain but over the budget of this round
+    moving: int = 0  # moves under way, these included
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be written."""
+        return not self.entries and not self.joining
