@@ -57,13 +57,12 @@ class OnRecord(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub. ``children`` are those that shall run; ``kept`` the ids whose refused edit leaves them as they are."""
+    """One hub. ``children`` are those that shall run, by id; one whose edit was refused is here as it was."""
 
     spec: HubSpec
     members: tuple[MemberView, ...]
     children: Mapping[str, Wanted]
     record: Mapping[str, tuple[OnRecord, ...]]
-    kept: frozenset[str] = frozenset()
     next_epoch: int
     move_budget: int = 0
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
