@@ -1,0 +1,28 @@
+{{/* Labels of every object of the release. Call with (list . "component"). */}}
+{{- define "processhub.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "processhub.selector" . }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* The labels that select the pods of one component; they never change, as a Deployment's selector can't. */}}
+{{- define "processhub.selector" -}}
+app.kubernetes.io/name: processhub
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "processhub.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "processhub.account" -}}
+{{ .Values.serviceAccount.name | default "processhub-operator" }}
+{{- end }}
+
+{{/* The operator's user name, as requests carry it. */}}
+{{- define "processhub.username" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "processhub.account" . }}
+{{- end }}

@@ -1,0 +1,88 @@
+"""What ``helm test`` runs in a pod: is an operator leading, and are the CRDs served? ``python3 -m`` this module.
+
+Asks the API server alone, with the pod's own account: it works where Service addresses do not, and proves more than an
+open port, because the leader's Lease is renewed only by an operator that works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+
+from processhub.api.kubernetes import Lease
+from processhub.api.meta import GROUP
+from processhub.cluster.client import Client
+from processhub.cluster.config import ConfigError
+from processhub.cluster.errors import ApiError, NotFoundError
+from processhub.cluster.kinds import LEASES, untyped
+
+LEADER_LEASE = "processhub-operator"
+PLURALS = ("hubs", "children", "childsets", "registryslices")
+PATIENCE_SECONDS = 60.0  # an operator that was just installed has to start and take the Lease first
+_INTERVAL_SECONDS = 1.0
+_DEFAULT_LEASE_SECONDS = 15
+_CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
+
+
+class NotReadyError(Exception):
+    """What is missing, as a sentence."""
+
+
+def leader_of(lease: Lease, now: datetime) -> str:
+    """The Lease's live holder. Raises NotReadyError where nobody holds it or its time has run out."""
+    holder, renewed = lease.spec.holder_identity, lease.spec.renew_time
+    if not holder or not renewed:
+        raise NotReadyError(f"no operator holds the Lease {lease.metadata.namespace}/{lease.metadata.name}")
+    age = (now - datetime.fromisoformat(renewed)).total_seconds()
+    limit = lease.spec.lease_duration_seconds or _DEFAULT_LEASE_SECONDS
+    if age > limit:
+        raise NotReadyError(f"{holder} has not renewed the leader's Lease for {age:.0f} s, more than its {limit} s")
+    return holder
+
+
+async def check(client: Client, namespace: str, now: datetime) -> str:
+    """One sentence of good news. Raises NotReadyError with the bad one, ApiError where the API server refuses."""
+    for plural in PLURALS:
+        try:
+            crd = await client.get(_CRDS, None, f"{plural}.{GROUP}")
+        except NotFoundError as error:
+            raise NotReadyError(f"the CRD {plural}.{GROUP} is not installed") from error
+        conditions = crd.get("status", {}).get("conditions", [])
+        if not any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions):
+            raise NotReadyError(f"the CRD {plural}.{GROUP} is not served yet")
+    try:
+        lease = await client.get(LEASES, namespace, LEADER_LEASE)
+    except NotFoundError as error:
+        raise NotReadyError(f"there is no Lease {namespace}/{LEADER_LEASE}: no operator has started yet") from error
+    return f"{leader_of(lease, now)} leads and {len(PLURALS)} CRDs are served"
+
+
+async def run(namespace: str | None, patience_seconds: float = PATIENCE_SECONDS) -> str:
+    """``check`` until it succeeds. ``namespace`` is the release's, None the pod's own. Raises as check does."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_seconds
+    async with await Client.connect() as client:
+        while True:
+            try:
+                return await check(client, namespace or client.namespace, datetime.now(UTC))
+            except (NotReadyError, ApiError):
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(_INTERVAL_SECONDS)
+
+
+def main() -> int:
+    """0 with one line on standard output, 1 with one line on standard error."""
+    try:
+        news = asyncio.run(run(os.environ.get("POD_NAMESPACE")))
+    except (NotReadyError, ApiError, ConfigError) as error:
+        sys.stderr.write(f"processhub is not ready: {error}\n")
+        return 1
+    sys.stdout.write(f"processhub is ready: {news}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
