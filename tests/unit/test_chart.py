@@ -1,0 +1,343 @@
+"""The chart, rendered by helm: what it grants, what it refuses, and that what is derived from it is current."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import render_manifests
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "processhub"
+VALUES = sorted((CHART / "ci").glob("*.yaml"))
+Manifest = dict[str, Any]
+WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    return render_manifests.helm()
+
+
+def template(helm: str, *options: str) -> list[Manifest]:
+    command = [helm, "template", "processhub", str(CHART), "-n", "hubs-system", *options]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [document for document in yaml.load_all(answer.stdout, Loader=yaml.CSafeLoader) if document]
+
+
+@pytest.fixture(scope="session")
+def default(helm: str) -> list[Manifest]:
+    return template(helm)
+
+
+def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [each for each in manifests if each["kind"] == kind]
+
+
+def grants(role: Manifest) -> Iterator[tuple[str, str, list[str]]]:
+    """``(group/resource, verb, resource names)`` for each right of a role."""
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                for verb in rule["verbs"]:
+                    yield f"{group}/{resource}", verb, rule.get("resourceNames", [])
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_helm_lint_is_content(helm: str, values: Path) -> None:
+    answer = subprocess.run([helm, "lint", "--strict", str(CHART), "-f", str(values)], capture_output=True, text=True)
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_every_object_is_named_once_and_labelled(helm: str, values: Path) -> None:
+    manifests = template(helm, "-f", str(values))
+
+    names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in manifests]
+    assert len(names) == len(set(names))
+    for each in manifests:
+        assert each["metadata"]["labels"]["app.kubernetes.io/name"] == "processhub", each["metadata"]["name"]
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == "processhub"
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_pods_keep_to_the_restricted_profile(helm: str, values: Path) -> None:
+    manifests = template(helm, "-f", str(values))
+
+    pods = [each["spec"] for each in of_kind(manifests, "Pod")]
+    pods += [each["spec"]["template"]["spec"] for each in of_kind(manifests, "Deployment")]
+    assert len(pods) == 2
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"]
+
+
+def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
+    (container,) = one(default, "Deployment", "processhub-operator")["spec"]["template"]["spec"]["containers"]
+    env = {each["name"]: each.get("value") or each.get("valueFrom") for each in container["env"]}
+
+    assert container["command"] == ["processhub-operator"]
+    assert env["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    assert env["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+    assert env["POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+    assert env["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert env["PROCESSHUB_IMAGE"] == container["image"] == "processhub:0.1.0"
+    assert env["LOG_LEVEL"] == "info"
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+
+
+def test_two_operators_by_default_on_different_nodes_where_possible(default: list[Manifest]) -> None:
+    deployment = one(default, "Deployment", "processhub-operator")["spec"]
+
+    assert deployment["replicas"] == 2
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    assert one(default, "PodDisruptionBudget", "processhub-operator")["spec"]["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_no_role_reads_secrets_or_holds_wildcards(helm: str, values: Path) -> None:
+    manifests = template(helm, "-f", str(values))
+
+    for role in of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role"):
+        for resource, verb, _ in grants(role):
+            assert "*" not in resource + verb, role["metadata"]["name"]
+            assert resource not in ("/secrets", "/pods/exec"), role["metadata"]["name"]
+            assert verb not in ("escalate", "impersonate"), role["metadata"]["name"]
+
+
+def test_operator_binds_nothing_but_the_agents_roles(default: list[Manifest]) -> None:
+    bound = []
+    for name in ("processhub-operator", "processhub-operator-cluster"):
+        for resource, verb, names in grants(one(default, "ClusterRole", name)):
+            if verb == "bind":
+                assert resource == "rbac.authorization.k8s.io/clusterroles"
+                assert names
+                bound += names
+
+    assert sorted(bound) == ["processhub-agent", "processhub-agents"]
+
+
+def test_operator_changes_one_cluster_role_binding_only(default: list[Manifest]) -> None:
+    rights = [
+        (verb, names)
+        for name in ("processhub-operator", "processhub-operator-cluster")
+        for resource, verb, names in grants(one(default, "ClusterRole", name))
+        if resource.endswith("/clusterrolebindings")
+    ]
+
+    assert {verb for verb, _ in rights} == {"get", "update", "patch"}
+    assert all(names == ["processhub-agents"] for _, names in rights)
+
+
+def test_operator_never_writes_what_a_member_says(default: list[Manifest]) -> None:
+    rights = {(resource, verb) for resource, verb, _ in grants(one(default, "ClusterRole", "processhub-operator"))}
+
+    assert ("processhub.dev/registryslices", "update") in rights
+    assert not [right for right in rights if right[0] == "processhub.dev/registryslices/status"]
+
+
+def test_agents_may_write_status_leases_and_children_on_demand_only(default: list[Manifest]) -> None:
+    writes = {
+        (resource, verb)
+        for resource, verb, _ in grants(one(default, "ClusterRole", "processhub-agent"))
+        if verb in WRITES
+    }
+
+    assert writes == {
+        ("processhub.dev/registryslices/status", "update"),
+        ("processhub.dev/registryslices/status", "patch"),
+        ("coordination.k8s.io/leases", "update"),
+        ("coordination.k8s.io/leases", "patch"),
+        ("processhub.dev/children", "create"),
+    }
+
+
+def test_the_agents_binding_keeps_its_subjects_over_an_upgrade(default: list[Manifest]) -> None:
+    assert "subjects" not in one(default, "ClusterRoleBinding", "processhub-agents")
+
+
+def test_users_roles_are_part_of_the_clusters_own(default: list[Manifest]) -> None:
+    edit, view = one(default, "ClusterRole", "processhub-edit"), one(default, "ClusterRole", "processhub-view")
+
+    assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
+    assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert ("processhub.dev/hubs/call", "create", []) in list(grants(edit))
+    assert ("processhub.dev/hubs/scale", "patch", []) in list(grants(edit))
+    assert {verb for _, verb, _ in grants(view)} == {"get", "list", "watch"}
+    assert not [right for right in grants(edit) if "registryslices" in right[0]]
+
+
+def test_named_namespaces_limit_the_operators_rights(helm: str) -> None:
+    manifests = template(helm, "--set", "watchNamespaces={team-a,team-b}")
+
+    bindings = {
+        each["metadata"]["namespace"]
+        for each in of_kind(manifests, "RoleBinding")
+        if each["roleRef"]["name"] == "processhub-operator"
+    }
+    cluster_wide = {each["roleRef"]["name"] for each in of_kind(manifests, "ClusterRoleBinding")}
+    (container,) = one(manifests, "Deployment", "processhub-operator")["spec"]["template"]["spec"]["containers"]
+    assert bindings == {"team-a", "team-b"}
+    assert "processhub-operator" not in cluster_wide
+    assert {"name": "WATCH_NAMESPACES", "value": "team-a,team-b"} in container["env"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_crds_are_those_of_the_source(helm: str, keep: bool) -> None:
+    manifests = template(helm, "--set", f"crds.keep={json.dumps(keep)}")
+
+    crds = {each["metadata"]["name"]: each for each in of_kind(manifests, "CustomResourceDefinition")}
+    sources = [yaml.load(path.read_text(), Loader=yaml.CSafeLoader) for path in (ROOT / "crds").glob("*.yaml")]
+    assert len(crds) == len(sources) == 4
+    for source in sources:
+        rendered = crds[source["metadata"]["name"]]
+        assert rendered["spec"] == source["spec"]
+        policy = rendered["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+        assert policy == ("keep" if keep else None)
+
+
+def test_crds_can_be_left_out(helm: str) -> None:
+    assert of_kind(template(helm, "--set", "crds.enabled=false"), "CustomResourceDefinition") == []
+
+
+def test_every_policy_is_bound_and_denies(default: list[Manifest]) -> None:
+    policies = {each["metadata"]["name"] for each in of_kind(default, "ValidatingAdmissionPolicy")}
+
+    assert policies == {"processhub-slice-status", "processhub-member-lease", "processhub-children-on-demand"}
+    for binding in of_kind(default, "ValidatingAdmissionPolicyBinding"):
+        assert binding["spec"]["validationActions"] == ["Deny"]
+        policies.remove(binding["spec"]["policyName"])
+    assert policies == set()
+
+
+def test_policies_know_the_operators_account_by_its_name(helm: str) -> None:
+    manifests = template(helm, "--set", "serviceAccount.name=processhub-boss")
+
+    for name in ("processhub-member-lease", "processhub-children-on-demand"):
+        (condition,) = one(manifests, "ValidatingAdmissionPolicy", name)["spec"]["matchConditions"]
+        assert "!= 'system:serviceaccount:hubs-system:processhub-boss'" in condition["expression"]
+
+
+def test_lease_renewals_overtake_other_writes(default: list[Manifest]) -> None:
+    spec = one(default, "FlowSchema", "processhub-member-leases")["spec"]
+
+    assert spec["priorityLevelConfiguration"]["name"] == "leader-election"
+    assert 200 < spec["matchingPrecedence"] < 9000
+
+
+def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manifest]) -> None:
+    assert of_kind(default, "NetworkPolicy") == of_kind(default, "ServiceMonitor") == []
+    assert len(of_kind(default, "Service")) == 1
+
+    everything = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
+
+    (monitor,) = of_kind(everything, "ServiceMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["endpoints"][0]["interval"] == "15s"
+    (policy,) = of_kind(everything, "NetworkPolicy")
+    assert policy["spec"]["ingress"][0]["from"]
+    assert of_kind(template(helm, "--set", "metrics.enabled=false"), "Service") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("replica=3", "replica"),
+        ("replicas=two", "replicas"),
+        ("replicas=-1", "replicas"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("logLevel=loud", "logLevel"),
+        ("watchNamespaces={Team_A}", "watchNamespaces"),
+        ("watchNamespaces=team-a", "watchNamespaces"),
+        ("crds.install=true", "install"),
+        ("metrics.serviceMonitor.interval=fast", "interval"),
+        ("podDisruptionBudget.maxUnavailable=half", "maxUnavailable"),
+    ],
+)
+def test_schema_refuses_values_it_does_not_know(helm: str, option: str, complaint: str) -> None:
+    command = [helm, "template", "processhub", str(CHART), "--set", option]
+    answer = subprocess.run(command, capture_output=True, text=True)
+
+    assert answer.returncode != 0
+    assert complaint in answer.stderr
+
+
+def test_every_value_has_its_place_in_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(values: dict[str, Any], known: dict[str, Any], path: str) -> None:
+        properties = known.get("properties")
+        if properties is None:
+            return
+        assert values.keys() == properties.keys() - {"global"}, path
+        assert known["additionalProperties"] is False, path
+        for name, value in values.items():
+            if isinstance(value, dict):
+                compare(value, properties[name], f"{path}.{name}")
+
+    compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+def test_every_value_is_used_by_a_template() -> None:
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
+
+    for name in yaml.safe_load((CHART / "values.yaml").read_text()):
+        assert re.search(rf"\.Values\.{name}\b", templates), name
+
+
+def test_install_manifest_and_the_charts_crds_are_current(helm: str) -> None:
+    for source in (ROOT / "crds").glob("*.yaml"):
+        copy = CHART / "files" / "crds" / source.name
+        assert copy.read_text() == source.read_text(), "run make manifests"
+
+    assert (ROOT / "manifests" / "install.yaml").read_text() == render_manifests.install_manifest(), (
+        "run make manifests"
+    )
+
+
+def test_install_manifest_speaks_of_no_release() -> None:
+    text = (ROOT / "manifests" / "install.yaml").read_text()
+
+    assert "Helm" not in text
+    assert "helm.sh" not in text
+    kinds = [document["kind"] for document in yaml.load_all(text, Loader=yaml.CSafeLoader)]
+    assert kinds[0] == "Namespace"
+    assert "Pod" not in kinds
+
+
+def test_versions_agree() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = (ROOT / "operator" / "pyproject.toml").read_text()
+
+    (version,) = re.findall(r'^version = "(.+)"$', project, re.M)
+    assert chart["version"] == chart["appVersion"] == version
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "manifests" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_say_what_they_show(path: Path) -> None:
+    assert re.match(r"# .+", path.read_text())
+    for document in yaml.safe_load_all(path.read_text()):
+        assert document["apiVersion"] == "processhub.dev/v1alpha1"
+        assert "namespace" not in document["metadata"]

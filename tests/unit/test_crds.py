@@ -1,0 +1,365 @@
+"""The CRDs: complete, bounded, and of one mind with API.md and with the structs of processhub.api."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from msgspec import inspect
+
+from processhub.api import slice as registry_slice
+from processhub.api.child import ChildSpec, ChildStatus
+from processhub.api.hub import HubSpec, HubStatus
+from processhub.api.slice import EPOCHS_PER_TERM, FORMAT, MAX_BYTES, MAX_ENTRIES, Settings, SliceSpec, SliceStatus
+
+ROOT = Path(__file__).resolve().parents[2]
+PLURALS = ["hubs", "children", "childsets", "registryslices"]
+Schema = dict[str, Any]
+
+
+@cache
+def load(plural: str) -> Schema:
+    return yaml.safe_load((ROOT / "crds" / f"{plural}.yaml").read_text())
+
+
+def version(plural: str) -> Schema:
+    (only,) = load(plural)["spec"]["versions"]
+    return only
+
+
+def part(plural: str, name: str) -> Schema:
+    return version(plural)["schema"]["openAPIV3Schema"]["properties"][name]
+
+
+def at(schema: Schema, path: str) -> Schema:
+    """The schema of a dotted path; ``[]`` steps into a list's items."""
+    for step in path.replace("[]", ".[]").split("."):
+        schema = schema["items"] if step == "[]" else schema["properties"][step]
+    return schema
+
+
+def walk(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
+    """Every schema below and including this one, with its path."""
+    yield path, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from walk(inner, f"{path}.{name}")
+    if "items" in schema:
+        yield from walk(schema["items"], f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from walk(schema["additionalProperties"], f"{path}{{}}")
+
+
+EVERYTHING = [
+    pytest.param(path, schema, id=f"{plural}{path}")
+    for plural in PLURALS
+    for name in ("spec", "status")
+    for path, schema in walk(part(plural, name), f".{name}")
+]
+
+
+@pytest.mark.parametrize("plural", PLURALS)
+def test_names_follow_the_contract(plural: str) -> None:
+    spec = load(plural)["spec"]
+    names = spec["names"]
+
+    assert spec["group"] == "processhub.dev"
+    assert spec["scope"] == "Namespaced"
+    assert names["plural"] == plural
+    assert names["categories"] == ["processhub"]
+    short = {"hubs": "hub", "children": "child", "childsets": "childset", "registryslices": "rslice"}[plural]
+    assert short in [names["singular"], *names.get("shortNames", [])]
+    assert version(plural)["name"] == "v1alpha1"
+    assert version(plural)["subresources"]["status"] == {}
+
+
+@pytest.mark.parametrize(
+    ("plural", "expected"),
+    [
+        (
+            "hubs",
+            {
+                "specReplicasPath": ".spec.members.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        ),
+        ("childsets", {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.desired"}),
+    ],
+)
+def test_kubectl_scale_finds_its_fields(plural: str, expected: dict[str, str]) -> None:
+    assert version(plural)["subresources"]["scale"] == expected
+
+
+@pytest.mark.parametrize(
+    ("plural", "columns"),
+    [
+        ("hubs", ["Members", "Children", "Ready", "Quorate", "Age"]),
+        ("children", ["ID", "Hub", "Member", "Role", "State", "Reason", "Age"]),
+        ("childsets", ["Hub", "Desired", "Running", "Pending", "Failed", "Reason", "Age"]),
+        ("registryslices", ["Hub", "Member", "Term", "Observed", "Age"]),
+    ],
+)
+def test_columns_tell_the_story(plural: str, columns: list[str]) -> None:
+    shown = [column["name"] for column in version(plural)["additionalPrinterColumns"] if not column.get("priority")]
+
+    assert shown == columns
+
+
+@pytest.mark.parametrize(("path", "schema"), EVERYTHING)
+def test_every_field_is_described(path: str, schema: Schema) -> None:
+    scalar_item = path.endswith(("[]", "{}")) and schema.get("type") != "object"
+
+    assert scalar_item or re.search(r"\w.*[.:]$", schema.get("description", ""), re.S), f"{path} needs a sentence"
+
+
+@pytest.mark.parametrize(("path", "schema"), EVERYTHING)
+def test_everything_is_bounded(path: str, schema: Schema) -> None:
+    kind = schema.get("type")
+
+    if schema.get("x-kubernetes-int-or-string") or (kind == "string" and "enum" not in schema):
+        assert "maxLength" in schema
+    if kind == "array":
+        assert "maxItems" in schema
+    if kind == "object":
+        if "additionalProperties" in schema:
+            assert "maxProperties" in schema
+        else:
+            assert "properties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    if kind == "integer":
+        assert "minimum" in schema
+        assert "maximum" in schema or path.startswith(".status")
+        assert schema["format"] in ("int32", "int64")
+
+
+@pytest.mark.parametrize(("path", "schema"), EVERYTHING)
+def test_every_rule_says_what_to_write_instead(path: str, schema: Schema) -> None:
+    for rule in schema.get("x-kubernetes-validations", []):
+        assert len(rule["message"]) > 20, path
+        assert not rule["message"].endswith("."), "the API server puts it inside a longer line"
+
+
+DEFAULTS = {
+    "members.mode": "Replicas",
+    "members.replicas": 3,
+    "members.maxChildren": 10000,
+    "members.image": "",
+    "members.python.configMap": "",
+    "members.template": {},
+    "distribution.strategy": "ConsistentHashing",
+    "distribution.loadCapPercent": 125,
+    "distribution.notLocalFallback": "Pending",
+    "distribution.rebalance.onJoin": True,
+    "distribution.rebalance.maxMovesPerSecond": 500,
+    "redundancy.strategy": "Singularity",
+    "redundancy.replicationFactor": 2,
+    "redundancy.replicationModel": "ActiveActive",
+    "redundancy.redundancySignal": "None",
+    "migration.strategy": "ColdSwap",
+    "migration.handoverTimeoutSeconds": 15,
+    "migration.holdSeconds": 30,
+    "partitionTolerance.strategy": "Divergence",
+    "partitionTolerance.quorumPercent": 50,
+    "partitionTolerance.thresholdSeconds": 30,
+    "timeouts.startSeconds": 10,
+    "timeouts.stopSeconds": 10,
+    "timeouts.leaseSeconds": 15,
+    "timeouts.requestSeconds": 5,
+    "restarts.max": 0,
+    "restarts.windowSeconds": 60,
+    "children": [],
+    "suspend": False,
+    "hooks[].webhook.timeoutSeconds": 3,
+    "hooks[].webhook.failurePolicy": "Ignore",
+}
+NO_DEFAULT = ["members.weights", "migration.onRestart", "partitionTolerance.quorumSize", "onDemand", "hooks"]
+
+
+@pytest.mark.parametrize(("path", "value"), DEFAULTS.items())
+def test_hub_defaults_are_the_contracts(path: str, value: object) -> None:
+    assert at(part("hubs", "spec"), path)["default"] == value
+
+
+@pytest.mark.parametrize("path", NO_DEFAULT)
+def test_hub_fields_without_default(path: str) -> None:
+    assert "default" not in at(part("hubs", "spec"), path)
+
+
+@pytest.mark.parametrize("where", ["children:", "childsets:template", "hubs:children[]"])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    {
+        "pinned": False,
+        "suspend": False,
+        "restartPolicy": "Permanent",
+        "exec.args": [],
+        "exec.workingDir": "",
+        "exec.stopSignal": "SIGTERM",
+        "exec.roleSignal": "",
+        "python.args": {},
+        "pod.port": 8080,
+    }.items(),
+)
+def test_child_defaults_are_the_contracts(where: str, path: str, value: object) -> None:
+    plural, _, prefix = where.partition(":")
+
+    assert at(part(plural, "spec"), f"{prefix}.{path}".lstrip("."))["default"] == value
+
+
+def test_a_childs_spec_is_the_same_wherever_it_is_written() -> None:
+    def shared(schema: Schema) -> Schema:
+        return {name: field for name, field in schema["properties"].items() if name not in ("hub", "id")}
+
+    child = shared(part("children", "spec"))
+
+    assert shared(at(part("childsets", "spec"), "template")) == child
+    assert shared(at(part("hubs", "spec"), "children[]")) == child
+    for workload in ("exec", "python", "pod"):
+        assert at(part("hubs", "spec"), f"onDemand.{workload}") == child[workload]
+
+
+def test_conditions_are_the_same_everywhere() -> None:
+    first = at(part("hubs", "status"), "conditions[]")
+
+    for plural in ("children", "childsets"):
+        assert at(part(plural, "status"), "conditions[]") == first
+    for plural in ("hubs", "children", "childsets"):
+        conditions = at(part(plural, "status"), "conditions")
+        assert conditions["x-kubernetes-list-type"] == "map"
+        assert conditions["x-kubernetes-list-map-keys"] == ["type"]
+
+
+# The structs against the schema: the same fields, and in spec the same defaults and choices.
+
+MODELS = [
+    pytest.param(HubSpec, part("hubs", "spec"), "spec", id="HubSpec"),
+    pytest.param(HubStatus, part("hubs", "status"), "status", id="HubStatus"),
+    pytest.param(ChildSpec, part("children", "spec"), "spec", id="ChildSpec"),
+    pytest.param(ChildStatus, part("children", "status"), "status", id="ChildStatus"),
+    pytest.param(SliceSpec, part("registryslices", "spec"), "spec", id="SliceSpec"),
+    pytest.param(SliceStatus, part("registryslices", "status"), "status", id="SliceStatus"),
+]
+
+
+def plain(kind: inspect.Type) -> inspect.Type:
+    """The type without ``| None``."""
+    if isinstance(kind, inspect.UnionType):
+        others = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
+        return others[0] if len(others) == 1 else inspect.UnionType(others)
+    return kind
+
+
+def differences(kind: inspect.Type, schema: Schema, path: str) -> Iterator[str]:
+    kind = plain(kind)
+    if isinstance(kind, inspect.VarTupleType | inspect.ListType):
+        yield from differences(kind.item_type, schema["items"], f"{path}[]")
+    if isinstance(kind, inspect.LiteralType) and set(kind.values) != set(schema.get("enum", [])):
+        yield f"{path}: the struct knows {sorted(kind.values)}, the schema {schema.get('enum')}"
+    if not isinstance(kind, inspect.StructType):
+        return
+    fields = {field.encode_name: field for field in kind.fields}
+    properties = schema["properties"]
+    # A static child is a ChildSpec whose hub is the object around it.
+    if path == "spec.children[]":
+        fields.pop("hub")
+    if fields.keys() != properties.keys():
+        yield f"{path}: in one of them only: {sorted(fields.keys() ^ properties.keys())}"
+    for name in fields.keys() & properties.keys():
+        field, inner, where = fields[name], properties[name], f"{path}.{name}"
+        if path.startswith("spec"):
+            yield from default_differences(field, inner, name in schema.get("required", []), where)
+        yield from differences(field.type, inner, where)
+
+
+def default_differences(field: inspect.Field, schema: Schema, required: bool, path: str) -> Iterator[str]:
+    if field.required or required:
+        # The struct may be more lenient: hub and id are optional there, as static children have no hub.
+        if not required and field.required:
+            yield f"{path}: required in the struct only"
+        return
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if "default" not in schema:
+        if default not in (None, "", (), {}):
+            yield f"{path}: the struct's default is {default!r}, the schema has none"
+    elif isinstance(default, msgspec.Struct):
+        if schema["default"] != {} or default != type(default)():
+            yield f"{path}: an object's default is that of its fields"
+    elif json.loads(msgspec.json.encode(default)) != schema["default"]:
+        yield f"{path}: {default!r} in the struct, {schema['default']!r} in the schema"
+
+
+@pytest.mark.parametrize(("model", "schema", "path"), MODELS)
+def test_structs_and_schema_agree(model: type[msgspec.Struct], schema: Schema, path: str) -> None:
+    assert list(differences(inspect.type_info(model), schema, path)) == []
+
+
+def test_an_empty_hub_decodes_to_the_schemas_defaults() -> None:
+    def defaulted(schema: Schema) -> dict[str, Any]:
+        values = {}
+        for name, field in schema["properties"].items():
+            if "default" in field:
+                values[name] = defaulted(field) if "properties" in field else field["default"]
+        return values
+
+    stored = defaulted(part("hubs", "spec"))
+
+    assert msgspec.convert(stored, HubSpec) == HubSpec()
+    assert msgspec.convert(defaulted(at(part("registryslices", "spec"), "settings")), Settings) == Settings()
+
+
+# What the slices' schema promises of the code that reads them.
+
+
+def test_a_slice_has_room_for_what_the_code_puts_in() -> None:
+    for name in ("spec", "status"):
+        entries = at(part("registryslices", name), "entries")
+        assert entries["maxProperties"] == MAX_ENTRIES
+        assert entries["x-kubernetes-map-type"] == "atomic"
+    assert at(part("registryslices", "spec"), "entries")["additionalProperties"]["maxLength"] == MAX_BYTES
+    assert at(part("registryslices", "spec"), "format")["default"] == FORMAT
+
+
+def test_one_childs_tags_and_metadata_fit_into_a_slice() -> None:
+    spec = part("children", "spec")
+    tags, metadata = spec["properties"]["tags"], spec["properties"]["metadata"]
+    percent_encoded = 12  # bytes of one 4-byte character
+    (keys,) = (re.search(r"size\(key\) <= (\d+)", rule["rule"]) for rule in metadata["x-kubernetes-validations"])
+    assert keys is not None
+
+    most = tags["maxItems"] * (tags["items"]["maxLength"] * percent_encoded + 1)
+    most += metadata["maxProperties"] * (
+        (metadata["additionalProperties"]["maxLength"] + int(keys[1])) * percent_encoded + 2
+    )
+
+    assert most + 1024 < MAX_BYTES
+
+
+def test_no_term_makes_an_epoch_that_json_readers_would_round() -> None:
+    highest = at(part("registryslices", "spec"), "term")["maximum"]
+
+    assert (highest + 1) * EPOCHS_PER_TERM <= 2**53
+
+
+def test_term_may_not_fall() -> None:
+    (rule,) = at(part("registryslices", "spec"), "term")["x-kubernetes-validations"]
+
+    assert rule["rule"] == "self >= oldSelf"
+    assert "term" in part("registryslices", "spec")["required"]
+
+
+def test_the_entries_grammar_is_documented_as_it_is_parsed() -> None:
+    grammars = [line.strip() for line in (registry_slice.__doc__ or "").splitlines() if line.startswith("    <uid>")]
+    assert len(grammars) == 2
+
+    for grammar, name in zip(grammars, ("spec", "status"), strict=True):
+        text = at(part("registryslices", name), "entries")["description"]
+        positional, *options = grammar.replace("[", "\n").replace("]", "").split("\n")
+        assert f'"{positional.strip()}"' in text
+        for option in options:
+            assert option.partition("=")[0].strip() in text

@@ -1,0 +1,39 @@
+"""What helm test concludes from the leader's Lease."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta
+from processhub.operator.selftest import NotReadyError, leader_of
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def lease(holder: str | None, age_seconds: float | None, duration: int | None = 15) -> Lease:
+    renewed = None if age_seconds is None else (NOW - timedelta(seconds=age_seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    spec = LeaseSpec(holder_identity=holder, renew_time=renewed, lease_duration_seconds=duration)
+    return Lease(metadata=ObjectMeta(name="processhub-operator", namespace="hubs"), spec=spec)
+
+
+def test_a_renewed_lease_has_a_leader() -> None:
+    assert leader_of(lease("operator-1", 3), NOW) == "operator-1"
+
+
+@pytest.mark.parametrize("holder", [None, ""])
+def test_a_released_lease_has_none(holder: str | None) -> None:
+    with pytest.raises(NotReadyError, match="no operator holds the Lease hubs/processhub-operator"):
+        leader_of(lease(holder, 1), NOW)
+
+
+@pytest.mark.parametrize("duration", [15, None])
+def test_a_lease_that_ran_out_has_none(duration: int | None) -> None:
+    with pytest.raises(NotReadyError, match="has not renewed the leader's Lease for 40 s, more than its 15 s"):
+        leader_of(lease("operator-1", 40, duration), NOW)
+
+
+def test_a_clock_that_is_behind_does_not_matter() -> None:
+    assert leader_of(lease("operator-1", -2), NOW) == "operator-1"
