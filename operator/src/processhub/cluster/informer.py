@@ -33,7 +33,8 @@ class Informer(Generic[T]):
     """Keeps ``items`` equal to what the API server has, and says what changed.
 
     ``on_change(old, new)`` is called for each change, in order: ``old`` None for a new object, ``new`` None
-    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct.
+    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct,
+    ``on_reconnect()`` when watching works again after a failure.
     """
 
     def __init__(
@@ -46,13 +47,16 @@ class Informer(Generic[T]):
         labels: str = "",
         fields: str = "",
         on_broken: Callable[[ObjectMeta, str], None] | None = None,
+        on_reconnect: Callable[[], None] | None = None,
     ) -> None:
-        self._client, self._kind, self._on_change, self._on_broken = client, kind, on_change, on_broken
+        self._client, self._kind, self._on_change = client, kind, on_change
+        self._on_broken, self._on_reconnect = on_broken, on_reconnect
         self._namespace, self._labels, self._fields = namespace, labels, fields
         self.items: dict[Key, T] = {}
         self.synced = asyncio.Event()
         self.seen = 0  # the highest resourceVersion that was seen
         self.relists = 0
+        self.connected = False  # false from a failure until the next list
 
     async def run(self) -> None:
         """List and watch until cancelled; failures are retried with back-off and logged."""
@@ -61,15 +65,24 @@ class Informer(Generic[T]):
             try:
                 version = await self._relist()
                 backoff = _BACKOFF_MIN
+                if not self.connected:
+                    self.connected = True
+                    if self._on_reconnect:
+                        self._on_reconnect()
                 while True:
                     version = await self._follow(version)
             except GoneError:
                 log.info("watch of %s is too old, listing again", self._kind.plural)
             except ApiError as error:
+                self.connected = False
                 log.warning("%s: %s; again in %.1f s", self._kind.plural, error.message, backoff)
                 retry_after = error.retry_after if isinstance(error, UnavailableError) else 0.0
                 await asyncio.sleep(max(retry_after, backoff * random.uniform(0.5, 1.0)))  # noqa: S311 jitter only
                 backoff = min(backoff * 2, _BACKOFF_MAX)
+
+    def covers(self, plural: str, namespace: str) -> bool:
+        """Whether objects of this kind and namespace are kept here."""
+        return self._kind.plural == plural and self._namespace in (None, namespace)
 
     def put(self, item: T) -> None:
         """Take an object that a write of our own returned, so that the next decision sees it at once."""

@@ -1,0 +1,226 @@
+"""What the operator knows of one hub: its Children, slices, pods and Leases, parsed once when they change.
+
+Nothing here decides. The reconcile reads it into a snapshot; informers and the outcome of own writes change it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from processhub.api.child import Child
+from processhub.api.kubernetes import Lease, Pod
+from processhub.api.naming import lease_name
+from processhub.api.slice import (
+    Assignment,
+    EntryError,
+    RegistrySlice,
+    Report,
+    encode_workload,
+    parse_assignment,
+    parse_report,
+)
+from processhub.core.placement import child_key
+from processhub.core.snapshot import Wanted, frozen_metadata
+
+T = TypeVar("T")
+HubKey = tuple[str, str]  # (namespace, name)
+log = logging.getLogger(__name__)
+
+
+class KnownChild(msgspec.Struct, frozen=True):
+    """A Child with what is derived from its spec: the planner's view and the workload's JSON."""
+
+    child: Child
+    wanted: Wanted
+    workload: str  # JSON
+
+
+class KnownLease(msgspec.Struct, frozen=True):
+    """A member Lease and when (monotonic seconds) its renewal was seen to change."""
+
+    lease: Lease
+    renewed_at: float
+
+
+class KnownSlice:
+    """A slice with its entries parsed; only texts that changed are parsed again.
+
+    ``unproven``: id → the generation that removed it from spec, None while the write's outcome is unknown.
+    """
+
+    def __init__(self) -> None:
+        self.object: RegistrySlice | None = None
+        self.assignments: dict[str, Assignment] = {}
+        self.reports: dict[str, Report] = {}
+        self.unproven: dict[str, int | None] = {}
+
+    @property
+    def present(self) -> RegistrySlice:
+        """The object; call only where there is one."""
+        assert self.object is not None
+        return self.object
+
+    @property
+    def index(self) -> int:
+        """The slice's number, the last part of its name."""
+        tail = self.present.metadata.name.rpartition(".")[2]
+        return int(tail) if tail.isdigit() else 0
+
+    def update(self, new: RegistrySlice) -> set[str]:
+        """Take a newer object; the ids whose entries changed."""
+        old = self.object
+        changed = _reparse(
+            old.spec.entries if old else {}, new.spec.entries, self.assignments, parse_assignment, new.metadata.name
+        )
+        changed |= _reparse(
+            old.status.entries if old else {}, new.status.entries, self.reports, parse_report, new.metadata.name
+        )
+        self.object = new
+        for child_id, generation in list(self.unproven.items()):
+            if generation is None and child_id not in new.spec.entries:
+                self.unproven[child_id] = new.metadata.generation
+        return changed
+
+    def prove(self, holder: str) -> set[str]:
+        """Forget the removals that the member (its Lease held by ``holder``) has proven; their ids (rule 7)."""
+        status = self.present.status
+        if not self.unproven or status.holder != holder:
+            return set()
+        proven = {
+            child_id
+            for child_id, generation in self.unproven.items()
+            if generation is not None and status.observed_generation >= generation and child_id not in status.entries
+        }
+        for child_id in proven:
+            del self.unproven[child_id]
+        return proven
+
+    def lingering(self, holder: str) -> set[str]:
+        """The ids that may still run on the member though no entry of this slice says so."""
+        ids = set(self.unproven)
+        if self.present.status.holder == holder:
+            for child_id, report in self.reports.items():
+                entry = self.assignments.get(child_id)
+                if entry is None or entry.uid != report.uid or (entry.wait and entry.epoch != report.epoch):
+                    ids.add(child_id)
+        return ids
+
+
+def _reparse(
+    old: Mapping[str, str], new: Mapping[str, str], parsed: dict[str, T], parse: Callable[[str], T], name: str
+) -> set[str]:
+    """Bring ``parsed`` up to ``new``; the ids that changed. An entry that can't be read counts as absent."""
+    if old == new:
+        return set()
+    changed = {child_id for child_id, text in new.items() if old.get(child_id) != text}
+    for child_id in changed:
+        try:
+            parsed[child_id] = parse(new[child_id])
+        except EntryError as error:
+            log.error("slice %s, entry %s: %s", name, child_id, error)
+            parsed.pop(child_id, None)
+    gone = old.keys() - new.keys()
+    for child_id in gone:
+        parsed.pop(child_id, None)
+    return changed | gone
+
+
+class HubState:
+    """All objects of one hub, by (namespace, hub name): also those of a hub that is not there (any more)."""
+
+    def __init__(self, key: HubKey) -> None:
+        self.key = key
+        self.children: dict[str, KnownChild] = {}  # by object name
+        self.by_id: dict[str, set[str]] = {}  # id → object names
+        self.slices: dict[str, KnownSlice] = {}
+        self.pods: dict[str, Pod] = {}
+        self.leases: dict[str, KnownLease] = {}  # by object name
+        self.dirty: set[str] = set()  # ids whose Child status is to be looked at
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of this hub is left."""
+        return not (self.children or self.slices or self.pods or self.leases)
+
+    def put_child(self, child: Child) -> None:
+        """Take a new or changed Child."""
+        name = child.metadata.name
+        before = self.children.get(name)
+        if before is not None and before.child.metadata.generation == child.metadata.generation:
+            # Only metadata or status changed: what is derived from the spec stands.
+            self.children[name] = KnownChild(child, before.wanted, before.workload)
+        else:
+            self.children[name] = _known(child)
+        self.by_id.setdefault(child.id, set()).add(name)
+        self.dirty.add(child.id)
+
+    def drop_child(self, child: Child) -> None:
+        """A Child was deleted."""
+        known = self.children.get(child.metadata.name)
+        if known is None or known.child.metadata.uid != child.metadata.uid:
+            return
+        del self.children[child.metadata.name]
+        names = self.by_id.get(child.id, set())
+        names.discard(child.metadata.name)
+        if not names:
+            self.by_id.pop(child.id, None)
+        self.dirty.add(child.id)
+
+    def put_slice(self, item: RegistrySlice) -> None:
+        """Take a new or changed slice."""
+        known = self.slices.setdefault(item.metadata.name, KnownSlice())
+        if known.object is not None and known.object.metadata.uid != item.metadata.uid:
+            known = self.slices[item.metadata.name] = KnownSlice()
+        self.dirty |= known.update(item)
+
+    def drop_slice(self, item: RegistrySlice) -> None:
+        """A slice was deleted."""
+        known = self.slices.get(item.metadata.name)
+        if known is not None and known.object is not None and known.object.metadata.uid == item.metadata.uid:
+            self.dirty |= known.assignments.keys() | known.reports.keys()
+            del self.slices[item.metadata.name]
+
+    def put_lease(self, lease: Lease, now: float) -> None:
+        """Take a member Lease, seen ``now`` (monotonic seconds)."""
+        known = self.leases.get(lease.metadata.name)
+        same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
+        renewed_at = known.renewed_at if known is not None and same else now
+        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at)
+
+    def restart_lease_clocks(self, now: float) -> None:
+        """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
+        for name, known in self.leases.items():
+            self.leases[name] = KnownLease(known.lease, now)
+
+    def member_slices(self) -> dict[str, list[KnownSlice]]:
+        """The slices of each member, in order of their number."""
+        members: dict[str, list[KnownSlice]] = {}
+        for known in self.slices.values():
+            members.setdefault(known.present.spec.member, []).append(known)
+        for slices in members.values():
+            slices.sort(key=lambda known: known.index)
+        return members
+
+    def member_lease(self, member: str) -> KnownLease | None:
+        """The member's Lease."""
+        return self.leases.get(lease_name(self.key[1], member))
+
+
+def _known(child: Child) -> KnownChild:
+    digest, text = encode_workload(child.spec)
+    wanted = Wanted(
+        id=child.id,
+        uid=child.metadata.uid,
+        key=child_key(child.id),
+        workload=digest,
+        nodes=child.spec.nodes,
+        pinned=child.spec.pinned,
+        restart_policy=child.spec.restart_policy,
+        tags=child.spec.tags,
+        metadata=frozen_metadata(child.spec.metadata),
+    )
+    return KnownChild(child, wanted, text)

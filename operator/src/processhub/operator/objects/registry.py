@@ -1,0 +1,77 @@
+"""A member's slices and Lease as the operator makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta, OwnerReference
+from processhub.api.naming import (
+    ANNOTATION_JOINING,
+    ANNOTATION_MODE,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    label_value,
+    lease_name,
+    slice_name,
+)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec
+from processhub.operator.objects.owned import owned_metadata
+
+
+def slice_settings(hub: Hub) -> Settings:
+    """What the members need to know of the Hub's spec."""
+    timeouts, restarts = hub.spec.timeouts, hub.spec.restarts
+    return Settings(
+        start_seconds=timeouts.start_seconds,
+        stop_seconds=timeouts.stop_seconds,
+        lease_seconds=timeouts.lease_seconds,
+        restarts_max=restarts.max,
+        restarts_window_seconds=restarts.window_seconds,
+        fence=hub.spec.partition_tolerance.strategy != "Divergence",
+    )
+
+
+def new_slice(hub: Hub, member: str, index: int, term: int, *, joining: bool, holder: str) -> RegistrySlice:
+    """An empty slice of a member."""
+    metadata = _metadata(hub, slice_name(hub.metadata.name, member, index), member)
+    if joining and index == 0:
+        metadata = msgspec.structs.replace(metadata, annotations={ANNOTATION_JOINING: "true"})
+    spec = SliceSpec(
+        hub=hub.metadata.name,
+        hub_uid=hub.metadata.uid,
+        member=member,
+        mode=hub.spec.members.mode,
+        holder=holder,
+        term=term,
+        settings=slice_settings(hub),
+    )
+    return RegistrySlice(metadata=metadata, spec=spec)
+
+
+def new_lease(hub: Hub, member: str) -> Lease:
+    """A member's Lease, held by nobody yet."""
+    metadata = _metadata(hub, lease_name(hub.metadata.name, member), member)
+    annotations = {ANNOTATION_MODE: hub.spec.members.mode, LABEL_MEMBER: member}
+    return Lease(
+        metadata=msgspec.structs.replace(metadata, annotations=annotations),
+        spec=LeaseSpec(lease_duration_seconds=hub.spec.timeouts.lease_seconds),
+    )
+
+
+def _metadata(hub: Hub, name: str, member: str) -> ObjectMeta:
+    shared: dict[str, Any] = owned_metadata(hub, name)
+    return ObjectMeta(
+        name=name,
+        namespace=hub.metadata.namespace,
+        labels={
+            LABEL_HUB: hub.metadata.name,
+            LABEL_HUB_UID: hub.metadata.uid,
+            LABEL_MEMBER: label_value(member),
+        },
+        owner_references=tuple(msgspec.convert(shared["ownerReferences"], list[OwnerReference])),
+    )

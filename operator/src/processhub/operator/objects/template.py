@@ -1,0 +1,112 @@
+"""The member pod: the operator's template with the user's merged over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from processhub.api.hub import Hub
+from processhub.api.naming import LABEL_HUB_UID, member_account
+from processhub.operator.objects.owned import AGENT_PORT, selector_labels
+from processhub.operator.settings import OperatorSettings
+
+PYTHON_PATH = "/var/lib/processhub/python"
+_GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
+_MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "volumeMounts": "mountPath",
+}
+
+
+def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
+    """The PodTemplateSpec of a hub's members."""
+    spec = hub.spec
+    base = {
+        "metadata": {"labels": {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}},
+        "spec": {
+            "serviceAccountName": member_account(hub.metadata.name),
+            "terminationGracePeriodSeconds": spec.timeouts.stop_seconds + _GRACE_SECONDS,
+            "enableServiceLinks": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "affinity": _spread(hub),
+            "containers": [_agent(hub, settings)],
+            "volumes": [{"name": "run", "emptyDir": {}}, *_python_volumes(hub)],
+        },
+    }
+    merged = merge(base, spec.members.template)
+    # The user's template may add labels, never take away those that the hub's selector and policies rest on.
+    merged["metadata"]["labels"].update(base["metadata"]["labels"])
+    return merged
+
+
+def merge(base: Any, over: Any, key: str = "") -> Any:
+    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        merged = dict(base)
+        for name, value in over.items():
+            merged[name] = merge(merged[name], value, name) if name in merged else value
+        return merged
+    identity = _MERGE_KEYS.get(key)
+    if identity and isinstance(base, list) and isinstance(over, list):
+        by_name = {item[identity]: item for item in base}
+        for item in over:
+            name = item.get(identity)
+            by_name[name] = merge(by_name[name], item) if name in by_name else item
+        return list(by_name.values())
+    return over
+
+
+def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
+    per_node = hub.spec.members.mode == "PerNode"
+    return {
+        "name": "agent",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["processhub-agent"],
+        "env": [
+            {"name": "HUB_NAME", "value": hub.metadata.name},
+            {"name": "HUB_NAMESPACE", "value": hub.metadata.namespace},
+            {"name": "HUB_UID", "value": hub.metadata.uid},
+            _field("POD_NAME", "metadata.name"),
+            _field("POD_UID", "metadata.uid"),
+            _field("POD_IP", "status.podIP"),
+            _field("NODE_NAME", "spec.nodeName"),
+            _field("HUB_MEMBER", "spec.nodeName" if per_node else "metadata.name"),
+            {"name": "PROCESSHUB_PYTHON_PATH", "value": PYTHON_PATH if hub.spec.members.python.config_map else ""},
+        ],
+        "ports": [{"name": "http", "containerPort": AGENT_PORT}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 2},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "http"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+            "initialDelaySeconds": 10,
+        },
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, *_python_mounts(hub)],
+    }
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _spread(hub: Hub) -> dict[str, Any]:
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": selector_labels(hub)}}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def _python_volumes(hub: Hub) -> list[dict[str, Any]]:
+    name = hub.spec.members.python.config_map
+    return [{"name": "python", "configMap": {"name": name}}] if name else []
+
+
+def _python_mounts(hub: Hub) -> list[dict[str, Any]]:
+    name = hub.spec.members.python.config_map
+    return [{"name": "python", "mountPath": PYTHON_PATH, "readOnly": True}] if name else []
