@@ -54,8 +54,8 @@ def scores(keys: Keys, member: str, weight: int = 1) -> Scores:
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    # 53 random bits, moved off both ends: uniform in (0, 1).
-    uniform = ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    # 52 random bits, moved off both ends: uniform in (0, 1). With 53 the last one would round to 1 and score -inf.
+    uniform = ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return np.asarray(-weight / np.log(uniform), dtype=np.float64)
 
 
@@ -70,7 +70,7 @@ def best(keys: Keys, members: Sequence[Candidate]) -> NDArray[np.int64]:
     """The index of the highest-scoring member for each child, NOWHERE where all weights are 0. Shape (n,)."""
     chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
     top = np.zeros(len(keys), dtype=np.float64)
-    # By name, so that a tie (one in 2**53) does not depend on the order of members.
+    # By name, so that a tie (one in 2**52) does not depend on the order of members.
     for index, member in sorted(enumerate(members), key=lambda pair: pair[1].name):
         if member.weight <= 0:
             continue
