@@ -1,0 +1,67 @@
+"""From an id to its Child object, whatever name it was created under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from processhub.api.child import Child
+from processhub.api.naming import child_object_name
+from processhub.client.session import Session
+from processhub.client.writes import each, patiently
+from processhub.cluster.client import Undecodable
+from processhub.cluster.errors import NotFoundError
+from processhub.cluster.kinds import CHILDREN
+
+
+async def list_children(session: Session) -> list[Child]:
+    """All Child objects of the hub. Raises ApiError."""
+    items, _ = await session.client.list(CHILDREN, session.namespace, fields=f"spec.hub={session.name}")
+    return [item for item in items if not isinstance(item, Undecodable)]
+
+
+async def find_children(session: Session, ids: Iterable[str]) -> dict[str, Child]:
+    """The Child objects of these ids, as far as there are any.
+
+    Of several for one id it is the one on record, else the oldest.
+    Names are derived from ids, so a get finds what clients created; only what was created under another name costs
+    a list. Raises ApiError.
+    """
+    found: dict[str, Child] = {}
+    elsewhere: set[str] = set()
+
+    async def look(child_id: str) -> None:
+        try:
+            child = await patiently(
+                lambda: session.client.get(CHILDREN, session.namespace, child_object_name(child_id))
+            )
+        except NotFoundError:
+            elsewhere.add(child_id)
+            return
+        record = session.registry.records.get(child_id)
+        mine = child.spec.hub == session.name and child.id == child_id
+        if mine and (record is None or record.uid == child.metadata.uid):
+            found[child_id] = child
+        else:
+            elsewhere.add(child_id)
+
+    await each(ids, look)
+    if elsewhere:
+        named: dict[str, list[Child]] = {}
+        for child in await list_children(session):
+            if child.id in elsewhere:
+                named.setdefault(child.id, []).append(child)
+        found.update({child_id: _owner(session, child_id, children) for child_id, children in named.items()})
+    return found
+
+
+def _owner(session: Session, child_id: str, children: list[Child]) -> Child:
+    record = session.registry.records.get(child_id)
+    on_record = record.uid if record else ""
+    return min(
+        children,
+        key=lambda child: (
+            child.metadata.uid != on_record,
+            child.metadata.creation_timestamp or "",
+            child.metadata.uid,
+        ),
+    )

@@ -1,0 +1,140 @@
+"""One hub as a client sees it: the API connection, the Hub object and the registry, kept up to date by watches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from processhub.api.hub import Hub
+from processhub.api.naming import LABEL_HUB
+from processhub.api.slice import RegistrySlice
+from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
+from processhub.client.registry import Registry
+from processhub.cluster.client import Client, Undecodable
+from processhub.cluster.config import ConfigError
+from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import HUBS, SLICES
+
+_SYNC_SECONDS = 30.0
+
+
+class Session:
+    """The state that all calls on one hub share."""
+
+    def __init__(self, client: Client, namespace: str, hub: Hub) -> None:
+        self.client, self.namespace = client, namespace
+        self.hub: Hub | None = hub  # None once it was deleted
+        self.name = hub.metadata.name
+        self.registry = Registry(self.name, hub.metadata.uid)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._slices: Informer[RegistrySlice] | None = None
+
+    async def read(self) -> None:
+        """Fill the registry once, by one consistent list."""
+        items, _ = await self.client.list(SLICES, self.namespace, labels=f"{LABEL_HUB}={self.name}")
+        for item in items:
+            if not isinstance(item, Undecodable):
+                self.registry.put(item)
+
+    async def follow(self) -> None:
+        """Keep hub and registry up to date from now on; returns when they are. Raises Timeout."""
+        hubs = Informer(
+            self.client, HUBS, self._hub_changed, namespace=self.namespace, fields=f"metadata.name={self.name}"
+        )
+        self._slices = Informer(
+            self.client, SLICES, self._slice_changed, namespace=self.namespace, labels=f"{LABEL_HUB}={self.name}"
+        )
+        for informer in (hubs, self._slices):
+            self._tasks.append(asyncio.create_task(informer.run(), name=f"informer of {self.name}"))
+        try:
+            async with asyncio.timeout(_SYNC_SECONDS):
+                await hubs.synced.wait()
+                await self._slices.synced.wait()
+        except TimeoutError:
+            raise Timeout(f"the registry of hub {self.name} could not be read in {_SYNC_SECONDS:.0f} s") from None
+
+    async def close(self) -> None:
+        """End the watches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def living_hub(self) -> Hub:
+        """The hub as it is now. Raises HubNotFound where it was deleted."""
+        if self.hub is None:
+            raise HubNotFound(f"hub {self.name} in namespace {self.namespace} was deleted; create it again")
+        return self.hub
+
+    def _hub_changed(self, _: Hub | None, new: Hub | None) -> None:
+        self.hub = new
+        if new is not None and new.metadata.uid != self.registry.hub_uid:
+            self.registry.reset(new.metadata.uid)
+            for item in self._slices.items.values() if self._slices else ():
+                self.registry.put(item)
+
+    def _slice_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        if new is not None:
+            self.registry.put(new)
+        elif old is not None:
+            self.registry.drop(old.metadata.name)
+
+
+@asynccontextmanager
+async def connected(
+    namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
+) -> AsyncIterator[tuple[Client, str]]:
+    """An API client and the namespace: the one given, else the context's, else the pod's. Raises Unreachable."""
+    try:
+        client = await Client.connect(context, kubeconfig)
+    except ConfigError as error:
+        raise Unreachable(str(error)) from error
+    async with client:
+        yield client, namespace or os.environ.get("HUB_NAMESPACE") or client.namespace
+
+
+async def find_hub(client: Client, namespace: str, name: str) -> Hub:
+    """The Hub object. Raises HubNotFound (it lists those there are) and Unreachable."""
+    with translated(f"hub {name} in namespace {namespace} can't be read"):
+        try:
+            return await client.get(HUBS, namespace, name)
+        except NotFoundError:
+            hubs = [hub.metadata.name for hub in await list_hubs(client, namespace)]
+    there = f"there are: {', '.join(hubs)}" if hubs else "there is none in this namespace"
+    raise HubNotFound(f"hub {name} not found in namespace {namespace}; {there}")
+
+
+async def list_hubs(client: Client, namespace: str) -> list[Hub]:
+    """The namespace's hubs, by name. Raises ApiError; HubNotFound where the cluster does not know hubs at all."""
+    try:
+        items, _ = await client.list(HUBS, namespace)
+    except NotFoundError as error:
+        raise HubNotFound("this cluster has no ProcessHub: its CRDs are not installed; install the chart") from error
+    return sorted((item for item in items if isinstance(item, Hub)), key=lambda hub: hub.metadata.name)
+
+
+class translated:  # noqa: N801 reads as a word in `with translated("…")`
+    """Turns the API's errors inside the block into Unreachable, with ``what`` (a clause) in front."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ApiError):
+            raise unreachable(self._what, error) from error
+
+
+def unreachable(what: str, error: ApiError) -> HubError:
+    """The client's error for one of the API's."""
+    if isinstance(error, ForbiddenError):
+        hint = "ask for the role processhub-user" if error.status == 403 else "the credentials are not valid"
+        return Unreachable(f"{what}: {error.message}; {hint}")
+    if isinstance(error, ConnectionFailedError):
+        return Unreachable(f"{what}: the API server does not answer: {error.message}")
+    return Unreachable(f"{what}: {error.message}")

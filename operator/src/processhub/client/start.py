@@ -1,0 +1,219 @@
+"""Starting children: one Child object each, many at once, waited for and undone where that is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable
+from typing import Any, Literal
+
+import msgspec
+
+from processhub.api.child import Child, ChildSpec
+from processhub.api.meta import API_VERSION
+from processhub.api.naming import ANNOTATION_CHILD_ID, child_object_name
+from processhub.api.reasons import Reason
+from processhub.client.errors import ChildError, ClientReason
+from processhub.client.records import Processes
+from processhub.client.removal import Removal
+from processhub.client.resolve import find_children
+from processhub.client.results import Result, Rollback
+from processhub.client.session import Session
+from processhub.client.waiting import Start
+from processhub.client.writes import each, patiently
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConnectionFailedError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from processhub.cluster.kinds import CHILDREN
+
+OnFailure = Literal["continue", "rollback"]
+
+ANNOTATION_START = "processhub.dev/start"  # which call created the object: tells our own from a namesake's
+_ROLLBACK_SECONDS = 60.0
+
+
+class StartCall:
+    """One call of start_children: what it created, so that it can be waited for and undone."""
+
+    def __init__(
+        self, session: Session, specs: dict[str, ChildSpec], *, check_existing: bool, on_failure: OnFailure
+    ) -> None:
+        self._session, self._specs = session, specs
+        self._check_existing, self._on_failure = check_existing, on_failure
+        self._mark = uuid.uuid4().hex
+        self._doubtful: set[str] = set()  # the server did not answer: created or not
+        self.created: dict[str, str] = {}  # uid by id
+        self._uids: dict[str, str] = {}  # created, or accepted as they were
+        self.result = Result(self.wait)
+
+    async def create(self, deadline: float | None) -> None:
+        """Create all, until ``deadline`` on the event loop's clock; errors go to the result."""
+        clock = asyncio.get_running_loop().time
+        taken = [child_id for child_id in self._specs if child_id in self._session.registry.records]
+        live = await find_children(self._session, taken) if taken else {}
+
+        async def one(child_id: str) -> None:
+            if deadline is not None and clock() >= deadline:
+                self._fail(child_id, ClientReason.NOT_SENT, "the timeout passed before its turn came; start it again")
+                return
+            existing = live.get(child_id)
+            # One that is on record without an object is ending: its successor may be created and waits for it.
+            if existing is not None and existing.metadata.deletion_timestamp is None:
+                self._exists(child_id, existing)
+            else:
+                await self._create(child_id)
+
+        await each(self._specs, one)
+
+    async def wait(self, timeout: float) -> None:
+        """Wait ``timeout`` seconds at most until each runs or is known not to; undo where that was asked for."""
+        await self.guarded(self._wait(asyncio.get_running_loop().time() + timeout))
+
+    async def run(self, *, wait: bool, timeout: float) -> Result:
+        """The whole call."""
+        deadline = asyncio.get_running_loop().time() + timeout if wait else None
+        await self.guarded(self._run(deadline))
+        return self.result
+
+    async def guarded(self, work: Awaitable[None]) -> None:
+        """Await ``work``; with on_failure rollback undo everything where it fails, is cancelled or leaves errors."""
+        try:
+            await work
+        except BaseException:
+            if self._on_failure == "rollback":
+                await asyncio.shield(asyncio.ensure_future(self.roll_back()))
+            raise
+        if self._doomed():
+            await self.roll_back()
+
+    async def roll_back(self) -> None:
+        """Remove everything that this call created, and nothing else; wait until it has ended."""
+        await self._clear_doubts()
+        removal = Removal(self._session)
+        await removal.delete({child_id: (child_object_name(child_id), uid) for child_id, uid in self.created.items()})
+        await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
+        before = self.result.rollback
+        self.result.started.clear()
+        self.result.rollback = Rollback(
+            (*(before.removed if before else ()), *sorted(removal.gone)), {**removal.errors}
+        )
+        self.created = {child_id: uid for child_id, uid in self.created.items() if child_id in removal.errors}
+        self._uids.clear()
+
+    def _doomed(self) -> bool:
+        return self._on_failure == "rollback" and bool(self.result.errors)
+
+    async def _run(self, deadline: float | None) -> None:
+        if self._doomed():
+            return
+        await self.create(deadline)
+        if deadline is not None and not self._doomed():
+            await self._wait(deadline)
+
+    async def _wait(self, deadline: float) -> None:
+        result = self.result
+        start = Start(self._session, self._uids)
+        await start.until(deadline)
+        for child_id, processes in start.running.items():
+            result.started[child_id] = processes
+            result.errors.pop(child_id, None)  # a Timeout of an earlier wait
+        for child_id, error in (start.failed | start.late()).items():
+            self._fail(child_id, error.reason, error.message)
+
+    async def _create(self, child_id: str) -> None:
+        session, spec = self._session, self._specs[child_id]
+        body = manifest(spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
+        try:
+            child = await patiently(lambda: session.client.create(CHILDREN, session.namespace, body))
+        except AlreadyExistsError:
+            await self._met(child_id, body["metadata"]["name"])
+        except ConnectionFailedError as error:
+            self._doubtful.add(child_id)
+            self._fail(child_id, ClientReason.UNREACHABLE, f"{error.message}; whether it was created is not known")
+        except InvalidError as error:
+            self._fail(child_id, Reason.INVALID, error.message)
+        except ForbiddenError as error:
+            self._fail(child_id, ClientReason.FORBIDDEN, error.message)
+        except NotFoundError:
+            self._fail(child_id, ClientReason.NOT_FOUND, f"there is no namespace {session.namespace}")
+        except ApiError as error:
+            self._fail(child_id, error.reason or ClientReason.UNREACHABLE, error.message)
+        else:
+            self._created(child_id, child)
+
+    async def _met(self, child_id: str, name: str) -> None:
+        """The name is taken: by this very call (a request that was sent twice), by the id itself, or by another."""
+        try:
+            existing = await patiently(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
+        except ApiError as error:
+            self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} was there a moment ago: {error.message}")
+            return
+        if existing.metadata.annotations.get(ANNOTATION_START) == self._mark:
+            self._created(child_id, existing)
+        elif existing.spec.hub != self._session.name or existing.id != child_id:
+            self._fail(
+                child_id,
+                Reason.NAME_CONFLICT,
+                f"the object's name child/{name} is taken by child {existing.id!r} of hub {existing.spec.hub}; "
+                f"create yours under another name with spec.id {child_id!r}",
+            )
+        else:
+            self._exists(child_id, existing)
+
+    def _exists(self, child_id: str, existing: Child) -> None:
+        name, same = existing.metadata.name, _same(existing, self._specs[child_id])
+        if existing.metadata.deletion_timestamp is not None:
+            self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} is being deleted; try again when it is gone")
+        elif self._check_existing:
+            self._fail(
+                child_id,
+                Reason.ALREADY_STARTED,
+                f"child/{name} exists; stop it first, or accept it with check_existing=False",
+            )
+        elif not same:
+            self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} exists with another spec; edit or stop that")
+        else:
+            self._uids[child_id] = existing.metadata.uid
+            self.result.started[child_id] = Processes()
+
+    def _created(self, child_id: str, child: Child) -> None:
+        self.created[child_id] = self._uids[child_id] = child.metadata.uid
+        self.result.started[child_id] = Processes()
+
+    def _fail(self, child_id: str, reason: str, message: str) -> None:
+        self.result.started.pop(child_id, None)
+        self.result.errors[child_id] = ChildError(str(reason), message)
+
+    async def _clear_doubts(self) -> None:
+        async def look(child_id: str) -> None:
+            try:
+                child = await patiently(
+                    lambda: self._session.client.get(CHILDREN, self._session.namespace, child_object_name(child_id))
+                )
+            except NotFoundError:
+                return
+            if child.metadata.annotations.get(ANNOTATION_START) == self._mark:
+                self.created[child_id] = child.metadata.uid
+
+        await each(tuple(self._doubtful), look)
+        self._doubtful.clear()
+
+
+def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
+    """The Child object to create for this spec."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Child",
+        "metadata": {"name": child_object_name(spec.id), "annotations": annotations},
+        "spec": spec,
+    }
+
+
+def _same(existing: Child, wanted: ChildSpec) -> bool:
+    """Whether both ask for the same; who asked (origin) and where the id stands do not matter."""
+    return msgspec.structs.replace(existing.spec, id="", origin="") == msgspec.structs.replace(wanted, id="", origin="")

@@ -1,0 +1,67 @@
+"""Stopping children: their Child objects are deleted, found by id whatever their names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from processhub.api.naming import child_object_name
+from processhub.client.errors import ChildError, ClientReason, NoChildren
+from processhub.client.removal import Removal
+from processhub.client.resolve import find_children
+from processhub.client.results import StopResult
+from processhub.client.session import Session
+from processhub.client.specs import check_id
+
+
+async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, timeout: float) -> StopResult:
+    """Stop these children; with ``wait`` until they have ended, ``timeout`` seconds at most.
+
+    Raises NoChildren, InvalidChild, ApiError.
+    """
+    wanted = list(dict.fromkeys(ids))
+    for index, child_id in enumerate(wanted):
+        check_id(child_id, f"ids[{index}]")
+    if not wanted:
+        raise NoChildren("no children given; name at least one")
+    deadline = asyncio.get_running_loop().time() + timeout if wait else None
+    hub = session.living_hub()
+    static = {spec.id for spec in hub.spec.children}
+    records = session.registry.records
+    result, removal = StopResult(), Removal(session)
+
+    # What is on record under a name that clients derive costs one request; the rest is looked for first.
+    quick = {
+        child_id: (child_object_name(child_id), records[child_id].uid)
+        for child_id in wanted
+        if child_id in records and child_id not in static
+    }
+    await removal.delete(quick)
+    open_ids = [child_id for child_id in wanted if child_id not in quick or child_id in removal.absent]
+    found = await find_children(session, open_ids) if open_ids else {}
+    for child_id in open_ids:
+        child = found.get(child_id)
+        if child is None:
+            if child_id not in removal.ordered:
+                result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
+        elif child.metadata.owned_by(hub.metadata.uid):
+            del found[child_id]
+            removal.ordered.pop(child_id, None)
+            result.errors[child_id] = ChildError(
+                ClientReason.STATIC_CHILD,
+                f"is a static child of hub {session.name}; remove it from the hub's spec.children",
+            )
+    await removal.delete({child_id: (child.metadata.name, child.metadata.uid) for child_id, child in found.items()})
+    if wait:
+        await removal.wait(deadline)
+    result.errors.update(removal.errors)
+    result.stopped = [child_id for child_id in wanted if child_id not in result.errors]
+    return result
+
+
+def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
+    if on_record:
+        return ChildError(
+            ClientReason.NOT_FOUND, "runs without a Child object of its own; change the object that asks for it"
+        )
+    return ChildError(ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {session.name}")

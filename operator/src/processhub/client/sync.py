@@ -1,0 +1,208 @@
+"""The client with blocking methods: an event loop in a thread of its own does the work, look-ups stay local."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from processhub.client.errors import HubError
+from processhub.client.results import Result, StopResult
+from processhub.client.specs import ChildLike
+from processhub.client.start import OnFailure
+
+if TYPE_CHECKING:
+    from processhub.client.hub import Hub
+    from processhub.client.records import Processes, Spec
+
+T = TypeVar("T")
+
+
+class SyncResult(Result):
+    """A Result whose ``wait`` blocks."""
+
+    def __init__(self, inner: Result, hub: SyncHub) -> None:
+        super().__init__()
+        self._inner, self._hub = inner, hub
+        self._take()
+
+    def wait(self, timeout: float = 10) -> SyncResult:  # type: ignore[override]  # the blocking twin
+        """As ``Result.wait``, blocking."""
+        self._hub._run(self._inner.wait(timeout))
+        self._take()
+        return self
+
+    def _take(self) -> None:
+        self.started, self.errors, self.rollback = self._inner.started, self._inner.errors, self._inner.rollback
+
+
+class SyncHub:
+    """``Hub`` with blocking methods; see there for arguments, results and errors. Usable from several threads."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.name = hub.name
+        self._working: set[asyncio.Task[Any] | None] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"hub {hub.name}", daemon=True)
+        self._thread.start()
+        try:
+            self._run(hub.__aenter__())
+        except BaseException:
+            self._end_loop()
+            raise
+        # Look-ups are the Hub's own: they touch nothing but dicts of prepared values.
+        self.get_pid, self.get_pids = hub.get_pid, hub.get_pids
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the watches and the thread; rollbacks under way are finished first."""
+        if not self._thread.is_alive():
+            return
+        try:
+            self._run(self._finish())
+        finally:
+            self._end_loop()
+
+    @property
+    def namespace(self) -> str:
+        """The hub's namespace."""
+        return self._hub.namespace
+
+    def start_children(
+        self,
+        children: Iterable[ChildLike],
+        *,
+        wait: bool = False,
+        timeout: float = 10,
+        on_failure: OnFailure = "continue",
+        check_existing: bool = True,
+        child_mapping: Mapping[str, Sequence[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> SyncResult:
+        """As ``Hub.start_children``."""
+        result = self._run(
+            self._hub.start_children(
+                children,
+                wait=wait,
+                timeout=timeout,
+                on_failure=on_failure,
+                check_existing=check_existing,
+                child_mapping=child_mapping,
+                metadata=metadata,
+                tags=tags,
+            )
+        )
+        return SyncResult(result, self)
+
+    def wait_children(self, ids: Iterable[str], timeout: float = 10) -> Result:
+        """As ``Hub.wait_children``."""
+        return self._run(self._hub.wait_children(ids, timeout))
+
+    def stop_children(self, ids: Iterable[str], *, wait: bool = False, timeout: float = 30) -> StopResult:
+        """As ``Hub.stop_children``."""
+        return self._run(self._hub.stop_children(ids, wait=wait, timeout=timeout))
+
+    def child_lookup(self, child_id: str) -> tuple[Spec, Processes] | None:
+        """As ``Hub.child_lookup``."""
+        return self._hub.child_lookup(child_id)
+
+    def process_list(self, scope: str = "global", member: str | None = None) -> dict[str, Any]:
+        """As ``Hub.process_list``."""
+        return self._run(self._in_loop(lambda: self._hub.process_list(scope, member)))
+
+    def tag_query(self, tag: str) -> dict[str, Processes]:
+        """As ``Hub.tag_query``."""
+        return self._run(self._in_loop(lambda: self._hub.tag_query(tag)))
+
+    def metadata_query(self, match: Mapping[str, str] | None = None, /, **pairs: str) -> dict[str, Processes]:
+        """As ``Hub.metadata_query``."""
+        return self._run(self._in_loop(lambda: self._hub.metadata_query(match, **pairs)))
+
+    def registry_dump(self) -> dict[str, dict[str, Any]]:
+        """As ``Hub.registry_dump``."""
+        return self._run(self._in_loop(self._hub.registry_dump))
+
+    def nodes(self) -> list[str]:
+        """As ``Hub.nodes``."""
+        return self._hub.nodes()
+
+    def is_alive(self, child_id: str) -> bool:
+        """As ``Hub.is_alive``."""
+        return self._hub.is_alive(child_id)
+
+    def is_locked(self, child_id: str) -> bool:
+        """As ``Hub.is_locked``."""
+        return self._hub.is_locked(child_id)
+
+    def is_partitioned(self) -> bool:
+        """As ``Hub.is_partitioned``."""
+        return self._hub.is_partitioned()
+
+    def call(self, child_id: str, request: Any, timeout: float | None = None) -> Any:
+        """As ``Hub.call``."""
+        return self._run(self._hub.call(child_id, request, timeout))
+
+    def cast(self, child_id: str, message: Any) -> None:
+        """As ``Hub.cast``."""
+        self._run(self._hub.cast(child_id, message))
+
+    def drain(self, member: str) -> None:
+        """As ``Hub.drain``."""
+        self._run(self._hub.drain(member))
+
+    def migrate_child(self, child_id: str, member: str) -> None:
+        """As ``Hub.migrate_child``."""
+        self._run(self._hub.migrate_child(child_id, member))
+
+    def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
+        """As ``Hub.register_hook_handlers``."""
+        self._run(self._hub.register_hook_handlers(handlers))
+
+    def cancel_hook_handlers(self, names: Iterable[str]) -> None:
+        """As ``Hub.cancel_hook_handlers``."""
+        self._run(self._hub.cancel_hook_handlers(names))
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise HubError(f"the client of hub {self.name} is closed; connect again")
+        future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # An interrupted call is cancelled, so that it undoes what it promised to undo; close() waits for that.
+            future.cancel()
+            raise
+
+    async def _tracked(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        self._working.add(task)
+        try:
+            return await work
+        finally:
+            self._working.discard(task)
+
+    async def _in_loop(self, look: Callable[[], T]) -> T:
+        # Walks over the whole registry, which the loop changes: there it stands still.
+        return look()
+
+    async def _finish(self) -> None:
+        me = asyncio.current_task()
+        await asyncio.gather(*(task for task in self._working if task and task is not me), return_exceptions=True)
+        await self._hub.__aexit__(None, None, None)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

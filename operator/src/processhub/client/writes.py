@@ -1,0 +1,64 @@
+"""Many requests at once, a bounded number in flight, patient with a busy API server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from processhub.cluster.errors import UnavailableError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT = 32
+_ATTEMPTS = 8
+_BACKOFF_MAX_SECONDS = 5.0
+
+
+async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Run ``work`` on each item, IN_FLIGHT at a time.
+
+    Cancelled, it begins no further item, lets those in flight end (their outcome would be unknown otherwise) and
+    then passes the cancellation on. The first error of ``work`` does the same.
+    """
+    remaining = iter(items)
+    stopped = False
+
+    async def worker() -> None:
+        nonlocal stopped
+        for item in remaining:
+            if stopped:
+                return
+            try:
+                await work(item)
+            except BaseException:
+                stopped = True
+                raise
+
+    workers = asyncio.gather(*(worker() for _ in range(IN_FLIGHT)), return_exceptions=True)
+    try:
+        outcomes = await asyncio.shield(workers)
+    except asyncio.CancelledError:
+        stopped = True
+        await workers
+        raise
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def patiently(request: Callable[[], Awaitable[R]]) -> R:
+    """The request's answer; an overloaded server (429, 5xx) is asked again after the pause that it names."""
+    backoff = 0.1
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return await request()
+        except UnavailableError as error:
+            if attempt == _ATTEMPTS:
+                raise
+            pause = max(error.retry_after, backoff * random.uniform(0.5, 1.0))  # noqa: S311 jitter only
+            await asyncio.sleep(min(pause, _BACKOFF_MAX_SECONDS))
+            backoff *= 2
+    raise AssertionError("unreachable")
