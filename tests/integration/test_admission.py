@@ -1,0 +1,272 @@
+"""What the account of a hub's members may write, and what nobody else may: the chart's roles and admission policies.
+
+Each write is made with a real token of that account, bound to a pod as the kubelet binds it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import render_manifests
+from localcluster.cluster import Cluster
+from localcluster.layout import ClusterError
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = secrets.token_hex(3)
+NAMESPACE, NODE = f"admission-{RUN}", f"admission-{RUN}"
+OPERATOR = f"{render_manifests.NAMESPACE}:processhub-operator"
+SLEEP = {"command": ["sleep", "infinity"]}
+Write = Callable[..., str]
+
+
+def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    cluster.kubectl("-n", NAMESPACE, "apply", "--server-side", "-f", "-", stdin=text)
+
+
+def pod(name: str, hub: str, **spec: Any) -> dict[str, Any]:
+    # Nobody schedules it: a token needs the object alone.
+    base = {
+        "serviceAccountName": f"processhub-{hub}",
+        "schedulerName": "nobody",
+        "containers": [{"name": "agent", "image": "none"}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": base | spec}
+
+
+def registry_slice(hub: str, member: str, mode: str = "Replicas") -> dict[str, Any]:
+    return {
+        "apiVersion": "processhub.dev/v1alpha1",
+        "kind": "RegistrySlice",
+        "metadata": {"name": f"{hub}.{member}.0"},
+        "spec": {"hub": hub, "hubUid": "u", "member": member, "mode": mode, "term": 1},
+    }
+
+
+def lease(hub: str, member: str, mode: str = "Replicas") -> dict[str, Any]:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": f"{hub}.{member}",
+            "labels": {"processhub.dev/hub": hub, "processhub.dev/member": member},
+            "annotations": {"processhub.dev/mode": mode},
+        },
+        "spec": {"leaseDurationSeconds": 15},
+    }
+
+
+def child(hub: str, name: str = "asked-for", **spec: Any) -> str:
+    body = {"apiVersion": "processhub.dev/v1alpha1", "kind": "Child", "metadata": {"name": name}}
+    return json.dumps({**body, "spec": {"hub": hub, **spec}})
+
+
+def status_patch(name: str) -> list[str]:
+    patch = json.dumps({"status": {"observedGeneration": 1, "holder": secrets.token_hex(4)}})
+    return ["patch", "registryslice", name, "--subresource=status", "--type=merge", "-p", patch]
+
+
+def lease_patch(name: str, **metadata: Any) -> list[str]:
+    patch = json.dumps({"metadata": metadata, "spec": {"holderIdentity": secrets.token_hex(4)}})
+    return ["patch", "lease", name, "--type=merge", "-p", patch]
+
+
+@pytest.fixture(scope="module")
+def hubs(cluster: Cluster) -> Iterator[None]:
+    """Two hubs' accounts, pods, slices and Leases, made as the operator makes them, and the chart's rules in force."""
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    rules = render_manifests.render("-s", "templates/admission.yaml", "-s", "templates/rbac-agent.yaml")
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
+    cluster.kubectl(
+        "wait", "--for=condition=Established", "crd/registryslices.processhub.dev", "crd/children.processhub.dev"
+    )
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    objects = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}]
+    for hub in ("left", "right"):
+        account = f"processhub-{hub}"
+        objects += [
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": account},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "processhub-agent"},
+                "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+            },
+        ]
+    apply(cluster, *objects)
+    apply(
+        cluster,
+        *(pod(f"{hub}-{ordinal}", hub) for hub in ("left", "right") for ordinal in (0, 1)),
+        pod("left-on-node", "left", nodeName=NODE),
+        *(registry_slice(hub, f"{hub}-{ordinal}") for hub in ("left", "right") for ordinal in (0, 1)),
+        *(lease(hub, f"{hub}-{ordinal}") for hub in ("left", "right") for ordinal in (0, 1)),
+        registry_slice("left", NODE, "PerNode"),
+        lease("left", NODE, "PerNode"),
+        {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "somebody-elses"}, "spec": {}},
+    )
+    yield
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    cluster.kubectl("delete", "node", NODE)
+
+
+@pytest.fixture(scope="module")
+def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Write]:
+    """``as_member("left-0")("get", "pods")``: kubectl with the token that the kubelet would give to that pod."""
+    folder = tmp_path_factory.mktemp("accounts")
+    base = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+
+    def account(name: str, hub: str = "", bound: bool = True) -> Write:
+        hub = hub or name.partition("-")[0]
+        token = ["create", "token", f"processhub-{hub}", "-n", NAMESPACE, "--duration=1h"]
+        if bound:
+            uid = cluster.kubectl("-n", NAMESPACE, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
+            token += ["--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}"]
+        users = [{"name": each["name"], "user": {"token": cluster.kubectl(*token).strip()}} for each in base["users"]]
+        path = folder / f"{name}-{secrets.token_hex(3)}"
+        path.write_text(json.dumps({**base, "users": users}))
+
+        def write(*arguments: str, stdin: str | None = None) -> str:
+            return cluster.kubectl("--kubeconfig", str(path), "-n", NAMESPACE, *arguments, stdin=stdin)
+
+        return write
+
+    _until_in_force(cluster, account("left-0"))
+    return account
+
+
+def _until_in_force(cluster: Cluster, member: Write) -> None:
+    """A new policy and a new RoleBinding take effect within a second or two."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            member("get", "leases")
+            cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-1.0"))
+            in_force = False
+        except ClusterError as error:
+            in_force = "is the word of member" in str(error)
+        if in_force:
+            return
+        assert time.monotonic() < deadline, "the admission policies do not take effect"
+        time.sleep(0.2)
+
+
+def test_member_writes_its_own_slice_status_and_lease(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-0")
+
+    assert "patched" in member(*status_patch("left.left-0.0"))
+    assert "patched" in member(*lease_patch("left.left-0"))
+
+
+def test_member_of_a_per_node_hub_is_known_by_its_node(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-on-node")
+
+    assert "patched" in member(*status_patch(f"left.{NODE}.0"))
+    assert "patched" in member(*lease_patch(f"left.{NODE}"))
+
+
+@pytest.mark.parametrize("name", ["left.left-1.0", "right.right-0.0", f"left.{NODE}.0"])
+def test_member_may_not_write_anothers_slice_status(as_member: Callable[..., Write], name: str) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match=r"the status of this RegistrySlice is the word of member .* alone"):
+        member(*status_patch(name))
+
+
+@pytest.mark.parametrize("name", ["left.left-1", "right.right-0", f"left.{NODE}", "somebody-elses"])
+def test_member_may_not_renew_anothers_lease(as_member: Callable[..., Write], name: str) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match=f"a member of hub left may write its own Lease only, not {name}"):
+        member(*lease_patch(name))
+
+
+def test_relabelling_a_lease_does_not_make_it_ones_own(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match="may write its own Lease only"):
+        member(*lease_patch("somebody-elses", labels={"processhub.dev/hub": "left"}))
+
+
+def test_a_token_that_is_bound_to_no_pod_writes_nothing(as_member: Callable[..., Write]) -> None:
+    account = as_member("unbound", hub="left", bound=False)
+
+    with pytest.raises(ClusterError, match="is the word of member left-0 of hub left alone"):
+        account(*status_patch("left.left-0.0"))
+    with pytest.raises(ClusterError, match="may write its own Lease only"):
+        account(*lease_patch("left.left-0"))
+
+
+def test_an_administrator_may_not_speak_for_a_member(cluster: Cluster, as_member: Callable[..., Write]) -> None:
+    with pytest.raises(ClusterError, match="is the word of member left-0 of hub left alone"):
+        cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-0.0"))
+
+
+def test_member_may_not_write_what_it_shall_run(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match=r"cannot patch resource .registryslices"):
+        member("patch", "registryslice", "left.left-0.0", "--type=merge", "-p", '{"spec":{"term":9}}')
+
+
+@pytest.mark.parametrize(
+    "command", [["get", "secrets"], ["get", "pods"], ["get", "configmaps"], ["create", "token", "default"]]
+)
+def test_member_reads_nothing_but_the_registry(as_member: Callable[..., Write], command: list[str]) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match="is forbidden"):
+        member(*command)
+
+
+def test_member_creates_children_on_demand_of_its_own_hub(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-0")
+
+    assert "created" in member("create", "-f", "-", stdin=child("left", onDemand=True))
+
+
+@pytest.mark.parametrize(
+    "text", [child("left", exec=SLEEP), child("right", onDemand=True), child("left", onDemand=False, exec=SLEEP)]
+)
+def test_member_creates_no_other_children(as_member: Callable[..., Write], text: str) -> None:
+    member = as_member("left-0")
+
+    with pytest.raises(ClusterError, match="may create children of its own hub with onDemand: true only"):
+        member("create", "-f", "-", stdin=text)
+
+
+def test_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[..., Write]) -> None:
+    member = as_member("left-0")
+    cluster.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=child("left", "users", exec=SLEEP))
+
+    with pytest.raises(ClusterError, match="is forbidden"):
+        member("patch", "child", "users", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    with pytest.raises(ClusterError, match="is forbidden"):
+        member("delete", "child", "users")
+
+
+def test_the_operator_is_no_member_though_its_account_is_named_alike(cluster: Cluster, hubs: None) -> None:
+    operator = ["-n", NAMESPACE, f"--as=system:serviceaccount:{OPERATOR}", "--as-group=system:masters"]
+
+    cluster.kubectl(*operator, "apply", "-f", "-", stdin=child("left", "static", exec=SLEEP))
+    cluster.kubectl(*operator, *lease_patch("left.left-1"))
+    with pytest.raises(ClusterError, match="is the word of member"):
+        cluster.kubectl(*operator, *status_patch("left.left-1.0"))
+
+
+def test_policies_are_type_correct(cluster: Cluster, as_member: Callable[..., Write]) -> None:
+    policies = json.loads(cluster.kubectl("get", "validatingadmissionpolicies", "-o", "json"))["items"]
+
+    ours = [each for each in policies if each["metadata"]["name"].startswith("processhub-")]
+    assert len(ours) == 3
+    for policy in ours:
+        assert not policy.get("status", {}).get("typeChecking", {}).get("expressionWarnings"), policy["metadata"][
+            "name"
+        ]
