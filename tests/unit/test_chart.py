@@ -101,6 +101,7 @@ def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
     assert env["POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
     assert env["POD_IP"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert env["PROCESSHUB_IMAGE"] == container["image"] == "processhub:0.1.0"
+    assert env["PROCESSHUB_IMAGE_PULL_POLICY"] == container["imagePullPolicy"] == "IfNotPresent"
     assert env["LOG_LEVEL"] == "info"
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
