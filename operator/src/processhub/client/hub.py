@@ -72,6 +72,13 @@ class Hub:
 
         return SyncHub(Hub(name, namespace, context, kubeconfig))
 
+    @classmethod
+    def attached(cls, session: Session) -> Hub:
+        """The client over a session that its caller opened and closes."""
+        hub = cls(session.name, session.namespace)
+        hub._attach(session)
+        return hub
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             client, namespace = await stack.enter_async_context(connected(*self._where))
@@ -81,8 +88,7 @@ class Hub:
                 await session.read()
             await session.follow()
             self._stack = stack.pop_all()
-        self._session_or_none = session
-        self._bind(session.registry)
+        self._attach(session)
         return self
 
     async def __aexit__(
@@ -285,6 +291,10 @@ class Hub:
     async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
         """Raises NotSupportedYet."""
         raise _later("cancel_hook_handlers: hooks")
+
+    def _attach(self, session: Session) -> None:
+        self._session_or_none = session
+        self._bind(session.registry)
 
     def _bind(self, registry: Registry) -> None:
         # The registry never replaces its dicts: a look-up is one get.

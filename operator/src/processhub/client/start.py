@@ -173,7 +173,7 @@ class StartCall:
             self._fail(
                 child_id,
                 Reason.ALREADY_STARTED,
-                f"child/{name} exists; stop it first, or accept it with check_existing=False",
+                f"child/{name} exists already; stop it first, or take another id",
             )
         elif not same:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} exists with another spec; edit or stop that")

@@ -1,0 +1,66 @@
+"""Reading ``-f FILE``: Hub and Child manifests, lists of them, or bare child specs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from processhub.api.meta import API_VERSION
+from processhub.cli.errors import UsageError
+
+
+def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), lists taken apart.
+
+    Raises UsageError.
+    """
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"file {path} not found") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"file {path} can't be read: {error}") from error
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        for index, document in enumerate(yaml.load_all(text, Loader=loader)):
+            yield from _objects(f"{path}, document {index + 1}", document)
+    except yaml.YAMLError as error:
+        raise UsageError(f"file {path} is no valid YAML: {' '.join(str(error).split())}") from error
+
+
+def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The spec of a Child manifest, with its id, or a bare spec as it is. Raises UsageError."""
+    if "kind" not in found and "apiVersion" not in found:
+        return found
+    check_kind(where, found, "Child")
+    spec, metadata = found.get("spec"), found.get("metadata") or {}
+    if not isinstance(spec, dict):
+        raise UsageError(f"{where}: a Child needs a spec with hub and a workload")
+    return {**spec, "id": spec.get("id") or metadata.get("name") or ""}
+
+
+def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:
+    """The object's kind, one of ``kinds``. Raises UsageError."""
+    kind, version = found.get("kind"), found.get("apiVersion")
+    if kind not in kinds or version != API_VERSION:
+        expected = " or ".join(kinds)
+        raise UsageError(f"{where}: expected kind {expected} of {API_VERSION}, got kind {kind} of {version}")
+    return str(kind)
+
+
+def _objects(where: str, document: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if document is None:
+        return
+    if isinstance(document, dict) and str(document.get("kind", "")).endswith("List") and "items" in document:
+        document = document["items"]
+    if isinstance(document, dict):
+        yield where, document
+    elif isinstance(document, list):
+        for index, item in enumerate(document):
+            yield from _objects(f"{where}, item {index + 1}", item)
+    else:
+        raise UsageError(f"{where}: expected a manifest or a child's spec, got {document!r}")

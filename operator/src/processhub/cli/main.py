@@ -1,0 +1,81 @@
+"""The program kubectl-hub, also called as ``kubectl hub``: from argv to an exit code, never a traceback for users."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from processhub.cli.errors import FAILED, INTERRUPTED, USAGE, CliError, explained
+
+_WITH_VALUE = {"--hub", "-n", "--namespace", "--context", "--kubeconfig", "-o", "--output"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 interrupted."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            if os.environ.get("PROCESSHUB_DEBUG"):
+                raise
+            _say(f"error: {type(error).__name__}: {error}; a fault of kubectl-hub (PROCESSHUB_DEBUG=1 shows where)")
+            return FAILED
+        if known.sentence:
+            _say(f"error: {known.sentence}")
+        return known.code
+
+
+def _run(arguments: list[str]) -> int:
+    from processhub.cli.app import app, command_line
+
+    arguments, command = split_command(verb_first(arguments))
+    command_line.words = command
+    import typer
+
+    try:
+        outcome = app(arguments or ["--help"], prog_name="kubectl hub", standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return INTERRUPTED
+    except typer.TyperException as error:
+        verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+        raise CliError(_usage_sentence(error, verb), getattr(error, "exit_code", USAGE)) from error
+    return outcome if isinstance(outcome, int) else 0
+
+
+def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
+    """What stands after ``start … --exec --`` is the child's own command line: it is not read as options."""
+    if "--" in arguments and "--exec" in arguments[: arguments.index("--")]:
+        cut = arguments.index("--")
+        return arguments[:cut], arguments[cut + 1 :]
+    return arguments, None
+
+
+def verb_first(arguments: list[str]) -> list[str]:
+    """Common options may stand before the verb too: ``kubectl-hub -n prod list``."""
+    index = 0
+    while index < len(arguments) and arguments[index].startswith("-"):
+        name, equals, _ = arguments[index].partition("=")
+        if name not in _WITH_VALUE:
+            return arguments
+        index += 1 if equals else 2
+    return [*arguments[index : index + 1], *arguments[:index], *arguments[index + 1 :]] if index else arguments
+
+
+def _usage_sentence(error: Exception, verb: str) -> str:
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    text = text.strip().rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}; see 'kubectl hub {verb + ' ' if verb else ''}--help'"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 the command line's own voice

@@ -1,0 +1,71 @@
+"""Printing: plain columns as kubectl's, JSON, YAML, names. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+_COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
+
+
+class Output(StrEnum):
+    """Values of -o."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+def say(text: str) -> None:
+    """One line to stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 the command line's own voice
+
+
+def out(text: str) -> None:
+    """One line (or more) to stdout."""
+    print(text, flush=True)  # noqa: T201 the command line's result
+
+
+def structured(value: Any, output: Output) -> None:
+    """Plain data as JSON or YAML."""
+    if output is Output.YAML:
+        import yaml
+
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        out(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        return
+    import json
+
+    out(json.dumps(value, indent=4, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns; on a terminal with colours for states, else plain text that cut and awk can take apart."""
+    printable = [[_printable(cell) or "<none>" for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(header, printable)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *printable, strict=True)]
+    for row in (header, *printable):
+        out("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    # An id or message must not move the cursor or break the row.
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _rich_table(header: Sequence[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for title in header:
+        grid.add_column(title, overflow="fold", no_wrap=title != "REASON")
+    for row in rows:
+        grid.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+    Console(soft_wrap=True).print(grid)

@@ -1,0 +1,201 @@
+"""``kubectl hub list``, ``where``, ``lookup``, ``members`` and ``dump``: what the registry says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import Hub as HubObject
+from processhub.api.naming import child_object_name
+from processhub.cli.durations import age
+from processhub.cli.errors import DONE, CliError
+from processhub.cli.output import Output, out, say, structured, table
+from processhub.cli.target import Target, opened
+from processhub.client.hub import Hub
+from processhub.client.records import Node, Record
+from processhub.client.resolve import find_children
+from processhub.client.resolve import list_children as list_objects
+from processhub.client.session import Session, translated
+
+
+async def list_children(target: Target, member: str | None) -> int:
+    """All copies, by id; with ``member`` those on it."""
+    async with opened(target, members=(member,) if member else ()) as session:
+        hub = session.living_hub()
+        if member and member not in _members(session):
+            raise CliError(
+                f"hub {session.name} has no member {member!r}; it has {', '.join(sorted(_members(session))) or 'none'}"
+            )
+        found = {
+            child_id: [node for node in record.nodes if member in (None, node.name)]
+            for child_id, record in session.registry.records.items()
+        }
+        for child_id, node in session.registry.ending():
+            if member in (None, node.name):
+                found.setdefault(child_id, []).append(node)
+        listed = sorted((child_id, nodes) for child_id, nodes in found.items() if nodes)
+        if target.output is Output.NAME:
+            with translated(f"children of hub {session.name} can't be listed"):
+                names = {child.id: child.metadata.name for child in await list_objects(session)}
+            for child_id, _ in listed:
+                out(f"child/{names.get(child_id) or child_object_name(child_id)}")
+        elif target.output is Output.TABLE:
+            _list_table(session, listed)
+        else:
+            structured([entry(child_id, nodes, hub) for child_id, nodes in listed], target.output)
+        unplaced = hub.status.children.desired - len(session.registry.records) if hub.status.children else 0
+        if unplaced > 0 and not member:
+            say(f"{unplaced} more are not placed: kubectl get children -n {session.namespace} says why")
+    return DONE
+
+
+async def where(child_id: str, target: Target) -> int:
+    """Each copy's member, pod, Kubernetes node and pid."""
+    async with opened(target, ids=(child_id,)) as session:
+        record = await on_record(session, child_id)
+        if target.output is Output.NAME:
+            await _name(session, child_id)
+        elif target.output is Output.TABLE:
+            placed = {member.name: member for member in session.living_hub().status.members}
+            rows = []
+            for node in record.nodes:
+                member = placed.get(node.name)
+                rows.append(
+                    (
+                        child_id,
+                        node.name,
+                        pod_of(session.living_hub(), node.name),
+                        member.node if member else "",
+                        node.role,
+                        node.state,
+                        str(node.pid or ""),
+                    )
+                )
+            table(("ID", "MEMBER", "POD", "NODE", "ROLE", "STATE", "PID"), rows)
+        else:
+            structured(entry(child_id, record.nodes, session.living_hub()), target.output)
+    return DONE
+
+
+async def lookup(child_id: str, target: Target) -> int:
+    """The child's spec and copies."""
+    async with opened(target, ids=(child_id,)) as session:
+        record = await on_record(session, child_id)
+        if target.output is Output.NAME:
+            await _name(session, child_id)
+        else:
+            found = {
+                **entry(child_id, record.nodes, session.living_hub()),
+                "uid": record.uid,
+                "spec": record.spec.to_dict(),
+            }
+            structured(found, Output.YAML if target.output is Output.TABLE else target.output)
+    return DONE
+
+
+async def members(target: Target) -> int:
+    """The hub's members as its status has them."""
+    async with opened(target) as session:
+        hub = session.living_hub()
+        listed = sorted(hub.status.members, key=lambda member: member.name)
+        if target.output is Output.NAME:
+            for member in listed:
+                out(f"pod/{member.pod or member.name}")
+        elif target.output is Output.TABLE:
+            if not listed:
+                say(f"hub {session.name} has no members yet")
+                return DONE
+            table(
+                ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"),
+                (
+                    (
+                        member.name,
+                        str(member.ready),
+                        member.node,
+                        member.pod_ip,
+                        str(member.weight),
+                        str(member.children),
+                    )
+                    for member in listed
+                ),
+            )
+        else:
+            structured(msgspec.to_builtins(listed), target.output)
+    return DONE
+
+
+async def dump(target: Target) -> int:
+    """The registry, by id."""
+    async with opened(target) as session:
+        found = Hub.attached(session).registry_dump()
+        if target.output in (Output.TABLE, Output.NAME):
+            return await list_children(target, None)
+        structured(found, target.output)
+    return DONE
+
+
+async def on_record(session: Session, child_id: str) -> Record:
+    """The child's record. Raises CliError with what is known of the id otherwise."""
+    record = session.registry.records.get(child_id)
+    if record is not None:
+        return record
+    with translated(f"child {child_id!r} can't be looked up"):
+        child = (await find_children(session, [child_id])).get(child_id)
+    if child is None:
+        raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+    refused = [condition for condition in child.status.conditions if condition.status == "False"]
+    why = f"{refused[0].reason}: {refused[0].message}" if refused else "the operator has not answered yet"
+    raise CliError(f"child {child_id!r} of hub {session.name} is not placed: {why}")
+
+
+def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any]:
+    """A child as Hub.status.registry has it."""
+    listed = []
+    for node in nodes:
+        plain: dict[str, Any] = msgspec.to_builtins(node)
+        listed.append({"name": plain.pop("name"), "pod": pod_of(hub, node.name), **plain})
+    return {"id": child_id, "nodes": listed}
+
+
+def pod_of(hub: HubObject, member: str) -> str:
+    """The member's pod: of its own name, or, on a node each, the one that the hub's status names."""
+    known = next((one.pod for one in hub.status.members if one.name == member), "")
+    return known or (member if hub.spec.members.mode == "Replicas" else "")
+
+
+def _members(session: Session) -> set[str]:
+    on_file = {node.name for record in session.registry.records.values() for node in record.nodes}
+    return on_file | {member.name for member in session.living_hub().status.members}
+
+
+def _list_table(session: Session, listed: list[tuple[str, list[Node]]]) -> None:
+    if not listed:
+        say(f"no children in hub {session.name} of namespace {session.namespace}")
+        return
+    now = datetime.now(UTC)
+    table(
+        ("ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "AGE"),
+        (
+            (
+                child_id,
+                node.name,
+                node.role,
+                node.state,
+                str(node.pid or ""),
+                str(node.restarts),
+                node.reason,
+                age(node.started_at, now),
+            )
+            for child_id, nodes in listed
+            for node in nodes
+        ),
+    )
+
+
+async def _name(session: Session, child_id: str) -> None:
+    with translated(f"child {child_id!r} can't be looked up"):
+        child = (await find_children(session, [child_id])).get(child_id)
+    out(f"child/{child.metadata.name if child else child_object_name(child_id)}")

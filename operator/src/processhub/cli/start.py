@@ -1,0 +1,152 @@
+"""``kubectl hub start``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from processhub.api.naming import child_object_name
+from processhub.cli.durations import seconds
+from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
+from processhub.cli.files import child_spec, documents
+from processhub.cli.output import Output, out, say, structured
+from processhub.cli.target import Target, opened
+from processhub.client.errors import ChildError, ClientReason
+from processhub.client.hub import Hub
+from processhub.client.results import Result
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks to start."""
+
+    ids: tuple[str, ...] = ()
+    exec: bool = False
+    command: tuple[str, ...] = ()
+    python: str | None = None
+    file: str | None = None
+    nodes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    pinned: bool = False
+
+
+async def start_children(
+    order: Order, target: Target, *, on_failure: Literal["continue", "rollback"], wait: bool, timeout: str
+) -> int:
+    """Start what was ordered, print what came of each; the exit code."""
+    limit = seconds(timeout)
+    specs = specs_of(order)
+    target = replace(target, hub=hub_of(specs, target.hub))
+    async with opened(target, follow=wait or on_failure == "rollback") as session:
+        result = await Hub.attached(session).start_children(
+            specs, wait=wait, timeout=limit, on_failure=on_failure, tags=order.tags
+        )
+    return report(result, target.output, wait=wait)
+
+
+def specs_of(order: Order) -> list[dict[str, Any]]:
+    """The children to start, as specs. Raises UsageError."""
+    chosen = [name for name, given in (("--exec", order.exec), ("--python", order.python), ("-f", order.file)) if given]
+    if len(chosen) != 1:
+        said = f"{' and '.join(chosen)} are given" if chosen else "none is given"
+        raise UsageError(f"start needs exactly one of --exec -- CMD…, --python MODULE:CLASS and -f FILE; {said}")
+    if order.file:
+        found = [child_spec(where, found) for where, found in documents(order.file)]
+        specs = _chosen(found, order.ids, order.file)
+    else:
+        if not order.ids:
+            raise UsageError(f"start {chosen[0]} needs the ids to start: start ID… {chosen[0]} …")
+        workload = _workload(order)
+        specs = [{"id": child_id, **workload} for child_id in order.ids]
+    extra: dict[str, Any] = {"pinned": True} if order.pinned else {}
+    if order.nodes:
+        extra["nodes"] = list(order.nodes)
+    return [{**spec, **extra} for spec in specs]
+
+
+def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
+    """The hub that the files name, if they do; --hub must be the same one. Raises UsageError."""
+    hubs = sorted({str(spec["hub"]) for spec in specs if spec.get("hub")} | ({named} if named else set()))
+    if len(hubs) > 1:
+        raise UsageError(f"the children name different hubs: {', '.join(hubs)}; start them hub by hub")
+    return hubs[0] if hubs else None
+
+
+def report(result: Result, output: Output, *, wait: bool) -> int:
+    """Print each child's outcome: what started to stdout, errors to stderr; the exit code."""
+    if output in (Output.JSON, Output.YAML):
+        structured(_plain(result), output)
+    else:
+        for child_id, processes in result.started.items():
+            name = f"child/{child_object_name(child_id)}"
+            places = ", ".join(f"{member} (pid {pid})" for member, pid in processes)
+            out(name if output is Output.NAME else f"{name} {f'running on {places}' if places else 'created'}")
+    failures(result.errors, "started")
+    if result.rollback is not None:
+        say(f"rolled back: {len(result.rollback.removed)} children removed again")
+        for child_id, error in sorted(result.rollback.left.items()):
+            say(f"error: child {child_id} could not be removed: {error}")
+    return code_of(result.errors)
+
+
+def failures(errors: dict[str, ChildError], what: str) -> None:
+    """One sentence a child on stderr."""
+    for child_id, error in sorted(errors.items()):
+        say(f"error: child {child_id} not {what}: {error}")
+
+
+def code_of(errors: dict[str, ChildError]) -> int:
+    """The exit code for what happened to single children."""
+    if not errors:
+        return DONE
+    late = {ClientReason.TIMEOUT, ClientReason.NOT_SENT}
+    return TIMED_OUT if all(error.reason in late for error in errors.values()) else FAILED
+
+
+def _workload(order: Order) -> dict[str, Any]:
+    if order.exec:
+        if not order.command:
+            raise UsageError("--exec needs the program to run: start ID… --exec -- CMD ARG…")
+        if not order.command[0]:
+            raise UsageError("--exec -- '' names no program; write the program to run")
+        return {"exec": {"command": list(order.command)}}
+    module, colon, name = (order.python or "").partition(":")
+    if not (module and colon and name):
+        raise UsageError(f"--python {order.python!r} names no class; write MODULE:CLASS, such as app.workers:Poller")
+    return {"python": {"target": order.python}}
+
+
+def _chosen(found: list[dict[str, Any]], ids: tuple[str, ...], path: str) -> list[dict[str, Any]]:
+    """The file's children, those with the ids given, or one spec without an id for each of the ids."""
+    if not found:
+        raise UsageError(f"file {path} holds no child")
+    if not ids:
+        if missing := [index + 1 for index, spec in enumerate(found) if not spec.get("id")]:
+            raise UsageError(
+                f"file {path}: child {missing[0]} has no id; write one, or name the ids: start ID… -f FILE"
+            )
+        return found
+    if len(found) == 1 and not found[0].get("id"):
+        return [{**found[0], "id": child_id} for child_id in ids]
+    by_id = {str(spec.get("id")): spec for spec in found}
+    if strangers := [child_id for child_id in ids if child_id not in by_id]:
+        raise UsageError(f"file {path} has no child {strangers[0]!r}; it has {', '.join(sorted(by_id)[:10])}")
+    return [by_id[child_id] for child_id in ids]
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "started": {
+            child_id: [{"name": member, "pid": pid} for member, pid in processes]
+            for child_id, processes in result.started.items()
+        },
+        "errors": {
+            child_id: {"reason": error.reason, "message": error.message} for child_id, error in result.errors.items()
+        },
+    }
+    if result.rollback is not None:
+        plain["rollback"] = {
+            "removed": list(result.rollback.removed),
+            "left": {child_id: str(error) for child_id, error in result.rollback.left.items()},
+        }
+    return plain

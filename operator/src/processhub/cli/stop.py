@@ -1,0 +1,42 @@
+"""``kubectl hub stop`` and ``await``."""
+
+from __future__ import annotations
+
+from processhub.api.naming import child_object_name
+from processhub.cli.durations import seconds
+from processhub.cli.output import Output, out, structured
+from processhub.cli.start import code_of, failures, report
+from processhub.cli.target import Target, opened
+from processhub.client.errors import ChildrenFailed, Timeout
+from processhub.client.hub import Hub
+
+
+async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: str) -> int:
+    """Stop, print what came of each; the exit code."""
+    limit = seconds(timeout)
+    async with opened(target, ids=ids, follow=wait) as session:
+        result = await Hub.attached(session).stop_children(ids, wait=wait, timeout=limit)
+    if target.output in (Output.JSON, Output.YAML):
+        errors = {
+            child_id: {"reason": error.reason, "message": error.message} for child_id, error in result.errors.items()
+        }
+        structured({"stopped": result.stopped, "errors": errors}, target.output)
+    else:
+        for child_id in result.stopped:
+            name = f"child/{child_object_name(child_id)}"
+            out(name if target.output is Output.NAME else f"{name} {'stopped' if wait else 'stopping'}")
+    failures(result.errors, "stopped")
+    return code_of(result.errors)
+
+
+async def await_children(ids: list[str], target: Target, *, timeout: str) -> int:
+    """Wait until all run, print each; the exit code."""
+    limit = seconds(timeout)
+    async with opened(target, ids=ids, follow=True) as session:
+        try:
+            result = await Hub.attached(session).wait_children(ids, timeout=limit)
+        except (ChildrenFailed, Timeout) as error:
+            if error.result is None:
+                raise
+            result = error.result
+    return report(result, target.output, wait=True)
