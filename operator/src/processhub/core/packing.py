@@ -6,11 +6,14 @@ is, first in slices that are written anyway; a new slice is opened only when non
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, Assignment, format_assignment
+
+_encode = msgspec.json.Encoder().encode
 
 
 class SliceContent(msgspec.Struct, frozen=True):
@@ -46,8 +49,9 @@ def pack(
         else:
             slice_.put(child_id, entry, workloads)
     for child_id, entry in fresh:
-        cost = _cost(child_id, entry, workloads)
-        with_room = [slice_ for slice_ in open_slices if slice_.has_room(cost, max_entries, max_bytes)]
+        with_room = [
+            slice_ for slice_ in open_slices if slice_.has_room(child_id, entry, workloads, max_entries, max_bytes)
+        ]
         if with_room:
             target = min(with_room, key=lambda slice_: (not slice_.changed, slice_.index))
         else:
@@ -62,37 +66,58 @@ def _free_index(slices: Sequence[_Open]) -> int:
     return next(index for index in range(len(taken) + 1) if index not in taken)
 
 
-def _cost(child_id: str, entry: Assignment, workloads: Mapping[str, str]) -> int:
-    return len(child_id.encode()) + len(format_assignment(entry)) + len(workloads[entry.workload].encode()) + 32
+def _size(key: str, text: str) -> int:
+    """The bytes of one item of a map of strings on the wire."""
+    return len(_encode(key)) + len(_encode(text)) + 2
 
 
 class _Open:
-    """A slice while it is packed."""
+    """A slice while it is packed. ``size`` is in bytes on the wire, a workload counted once however many use it."""
 
     def __init__(self, content: SliceContent) -> None:
         self.index = content.index
         self.changed = False
         self.entries = dict(content.entries)
-        self.workloads = dict(content.workloads)
-        self.size = sum(
-            len(key) + len(text) + 8 for part in (self.entries, self.workloads) for key, text in part.items()
-        )
+        self.users = Counter(_workload_of(text) for text in self.entries.values())
+        self.workloads = {key: text for key, text in content.workloads.items() if key in self.users}
+        self.size = sum(_size(key, text) for part in (self.entries, self.workloads) for key, text in part.items())
 
-    def has_room(self, cost: int, max_entries: int, max_bytes: int) -> bool:
-        return len(self.entries) < max_entries and (not self.entries or self.size + cost <= max_bytes)
+    def has_room(
+        self, child_id: str, entry: Assignment, workloads: Mapping[str, str], max_entries: int, max_bytes: int
+    ) -> bool:
+        if not self.entries or len(self.entries) >= max_entries:
+            return not self.entries
+        cost = _size(child_id, format_assignment(entry))
+        if entry.workload not in self.workloads:
+            cost += _size(entry.workload, workloads[entry.workload])
+        return self.size + cost <= max_bytes
 
     def put(self, child_id: str, entry: Assignment, workloads: Mapping[str, str]) -> None:
+        text = format_assignment(entry)
+        if self.entries.get(child_id) == text and entry.workload in self.workloads:
+            return
+        if child_id in self.entries:
+            self.remove(child_id)
         self.changed = True
-        self.size += _cost(child_id, entry, workloads)
-        self.entries[child_id] = format_assignment(entry)
-        self.workloads[entry.workload] = workloads[entry.workload]
+        self.entries[child_id] = text
+        self.size += _size(child_id, text)
+        self.users[entry.workload] += 1
+        if entry.workload not in self.workloads:
+            self.workloads[entry.workload] = workloads[entry.workload]
+            self.size += _size(entry.workload, workloads[entry.workload])
 
     def remove(self, child_id: str) -> None:
         self.changed = True
-        self.size -= len(child_id.encode()) + len(self.entries.pop(child_id)) + 8
+        text = self.entries.pop(child_id)
+        self.size -= _size(child_id, text)
+        workload = _workload_of(text)
+        self.users[workload] -= 1
+        if not self.users[workload] and workload in self.workloads:
+            self.size -= _size(workload, self.workloads.pop(workload))
 
     def content(self) -> SliceContent:
-        used = {text.split(" ", 4)[3] for text in self.entries.values()}
-        return SliceContent(
-            self.index, {key: text for key, text in self.workloads.items() if key in used}, dict(self.entries)
-        )
+        return SliceContent(self.index, self.workloads, self.entries)
+
+
+def _workload_of(text: str) -> str:
+    return text.split(" ", 4)[3]
