@@ -30,6 +30,10 @@ class Config:
     ssl: ssl.SSLContext | bool
     token: Callable[[], Awaitable[str | None]]  # the bearer header's whole value, fresh at each call
     server_hostname: str | None = None
+    ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
 
 
 async def load_config(context: str | None = None, kubeconfig: str | None = None) -> Config:
@@ -67,6 +71,10 @@ async def load_config(context: str | None = None, kubeconfig: str | None = None)
         ssl=_ssl_context(settings),
         token=token,
         server_hostname=getattr(settings, "tls_server_name", None) or None,
+        ca_file=settings.ssl_ca_cert or None,
+        certificate_file=settings.cert_file or None,
+        key_file=settings.key_file or None,
+        insecure=not settings.verify_ssl,
     )
 
 

@@ -18,12 +18,13 @@ class Unplaced(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A child that changes its member; ``why`` is a clause such as ``my-hub-3 joined``."""
+    """A child that changes its member; ``why`` is a clause such as ``my-hub-3 joined``; ``lost``: not by choice."""
 
     id: str
     source: str
     target: str
     why: str
+    lost: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     next_epoch: int
     pending_moves: int = 0  # wanted by a join or drain but over the budget of this round
     moving: int = 0  # moves under way, these included
+
+    @property
+    def planned_moves(self) -> int:
+        """How many of the moves were begun by choice: these count against maxMovesPerSecond."""
+        return sum(not move.lost for move in self.moves)
 
     @property
     def empty(self) -> bool:

@@ -286,7 +286,7 @@ class _Planner:
         self.load[name] += 1
         self._put(name, child.id, self._assignment(child))
         if source := self.lost_from.get(child.id):
-            self.moves.append(Move(child.id, source, name, f"{source} was lost"))
+            self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
 
     # joins
 

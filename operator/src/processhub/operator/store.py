@@ -53,6 +53,10 @@ class Store:
         """Drop the state of a hub of which nothing is left."""
         self.states.pop(key, None)
 
+    def child(self, key: tuple[str, str]) -> Child | None:
+        """The Child of this namespace and object name."""
+        return next((child for informer in self.children if (child := informer.items.get(key))), None)
+
     def start(self) -> None:
         """Begin to list and watch."""
         self._tasks = [asyncio.create_task(informer.run()) for informer in self.informers]

@@ -24,8 +24,9 @@ _MERGE_KEYS = {
 def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     """The PodTemplateSpec of a hub's members."""
     spec = hub.spec
-    base = {
-        "metadata": {"labels": {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}},
+    labels = {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}
+    base: dict[str, Any] = {
+        "metadata": {"labels": labels},
         "spec": {
             "serviceAccountName": member_account(hub.metadata.name),
             "terminationGracePeriodSeconds": spec.timeouts.stop_seconds + _GRACE_SECONDS,
@@ -36,9 +37,9 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             "volumes": [{"name": "run", "emptyDir": {}}, *_python_volumes(hub)],
         },
     }
-    merged = merge(base, spec.members.template)
+    merged: dict[str, Any] = merge(base, spec.members.template)
     # The user's template may add labels, never take away those that the hub's selector and policies rest on.
-    merged["metadata"]["labels"].update(base["metadata"]["labels"])
+    merged["metadata"]["labels"].update(labels)
     return merged
 
 

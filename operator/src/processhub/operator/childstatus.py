@@ -1,0 +1,147 @@
+"""Child.status: what a Child's user sees, computed from the record and the members' reports, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.child import Child, ChildStatus, NodeStatus
+from processhub.api.meta import Condition, merge_conditions
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import Assignment, Report
+from processhub.core.acceptance import Refusal
+from processhub.core.membership import Phase
+from processhub.core.plan import Unplaced
+from processhub.operator.members import Member
+
+_STARTING = {State.PENDING: Reason.PENDING, State.STARTING: Reason.STARTING, State.STOPPING: Reason.STOPPING}
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """One copy of a child: the entry and what its member reports of it (None: nothing, or of another epoch)."""
+
+    member: Member
+    entry: Assignment | None
+    report: Report | None
+
+
+def copies_of(child_id: str, members: Mapping[str, Member]) -> list[Copy]:
+    """Where a child is on record or still reported, on record first."""
+    copies = []
+    for member in members.values():
+        for known in member.slices:
+            entry = known.assignments.get(child_id)
+            report = known.reports.get(child_id) if known.present.status.holder == member.holder else None
+            if entry is not None or report is not None:
+                copies.append(Copy(member, entry, report))
+    copies.sort(key=lambda copy: (copy.entry is None, copy.entry.wait if copy.entry else True))
+    return copies
+
+
+def node_of(copy: Copy) -> NodeStatus:
+    """The copy as status.nodes shows it."""
+    pod = copy.member.pod.metadata.name if copy.member.pod else ""
+    entry, report = copy.entry, copy.report
+    current = entry is None or (report is not None and report.uid == entry.uid and report.epoch == entry.epoch)
+    if report is None or not current or copy.member.phase is Phase.GONE or copy.member.judgement.restarting:
+        # Not reported yet, or nobody is there to run it: on record only.
+        assert entry is not None or report is not None
+        known = entry or report
+        assert known is not None
+        return NodeStatus(name=copy.member.name, pod=pod, role=known.role, state=State.PENDING, epoch=known.epoch)
+    return NodeStatus(
+        name=copy.member.name,
+        pod=pod,
+        role=report.role,
+        state=State.STOPPING if entry is None else report.state,
+        pid=report.pid,
+        epoch=report.epoch,
+        restarts=report.restarts,
+        started_at=report.started_at,
+        last_exit=report.last_exit,
+    )
+
+
+def child_status(
+    child: Child,
+    copies: list[Copy],
+    refusal: Refusal | None,
+    unplaced: Unplaced | None,
+    now: str,
+) -> ChildStatus:
+    """The status; ``now`` (RFC 3339) marks conditions that changed."""
+    own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
+    nodes = tuple(node_of(copy) for copy in own)
+    generation = child.metadata.generation
+    conditions = (
+        _accepted(refusal, generation),
+        _placed(own, refusal, unplaced, generation),
+        _ready(own, nodes, refusal, generation),
+    )
+    first = nodes[0] if nodes else None
+    return ChildStatus(
+        conditions=merge_conditions(child.status.conditions, conditions, now),
+        observed_generation=generation,
+        id=child.id,
+        member=first.name if first else "",
+        role=first.role if first else "",
+        state=first.state if first else (State.STOPPED if _is_suspended(refusal) else State.PENDING),
+        nodes=nodes,
+    )
+
+
+def _uid(copy: Copy) -> str:
+    known = copy.entry or copy.report
+    return known.uid if known else ""
+
+
+def _is_suspended(refusal: Refusal | None) -> bool:
+    return refusal is not None and refusal.reason is Reason.SUSPENDED
+
+
+def _accepted(refusal: Refusal | None, generation: int) -> Condition:
+    if refusal is None or _is_suspended(refusal):
+        return Condition(type="Accepted", status="True", reason=Reason.ACCEPTED, observed_generation=generation)
+    return Condition(
+        type="Accepted",
+        status="False",
+        reason=refusal.reason,
+        message=refusal.message,
+        observed_generation=generation,
+    )
+
+
+def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None, generation: int) -> Condition:
+    def condition(status: str, reason: str, message: str) -> Condition:
+        return Condition(type="Placed", status=status, reason=reason, message=message, observed_generation=generation)
+
+    on_record = [copy for copy in own if copy.entry is not None and not copy.entry.wait]
+    if unplaced is not None:
+        return condition("False", unplaced.reason, unplaced.message)
+    if on_record:
+        return condition("True", Reason.PLACED, f"on {on_record[0].member.name}")
+    if refusal is not None:
+        return condition("False", refusal.reason, refusal.message)
+    return condition("False", Reason.WAITING, "waiting to be placed")
+
+
+def _ready(own: list[Copy], nodes: tuple[NodeStatus, ...], refusal: Refusal | None, generation: int) -> Condition:
+    def condition(status: str, reason: str, message: str = "") -> Condition:
+        return Condition(type="Ready", status=status, reason=reason, message=message, observed_generation=generation)
+
+    if not nodes:
+        if refusal is not None:
+            return condition("False", refusal.reason, refusal.message)
+        return condition("False", Reason.PENDING, "not placed yet")
+    node, report = nodes[0], own[0].report
+    if node.state == State.RUNNING:
+        if own[0].entry is not None:
+            return condition("True", Reason.STARTED, f"running on {node.name}")
+        return condition("False", Reason.STOPPING, f"stopping on {node.name}")
+    if node.state == State.PENDING and own[0].member.judgement.restarting:
+        return condition("False", Reason.PENDING, f"member {node.name} restarts; started again when it is back")
+    if report is None or (node.state == State.PENDING and not report.reason):
+        return condition("False", Reason.PENDING, f"waiting for member {node.name} to start it")
+    reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
+    return condition("False", reason, report.message or node.last_exit)

@@ -1,0 +1,72 @@
+"""Everything that runs only while this replica leads: informers, the queue of hubs, writers of status and Events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from processhub.cluster.client import Client
+from processhub.cluster.workqueue import WorkQueue
+from processhub.operator import metrics
+from processhub.operator.hubstate import HubKey
+from processhub.operator.reconcile import Reconciler
+from processhub.operator.settings import OperatorSettings
+from processhub.operator.store import Store
+from processhub.operator.takeover import raise_terms
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The leader's machinery. ``start`` returns when the first rounds may run."""
+
+    def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
+        self._client, self._settings, self._term = client, settings, term
+        self._reconciler: Reconciler | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store = Store(client, settings.namespaces, self.wake)
+        self._queue: WorkQueue[HubKey] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that should run for ever has ended."""
+        return self._store.failed() is None and not any(task.done() for task in self._tasks)
+
+    def wake(self, key: HubKey) -> None:
+        """Have a hub looked at; before the start is complete all of them will be anyway."""
+        if self._queue is not None:
+            self._queue.add(key)
+
+    async def start(self) -> None:
+        """Sync, raise the terms, begin."""
+        self._store.start()
+        await self._store.synced()
+        reconciler = Reconciler(self._client, self._store, self._settings, self._term)
+        reconciler.takeover = await raise_terms(self._client, self._store, self._settings.namespaces, self._term)
+        self._tasks = [
+            asyncio.create_task(reconciler.events.run(), name="events"),
+            asyncio.create_task(reconciler.status.run(), name="child status"),
+        ]
+        self._reconciler = reconciler
+        self._queue = WorkQueue(self._work)
+        metrics.TERM.set(self._term)
+        for key in list(self._store.states):
+            self._queue.add(key)
+        log.info("started with %d hubs", len(self._store.hubs))
+
+    async def stop(self) -> None:
+        """Stop all work; nothing is written after this."""
+        if self._queue is not None:
+            await self._queue.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._store.close()
+
+    async def _work(self, key: HubKey) -> float | None:
+        assert self._reconciler is not None
+        try:
+            return await self._reconciler.reconcile(key)
+        except Exception:
+            metrics.FAILED_ROUNDS.inc()
+            raise

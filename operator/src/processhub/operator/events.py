@@ -1,0 +1,98 @@
+"""Events for what a user wants to know, bounded: a storm of starts must not become a storm of Events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.reasons import EventReason
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
+from processhub.cluster.kinds import untyped
+from processhub.cluster.tokenbucket import TokenBucket
+from processhub.operator.election import micro_time
+
+EVENTS = untyped("v1", "events")
+_RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
+_QUEUE = 1000
+log = logging.getLogger(__name__)
+
+
+class EventRecorder:
+    """Posts Events in the background. What is over the rate is counted and told in one Event on the Hub."""
+
+    def __init__(self, client: Client, reporter: str) -> None:
+        self._client, self._reporter = client, reporter
+        self._queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(_QUEUE)
+        self._buckets: dict[str, TokenBucket] = {}
+        self._skipped: dict[tuple[str, EventReason], int] = {}
+        self._last: dict[tuple[str, str], str] = {}
+
+    def about_hub(self, hub: Hub, reason: EventReason, message: str, *, warning: bool = False) -> None:
+        """Post an Event on a Hub."""
+        self._put("Hub", hub, reason, message, warning)
+
+    def about_child(self, hub: Hub, child: Child, reason: EventReason, message: str, *, warning: bool = False) -> None:
+        """Post an Event on a Child, or count it where its hub posts too many; a repeated message is not posted."""
+        key = (child.metadata.uid, str(reason))
+        if self._last.get(key) == message:
+            return
+        now = asyncio.get_running_loop().time()
+        bucket = self._buckets.setdefault(hub.metadata.uid, TokenBucket(_RATE, _BURST))
+        if bucket.take(now):
+            if len(self._last) > 20_000:
+                self._last.clear()
+            self._last[key] = message
+            self._put("Child", child, reason, message, warning)
+        else:
+            skipped = (hub.metadata.uid, reason)
+            self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
+
+    def flush(self, hub: Hub) -> None:
+        """Tell in one Event what was too many to be told one by one."""
+        for reason in EventReason:
+            if count := self._skipped.pop((hub.metadata.uid, reason), 0):
+                self.about_hub(hub, reason, f"{count} more children: {reason}")
+
+    async def run(self) -> None:
+        """Post until cancelled."""
+        while True:
+            namespace, event = await self._queue.get()
+            try:
+                await self._client.create(EVENTS, namespace, event)
+            except ApiError as error:
+                log.warning("event %s not posted: %s", event["reason"], error.message)
+
+    def _put(self, kind: str, item: Hub | Child, reason: EventReason, message: str, warning: bool) -> None:
+        now = micro_time()
+        metadata = item.metadata
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{metadata.name[:200]}.", "namespace": metadata.namespace},
+            "involvedObject": {
+                "apiVersion": item.api_version,
+                "kind": kind,
+                "name": metadata.name,
+                "namespace": metadata.namespace,
+                "uid": metadata.uid,
+            },
+            "reason": str(reason),
+            "message": message[:1024],
+            "type": "Warning" if warning else "Normal",
+            "eventTime": now,
+            "firstTimestamp": now[:19] + "Z",
+            "lastTimestamp": now[:19] + "Z",
+            "count": 1,
+            "action": str(reason),
+            "reportingComponent": "processhub.dev/operator",
+            "reportingInstance": self._reporter,
+            "source": {"component": "processhub-operator"},
+        }
+        try:
+            self._queue.put_nowait((metadata.namespace, event))
+        except asyncio.QueueFull:
+            log.warning("event dropped, too many are waiting: %s %s: %s", kind, metadata.name, message)

@@ -1,0 +1,93 @@
+"""Carry a plan out, in the order that keeps its promises.
+
+1. Members that are gone lose their entries.
+2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
+   so its children are not given to others until it has acknowledged (PROTOCOL.md 7, 10, 11).
+3. All other changes, member by member at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from processhub.api.slice import Assignment
+from processhub.cluster.client import Client
+from processhub.cluster.errors import NotFoundError
+from processhub.cluster.kinds import LEASES
+from processhub.core.membership import Phase
+from processhub.core.plan import Plan
+from processhub.operator.members import Member
+from processhub.operator.observe import Observation
+from processhub.operator.slicewriter import SliceWriter
+from processhub.operator.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Executor:
+    """Carries one plan out."""
+
+    def __init__(self, client: Client, store: Store, writer: SliceWriter) -> None:
+        self._client, self._store, self._writer = client, store, writer
+
+    async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> bool:
+        """Write what the plan changes; whether all of it could be tried."""
+        members = observation.members
+        gone = [
+            member
+            for name, member in members.items()
+            if member.phase is Phase.GONE and any(entry is None for entry in plan.entries.get(name, {}).values())
+        ]
+        withheld: set[str] = set()
+        for member in gone:
+            changes = plan.entries[member.name]
+            await self._writer.write(member, changes, workloads, self._joining(member, plan))
+            if not await self.still_gone(member):
+                log.warning("member %s came back while its children were to be moved", member.name)
+                withheld |= {child_id for child_id, entry in changes.items() if entry is None}
+        if self._writer.retry_in is not None and gone:
+            return False  # removals were held back: nothing may be granted on their strength
+        done = {member.name for member in gone}
+        await asyncio.gather(
+            *(
+                self._writer.write(
+                    member, _without(plan.entries.get(name, {}), withheld), workloads, self._joining(member, plan)
+                )
+                for name, member in members.items()
+                if name not in done and (member.wanted or member.slices)
+            )
+        )
+        return not withheld
+
+    async def still_gone(self, member: Member) -> bool:
+        """Whether the member's Lease is, by a consistent read, as it was when it was judged."""
+        if member.lease is None:
+            return True
+        metadata = member.lease.lease.metadata
+        try:
+            lease = await self._client.get(LEASES, metadata.namespace, metadata.name)
+        except NotFoundError:
+            return True
+        self._store.put("leases", lease)
+        return lease.spec == member.lease.lease.spec
+
+    @staticmethod
+    def _joining(member: Member, plan: Plan) -> bool:
+        return plan.joining.get(member.name, member.joining)
+
+
+def _without(changes: Mapping[str, Assignment | None], withheld: set[str]) -> Mapping[str, Assignment | None]:
+    if not withheld:
+        return changes
+    return {child_id: entry for child_id, entry in changes.items() if entry is None or child_id not in withheld}
+
+
+def workload_texts(observation: Observation) -> dict[str, str]:
+    """The JSON of every workload that an entry may name, by hash."""
+    texts = {known.wanted.workload: known.workload for known in observation.chosen.values()}
+    for member in observation.members.values():
+        for known_slice in member.slices:
+            texts.update(known_slice.present.spec.workloads)
+    return texts

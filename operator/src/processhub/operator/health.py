@@ -1,0 +1,31 @@
+"""/healthz, /readyz and /metrics of an operator replica, leader or standby."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+
+async def serve(bind: str, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]) -> web.AppRunner:
+    """Listen on ``bind:port``; the caller cleans the runner up. Raises OSError where the port is taken."""
+
+    async def answer(good: bool, word: str) -> web.Response:
+        return web.Response(text=f"{word}\n" if good else f"not {word}\n", status=200 if good else 503)
+
+    async def healthz(_: web.Request) -> web.Response:
+        return await answer(healthy(), "ok")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return await answer(ready(), "ready")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, bind, port).start()
+    return runner

@@ -1,0 +1,171 @@
+"""Hub.status: one computation a round from what was observed and planned, one write where it changed."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.hub import (
+    ChildCounts,
+    Hub,
+    HubStatus,
+    MemberStatus,
+    Quorum,
+    RegistryEntry,
+    RegistryNode,
+    Summary,
+)
+from processhub.api.meta import Condition, merge_conditions
+from processhub.api.reasons import Reason, State
+from processhub.core.acceptance import Refusal
+from processhub.core.membership import Phase
+from processhub.core.plan import Plan
+from processhub.operator.childstatus import Copy, node_of
+from processhub.operator.hubstate import KnownSlice
+from processhub.operator.members import Member
+from processhub.operator.objects.owned import selector_labels
+from processhub.operator.observe import Observation
+
+REGISTRY_MAX = 500
+
+
+def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
+    """The status of a Hub that is not accepted: what it has runs on, nothing is changed."""
+    generation = hub.metadata.generation
+    conditions = [_condition("Accepted", False, refusal.reason, refusal.message, generation)]
+    if not hub.status.conditions:
+        conditions.append(_condition("Ready", False, refusal.reason, refusal.message, generation))
+    kept = [condition for condition in hub.status.conditions if condition.type != "Accepted"]
+    return _replace_conditions(hub, (*conditions, *kept), now)
+
+
+def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubStatus:
+    """The status after a round; ``now`` (RFC 3339) marks conditions that changed."""
+    members = observation.members
+    registry, counts = registry_of(members)
+    wanted = [member for member in members.values() if member.wanted]
+    ready = [member for member in wanted if member.ready]
+    live = sum(member.phase is Phase.LIVE for member in members.values())
+    desired = len(observation.snapshot.children)
+    running, failed = counts[State.RUNNING], counts[State.FAILED]
+    largest = max(live, hub.status.quorum.largest_seen if hub.status.quorum else 0)
+    conditions = (
+        _condition("Accepted", True, Reason.ACCEPTED, "", hub.metadata.generation),
+        _ready(hub, wanted, ready, desired, running),
+        _condition("Quorate", True, "NotRequired", "Divergence asks for no quorum", hub.metadata.generation),
+        _balanced(hub, plan),
+    )
+    labels = selector_labels(hub)
+    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
+    return HubStatus(
+        conditions=merge_conditions(hub.status.conditions, conditions, now),
+        observed_generation=hub.metadata.generation,
+        replicas=sum(member.pod is not None for member in members.values()),
+        ready_replicas=len(ready),
+        selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+        summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
+        members=tuple(_member(member, load[member.name]) for member in members.values()),
+        children=ChildCounts(
+            desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
+        ),
+        quorum=Quorum(required=0, live=live, largest_seen=largest),
+        registry=registry,
+        registry_size=len(observation.snapshot.record),
+    )
+
+
+def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
+    """The first entries of the registry by id, and how many copies there are in each state."""
+    counts: Counter[str] = Counter()
+    places: dict[str, list[tuple[Member, KnownSlice]]] = {}
+    for member in members.values():
+        present = member.phase is not Phase.GONE and not member.judgement.restarting
+        for known in member.slices:
+            reports = known.reports if present and known.present.status.holder == member.holder else {}
+            for child_id, entry in known.assignments.items():
+                places.setdefault(child_id, []).append((member, known))
+                report = reports.get(child_id)
+                current = report is not None and report.epoch == entry.epoch and not entry.wait
+                counts[report.state if report is not None and current else State.PENDING] += 1
+    registry = []
+    for child_id in heapq.nsmallest(REGISTRY_MAX, places):
+        copies = [
+            Copy(
+                member,
+                known.assignments[child_id],
+                known.reports.get(child_id) if known.present.status.holder == member.holder else None,
+            )
+            for member, known in places[child_id]
+        ]
+        copies.sort(key=lambda copy: copy.entry is not None and copy.entry.wait)
+        registry.append(RegistryEntry(id=child_id, nodes=tuple(_registry_node(copy) for copy in copies)))
+    return tuple(registry), counts
+
+
+def _registry_node(copy: Copy) -> RegistryNode:
+    node = node_of(copy)
+    return RegistryNode(name=node.name, pod=node.pod, role=node.role, state=node.state, pid=node.pid, epoch=node.epoch)
+
+
+def _member(member: Member, children: int) -> MemberStatus:
+    pod = member.pod
+    return MemberStatus(
+        name=member.name,
+        pod=pod.metadata.name if pod else "",
+        pod_ip=pod.status.pod_ip if pod else "",
+        node=pod.spec.node_name if pod else "",
+        ready=member.ready,
+        weight=member.weight,
+        children=children,
+    )
+
+
+def _ready(hub: Hub, wanted: list[Member], ready: list[Member], desired: int, running: int) -> Condition:
+    generation = hub.metadata.generation
+    if hub.spec.suspend:
+        return _condition("Ready", False, Reason.SUSPENDED, "spec.suspend is true", generation)
+    if not wanted or len(ready) < len(wanted):
+        absent = [member.name for member in wanted if not member.ready]
+        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {', '.join(absent[:5]) or 'all'}"
+        return _condition("Ready", False, "MembersNotReady", message, generation)
+    # A child that fails is its own condition; the hub is ready when its members are.
+    return _condition("Ready", True, "MembersReady", f"{running} of {desired} children running", generation)
+
+
+def _balanced(hub: Hub, plan: Plan) -> Condition:
+    generation = hub.metadata.generation
+    if plan.stranded:
+        member, ids = next(iter(sorted(plan.stranded.items())))
+        return _condition(
+            "Balanced",
+            False,
+            "Stranded",
+            f"{member} can't be emptied: {len(ids)} children are bound to it ({', '.join(ids[:5])}); delete or rebind "
+            "them, or annotate the hub with processhub.dev/force-scale-down=true",
+            generation,
+        )
+    if plan.moving or plan.pending_moves:
+        message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
+        return _condition("Balanced", False, "Rebalancing", message, generation)
+    return _condition("Balanced", True, "Balanced", "", generation)
+
+
+def _condition(kind: str, holds: bool, reason: str, message: str, generation: int) -> Condition:
+    return Condition(
+        type=kind,
+        status="True" if holds else "False",
+        reason=reason,
+        message=message,
+        observed_generation=generation,
+    )
+
+
+def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:
+    return msgspec.structs.replace(
+        hub.status,
+        conditions=merge_conditions(hub.status.conditions, conditions, now),
+        observed_generation=hub.metadata.generation,
+    )

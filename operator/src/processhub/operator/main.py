@@ -1,0 +1,131 @@
+"""The program processhub-operator: wait for the Lease, then lead until it is lost or the pod ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+
+import kopf
+import uvloop
+
+from processhub.cluster.client import Client
+from processhub.cluster.config import ConfigError
+from processhub.cluster.logs import configure_logging
+from processhub.operator import metrics
+from processhub.operator.election import Election
+from processhub.operator.engine import Engine
+from processhub.operator.handlers import register
+from processhub.operator.health import serve
+from processhub.operator.login import connection_info
+from processhub.operator.settings import OperatorSettings, SettingsError, from_environment
+from processhub.operator.takeover import DeposedError
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run until SIGTERM (exit code 0) or until leadership is lost (1: the pod starts again as a standby)."""
+    try:
+        settings = from_environment()
+    except SettingsError as error:
+        print(f"processhub-operator: {error}", file=sys.stderr)  # noqa: T201 before logging is set up
+        return 2
+    configure_logging(settings.log_level)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    try:
+        return uvloop.run(_run(settings))
+    except (ConfigError, DeposedError) as error:
+        log.error("%s", error)
+        return 1
+
+
+async def _run(settings: OperatorSettings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    engines: list[Engine] = []
+    async with await Client.connect() as client:
+        runner = await serve(
+            settings.bind,
+            settings.port,
+            healthy=lambda: all(engine.healthy for engine in engines),
+            ready=lambda: True,
+        )
+        try:
+            election = Election(client, settings.namespace, settings.pod_name, settings.namespaces)
+            term = await _unless(stop, election.acquire())
+            if term is None:
+                return 0
+            engine = Engine(client, settings, term)
+            engines.append(engine)
+            try:
+                return await _lead(client, settings, election, engine, stop)
+            finally:
+                await election.release()
+        finally:
+            await runner.cleanup()
+
+
+async def _lead(
+    client: Client, settings: OperatorSettings, election: Election, engine: Engine, stop: asyncio.Event
+) -> int:
+    """Lead until told to stop (0) or deposed (1). The Lease is kept until all work has stopped."""
+    metrics.LEADER.set(1)
+    ended = asyncio.Event()
+    work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")
+    hold = asyncio.create_task(election.hold(), name="lease")
+    told = asyncio.create_task(stop.wait(), name="signal")
+    await asyncio.wait((work, hold, told), return_when=asyncio.FIRST_COMPLETED)
+    deposed = hold.done()
+    metrics.LEADER.set(0)
+    ended.set()
+    if deposed:
+        # Another may lead already: nothing more is written, whatever is in the midst.
+        work.cancel()
+    failure = (await asyncio.gather(work, return_exceptions=True))[0]
+    for task in (hold, told):
+        task.cancel()
+    await asyncio.gather(hold, told, return_exceptions=True)
+    if isinstance(failure, Exception):
+        raise failure
+    return 1 if deposed else 0
+
+
+async def _kopf(client: Client, settings: OperatorSettings, engine: Engine, ended: asyncio.Event) -> None:
+    registry = kopf.OperatorRegistry()
+    register(registry, engine)
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        return await connection_info(client.config)
+
+    await kopf.operator(
+        registry=registry,
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=ended,
+    )
+
+
+async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, int]) -> int | None:
+    """The result of ``waiting``, or None where ``stop`` came first."""
+    task = asyncio.create_task(waiting)
+    told = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

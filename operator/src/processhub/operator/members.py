@@ -1,0 +1,179 @@
+"""The members of a hub as the API server shows them: pod, Lease and node, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import ContainerStatus, Lease, Node, Pod
+from processhub.api.naming import ANNOTATION_JOINING, LABEL_HUB_UID, member_ordinal
+from processhub.core.membership import Judgement, MemberFacts, Phase, judge
+from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
+from processhub.operator.memory import HubMemory
+
+AGENT_CONTAINER = "agent"
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One member with what was judged of it."""
+
+    name: str
+    wanted: bool
+    weight: int
+    pod: Pod | None
+    lease: KnownLease | None
+    slices: tuple[KnownSlice, ...]
+    judgement: Judgement
+
+    @property
+    def holder(self) -> str:
+        """Who holds the Lease, "" where nobody does."""
+        return (self.lease.lease.spec.holder_identity or "") if self.lease else ""
+
+    @property
+    def phase(self) -> Phase:
+        """LIVE, HELD or GONE."""
+        return self.judgement.phase
+
+    @property
+    def joining(self) -> bool:
+        """Whether it is on record as one that has not taken its share yet."""
+        first = self.slices[0].present.metadata.annotations if self.slices else {}
+        return ANNOTATION_JOINING in first
+
+    @property
+    def ready(self) -> bool:
+        """Whether its pod is Ready and its Lease held."""
+        return self.phase is Phase.LIVE and self.pod is not None and _condition(self.pod, "Ready")
+
+
+def observe_members(
+    hub: Hub,
+    state: HubState,
+    nodes: Mapping[tuple[str, str], Node],
+    memory: HubMemory,
+    now: float,
+    *,
+    leases_observed: bool,
+) -> dict[str, Member]:
+    """All members by name, in order: those that are wanted and those of which something is left."""
+    per_node = hub.spec.members.mode == "PerNode"
+    pods = {
+        pod.metadata.name: pod
+        for pod in state.pods.values()
+        if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
+    }
+    pod_of = _pods_by_node(pods) if per_node else pods
+    slices = state.member_slices()
+    names = set(slices) | set(pod_of)
+    if not per_node:
+        names |= {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
+    members = {}
+    for name in sorted(names, key=lambda name: _order(hub, name)):
+        pod = pod_of.get(name)
+        node = nodes.get(("", name if per_node else pod.spec.node_name if pod else ""))
+        wanted = node is not None if per_node else _in_replicas(hub, name)
+        lease = state.member_lease(name)
+        own = tuple(slices.get(name, ()))
+        facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
+        facts = msgspec.structs.replace(facts, restarting_seconds=now - memory.restarting_since.get(name, now))
+        judgement = judge(facts)
+        if judgement.restarting:
+            memory.restarting_since.setdefault(name, now)
+        elif judgement.phase is Phase.LIVE:
+            memory.restarting_since.pop(name, None)
+        weight = hub.spec.members.weights.get(name, 1)
+        members[name] = Member(
+            name=name, wanted=wanted, weight=weight, pod=pod, lease=lease, slices=own, judgement=judgement
+        )
+    return members
+
+
+def _facts(
+    hub: Hub,
+    pod: Pod | None,
+    node: Node | None,
+    lease: KnownLease | None,
+    slices: tuple[KnownSlice, ...],
+    wanted: bool,
+    per_node: bool,
+    now: float,
+    leases_observed: bool,
+) -> MemberFacts:
+    spec = lease.lease.spec if lease else None
+    migration = hub.spec.migration
+    return MemberFacts(
+        holder=(spec.holder_identity or "") if spec else "",
+        granted_to=slices[0].present.spec.holder if slices else "",
+        unrenewed_seconds=now - lease.renewed_at if lease and leases_observed else 0.0,
+        # While leaseSeconds changes, the longer of what the member works with and what the Hub says counts.
+        lease_seconds=max(hub.spec.timeouts.lease_seconds, (spec.lease_duration_seconds or 0) if spec else 0),
+        pod_uid=pod.metadata.uid if pod else "",
+        pod_deleting=pod is not None and pod.metadata.deletion_timestamp is not None,
+        pod_disrupted=pod is not None and _condition(pod, "DisruptionTarget"),
+        holder_terminated=lease is not None and pod is not None and holder_terminated(lease.lease, pod),
+        node_ready=_node_ready(node, pod, per_node),
+        node_unschedulable=node is not None and node.spec.unschedulable,
+        holds=migration.holds,
+        hold_seconds=migration.hold_seconds,
+        ordered_away=not wanted or (per_node and node is not None and node.spec.unschedulable),
+    )
+
+
+def holder_terminated(lease: Lease, pod: Pod) -> bool:
+    """Whether the kubelet reported the end of the container that holds the Lease.
+
+    Both times are the node's own clock. The kubelet's are whole seconds, rounded down: a container that ended in
+    the second in which it took the Lease is not recognised here, and its Lease runs out instead.
+    """
+    holder = lease.spec.holder_identity or ""
+    if not lease.spec.acquire_time or holder.partition("/")[0] != pod.metadata.uid:
+        return False
+    acquired = _time(lease.spec.acquire_time)
+    status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
+    return status is not None and any(_time(moment) >= acquired for moment in _ends(status))
+
+
+def _ends(status: ContainerStatus) -> list[str]:
+    """Times at which an earlier container of this name is known to have been over."""
+    ended = [state.terminated for state in (status.state, status.last_state) if state.terminated]
+    moments = [terminated.finished_at for terminated in ended if terminated.finished_at]
+    if status.restart_count and status.state.running and status.state.running.started_at:
+        moments.append(status.state.running.started_at)
+    return moments
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _condition(pod: Pod, kind: str) -> bool:
+    return any(condition.type == kind and condition.status == "True" for condition in pod.status.conditions)
+
+
+def _node_ready(node: Node | None, pod: Pod | None, per_node: bool) -> bool:
+    if node is None:
+        return not per_node and (pod is None or not pod.spec.node_name)
+    return any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
+
+
+def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:
+    """The pod of each node; while one is replaced, the one that stays."""
+    by_node: dict[str, Pod] = {}
+    for pod in sorted(pods.values(), key=lambda pod: pod.metadata.deletion_timestamp is None):
+        if pod.spec.node_name:
+            by_node[pod.spec.node_name] = pod
+    return by_node
+
+
+def _in_replicas(hub: Hub, name: str) -> bool:
+    ordinal = member_ordinal(hub.metadata.name, name)
+    return ordinal is not None and ordinal < hub.spec.members.replicas
+
+
+def _order(hub: Hub, name: str) -> tuple[int, str]:
+    ordinal = member_ordinal(hub.metadata.name, name) if hub.spec.members.mode == "Replicas" else None
+    return (-1 if ordinal is None else ordinal), name

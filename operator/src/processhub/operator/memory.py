@@ -1,0 +1,50 @@
+"""What the leader remembers of a hub between rounds; a new leader starts without it (PROTOCOL.md 3, 11, 15)."""
+
+from __future__ import annotations
+
+from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.cluster.tokenbucket import TokenBucket
+from processhub.core.plan import Plan, Unplaced
+
+HUB_STATUS_RATE = 2.0
+SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
+
+
+class HubMemory:
+    """All times are monotonic seconds."""
+
+    def __init__(self, uid: str, term: int) -> None:
+        self.uid = uid
+        self.next_epoch = term * EPOCHS_PER_TERM
+        self.formed = False
+        self.first_live_at: float | None = None
+        self.restarting_since: dict[str, float] = {}
+        self.settled: set[str] = set()
+        self.takeover: dict[str, int] = {}  # slice → the generation in which this leader's term was written
+        self.phases: dict[str, str] = {}  # member → phase of the round before
+        self.lost_at: dict[str, float] = {}
+        self.unplaced: dict[str, Unplaced] = {}
+        self.plan: Plan | None = None
+        self.slice_buckets: dict[str, TokenBucket] = {}
+        self.status_bucket = TokenBucket(rate=HUB_STATUS_RATE, burst=4)
+        self.moves_refilled_at: float | None = None
+        self.move_tokens = 0.0
+        self.applied: str = ""  # fingerprint of the owned objects as last applied
+        self.applied_at = 0.0
+
+    def slice_bucket(self, name: str) -> TokenBucket:
+        """The bucket of a slice's spec writes."""
+        bucket = self.slice_buckets.get(name)
+        if bucket is None:
+            bucket = self.slice_buckets[name] = TokenBucket(*SLICE_WRITES)
+        return bucket
+
+    def move_budget(self, per_second: int, now: float) -> int:
+        """How many moves may begin now: at most a second's worth at once."""
+        if self.moves_refilled_at is None:
+            self.move_tokens = float(per_second)
+        else:
+            refill = (now - self.moves_refilled_at) * per_second
+            self.move_tokens = min(float(per_second), self.move_tokens + refill)
+        self.moves_refilled_at = now
+        return int(self.move_tokens)

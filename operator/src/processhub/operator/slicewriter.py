@@ -1,0 +1,175 @@
+"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_JOINING
+from processhub.api.slice import Assignment, RegistrySlice, SliceSpec
+from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidError,
+    NotFoundError,
+)
+from processhub.cluster.kinds import SLICES
+from processhub.core.packing import SliceContent, pack
+from processhub.operator.hubstate import HubState, KnownSlice
+from processhub.operator.members import Member
+from processhub.operator.memory import HubMemory
+from processhub.operator.objects.registry import new_slice, slice_settings
+from processhub.operator.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class SliceWriter:
+    """Writes the slices of one hub in one round. ``retry_in`` is set where the rate limit held a write back."""
+
+    def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, term: int) -> None:
+        self._client, self._store, self._hub, self._state = client, store, hub, state
+        self._memory, self._term = memory, term
+        self.retry_in: float | None = None
+        self.wrote = 0
+
+    async def write(
+        self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
+    ) -> None:
+        """Bring the member's slices to what they shall say, entries and settings; creates slice 0 where none is."""
+        contents = [
+            SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries)
+            for known in member.slices
+        ]
+        changed = {content.index: content for content in pack(contents, changes, workloads)}
+        if not member.slices and 0 not in changed:
+            changed[0] = SliceContent(0, {}, {})
+        by_index = {known.index: known for known in member.slices}
+        grant = self._grant(member)
+        writes = []
+        for index in sorted(changed.keys() | by_index.keys()):
+            known, content = by_index.get(index), changed.get(index)
+            if known is None:
+                assert content is not None
+                writes.append(self._create(member, content, grant, joining))
+                continue
+            spec = self._spec(known.present, content, grant)
+            flagged = joining if index == 0 else False
+            if spec != known.present.spec or flagged != (ANNOTATION_JOINING in known.present.metadata.annotations):
+                writes.append(self._replace(known, spec, flagged))
+        await asyncio.gather(*writes)
+
+    async def disown_late_slices(self) -> None:
+        """Empty a slice that a deposed leader made after this one took over; nothing was started from it (rule 2)."""
+        for known in list(self._state.slices.values()):
+            if known.present.spec.term < self._term:
+                spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
+                await self._replace(known, spec, joining=False)
+
+    async def delete(self, known: KnownSlice) -> None:
+        """Delete an empty slice, only as it was seen."""
+        metadata = known.present.metadata
+        try:
+            await self._client.delete(
+                SLICES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
+            )
+        except (NotFoundError, ConflictError) as error:
+            log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
+
+    def _grant(self, member: Member) -> str | None:
+        """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
+        if self._hub.spec.migration.holds:
+            return ""
+        return member.holder or None
+
+    def _spec(self, present: RegistrySlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
+        spec = msgspec.structs.replace(
+            present.spec,
+            term=self._term,
+            settings=slice_settings(self._hub),
+            holder=present.spec.holder if grant is None else grant,
+        )
+        if content is not None:
+            spec = msgspec.structs.replace(spec, workloads=dict(content.workloads), entries=dict(content.entries))
+        return spec
+
+    async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
+        item = new_slice(self._hub, member.name, content.index, self._term, joining=joining, holder=grant or "")
+        spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
+        item = msgspec.structs.replace(item, spec=spec)
+        try:
+            self._store.put("registryslices", await self._client.create(SLICES, self._hub.metadata.namespace, item))
+        except (AlreadyExistsError, ConnectionFailedError) as error:
+            log.info("slice %s: %s; reading it", item.metadata.name, error.message)
+            await self._read(item.metadata.name)
+        self.wrote += 1
+
+    async def _replace(self, known: KnownSlice, spec: SliceSpec, joining: bool) -> None:
+        present = known.present
+        name = present.metadata.name
+        now = asyncio.get_running_loop().time()
+        bucket = self._memory.slice_bucket(name)
+        if not bucket.take(now):
+            wait = bucket.wait(now)
+            self.retry_in = wait if self.retry_in is None else min(self.retry_in, wait)
+            return
+        # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
+        removed = _removed(known, spec)
+        known.unproven.update(dict.fromkeys(removed))
+        annotations = {key: value for key, value in present.metadata.annotations.items() if key != ANNOTATION_JOINING}
+        if joining:
+            annotations[ANNOTATION_JOINING] = "true"
+        metadata = msgspec.structs.replace(present.metadata, annotations=annotations)
+        body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
+        try:
+            try:
+                stored = await self._client.replace(SLICES, metadata.namespace, name, body)
+            except ConflictError:
+                stored = await self._patch(present, spec, annotations)
+        except (ConflictError, InvalidError, NotFoundError, ConnectionFailedError) as error:
+            log.warning("slice %s not written, reading it: %s", name, error.message)
+            await self._read(name)
+            return
+        for child_id in removed:
+            known.unproven[child_id] = stored.metadata.generation
+        self._store.put("registryslices", stored)
+        self.wrote += 1
+
+    async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
+        """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""
+        metadata = present.metadata
+        return await self._client.patch(
+            SLICES,
+            metadata.namespace,
+            metadata.name,
+            [
+                {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
+                {"op": "test", "path": "/metadata/generation", "value": metadata.generation},
+                {"op": "replace", "path": "/spec", "value": spec},
+                {"op": "add", "path": "/metadata/annotations", "value": dict(annotations)},
+            ],
+            content_type=JSON_PATCH,
+        )
+
+    async def _read(self, name: str) -> None:
+        """Bring the store up to the truth after a write that failed or whose outcome is unknown."""
+        try:
+            self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
+        except NotFoundError:
+            log.info("slice %s is gone", name)
+
+
+def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
+    """The ids whose entry goes, or becomes another uid's."""
+    gone = []
+    for child_id, entry in known.assignments.items():
+        text = spec.entries.get(child_id)
+        if text is None or text.partition(" ")[0] != entry.uid:
+            gone.append(child_id)
+    return gone

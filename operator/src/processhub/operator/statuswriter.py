@@ -1,0 +1,114 @@
+"""Writes of status: the Hub's at most twice a second, each Child's when it differs, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from processhub.api.child import Child, ChildStatus
+from processhub.api.hub import Hub, HubStatus
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import CHILDREN, HUBS
+from processhub.cluster.tokenbucket import TokenBucket
+from processhub.operator.store import Store
+
+_WORKERS = 24
+_CHILD_RATE, _CHILD_BURST = 1.0, 10.0
+ChildKey = tuple[str, str]  # (namespace, object name)
+log = logging.getLogger(__name__)
+
+
+def rfc3339() -> str:
+    """Now, in whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class StatusWriter:
+    """Writes the latest status of each Child that was marked; ``latest`` computes it when its turn comes."""
+
+    def __init__(
+        self, client: Client, store: Store, latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None]
+    ) -> None:
+        self._client, self._store, self._latest = client, store, latest
+        self._waiting: dict[ChildKey, None] = {}  # in order, each once
+        self._wake = asyncio.Event()
+        self._buckets: dict[ChildKey, TokenBucket] = {}
+
+    def mark(self, key: ChildKey) -> None:
+        """Have the Child's status looked at."""
+        self._waiting.setdefault(key)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_WORKERS):
+                group.create_task(self._work())
+
+    async def hub(self, hub: Hub, status: HubStatus) -> None:
+        """Write a Hub's status; it is applied, so that conditions of others stay."""
+        body = {
+            "apiVersion": hub.api_version,
+            "kind": hub.kind,
+            "metadata": {"name": hub.metadata.name, "uid": hub.metadata.uid},
+            "status": status,
+        }
+        try:
+            stored = await self._client.apply(
+                HUBS, hub.metadata.namespace, hub.metadata.name, body, subresource="status"
+            )
+        except (NotFoundError, ConflictError) as error:
+            log.info("status of hub %s not written: %s", hub.metadata.name, error.message)
+            return
+        self._store.put("hubs", stored)
+
+    async def _work(self) -> None:
+        while True:
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            await self._retrying(key, self._child)
+
+    async def _retrying(self, key: ChildKey, write: Callable[[ChildKey], Awaitable[None]]) -> None:
+        try:
+            await write(key)
+        except (NotFoundError, ConflictError) as error:
+            log.debug("status of child %s not written: %s", key[1], error.message)
+        except ApiError as error:
+            log.warning("status of child %s not written, trying again: %s", key[1], error.message)
+            asyncio.get_running_loop().call_later(1.0, self.mark, key)
+
+    async def _child(self, key: ChildKey) -> None:
+        found = self._latest(key)
+        if found is None:
+            self._buckets.pop(key, None)
+            return
+        child, status = found
+        if status == child.status:
+            return
+        loop = asyncio.get_running_loop()
+        bucket = self._buckets.setdefault(key, TokenBucket(_CHILD_RATE, _CHILD_BURST))
+        if not bucket.take(loop.time()):
+            loop.call_later(bucket.wait(loop.time()), self.mark, key)
+            return
+        body = {"metadata": {"uid": child.metadata.uid}, "status": _complete(status)}
+        stored = await self._client.patch(CHILDREN, key[0], key[1], body, subresource="status")
+        self._store.put("children", stored)
+
+
+def _complete(status: ChildStatus) -> dict[str, object]:
+    """All fields, also empty ones: a merge patch leaves what it does not name."""
+    return {
+        "conditions": status.conditions,
+        "observedGeneration": status.observed_generation,
+        "id": status.id,
+        "member": status.member,
+        "role": status.role,
+        "state": status.state,
+        "nodes": status.nodes,
+    }

@@ -1,0 +1,64 @@
+"""What a new leader does before it plans anything (PROTOCOL.md 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import SLICES
+from processhub.operator.store import Store
+
+_CONCURRENT = 8
+log = logging.getLogger(__name__)
+
+
+class DeposedError(Exception):
+    """A slice has a higher term than ours: another leader is newer."""
+
+
+async def raise_terms(
+    client: Client, store: Store, namespaces: tuple[str, ...], term: int
+) -> dict[tuple[str, str], int]:
+    """Rewrite ``term`` alone in every slice until a consistent list shows none lower.
+
+    Returns the generation of each slice, by (namespace, name), that carries the term: what a member acknowledges
+    from there on it knows of this leader. Raises DeposedError.
+    """
+    generations: dict[tuple[str, str], int] = {}
+    gate = asyncio.Semaphore(_CONCURRENT)
+
+    async def raise_one(item: RegistrySlice) -> None:
+        async with gate:
+            try:
+                stored = await client.patch(
+                    SLICES,
+                    item.metadata.namespace,
+                    item.metadata.name,
+                    {"metadata": {"uid": item.metadata.uid}, "spec": {"term": term}},
+                )
+            except (NotFoundError, ConflictError) as error:
+                log.info("slice %s changed while its term was raised: %s", item.metadata.name, error.message)
+                return
+            generations[item.metadata.key] = stored.metadata.generation
+            store.put("registryslices", stored)
+
+    while True:
+        lower: list[RegistrySlice] = []
+        for namespace in namespaces or (None,):
+            try:
+                items, _ = await client.list(SLICES, namespace)
+            except ApiError as error:
+                log.warning("takeover: %s; listing again", error.message)
+                await asyncio.sleep(0.5)
+                break
+            known = [item for item in items if isinstance(item, RegistrySlice)]
+            if any(item.spec.term > term for item in known):
+                raise DeposedError(f"a slice has a higher term than {term}: another operator leads")
+            lower += [item for item in known if item.spec.term < term]
+        else:
+            if not lower:
+                return generations
+            await asyncio.gather(*(raise_one(item) for item in lower))
