@@ -90,7 +90,7 @@ class ChildStatus(Wire, frozen=True, kw_only=True):
     nodes: tuple[NodeStatus, ...] = ()
 
 
-class Child(Wire, frozen=True, kw_only=True):
+class Child(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """A small, named, stateful worker of a hub."""
 
     api_version: str = "processhub.dev/v1alpha1"

@@ -180,7 +180,7 @@ class HubStatus(Wire, frozen=True, kw_only=True):
     registry_size: int = 0
 
 
-class Hub(Wire, frozen=True, kw_only=True):
+class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """A hub of equal members that share children."""
 
     api_version: str = "processhub.dev/v1alpha1"

@@ -19,7 +19,7 @@ class LeaseSpec(Wire, frozen=True, kw_only=True):
     lease_transitions: int | None = None
 
 
-class Lease(Wire, frozen=True, kw_only=True):
+class Lease(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """coordination.k8s.io/v1 Lease."""
 
     api_version: str = "coordination.k8s.io/v1"

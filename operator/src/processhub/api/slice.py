@@ -104,7 +104,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     entries: dict[str, str] = {}
 
 
-class RegistrySlice(Wire, frozen=True, kw_only=True):
+class RegistrySlice(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """A part of the registry: what one member shall run (spec) and runs (status)."""
 
     api_version: str = "processhub.dev/v1alpha1"

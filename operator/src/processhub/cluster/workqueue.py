@@ -8,6 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
+from processhub.cluster.errors import ApiError
+
 K = TypeVar("K", bound=Hashable)
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,9 @@ class WorkQueue(Generic[K]):
             try:
                 again = await self._work(key)
                 backoff = _BACKOFF_MIN
+            except ApiError as error:
+                log.warning("work on %s failed, again in %.1f s: %s", key, backoff, error.message[:500])
+                again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
             except Exception:
                 log.exception("work on %s failed; again in %.1f s", key, backoff)
                 again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)

@@ -108,7 +108,7 @@ def _complete(status: ChildStatus) -> dict[str, object]:
         "observedGeneration": status.observed_generation,
         "id": status.id,
         "member": status.member,
-        "role": status.role,
+        "role": status.role or None,  # the schema knows no empty role
         "state": status.state,
         "nodes": status.nodes,
     }
