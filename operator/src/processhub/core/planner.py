@@ -57,6 +57,7 @@ class _Planner:
         self.lost_from: dict[str, str] = {}  # id → the member it was lost with or is to leave
         self.leaving: list[tuple[Wanted, str]] = []  # children of members that are drained
         self.movable: list[tuple[Wanted, str]] = []  # steady children that a join may move, and their member
+        self.unsteady: list[tuple[Wanted, str]] = []  # those that it may move later, and the member they will be on
         self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
         self.blocking = [member for member in snapshot.members if member.phase is not Phase.GONE and (member.lingering)]
         for member in snapshot.members:
@@ -148,14 +149,20 @@ class _Planner:
                 self._begin_move(child, source, candidates[index].name, f"{source} is drained")
 
     def rebalance(self) -> None:
-        """Move onto each joiner the children that it outranks the present member for, within the budget."""
-        for member in self.snapshot.members:
-            joining = self.joining.get(member.name, member.joining)
-            if not joining or member.phase is not Phase.LIVE or member.draining:
-                continue
-            if self.snapshot.spec.distribution.rebalance.on_join and (self._onto(member) or self._some_held()):
-                continue
-            self.joining[member.name] = False
+        """Move onto the joiners the children that they outrank the present member for, within the budget."""
+        joiners = [
+            member
+            for member in sorted(self.snapshot.members, key=lambda member: member.name)
+            if self.joining.get(member.name, member.joining) and member.phase is Phase.LIVE and not member.draining
+        ]
+        if not joiners:
+            return
+        unfinished: set[str] = set()
+        if self.snapshot.spec.distribution.rebalance.on_join:
+            unfinished = self._move_onto(joiners) | self._to_be_seen(joiners)
+        for member in joiners:
+            if member.name not in unfinished:
+                self.joining[member.name] = False
 
     def result(self) -> Plan:
         """The plan."""
@@ -210,6 +217,8 @@ class _Planner:
             self._move_bound(child, place)
         elif member.draining:
             self._leave(child, member)
+        elif not child.bound:
+            self.unsteady.append((child, member.name))
 
     def _waits_for(self, child: Wanted, member: MemberView) -> bool:
         """Whether the child stays on record with a member that is gone."""
@@ -224,7 +233,7 @@ class _Planner:
 
     def _move_bound(self, child: Wanted, place: OnRecord) -> None:
         target = self.members.get(child.nodes[0])
-        if target is None or target.phase is not Phase.LIVE or target.draining:
+        if target is None or not _takes(target):
             # It runs on where it is until its new member is there.
             self.unplaced[child.id] = _unavailable(child.nodes[0])
         elif self.budget > 0:
@@ -249,30 +258,35 @@ class _Planner:
 
     def _continue_move(self, child: Wanted, running: list[OnRecord], target: OnRecord) -> None:
         member = self.members.get(target.member)
-        self.load[target.member] += 1
-        self.moving += 1
         if member is None or member.phase is Phase.GONE or not self._may_still_go(child, member):
             # Given up: with the source still on record it simply stays there.
-            self.load[target.member] -= 1
-            self.moving -= 1
             self._put(target.member, child.id, None)
             if running:
-                self._settle(child, running[0])
+                self._settle(child, max(running, key=lambda place: place.entry.epoch))
             else:
                 self.new.append(child)
             return
-        if running:
-            for source in running:
+        self.load[member.name] += 1
+        self.moving += 1
+        if not child.bound:
+            self.unsteady.append((child, member.name))
+        for source in running:
+            # While the target restarts the source runs on.
+            if member.phase is Phase.LIVE or self._lost(source.member):
                 self._put(source.member, child.id, None)
-        elif self._blocked(child.id, besides=target.member) is None:
-            self._put(target.member, child.id, self._assignment(child))
+        if not running and self._blocked(child.id, besides=member.name) is None:
+            self._put(member.name, child.id, self._assignment(child))
+
+    def _lost(self, name: str) -> bool:
+        member = self.members.get(name)
+        return member is None or member.phase is Phase.GONE
 
     def _may_still_go(self, child: Wanted, member: MemberView) -> bool:
-        return not child.nodes or child.nodes[0] == member.name
+        return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
 
     def _place_bound(self, child: Wanted, name: str) -> None:
         member = self.members.get(name)
-        if member is None or member.phase is not Phase.LIVE or not self.snapshot.formed:
+        if member is None or not _takes(member) or not self.snapshot.formed:
             self.unplaced[child.id] = _unavailable(name)
         elif self.load[name] >= self.snapshot.spec.members.max_children:
             limit = self.snapshot.spec.members.max_children
@@ -290,30 +304,54 @@ class _Planner:
 
     # joins
 
-    def _onto(self, joiner: MemberView) -> bool:
-        """Begin moves onto ``joiner``; whether some are left for a later round."""
+    def _move_onto(self, joiners: list[MemberView]) -> set[str]:
+        """Begin moves, each child onto the joiner that draws it most; the joiners that have some left for later."""
         begun = {move.id for move in self.moves}
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
-            return False
-        keys = _keys([child for child, _ in movable])
-        drawn = scores(keys, joiner.name, joiner.weight)
-        present = _scores_at([source for _, source in movable], keys, self.members)
-        outranked = np.flatnonzero(drawn > present)
-        # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
-        order = outranked[np.argsort(-drawn[outranked], kind="stable")]
-        room = self._room(0).get(joiner.name, 0)
-        take = min(len(order), max(room, 0))
-        now = min(take, max(self.budget, 0))
-        for index in order[:now].tolist():
-            child, source = movable[index]
-            self._begin_move(child, source, joiner.name, f"{joiner.name} joined")
-        self.pending_moves += take - now
-        return take > now
+            return set()
+        chosen, drawn = self._outranked_by(joiners, movable)
+        room = self._room(0)
+        unfinished = set()
+        for index, joiner in enumerate(joiners):
+            wanting = np.flatnonzero(chosen == index)
+            # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
+            order = wanting[np.argsort(-drawn[wanting], kind="stable")]
+            take = min(len(order), max(room.get(joiner.name, 0), 0))
+            now = min(take, max(self.budget, 0))
+            for position in order[:now].tolist():
+                child, source = movable[position]
+                self._begin_move(child, source, joiner.name, f"{joiner.name} joined")
+            self.pending_moves += take - now
+            if take > now:
+                unfinished.add(joiner.name)
+        return unfinished
 
-    def _some_held(self) -> bool:
-        """Whether a member that keeps its children is away: what the joiner outranks it for is seen on its return."""
-        return any(member.phase is Phase.HELD for member in self.snapshot.members)
+    def _to_be_seen(self, joiners: list[MemberView]) -> set[str]:
+        """The joiners that stay so, because children that they may outrank the member of can't be moved yet.
+
+        Such are those of a member that is away, those on their way and those that are being edited.
+        """
+        if any(member.phase is Phase.HELD for member in self.snapshot.members):
+            return {member.name for member in joiners}
+        if not self.unsteady:
+            return set()
+        chosen, _ = self._outranked_by(joiners, self.unsteady)
+        return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}
+
+    def _outranked_by(
+        self, joiners: list[MemberView], placed: list[tuple[Wanted, str]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The joiner's index for each ``(child, member)``, NOWHERE where the member outranks them; its score. (n,)."""
+        keys = _keys(child for child, _ in placed)
+        top = _scores_at([name for _, name in placed], keys, self.members)
+        chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
+        for index, joiner in enumerate(joiners):
+            drawn = scores(keys, joiner.name, joiner.weight)
+            better = drawn > top
+            chosen[better] = index
+            top[better] = drawn[better]
+        return chosen, top
 
     # what has room
 

@@ -1,0 +1,147 @@
+"""A hub for planner tests: what is asked for, what is on record, what runs; plans are carried out to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import HubSpec
+from processhub.api.slice import Assignment
+from processhub.core.membership import Phase
+from processhub.core.placement import child_key
+from processhub.core.plan import Plan
+from processhub.core.planner import plan
+from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+
+FIRST_EPOCH = 10**9
+
+
+def hub_spec(cap_percent: int = 125, max_children: int = 10_000, on_join: bool = True) -> HubSpec:
+    return msgspec.convert(
+        {
+            "members": {"maxChildren": max_children},
+            "distribution": {"loadCapPercent": cap_percent, "rebalance": {"onJoin": on_join}},
+        },
+        HubSpec,
+    )
+
+
+def child(child_id: str, uid: str = "", **fields: Any) -> Wanted:
+    return Wanted(
+        id=child_id,
+        uid=uid or f"uid-{child_id}",
+        key=child_key(child_id),
+        workload=fields.pop("workload", "w"),
+        **fields,
+    )
+
+
+def children_of(count: int) -> list[Wanted]:
+    return [child(f"tenant/{number}") for number in range(count)]
+
+
+class PlannedHub:
+    """The state between plans. At ``acknowledge`` agents do what they were told; till then what was stopped lingers."""
+
+    def __init__(self, members: int | Iterable[MemberView] = 3, spec: HubSpec | None = None) -> None:
+        if isinstance(members, int):
+            members = [MemberView(name=f"hub-{number}") for number in range(members)]
+        self.spec = spec or hub_spec()
+        self.members = {member.name: member for member in members}
+        self.children: dict[str, Wanted] = {}
+        self.record: dict[str, dict[str, Assignment]] = {}
+        self.running: dict[str, dict[str, Assignment]] = {name: {} for name in self.members}
+        self.next_epoch = FIRST_EPOCH
+        self.formed = True
+
+    def want(self, children: Iterable[Wanted]) -> None:
+        self.children.update({child.id: child for child in children})
+
+    def change(self, name: str, **fields: Any) -> None:
+        """Change a member, or add one."""
+        member = self.members.get(name) or MemberView(name=name)
+        self.members[name] = msgspec.structs.replace(member, **fields)
+        self.running.setdefault(name, {})
+        if fields.get("phase") is Phase.GONE:
+            self.running[name] = {}
+
+    def snapshot(self, budget: int = 10**9) -> HubSnapshot:
+        members = []
+        for name, member in self.members.items():
+            left = {id_ for id_, entry in self.running[name].items() if not self._told(name, id_, entry)}
+            members.append(msgspec.structs.replace(member, lingering=member.lingering | left))
+        return HubSnapshot(
+            spec=self.spec,
+            members=tuple(members),
+            children=self.children,
+            record={
+                id_: tuple(OnRecord(name, entry) for name, entry in places.items())
+                for id_, places in self.record.items()
+                if places
+            },
+            next_epoch=self.next_epoch,
+            move_budget=budget,
+            formed=self.formed,
+        )
+
+    def _told(self, name: str, id_: str, entry: Assignment) -> bool:
+        now = self.record.get(id_, {}).get(name)
+        return now is not None and now.uid == entry.uid
+
+    def write(self, planned: Plan) -> None:
+        """Write what the plan says; nobody has acted on it yet."""
+        self.next_epoch = planned.next_epoch
+        for name, entries in planned.entries.items():
+            for id_, entry in entries.items():
+                places = self.record.setdefault(id_, {})
+                if entry is None:
+                    places.pop(name, None)
+                else:
+                    places[name] = entry
+        for name, joining in planned.joining.items():
+            self.change(name, joining=joining)
+
+    def acknowledge(self, *names: str) -> None:
+        """Have these members (all that live, if none is named) run what they are told, and nothing else."""
+        for name in names or self.members:
+            if self.members[name].phase is not Phase.LIVE:
+                continue
+            self.running[name] = {
+                id_: places[name] for id_, places in self.record.items() if name in places and not places[name].wait
+            }
+            self.change(name, lingering=frozenset(), settled=True)
+
+    def step(self, budget: int = 10**9) -> Plan:
+        """One round: plan, write, have all members act."""
+        planned = plan(self.snapshot(budget))
+        self.write(planned)
+        self.acknowledge()
+        return planned
+
+    def rest(self, budget: int = 10**9, rounds: int = 50) -> list[Plan]:
+        """Rounds until a plan is empty; the plans that were not. Fails where it does not come to rest."""
+        plans = []
+        for _ in range(rounds):
+            planned = self.step(budget)
+            if planned.empty:
+                return plans
+            plans.append(planned)
+        raise AssertionError(f"no rest after {rounds} rounds; the last plan was {plans[-1]}")
+
+    def where(self) -> dict[str, str]:
+        """id → the member that runs it; fails where two do."""
+        found: dict[str, str] = {}
+        for name, running in self.running.items():
+            for id_ in running:
+                assert id_ not in found, f"{id_} runs on {found[id_]} and {name}"
+                found[id_] = name
+        return found
+
+    def on(self, name: str) -> set[str]:
+        return set(self.running[name])
+
+    def epoch(self, id_: str) -> int:
+        (entry,) = self.record[id_].values()
+        return entry.epoch
