@@ -1,0 +1,70 @@
+"""``python -m localcluster.kubelet --kubeconfig FILE --nodes N --root DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from localcluster.kubelet import control, logserver, rootfs, syscalls
+from localcluster.kubelet.addresses import claim_block
+from localcluster.kubelet.connection import read_kubeconfig
+from localcluster.kubelet.node import Node
+from localcluster.kubelet.runtime import entry_point
+from localcluster.kubelet.sandbox import Host
+from localcluster.kubelet.service import Kubelet
+from processhub.cluster.client import Client
+
+
+async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, prefix: str) -> None:
+    """Run ``count`` nodes until SIGTERM or SIGINT, then end every process of their pods."""
+    shutil.rmtree(root / "pods", ignore_errors=True)  # their processes died with the kubelet that made them
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    server, block = read_kubeconfig(kubeconfig), claim_block(str(root))
+    async with Client(server.client_config()) as client:
+        host = Host(client, server, block, root, tools, _can_isolate())
+        nodes = [Node(f"{prefix}{index}", index, block.node(index)) for index in range(count)]
+        kubelet = Kubelet(host, nodes)
+        task = asyncio.create_task(kubelet.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        async with await control.serve(kubelet, root), logserver.serve(kubelet, nodes, server):
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            finally:
+                await kubelet.close()
+
+
+def _can_isolate() -> bool:
+    """Whether containers can have a mount tree of their own here, tried in a process that is thrown away."""
+    result = subprocess.run(entry_point(f"{rootfs.__name__}_probe"), check=False, stderr=subprocess.DEVNULL)
+    return result.returncode == 0
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m localcluster.kubelet", description=__doc__)
+    parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--root", type=Path, required=True, help="folder for pods, logs and the control socket")
+    parser.add_argument("--bin", type=Path, help="folder that containers have on PATH (kubectl, helm)")
+    parser.add_argument("--prefix", default="node-", help="of node names (default: %(default)s)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Should a shim be killed, its container's processes come to this process, which ends them.
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    os.umask(0o022)
+    asyncio.run(
+        serve(arguments.kubeconfig, arguments.nodes, arguments.root.absolute(), arguments.bin, arguments.prefix)
+    )
+
+
+if __name__ == "__main__":
+    main()

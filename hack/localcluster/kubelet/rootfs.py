@@ -1,0 +1,173 @@
+"""A container's own mount tree: real bind mounts at the mountPaths, seen by this container alone.
+
+The machine's files stay visible at their paths (there is no image). A mountPath that does not exist is made without
+touching the machine: its nearest existing folder is covered by an empty tmpfs into which that folder's entries are
+bound, and the missing part is made there. Where the missing part hangs off ``/`` itself, a new root is built the
+same way and entered by chroot.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from localcluster.kubelet import syscalls
+
+
+@dataclass(frozen=True)
+class Mount:
+    """``source`` (a file or folder of the machine) seen at ``target`` inside the container."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+def isolate(hostname: str) -> bool:
+    """Give this process a mount tree of its own; False where the machine does not allow it.
+
+    As root directly, else in a user namespace in which the present user is root.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
+    except OSError:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS)
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
+        except OSError:
+            return False
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    with open("/proc/sys/kernel/hostname", "w") as file:
+        file.write(hostname[:64])
+    return True
+
+
+def build(mounts: list[Mount], scratch: str) -> str:
+    """Make the mounts in the present mount tree, outer ones first; returns the root to chroot to.
+
+    Args:
+        mounts: what to bind; sources are resolved before anything covers them.
+        scratch: an existing empty folder in which a new root may be built.
+    """
+    held = {mount.source: os.open(mount.source, os.O_PATH) for mount in mounts}
+    root = "/"
+    if any(_missing_from_root(mount.target) for mount in mounts):
+        root = scratch
+        _cover("/", root)
+    try:
+        for mount in sorted(mounts, key=lambda mount: mount.target.count("/")):
+            # Opened beforehand: a source below a covered folder would no longer be found by its path.
+            source = f"/proc/self/fd/{held[mount.source]}"
+            target = _make_target(root, mount.target, os.path.isdir(source))
+            syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
+            if mount.read_only:
+                _remount_read_only(source, target)
+    finally:
+        for fd in held.values():
+            os.close(fd)
+    return root
+
+
+def _remount_read_only(source: str, target: str) -> None:
+    keep = 0
+    flags = os.statvfs(target).f_flag
+    for flag in (os.ST_NOSUID, os.ST_NODEV, os.ST_NOEXEC, os.ST_NOATIME, os.ST_NODIRATIME, os.ST_RELATIME):
+        # A user namespace may not drop the flags that the file system is mounted with.
+        keep |= flags & flag
+    if flags & os.ST_RELATIME:
+        keep = keep & ~os.ST_RELATIME | 1 << 21
+    syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY | keep)
+
+
+def _missing_from_root(path: str) -> bool:
+    return not os.path.lexists("/" + path.lstrip("/").split("/")[0])
+
+
+def _resolve(root: str, path: str) -> str:
+    """The real path under ``root`` of a path inside it, links followed inside the root."""
+    done = "/"
+    todo = [part for part in path.split("/") if part not in ("", ".")]
+    hops = 0
+    while todo:
+        part = todo.pop(0)
+        if part == "..":
+            done = os.path.dirname(done)
+            continue
+        here = os.path.join(done, part)
+        full = _join(root, here)
+        if os.path.islink(full) and (hops := hops + 1) < 40:
+            link = os.readlink(full)
+            if link.startswith("/"):
+                done = "/"
+            todo = [piece for piece in link.split("/") if piece not in ("", ".")] + todo
+        else:
+            done = here
+    return _join(root, done)
+
+
+def _join(root: str, path: str) -> str:
+    return path if root == "/" else root + path
+
+
+def _make_target(root: str, path: str, folder: bool) -> str:
+    target = _resolve(root, path)
+    if os.path.lexists(target):
+        return target
+    existing = os.path.dirname(target)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not _is_cover(existing):
+        _cover(existing, existing)
+    os.makedirs(target if folder else os.path.dirname(target), exist_ok=True)
+    if not folder:
+        with open(target, "w"):
+            pass
+    return target
+
+
+_covers: set[str] = set()
+
+
+def _is_cover(path: str) -> bool:
+    """Whether ``path`` is already on a tmpfs of ours (bound entries below it have another device)."""
+    device = os.stat(path).st_dev
+    return any(
+        (path == cover or path.startswith(cover.rstrip("/") + "/")) and os.stat(cover).st_dev == device
+        for cover in _covers
+    )
+
+
+def _cover(folder: str, target: str) -> None:
+    """Put a tmpfs on ``target`` with every entry of ``folder`` bound into it."""
+    # The descriptor leads below the tmpfs even where it covers the folder itself.
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    below = f"/proc/self/fd/{fd}"
+    try:
+        names = os.listdir(below)
+        syscalls.mount("tmpfs", target, "tmpfs", 0, f"mode={os.stat(folder).st_mode & 0o7777:o}")
+        # Else a bind of the folder that holds the new root would bring the new root along.
+        syscalls.mount("none", target, None, syscalls.MS_UNBINDABLE)
+        _covers.add(target)
+        for name in names:
+            _bind_entry(f"{below}/{name}", os.path.join(target, name))
+    finally:
+        os.close(fd)
+
+
+def _bind_entry(source: str, place: str) -> None:
+    try:
+        if os.path.islink(source):
+            os.symlink(os.readlink(source), place)
+            return
+        if os.path.isdir(source):
+            os.mkdir(place)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+        syscalls.mount(source, place, None, syscalls.MS_BIND | syscalls.MS_REC)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):  # gone meanwhile, or an unbindable mount
+            raise

@@ -1,0 +1,194 @@
+"""One run of a container: the shim's process and what it reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from localcluster.kubelet import proctree
+from localcluster.kubelet.rootfs import Mount
+
+_HACK = Path(__file__).resolve().parent.parent.parent
+RUN_MARKER = "LOCALCLUSTER_CONTAINER"
+START_ERROR = 128  # containerd's exit code where the command could not be executed
+
+
+def entry_point(module: str) -> list[str]:
+    """The command of one of this package's small processes: no site-packages, so it starts in 20 ms."""
+    code = f"import sys; sys.path.insert(0, {str(_HACK)!r}); from {module} import main; main()"
+    return [sys.executable, "-S", "-E", "-c", code]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that the shim needs to know of a container."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    log: str
+    hostname: str
+    isolate: bool
+    scratch: str
+    mounts: list[Mount]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a run ended; times are seconds since the epoch."""
+
+    code: int
+    signal: int
+    at: float
+    reason: str
+    message: str = ""
+
+
+@dataclass
+class Run:
+    """A container's main process and all that it started."""
+
+    id: str
+    shim: subprocess.Popen[bytes]
+    env: dict[str, str]
+    pid: int = 0
+    started_at: float = 0.0
+    started: asyncio.Event = field(default_factory=asyncio.Event)  # set at the end of a failed start too
+    ended: asyncio.Future[Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def alive(self) -> bool:
+        """Whether any process of it may be left."""
+        return not self.ended.done()
+
+    def terminate(self) -> None:
+        """SIGTERM to the main process."""
+        self._tell(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to everything."""
+        self._tell(signal.SIGUSR1)
+
+    def kill_main(self) -> None:
+        """SIGKILL to the main process, as ``kill -9`` would; the shim ends the rest."""
+        if self.alive and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """All live processes of the container, the shim left out."""
+        return proctree.descendants(self.shim.pid) if self.alive else []
+
+    async def pause(self) -> None:
+        """SIGSTOP all of them; returns when each is stopped, those forked meanwhile too."""
+        while running := [pid for pid in self.processes() if proctree.state(pid) not in "TtZX"]:
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.001)
+
+    def resume(self) -> None:
+        """SIGCONT to all of them."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _tell(self, number: signal.Signals) -> None:
+        if self.alive:
+            self.shim.send_signal(number)
+
+
+def start(spec: Spec) -> Run:
+    """Start the container; the run's ``started`` is set when its command is executed or has failed to be."""
+    identity = uuid.uuid4().hex
+    environment = {**spec.env, RUN_MARKER: identity}
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    given = os.memfd_create("spec", os.MFD_CLOEXEC)  # not a pipe: a large environment would block this process
+    try:
+        os.write(given, json.dumps({**asdict(spec), "env": environment}).encode())
+        os.lseek(given, 0, os.SEEK_SET)
+        shim = subprocess.Popen(
+            [*entry_point("localcluster.kubelet.shim"), str(tell), str(os.getpid())],
+            stdin=given,
+            stdout=subprocess.DEVNULL,
+            stderr=None,
+            pass_fds=(tell,),
+            start_new_session=True,
+        )
+    finally:
+        os.close(given)
+        os.close(tell)
+    run = Run(identity, shim, environment)
+    os.set_blocking(told, False)
+    _follow(run, told)
+    return run
+
+
+def _follow(run: Run, told: int) -> None:
+    loop = asyncio.get_running_loop()
+    buffer = b""
+
+    def readable() -> None:
+        nonlocal buffer
+        try:
+            chunk = os.read(told, 65536)
+        except BlockingIOError:
+            return
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for line in lines:
+            _take(run, json.loads(line))
+        if not chunk:
+            loop.remove_reader(told)
+            os.close(told)
+            run.shim.wait()  # its report pipe closed because it ended
+            if not run.ended.done():
+                _end_orphans(run.id)
+                run.ended.set_result(Exit(137, signal.SIGKILL, time.time(), "Error", "the container's shim was killed"))
+            run.started.set()
+
+    loop.add_reader(told, readable)
+
+
+def _take(run: Run, event: dict[str, object]) -> None:
+    if "started" in event:
+        run.pid, run.started_at = int(str(event["started"])), float(str(event["at"]))
+        run.started.set()
+    elif "failed" in event:
+        run.ended.set_result(Exit(START_ERROR, 0, time.time(), "StartError", str(event["failed"])))
+    else:
+        code = int(str(event["exited"]))
+        reason = "Completed" if code == 0 else "Error"
+        run.ended.set_result(Exit(code, int(str(event["signal"])), float(str(event["at"])), reason))
+
+
+def _end_orphans(identity: str) -> None:
+    """Where a shim itself was killed: its container's processes are this process's children now (a subreaper)."""
+    wanted = f"{RUN_MARKER}={identity}".encode()
+    for _ in range(1000):
+        left = [pid for pid in proctree.descendants(os.getpid()) if _has(pid, wanted)]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _has(pid: int, wanted: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return wanted in file.read().split(b"\0")
+    except OSError:
+        return False
+

@@ -1,0 +1,204 @@
+"""What a pod has before its containers run: address, way to the API server, volumes, kubeconfig; and container specs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from localcluster.kubelet import environment, runtime
+from localcluster.kubelet.addresses import Block
+from localcluster.kubelet.connection import Server
+from localcluster.kubelet.environment import ContainerConfigError, Json, Place
+from localcluster.kubelet.forwarder import Forwarder
+from localcluster.kubelet.rootfs import Mount
+from localcluster.kubelet.volumes import Volumes
+from localcluster.processes import MARKER
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import untyped
+
+
+@dataclass(frozen=True)
+class Host:
+    """What all pods of this kubelet share."""
+
+    client: Client
+    server: Server
+    block: Block
+    root: Path
+    tools: Path | None
+    isolate: bool
+
+    @property
+    def path(self) -> str:
+        """PATH of every container: this interpreter's environment, the cluster's tools, then the machine's."""
+        parts = [str(Path(sys.executable).parent), str(self.tools) if self.tools else "", os.environ.get("PATH", "")]
+        return ":".join(part for part in parts if part)
+
+
+@dataclass
+class Sandbox:
+    """One pod's surroundings. ``close`` gives everything back."""
+
+    host: Host
+    place: Place
+    folder: Path
+    forwarder: Forwarder
+    volumes: Volumes
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    async def refresh(self, pod: Json) -> None:
+        """Make the volumes, or bring them up to date. Raises VolumeError."""
+        self.paths = await self.volumes.make(pod)
+        self._write_kubeconfig(pod)
+
+    async def close(self) -> None:
+        """Free the address, the port and the files (logs go too, as with a real kubelet)."""
+        await self.forwarder.stop()
+        self.host.block.free(self.place.pod_ip)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log_file(self, container: str, restarts: int) -> Path:
+        """Where the run with this restart count writes."""
+        return self.folder / "logs" / container / f"{restarts}.log"
+
+    async def container_spec(self, pod: Json, container: Json, restarts: int) -> runtime.Spec:
+        """All that the shim needs. Raises ContainerConfigError."""
+        values = await environment.resolve(pod, container, self.place, self._base(pod), self.volumes.lookup)
+        argv = environment.command_line(container, values)
+        folder = self.folder / "containers" / container["name"]
+        scratch = folder / "root"
+        scratch.mkdir(parents=True, exist_ok=True)
+        log = self.log_file(container["name"], restarts)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        mounts = [self._mount(entry, values) for entry in container.get("volumeMounts") or ()]
+        if not self.host.isolate:
+            values = {name: _relocate(value, mounts) for name, value in values.items()}
+            argv = [_relocate(word, mounts) for word in argv]
+        return runtime.Spec(
+            argv=argv,
+            env=values,
+            cwd=container.get("workingDir") or "/",
+            log=str(log),
+            hostname=pod["spec"].get("hostname") or pod["metadata"]["name"],
+            isolate=self.host.isolate,
+            scratch=str(scratch),
+            mounts=mounts,
+        )
+
+    def _base(self, pod: Json) -> dict[str, str]:
+        values = {
+            "PATH": self.host.path,
+            "HOME": str(self.folder / "home"),
+            "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
+            "LANG": "C.UTF-8",
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(self.forwarder.port),
+            "KUBERNETES_SERVICE_PORT_HTTPS": str(self.forwarder.port),
+        }
+        if (self.folder / "kubeconfig").exists():
+            values["KUBECONFIG"] = str(self.folder / "kubeconfig")
+        if identity := os.environ.get(MARKER):
+            values[MARKER] = identity  # so that the cluster's `down` finds whatever might outlive this kubelet
+        return values
+
+    def _mount(self, entry: Json, values: dict[str, str]) -> Mount:
+        if entry["name"] not in self.paths:
+            raise ContainerConfigError(f"volumeMount {entry['name']} has no volume")
+        source = self.paths[entry["name"]]
+        inner = entry.get("subPath") or environment.expand(entry.get("subPathExpr") or "", values)
+        if inner:
+            if ".." in Path(inner).parts or inner.startswith("/"):
+                raise ContainerConfigError(f"subPath {inner} must stay inside the volume")
+            source = source / inner
+            if not source.exists():
+                source.mkdir(parents=True)
+            source = source.resolve()
+        return Mount(str(source), entry["mountPath"], bool(entry.get("readOnly")))
+
+    def _write_kubeconfig(self, pod: Json) -> None:
+        """For programs that read KUBECONFIG; in-cluster configuration works as well."""
+        token = self._token_file(pod)
+        if token is None:
+            return
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "local",
+                    "cluster": {
+                        "server": f"https://127.0.0.1:{self.forwarder.port}",
+                        "certificate-authority": str(self.host.server.ca),
+                    },
+                }
+            ],
+            "users": [{"name": "pod", "user": {"tokenFile": str(token)}}],
+            "contexts": [
+                {
+                    "name": "pod",
+                    "context": {"cluster": "local", "user": "pod", "namespace": pod["metadata"]["namespace"]},
+                }
+            ],
+            "current-context": "pod",
+        }
+        path = self.folder / "kubeconfig"
+        text = yaml.safe_dump(document)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+    def _token_file(self, pod: Json) -> Path | None:
+        for volume in pod["spec"].get("volumes") or ():
+            for source in (volume.get("projected") or {}).get("sources") or ():
+                token = source.get("serviceAccountToken")
+                if token and not token.get("audience"):
+                    return self.folder / "volumes" / volume["name"] / token["path"]
+        return None
+
+
+async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbox:
+    """The surroundings of a pod, volumes not made yet."""
+    metadata = pod["metadata"]
+    folder = host.root / "pods" / metadata["uid"]
+    (folder / "home").mkdir(parents=True, exist_ok=True)
+    forwarder = Forwarder(host.server.host, host.server.port)
+    await forwarder.start()
+    place = Place(node, host_ip, host.block.take())
+
+    async def lookup(plural: str, name: str) -> Json:
+        return await host.client.get(untyped("v1", plural), metadata["namespace"], name)
+
+    async def request_token(audience: str | None, seconds: int) -> str:
+        account = pod["spec"].get("serviceAccountName") or "default"
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [audience] if audience else None,
+                "expirationSeconds": max(600, seconds),
+                "boundObjectRef": {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                },
+            },
+        }
+        path = f"/api/v1/namespaces/{metadata['namespace']}/serviceaccounts/{account}/token"
+        answer = msgspec.json.decode(await host.client.raw("POST", path, body=body), type=Json)
+        return str(answer["status"]["token"])
+
+    return Sandbox(host, place, folder, forwarder, Volumes(folder / "volumes", place, lookup, request_token))
+
+
+def _relocate(text: str, mounts: list[Mount]) -> str:
+    """Where there are no mount namespaces: paths below a mountPath become the volume's real path."""
+    for mount in sorted(mounts, key=lambda mount: -len(mount.target)):
+        if text == mount.target or f"{mount.target}/" in text:
+            text = text.replace(mount.target, mount.source)
+    return text
