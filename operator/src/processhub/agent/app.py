@@ -1,0 +1,193 @@
+"""An agent's life: follow the slices, hold the Lease, run the children, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from processhub.agent.env import Environment
+from processhub.agent.execchild import ExecStarter
+from processhub.agent.http import Server
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.logs import LogSink
+from processhub.agent.metrics import Metrics
+from processhub.agent.pythonchild import PythonStarter
+from processhub.agent.spawner import Spawner, WardenProcess
+from processhub.agent.status import StatusBook
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Sync, Wanted
+from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_NO_WARDEN, EXIT_OTHER_HOLDER = 0, 1, 70, 75
+_RETRY_SECONDS = 0.5
+_FLUSH_SECONDS = 5.0
+_MARGIN_SECONDS = 8.0  # of the pod's grace period, for what comes after the children's end
+
+
+class Agent:
+    """The parts of one agent and how they are joined."""
+
+    def __init__(
+        self, env: Environment, client: Client, warden: WardenProcess, sink: LogSink, nofile: tuple[int, int] | None
+    ) -> None:
+        self.env, self._sink = env, sink
+        self._loop = asyncio.get_running_loop()
+        self.exit: asyncio.Future[int] = self._loop.create_future()
+        self._session = 0  # of the Lease for which the slices were read
+        self._ever_held = False
+        self.metrics = Metrics()
+        self._spawner = Spawner(warden, nofile, self._warden_lost)
+        self.lease = LeaseKeeper(env, Settings(), warden.feed, self._lease_held, self._other_holder)
+        self._pythons = PythonStarter(env, self._spawner, sink)
+        self.supervisor = Supervisor(
+            ExecStarter(env, self._spawner, sink),
+            self._pythons,
+            self._may_start,
+            lambda child, urgent: self._status.child_changed(child, urgent=urgent),
+            self._previous,
+            self.metrics,
+        )
+        self.sync = Sync(client, env, self.lease.identity, self.supervisor.want, self._own_slice, self._settings)
+        self._status = StatusBook(client, self.lease.identity, self.metrics, self.sync.informer.put)
+        self._server = Server(env, self.sync, self.supervisor, self.metrics, self.healthy, self.ready)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self.metrics.observe(
+            self.supervisor.count,
+            {
+                "lease_renewals": ("Successful renewals of the member's Lease.", lambda: self.lease.renewals),
+                "lease_failures": ("Failed renewals of the member's Lease.", lambda: self.lease.failures),
+                "log_lines_dropped": ("Lines of output dropped: the log is read too slowly.", lambda: sink.dropped),
+            },
+        )
+
+    async def run(self) -> int:
+        """Run until a SIGTERM or until it can't go on; returns the exit code."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(signum, self._told_to_end)
+        await self._server.start()
+        self._begin(self.sync.informer.run())
+        self._begin(self._wait_for_slices())
+        self._pythons.warm()
+        code = await self.exit
+        if code == EXIT_OK:
+            self._ending = self._loop.create_task(self._end_in_order())
+            await asyncio.wait((self._ending,))
+            if self._ending.cancelled() or self._ending.exception() is not None:
+                code = EXIT_FAILED
+        for task in self._tasks:
+            task.cancel()
+        await self._server.stop()
+        return code
+
+    # what the parts tell
+
+    def _begin(self, work: object) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a part of the agent failed; the container starts over", exc_info=error)
+            self._finish(EXIT_FAILED)
+
+    async def _wait_for_slices(self) -> None:
+        """The Lease is taken only once this member's slice 0 is there: it carries leaseSeconds and the term."""
+        while not self.sync.ready:
+            await self.sync.informer.synced.wait()
+            await asyncio.sleep(0.02)
+        self.lease.start()
+
+    def _settings(self, settings: Settings) -> None:
+        self.supervisor.apply(settings)
+        self.lease.apply(settings)
+
+    def _own_slice(self, item: RegistrySlice | None, name: str) -> None:
+        self._status.slice_changed(item, name, self.supervisor.children.values())
+
+    def _lease_held(self, session: int) -> None:
+        self._begin(self._serve_session(session))
+
+    async def _serve_session(self, session: int) -> None:
+        """The Lease is ours (again): act on what the slices hold at this moment, only then start."""
+        while session == self.lease.session:
+            try:
+                await self.sync.refresh()
+            except ApiError as error:
+                log.warning("slices can't be read: %s", error.message)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._session, self._ever_held = session, True
+            self._status.open()
+            self.supervisor.advance()
+            return
+
+    def _may_start(self, again: bool) -> bool:
+        """With Divergence what this agent runs is restarted over an outage too; all else needs a valid Lease."""
+        if again and self._ever_held and not self.supervisor.settings.fence:
+            return True
+        return self.lease.held(self._session)
+
+    def _previous(self, child_id: str, wanted: Wanted) -> Report | None:
+        """What an earlier agent of this member said of the same incarnation."""
+        item = self.sync.informer.items.get((self.env.namespace, wanted.slice))
+        text = item.status.entries.get(child_id) if item else None
+        if not text:
+            return None
+        with contextlib.suppress(EntryError):
+            report = parse_report(text)
+            if (report.uid, report.epoch) == (wanted.assignment.uid, wanted.assignment.epoch):
+                return report
+        return None
+
+    def _other_holder(self, holder: str) -> None:
+        """Everything it runs is another's now: the warden ends it when this process does."""
+        self._finish(EXIT_OTHER_HOLDER)
+
+    def _warden_lost(self) -> None:
+        log.error("the warden ended: its children ended with it, and so does this agent")
+        self._finish(EXIT_NO_WARDEN)
+
+    def _told_to_end(self) -> None:
+        log.info("told to end: stopping %d children", len(self.supervisor.children))
+        self._finish(EXIT_OK)
+
+    def _finish(self, code: int) -> None:
+        if not self.exit.done():
+            self.exit.set_result(code)
+        elif code != EXIT_OK and self._ending is not None:
+            self._ending.cancel()  # it can't be done in order any more
+
+    # its end
+
+    async def _end_in_order(self) -> None:
+        """No restarts any more, children stopped, that said in the status, the Lease released."""
+        grace = min(self.supervisor.limits.stop_seconds, max(0.0, self.env.grace_seconds - _MARGIN_SECONDS))
+        await self.supervisor.stop_all(grace)
+        self.supervisor.forget_all()
+        await self._status.flush(_FLUSH_SECONDS)
+        await self.lease.release()
+
+    # what is asked
+
+    def healthy(self) -> bool:
+        """Whether the Lease's thread lives; that this is answered shows that the main loop does."""
+        return self.lease.alive
+
+    def ready(self) -> str:
+        """Empty where the member is ready, else what it waits for."""
+        if not self.sync.ready:
+            return "this member's slices are not read yet"
+        if not self.lease.held(self._session):
+            return "the member's Lease is not held"
+        if not self.supervisor.all_settled:
+            return "some children have neither started nor failed yet"
+        return ""

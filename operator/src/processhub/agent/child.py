@@ -1,0 +1,357 @@
+"""One child on this member: a small state machine between what is wanted and what runs.
+
+States: Pending → Starting → Running → Stopping → gone, with Failed (waiting for its next start, or given up) and
+Stopped (finished, and its policy lets it rest). Only one incarnation exists at a time: a newer one waits until
+nothing of the old one is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from processhub.agent.sync import Wanted
+from processhub.api.reasons import Reason, RestartPolicy, State
+from processhub.api.slice import Report, format_report
+
+_BACKOFF_MIN, _BACKOFF_MAX = 0.1, 30.0
+_STEADY_SECONDS = 10.0  # up so long, a child's restarts begin at once again
+_MESSAGE_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an incarnation ended: nothing of it is left."""
+
+    reason: Reason  # the cause: Exited, CommandNotFound, ImportError, …
+    text: str  # for people, such as ``exit code 1`` or ``killed by SIGKILL``
+    success: bool = False  # it finished its work
+    final: bool = False  # starting it again can't help before its spec changes
+    message: str = ""  # more for people: what to do, a traceback's last line
+
+
+class Handle(Protocol):
+    """A started incarnation, whatever runs it."""
+
+    def stop(self, grace: float) -> None:
+        """Ask it to end; end it by force after ``grace`` seconds. May be called again with less."""
+
+    def role(self, role: str) -> None:
+        """Tell it of its changed role."""
+
+
+class Owner(Protocol):
+    """What a child needs of its supervisor."""
+
+    def may_start(self, child: Child, *, again: bool) -> bool:
+        """Whether it may start now; ``again``: the same incarnation has run here before."""
+
+    def launch(self, child: Child, wanted: Wanted) -> Handle:
+        """Have it started; ``child.running``, ``child.ended`` follow."""
+
+    def changed(self, child: Child, *, urgent: bool) -> None:
+        """Its report changed; ``urgent``: somebody may wait for it."""
+
+    def gone(self, child: Child) -> None:
+        """Nothing runs and nothing is wanted: forget it."""
+
+    def restarted(self, child: Child) -> None:
+        """It is being restarted (for metrics)."""
+
+    def started(self, child: Child, seconds: float) -> None:
+        """It runs, so long after its start was begun (for metrics)."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What a child needs of the hub's settings; one object for all, changed in place."""
+
+    start_seconds: float = 10.0
+    stop_seconds: float = 10.0
+    restarts_max: int = 0
+    restarts_window: float = 60.0
+
+
+class Child:
+    """The state machine. All calls on the event loop's thread."""
+
+    __slots__ = (
+        "_backoff",
+        "_began",
+        "_handle",
+        "_interrupted",
+        "_limits",
+        "_loop",
+        "_owner",
+        "_restart_times",
+        "_timed_out",
+        "_timer",
+        "_up_since",
+        "given_up",
+        "id",
+        "last_exit",
+        "message",
+        "pid",
+        "reason",
+        "restarts",
+        "run_of",
+        "settled",
+        "started_at",
+        "state",
+        "stopping",
+        "tried",
+        "wanted",
+    )
+
+    def __init__(self, child_id: str, owner: Owner, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+        self.id = child_id
+        self._owner, self._limits, self._loop = owner, limits, loop
+        self.wanted: Wanted | None = None
+        self.run_of: Wanted | None = None  # what the present incarnation was started for
+        self._handle: Handle | None = None
+        self.stopping = False
+        self._timer: asyncio.TimerHandle | None = None  # the next start, or the limit of this one
+        self._fresh()
+
+    def _fresh(self) -> None:
+        """A new incarnation is wanted: nothing is known of it."""
+        self.state, self.reason, self.message = State.PENDING, "", ""
+        self.pid = self.restarts = 0
+        self.started_at = self.last_exit = ""
+        self._backoff = 0.0
+        self._up_since = self._began = 0.0
+        self._restart_times: deque[float] = deque()
+        self._timed_out = False
+        self.tried = False  # this agent has started it before
+        self._interrupted = False  # an earlier agent of this member was running it
+        self.given_up = False  # it rests, or has failed for good, until its spec changes
+        self.settled = False  # it ran or failed once: readiness does not wait for it any more
+
+    @property
+    def alive(self) -> bool:
+        """Whether something of it may run."""
+        return self._handle is not None
+
+    # what is wanted
+
+    def want(self, wanted: Wanted | None) -> None:
+        """Take a new order: None is the order to stop."""
+        before, self.wanted = self.wanted, wanted
+        if self._handle is not None and self.run_of is not None:
+            if wanted is None or not wanted.same_run(self.run_of):
+                self.stop(self._limits.stop_seconds)
+                return
+            if wanted.assignment.role != self.run_of.assignment.role:
+                self._handle.role(wanted.assignment.role)
+            self.run_of = wanted
+            self._owner.changed(self, urgent=False)
+        elif wanted is None:
+            self._cancel_timer()
+            self._owner.gone(self)
+        else:
+            if before is None or not wanted.same_run(before):
+                self._cancel_timer()
+                self._fresh()
+            self._owner.changed(self, urgent=False)
+            self.advance()
+
+    def adopt(self, report: Report) -> None:
+        """Take over what an earlier agent of this member reported of the same incarnation; call before ``want``.
+
+        A child that had finished stays so, and one that is never restarted isn't started again.
+        """
+        self.restarts, self.last_exit = report.restarts, report.last_exit
+        if report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED:
+            self.state, self.reason, self.message = State(report.state), report.reason, report.message
+            self.settled = self.given_up = True
+        elif report.state in (State.STARTING, State.RUNNING, State.STOPPING):
+            self._interrupted = True
+
+    # running it
+
+    def advance(self) -> None:
+        """Start it if it is to run, may, and nothing is in the way."""
+        wanted = self.wanted
+        if wanted is None or self._handle is not None or self._timer is not None or self.given_up:
+            return
+        if not self._owner.may_start(self, again=self.tried):
+            return
+        if self._interrupted and wanted.assignment.restart_policy == RestartPolicy.TEMPORARY:
+            self._rest(End(Reason.EXITED, "ended with the member's container"))
+            return
+        self.tried, self._interrupted = True, False
+        self.run_of, self.stopping, self._timed_out = wanted, False, False
+        self._began = self._loop.time()
+        self.state, self.pid = State.STARTING, 0
+        if not self.restarts and not self.reason:
+            self.reason = Reason.STARTING
+        self._timer = self._loop.call_later(self._limits.start_seconds, self._start_timed_out)
+        self._owner.changed(self, urgent=False)
+        self._handle = self._owner.launch(self, wanted)
+
+    def spawned(self, pid: int) -> None:
+        """Its process exists; it is not ready yet."""
+        self.pid = pid
+
+    def running(self, pid: int) -> None:
+        """It is up."""
+        self.pid = pid
+        self.settled = True
+        self._up_since = self._loop.time()
+        self.started_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if self.stopping:
+            return
+        self._cancel_timer()
+        self._owner.started(self, self._up_since - self._began)
+        self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
+        self._owner.changed(self, urgent=True)
+
+    def stop(self, grace: float) -> None:
+        """Have it ended; what follows depends on what is wanted then."""
+        if self._handle is None:
+            return
+        self._cancel_timer()
+        if not self.stopping:
+            self.stopping = True
+            self.state = State.STOPPING
+            self._owner.changed(self, urgent=False)
+        self._handle.stop(grace)
+
+    def _start_timed_out(self) -> None:
+        self._timer = None
+        self._timed_out = True
+        self.settled = True
+        self.state, self.reason = State.FAILED, Reason.START_TIMEOUT
+        self.message = f"not up within {self._limits.start_seconds:g} s; it is being ended"
+        if self._handle is not None:
+            self.stopping = True
+            self._handle.stop(0)
+        self._owner.changed(self, urgent=True)
+
+    def ended(self, end: End) -> None:
+        """Nothing of the incarnation is left."""
+        self._cancel_timer()
+        ran, self.run_of, self._handle = self.run_of, None, None
+        ordered, self.stopping = self.stopping, False
+        self.pid = 0
+        self.settled = True
+        if self.wanted is None:
+            self._owner.gone(self)
+            return
+        if ran is None or not self.wanted.same_run(ran):
+            self._fresh()
+            self._owner.changed(self, urgent=True)
+            self.advance()
+            return
+        if self._timed_out:
+            end = End(Reason.START_TIMEOUT, end.text, message=f"not up within {self._limits.start_seconds:g} s")
+        elif ordered:
+            # Stopped by the agent and still wanted: a shutdown or the fence. It comes back when the gate opens.
+            self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", end.text
+            self._owner.changed(self, urgent=True)
+            self.advance()
+            return
+        self.last_exit = end.text
+        policy = self.wanted.assignment.restart_policy
+        if end.final:
+            self.state, self.reason, self.message = State.FAILED, end.reason, end.message
+            self.given_up = True
+            self._owner.changed(self, urgent=True)
+        elif policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and end.success):
+            self._rest(end)
+        else:
+            self._again(end)
+
+    def _rest(self, end: End) -> None:
+        self.state, self.last_exit = State.STOPPED, end.text
+        self.reason = Reason.COMPLETED if end.success else end.reason
+        self.message = end.message
+        self.settled = self.given_up = True
+        self._owner.changed(self, urgent=True)
+
+    def _again(self, end: End) -> None:
+        """Restart: the first at once, then after 0.1 s doubling to 30 s, from the beginning after 10 s up."""
+        now = self._loop.time()
+        if self._up_since and now - self._up_since >= _STEADY_SECONDS:
+            self._backoff = 0.0
+        self._up_since = 0.0
+        if self._exceeded(now, end):
+            return
+        self.restarts += 1
+        self._owner.restarted(self)
+        self.state, self.reason = State.FAILED, end.reason
+        detail = f": {end.message}" if end.message else ""
+        delay = self._backoff
+        self._backoff = min(max(self._backoff * 2, _BACKOFF_MIN), _BACKOFF_MAX)
+        self.message = f"{end.text}{detail}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
+        if delay:
+            self._timer = self._loop.call_later(delay, self._backed_off)
+            self._owner.changed(self, urgent=True)
+        else:
+            self.advance()
+            if self._handle is None:
+                self._owner.changed(self, urgent=True)
+
+    def _backed_off(self) -> None:
+        self._timer = None
+        self.advance()
+
+    def _exceeded(self, now: float, end: End) -> bool:
+        limit = self._limits.restarts_max
+        if not limit:
+            return False
+        times = self._restart_times
+        while times and now - times[0] > self._limits.restarts_window:
+            times.popleft()
+        if len(times) < limit:
+            times.append(now)
+            return False
+        self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
+        self.message = (
+            f"more than {limit} restarts in {self._limits.restarts_window:g} s, the last one: {end.text}"
+            f"{': ' + end.message if end.message else ''}; it starts again when its spec changes"
+        )[:_MESSAGE_MAX]
+        self._owner.changed(self, urgent=True)
+        return True
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # telling
+
+    def slices(self) -> tuple[str, ...]:
+        """The slices that report it: the one that names it, and the one that last named what still runs."""
+        names = {item.slice for item in (self.wanted, self.run_of) if item is not None}
+        return tuple(names)
+
+    def report_for(self, slice_name: str) -> str | None:
+        """The text of its entry in that slice's status; None where it has none."""
+        subject = self.run_of
+        if subject is None or subject.slice != slice_name:
+            if self.wanted is None or self.wanted.slice != slice_name:
+                return None
+            if subject is not None:
+                # Its successor: on record, and Pending until nothing of the old one is left.
+                entry = self.wanted.assignment
+                return format_report(Report(uid=entry.uid, epoch=entry.epoch, role=entry.role))
+            subject = self.wanted
+        entry = subject.assignment
+        return format_report(
+            Report(
+                uid=entry.uid,
+                epoch=entry.epoch,
+                role=entry.role,
+                state=self.state,
+                pid=self.pid,
+                restarts=self.restarts,
+                started_at=self.started_at,
+                reason=self.reason,
+                last_exit=self.last_exit,
+                message=self.message,
+            )
+        )

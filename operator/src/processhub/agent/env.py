@@ -1,0 +1,100 @@
+"""What the member's pod tells its agent: the environment, read once."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from processhub.api.naming import id_hash
+
+_REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
+_RUNNER_KEEPS = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
+_SOCKET_PATH_MAX = 99  # bytes that a Unix socket's path may have everywhere
+PORT = 8080
+
+
+class EnvironmentProblem(Exception):  # noqa: N818 it is shown to the user as it is
+    """A variable is missing; the message says which and who sets it."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The member that this agent is."""
+
+    hub: str
+    namespace: str
+    hub_uid: str
+    member: str
+    pod: str
+    pod_uid: str
+    pod_ip: str
+    node: str
+    log_level: str = "INFO"
+    run_dir: Path = Path("/run/processhub")
+    token_file: str = "/var/run/secrets/processhub/token"  # noqa: S105 a path
+    grace_seconds: float = math.inf  # within which a SIGTERM must have ended everything
+    runner_python: str = ""  # the interpreter of Python children; empty: the agent's own
+    python_path: str = ""  # modules mounted from members.python.configMap
+    container: dict[str, str] = field(default_factory=dict)  # what children get of the container's own
+
+    @property
+    def url(self) -> str:
+        """Where children reach the hub: any member will do, and this one needs no DNS."""
+        return f"http://{self.pod_ip}:{PORT}"
+
+    def child_dir(self, child_id: str) -> Path:
+        """The folder of one exec child's files; short enough for a socket in it."""
+        return self.run_dir / id_hash(child_id)
+
+
+def read_environment(environ: Mapping[str, str]) -> Environment:
+    """The environment of this member. Raises EnvironmentProblem."""
+    missing = [name for name in _REQUIRED if not environ.get(name)]
+    if missing:
+        raise EnvironmentProblem(
+            f"{', '.join(missing)} not set: the agent runs in member pods, where the operator sets them"
+        )
+    pod_uid = environ["POD_UID"]
+    try:
+        grace = float(environ.get("TERMINATION_GRACE_SECONDS") or math.inf)
+    except ValueError:
+        raise EnvironmentProblem("TERMINATION_GRACE_SECONDS must be a number of seconds") from None
+    keep = ("PATH", "HOME", *_RUNNER_KEEPS)
+    return Environment(
+        hub=environ["HUB_NAME"],
+        namespace=environ["HUB_NAMESPACE"],
+        hub_uid=environ["HUB_UID"],
+        member=environ["HUB_MEMBER"],
+        pod=environ["POD_NAME"],
+        pod_uid=pod_uid,
+        pod_ip=environ["POD_IP"],
+        node=environ["NODE_NAME"],
+        log_level=environ.get("LOG_LEVEL", "").upper() or "INFO",
+        run_dir=_run_dir(environ.get("PROCESSHUB_RUN_DIR", ""), pod_uid),
+        token_file=environ.get("HUB_TOKEN_FILE") or Environment.token_file,
+        grace_seconds=grace,
+        runner_python=environ.get("PROCESSHUB_RUNNER_PYTHON", ""),
+        python_path=environ.get("PROCESSHUB_PYTHON_PATH", ""),
+        container={name: environ[name] for name in keep if name in environ},
+    )
+
+
+def _run_dir(chosen: str, pod_uid: str) -> Path:
+    """A writable folder of this pod's own: several pods may see one /run or /tmp (the local cluster)."""
+    own = id_hash(pod_uid)[:10]
+    for base in (chosen, "/run/processhub", os.environ.get("TMPDIR", ""), "/tmp"):  # noqa: S108 0700 and checked below
+        if not base:
+            continue
+        folder = Path(base) / own if base == "/run/processhub" or base == chosen else Path(base) / f"processhub-{own}"
+        if len(os.fsencode(folder)) + len("/0123456789abcdef/socket") > _SOCKET_PATH_MAX:
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+                return folder
+        except OSError:
+            continue
+    raise EnvironmentProblem("no writable folder for the children's files; set PROCESSHUB_RUN_DIR to a short path")

@@ -1,0 +1,243 @@
+"""The member's Lease: taken, renewed and judged on a thread, an event loop and a connection of its own.
+
+A busy agent never starves it, and a stalled agent never feeds it: the warden's deadline moves only with a renewal
+that the API server confirmed, counted from before it was sent. Another holder means that this agent is a leftover;
+it ends at once and starts over as a new process with a new nonce, so that nothing it believed survives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from processhub.agent.env import Environment
+from processhub.agent.spawner import Feed
+from processhub.agent.warden.linux import boottime
+from processhub.api.kubernetes import Lease
+from processhub.api.naming import LABEL_HUB_UID, lease_name
+from processhub.api.slice import Settings
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import LEASES
+
+log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.3  # how often a Lease that is another's, or not there yet, is looked at
+_RETRY_SECONDS = 0.5
+_RELEASE_SECONDS = 3.0
+_STUCK_SECONDS = 45.0  # longer than any one request may take
+
+
+class LeaseKeeper:
+    """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
+
+    ``on_held(session)`` is called when it is taken, and again with a higher number when it was taken back after it
+    had run out; ``on_other(holder)`` when another holds it. Both are called on the thread that made the keeper.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        settings: Settings,
+        feed: Feed,
+        on_held: Callable[[int], None],
+        on_other: Callable[[str], None],
+    ) -> None:
+        self.identity = f"{env.pod_uid}/{secrets.token_hex(4)}"
+        self.session = 0
+        self.renewals = self.failures = 0
+        self.beat = boottime()  # when the thread was last alive, for /healthz
+        self._env, self._settings, self._feed = env, settings, feed
+        self._name = lease_name(env.hub, env.member)
+        self._on_held, self._on_other = on_held, on_other
+        self._main = asyncio.get_running_loop()
+        self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
+        self._lease: Lease | None = None
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="lease", daemon=True)
+
+    # for the agent's main thread
+
+    def start(self) -> None:
+        """Begin to take the Lease."""
+        self._thread.start()
+
+    def apply(self, settings: Settings) -> None:
+        """Use changed settings from now on."""
+        if settings != self._settings:
+            self._loop.call_soon_threadsafe(self._apply, settings)
+
+    def held(self, session: int) -> bool:
+        """Whether the Lease, as taken in ``session``, is valid now by this machine's clock.
+
+        With fencing it counts as lost from the stop deadline on: what would be started then would be killed.
+        """
+        settings = self._settings
+        share = 2 / 3 if settings.fence else 1.0
+        return session == self.session > 0 and boottime() < self._renewed + settings.lease_seconds * share
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread has come round lately (or was not started yet)."""
+        longest = max(self._settings.lease_seconds, _STUCK_SECONDS)
+        return not self._thread.is_alive() or boottime() - self.beat < longest
+
+    async def release(self) -> None:
+        """Give the Lease up (best effort, some seconds at most) and end the thread."""
+        future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(future), _RELEASE_SECONDS + 1)
+
+    # on the Lease's own thread
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._task = self._loop.create_task(self._keep())
+        self._loop.run_forever()
+
+    def _apply(self, settings: Settings) -> None:
+        self._settings = settings
+        self._feed_warden()
+        self._hurry.set()
+
+    def _feed_warden(self) -> None:
+        settings = self._settings
+        if settings.fence and self._renewed:
+            seconds = settings.lease_seconds
+            self._feed.set(self._renewed + seconds * 2 / 3, self._renewed + seconds - 1)
+        else:
+            self._feed.set(0, 0)
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                async with await Client.connect() as client:
+                    await self._take(client)
+                    while await self._renew(client):
+                        pass
+            except ApiError as error:
+                log.warning("the member's Lease %s: %s", self._name, error.message)
+            except Exception:
+                log.exception("the member's Lease %s can't be kept; trying again", self._name)
+            await self._rest(_RETRY_SECONDS)
+
+    async def _rest(self, seconds: float) -> None:
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
+        self.beat = boottime()
+
+    async def _take(self, client: Client) -> None:
+        """Wait until the Lease is free to take, and take it (or find that it still is our own)."""
+        seen: tuple[str, str] | None = None
+        since = 0.0
+        while True:
+            lease = await self._look(client)
+            if lease is not None:
+                holder = lease.spec.holder_identity or ""
+                if holder == self.identity:
+                    self._lease = lease
+                    return
+                if self.session and holder:
+                    self._tell_other(holder)
+                    return
+                mark = (holder, lease.spec.renew_time or "")
+                if mark != seen:
+                    seen, since = mark, boottime()
+                    if holder and not self._same_pod(holder):
+                        log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
+                patience = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
+                if not holder or self._same_pod(holder) or boottime() - since > patience:
+                    if await self._write(client, lease, taking=True):
+                        return
+                    continue
+            await self._rest(_POLL_SECONDS)
+
+    def _same_pod(self, holder: str) -> bool:
+        """A holder of this pod's uid was this container before it was restarted: its processes are gone."""
+        return holder.startswith(self._env.pod_uid + "/")
+
+    async def _look(self, client: Client) -> Lease | None:
+        try:
+            lease = await client.get(LEASES, self._env.namespace, self._name, timeout=5)
+        except NotFoundError:
+            return None
+        if lease.metadata.labels.get(LABEL_HUB_UID, self._env.hub_uid) != self._env.hub_uid:
+            log.warning("the Lease %s belongs to a hub of another uid; waiting", self._name)
+            return None
+        return lease
+
+    async def _renew(self, client: Client) -> bool:
+        """Rest a fifth of the Lease's duration and renew it; False where it must be looked at anew."""
+        interval = self._settings.lease_seconds / 5
+        await self._rest(max(0.0, self._renewed + interval - boottime()) if self._renewed else 0.0)
+        if self._lease is None:
+            return False
+        try:
+            async with asyncio.timeout(interval):
+                return await self._write(client, self._lease, taking=False)
+        except (ApiError, TimeoutError) as error:
+            self.failures += 1
+            log.warning("the member's Lease could not be renewed: %s", error or "no answer in time")
+            await self._rest(min(_RETRY_SECONDS, interval / 2))
+            return False
+
+    async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
+        """Renew, or take it over. False on a conflict: somebody wrote in between."""
+        began = boottime()
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = msgspec.structs.replace(
+            lease.spec,
+            holder_identity=self.identity,
+            lease_duration_seconds=self._settings.lease_seconds,
+            renew_time=now,
+        )
+        if taking:
+            spec = msgspec.structs.replace(
+                spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
+            )
+        body = msgspec.structs.replace(lease, spec=spec)
+        try:
+            self._lease = await client.replace(LEASES, self._env.namespace, self._name, body)
+        except (ConflictError, NotFoundError):
+            self._lease = None
+            return False
+        self.renewals += 1
+        # Sent after the last one had run out: whoever watched may have given the children away meanwhile.
+        fresh = taking or not self._renewed or began >= self._renewed + self._settings.lease_seconds
+        if fresh:
+            self.session += 1
+        self._renewed = began
+        self._feed_warden()
+        if fresh:
+            log.info("holding the member's Lease as %s", self.identity)
+            self._main.call_soon_threadsafe(self._on_held, self.session)
+        return True
+
+    def _tell_other(self, holder: str) -> None:
+        log.error("the member's Lease is held by %s now: this agent ends", holder)
+        self._renewed = 0.0
+        self._main.call_soon_threadsafe(self._on_other, holder)
+
+    async def _release(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        if self._renewed:
+            with contextlib.suppress(ApiError, TimeoutError):
+                async with asyncio.timeout(_RELEASE_SECONDS), await Client.connect() as client:
+                    lease = await client.get(LEASES, self._env.namespace, self._name)
+                    if lease.spec.holder_identity == self.identity:
+                        spec = msgspec.structs.replace(lease.spec, holder_identity="")
+                        await client.replace(
+                            LEASES, self._env.namespace, self._name, msgspec.structs.replace(lease, spec=spec)
+                        )
+        self._loop.call_soon(self._loop.stop)

@@ -1,0 +1,105 @@
+"""The agent's entry: read the environment, start the warden while the process is small, then everything else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+
+from processhub.agent.env import Environment, EnvironmentProblem, read_environment
+from processhub.agent.spawner import WardenProcess
+from processhub.agent.warden.linux import become_subreaper
+
+
+def main() -> int:
+    """The console script ``processhub-agent``; returns the exit code.
+
+    0: ended in order; 1: failed, see the log; 2: not run in a member's pod; 70: the warden ended; 75: another holds
+    the member's Lease.
+    """
+    try:
+        env = read_environment(os.environ)
+    except EnvironmentProblem as error:
+        print(f"processhub-agent: {error}", file=sys.stderr)  # noqa: T201 there is no log yet
+        return 2
+    # Should the warden be killed, its orphans come to the agent and not out of its sight.
+    become_subreaper()
+    nofile = _raise_nofile()
+    warden = WardenProcess()
+    code = 1
+    try:
+        code = _serve(env, warden, nofile)
+    finally:
+        _end_all(warden)
+        # Without the interpreter's own clean-up: nothing is left to clean, and no thread may hold it up.
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _raise_nofile() -> tuple[int, int] | None:
+    """Two pipes a child: raise the soft limit; returns the one that children are to have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return soft, hard
+    return None
+
+
+def _serve(env: Environment, warden: WardenProcess, nofile: tuple[int, int] | None) -> int:
+    import logging
+
+    import uvloop
+
+    from processhub.agent.app import Agent
+    from processhub.agent.logs import JsonHandler, LogSink, PlainHandler
+    from processhub.cluster.client import Client
+    from processhub.cluster.config import ConfigError
+
+    sink = LogSink()
+    handler = PlainHandler() if sys.stderr.isatty() else JsonHandler(sink, env.hub, env.member)
+    logging.basicConfig(level=env.log_level, handlers=[handler])
+    log = logging.getLogger(__name__)
+
+    async def run() -> int:
+        async with await Client.connect() as client:
+            return await Agent(env, client, warden, sink, nofile).run()
+
+    try:
+        return uvloop.run(run())
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
+    except Exception:
+        log.exception("the agent failed")
+        return 1
+    finally:
+        sink.close()
+
+
+def _end_all(warden: WardenProcess) -> None:
+    """Let the warden end what is left; if it is gone, end it here: nothing outlives the agent."""
+    import signal
+    import time
+
+    from processhub.agent.warden.linux import descendants, own_children
+
+    warden.socket.close()
+    with contextlib.suppress(Exception):
+        warden.process.wait(timeout=20)
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        left = [pid for pid, state in own_children(()).items() if state not in "ZX"]
+        if not left:
+            return
+        for pid in descendants(left):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

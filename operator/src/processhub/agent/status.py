@@ -1,0 +1,250 @@
+"""Writing what this member runs into the status of its slices.
+
+One writer a slice, one write in flight. A change somebody may wait for goes out at once, what follows is gathered;
+a token bucket keeps a crash loop from filling etcd. What a write says is taken from the children at the moment of
+writing, after the slice's newest spec was applied to them: so its observedGeneration is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+
+from processhub.agent.child import Child
+from processhub.agent.metrics import Metrics
+from processhub.api.reasons import State
+from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceStatus
+from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
+from processhub.cluster.kinds import SLICES
+from processhub.cluster.tokenbucket import TokenBucket
+
+log = logging.getLogger(__name__)
+_BURST, _PER_SECOND = 10, 1.0
+_GATHER_SECONDS = 0.1  # between two writes while many children change,
+_GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
+_LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
+_RETRY_SECONDS = 0.5
+
+
+class StatusBook:
+    """The writers of all own slices.
+
+    ``children(slice name)`` is not asked for: every child tells of its changes, and which slices report it.
+    """
+
+    def __init__(self, client: Client, holder: str, metrics: Metrics, written: Callable[[RegistrySlice], None]) -> None:
+        self._client, self._holder, self._metrics, self._written = client, holder, metrics, written
+        self._pages: dict[str, _Page] = {}
+        self._open = False
+
+    def slice_changed(self, item: RegistrySlice | None, name: str, children: Iterable[Child] = ()) -> None:
+        """An own slice as it is now, or None where it was deleted. Its spec is applied already."""
+        page = self._pages.get(name)
+        if item is None:
+            if page is not None:
+                page.close()
+                del self._pages[name]
+            return
+        if page is None:
+            page = self._pages[name] = _Page(self._client, self._holder, self._metrics, self._written)
+            page.dirty.update({child.id: child for child in children})
+        page.take(item, open_=self._open)
+
+    def child_changed(self, child: Child, *, urgent: bool) -> None:
+        """A child's report changed."""
+        for page in self._pages.values():
+            # Also those that no longer name it: its entry goes there.
+            if page.concerns(child):
+                page.mark(child, urgent=urgent, open_=self._open)
+
+    def open(self) -> None:
+        """The Lease is held: write from now on, all of it anew."""
+        self._open = True
+        for page in self._pages.values():
+            page.kick()
+
+    async def flush(self, seconds: float) -> None:
+        """Write what is not written yet, for so long at most, and stop writing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(page.settle() for page in self._pages.values()))
+        for page in self._pages.values():
+            page.close()
+
+
+class _Page:
+    """One slice's status."""
+
+    def __init__(self, client: Client, holder: str, metrics: Metrics, written: Callable[[RegistrySlice], None]) -> None:
+        self._client, self._holder, self._metrics, self._written = client, holder, metrics, written
+        self._item: RegistrySlice | None = None
+        self._entries: dict[str, str] = {}
+        self.dirty: dict[str, Child] = {}
+        self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
+        self._bucket = TokenBucket(_PER_SECOND, _BURST)
+        self._wake = asyncio.Event()  # there is something to say
+        self._urgent = asyncio.Event()  # and somebody may wait for it
+        self._since = 0.0  # since when there is
+        self._task: asyncio.Task[None] | None = None
+        self._last = self._gap = 0.0  # when the last write was begun, and the least time to the next
+        self._closing = False
+
+    def take(self, item: RegistrySlice, *, open_: bool) -> None:
+        """The slice changed: its generation or, by our own writes, its resourceVersion."""
+        before, self._item = self._item, item
+        if (before is None or before.metadata.generation != item.metadata.generation) and open_:
+            # Not urgent by itself: a child that starts or ends because of it is, some milliseconds later, and one
+            # write then answers for both.
+            self.kick()
+
+    def concerns(self, child: Child) -> bool:
+        """Whether the child is, or was, reported here."""
+        assert self._item is not None
+        return child.id in self._entries or self._item.metadata.name in child.slices()
+
+    def mark(self, child: Child, *, urgent: bool, open_: bool) -> None:
+        """The child's entry is to be made anew."""
+        self.dirty[child.id] = child
+        if urgent:
+            self._urgent.set()
+        if open_:
+            self.kick()
+
+    def kick(self) -> None:
+        """Have it written soon."""
+        if not self._wake.is_set():
+            self._since = asyncio.get_running_loop().time()
+            self._wake.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def close(self) -> None:
+        """Stop writing."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def settle(self) -> None:
+        """Write without waiting for tokens until there is nothing to say, then end."""
+        self._closing = True
+        self._urgent.set()
+        self.kick()
+        assert self._task is not None
+        await self._task
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not (self._closing and not self._wake.is_set()):
+            await self._wake.wait()
+            await self._gather(loop)
+            self._wake.clear()
+            self._urgent.clear()
+            status = self._compose()
+            if status is None:
+                continue
+            self._last = loop.time()
+            try:
+                await self._write(status)
+                self._said = (status.observed_generation, status.entries)
+                self._metrics.status_writes.labels("written").inc()
+            except NotFoundError:
+                log.info("a slice is gone while its status was written")
+            except ApiError as error:
+                self._metrics.status_writes.labels("failed").inc()
+                log.warning("status of slice not written: %s", error.message)
+                self._said = None
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
+
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until the next write is due: now for an urgent change after a quiet time, else a little later."""
+        while not self._closing:
+            now = loop.time()
+            rest = max(self._bucket.wait(now), self._last + self._gap - now)
+            if not self._urgent.is_set():
+                rest = max(rest, self._since + _LINGER_SECONDS - now)
+                if rest > 0:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._urgent.wait(), rest)
+                    continue
+            if rest <= 0:
+                break
+            await asyncio.sleep(rest)
+        await asyncio.sleep(0)  # what the same event changed goes with it
+        self._bucket.take(loop.time())
+
+    def _compose(self) -> SliceStatus | None:
+        """What is to be said; None where that was said last."""
+        item = self._item
+        assert item is not None
+        name = item.metadata.name
+        self._gap = _GATHER_FEW if len(self.dirty) <= _FEW else _GATHER_SECONDS
+        for child_id, child in self.dirty.items():
+            text = child.report_for(name)
+            if text is None:
+                self._entries.pop(child_id, None)
+            else:
+                self._entries[child_id] = text
+        self.dirty.clear()
+        status = SliceStatus(
+            observed_generation=item.metadata.generation, holder=self._holder, entries=_bounded(self._entries)
+        )
+        if self._said == (status.observed_generation, status.entries):
+            return None
+        return status
+
+    async def _write(self, status: SliceStatus) -> None:
+        """PUT with the version last seen; on a conflict a JSON Patch of the status alone, tested for uid and holder."""
+        for _ in range(5):
+            item = self._item
+            assert item is not None
+            namespace, name = item.metadata.key
+            try:
+                body = {
+                    "apiVersion": item.api_version,
+                    "kind": item.kind,
+                    "metadata": {
+                        "name": name,
+                        "namespace": namespace,
+                        "uid": item.metadata.uid,
+                        "resourceVersion": item.metadata.resource_version,
+                    },
+                    "spec": item.spec,
+                    "status": status,
+                }
+                stored = await self._client.replace(SLICES, namespace, name, body, subresource="status")
+                break
+            except ConflictError:
+                current = await self._client.get(SLICES, namespace, name)
+                if current.metadata.uid != item.metadata.uid:
+                    raise NotFoundError(404, "NotFound", f"slice {name} was re-created") from None
+                if current.status.holder != self._holder:
+                    # An earlier agent's status: replace the whole, on the version just read.
+                    self._written(current)
+                    continue
+                patch = [
+                    {"op": "test", "path": "/metadata/uid", "value": item.metadata.uid},
+                    {"op": "test", "path": "/status/holder", "value": self._holder},
+                    {"op": "replace", "path": "/status", "value": status},
+                ]
+                try:
+                    stored = await self._client.patch(
+                        SLICES, namespace, name, patch, content_type=JSON_PATCH, subresource="status"
+                    )
+                    break
+                except InvalidError:
+                    continue
+        else:
+            raise ConflictError(409, "Conflict", f"slice {name} changes too quickly")
+        self._written(stored)
+
+
+def _bounded(entries: dict[str, str]) -> dict[str, str]:
+    """At most as many as a slice may hold: what is being stopped must be told, what is Pending need not."""
+    if len(entries) <= MAX_ENTRIES:
+        return dict(entries)
+    pending = f" {State.PENDING} "
+    told = sorted(entries.items(), key=lambda entry: pending in entry[1])
+    return dict(told[:MAX_ENTRIES])

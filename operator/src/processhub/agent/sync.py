@@ -1,0 +1,203 @@
+"""What this member shall run: the union of its own slices, kept current by a watch on all slices of the hub."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from processhub.agent.env import Environment
+from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.naming import LABEL_HUB, label_value, slice_name
+from processhub.api.slice import (
+    FORMAT,
+    Assignment,
+    EntryError,
+    RegistrySlice,
+    Settings,
+    decode_workload,
+    parse_assignment,
+)
+from processhub.cluster.client import Client
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import SLICES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One child as this member shall run it; ``slice`` is the name of the slice that says so."""
+
+    assignment: Assignment
+    workload: Exec | Python | PodWorkload | None  # None: the slice names one that this agent can't read
+    slice: str
+    term: int
+    startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
+
+    def same_run(self, other: Wanted) -> bool:
+        """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
+        mine, theirs = self.assignment, other.assignment
+        return mine.uid == theirs.uid and mine.epoch == theirs.epoch and self.workload == other.workload
+
+
+class _Own:
+    """One of this member's slices, parsed: only entries whose text changed are parsed again."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.entries: dict[str, Assignment] = {}
+        self.workloads: dict[str, Exec | Python | PodWorkload] = {}
+        self.workload_texts: dict[str, str] = {}
+        self.term = 0
+        self.holder = ""
+
+    def take(self, new: RegistrySlice) -> set[str]:
+        """Parse what changed; returns the ids that may be affected."""
+        spec = new.spec
+        touched = {child for child in self.texts if child not in spec.entries}
+        for digest, text in spec.workloads.items():
+            if self.workload_texts.get(digest) != text:
+                try:
+                    self.workloads[digest] = decode_workload(text)
+                except EntryError as error:
+                    log.error("slice %s: workload %s: %s", new.metadata.name, digest, error)
+                    continue
+                self.workload_texts[digest] = text
+                touched |= {child for child, entry in self.entries.items() if entry.workload == digest}
+        for child, text in spec.entries.items():
+            if self.texts.get(child) != text:
+                touched.add(child)
+                try:
+                    self.entries[child] = parse_assignment(text)
+                except EntryError as error:
+                    # What is known of it stays in force: a text that can't be read is no order to stop.
+                    log.error("slice %s: %s: %s", new.metadata.name, child, error)
+        for child in touched:
+            if child not in spec.entries:
+                self.entries.pop(child, None)
+        if (spec.term, spec.holder) != (self.term, self.holder):
+            touched |= self.entries.keys()
+            self.term, self.holder = spec.term, spec.holder
+        for digest in self.workloads.keys() - spec.workloads.keys():
+            del self.workloads[digest], self.workload_texts[digest]
+        self.texts = spec.entries
+        return touched
+
+
+class Sync:
+    """Follows the hub's slices.
+
+    ``on_wanted(changes)`` gets ``{id: Wanted or None}`` for what changed in this member's own slices, at once and in
+    order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)`` changed
+    settings, from the own slice with the highest term.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        env: Environment,
+        identity: str,
+        on_wanted: Callable[[dict[str, Wanted | None]], None],
+        on_own: Callable[[RegistrySlice | None, str], None],
+        on_settings: Callable[[Settings], None],
+    ) -> None:
+        self._env, self._client, self._identity = env, client, identity
+        self._on_wanted, self._on_own, self._on_settings = on_wanted, on_own, on_settings
+        self._own: dict[str, _Own] = {}
+        self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
+        self.informer: Informer[RegistrySlice] = Informer(
+            client, SLICES, self._changed, namespace=env.namespace, labels=self._labels
+        )
+        self.settings = Settings()
+        self._settings_term = -1
+        self.highest_term = 0
+        self.first_slice = slice_name(env.hub, env.member, 0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the registry was listed and this member's slice 0 is in it."""
+        return self.informer.synced.is_set() and bool(self._own)
+
+    def registry(self) -> Iterable[RegistrySlice]:
+        """All slices of the hub."""
+        return (item for item in self.informer.items.values() if self._of_this_hub(item))
+
+    async def refresh(self) -> None:
+        """Take in a consistent list now: what the API server holds at this moment is acted on when it returns.
+
+        Raises ApiError.
+        """
+        items, _ = await self._client.list(SLICES, self._env.namespace, labels=self._labels)
+        present = set()
+        for item in items:
+            present.add(item.metadata.key)
+            if isinstance(item, RegistrySlice):
+                self.informer.put(item)
+        for name in list(self._own):
+            # The watch will tell of the deletion too; nothing may be started from it until then.
+            if (self._env.namespace, name) not in present:
+                self._drop(name)
+
+    def _of_this_hub(self, item: RegistrySlice) -> bool:
+        return item.spec.hub == self._env.hub and item.spec.hub_uid == self._env.hub_uid
+
+    def _changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        item = new or old
+        if item is None or not self._of_this_hub(item):
+            return
+        mine = item.spec.member == self._env.member
+        if new is None:
+            if mine:
+                self._drop(item.metadata.name)
+            return
+        changes: set[str] = set()
+        if new.spec.term > self.highest_term:
+            self.highest_term = new.spec.term
+            for own in self._own.values():
+                changes |= own.entries.keys()
+        if mine:
+            if new.spec.format > FORMAT:
+                log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)
+                return
+            own = self._own.setdefault(new.metadata.name, _Own())
+            if old is None or old.metadata.generation != new.metadata.generation:
+                changes |= own.take(new)
+            self._take_settings(new)
+        if changes:
+            self._on_wanted({child: self._resolve(child) for child in changes})
+        if mine:
+            self._on_own(new, new.metadata.name)
+
+    def _drop(self, name: str) -> None:
+        own = self._own.pop(name, None)
+        if own is not None:
+            self._on_wanted({child: self._resolve(child) for child in own.entries})
+            self._on_own(None, name)
+
+    def _take_settings(self, item: RegistrySlice) -> None:
+        if item.spec.term >= self._settings_term and item.spec.settings != self.settings:
+            self._settings_term = item.spec.term
+            self.settings = item.spec.settings
+            self._on_settings(self.settings)
+
+    def _resolve(self, child: str) -> Wanted | None:
+        """The entry with the highest (term, epoch) among the own slices."""
+        best: Wanted | None = None
+        for name, own in self._own.items():
+            entry = own.entries.get(child)
+            if entry is None:
+                continue
+            if best is not None and (own.term, entry.epoch) <= (best.term, best.assignment.epoch):
+                continue
+            best = Wanted(
+                assignment=entry,
+                workload=own.workloads.get(entry.workload),
+                slice=name,
+                term=own.term,
+                startable=not entry.wait
+                and own.term >= self.highest_term
+                # Granted to an earlier agent of this member: the operator is about to place them elsewhere.
+                and own.holder in ("", self._identity),
+            )
+        return best

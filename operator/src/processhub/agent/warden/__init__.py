@@ -1,0 +1,1 @@
+"""The warden: one small process that starts, watches and ends all others of a member. Standard library only."""

@@ -1,0 +1,123 @@
+"""The few calls of Linux that Python's standard library lacks, and the process tree as /proc shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+import time
+from collections.abc import Container, Iterable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+_TFD_TIMER_ABSTIME = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME: monotonic, and it counts a suspend of the whole machine."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def set_death_signal(signum: int) -> None:
+    """Have the kernel send this process ``signum`` when its parent (thread) ends; an exec keeps it, a fork not."""
+    _prctl(_PR_SET_PDEATHSIG, signum)
+
+
+def become_subreaper() -> None:
+    """Adopt the orphans among the descendants."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+class BootTimer:
+    """A timer descriptor on CLOCK_BOOTTIME: readable once the time set has passed, also over a suspend."""
+
+    def __init__(self) -> None:
+        self.fd = _libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create failed")
+
+    def set(self, at: float) -> None:
+        """Fire at ``at`` (seconds of CLOCK_BOOTTIME); 0 disarms."""
+        seconds, fraction = divmod(at, 1.0)
+        value = struct.pack("qqqq", 0, 0, int(seconds), int(fraction * 1e9))
+        if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, value, None) != 0:
+            raise OSError(ctypes.get_errno(), "timerfd_settime failed")
+
+    def acknowledge(self) -> None:
+        """Make the descriptor unreadable until the next expiry."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 8)
+
+
+def own_children(skip: Container[int]) -> dict[int, str]:
+    """``{pid: state letter}`` of this process's direct children but for those in ``skip``.
+
+    Most kernels list a process's children in one file; where they don't (CONFIG_PROC_CHILDREN) all of /proc is
+    read: some 10 µs a process of the machine.
+    """
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", "rb") as file:
+            return {pid: _stat(pid)[0] for pid in map(int, file.read().split()) if pid not in skip}
+    except FileNotFoundError:
+        pass
+    found = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process is dear
+        if name.isdecimal() and (pid := int(name)) not in skip:
+            state, parent = _stat(pid)
+            if parent == me:
+                found[pid] = state
+    return found
+
+
+def descendants(roots: Iterable[int]) -> list[int]:
+    """``roots`` and all live processes below them, whatever their session or group, parents first."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process is dear
+        if name.isdecimal():
+            below.setdefault(_stat(int(name))[1], []).append(int(name))
+    found, todo = [], list(roots)
+    while todo:
+        pid = todo.pop(0)
+        found.append(pid)
+        todo.extend(below.get(pid, ()))
+    return found
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State letter and parent; ``("X", 0)`` where the process is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    except OSError:
+        return "X", 0
+    try:
+        # The name in parentheses may hold anything, blanks and parentheses too.
+        fields = os.read(fd, 512).rpartition(b")")[2].split()
+        return fields[0].decode(), int(fields[1])
+    except (OSError, IndexError):
+        return "X", 0
+    finally:
+        os.close(fd)
+
+
+def environment_value(pid: int, name: str) -> str | None:
+    """A variable of the environment that a process was started with; None where it is not set or not readable."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            prefix = name.encode() + b"="
+            for item in file.read().split(b"\0"):
+                if item.startswith(prefix):
+                    return item[len(prefix) :].decode(errors="replace")
+    except OSError:
+        pass
+    return None
