@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,8 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from processhub.cli.output import Output
-from processhub.cli.target import Target
+from processhub.cli.options import Output, Target
 
 app = typer.Typer(
     name="kubectl hub",
@@ -62,6 +60,8 @@ TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait:
 
 
 def _finish(work: Coroutine[Any, Any, int]) -> None:
+    import asyncio
+
     raise typer.Exit(asyncio.run(work))
 
 

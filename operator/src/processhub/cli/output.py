@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from typing import Any
 
+from processhub.cli.options import Output
+
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
-
-
-class Output(StrEnum):
-    """Values of -o."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-    NAME = "name"
 
 
 def say(text: str) -> None:

@@ -12,8 +12,9 @@ from processhub.api.hub import Hub as HubObject
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.output import Output, out, say, structured, table
-from processhub.cli.target import Target, opened
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, say, structured, table
+from processhub.cli.target import opened
 from processhub.client.hub import Hub
 from processhub.client.records import Node, Record
 from processhub.client.resolve import find_children

@@ -9,8 +9,9 @@ from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
 from processhub.cli.files import child_spec, documents
-from processhub.cli.output import Output, out, say, structured
-from processhub.cli.target import Target, opened
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, say, structured
+from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub
 from processhub.client.results import Result

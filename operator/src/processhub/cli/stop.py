@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
-from processhub.cli.output import Output, out, structured
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, structured
 from processhub.cli.start import code_of, failures, report
-from processhub.cli.target import Target, opened
+from processhub.cli.target import opened
 from processhub.client.errors import ChildrenFailed, Timeout
 from processhub.client.hub import Hub
 

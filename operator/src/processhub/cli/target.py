@@ -5,27 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.slice import RegistrySlice
 from processhub.cli.errors import CliError, UsageError
-from processhub.cli.output import Output
+from processhub.cli.options import Target
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import CHILDREN, SLICES
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the common options say; None where one is left out."""
-
-    hub: str | None = None
-    namespace: str | None = None
-    context: str | None = None
-    kubeconfig: str | None = None
-    output: Output = Output.TABLE
 
 
 @asynccontextmanager

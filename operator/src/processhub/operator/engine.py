@@ -26,6 +26,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._store = Store(client, settings.namespaces, self.wake)
         self._queue: WorkQueue[HubKey] | None = None
+        self.stopped = asyncio.Event()  # nothing is written any more
 
     @property
     def healthy(self) -> bool:
@@ -62,6 +63,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
+        self.stopped.set()
 
     async def _work(self, key: HubKey) -> float | None:
         assert self._reconciler is not None

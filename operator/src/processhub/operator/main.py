@@ -24,6 +24,7 @@ from processhub.operator.login import connection_info
 from processhub.operator.settings import OperatorSettings, SettingsError, from_environment
 from processhub.operator.takeover import DeposedError
 
+_STOP_SECONDS = 20.0  # for writes in the midst
 log = logging.getLogger(__name__)
 
 
@@ -63,10 +64,7 @@ async def _run(settings: OperatorSettings) -> int:
                 return 0
             engine = Engine(client, settings, term)
             engines.append(engine)
-            try:
-                return await _lead(client, settings, election, engine, stop)
-            finally:
-                await election.release()
+            return await _lead(client, settings, election, engine, stop)
         finally:
             await runner.cleanup()
 
@@ -80,18 +78,22 @@ async def _lead(
     work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")
     hold = asyncio.create_task(election.hold(), name="lease")
     told = asyncio.create_task(stop.wait(), name="signal")
-    await asyncio.wait((work, hold, told), return_when=asyncio.FIRST_COMPLETED)
-    deposed = hold.done()
+    stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
+    await asyncio.wait((work, hold, told, stopped), return_when=asyncio.FIRST_COMPLETED)
     metrics.LEADER.set(0)
-    ended.set()
-    if deposed:
-        # Another may lead already: nothing more is written, whatever is in the midst.
-        work.cancel()
-    failure = (await asyncio.gather(work, return_exceptions=True))[0]
-    for task in (hold, told):
+    deposed = hold.done()
+    if not deposed:
+        ended.set()
+        await asyncio.wait((work, stopped), timeout=_STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        # kopf takes seconds more to end its watches; a standby need not wait for that.
+        if engine.stopped.is_set():
+            await election.release()
+    failure = work.exception() if work.done() else None
+    # A deposed leader writes nothing more, whatever is in the midst.
+    for task in (work, hold, told, stopped):
         task.cancel()
-    await asyncio.gather(hold, told, return_exceptions=True)
-    if isinstance(failure, Exception):
+    await asyncio.gather(work, hold, told, stopped, return_exceptions=True)
+    if failure is not None:
         raise failure
     return 1 if deposed else 0
 
