@@ -56,7 +56,15 @@ class Tool:
 
 TOOLS: tuple[Tool, ...] = (
     Tool("kubectl", "kube", "k8s.io/kubernetes/cmd/kubectl", ("version", "--client"), r"v1\.34\.", 0.8, _KUBE_LDFLAGS),
-    Tool("kube-apiserver", "kube", "k8s.io/kubernetes/cmd/kube-apiserver", ("--version",), r"v1\.34\.4\b", 5.6, _KUBE_LDFLAGS),
+    Tool(
+        "kube-apiserver",
+        "kube",
+        "k8s.io/kubernetes/cmd/kube-apiserver",
+        ("--version",),
+        r"v1\.34\.4\b",
+        5.6,
+        _KUBE_LDFLAGS,
+    ),
     Tool(
         "kube-controller-manager",
         "kube",
@@ -66,11 +74,20 @@ TOOLS: tuple[Tool, ...] = (
         2.7,
         _KUBE_LDFLAGS,
     ),
-    Tool("kube-scheduler", "kube", "k8s.io/kubernetes/cmd/kube-scheduler", ("--version",), r"v1\.34\.4\b", 0.3, _KUBE_LDFLAGS),
+    Tool(
+        "kube-scheduler",
+        "kube",
+        "k8s.io/kubernetes/cmd/kube-scheduler",
+        ("--version",),
+        r"v1\.34\.4\b",
+        0.3,
+        _KUBE_LDFLAGS,
+    ),
     Tool("etcd", "etcd", "go.etcd.io/etcd/server/v3", ("--version",), r"3\.6\.", 0.5),
     Tool("kwokctl", "kwok", "sigs.k8s.io/kwok/cmd/kwokctl", ("--version",), r"v?0\.7\.", 3.0),
     Tool("helm", "helm", "helm.sh/helm/v4/cmd/helm", ("version", "--short"), r"v4\.", 2.1),
 )
+FOR_PEOPLE = ("kubectl", "helm")
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
 
@@ -171,7 +188,9 @@ def ensure(names: list[str] | None = None) -> dict[str, Path]:
             file=sys.stderr,
         )
     for step, tool in enumerate(missing, 1):
-        print(f"[{step}/{len(missing)}] {tool.name} (about {tool.minutes:g} min) …", end=" ", file=sys.stderr, flush=True)
+        print(
+            f"[{step}/{len(missing)}] {tool.name} (about {tool.minutes:g} min) …", end=" ", file=sys.stderr, flush=True
+        )
         begun = time.monotonic()
         paths[tool.name] = _build_locked(tool)
         print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
@@ -182,7 +201,7 @@ def main() -> int:
     """``python -m localcluster.tools [NAME…]``: print the paths, building what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *BY_NAME], help="which tools (default: all)")
-    parser.add_argument("--bin", type=Path, help="also link them into this folder")
+    parser.add_argument("--bin", type=Path, help="also link kubectl and helm into this folder")
     arguments = parser.parse_args()
     try:
         paths = ensure(arguments.names or None)
@@ -190,7 +209,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for name, path in paths.items():
-        if arguments.bin:
+        if arguments.bin and name in FOR_PEOPLE:
             arguments.bin.mkdir(parents=True, exist_ok=True)
             scratch = arguments.bin / f".{name}.{os.getpid()}"
             scratch.symlink_to(path)

@@ -1,0 +1,83 @@
+# ProcessHub for Kubernetes. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := PYTHONPATH=hack $(BIN)/python
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest
+
+##@ General
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Setting up
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with all tools, kubectl and kubectl-hub in .venv/bin
+	@$(PY) -m localcluster.tools --bin $(BIN) >/dev/null
+
+$(STAMP): operator/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
+	@touch $@
+
+##@ The local cluster
+.PHONY: up down kubeconfig
+up: setup ## Bring up the local cluster with the operator installed
+	@$(PY) -m localcluster.cluster up
+	@$(PY) -m localcluster.install
+	@echo "try: export KUBECONFIG=$$($(PY) -m localcluster.cluster kubeconfig) PATH=$$PWD/$(BIN):\$$PATH"
+
+kubeconfig: ## Print the kubeconfig's path (use make -s)
+	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
+
+down: ## Stop what `up` started
+	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
+
+.PHONY: demo
+demo: setup ## Show the main job on a real API server
+	@$(PY) -m localcluster.demo
+
+##@ Checks
+.PHONY: test lint unit integration
+test: setup ## Lint, unit and integration tests
+	@$(MAKE) lint
+	@$(PYTEST) tests/unit tests/integration
+
+lint: setup ## Formatting, types, layers, shell, chart, derived files
+	@$(BIN)/ruff format --check --quiet operator hack tests
+	@$(BIN)/ruff check --quiet operator hack tests
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+	@git ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
+	@$(BIN)/helm lint --quiet --strict charts/processhub
+	@$(PY) hack/render_manifests.py --check
+
+unit: setup ## Tests without a cluster
+	@$(PYTEST) tests/unit
+
+integration: setup ## Tests on a local cluster of their own
+	@$(PYTEST) tests/integration
+
+.PHONY: bench
+bench: setup ## Measure; JSON and a table in bench-results/
+	@$(PY) -m localcluster.bench
+
+##@ What is made from sources
+.PHONY: manifests clean
+manifests: setup ## Render manifests/install.yaml from the chart
+	@$(PY) hack/render_manifests.py
+
+clean: down ## Stop the local cluster and remove .venv and caches
+	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results
+
+##@ Later
+.PHONY: e2e image kind-up kind-load kind-down docs
+e2e image kind-up kind-load kind-down docs: ## Not there yet
+	@echo "make $@ is not there yet" >&2; exit 1
