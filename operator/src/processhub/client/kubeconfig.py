@@ -34,17 +34,19 @@ _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 async def read_config(context: str | None = None, kubeconfig: str | None = None) -> Config:
     """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod. Raises ConfigError."""
+    return _from_file(context, kubeconfig) or await load_config(context, kubeconfig)
+
+
+def _from_file(context: str | None, kubeconfig: str | None) -> Config | None:
     named = kubeconfig or os.environ.get("KUBECONFIG") or ""
+    if os.pathsep in named:
+        return None
     path = Path(named or DEFAULT_KUBECONFIG).expanduser()
-    if os.pathsep not in named:
-        if path.is_file():
-            if (plain := _plain(path, context)) is not None:
-                return plain
-        elif kubeconfig:
-            raise ConfigError(f"kubeconfig {path} not found; name another with --kubeconfig or KUBECONFIG")
-        elif named:
-            raise ConfigError(f"kubeconfig {path} not found; set KUBECONFIG to one that exists, or unset it")
-    return await load_config(context, kubeconfig)
+    if path.is_file():
+        return _plain(path, context)
+    if named:
+        raise ConfigError(f"kubeconfig {path} not found; name one that exists with --kubeconfig or KUBECONFIG")
+    return None
 
 
 def _plain(path: Path, context_name: str | None) -> Config | None:

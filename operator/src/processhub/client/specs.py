@@ -66,7 +66,7 @@ def prepare(
             f"child_mapping names ids that are not started: {names(strangers)}; start them too, or leave them out",
             strangers,
         )
-    return _mapped(specs, hub)
+    return check_mapping(specs, hub)
 
 
 def parse_child(given: ChildLike, where: str) -> ChildSpec:
@@ -119,8 +119,8 @@ def replication_factor(hub: Hub) -> int:
     return redundancy.replication_factor
 
 
-def _mapped(specs: dict[str, ChildSpec], hub: Hub) -> tuple[dict[str, ChildSpec], dict[str, ChildError]]:
-    """Check the mappings against the hub's strategy. Raises MissingChildMapping."""
+def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, ChildSpec], dict[str, ChildError]]:
+    """``(specs that fit, errors by id)``: the mappings against the hub's strategy. Raises MissingChildMapping."""
     strategy, factor = hub.spec.distribution.strategy, replication_factor(hub)
     if strategy == "Guided" and (missing := tuple(child_id for child_id, spec in specs.items() if not spec.nodes)):
         raise MissingChildMapping(

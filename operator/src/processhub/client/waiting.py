@@ -21,7 +21,6 @@ from processhub.cluster.kinds import CHILDREN
 _QUIET_SECONDS = 0.3
 _SETTLE_SECONDS = 1.0
 _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
-_CRASHING = {Reason.EXITED, Reason.BACK_OFF, Reason.RESTARTING}
 
 
 class Start:
@@ -188,13 +187,16 @@ def _completed(record: Record) -> bool:
 
 
 def _failure(node: Node) -> ChildError | None:
-    """Why this copy counts as failed to start: at once where the cause is plain, else when its first restart failed."""
-    if node.state == State.RUNNING:
+    """Why this copy counts as failed to start.
+
+    The agent starts a crashed child again at once and calls it Failed when that did not help either; some causes no
+    restart will cure.
+    """
+    ended = node.state == State.FAILED or (node.state == State.STOPPED and node.reason != Reason.COMPLETED)
+    if not ended and (node.state == State.RUNNING or node.reason not in _FINAL):
         return None
-    if node.state == State.FAILED or node.reason in _FINAL or (node.reason in _CRASHING and node.restarts > 0):
-        said = node.message or (f"ended with {node.last_exit}" if node.last_exit else "see kubectl hub logs")
-        return ChildError(node.reason or State.FAILED.value, f"on {node.name}: {said}")
-    return None
+    said = node.message or (f"ended with {node.last_exit}" if node.last_exit else "see kubectl hub logs")
+    return ChildError(node.reason or State.FAILED.value, f"on {node.name}: {said}")
 
 
 def _refusal(child: Child) -> ChildError | None:

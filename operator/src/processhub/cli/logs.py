@@ -1,0 +1,74 @@
+"""``kubectl hub logs``: a child's own lines out of its member pod's log."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from processhub.cli.errors import DONE, CliError
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, say
+from processhub.cli.podlog import pod_log
+from processhub.cli.show import on_record, pod_of
+from processhub.cli.target import opened
+from processhub.client.session import Session
+from processhub.cluster.errors import NotFoundError
+
+_CONTAINER = "agent"
+
+
+class _Line(msgspec.Struct):
+    child: str = ""
+    hub: str = ""
+    stream: str = ""  # the agent's own lines about a child have none
+    message: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None) -> int:
+    """Print the lines that the child itself wrote on its present member; the exit code."""
+    async with opened(target, ids=(child_id,)) as session:
+        record = await on_record(session, child_id)
+        pod = pod_of(session.living_hub(), record.nodes[0].name)
+        if not pod:
+            raise CliError(f"child {child_id!r} is on {record.nodes[0].name}, which has no pod now; try again later")
+        try:
+            await _print(session, pod, child_id, target.output, follow=follow, tail=tail)
+        except NotFoundError:
+            raise CliError(f"child {child_id!r} is on pod {pod}, which is not there now; try again later") from None
+        if follow:
+            say(f"the log of pod {pod} ended; child {child_id!r} may run elsewhere: kubectl hub where")
+    return DONE
+
+
+async def _print(session: Session, pod: str, child_id: str, output: Output, *, follow: bool, tail: int | None) -> None:
+    seen = 0
+    if tail is not None:
+        # What is there now has no mark at its end: count it, and let following skip as many.
+        last: deque[str] = deque(maxlen=tail)
+        async for text in _own_lines(session, pod, child_id, output, follow=False):
+            seen += 1
+            last.append(text)
+        for text in last:
+            out(text)
+        if not follow:
+            return
+    async for text in _own_lines(session, pod, child_id, output, follow=follow):
+        if seen:
+            seen -= 1
+        else:
+            out(text)
+
+
+async def _own_lines(session: Session, pod: str, child_id: str, output: Output, *, follow: bool) -> AsyncIterator[str]:
+    async for raw in pod_log(session.client, session.namespace, pod, container=_CONTAINER, follow=follow):
+        try:
+            line = _decoder.decode(raw)
+        except msgspec.DecodeError:
+            continue  # not one of the agent's lines
+        if line.child == child_id and line.stream and line.hub in ("", session.name):
+            yield raw.decode(errors="replace") if output is Output.JSON else line.message

@@ -1,0 +1,125 @@
+"""``kubectl hub plan``: what would move or be placed; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from processhub.api.child import ChildSpec
+from processhub.api.hub import Hub
+from processhub.cli.errors import DONE, FAILED, UsageError
+from processhub.cli.files import check_kind, child_spec, documents
+from processhub.cli.options import Output, Target
+from processhub.cli.outlook import Outlook, changed, from_cluster, from_files, outlook, settled
+from processhub.cli.output import out, say, structured, table
+from processhub.client.errors import ChildError, InvalidChild
+from processhub.client.specs import check_mapping, parse_child
+
+
+async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
+    """Print what adding or removing members would do, or where the files' children would go; the exit code."""
+    refused: dict[str, ChildError] = {}
+    if files:
+        hub, children = read_files(files, target.hub)
+        good, refused = check_mapping({spec.id: spec for spec in (*hub.spec.children, *children)}, hub)
+        snapshot = from_files(hub, good.values())
+        if add or remove:
+            snapshot = settled(snapshot)
+    else:
+        from processhub.cli.target import opened
+        from processhub.client.resolve import list_children
+        from processhub.client.session import translated
+
+        async with opened(target, members=remove) as session:
+            hub = session.living_hub()
+            with translated(f"children of hub {session.name} can't be listed"):
+                snapshot = from_cluster(hub, session.registry.records, await list_children(session))
+    members = {member.name for member in snapshot.members}
+    for name in remove:
+        if name not in members:
+            there = ", ".join(sorted(members)) or "none"
+            raise UsageError(f"hub {hub.metadata.name} has no member {name!r} to remove; it has {there}")
+    found = outlook(changed(snapshot, hub, add=add, remove=remove))
+    for child_id, error in sorted(refused.items()):
+        say(f"error: child {child_id} would be refused: {error}")
+    if target.output in (Output.JSON, Output.YAML):
+        structured(plain(found), target.output)
+    elif target.output is Output.NAME:
+        for child_id in (*(move.id for move in found.moves), *found.placed):
+            out(child_id)
+    else:
+        _print(found)
+    return FAILED if refused else DONE
+
+
+def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[ChildSpec]]:
+    """The files' hub (the one named, where there are several) and its children. Raises UsageError, InvalidChild."""
+    hubs: dict[str, Hub] = {}
+    children: list[ChildSpec] = []
+    for path in paths:
+        for where, found in documents(path):
+            if check_kind(where, found, "Hub", "Child") == "Hub":
+                hub = _hub(where, found)
+                hubs[hub.metadata.name] = hub
+            else:
+                children.append(parse_child(child_spec(where, found), where))
+    if name is None and len(hubs) == 1:
+        name = next(iter(hubs))
+    if name is None or name not in hubs:
+        listed = ", ".join(sorted(hubs)) or "none"
+        raise UsageError(f"the files need the Hub to plan for{f' ({name})' if name else ''}; they have {listed}")
+    chosen = hubs[name]
+    mine = [spec for spec in children if spec.hub in ("", name)]
+    ids = [spec.id for spec in (*chosen.spec.children, *mine)]
+    if twice := sorted({child_id for child_id in ids if ids.count(child_id) > 1} if len(ids) != len(set(ids)) else ()):
+        raise InvalidChild(f"the files have child {twice[0]!r} twice; an id is unique in its hub")
+    return chosen, mine
+
+
+def plain(found: Outlook) -> dict[str, Any]:
+    """The outlook as plain data."""
+    return {
+        "moves": [{"id": move.id, "from": move.source, "to": move.target, "why": move.why} for move in found.moves],
+        "placed": [{"id": child_id, "member": member} for child_id, member in found.placed.items()],
+        "unplaced": [
+            {"id": child_id, "reason": str(why.reason), "message": why.message}
+            for child_id, why in sorted(found.unplaced.items())
+        ],
+        "stranded": {member: list(ids) for member, ids in found.stranded.items()},
+        "members": {
+            name: {"before": found.before.get(name, 0), "after": count} for name, count in sorted(found.after.items())
+        },
+    }
+
+
+def _hub(where: str, found: dict[str, Any]) -> Hub:
+    try:
+        hub = msgspec.convert(found, Hub)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from error
+    if not hub.metadata.name:
+        raise UsageError(f"{where}: the Hub has no metadata.name")
+    return hub
+
+
+def _print(found: Outlook) -> None:
+    if found.moves:
+        table(("ID", "FROM", "TO", "WHY"), ((move.id, move.source, move.target, move.why) for move in found.moves))
+        out("")
+    if found.placed:
+        table(("ID", "MEMBER"), found.placed.items())
+        out("")
+    if found.unplaced:
+        rows = ((child_id, str(why.reason), why.message) for child_id, why in sorted(found.unplaced.items()))
+        table(("NOT PLACED", "REASON", "MESSAGE"), rows)
+        out("")
+    table(
+        ("MEMBER", "BEFORE", "AFTER"),
+        ((name, str(found.before.get(name, 0)), str(count)) for name, count in sorted(found.after.items())),
+    )
+    total = sum(found.before.values())
+    share = f" ({100 * len(found.moves) / total:.1f} %)" if total else ""
+    out(f"\n{len(found.moves)} of {total} children move{share}, {len(found.placed)} are placed; nothing was changed")
+    for member, ids in sorted(found.stranded.items()):
+        say(f"warning: {len(ids)} guided or pinned children can't leave {member}: {', '.join(ids[:10])}")

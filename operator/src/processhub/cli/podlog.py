@@ -1,0 +1,43 @@
+"""A pod's log as a stream of lines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import quote, urlencode
+
+import aiohttp
+
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConnectionFailedError, api_error
+
+_LINE_MAX = 2**20
+
+
+async def pod_log(client: Client, namespace: str, pod: str, *, container: str, follow: bool) -> AsyncIterator[bytes]:
+    """The container's log, line by line; with ``follow`` until the container ends. Raises ApiError."""
+    config = client.config
+    query = {"container": container, **({"follow": "true"} if follow else {})}
+    url = f"{config.host}/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log?{urlencode(query)}"
+    token = await config.token()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE_MAX) as session,
+            session.get(
+                url,
+                headers={"Authorization": token} if token else {},
+                ssl=config.ssl,
+                server_hostname=config.server_hostname,
+            ) as answer,
+        ):
+            if answer.status >= 400:
+                raise api_error(answer.status, await answer.read())
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line
+            if rest:
+                yield rest
+    except (aiohttp.ClientError, OSError) as error:
+        raise ConnectionFailedError(f"the log of pod {pod} broke off: {error or type(error).__name__}") from error
