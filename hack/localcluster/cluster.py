@@ -189,9 +189,10 @@ def main() -> int:
                 return 0 if cluster_or_none else 1
             case "kubeconfig":
                 if running(layout) is None:
-                    raise ClusterError("the local cluster is not up; bring it up with: make up")
+                    print("error: the local cluster is not up; bring it up with: make up", file=sys.stderr)
+                    return 1
                 print(layout.kubeconfig)
-    except (ClusterError, tools.ToolError) as error:
+    except (ClusterError, tools.ToolError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -50,7 +50,7 @@ def marked(identity: str) -> Iterator[list[Process]]:
 
 
 def _held_if(pid: int, wanted: bytes) -> Process | None:
-    """The process where it has ``wanted`` in its environment; the pidfd is opened before the look, so it is the same."""
+    """The process, if ``wanted`` is in its environment; its pidfd is opened before the look, so it is the same one."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:  # ended meanwhile

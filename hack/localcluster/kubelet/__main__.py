@@ -24,8 +24,6 @@ from processhub.cluster.client import Client
 
 async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, prefix: str) -> None:
     """Run ``count`` nodes until SIGTERM or SIGINT, then end every process of their pods."""
-    shutil.rmtree(root / "pods", ignore_errors=True)  # their processes died with the kubelet that made them
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     server, block = read_kubeconfig(kubeconfig), claim_block(str(root))
     async with Client(server.client_config()) as client:
         host = Host(client, server, block, root, tools, _can_isolate())
@@ -61,9 +59,10 @@ def main() -> None:
     # Should a shim be killed, its container's processes come to this process, which ends them.
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
-    asyncio.run(
-        serve(arguments.kubeconfig, arguments.nodes, arguments.root.absolute(), arguments.bin, arguments.prefix)
-    )
+    root: Path = arguments.root.absolute()
+    shutil.rmtree(root / "pods", ignore_errors=True)  # their processes died with the kubelet that made them
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asyncio.run(serve(arguments.kubeconfig, arguments.nodes, root, arguments.bin, arguments.prefix))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,6 @@ from localcluster.kubelet.service import FaultError, Kubelet
 SOCKET = "control.sock"
 
 
-def socket_path(root: Path, folder_fd: int) -> str:
-    """A path of the socket that is short enough for sun_path, whatever the length of ``root``."""
-    return f"/proc/self/fd/{folder_fd}/{SOCKET}"
-
-
 async def serve(kubelet: Kubelet, root: Path) -> asyncio.Server:
     """Listen; the socket is for this user alone."""
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
@@ -38,7 +33,8 @@ async def serve(kubelet: Kubelet, root: Path) -> asyncio.Server:
 
     before = os.umask(0o177)
     try:
-        return await asyncio.start_unix_server(talk, socket_path(root, folder))
+        # By way of the folder's descriptor: a socket's path may have 108 bytes at most.
+        return await asyncio.start_unix_server(talk, f"/proc/self/fd/{folder}/{SOCKET}")
     finally:
         os.umask(before)
         os.close(folder)

@@ -3,6 +3,8 @@
 Standard library only, like the shim.
 """
 
+# Importing pathlib takes longer than all that this does.
+# ruff: noqa: PTH115
 from __future__ import annotations
 
 import os
@@ -21,7 +23,9 @@ def main() -> None:
         root = os.open(f"/proc/{pid}/root", os.O_PATH)
         cwd = os.open(f"/proc/{pid}/cwd", os.O_PATH)
         kinds = {"user": syscalls.CLONE_NEWUSER, "mnt": syscalls.CLONE_NEWNS, "uts": syscalls.CLONE_NEWUTS}
-        others = [kind for kind in kinds if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")]
+        others = [
+            kind for kind in kinds if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+        ]
         handles = [(os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY), kinds[kind]) for kind in others]
         for fd, kind in handles:
             syscalls.setns(fd, kind)
@@ -29,7 +33,7 @@ def main() -> None:
             os.fchdir(root)
             os.chroot(".")
         os.fchdir(cwd)
-        os.execvpe(argv[0], argv, environment)
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - the pod's own command
     except OSError as error:
         sys.stderr.write(f"{argv[:1]}: {error}\n")
         sys.exit(126)

@@ -96,7 +96,9 @@ def command_line(container: Json, values: dict[str, str]) -> list[str]:
     """Command and args, expanded. Raises ContainerConfigError without a command: there is no image to ask."""
     command = container.get("command") or []
     if not command:
-        raise ContainerConfigError(f"container {container['name']} has no command, and the process kubelet has no image")
+        raise ContainerConfigError(
+            f"container {container['name']} has no command, and there is no image to take it from"
+        )
     return [expand(word, values) for word in [*command, *(container.get("args") or [])]]
 
 

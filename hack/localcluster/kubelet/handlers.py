@@ -22,7 +22,8 @@ async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeo
             if action := handler.get("httpGet"):
                 return await _http(action, container, pod_ip)
             if action := handler.get("tcpSocket"):
-                return await _tcp(action, container, pod_ip)
+                await _tcp(action, container, pod_ip)
+                return None
             if action := handler.get("exec"):
                 return await _execute(action.get("command") or [], run)
             if action := handler.get("sleep"):

@@ -13,6 +13,7 @@ from localcluster.kubelet.environment import Json, Place
 from localcluster.kubelet.node import Node
 from localcluster.kubelet.publish import Publisher
 from localcluster.kubelet.records import make_records
+from localcluster.kubelet.runtime import Spec
 from localcluster.kubelet.sandbox import Host, Sandbox, open_sandbox
 from localcluster.kubelet.status import Record
 from localcluster.kubelet.supervision import Supervisor
@@ -131,8 +132,7 @@ class PodWorker:
             supervisor = self._supervisor(record)
             if record.spec.get("restartPolicy") == "Always":
                 sidecars.append(group.create_task(supervisor.supervise()))
-                while not record.started:
-                    await asyncio.sleep(0.02)
+                await supervisor.started.wait()
                 continue
             await supervisor.supervise()
             record.ready = isinstance(record.state, status.Terminated) and record.state.exit.code == 0
@@ -149,12 +149,10 @@ class PodWorker:
         assert self.sandbox is not None
         sandbox = self.sandbox
 
-        async def make_spec(restarts: int):  # type: ignore[no-untyped-def]
+        async def make_spec(restarts: int) -> Spec:
             return await sandbox.container_spec(self.pod, record.spec, restarts)
 
-        supervisor = Supervisor(
-            record, policy, sandbox.place.pod_ip, self._spec_grace, make_spec, self._publisher.mark
-        )
+        supervisor = Supervisor(record, policy, sandbox.place.pod_ip, self._spec_grace, make_spec, self._publisher.mark)
         self.supervisors[record.name] = supervisor
         return supervisor
 

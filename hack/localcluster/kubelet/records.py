@@ -32,13 +32,12 @@ def _record(spec: Json, before: Json | None) -> Record:
     record.restarts = int(before.get("restartCount") or 0)
     record.container_id = before["containerID"]
     state = before.get("state") or {}
-    if ended := state.get("terminated") or (before.get("lastState") or {}).get("terminated"):
-        if "terminated" in state or "waiting" in state:
-            code = int(ended.get("exitCode") or 0)
-            outcome = Exit(code, int(ended.get("signal") or 0), _seconds(ended.get("finishedAt")), ended.get("reason", ""))
-            record.state = Terminated(_seconds(ended.get("startedAt")), outcome, record.container_id)
-            return record
-    if running := state.get("running"):
+    ended = state.get("terminated") or (before.get("lastState") or {}).get("terminated")
+    if ended and "running" not in state:
+        code, number = int(ended.get("exitCode") or 0), int(ended.get("signal") or 0)
+        outcome = Exit(code, number, _seconds(ended.get("finishedAt")), ended.get("reason", ""))
+        record.state = Terminated(_seconds(ended.get("startedAt")), outcome, record.container_id)
+    elif running := state.get("running"):
         outcome = Exit(137, 9, time.time(), "ContainerStatusUnknown", "the kubelet that ran it ended, and it with it")
         record.state = Terminated(_seconds(running.get("startedAt")), outcome, record.container_id)
     return record

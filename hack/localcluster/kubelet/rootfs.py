@@ -6,6 +6,8 @@ bound, and the missing part is made there. Where the missing part hangs off ``/`
 same way and entered by chroot.
 """
 
+# Importing pathlib takes longer than all that this does.
+# ruff: noqa: PTH102, PTH103, PTH112, PTH114, PTH115, PTH116, PTH118, PTH120, PTH208, PTH211
 from __future__ import annotations
 
 import errno

@@ -191,4 +191,3 @@ def _has(pid: int, wanted: bytes) -> bool:
             return wanted in file.read().split(b"\0")
     except OSError:
         return False
-

@@ -1,4 +1,4 @@
-"""What a pod has before its containers run: address, way to the API server, volumes, kubeconfig; and container specs."""
+"""What a pod has before its containers run: address, way to the API server, volumes, kubeconfig."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Sandbox:
             for source in (volume.get("projected") or {}).get("sources") or ():
                 token = source.get("serviceAccountToken")
                 if token and not token.get("audience"):
-                    return self.folder / "volumes" / volume["name"] / token["path"]
+                    return self.folder / "volumes" / str(volume["name"]) / str(token["path"])
         return None
 
 

@@ -13,6 +13,7 @@ when the kubelet dies, does too. Standard library only, and few modules of it: t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,10 +39,8 @@ def main() -> None:
     spec = json.load(sys.stdin)
 
     def report(**event: Any) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the kubelet died; what is left to do is to end the container
             os.write(report_fd, (json.dumps(event) + "\n").encode())
-        except BrokenPipeError:
-            pass  # the kubelet died; what is left to do is to end the container
 
     try:
         pid = _start(spec)
@@ -135,7 +134,7 @@ def _become(spec: dict[str, Any], root: str, log: int, shim: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     argv, environment = spec["argv"], spec["env"]
     try:
-        os.execvpe(argv[0], argv, environment)
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - the pod's own command
     except FileNotFoundError as error:
         where = "no such file" if "/" in argv[0] else "executable file not found in $PATH"
         raise FileNotFoundError(error.errno, f'exec: "{argv[0]}": {where}') from error

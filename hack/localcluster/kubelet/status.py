@@ -111,7 +111,7 @@ def phase(pod: Json, initialized: bool, records: Sequence[Record], stopping: boo
     final = [code for code in ends if stopping or not restarts_after(policy, code)]
     if initialized and len(final) == len(records):
         return "Failed" if any(final) else "Succeeded"
-    if any(isinstance(record.state, Running) or record.last or isinstance(record.state, Terminated) for record in records):
+    if any(record.last or not isinstance(record.state, Waiting) for record in records):
         return "Running"
     return "Pending"
 
@@ -132,11 +132,8 @@ def pod_status(
 ) -> Json:
     """The body for ``pods/status``; a strategic merge patch with it leaves other owners' conditions alone.
 
-    Args:
-        sandboxed: volumes and address are there.
-        init_failed: an init container failed for good.
-        stopping: no container will be started again.
-        previous: the conditions on record, for lastTransitionTime and readiness gates.
+    ``sandboxed``: volumes and address are there. ``init_failed``: an init container failed for good. ``stopping``: no
+    container will be started again. ``previous``: the conditions on record, for lastTransitionTime and readiness gates.
     """
     state = "Failed" if init_failed else phase(pod, initialized, records, stopping)
     ended = state in ("Succeeded", "Failed")

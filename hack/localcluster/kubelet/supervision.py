@@ -36,6 +36,7 @@ class Supervisor:
     ) -> None:
         self.record = record
         self.run: runtime.Run | None = None
+        self.started = asyncio.Event()  # once it was started and its startup probe, if any, succeeded
         self._policy, self._pod_ip, self._grace = policy, pod_ip, grace
         self._make_spec, self._changed = make_spec, changed
 
@@ -147,6 +148,7 @@ class Supervisor:
                 await self._end_unhealthy(run, "startup", problem, probe)
                 return
         self.record.started = True
+        self.started.set()
         self._tell_ready("readinessProbe" not in spec, None)
         self._changed()
         async with asyncio.TaskGroup() as group:

@@ -36,7 +36,7 @@ class Volumes:
         return {volume["name"]: await self._one(pod, volume) for volume in pod["spec"].get("volumes") or ()}
 
     async def _one(self, pod: Json, volume: Json) -> Path:
-        name = volume["name"]
+        name: str = volume["name"]
         folder = self.root / name
         if "hostPath" in volume:
             return _host_path(volume["hostPath"])
