@@ -48,7 +48,7 @@ class Spec(ChildSpec, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as the manifest is written, defaults left out."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))  # lists, where the struct has tuples
         return plain
 
 

@@ -128,7 +128,8 @@ class Registry:
 
     def _set(self, child_id: str, slice_name: str, copy: Copy | None) -> None:
         others = tuple(known for known in self._copies.get(child_id, ()) if known.slice != slice_name)
-        copies = others if copy is None else (*others, copy)
+        # In the order of slices, not of arrival: what is shown does not depend on who spoke last.
+        copies = others if copy is None else tuple(sorted((*others, copy), key=lambda known: known.slice))
         if copies:
             self._copies[child_id] = copies
         else:

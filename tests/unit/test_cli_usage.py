@@ -1,0 +1,159 @@
+"""What a user reads when a command line is wrong, and its exit code: one sentence on stderr, never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from processhub.cli.durations import seconds
+from processhub.cli.errors import UsageError
+from processhub.cli.main import main, split_command, verb_first
+
+CHILD = """
+apiVersion: processhub.dev/v1alpha1
+kind: Child
+metadata: {name: a}
+spec: {hub: my-hub, exec: {command: [sleep]}}
+"""
+HUB = "apiVersion: processhub.dev/v1alpha1\nkind: Hub\nmetadata: {name: my-hub}\n"
+FILES = {
+    "child.yaml": CHILD,
+    "empty.yaml": "",
+    "text.yaml": "hello",
+    "broken.yaml": "a: [1",
+    "pod.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}",
+    "old.yaml": "apiVersion: processhub.dev/v1\nkind: Child\nmetadata: {name: a}\nspec: {}",
+    "no-spec.yaml": "apiVersion: processhub.dev/v1alpha1\nkind: Child\nmetadata: {name: a}",
+    "no-id.yaml": "exec: {command: [sleep]}\n---\nexec: {command: [sleep]}",
+    "two-hubs.yaml": f"{CHILD}---{CHILD.replace('my-hub', 'other')}",
+    "binary.yaml": "\x00\x01",
+    "hub.yaml": f"{HUB}spec: {{members: {{replicas: many}}}}",
+    "good-hub.yaml": f"{HUB}spec: {{}}",
+}
+
+BAD: list[tuple[str, str, int]] = [
+    ("frob", "no such command 'frob'; see 'kubectl hub", 2),
+    ("list --frob", "no such option: --frob; see 'kubectl hub list --help'", 2),
+    ("list -o xml", "invalid value for '-o' / '--output'", 2),
+    ("list extra", "got unexpected extra argument", 2),
+    ("where", "missing argument 'ID'; see 'kubectl hub where --help'", 2),
+    ("stop", "missing argument 'ID…'", 2),
+    ("start a", "start needs exactly one of --exec -- CMD…, --python MODULE:CLASS and -f FILE; none is given", 2),
+    ("start a --python m:C --exec -- sleep", "--exec and --python are given", 2),
+    ("start a --exec", "--exec needs the program to run: start ID… --exec -- CMD ARG…", 2),
+    ("start a --exec --", "--exec needs the program to run", 2),
+    ("start --exec -- sleep", "start --exec needs the ids to start", 2),
+    ("start a --python Poller", "--python 'Poller' names no class; write MODULE:CLASS", 2),
+    ("start a --python m:C --timeout soon", "--timeout 'soon' is no duration; write seconds (10) or 500ms", 2),
+    ("start a --python m:C --timeout 0", "--timeout '0' is out of range", 2),
+    ("start a --python m:C --on-failure stop", "invalid value for '--on-failure'", 2),
+    ("start -f nowhere.yaml", "file nowhere.yaml not found", 2),
+    ("start -f empty.yaml", "file empty.yaml holds no child", 2),
+    ("start -f text.yaml", "text.yaml, document 1: expected a manifest or a child's spec, got 'hello'", 2),
+    ("start -f broken.yaml", "file broken.yaml is no valid YAML", 2),
+    ("start -f binary.yaml", "file binary.yaml is no valid YAML", 2),
+    ("start -f .", "file . can't be read", 2),
+    ("start -f pod.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Pod of v1", 2),
+    ("start -f old.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Child of processhub.dev/v1", 2),
+    ("start -f no-spec.yaml", "a Child needs a spec with hub and a workload", 2),
+    ("start -f no-id.yaml", "child 1 has no id; write one, or name the ids: start ID… -f FILE", 2),
+    ("start b -f child.yaml", "file child.yaml has no child 'b'; it has a", 2),
+    ("start -f two-hubs.yaml", "the children name different hubs: my-hub, other", 2),
+    ("start -f child.yaml --hub other", "the children name different hubs: my-hub, other", 2),
+    ("logs a --tail -1", "invalid value for '--tail'", 2),
+    ("plan --add many", "invalid value for '--add'", 2),
+    ("plan -f child.yaml", "the files need the Hub to plan for; they have none", 2),
+    ("plan -f hub.yaml", "hub.yaml, document 1: Expected `int`, got `str` - at `$.spec.members.replicas`", 2),
+    (
+        "plan -f good-hub.yaml --remove my-hub-9",
+        "no member 'my-hub-9' to remove; it has my-hub-0, my-hub-1, my-hub-2",
+        2,
+    ),
+    ("plan -f good-hub.yaml -f child.yaml -f child.yaml", "the files have child 'a' twice", 2),
+    ("call a {}", "not supported yet: call", 1),
+    ("cast a {}", "not supported yet: cast", 1),
+    ("drain my-hub-0", "not supported yet: drain", 1),
+    ("undrain my-hub-0", "not supported yet: undrain", 1),
+    ("move a my-hub-0", "not supported yet: move", 1),
+    ("top", "not supported yet: top", 1),
+    ("quorum reset", "not supported yet: quorum reset", 1),
+    ("list --kubeconfig nowhere", "kubeconfig nowhere not found", 1),
+    ("list", "no cluster to talk to", 1),
+    ("await a", "no cluster to talk to", 1),
+]
+
+
+@pytest.fixture
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the files, and no cluster configured."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name in ("KUBECONFIG", "HUB_NAME", "HUB_NAMESPACE", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("processhub.client.kubeconfig.DEFAULT_KUBECONFIG", tmp_path / "none")
+    monkeypatch.setattr("processhub.cluster.config.DEFAULT_KUBECONFIG", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("_nowhere")
+@pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0] for row in BAD])
+def test_bad_command_gets_one_sentence_and_its_code(
+    line: str, sentence: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split(" ")) == code
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert sentence in said.err
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["", "--help", "-h", "start --help", "quorum --help"])
+def test_help_is_no_error(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 0
+
+    assert "Usage: kubectl hub" in capsys.readouterr().out
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+
+    said = capsys.readouterr().out
+    verbs = "start stop await list where lookup call cast members explain plan drain undrain move dump top logs quorum"
+    assert all(f"\n  {verb} " in said for verb in verbs.split())
+
+
+def test_what_follows_exec_is_the_childs_own_command_line() -> None:
+    assert split_command(["start", "a", "--exec", "--", "sh", "-c", "--", "--wait"]) == (
+        ["start", "a", "--exec"],
+        ["sh", "-c", "--", "--wait"],
+    )
+    assert split_command(["stop", "--", "--odd-id"]) == (["stop", "--", "--odd-id"], None)
+
+
+def test_common_options_may_stand_before_the_verb() -> None:
+    assert verb_first(["-n", "prod", "--hub=h", "list", "-o", "json"]) == [
+        "list",
+        "-n",
+        "prod",
+        "--hub=h",
+        "-o",
+        "json",
+    ]
+    assert verb_first(["list"]) == ["list"]
+    assert verb_first(["--help"]) == ["--help"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("10", 10), ("0.5", 0.5), ("10s", 10), ("1m30s", 90), ("500ms", 0.5), ("2h", 7200)]
+)
+def test_durations(text: str, value: float) -> None:
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "-1", "10 s", "1d", "s", "1e3", "nan", "0", "0s", "169h"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError):
+        seconds(text)

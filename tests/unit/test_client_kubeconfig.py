@@ -1,0 +1,120 @@
+"""Kubeconfigs read without the official loader, and what it says of bad ones."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from processhub.client import kubeconfig
+from processhub.client.kubeconfig import read_config
+from processhub.cluster.config import ConfigError
+
+
+def written(
+    folder: Path, *, user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None, **top: Any
+) -> str:
+    path = folder / "config"
+    content = {
+        "current-context": "one",
+        "contexts": [
+            {"name": "one", "context": {"cluster": "c", "user": "u", "namespace": "prod"}},
+            {"name": "two", "context": {"cluster": "c", "user": "u"}},
+            {"name": "astray", "context": {"cluster": "nowhere", "user": "u"}},
+        ],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1/", **(cluster or {})}}],
+        "users": [{"name": "u", "user": {"token": "secret"} if user is None else user}],
+        **top,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+async def test_server_namespace_and_token_of_the_current_context(tmp_path: Path) -> None:
+    config = await read_config(None, written(tmp_path))
+
+    assert (config.host, config.namespace, config.ssl) == ("http://127.0.0.1:1", "prod", False)
+    assert await config.token() == "Bearer secret"
+
+
+async def test_named_context_and_its_default_namespace(tmp_path: Path) -> None:
+    config = await read_config("two", written(tmp_path))
+
+    assert config.namespace == "default"
+
+
+async def test_token_file_is_read_at_each_call(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("first\n")
+    config = await read_config(None, written(tmp_path, user={"tokenFile": "token"}))
+    assert await config.token() == "Bearer first"
+
+    (tmp_path / "token").write_text("second\n")
+    assert await config.token() == "Bearer second"
+
+
+async def test_insecure_cluster_is_not_verified(tmp_path: Path) -> None:
+    config = await read_config(
+        None, written(tmp_path, cluster={"server": "https://h", "insecure-skip-tls-verify": True})
+    )
+
+    assert isinstance(config.ssl, ssl.SSLContext)
+    assert config.ssl.verify_mode is ssl.CERT_NONE
+
+
+async def test_exec_plugins_are_left_to_the_official_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    async def official(context: str | None, path: str | None) -> Any:
+        asked.append((context, path))
+
+    monkeypatch.setattr(kubeconfig, "load_config", official)
+    path = written(tmp_path, user={"exec": {"command": "aws"}})
+    await read_config(None, path)
+    monkeypatch.setenv("KUBECONFIG", f"{path}:{path}")
+    await read_config(None, None)
+
+    assert asked == [(None, path), (None, None)]
+
+
+BAD: list[tuple[str, str | None, dict[str, Any], str]] = [
+    ("unknown context", "three", {}, "has no context 'three'; it has astray, one, two"),
+    ("context without its cluster", "astray", {}, "has no cluster 'nowhere'; it has c"),
+    ("no current context", None, {"current-context": ""}, "has no current-context; name one with --context"),
+    ("missing user", None, {"users": []}, "has no user 'u'; it has none"),
+    (
+        "certificate that is no base64",
+        None,
+        {"user": {"client-certificate-data": "%%", "client-key-data": "%%"}, "cluster": {"server": "https://h"}},
+        "credentials can't be read",
+    ),
+    ("missing token file", None, {"user": {"tokenFile": "nowhere"}}, "credentials can't be read"),
+]
+
+
+@pytest.mark.parametrize(("context", "content", "sentence"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+async def test_bad_kubeconfig_is_told_in_a_sentence(
+    tmp_path: Path, context: str | None, content: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        await read_config(context, written(tmp_path, **content))
+
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("{", "can't be read"), ("- a", "is no kubeconfig"), ("", "is no kubeconfig")]
+)
+async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError, match=sentence):
+        await read_config(None, str(path))
+
+
+async def test_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere not found"):
+        await read_config(None, str(tmp_path / "nowhere"))

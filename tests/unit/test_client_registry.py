@@ -1,0 +1,246 @@
+"""The client's registry: what look-ups answer, and that following changes equals reading anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+)
+from processhub.client.registry import Registry
+
+HUB, UID = "my-hub", "hub-uid"
+WORKLOADS = {"w1": '{"exec":{"command":["sleep","1"]}}', "w2": '{"python":{"target":"m:C"}}'}
+
+
+def assigned(uid: str = "u1", epoch: int = 1, **more: Any) -> str:
+    return format_assignment(Assignment(uid=uid, epoch=epoch, **{"workload": "w1", **more}))
+
+
+def reported(uid: str = "u1", epoch: int = 1, pid: int = 100, **more: Any) -> str:
+    return format_report(Report(uid=uid, epoch=epoch, pid=pid, **{"state": "Running", **more}))
+
+
+def a_slice(
+    entries: Mapping[str, str],
+    reports: Mapping[str, str] | None = None,
+    *,
+    member: str = "my-hub-0",
+    index: int = 0,
+    hub_uid: str = UID,
+) -> RegistrySlice:
+    return RegistrySlice(
+        metadata=ObjectMeta(name=f"{HUB}.{member}.{index}", namespace="default"),
+        spec=SliceSpec(
+            hub=HUB, hub_uid=hub_uid, member=member, term=1, workloads=dict(WORKLOADS), entries=dict(entries)
+        ),
+        status=SliceStatus(entries=dict(reports or {})),
+    )
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry(HUB, UID)
+
+
+def test_running_child_is_found_with_member_pid_and_spec(registry: Registry) -> None:
+    registry.put(
+        a_slice({"a": assigned(tags=("eu",), metadata=(("k", "v"),))}, {"a": reported(pid=4711)}, member="my-hub-2")
+    )
+
+    spec, processes = registry.lookups["a"]
+    assert processes == [("my-hub-2", 4711)]
+    assert registry.pids["a"] == 4711
+    assert spec["exec"]["command"] == ["sleep", "1"]
+    assert (spec.id, spec.hub, spec.tags, spec.metadata) == ("a", HUB, ("eu",), {"k": "v"})
+    assert dict(spec) == spec.to_dict()
+    assert (spec["tags"], spec.get("nodes", "none")) == (["eu"], "none")
+    assert registry.records["a"].alive
+    assert not registry.records["a"].locked
+
+
+def test_entry_that_the_member_has_not_answered_is_pending_without_a_pid(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned()}))
+
+    assert registry.records["a"].nodes[0].state == "Pending"
+    assert registry.lookups["a"][1] == []
+    assert "a" not in registry.pids
+
+
+@pytest.mark.parametrize("answer", [reported(epoch=1), reported(uid="old", epoch=2)])
+def test_pid_of_another_incarnation_does_not_count_and_locks_the_child(registry: Registry, answer: str) -> None:
+    registry.put(a_slice({"a": assigned(uid="u1", epoch=2)}, {"a": answer}))
+
+    assert "a" not in registry.pids
+    assert registry.records["a"].locked
+
+
+def test_child_whose_entry_was_removed_is_off_record_while_it_ends(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned()}, {"a": reported()}))
+    registry.put(a_slice({}, {"a": reported(state="Stopping")}))
+
+    assert "a" not in registry.records
+    assert "a" not in registry.lookups
+    assert registry.holds("a", "u1")
+    assert [(child_id, node.state) for child_id, node in registry.ending()] == [("a", "Stopping")]
+
+    registry.put(a_slice({}, {}))
+
+    assert not registry.holds("a", "u1")
+
+
+def test_moving_child_keeps_the_sources_pid_and_is_locked_until_the_target_runs(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(epoch=1)}, {"a": reported(epoch=1, pid=1)}, member="my-hub-0"))
+    registry.put(a_slice({"a": assigned(epoch=2, wait=True)}, member="my-hub-1"))
+
+    record = registry.records["a"]
+    assert (record.pid, record.alive, record.running, record.locked) == (1, True, True, True)
+    assert [(node.name, node.waiting) for node in record.nodes] == [("my-hub-0", False), ("my-hub-1", True)]
+
+    registry.put(a_slice({}, {}, member="my-hub-0"))
+    registry.put(a_slice({"a": assigned(epoch=3)}, {"a": reported(epoch=3, pid=2)}, member="my-hub-1"))
+
+    record = registry.records["a"]
+    assert (record.pid, record.locked, list(record.processes)) == (2, False, [("my-hub-1", 2)])
+
+
+def test_active_copy_stands_before_passive_ones(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(role="Passive")}, {"a": reported(role="Passive", pid=1)}, member="my-hub-0"))
+    registry.put(a_slice({"a": assigned(epoch=2)}, {"a": reported(epoch=2, pid=2)}, member="my-hub-1"))
+
+    assert registry.pids["a"] == 2
+    assert registry.records["a"].processes == [("my-hub-1", 2), ("my-hub-0", 1)]
+
+
+def test_among_active_copies_the_first_that_runs_comes_first(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(epoch=1)}, {"a": reported(epoch=1, state="Failed", pid=0)}, member="my-hub-0"))
+    registry.put(a_slice({"a": assigned(epoch=2)}, {"a": reported(epoch=2, pid=7)}, member="my-hub-1"))
+
+    assert registry.pids["a"] == 7
+
+
+def test_of_two_entries_of_one_member_the_higher_epoch_counts(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(epoch=5, workload="w2")}, {"a": reported(epoch=5, pid=5)}, index=1))
+    registry.put(a_slice({"a": assigned(epoch=4)}, {"a": reported(epoch=4, pid=4)}, index=0))
+
+    record = registry.records["a"]
+    assert record.pid == 5
+    assert record.spec.python is not None
+    assert len(record.nodes) == 1
+
+
+def test_slices_of_an_earlier_hub_of_the_same_name_do_not_count(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned()}, hub_uid="gone"))
+    assert not registry.records
+
+    registry.put(a_slice({"a": assigned()}))
+    registry.put(a_slice({"a": assigned()}, hub_uid="gone"))
+    assert not registry.records
+
+
+def test_changed_tags_are_found_and_old_ones_are_not(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(tags=("eu", "gold")), "b": assigned(uid="u2", tags=("eu",))}))
+    assert sorted(registry.tagged("eu")) == ["a", "b"]
+
+    registry.put(a_slice({"a": assigned(tags=("us",)), "b": assigned(uid="u2", tags=("eu",))}))
+    assert sorted(registry.tagged("eu")) == ["b"]
+    assert sorted(registry.tagged("us")) == ["a"]
+    assert not registry.tagged("gold")
+
+
+def test_unchanged_entries_keep_their_prepared_values(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}, {"a": reported()}))
+    before = registry.records["a"], registry.records["b"].spec
+
+    registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}, {"a": reported(), "b": reported(uid="u2")}))
+
+    assert registry.records["a"] is before[0]
+    assert registry.records["b"].spec is before[1]
+
+
+def test_listeners_hear_the_changed_ids_alone(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}))
+    heard: list[set[str]] = []
+    unlisten = registry.listen(heard.append)
+
+    registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}, {"a": reported()}))
+    registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}, {"a": reported()}))
+    registry.drop(f"{HUB}.my-hub-0.0")
+    unlisten()
+    registry.put(a_slice({"c": assigned()}))
+
+    assert heard == [{"a"}, {"a", "b"}]
+
+
+def test_unreadable_entry_is_skipped_and_the_others_stay(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    registry.put(a_slice({"a": "nonsense", "b": assigned(uid="u2")}, {"b": reported(uid="u2")}))
+
+    assert set(registry.records) == {"b"}
+    assert "nonsense" in caplog.text
+
+
+def test_workload_of_a_later_format_leaves_the_child_findable(registry: Registry) -> None:
+    item = a_slice({"a": assigned(workload="w9")}, {"a": reported()})
+    registry.put(item)
+
+    assert registry.pids["a"] == 100
+    assert registry.records["a"].spec.exec is None
+
+
+def test_lookups_can_not_be_changed_through_what_they_return(registry: Registry) -> None:
+    registry.put(a_slice({"a": assigned()}, {"a": reported()}))
+    _, processes = registry.lookups["a"]
+
+    with pytest.raises(TypeError):
+        processes[0] = ("x", 1)  # type: ignore[index]
+    assert processes == [("my-hub-0", 100)]
+    assert processes != [("my-hub-0", 101)]
+
+
+_ids = st.sampled_from(["a", "b", "c/ä", "d"])
+_epochs = st.integers(1, 3)
+_entries = st.dictionaries(_ids, st.builds(assigned, epoch=_epochs, workload=st.sampled_from(["w1", "w2"])))
+_reports = st.dictionaries(_ids, st.builds(reported, epoch=_epochs, pid=st.integers(0, 3)))
+_slices = st.builds(
+    a_slice,
+    _entries,
+    _reports,
+    member=st.sampled_from(["my-hub-0", "my-hub-1"]),
+    index=st.integers(0, 1),
+    hub_uid=st.sampled_from([UID, UID, UID, "gone"]),
+)
+_steps = st.lists(st.one_of(_slices, st.sampled_from([f"{HUB}.my-hub-{m}.{n}" for m in (0, 1) for n in (0, 1)])))
+
+
+@given(_steps)
+def test_following_changes_equals_reading_anew(steps: list[RegistrySlice | str]) -> None:
+    followed = Registry(HUB, UID)
+    present: dict[str, RegistrySlice] = {}
+    for step in steps:
+        if isinstance(step, str):
+            followed.drop(step)
+            present.pop(step, None)
+        else:
+            followed.put(step)
+            present[step.metadata.name] = step
+
+    fresh = Registry(HUB, UID)
+    for item in present.values():
+        fresh.put(item)
+
+    assert followed.records == fresh.records
+    assert followed.pids == fresh.pids
+    assert followed.lookups == fresh.lookups
+    assert sorted(followed.ending(), key=str) == sorted(fresh.ending(), key=str)

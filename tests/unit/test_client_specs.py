@@ -1,0 +1,136 @@
+"""What a call of start_children refuses before anything is written, and what it makes of its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.child import ChildSpec, Exec
+from processhub.api.hub import Hub
+from processhub.client.errors import ChildMappingMismatch, HubError, InvalidChild, MissingChildMapping, NoChildren
+from processhub.client.specs import prepare
+
+SLEEP = {"command": ["sleep", "1"]}
+
+
+def hub(**spec: Any) -> Hub:
+    return msgspec.convert({"metadata": {"name": "my-hub"}, "spec": spec}, Hub)
+
+
+GUIDED = hub(distribution={"strategy": "Guided"})
+
+REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
+    ("nothing", [], {}, NoChildren, "no children given"),
+    ("no id", [{"exec": SLEEP}], {}, InvalidChild, "children[0].id: an id is needed"),
+    ("id that is a number", [{"id": 5, "exec": SLEEP}], {}, InvalidChild, "children[0]: expected `str`"),
+    ("id too long", [{"id": "ä" * 127, "exec": SLEEP}], {}, InvalidChild, "254 bytes of UTF-8 are too many"),
+    ("id with NUL", [{"id": "a\0", "exec": SLEEP}], {}, InvalidChild, "holds control characters"),
+    ("id with a C1 control", [{"id": "a\x85", "exec": SLEEP}], {}, InvalidChild, "holds control characters"),
+    ("id with a lone surrogate", [{"id": "a\ud800", "exec": SLEEP}], {}, InvalidChild, "no valid UTF-8"),
+    ("same id twice", [{"id": "a", "exec": SLEEP}] * 2, {}, InvalidChild, "children[1]: id 'a' is there twice"),
+    ("unknown field", [{"id": "a", "exce": SLEEP}], {}, InvalidChild, "children[0]: unknown field 'exce'; known are"),
+    ("snake case", [{"id": "a", "ttl_seconds": 5, "exec": SLEEP}], {}, InvalidChild, "write ttlSeconds"),
+    (
+        "no workload",
+        [{"id": "a"}],
+        {},
+        InvalidChild,
+        "exactly one of exec, python, pod, onDemand is needed; it has none",
+    ),
+    (
+        "two workloads",
+        [{"id": "a", "exec": SLEEP, "python": {"target": "m:C"}}],
+        {},
+        InvalidChild,
+        "it has exec and python",
+    ),
+    ("wrong type", [{"id": "a", "exec": {"command": "sleep"}}], {}, InvalidChild, "expected `array`, got `str`"),
+    ("not a mapping", ["a"], {}, InvalidChild, "children[0]: expected a mapping such as"),
+    ("another hub", [{"id": "a", "hub": "other", "exec": SLEEP}], {}, InvalidChild, "the call goes to hub 'my-hub'"),
+    (
+        "mapping for a stranger",
+        [{"id": "a", "exec": SLEEP}],
+        {"child_mapping": {"b": ["my-hub-0"]}},
+        ChildMappingMismatch,
+        "child_mapping names ids that are not started: b",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("children", "more", "error", "sentence"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_bad_call_is_refused_with_its_sentence(
+    children: list[Any], more: dict[str, Any], error: type[HubError], sentence: str
+) -> None:
+    with pytest.raises(error) as raised:
+        prepare(children, hub(), **more)
+
+    assert sentence in str(raised.value)
+
+
+def test_guided_hub_refuses_the_call_where_a_mapping_is_missing() -> None:
+    with pytest.raises(MissingChildMapping) as raised:
+        prepare([{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP, "nodes": ["my-hub-0"]}], GUIDED)
+
+    assert raised.value.ids == ("a",)
+    assert "child_mapping or nodes" in str(raised.value)
+
+
+def test_mapping_of_the_wrong_length_is_that_childs_error_alone() -> None:
+    specs, errors = prepare(
+        [{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP}],
+        GUIDED,
+        child_mapping={"a": ["my-hub-0"], "b": ["my-hub-0", "my-hub-1"]},
+    )
+
+    assert list(specs) == ["a"]
+    assert errors["b"].reason == "ChildReplicationMismatch"
+
+
+def test_nodes_on_a_hub_that_is_not_guided_are_that_childs_error_alone() -> None:
+    specs, errors = prepare([{"id": "a", "exec": SLEEP, "nodes": ["my-hub-0"]}, {"id": "b", "exec": SLEEP}], hub())
+
+    assert list(specs) == ["b"]
+    assert errors["a"].reason == "InvalidChildMapping"
+
+
+def test_mapping_is_as_long_as_the_replication_factor() -> None:
+    replicated = hub(
+        distribution={"strategy": "Guided"}, redundancy={"strategy": "Replication", "replicationFactor": 2}
+    )
+
+    specs, errors = prepare([{"id": "a", "exec": SLEEP}], replicated, child_mapping={"a": ["my-hub-0", "my-hub-1"]})
+
+    assert not errors
+    assert specs["a"].nodes == ("my-hub-0", "my-hub-1")
+
+
+def test_what_holds_for_the_call_holds_for_each_child_and_its_own_wins() -> None:
+    specs, _ = prepare(
+        [
+            {"id": "a", "exec": SLEEP, "metadata": {"k": "own"}, "tags": ["own", "eu"]},
+            ChildSpec(id="b", exec=Exec(command=("x",))),
+        ],
+        hub(),
+        metadata={"k": "call", "l": "call"},
+        tags=["eu"],
+    )
+
+    assert specs["a"].metadata == {"k": "own", "l": "call"}
+    assert specs["a"].tags == ("eu", "own")
+    assert specs["b"].metadata == {"k": "call", "l": "call"}
+    assert {spec.hub for spec in specs.values()} == {"my-hub"}
+
+
+def test_child_started_from_within_a_member_carries_it_as_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUB_MEMBER", "my-hub-1")
+    monkeypatch.setenv("HUB_NAME", "my-hub")
+    specs, _ = prepare([{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP, "origin": "my-hub-2"}], hub())
+    assert (specs["a"].origin, specs["b"].origin) == ("my-hub-1", "my-hub-2")
+
+    monkeypatch.setenv("HUB_NAME", "other-hub")
+    specs, _ = prepare([{"id": "a", "exec": SLEEP}], hub())
+    assert specs["a"].origin == ""
