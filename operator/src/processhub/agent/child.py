@@ -39,12 +39,17 @@ class Handle(Protocol):
     def stop(self, grace: float) -> None:
         """Ask it to end; end it by force after ``grace`` seconds. May be called again with less."""
 
+    def give_up(self) -> None:
+        """Its start took too long: end it, but nothing else for its sake."""
+
     def role(self, role: str) -> None:
         """Tell it of its changed role."""
 
 
 class Owner(Protocol):
     """What a child needs of its supervisor."""
+
+    closing: bool  # the agent ends: nothing is started any more
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """Whether it may start now; ``again``: the same incarnation has run here before."""
@@ -228,7 +233,7 @@ class Child:
         self.message = f"not up within {self._limits.start_seconds:g} s; it is being ended"
         if self._handle is not None:
             self.stopping = True
-            self._handle.stop(0)
+            self._handle.give_up()
         self._owner.changed(self, urgent=True)
 
     def ended(self, end: End) -> None:
@@ -247,9 +252,11 @@ class Child:
             self.advance()
             return
         if self._timed_out:
-            end = End(Reason.START_TIMEOUT, end.text, message=f"not up within {self._limits.start_seconds:g} s")
-        elif ordered:
-            # Stopped by the agent and still wanted: a shutdown or the fence. It comes back when the gate opens.
+            end = End(
+                Reason.START_TIMEOUT, "start timed out", message=f"not up within {self._limits.start_seconds:g} s"
+            )
+        if self._owner.closing or (ordered and not self._timed_out):
+            # Ended by the agent's own shutdown, and still wanted.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", end.text
             self._owner.changed(self, urgent=True)
             self.advance()
@@ -283,10 +290,9 @@ class Child:
         self.restarts += 1
         self._owner.restarted(self)
         self.state, self.reason = State.FAILED, end.reason
-        detail = f": {end.message}" if end.message else ""
         delay = self._backoff
         self._backoff = min(max(self._backoff * 2, _BACKOFF_MIN), _BACKOFF_MAX)
-        self.message = f"{end.text}{detail}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
+        self.message = f"{end.message or end.text}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
         if delay:
             self._timer = self._loop.call_later(delay, self._backed_off)
             self._owner.changed(self, urgent=True)
@@ -311,8 +317,8 @@ class Child:
             return False
         self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
         self.message = (
-            f"more than {limit} restarts in {self._limits.restarts_window:g} s, the last one: {end.text}"
-            f"{': ' + end.message if end.message else ''}; it starts again when its spec changes"
+            f"more than {limit} restarts in {self._limits.restarts_window:g} s, the last one: {end.message or end.text}"
+            f"; it starts again when its spec changes"
         )[:_MESSAGE_MAX]
         self._owner.changed(self, urgent=True)
         return True

@@ -72,6 +72,10 @@ class ExecRun:
         else:
             self._cancelled = True
 
+    def give_up(self) -> None:
+        """SIGKILL to the group."""
+        self.stop(0)
+
     def role(self, role: str) -> None:
         """Rewrite the role file, then send roleSignal where one is set."""
         self._write_role(role)
@@ -132,10 +136,7 @@ class ExecRun:
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
-        text = f"exit code {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
-        if fenced:
-            text += " (fenced: the member's Lease was not renewed in time)"
-        self._end(End(Reason.EXITED, text, success=status == 0))
+        self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0))
 
     # inside
 
@@ -189,6 +190,12 @@ class ExecRun:
         with contextlib.suppress(FileNotFoundError):  # its folder: the child is gone, nobody reads it
             scratch.write_text(role + "\n")
             os.replace(scratch, path)  # noqa: PTH105 a reader sees the old role or the new one, never half
+
+
+def exit_text(status: int, fenced: bool) -> str:
+    """How a process ended, for people."""
+    text = f"exit code {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+    return text + " (fenced: the member's Lease was not renewed in time)" if fenced else text
 
 
 def _problem(workload: Exec) -> str:

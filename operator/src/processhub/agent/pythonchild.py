@@ -1,33 +1,190 @@
-"""Python children: actors in runner processes."""
+"""Python children: actors in runner processes, one runner for each module, and one that is warm for the next.
+
+An actor that blocks can't be ended inside its process. When it must stop and does not within stopSeconds, its runner
+is killed and the actors beside it are restarted: that a child has one owner comes before that its neighbours are
+not disturbed. Where only its start took too long, nobody else suffers: it is waited for, in a runner that takes
+no new actors.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from processhub.agent.child import Child, End, Handle
 from processhub.agent.env import Environment
+from processhub.agent.frames import Message
 from processhub.agent.logs import LogSink
+from processhub.agent.runnerprocess import RunnerProcess
 from processhub.agent.spawner import Spawner
 from processhub.agent.sync import Wanted
 from processhub.api.child import Python
 from processhub.api.reasons import Reason
 
+log = logging.getLogger(__name__)
+_SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the start that took the last one
+_IDLE_SECONDS = 60.0  # a runner without actors ends after this
+_CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 class PythonStarter:
-    """Not there yet."""
+    """Starts Python children."""
 
     def __init__(self, env: Environment, spawner: Spawner, sink: LogSink) -> None:
         self._env, self._spawner, self._sink = env, spawner, sink
+        self._runners: dict[str, Runner] = {}  # by module, the one that takes new actors
+        self._spare: Runner | None = None
+        self._loop = asyncio.get_running_loop()
+        self._count = 0
+        self._path = ""
 
     def warm(self) -> None:
-        """Nothing to warm yet."""
+        """Have a spare runner started."""
+        if self._spare is None:
+            self._spare = self._new()
 
     def launch(self, child: Child, wanted: Wanted, workload: Python) -> Handle:
-        """Refuse it."""
-        asyncio.get_running_loop().call_soon(child.ended, End(Reason.NOT_SUPPORTED_YET, "not started"))
+        """Have the actor started in its module's runner."""
+        module = workload.target.partition(":")[0]
+        runner = self._runners.get(module)
+        if runner is None:
+            runner, self._spare = self._spare or self._new(), None
+            runner.module = module
+            self._runners[module] = runner
+            self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
+        self._count += 1
+        return ActorRun(runner, str(self._count), child, wanted, workload)
 
-        class Nothing:
-            def stop(self, grace: float) -> None: ...
-            def role(self, role: str) -> None: ...
+    def retire(self, runner: Runner) -> None:
+        """Give the runner no new actors."""
+        if self._runners.get(runner.module) is runner:
+            del self._runners[runner.module]
+        if self._spare is runner:
+            self._spare = None
 
-        return Nothing()
+    def _new(self) -> Runner:
+        return Runner(self, self._env, self._spawner, self._sink, self._python_path())
+
+    def _python_path(self) -> str:
+        """This package alone from where it is installed: what is beside it may be for another Python."""
+        if not self._path:
+            folder = self._env.run_dir / "lib"
+            folder.mkdir(exist_ok=True)
+            link = folder / "processhub"
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(_PACKAGE)
+            parts = (str(folder), self._env.python_path, self._env.container.get("PYTHONPATH", ""))
+            self._path = ":".join(part for part in parts if part)
+        return self._path
+
+
+class Runner(RunnerProcess):
+    """A runner and the actors in it."""
+
+    def __init__(self, starter: PythonStarter, env: Environment, spawner: Spawner, sink: LogSink, path: str) -> None:
+        self.module = ""
+        self.runs: dict[str, ActorRun] = {}
+        self._starter = starter
+        self._because = ""
+        self._idle: asyncio.TimerHandle | None = None
+        python = env.runner_python or sys.executable
+        super().__init__(env, spawner, sink, python, path)
+
+    def add(self, run: ActorRun, order: Message) -> None:
+        """Start an actor."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        self.runs[run.key] = run
+        self.send(order)
+
+    def heard(self, message: Message) -> None:
+        """An event of the runner."""
+        run = self.runs.get(message.get("key", ""))
+        if run is None:
+            return
+        if message["ev"] == "running":
+            run.child.running(self.pid)
+        elif message["ev"] == "ended":
+            self._remove(run)
+            reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
+            run.ended(End(reason, message["text"], message=message["message"]))
+
+    def process_ended(self, what: str, reason: Reason) -> None:
+        """The process is gone with all its actors."""
+        self.retire()
+        runs, self.runs = list(self.runs.values()), {}
+        text = f"its runner process ended: {what}"
+        if runs:
+            log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
+        for run in runs:
+            run.ended(End(reason, text, message=self._because))
+
+    def retire(self) -> None:
+        """Take no new actors."""
+        self._starter.retire(self)
+
+    def kill_for(self, run: ActorRun, why: str) -> None:
+        """End the process for the sake of one actor."""
+        self.retire()
+        self._because = f"child {run.child.id} {why}, and it shares the runner"
+        self.kill()
+
+    def _remove(self, run: ActorRun) -> None:
+        del self.runs[run.key]
+        if not self.runs:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if not self.runs:
+            self.retire()
+            self.kill()
+
+
+class ActorRun:
+    """One incarnation of a Python child."""
+
+    def __init__(self, runner: Runner, key: str, child: Child, wanted: Wanted, workload: Python) -> None:
+        self.key, self.child, self.stuck = key, child, False
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        entry = wanted.assignment
+        order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
+        runner.add(self, {**order, "target": workload.target, "args": workload.args})
+
+    def stop(self, grace: float) -> None:
+        """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
+        self._runner.send({"op": "stop", "key": self.key, "grace": grace})
+        self._later(grace, lambda: self._runner.kill_for(self, f"did not stop within {grace:g} s"))
+
+    def give_up(self) -> None:
+        """Cancel it; a blocked one is left alone where others run beside it."""
+        self._runner.send({"op": "stop", "key": self.key, "grace": 0})
+        self._later(_CANCEL_SECONDS, self._blocks)
+
+    def role(self, role: str) -> None:
+        """Tell it of its changed role."""
+        self._runner.send({"op": "role", "key": self.key, "role": role})
+
+    def ended(self, end: End) -> None:
+        """Nothing of it is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.child.ended(end)
+
+    def _blocks(self) -> None:
+        self.stuck = True
+        self._runner.retire()
+        if all(run.stuck for run in self._runner.runs.values()):
+            self._runner.kill_for(self, "did not start in time")
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, call)

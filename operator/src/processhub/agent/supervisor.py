@@ -171,5 +171,8 @@ class _Nothing:
     def stop(self, grace: float) -> None:
         """It ends by itself at once."""
 
+    def give_up(self) -> None:
+        """The same."""
+
     def role(self, role: str) -> None:
         """There is nobody to tell."""

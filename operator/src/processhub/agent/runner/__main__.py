@@ -1,0 +1,5 @@
+"""``python -m processhub.agent.runner``."""
+
+from processhub.agent.runner.main import main
+
+main()

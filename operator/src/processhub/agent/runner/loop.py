@@ -1,0 +1,93 @@
+"""An asyncio event loop that gives its thread back whenever it would wait.
+
+Thousands of actors have a loop each, and a few threads run them. The trick is the selector: where an ordinary one
+would sleep, this one raises ``Parked`` out of ``run_forever`` (nothing was taken from the loop at that point, so
+nothing is lost) and says what to wait for. A loop costs no descriptor until it registers one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Parked(BaseException):
+    """Raised out of ``run_forever``; not an Exception, so that nothing in between takes it for one."""
+
+
+class ParkingSelector(selectors.BaseSelector):
+    """A selector that never sleeps."""
+
+    def __init__(self) -> None:
+        self._inner: Any = None
+        self.timeout: float | None = None  # how long the loop would have slept; None: until it is woken
+
+    @property
+    def watched(self) -> int | None:
+        """A descriptor that becomes readable when one of the loop's own is ready; None where there is none."""
+        if self._inner is None or not self._inner.get_map():
+            return None
+        fd: int = self._inner.fileno()
+        return fd
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As BaseSelector."""
+        if self._inner is None:
+            self._inner = selectors.EpollSelector()
+        key: selectors.SelectorKey = self._inner.register(fileobj, events, data)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """As BaseSelector."""
+        if self._inner is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        key: selectors.SelectorKey = self._inner.unregister(fileobj)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As BaseSelector."""
+        if self._inner is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        key: selectors.SelectorKey = self._inner.modify(fileobj, events, data)
+        return key
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready now. Raises Parked where an ordinary selector would sleep."""
+        events: list[tuple[selectors.SelectorKey, int]] = []
+        if self.watched is not None:
+            events = self._inner.select(0)
+        if events or (timeout is not None and timeout <= 0):
+            return events
+        self.timeout = timeout
+        raise Parked
+
+    def close(self) -> None:
+        """As BaseSelector."""
+        if self._inner is not None:
+            self._inner.close()
+            self._inner = None
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """As BaseSelector."""
+        return self._inner.get_map() if self._inner is not None else {}
+
+
+class ActorLoop(asyncio.SelectorEventLoop):
+    """``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked."""
+
+    def __init__(self, on_wake: Callable[[], None]) -> None:
+        self._on_wake = on_wake
+        self.parking = ParkingSelector()
+        super().__init__(self.parking)
+
+    # The pipe by which other threads wake a sleeping loop: nobody sleeps here, so two descriptors an actor are saved.
+    def _make_self_pipe(self) -> None:
+        self._ssock = self._csock = None
+
+    def _close_self_pipe(self) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        self._on_wake()

@@ -1,0 +1,111 @@
+"""The runner's main thread: orders from the agent, actors started and told.
+
+Messages (frames.py) from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``call``, ``cast``, ``info``;
+to it: ``ready``, ``running``, ``answer``, ``ended``. ``ended`` says that nothing of the actor will run any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from typing import Any
+
+from processhub.actor import HubHandle
+from processhub.agent.frames import Inbox
+from processhub.agent.runner.hosted import Hosted
+from processhub.agent.runner.output import ChildLines
+from processhub.agent.runner.scheduler import Scheduler
+
+CHANNEL = 3  # the descriptor that the agent's socket is on
+_TERM_GRACE = 3600.0  # whoever sends SIGTERM sends SIGKILL when it is time
+Message = dict[str, Any]
+
+
+class Runner:
+    """All actors of this process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._scheduler = Scheduler()
+        self._hosted: dict[str, Hosted] = {}
+        self._hub = HubHandle("", "", "")
+        self._ending = False
+
+    def run(self) -> None:
+        """Serve until the agent's socket ends."""
+        inbox = Inbox(self._sock)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        self._tell({"ev": "ready"})
+        while not inbox.closed:
+            poll.poll()
+            for message in inbox.read():
+                self._obey(message)
+
+    def terminate(self) -> None:
+        """End all actors in order, then the process."""
+        self._ending = True
+        for hosted in list(self._hosted.values()):
+            hosted.stop(_TERM_GRACE, "shutdown")
+        self._end_if_empty()
+
+    def _obey(self, message: Message) -> None:
+        operation = message["op"]
+        if operation == "hub":
+            self._hub = HubHandle(message["name"], message["namespace"], message["member"])
+        elif operation == "start":
+            hosted = Hosted(message, self._hub, self._scheduler, self._tell, self._over)
+            self._hosted[hosted.key] = hosted
+        else:
+            found = self._hosted.get(message["key"])
+            if found is None:
+                return  # it ended meanwhile; the agent is told of that
+            if operation == "stop":
+                found.stop(message["grace"], message.get("reason", "stop"))
+            else:
+                found.deliver(message)
+
+    def _over(self, key: str) -> None:
+        self._hosted.pop(key, None)
+
+    def _tell(self, message: Message) -> None:
+        body = json.dumps(message, separators=(",", ":"), default=str).encode()
+        data = memoryview(struct.pack("!I", len(body)) + body)
+        with self._sending:
+            while data:
+                try:
+                    data = data[self._sock.send(data) :]
+                except BlockingIOError:
+                    select.select((), (self._sock,), ())
+                except OSError:
+                    os._exit(0)  # the agent is gone
+        if message["ev"] == "ended":
+            self._end_if_empty()
+
+    def _end_if_empty(self) -> None:
+        if self._ending and not self._hosted:
+            os._exit(0)
+
+
+def main() -> None:
+    """``python -m processhub.agent.runner``, started by the warden with the agent's socket as descriptor 3."""
+    sock = socket.socket(fileno=CHANNEL)
+    sock.setblocking(False)
+    os.set_inheritable(CHANNEL, False)
+    out, err = ChildLines(1, "stdout"), ChildLines(2, "stderr")
+    sys.stdout, sys.stderr = out, err
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=err)
+    runner = Runner(sock)
+    signal.signal(signal.SIGTERM, lambda *_: runner.terminate())
+    with contextlib.suppress(KeyboardInterrupt):
+        runner.run()
+    os._exit(0)

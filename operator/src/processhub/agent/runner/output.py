@@ -1,0 +1,67 @@
+"""What actors print, as lines that name the child; they share one process and one stdout."""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import json
+import os
+import threading
+from typing import Any
+
+# The actor whose code runs: set in its own context, and inherited by the tasks that it starts.
+CURRENT: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("processhub_child", default=None)
+
+_PART = 2000  # characters; a longer line is told in parts, so that a JSON line stays short
+_lock = threading.Lock()
+
+
+class ChildLines(io.TextIOBase):
+    """A text stream that writes ``{"child", "epoch", "stream", "message"}`` lines to a descriptor."""
+
+    encoding = "utf-8"
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd, self._name = fd, name
+        self._rests: dict[tuple[str, int] | None, str] = {}
+
+    def writable(self) -> bool:
+        """As io.TextIOBase."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor below: what is written there directly is told without a child."""
+        return self._fd
+
+    def write(self, text: str) -> int:
+        """Write whole lines; the rest waits for its end, per child."""
+        child = CURRENT.get()
+        with _lock:
+            *lines, rest = (self._rests.pop(child, "") + text).split("\n")
+            while len(rest) >= _PART:
+                lines.append(rest[:_PART])
+                rest = rest[_PART:]
+            if rest:
+                self._rests[child] = rest
+            self._put(child, lines)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: lines go out as they end."""
+
+    def forget(self, child: tuple[str, int]) -> None:
+        """The child has ended: write what it left without a line's end."""
+        with _lock:
+            if rest := self._rests.pop(child, ""):
+                self._put(child, [rest])
+
+    def _put(self, child: tuple[str, int] | None, lines: list[str]) -> None:
+        out = []
+        for line in lines:
+            for at in range(0, len(line), _PART) or (0,):
+                record: dict[str, Any] = {"child": child[0] if child else "", "epoch": child[1] if child else 0}
+                record.update(stream=self._name, message=line[at : at + _PART])
+                out.append(json.dumps(record, separators=(",", ":")) + "\n")
+        data = memoryview("".join(out).encode())
+        while data:
+            data = data[os.write(self._fd, data) :]

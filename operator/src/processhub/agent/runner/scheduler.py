@@ -1,0 +1,229 @@
+"""Which actor runs on which thread: loops with work are run, parked ones wait for a timer, a descriptor or a message.
+
+The pool grows when nothing was taken from the queue for some milliseconds: its threads are blocked, and the actors
+that wait must not wait for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from processhub.agent.runner.loop import ActorLoop, Parked
+
+_BASE_THREADS = 4
+_STALL_SECONDS = 0.005
+_IDLE_SECONDS = 10.0
+
+_PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
+
+
+class Strand:
+    """One actor's turn-taking; the callbacks run on pool threads, one at a time.
+
+    ``begin(loop)`` comes first, with the loop not running yet; ``failed(error)`` when something was raised out of the
+    loop, which runs on; ``finished()`` once the loop is closed and will never run again.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        begin: Callable[[ActorLoop], None],
+        failed: Callable[[BaseException], None],
+        finished: Callable[[], None],
+    ) -> None:
+        self._scheduler, self._begin, self._failed, self._finished = scheduler, begin, failed, finished
+        self.loop: ActorLoop | None = None
+        self.state = _PARKED
+        self.wake_at: float | None = None  # when its loop wants to run again
+        self.timer_at: float | None = None  # its earliest entry among the timers
+        self.watching: int | None = None
+        self.ending = False
+
+    def wake(self) -> None:
+        """Have it run soon; from any thread."""
+        self._scheduler.wake(self)
+
+    def end(self) -> None:
+        """Close the loop at the end of this turn; from within."""
+        self.ending = True
+        if self.loop is not None:
+            self.loop.stop()
+
+    def run(self) -> bool:
+        """One turn: until there is nothing to do now. False once it is over."""
+        try:
+            if self.loop is None:
+                self.loop = ActorLoop(self.wake)
+                self._begin(self.loop)
+            if not self.ending:
+                self.loop.run_forever()
+        except Parked:
+            pass
+        except BaseException as error:  # noqa: BLE001 whatever it is, it ends this actor and no other
+            self._failed(error)
+            self.wake()  # to run its clean-up
+        if not self.ending:
+            return True
+        if self.loop is not None:
+            self._scheduler.unwatch(self)  # before the number of its descriptor can become another's
+            with contextlib.suppress(Exception):  # a loop that can't be closed is not run again either
+                self.loop.close()
+        self._finished()
+        return False
+
+
+class Scheduler:
+    """The queue, the threads and the one thread that waits for all parked loops."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._ready: deque[Strand] = deque()
+        self._idle = self._threads = self._taken = 0
+        self._timers: list[tuple[float, int, Strand]] = []
+        self._order = itertools.count()
+        self._epoll = select.epoll()
+        self._watched: dict[int, Strand] = {}
+        self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._rung = False
+        for _ in range(_BASE_THREADS):
+            self._grow()
+        threading.Thread(target=self._wait_for_all, name="waiter", daemon=True).start()
+
+    def wake(self, strand: Strand) -> None:
+        """Queue a parked strand; one that runs runs again."""
+        with self._lock:
+            if strand.state == _PARKED:
+                strand.state = _QUEUED
+                self._ready.append(strand)
+                self._lock.notify()
+                if len(self._ready) > self._idle:
+                    self._call_waiter()
+            elif strand.state == _RUNNING:
+                strand.state = _AGAIN
+
+    def _call_waiter(self) -> None:
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._ring, b"\0")
+
+    def _grow(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="actors", daemon=True).start()
+            self._threads += 1
+        except RuntimeError:
+            pass  # the container's limit of threads: those that wait, wait
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._ready:
+                    self._idle += 1
+                    told = self._lock.wait(_IDLE_SECONDS)
+                    self._idle -= 1
+                    if not told and not self._ready and self._threads > _BASE_THREADS:
+                        self._threads -= 1
+                        return
+                strand = self._ready.popleft()
+                strand.state = _RUNNING
+                self._taken += 1
+            goes_on = strand.run()
+            with self._lock:
+                if not goes_on:
+                    strand.state = _DONE
+                elif strand.state == _AGAIN:
+                    strand.state = _QUEUED
+                    self._ready.append(strand)
+                else:
+                    strand.state = _PARKED
+                    self._park(strand)
+
+    def _park(self, strand: Strand) -> None:
+        """Note what a parked loop waits for. Called with the lock."""
+        assert strand.loop is not None
+        parking = strand.loop.parking
+        strand.wake_at = None
+        if parking.timeout is not None:
+            strand.wake_at = time.monotonic() + parking.timeout
+            if strand.timer_at is None or strand.wake_at < strand.timer_at:
+                self._set_timer(strand, strand.wake_at)
+                if self._timers[0][2] is strand:
+                    self._call_waiter()
+        fd = parking.watched
+        if fd != strand.watching:
+            self._unwatch(strand)
+        if fd is not None:
+            # An epoll descriptor is itself pollable: one entry stands for all that the loop watches.
+            flags = select.EPOLLIN | select.EPOLLONESHOT
+            if strand.watching is None:
+                strand.watching = fd
+                self._watched[fd] = strand
+                self._epoll.register(fd, flags)
+            else:
+                self._epoll.modify(fd, flags)
+
+    def _set_timer(self, strand: Strand, at: float) -> None:
+        strand.timer_at = at
+        heapq.heappush(self._timers, (at, next(self._order), strand))
+
+    def unwatch(self, strand: Strand) -> None:
+        """Forget the descriptor of a loop that is about to be closed."""
+        with self._lock:
+            self._unwatch(strand)
+
+    def _unwatch(self, strand: Strand) -> None:
+        if strand.watching is not None:
+            self._watched.pop(strand.watching, None)
+            self._epoll.unregister(strand.watching)
+            strand.watching = None
+
+    def _wait_for_all(self) -> None:
+        taken = -1
+        while True:
+            timeout: float | None = None
+            with self._lock:
+                now = time.monotonic()
+                while self._timers and self._timers[0][0] <= now:
+                    at, _, strand = heapq.heappop(self._timers)
+                    if at == strand.timer_at:
+                        strand.timer_at = None
+                        if strand.wake_at is not None and strand.wake_at > now:
+                            self._set_timer(strand, strand.wake_at)  # it was put off meanwhile
+                        elif strand.wake_at is not None:
+                            self._queue(strand)
+                if self._timers:
+                    timeout = self._timers[0][0] - now
+                if len(self._ready) > self._idle:
+                    if self._taken == taken:
+                        for _ in range(min(len(self._ready), self._threads // 2 + 1)):
+                            self._grow()
+                    taken = self._taken
+                    timeout = _STALL_SECONDS if timeout is None else min(timeout, _STALL_SECONDS)
+                else:
+                    taken = -1
+                self._rung = False
+            for fd, _ in self._epoll.poll(timeout):
+                if fd == self._bell:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._bell, 64)
+                else:
+                    with self._lock:
+                        found = self._watched.get(fd)
+                        if found is not None:
+                            self._queue(found)
+
+    def _queue(self, strand: Strand) -> None:
+        """Queue a parked strand, called with the lock; one that runs looks for itself."""
+        if strand.state == _PARKED:
+            strand.state = _QUEUED
+            self._ready.append(strand)
+            self._lock.notify()
