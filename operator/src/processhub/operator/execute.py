@@ -40,10 +40,11 @@ class Executor:
             for name, member in members.items()
             if member.phase is Phase.GONE and any(entry is None for entry in plan.entries.get(name, {}).values())
         ]
+        joining = {view.name: view.joining for view in observation.snapshot.members} | dict(plan.joining)
         withheld: set[str] = set()
         for member in gone:
             changes = plan.entries[member.name]
-            await self._writer.write(member, changes, workloads, self._joining(member, plan))
+            await self._writer.write(member, changes, workloads, joining[member.name])
             if not await self.still_gone(member):
                 log.warning("member %s came back while its children were to be moved", member.name)
                 withheld |= {child_id for child_id, entry in changes.items() if entry is None}
@@ -52,9 +53,7 @@ class Executor:
         done = {member.name for member in gone}
         await asyncio.gather(
             *(
-                self._writer.write(
-                    member, _without(plan.entries.get(name, {}), withheld), workloads, self._joining(member, plan)
-                )
+                self._writer.write(member, _without(plan.entries.get(name, {}), withheld), workloads, joining[name])
                 for name, member in members.items()
                 if name not in done and (member.wanted or member.slices)
             )
@@ -72,10 +71,6 @@ class Executor:
             return True
         self._store.put("leases", lease)
         return lease.spec == member.lease.lease.spec
-
-    @staticmethod
-    def _joining(member: Member, plan: Plan) -> bool:
-        return plan.joining.get(member.name, member.joining)
 
 
 def _without(changes: Mapping[str, Assignment | None], withheld: set[str]) -> Mapping[str, Assignment | None]:

@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import ContainerStatus, Lease, Node, Pod
-from processhub.api.naming import ANNOTATION_JOINING, LABEL_HUB_UID, member_ordinal
+from processhub.api.naming import ANNOTATION_JOINING, LABEL_HUB_UID, LABEL_MEMBER, member_ordinal
 from processhub.core.membership import Judgement, MemberFacts, Phase, judge
 from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
 from processhub.operator.memory import HubMemory
@@ -68,7 +68,7 @@ def observe_members(
     }
     pod_of = _pods_by_node(pods) if per_node else pods
     slices = state.member_slices()
-    names = set(slices) | set(pod_of)
+    names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()}
     if not per_node:
         names |= {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
     members = {}
@@ -90,6 +90,11 @@ def observe_members(
             name=name, wanted=wanted, weight=weight, pod=pod, lease=lease, slices=own, judgement=judgement
         )
     return members
+
+
+def member_of(lease: Lease) -> str:
+    """The member whose Lease it is; a label's value may be shortened, the annotation is whole."""
+    return lease.metadata.annotations.get(LABEL_MEMBER) or lease.metadata.labels.get(LABEL_MEMBER, "")
 
 
 def _facts(

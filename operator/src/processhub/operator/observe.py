@@ -69,7 +69,8 @@ def _view(member: Member, memory: HubMemory) -> MemberView:
         weight=member.weight,
         phase=member.phase,
         draining=member.judgement.draining,
-        joining=member.joining,
+        # A member of a hub that has children already takes its share as a joiner; a first one does not.
+        joining=member.joining if member.slices else memory.formed,
         wanted=member.wanted,
         settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
         lingering=frozenset(lingering),
