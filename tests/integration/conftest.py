@@ -1,0 +1,73 @@
+"""A real control plane with the process kubelet, for one test session.
+
+``cluster`` is the product's CRDs on three nodes; ``cluster.environment()`` is what a process needs to work on it
+(helm, kubectl, the operator). ``faults`` kills, pauses and cuts off; ``namespace`` is fresh for each test.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from localcluster import cluster as local
+from localcluster import guard
+from localcluster.cluster import Cluster
+from localcluster.faults import Faults
+from localcluster.kubelet.connection import read_kubeconfig
+from localcluster.layout import Layout
+from processhub.cluster.client import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = 3
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of this session alone, with the CRDs; gone afterwards, even if the session is killed.
+
+    With KEEP_CLUSTER_LOGS=DIR the logs of its control plane and kubelet are copied there at the end.
+    """
+    layout = Layout(tmp_path_factory.mktemp("cluster"))
+    watcher = guard.start(layout)
+    try:
+        running = local.up(layout, nodes=NODES)
+        crds = sorted((ROOT / "crds").glob("*.yaml"))
+        if crds:
+            running.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
+            running.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds))
+        yield running
+    finally:
+        keep = os.environ.get("KEEP_CLUSTER_LOGS")
+        if keep and layout.kubelet_log.exists():
+            shutil.copy(layout.kubelet_log, keep)
+        local.down(layout)
+        watcher.terminate()
+        watcher.wait()
+
+
+@pytest.fixture(scope="session")
+def faults(cluster: Cluster) -> Faults:
+    """Kills, pauses and cuts off the cluster's pods and nodes."""
+    return Faults(cluster.layout.kubelet_root)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def api(cluster: Cluster) -> AsyncIterator[Client]:
+    """The product's client, as the administrator."""
+    async with Client(read_kubeconfig(cluster.kubeconfig).client_config()) as client:
+        yield client
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of this test's own; its deletion is not waited for."""
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
