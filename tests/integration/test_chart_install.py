@@ -1,0 +1,223 @@
+"""The chart's life on a cluster of its own: install, test, upgrade, uninstall; what stays and what goes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import render_manifests
+from localcluster import cluster as local
+from localcluster.cluster import Cluster
+from localcluster.layout import ClusterError, Layout
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMESPACE = "hubs-system"
+CRDS = [f"{plural}.processhub.dev" for plural in ("children", "childsets", "hubs", "registryslices")]
+KINDS = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas"
+Helm = Callable[..., subprocess.CompletedProcess[str]]
+HUB = json.dumps(
+    {
+        "apiVersion": "processhub.dev/v1alpha1",
+        "kind": "Hub",
+        "metadata": {"name": "kept", "annotations": {"processhub.dev/paused": "true"}},
+        "spec": {},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A second cluster: the release has cluster-wide names, so it can't share one with another release."""
+    layout = Layout(tmp_path_factory.mktemp("cluster"))
+    yield local.up(layout, nodes=1)
+    local.down(layout)
+
+
+@pytest.fixture
+def helm(own: Cluster) -> Iterator[Helm]:
+    """helm on that cluster; what a test leaves installed is removed, but for the CRDs.
+
+    They stay because the API server may take minutes over deleting a CRD that was made a moment ago.
+    """
+    program = render_manifests.helm()
+
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [program, *arguments, "--namespace", NAMESPACE]
+        answer = subprocess.run(command, env=own.environment(), capture_output=True, text=True, timeout=120)
+        assert not check or answer.returncode == 0, answer.stdout + answer.stderr
+        return answer
+
+    yield run
+    run("uninstall", "processhub", "--ignore-not-found", "--wait")
+    own.kubectl("delete", "hubs", "--all", "-n", "default")
+    own.kubectl("-n", NAMESPACE, "delete", "lease", "processhub-operator", "--ignore-not-found")
+
+
+def install(helm: Helm, *options: str) -> str:
+    """Install without operator pods: what is tested here is the release itself."""
+    chart = str(ROOT / "charts" / "processhub")
+    return helm("install", "processhub", chart, "--create-namespace", "--set", "replicas=0", "--wait", *options).stdout
+
+
+def names(cluster: Cluster, *what: str) -> list[str]:
+    return cluster.kubectl("get", *what, "-o", "jsonpath={.items[*].metadata.name}").split()
+
+
+def leader_lease(cluster: Cluster, renewed: datetime, **spec: Any) -> None:
+    lease = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "processhub-operator", "namespace": NAMESPACE},
+        "spec": {
+            "holderIdentity": "operator-1",
+            "leaseDurationSeconds": 3600,
+            "renewTime": renewed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        }
+        | spec,
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(lease))
+
+
+def test_install_says_what_to_do_next(helm: Helm, own: Cluster) -> None:
+    notes = install(helm)
+
+    assert "serves all namespaces" in notes
+    assert f"kubectl -n {NAMESPACE} rollout status deployment/processhub-operator" in notes
+    for name in CRDS:
+        own.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=10s")
+
+
+def test_install_limited_to_namespaces(helm: Helm, own: Cluster) -> None:
+    for name in ("team-a", "team-b"):
+        own.kubectl("create", "namespace", name)
+
+    notes = install(helm, "--set", "watchNamespaces={team-a,team-b}")
+
+    operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
+    assert "serves the namespaces team-a, team-b" in notes
+    own.kubectl("auth", "can-i", "create", "statefulsets", "-n", "team-a", operator)
+    own.kubectl("auth", "can-i", "list", "nodes", operator)
+    own.kubectl("auth", "can-i", "update", "lease/processhub-operator", "-n", NAMESPACE, operator)
+    for verb, resource, namespace in (
+        ("create", "statefulsets", "default"),
+        ("list", "children.processhub.dev", "default"),
+        ("get", "secrets", "team-a"),
+    ):
+        with pytest.raises(ClusterError):
+            own.kubectl("auth", "can-i", verb, resource, "-n", namespace, operator)
+
+
+def test_helm_test_sees_a_leader(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    leader_lease(own, datetime.now(UTC))
+
+    answer = helm("test", "processhub", "--logs")
+
+    assert "processhub is ready: operator-1 leads and 4 CRDs are served" in answer.stdout + answer.stderr
+    assert "processhub-selftest" not in names(own, "pods,serviceaccounts", "-n", NAMESPACE), "it leaves nothing behind"
+
+
+def test_upgrade_keeps_the_accounts_of_the_hubs(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    subject = {"kind": "ServiceAccount", "name": "processhub-my-hub", "namespace": "default"}
+    operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
+    own.kubectl(
+        *("patch", "clusterrolebinding", "processhub-agents", "--type=merge", operator),
+        *("-p", json.dumps({"subjects": [subject]})),
+    )
+
+    helm("upgrade", "processhub", str(ROOT / "charts" / "processhub"), "--set", "replicas=0", "--set", "logLevel=debug")
+
+    subjects = own.kubectl("get", "clusterrolebinding", "processhub-agents", "-o", "jsonpath={.subjects}")
+    assert json.loads(subjects) == [subject]
+
+
+def test_operator_gives_nobody_more_than_a_members_rights(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
+    bind = ["create", "rolebinding", "--serviceaccount=default:default", "-n", "default", operator]
+
+    own.kubectl(*bind, "allowed", "--clusterrole=processhub-agent")
+    own.kubectl("delete", "rolebinding", "allowed", "-n", "default")
+
+    for role in ("admin", "view", "processhub-edit"):
+        with pytest.raises(ClusterError, match="attempting to grant RBAC permissions not currently held"):
+            own.kubectl(*bind, "refused", f"--clusterrole={role}")
+
+
+def test_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
+
+    helm("uninstall", "processhub", "--wait")
+
+    assert names(own, "hubs", "-n", "default") == ["kept"]
+    ours = "-l=app.kubernetes.io/name=processhub"
+    assert names(own, KINDS, ours) == []
+    assert names(own, "all,serviceaccounts,roles,rolebindings,poddisruptionbudgets", "-n", NAMESPACE, ours) == []
+
+
+def test_install_again_takes_the_kept_crds_over(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
+    helm("uninstall", "processhub", "--wait")
+
+    install(helm)
+
+    assert names(own, "hubs", "-n", "default") == ["kept"]
+
+
+def test_plain_manifest_installs_without_helm(helm: Helm, own: Cluster) -> None:
+    manifest = str(ROOT / "manifests" / "install.yaml")
+
+    own.kubectl("apply", "--server-side", "--force-conflicts", "-f", manifest)
+    own.kubectl("apply", "-f", manifest, "--dry-run=server")
+
+    assert "processhub-operator" in names(own, "deployments", "-n", render_manifests.NAMESPACE)
+    own.kubectl("delete", "namespace", render_manifests.NAMESPACE, "--wait=false")
+    own.kubectl("delete", KINDS, "-l=app.kubernetes.io/name=processhub")
+
+
+def test_users_roles_reach_those_who_edit_and_view(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    for user, role in (("ed", "edit"), ("vi", "view")):
+        own.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", "default")
+
+    def may(user: str, verb: str, resource: str) -> bool:
+        try:
+            own.kubectl("auth", "can-i", verb, resource, f"--as={user}", "-n", "default")
+        except ClusterError:
+            return False
+        return True
+
+    deadline = time.monotonic() + 20
+    while not (may("vi", "list", "hubs.processhub.dev") and may("ed", "create", "hubs.processhub.dev")):
+        assert time.monotonic() < deadline, "the controller does not aggregate the roles"
+        time.sleep(0.2)
+    assert may("ed", "create", "hubs.processhub.dev/call")
+    assert may("ed", "patch", "hubs.processhub.dev/scale")
+    assert may("ed", "delete", "children.processhub.dev")
+    assert may("vi", "list", "registryslices.processhub.dev")
+    assert not may("ed", "update", "registryslices.processhub.dev")
+    assert not may("vi", "create", "children.processhub.dev")
+    assert not may("vi", "create", "hubs.processhub.dev/call")
+
+
+# Last, because CRDs that are being deleted are in the way of whoever installs next.
+
+
+def test_uninstall_without_keep_removes_the_crds(helm: Helm, own: Cluster) -> None:
+    notes = install(helm, "--set", "crds.keep=false")
+
+    helm("uninstall", "processhub")
+
+    assert "ALL Hubs and Children" in notes
+    left = json.loads(own.kubectl("get", "crds", "-o", "json"))["items"]
+    assert all("deletionTimestamp" in crd["metadata"] for crd in left if crd["metadata"]["name"] in CRDS)
