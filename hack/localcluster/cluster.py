@@ -15,10 +15,10 @@ from pathlib import Path
 
 from localcluster import controlplane, tools
 from localcluster.layout import CHECKOUT, ClusterError, Layout, Record, default_layout
-from localcluster.processes import MARKER, end_all, marked
+from localcluster.processes import MARKER, end_all, end_kubelet, marked, runs_kubelet
 
 DEFAULT_NODES = 3
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def _link(paths: dict[str, Path], folder: Path) -> None:
 
 
 def _stop(layout: Layout, record: Record) -> None:
-    end_all(record.id, _STOP_SECONDS)
+    end_kubelet(record.id, _STOP_SECONDS)
+    # The API server would wait for open watches, and there is no state worth a clean end.
+    end_all(record.id, 0)
     layout.forget(record)
 
 
@@ -125,14 +127,7 @@ def _answers(layout: Layout) -> bool:
 
 def _kubelet_runs(record: Record) -> bool:
     with marked(record.id) as processes:
-        for process in processes:
-            try:
-                words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"localcluster.kubelet" in words:
-                return True
-    return False
+        return any(runs_kubelet(process) for process in processes)
 
 
 def _start_kubelet(layout: Layout, record: Record, nodes: int) -> None:

@@ -79,6 +79,23 @@ def wait_gone(processes: list[Process], seconds: float) -> list[Process]:
     return list(left.values())
 
 
+def end_kubelet(identity: str, grace: float) -> None:
+    """TERM to the process kubelet, which ends its containers; returns when it is gone or ``grace`` seconds are over."""
+    with marked(identity) as processes:
+        kubelets = [process for process in processes if runs_kubelet(process)]
+        for process in kubelets:
+            process.signal(signal.SIGTERM)
+        wait_gone(kubelets, grace)
+
+
+def runs_kubelet(process: Process) -> bool:
+    """Whether this is the process kubelet itself."""
+    try:
+        return b"localcluster.kubelet" in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def end_all(identity: str, grace: float) -> int:
     """TERM, then KILL, until no process of this cluster is left; returns how many there were.
 

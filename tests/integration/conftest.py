@@ -40,7 +40,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         crds = sorted((ROOT / "crds").glob("*.yaml"))
         if crds:
             running.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
-            running.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds))
+            running.kubectl(
+                "wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds)
+            )
         yield running
     finally:
         keep = os.environ.get("KEEP_CLUSTER_LOGS")

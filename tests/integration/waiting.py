@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 15.0) -> T:
-    """The first result of ``look`` that is neither None nor False; AssertionError naming ``what`` after ``within`` s."""
+    """The first result of ``look`` that is neither None nor False; AssertionError after ``within`` seconds."""
     deadline = time.monotonic() + within
     while True:
         found = await look()
