@@ -42,7 +42,7 @@ class Engine:
         """Sync, raise the terms, begin."""
         self._store.start()
         await self._store.synced()
-        reconciler = Reconciler(self._client, self._store, self._settings, self._term)
+        reconciler = Reconciler(self._client, self._store, self._settings, self._term, self.wake)
         reconciler.takeover = await raise_terms(self._client, self._store, self._settings.namespaces, self._term)
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),

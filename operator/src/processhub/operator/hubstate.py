@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from processhub.api.child import Child
+from processhub.api.hub import HubSpec
 from processhub.api.kubernetes import Lease, Pod
 from processhub.api.naming import lease_name
 from processhub.api.slice import (
@@ -23,6 +24,7 @@ from processhub.api.slice import (
     parse_assignment,
     parse_report,
 )
+from processhub.core.acceptance import Refusal, refuse_child
 from processhub.core.placement import child_key
 from processhub.core.snapshot import Wanted, frozen_metadata
 
@@ -140,6 +142,8 @@ class HubState:
         self.pods: dict[str, Pod] = {}
         self.leases: dict[str, KnownLease] = {}  # by object name
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
+        self._judged_by: HubSpec | None = None
+        self._judged: dict[str, Refusal | None] = {}
 
     @property
     def empty(self) -> bool:
@@ -155,8 +159,20 @@ class HubState:
             self.children[name] = KnownChild(child, before.wanted, before.workload)
         else:
             self.children[name] = _known(child)
+            self._judged.pop(name, None)
         self.by_id.setdefault(child.id, set()).add(name)
         self.dirty.add(child.id)
+
+    def refusal(self, name: str, hub: HubSpec) -> Refusal | None:
+        """Why the Child is not accepted as it is, None where it is; computed once a spec of Child and Hub."""
+        if self._judged_by is not hub:
+            self._judged_by = hub
+            self._judged.clear()
+        try:
+            return self._judged[name]
+        except KeyError:
+            judged = self._judged[name] = refuse_child(self.children[name].child.spec, hub)
+            return judged
 
     def drop_child(self, child: Child) -> None:
         """A Child was deleted."""
@@ -164,6 +180,7 @@ class HubState:
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return
         del self.children[child.metadata.name]
+        self._judged.pop(child.metadata.name, None)
         names = self.by_id.get(child.id, set())
         names.discard(child.metadata.name)
         if not names:

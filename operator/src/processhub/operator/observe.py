@@ -8,7 +8,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason
-from processhub.core.acceptance import Refusal, refuse_child, unknown_member
+from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.membership import Phase
 from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
 from processhub.operator.hubstate import HubState, KnownChild
@@ -112,25 +112,30 @@ def _wanted(
     chosen: dict[str, KnownChild] = {}
     children, guided = state.children, hub.spec.distribution.strategy == "Guided"
     for child_id, names in state.by_id.items():
-        candidates = [children[name] for name in names]
-        places = record.get(child_id, ())
-        known = candidates[0] if len(candidates) == 1 else _winner(candidates, places)
-        chosen[child_id] = known
-        for other in candidates:
-            if other is not known:
+        if len(names) == 1:
+            (name,) = names
+            known = children[name]
+        else:
+            candidates = [children[name] for name in names]
+            known = _winner(candidates, record.get(child_id, ()))
+            name = known.child.metadata.name
+            for other in candidates:
+                if other is known:
+                    continue
                 refusals[other.child.metadata.name] = Refusal(
                     Reason.ALREADY_STARTED,
                     f"the id {child_id!r} belongs to child/{known.child.metadata.name}; started when that is deleted",
                 )
-        refusal = refuse_child(known.child.spec, hub.spec)
+        chosen[child_id] = known
+        refusal = state.refusal(name, hub.spec)
         if refusal is None and guided:
             refusal = unknown_member(known.child.spec, members)
         if refusal is not None:
-            refusals[known.child.metadata.name] = refusal
-            if last_good := _as_on_record(known, places, guided):
+            refusals[name] = refusal
+            if last_good := _as_on_record(known, record.get(child_id, ()), guided):
                 wanted[child_id] = last_good
         elif known.child.spec.suspend:
-            refusals[known.child.metadata.name] = Refusal(Reason.SUSPENDED, "spec.suspend is true")
+            refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend is true")
         elif known.child.metadata.deletion_timestamp is None:
             wanted[child_id] = known.wanted
     return wanted, refusals, chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -50,7 +51,10 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """The leader's rounds. ``reconcile`` is the work of a queue keyed by hub."""
 
-    def __init__(self, client: Client, store: Store, settings: OperatorSettings, term: int) -> None:
+    def __init__(
+        self, client: Client, store: Store, settings: OperatorSettings, term: int, wake: Callable[[HubKey], None]
+    ) -> None:
+        self.wake = wake
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._memory: dict[HubKey, HubMemory] = {}
         self._observed: dict[HubKey, Observation] = {}
@@ -69,8 +73,8 @@ class Reconciler:
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
-            await self._write_hub(hub, memory, refused_status(hub, refusal, rfc3339()))
-            return 1.0 if refusal.reason is Reason.NAME_CONFLICT else None
+            written = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
+            return 1.0 if not written or refusal.reason is Reason.NAME_CONFLICT else None
         with metrics.ROUND_SECONDS.time():
             return await self._round(key, hub, state, memory)
 
@@ -96,13 +100,13 @@ class Reconciler:
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
         self._after(key, hub, state, memory, observation, plan)
         if conflict is not None:
-            await self._write_hub(hub, memory, refused_status(hub, conflict, rfc3339()))
+            self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
             return 1.0
-        written = await self._write_hub(hub, memory, hub_status(hub, self._observed[key], plan, rfc3339()))
+        written = self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339()))
         return _soonest(
             0.0 if not complete else None,
             writer.retry_in,
-            None if written else memory.status_bucket.wait(loop.time()),
+            None if written else max(0.1, memory.status_bucket.wait(loop.time())),
             0.05 if plan.moving else None,
             0.2 if plan.pending_moves else None,
             formation_wait(hub, memory, loop.time()),
@@ -225,14 +229,18 @@ class Reconciler:
         )
         return child, status
 
-    async def _write_hub(self, hub: Hub, memory: HubMemory, status: HubStatus) -> bool:
-        """Write the Hub's status where it differs; False where the rate limit holds it back."""
+    def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> bool:
+        """Have the Hub's status written where it differs; False where it is not its time yet."""
         current = self._store.hubs.get(hub.metadata.key)
-        if current is None or status == current.status:
+        if current is None:
             return True
-        if not memory.status_bucket.take(asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if self.status.busy_with(hub) or memory.status_bucket.wait(now) > 0:
             return False
-        await self.status.hub(current, status)
+        status = compute()
+        if status != current.status:
+            memory.status_bucket.take(now)
+            self.status.hub(current, status, lambda: self.wake(hub.metadata.key))
         return True
 
     # beside a round

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 from processhub.api.child import Child, ChildStatus
 from processhub.api.hub import Hub, HubStatus
+from processhub.api.meta import find_condition
+from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
@@ -17,6 +19,7 @@ from processhub.operator.store import Store
 
 _WORKERS = 24
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
+_SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
 ChildKey = tuple[str, str]  # (namespace, object name)
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ class StatusWriter:
         self._waiting: dict[ChildKey, None] = {}  # in order, each once
         self._wake = asyncio.Event()
         self._buckets: dict[ChildKey, TokenBucket] = {}
+        self._settling: dict[ChildKey, float] = {}  # until when a start may stay untold
+        self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def mark(self, key: ChildKey) -> None:
         """Have the Child's status looked at."""
@@ -48,8 +53,19 @@ class StatusWriter:
             for _ in range(_WORKERS):
                 group.create_task(self._work())
 
-    async def hub(self, hub: Hub, status: HubStatus) -> None:
-        """Write a Hub's status; it is applied, so that conditions of others stay."""
+    def busy_with(self, hub: Hub) -> bool:
+        """Whether a write of this Hub's status is under way."""
+        task = self._hubs.get(hub.metadata.key)
+        return task is not None and not task.done()
+
+    def hub(self, hub: Hub, status: HubStatus, done: Callable[[], None]) -> None:
+        """Write a Hub's status in the background, then call ``done``; rounds do not wait for it."""
+        task = asyncio.create_task(self._hub(hub, status))
+        task.add_done_callback(lambda _: done())
+        self._hubs[hub.metadata.key] = task
+
+    async def _hub(self, hub: Hub, status: HubStatus) -> None:
+        # Applied, so that conditions of others stay.
         body = {
             "apiVersion": hub.api_version,
             "kind": hub.kind,
@@ -62,6 +78,9 @@ class StatusWriter:
             )
         except (NotFoundError, ConflictError) as error:
             log.info("status of hub %s not written: %s", hub.metadata.name, error.message)
+            return
+        except ApiError as error:
+            log.warning("status of hub %s not written: %s", hub.metadata.name, error.message)
             return
         self._store.put("hubs", stored)
 
@@ -87,11 +106,19 @@ class StatusWriter:
         found = self._latest(key)
         if found is None:
             self._buckets.pop(key, None)
+            self._settling.pop(key, None)
             return
         child, status = found
         if status == child.status:
+            self._settling.pop(key, None)
             return
         loop = asyncio.get_running_loop()
+        if _is_starting(status) and not child.status.nodes:
+            until = self._settling.setdefault(key, loop.time() + _SETTLE_SECONDS)
+            if loop.time() < until:
+                loop.call_later(until - loop.time(), self.mark, key)
+                return
+        self._settling.pop(key, None)
         bucket = self._buckets.setdefault(key, TokenBucket(_CHILD_RATE, _CHILD_BURST))
         if not bucket.take(loop.time()):
             loop.call_later(bucket.wait(loop.time()), self.mark, key)
@@ -99,6 +126,14 @@ class StatusWriter:
         body = {"metadata": {"uid": child.metadata.uid}, "status": _complete(status)}
         stored = await self._client.patch(CHILDREN, key[0], key[1], body, subresource="status")
         self._store.put("children", stored)
+
+
+def _is_starting(status: ChildStatus) -> bool:
+    """Whether all goes well and only takes its time."""
+    ready = find_condition(status.conditions, "Ready")
+    accepted = find_condition(status.conditions, "Accepted")
+    refused = accepted is not None and accepted.status == "False"
+    return not refused and ready is not None and ready.reason in (Reason.PENDING, Reason.STARTING)
 
 
 def _complete(status: ChildStatus) -> dict[str, object]:
