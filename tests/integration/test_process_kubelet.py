@@ -455,7 +455,8 @@ async def test_pause_stops_every_process_until_resumed(pods: Pods) -> None:
     stopped = [state(pid) for pid in await pods.pids("pauses")]
     before = beat.read_text()
 
-    assert set(stopped) == {"T"}
+    assert stopped[0] in "TD"
+    assert set(stopped) <= {"T", "D"}  # the shell may wait for a vfork child that is stopped
     assert is_ready(await pods.get("pauses"))
 
     await pods.faults.resume_pod(pods.key("pauses"))

@@ -12,18 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
 from localcluster.kubelet import syscalls
 
-
-@dataclass(frozen=True)
-class Mount:
-    """``source`` (a file or folder of the machine) seen at ``target`` inside the container."""
-
-    source: str
-    target: str
-    read_only: bool
+Mount = tuple[str, str, bool]  # source (a file or folder of the machine), target inside the container, read-only
 
 
 def isolate(hostname: str) -> bool:
@@ -55,18 +47,18 @@ def build(mounts: list[Mount], scratch: str) -> str:
         mounts: what to bind; sources are resolved before anything covers them.
         scratch: an existing empty folder in which a new root may be built.
     """
-    held = {mount.source: os.open(mount.source, os.O_PATH) for mount in mounts}
+    held = {source: os.open(source, os.O_PATH) for source, _, _ in mounts}
     root = "/"
-    if any(_missing_from_root(mount.target) for mount in mounts):
+    if any(_missing_from_root(target) for _, target, _ in mounts):
         root = scratch
         _cover("/", root)
     try:
-        for mount in sorted(mounts, key=lambda mount: mount.target.count("/")):
+        for given, wanted, read_only in sorted(mounts, key=lambda mount: mount[1].count("/")):
             # Opened beforehand: a source below a covered folder would no longer be found by its path.
-            source = f"/proc/self/fd/{held[mount.source]}"
-            target = _make_target(root, mount.target, os.path.isdir(source))
+            source = f"/proc/self/fd/{held[given]}"
+            target = _make_target(root, wanted, os.path.isdir(source))
             syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
-            if mount.read_only:
+            if read_only:
                 _remount_read_only(source, target)
     finally:
         for fd in held.values():

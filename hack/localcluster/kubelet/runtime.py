@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import marshal
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from localcluster.kubelet import proctree
@@ -89,8 +89,11 @@ class Run:
         return proctree.descendants(self.shim.pid) if self.alive else []
 
     async def pause(self) -> None:
-        """SIGSTOP all of them; returns when each is stopped, those forked meanwhile too."""
-        while running := [pid for pid in self.processes() if proctree.state(pid) not in "TtZX"]:
+        """SIGSTOP all of them; returns when none can run any more, those forked meanwhile included.
+
+        One in an uninterruptible call (``D``, as while its vfork child is stopped) stops before it runs on.
+        """
+        while running := [pid for pid in self.processes() if proctree.state(pid) in "RS"]:
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
@@ -114,7 +117,7 @@ def start(spec: Spec) -> Run:
     told, tell = os.pipe2(os.O_CLOEXEC)
     given = os.memfd_create("spec", os.MFD_CLOEXEC)  # not a pipe: a large environment would block this process
     try:
-        os.write(given, json.dumps({**asdict(spec), "env": environment}).encode())
+        os.write(given, marshal.dumps({**vars(spec), "env": environment}))
         os.lseek(given, 0, os.SEEK_SET)
         shim = subprocess.Popen(
             [*entry_point("localcluster.kubelet.shim"), str(tell), str(os.getpid())],
@@ -145,7 +148,7 @@ def _follow(run: Run, told: int) -> None:
             return
         *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:
-            _take(run, json.loads(line))
+            _take(run, line.decode())
         if not chunk:
             loop.remove_reader(told)
             os.close(told)
@@ -158,16 +161,19 @@ def _follow(run: Run, told: int) -> None:
     loop.add_reader(told, readable)
 
 
-def _take(run: Run, event: dict[str, object]) -> None:
-    if "started" in event:
-        run.pid, run.started_at = int(str(event["started"])), float(str(event["at"]))
+def _take(run: Run, line: str) -> None:
+    """Take in one line of the shim's report."""
+    word, _, rest = line.partition(" ")
+    if word == "failed":
+        run.ended.set_result(Exit(START_ERROR, 0, time.time(), "StartError", rest))
+        return
+    values = rest.split()
+    if word == "started":
+        run.pid, run.started_at = int(values[0]), float(values[1])
         run.started.set()
-    elif "failed" in event:
-        run.ended.set_result(Exit(START_ERROR, 0, time.time(), "StartError", str(event["failed"])))
     else:
-        code = int(str(event["exited"]))
-        reason = "Completed" if code == 0 else "Error"
-        run.ended.set_result(Exit(code, int(str(event["signal"])), float(str(event["at"])), reason))
+        code = int(values[0])
+        run.ended.set_result(Exit(code, int(values[1]), float(values[2]), "Error" if code else "Completed"))
 
 
 def _end_orphans(identity: str) -> None:

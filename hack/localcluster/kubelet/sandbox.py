@@ -119,7 +119,7 @@ class Sandbox:
             if not source.exists():
                 source.mkdir(parents=True)
             source = source.resolve()
-        return Mount(str(source), entry["mountPath"], bool(entry.get("readOnly")))
+        return str(source), entry["mountPath"], bool(entry.get("readOnly"))
 
     def _write_kubeconfig(self, pod: Json) -> None:
         """For programs that read KUBECONFIG; in-cluster configuration works as well."""
@@ -198,7 +198,7 @@ async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbo
 
 def _relocate(text: str, mounts: list[Mount]) -> str:
     """Where there are no mount namespaces: paths below a mountPath become the volume's real path."""
-    for mount in sorted(mounts, key=lambda mount: -len(mount.target)):
-        if text == mount.target or f"{mount.target}/" in text:
-            text = text.replace(mount.target, mount.source)
+    for source, target, _ in sorted(mounts, key=lambda mount: -len(mount[1])):
+        if text == target or f"{target}/" in text:
+            text = text.replace(target, source)
     return text

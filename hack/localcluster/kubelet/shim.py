@@ -1,28 +1,33 @@
 """The process between the kubelet and one container: it ends every descendant before it reports the container's end.
 
 Started as ``python -S -E`` with ``fd of the report pipe`` and ``pid of the kubelet`` as arguments and the container's
-spec as JSON on stdin; it writes one JSON object a line to the pipe:
+spec (a dict, by marshal) on stdin; it writes lines to the pipe:
 
-- ``{"started": pid, "at": seconds}``
-- ``{"failed": message}``: the command could not be executed
-- ``{"exited": code, "signal": number or 0, "at": seconds}``: no process of the container is left
+- ``started PID SECONDS``
+- ``failed MESSAGE``: the command could not be executed
+- ``exited CODE SIGNAL SECONDS``: no process of the container is left (SIGNAL is 0 where it exited by itself)
 
 SIGTERM is passed on to the container's main process. SIGUSR1 kills everything now. SIGHUP, which the kernel sends
-when the kubelet dies, does too. Standard library only, and few modules of it: this is the start latency of a pod.
+when the kubelet dies, does too.
+
+Standard library only, and few modules of it (no json, dataclasses, contextlib, typing, pathlib: they would treble the
+start-up): this is the latency of a pod's start, and there is one for each container.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import marshal
 import os
 import signal
 import sys
 import time
-from typing import Any
 
 from localcluster.kubelet import rootfs, syscalls
 from localcluster.kubelet.proctree import descendants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT}
 
@@ -36,24 +41,26 @@ def main() -> None:
     if os.getppid() != kubelet:
         sys.exit(1)
     os.set_inheritable(report_fd, False)
-    spec = json.load(sys.stdin)
+    spec = marshal.load(sys.stdin.buffer)  # noqa: S302 - written by the kubelet that started this
 
-    def report(**event: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the kubelet died; what is left to do is to end the container
-            os.write(report_fd, (json.dumps(event) + "\n").encode())
+    def report(line: str) -> None:
+        try:
+            os.write(report_fd, f"{line}\n".encode())
+        except BrokenPipeError:  # the kubelet died; what is left to do is to end the container
+            return
 
     try:
         pid = _start(spec)
     except OSError as error:
         _end_tree()
-        report(failed=error.strerror or str(error))
+        report(f"failed {error.strerror or error}".replace("\n", " "))
         return
-    report(started=pid, at=time.time())
+    report(f"started {pid} {time.time()}")
     status = _watch(pid)
     at = time.time()
     _end_tree()
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    report(exited=128 + number if number else os.WEXITSTATUS(status), signal=number, at=at)
+    report(f"exited {128 + number if number else os.WEXITSTATUS(status)} {number} {at}")
 
 
 def _watch(pid: int) -> int:
@@ -94,8 +101,7 @@ def _start(spec: dict[str, Any]) -> int:
     log = os.open(spec["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     root = "/"
     if spec["isolate"] and rootfs.isolate(spec["hostname"]):
-        mounts = [rootfs.Mount(**mount) for mount in spec["mounts"]]
-        root = rootfs.build(mounts, spec["scratch"])
+        root = rootfs.build(spec["mounts"], spec["scratch"])
     told, tell = os.pipe2(os.O_CLOEXEC)
     shim = os.getpid()
     pid = os.fork()
@@ -104,16 +110,16 @@ def _start(spec: dict[str, Any]) -> int:
             _become(spec, root, log, shim)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             number = getattr(error, "errno", None) or 0
-            os.write(tell, json.dumps([number, str(error)]).encode())
+            os.write(tell, f"{number} {getattr(error, 'strerror', None) or error}".encode())
         os._exit(127)
     os.close(tell)
     os.close(log)
-    with open(told, "rb") as pipe:
+    with open(told) as pipe:
         problem = pipe.read()
     if problem:
         os.waitpid(pid, 0)
-        number, text = json.loads(problem)
-        raise OSError(number, text)
+        number, _, text = problem.partition(" ")
+        raise OSError(int(number), text)
     return pid
 
 
