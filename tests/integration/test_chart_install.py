@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -33,11 +35,13 @@ HUB = json.dumps(
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def own() -> Iterator[Cluster]:
     """A second cluster: the release has cluster-wide names, so it can't share one with another release."""
-    layout = Layout(tmp_path_factory.mktemp("cluster"))
+    # Not under /tmp, where the operator's pods have a volume of their own that would hide the kubelet's files.
+    layout = Layout(ROOT / ".local" / f"chart-{os.getpid()}")
     yield local.up(layout, nodes=1)
     local.down(layout)
+    shutil.rmtree(layout.root)
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def helm(own: Cluster) -> Iterator[Helm]:
 
     yield run
     run("uninstall", "processhub", "--ignore-not-found", "--wait")
-    own.kubectl("delete", "hubs", "--all", "-n", "default")
+    own.kubectl("delete", "hubs,children", "--all", "-n", "default")
     own.kubectl("-n", NAMESPACE, "delete", "lease", "processhub-operator", "--ignore-not-found")
 
 
@@ -208,6 +212,34 @@ def test_users_roles_reach_those_who_edit_and_view(helm: Helm, own: Cluster) -> 
     assert not may("ed", "update", "registryslices.processhub.dev")
     assert not may("vi", "create", "children.processhub.dev")
     assert not may("vi", "create", "hubs.processhub.dev/call")
+
+
+def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> None:
+    chart, examples = str(ROOT / "charts" / "processhub"), ROOT / "manifests" / "examples"
+    release = ["processhub", chart, "--create-namespace", "--wait", "--timeout=100s"]
+
+    def running() -> dict[str, Any]:
+        children = json.loads(own.kubectl("get", "children", "-n", "default", "-o", "json"))["items"]
+        return {each["metadata"]["name"]: each["status"]["nodes"] for each in children}
+
+    def pods() -> str:
+        return own.kubectl("get", "pods", "-n", "default", "-o", "jsonpath={.items[*].metadata.uid}")
+
+    helm("install", *release)
+    for example in ("01-hub.yaml", "02-children.yaml"):
+        own.kubectl("apply", "-n", "default", "-f", str(examples / example))
+    own.kubectl(*("wait", "child", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=60s", timeout=70)
+    before = running(), pods()
+
+    helm("upgrade", *release, "--set", "logLevel=debug")
+    answer = helm("test", "processhub", "--logs")
+
+    assert "leads and 4 CRDs are served" in answer.stdout + answer.stderr
+    assert (running(), pods()) == before
+    helm("uninstall", "processhub", "--wait")
+    assert (running(), pods()) == before
+    for node in (nodes[0] for nodes in before[0].values()):
+        assert Path(f"/proc/{node['pid']}").exists(), "the process runs on"
 
 
 # Last, because CRDs that are being deleted are in the way of whoever installs next.
