@@ -1,0 +1,130 @@
+"""The local cluster comes up once, survives an interrupted start, and takes down what it started and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from waiting import alive
+
+from localcluster import cluster as local
+from localcluster.cluster import Cluster
+from localcluster.layout import CHECKOUT, Layout
+from localcluster.processes import MARKER, end_all, marked, runs_kubelet
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "sleeper"},
+    "spec": {"containers": [{"name": "main", "image": "none", "command": ["sleep", "1000"]}]},
+}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Iterator[Layout]:
+    """A place for a second cluster, beside the session's."""
+    place = Layout(tmp_path / "cluster")
+    yield place
+    local.down(place)
+
+
+def until(look: Callable[[], object], what: str, within: float = 30.0) -> None:
+    deadline = time.monotonic() + within
+    while not look():
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.05)
+
+
+def pids(identity: str) -> set[int]:
+    with marked(identity) as processes:
+        return {process.pid for process in processes}
+
+
+def kubelet_pid(cluster: Cluster) -> int:
+    with marked(cluster.record.id) as processes:
+        return next(process.pid for process in processes if runs_kubelet(process))
+
+
+def test_only_processes_with_the_marker_are_found_and_ended() -> None:
+    # Kernel threads and other users' processes have an environment that nobody may read: they must never be meant.
+    mine = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine"})
+    other = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine-too"})
+    try:
+        until(lambda: pids("mine"), "the process has its environment")
+        assert pids("mine") == {mine.pid}
+
+        assert end_all("mine", grace=5) == 1
+
+        assert mine.wait() == -signal.SIGTERM
+        assert other.poll() is None
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait()
+
+
+def test_up_is_idempotent_beside_another_cluster_and_down_ends_all_of_it(cluster: Cluster, layout: Layout) -> None:
+    first = local.up(layout, nodes=1)
+    kubelet, data = kubelet_pid(first), Path(first.record.data)
+
+    again = local.up(layout, nodes=1)
+
+    assert again.record == first.record
+    assert kubelet_pid(again) == kubelet
+    address = "jsonpath={.items[0].status.addresses[0].address}"
+    assert first.kubectl("get", "nodes", "-o", address) != cluster.kubectl("get", "nodes", "-o", address)
+
+    started = pids(first.record.id)
+    assert local.down(layout)
+
+    assert not any(alive(pid) for pid in started)
+    assert not data.exists()
+    assert not layout.kubeconfig.exists()
+    assert not local.down(layout)
+    assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
+
+
+def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
+    command = [sys.executable, "-m", "localcluster.cluster", "up", "--nodes", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "hack"), "LOCALCLUSTER_ROOT": str(layout.root)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    until(lambda: layout.record() and len(pids(layout.record().id)) >= 3, "the control plane is half up")  # type: ignore[union-attr]
+    process.kill()
+    process.wait()
+    interrupted = layout.record()
+    assert interrupted is not None
+
+    cluster = local.up(layout, nodes=1)
+
+    # Whether the half-made control plane was taken over or replaced, no second one is left beside it.
+    names = sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids(cluster.record.id))
+    assert names.count("etcd") == names.count("kube-apiserver") == 1
+    assert interrupted.id == cluster.record.id or not pids(interrupted.id)
+
+
+def test_killed_kubelet_takes_its_containers_along_and_is_started_again(layout: Layout) -> None:
+    cluster = local.up(layout, nodes=1)
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(POD))
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=30s")
+    kubelet = kubelet_pid(cluster)
+    before = pids(cluster.record.id)
+    containers = [pid for pid in before if b"1000" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    assert len(containers) == 1
+
+    os.kill(kubelet, signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in (kubelet, *containers)), "the container ended too", within=5)
+    local.up(layout, nodes=1)
+
+    restarts = "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}"
+    until(
+        lambda: cluster.kubectl("get", "pod", "sleeper", "-o", f"jsonpath={restarts}") == "1 true",
+        "the pod runs again",
+    )
+    assert kubelet_pid(cluster) != kubelet
