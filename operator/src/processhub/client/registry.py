@@ -59,7 +59,9 @@ class Registry:
         before = self._shelves.get(name) or _Shelf({}, {}, {}, {})
         changed = _differing(before.assignments, spec.entries) | _differing(before.reports, item.status.entries)
         decoded = {
-            key: workload for key, workload in before.workloads.items() if spec.workloads.get(key) == before.texts[key]
+            key: workload
+            for key, workload in before.workloads.items()
+            if spec.workloads.get(key) == before.texts.get(key)
         }
         shelf = self._shelves[name] = _Shelf(spec.entries, item.status.entries, spec.workloads, decoded)
         for child_id in changed:

@@ -1,0 +1,163 @@
+"""The product at work for tests of its client and command line: an operator of one namespace, hubs on real members."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from waiting import eventually
+
+import render_manifests
+from localcluster.cluster import Cluster
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.meta import API_VERSION, find_condition
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import CHILDREN, HUBS
+
+SLEEP = {"command": ["sleep", "1000"]}
+
+
+class Live:
+    """One namespace in which hubs work."""
+
+    def __init__(self, cluster: Cluster, api: Client, namespace: str) -> None:
+        self.cluster, self.api, self.namespace = cluster, api, namespace
+
+    @property
+    def kubeconfig(self) -> str:
+        """The administrator's kubeconfig."""
+        return str(self.cluster.kubeconfig)
+
+    async def hub(self, name: str = "", *, replicas: int = 2, ready: bool = True, **spec: Any) -> str:
+        """Create a hub and wait until its members are ready; its name."""
+        name = name or f"h{secrets.token_hex(3)}"
+        members = {"replicas": replicas, **spec.pop("members", {})}
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "Hub",
+            "metadata": {"name": name},
+            "spec": {"members": members, **spec},
+        }
+        await self.api.create(HUBS, self.namespace, manifest)
+        if ready:
+            await eventually(lambda: self._is_ready(name, replicas), f"hub {name} ready", within=60)
+        return name
+
+    async def child(self, name: str, hub: str, **spec: Any) -> Child:
+        """Create a Child object as kubectl does."""
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "Child",
+            "metadata": {"name": name},
+            "spec": {"hub": hub, "exec": SLEEP, **spec},
+        }
+        return await self.api.create(CHILDREN, self.namespace, manifest)
+
+    async def children(self, hub: str) -> dict[str, Child]:
+        """The hub's Child objects by id."""
+        items, _ = await self.api.list(CHILDREN, self.namespace, fields=f"spec.hub={hub}")
+        return {item.id: item for item in items if isinstance(item, Child)}
+
+    async def _is_ready(self, name: str, replicas: int) -> bool:
+        hub: Hub = await self.api.get(HUBS, self.namespace, name)
+        condition = find_condition(hub.status.conditions, "Ready")
+        ready = sum(member.ready for member in hub.status.members)
+        return ready == replicas and condition is not None and condition.status == "True"
+
+
+@asynccontextmanager
+async def live(cluster: Cluster, api: Client, folder: Path) -> AsyncIterator[Live]:
+    """A new namespace with an operator of its own, which ends with the block."""
+    namespace = f"live-{secrets.token_hex(3)}"
+    rules = render_manifests.render("-s", "templates/rbac-agent.yaml")
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
+    cluster.kubectl("create", "namespace", namespace)
+    environment = {
+        **cluster.environment(),
+        "POD_NAME": "operator",
+        "POD_NAMESPACE": namespace,
+        "WATCH_NAMESPACES": namespace,
+        "POD_IP": "127.0.0.1",
+        "PORT": str(_free_port()),
+    }
+    log = folder / "operator.log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            "processhub-operator", env=environment, stdout=file, stderr=asyncio.subprocess.STDOUT
+        )
+        try:
+            yield Live(cluster, api, namespace)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+            cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@asynccontextmanager
+async def losing_answers(live: Live, lost: str, folder: Path) -> AsyncIterator[str]:
+    """A kubeconfig whose server passes requests on, but never answers one that creates the child ``lost``."""
+    config = live.api.config
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = config.host.removeprefix("https://").split(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port), ssl=config.ssl, server_hostname=host)
+        dropped = False
+
+        async def answers() -> None:
+            while data := await up_reader.read(65536):
+                if not dropped:
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        passing = asyncio.create_task(answers())
+        try:
+            while data := await reader.read(65536):
+                dropped = f'"id":"{lost}"'.encode() in data
+                up_writer.write(data)
+                await up_writer.drain()
+                if dropped:
+                    await eventually(lambda: _created(live, lost), f"child {lost} created")
+                    break
+        finally:
+            up_writer.close()
+            writer.close()
+            passing.cancel()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    path = folder / "losing.kubeconfig"
+    path.write_text(_with_server(live, f"http://127.0.0.1:{port}"))
+    async with server:
+        yield str(path)
+
+
+async def _created(live: Live, child_id: str) -> bool:
+    items, _ = await live.api.list(CHILDREN, live.namespace)
+    return any(isinstance(item, Child) and item.id == child_id for item in items)
+
+
+def _with_server(live: Live, server: str) -> str:
+    return json.dumps(
+        {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": live.namespace}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

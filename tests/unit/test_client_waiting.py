@@ -1,0 +1,146 @@
+"""Waiting for children: who counts as started, failed or gone, and that each is accounted for whatever their number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+
+from processhub.api.hub import Hub
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+)
+from processhub.client.session import Session
+from processhub.client.waiting import Start, Stop
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+
+
+@pytest.fixture
+def session() -> Session:
+    """A session that is never connected: all it learns is what the tests put into its registry."""
+
+    async def token() -> None:
+        return None
+
+    client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=token))
+    return Session(client, "n", Hub(metadata=ObjectMeta(name="h", uid="hub-uid")))
+
+
+def put(
+    session: Session, reports: dict[str, Report], *, on_record: Iterable[str] | None = None, index: int = 0
+) -> None:
+    entries = {
+        child_id: format_assignment(Assignment(uid=f"u-{child_id}", epoch=1, workload="w"))
+        for child_id in (reports if on_record is None else on_record)
+    }
+    session.registry.put(
+        RegistrySlice(
+            metadata=ObjectMeta(name=f"h.h-0.{index}"),
+            spec=SliceSpec(hub="h", hub_uid="hub-uid", member="h-0", term=1, entries=entries),
+            status=SliceStatus(entries={child_id: format_report(report) for child_id, report in reports.items()}),
+        )
+    )
+
+
+def report(child_id: str, state: str = "Running", **more: str | int) -> Report:
+    return Report(**{"uid": f"u-{child_id}", "epoch": 1, "state": state, "pid": 7, **more})  # type: ignore[arg-type]
+
+
+def soon(seconds: float = 0.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_all_of_five_thousand_are_accounted_for(session: Session) -> None:
+    ids = [f"c{index}" for index in range(5000)]
+    start = Start(session, {child_id: f"u-{child_id}" for child_id in ids})
+    waiting = asyncio.create_task(start.until(soon(60)))
+    await asyncio.sleep(0)
+    for index in range(5):
+        chunk = ids[index * 1000 : (index + 1) * 1000]
+        put(session, {child_id: report(child_id, "Starting") for child_id in chunk}, index=index)
+        put(session, {child_id: report(child_id) for child_id in chunk}, index=index)
+    await waiting
+
+    assert start.running.keys() == set(ids)
+    assert not start.failed
+    assert not start.pending
+
+
+async def test_crash_counts_once_the_restart_failed_too(session: Session) -> None:
+    start = Start(session, {"a": "u-a"})
+    put(session, {"a": report("a", "Starting", reason="Exited", restarts=1)})
+    await start.until(soon())
+    assert set(start.pending) == {"a"}
+
+    put(session, {"a": report("a", "Failed", reason="Exited", message="exit code 1; BackOff", restarts=2)})
+    await start.until(soon(1))
+    assert str(start.failed["a"]) == "Exited: on h-0: exit code 1; BackOff"
+
+
+@pytest.mark.parametrize("reason", ["CommandNotFound", "ImportError", "StartTimeout", "RestartsExceeded"])
+async def test_cause_that_no_restart_cures_counts_at_once(session: Session, reason: str) -> None:
+    start = Start(session, {"a": ""})
+    put(session, {"a": report("a", "Starting", reason=reason)})
+
+    await start.until(soon(1))
+
+    assert start.failed["a"].reason == reason
+
+
+async def test_child_that_ran_and_completed_counts_as_started(session: Session) -> None:
+    start = Start(session, {"a": "", "b": ""})
+    put(session, {"a": report("a", "Stopped", reason="Completed"), "b": report("b", "Stopped", reason="Exited")})
+
+    await start.until(soon(1))
+
+    assert set(start.running) == {"a"}
+    assert start.failed["b"].reason == "Exited"
+
+
+async def test_another_incarnation_of_the_id_is_not_the_one_waited_for(session: Session) -> None:
+    start = Start(session, {"a": "u-newer"})
+    put(session, {"a": report("a")})
+
+    await start.until(soon())
+
+    assert set(start.pending) == {"a"}
+    assert start.late()["a"].reason == "Timeout"
+
+
+async def test_gone_means_off_the_record_and_ended(session: Session) -> None:
+    put(session, {"a": report("a")})
+    stop = Stop(session, {"a": "u-a"}, seen=["a"])
+    waiting = asyncio.create_task(stop.until(soon(60)))
+    await asyncio.sleep(0)
+
+    put(session, {"a": report("a", "Stopping")}, on_record=[])
+    await asyncio.sleep(0)
+    assert set(stop.pending) == {"a"}
+
+    put(session, {}, on_record=[])
+    await waiting
+    assert not stop.pending
+
+
+async def test_child_never_seen_on_record_is_not_believed_gone_at_once(session: Session) -> None:
+    stop = Stop(session, {"a": "u-a"}, seen=[])
+    waiting = asyncio.create_task(stop.until(soon(60)))
+    await asyncio.sleep(0)
+    assert set(stop.pending) == {"a"}
+
+    # The plan that was being written when it was deleted arrives, and then its removal.
+    put(session, {}, on_record=["a"])
+    assert set(stop.pending) == {"a"}
+    put(session, {}, on_record=[])
+    await waiting
+
+    assert not stop.pending
