@@ -12,21 +12,22 @@ import signal
 import subprocess
 from pathlib import Path
 
-from localcluster.kubelet import control, logserver, rootfs, syscalls
+from localcluster.kubelet import control, logserver, shimcode, syscalls
 from localcluster.kubelet.addresses import claim_block
 from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.kubelet.node import Node
-from localcluster.kubelet.runtime import entry_point
 from localcluster.kubelet.sandbox import Host
 from localcluster.kubelet.service import Kubelet
 from processhub.cluster.client import Client
+
+_CODE = "code"
 
 
 async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, prefix: str) -> None:
     """Run ``count`` nodes until SIGTERM or SIGINT, then end every process of their pods."""
     server, block = read_kubeconfig(kubeconfig), claim_block(str(root))
     async with Client(server.client_config()) as client:
-        host = Host(client, server, block, root, tools, _can_isolate())
+        host = Host(client, server, block, root, root / _CODE, tools, _can_isolate(root / _CODE))
         nodes = [Node(f"{prefix}{index}", index, block.node(index)) for index in range(count)]
         kubelet = Kubelet(host, nodes)
         task = asyncio.create_task(kubelet.run())
@@ -40,9 +41,9 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
                 await kubelet.close()
 
 
-def _can_isolate() -> bool:
+def _can_isolate(code: Path) -> bool:
     """Whether containers can have a mount tree of their own here, tried in a process that is thrown away."""
-    result = subprocess.run(entry_point(f"{rootfs.__name__}_probe"), check=False, stderr=subprocess.DEVNULL)
+    result = subprocess.run(shimcode.entry_point(code, "rootfs_probe"), check=False, stderr=subprocess.DEVNULL)
     return result.returncode == 0
 
 
@@ -62,6 +63,7 @@ def main() -> None:
     root: Path = arguments.root.absolute()
     shutil.rmtree(root / "pods", ignore_errors=True)  # their processes died with the kubelet that made them
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shimcode.install(root / _CODE)
     asyncio.run(serve(arguments.kubeconfig, arguments.nodes, root, arguments.bin, arguments.prefix))
 
 

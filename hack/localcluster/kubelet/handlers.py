@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import aiohttp
 
 from localcluster.kubelet.environment import Json
-from localcluster.kubelet.runtime import Run, entry_point
-
-_MODULE = "localcluster.kubelet.enter"
+from localcluster.kubelet.runtime import Run
+from localcluster.kubelet.shimcode import entry_point
 
 
 async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeout: float) -> str | None:
@@ -59,7 +59,7 @@ async def _tcp(action: Json, container: Json, pod_ip: str) -> None:
 
 async def _execute(command: list[str], run: Run) -> str | None:
     process = await asyncio.create_subprocess_exec(
-        *entry_point(_MODULE),
+        *entry_point(Path(run.code), "enter"),
         *(str(run.pid), *command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

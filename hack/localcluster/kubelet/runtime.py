@@ -8,7 +8,6 @@ import marshal
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -16,22 +15,17 @@ from pathlib import Path
 
 from localcluster.kubelet import proctree
 from localcluster.kubelet.rootfs import Mount
+from localcluster.kubelet.shimcode import entry_point
 
-_HACK = Path(__file__).resolve().parent.parent.parent
 RUN_MARKER = "LOCALCLUSTER_CONTAINER"
 START_ERROR = 128  # containerd's exit code where the command could not be executed
 
 
-def entry_point(module: str) -> list[str]:
-    """The command of one of this package's small processes: no site-packages, so it starts in 20 ms."""
-    code = f"import sys; sys.path.insert(0, {str(_HACK)!r}); from {module} import main; main()"
-    return [sys.executable, "-S", "-E", "-c", code]
-
-
 @dataclass(frozen=True)
 class Spec:
-    """All that the shim needs to know of a container."""
+    """All that the shim needs to know of a container; ``code`` is the folder that it is run from."""
 
+    code: str
     argv: list[str]
     env: dict[str, str]
     cwd: str
@@ -59,7 +53,7 @@ class Run:
 
     id: str
     shim: subprocess.Popen[bytes]
-    env: dict[str, str]
+    code: str
     pid: int = 0
     started_at: float = 0.0
     started: asyncio.Event = field(default_factory=asyncio.Event)  # set at the end of a failed start too
@@ -120,7 +114,7 @@ def start(spec: Spec) -> Run:
         os.write(given, marshal.dumps({**vars(spec), "env": environment}))
         os.lseek(given, 0, os.SEEK_SET)
         shim = subprocess.Popen(
-            [*entry_point("localcluster.kubelet.shim"), str(tell), str(os.getpid())],
+            [*entry_point(Path(spec.code), "shim"), str(tell), str(os.getpid())],
             stdin=given,
             stdout=subprocess.DEVNULL,
             stderr=None,
@@ -130,7 +124,7 @@ def start(spec: Spec) -> Run:
     finally:
         os.close(given)
         os.close(tell)
-    run = Run(identity, shim, environment)
+    run = Run(identity, shim, spec.code)
     os.set_blocking(told, False)
     _follow(run, told)
     return run

@@ -31,6 +31,7 @@ class Host:
     server: Server
     block: Block
     root: Path
+    code: Path
     tools: Path | None
     isolate: bool
 
@@ -81,6 +82,7 @@ class Sandbox:
             values = {name: _relocate(value, mounts) for name, value in values.items()}
             argv = [_relocate(word, mounts) for word in argv]
         return runtime.Spec(
+            code=str(self.host.code),
             argv=argv,
             env=values,
             cwd=container.get("workingDir") or "/",
