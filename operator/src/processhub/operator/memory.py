@@ -22,7 +22,7 @@ class HubMemory:
         self.settled: set[str] = set()
         self.takeover: dict[str, int] = {}  # slice → the generation in which this leader's term was written
         self.phases: dict[str, str] = {}  # member → phase of the round before
-        self.lost_at: dict[str, float] = {}
+        self.seen_live: set[str] = set()
         self.unplaced: dict[str, Unplaced] = {}
         self.plan: Plan | None = None
         self.slice_buckets: dict[str, TokenBucket] = {}

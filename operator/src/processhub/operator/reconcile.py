@@ -176,7 +176,13 @@ class Reconciler:
             if gone and lease is not None:
                 metadata = lease.lease.metadata
                 try:
-                    await self._client.delete(LEASES, metadata.namespace, metadata.name, uid=metadata.uid)
+                    await self._client.delete(
+                        LEASES,
+                        metadata.namespace,
+                        metadata.name,
+                        uid=metadata.uid,
+                        resource_version=metadata.resource_version,
+                    )
                 except (NotFoundError, ConflictError):
                     log.debug("lease %s is gone already", metadata.name)
 

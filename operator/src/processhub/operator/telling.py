@@ -20,12 +20,15 @@ def tell(
     """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
     for name, member in observation.members.items():
         before = memory.phases.get(name)
-        if member.phase is Phase.GONE and before in (Phase.LIVE, Phase.HELD) and member.wanted:
+        if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
+            memory.seen_live.discard(name)
             moved = sum(move.source == name for move in plan.moves)
             message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
             events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
-        elif member.phase is Phase.LIVE and before is not None and before != Phase.LIVE:
-            events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
+        elif member.phase is Phase.LIVE and name not in memory.seen_live:
+            memory.seen_live.add(name)
+            if before is not None:  # not what a new leader merely finds
+                events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
     moves = {move.id: move for move in plan.moves}
     for member_name, changes in plan.entries.items():
         for child_id, entry in changes.items():
