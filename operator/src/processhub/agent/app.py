@@ -127,6 +127,7 @@ class Agent:
                 continue
             self._session, self._ever_held = session, True
             self._status.open()
+            self._pythons.warm()
             self.supervisor.advance()
             return
 

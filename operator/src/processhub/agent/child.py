@@ -30,6 +30,7 @@ class End:
     text: str  # for people, such as ``exit code 1`` or ``killed by SIGKILL``
     success: bool = False  # it finished its work
     final: bool = False  # starting it again can't help before its spec changes
+    fenced: bool = False  # it was ended because the member's Lease was not renewed in time
     message: str = ""  # more for people: what to do, a traceback's last line
 
 
@@ -55,7 +56,7 @@ class Owner(Protocol):
         """Whether it may start now; ``again``: the same incarnation has run here before."""
 
     def launch(self, child: Child, wanted: Wanted) -> Handle:
-        """Have it started; ``child.running``, ``child.ended`` follow."""
+        """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
 
     def changed(self, child: Child, *, urgent: bool) -> None:
         """Its report changed; ``urgent``: somebody may wait for it."""
@@ -189,17 +190,18 @@ class Child:
             return
         self.tried, self._interrupted = True, False
         self.run_of, self.stopping, self._timed_out = wanted, False, False
-        self._began = self._loop.time()
         self.state, self.pid = State.STARTING, 0
         if not self.restarts and not self.reason:
             self.reason = Reason.STARTING
-        self._timer = self._loop.call_later(self._limits.start_seconds, self._start_timed_out)
         self._owner.changed(self, urgent=False)
         self._handle = self._owner.launch(self, wanted)
 
-    def spawned(self, pid: int) -> None:
-        """Its process exists; it is not ready yet."""
-        self.pid = pid
+    def begun(self) -> None:
+        """Its start is under way, and no longer waits for others': startSeconds count from here."""
+        self._began = self._loop.time()
+        if not self.stopping:
+            self._cancel_timer()
+            self._timer = self._loop.call_later(self._limits.start_seconds, self._start_timed_out)
 
     def running(self, pid: int) -> None:
         """It is up."""
@@ -255,8 +257,8 @@ class Child:
             end = End(
                 Reason.START_TIMEOUT, "start timed out", message=f"not up within {self._limits.start_seconds:g} s"
             )
-        if self._owner.closing or (ordered and not self._timed_out):
-            # Ended by the agent's own shutdown, and still wanted.
+        if self._owner.closing or end.fenced or (ordered and not self._timed_out):
+            # Ended for the agent's own sake and still wanted: it comes back when the Lease allows a start.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", end.text
             self._owner.changed(self, urgent=True)
             self.advance()

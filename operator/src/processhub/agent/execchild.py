@@ -43,10 +43,12 @@ class ExecStarter:
 
     def landed(self) -> None:
         """A start's outcome is known: the next one's turn."""
-        if self._waiting:
-            self._waiting.popleft().begin()
-        else:
-            self._flying -= 1
+        while self._waiting:
+            run = self._waiting.popleft()
+            if not run.cancelled:
+                asyncio.get_running_loop().call_soon(run.begin)
+                return
+        self._flying -= 1
 
     def forget(self, child_id: str) -> None:
         """Remove the files of a child that is gone from this member."""
@@ -60,7 +62,8 @@ class ExecRun:
         self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
         self._key = ""
         self._landed = False
-        self._cancelled = False
+        self._begun = False
+        self.cancelled = False  # stopped before it was begun
         self._finish_logs: list[Callable[[], None]] = []
 
     # what the child orders
@@ -69,8 +72,10 @@ class ExecRun:
         """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
         if self._key:
             self._starter.spawner.stop(self._key, grace)
-        else:
-            self._cancelled = True
+        elif not self._begun and not self.cancelled:
+            self.cancelled = True
+            # Soon, not now: the child is in the midst of ordering it.
+            asyncio.get_running_loop().call_soon(self._child.ended, End(Reason.EXITED, "stopped before it was started"))
 
     def give_up(self) -> None:
         """SIGKILL to the group."""
@@ -85,10 +90,12 @@ class ExecRun:
     # what the warden tells
 
     def begin(self) -> None:
-        """Order the process."""
-        if self._cancelled:
-            self._end(End(Reason.EXITED, "stopped before it was started"))
+        """Order the process: it is its turn."""
+        if self.cancelled:
+            self._land()
             return
+        self._begun = True
+        self._child.begun()
         problem = _problem(self._workload)
         if problem:
             self._end(End(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
@@ -131,12 +138,12 @@ class ExecRun:
         elif what in ("exec", "value"):
             end = End(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
         else:
-            end = End(Reason.EXITED, "not started", message=f"{text}{name}")
+            end = End(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
         self._end(end)
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
-        self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0))
+        self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
 
     # inside
 

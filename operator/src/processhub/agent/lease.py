@@ -80,9 +80,10 @@ class LeaseKeeper:
 
         With fencing it counts as lost from the stop deadline on: what would be started then would be killed.
         """
-        settings = self._settings
-        share = 2 / 3 if settings.fence else 1.0
-        return session == self.session > 0 and boottime() < self._renewed + settings.lease_seconds * share
+        return session == self.session > 0 and boottime() < self._renewed + self._valid_seconds()
+
+    def _valid_seconds(self) -> float:
+        return self._settings.lease_seconds * (2 / 3 if self._settings.fence else 1.0)
 
     @property
     def alive(self) -> bool:
@@ -211,8 +212,8 @@ class LeaseKeeper:
             self._lease = None
             return False
         self.renewals += 1
-        # Sent after the last one had run out: whoever watched may have given the children away meanwhile.
-        fresh = taking or not self._renewed or began >= self._renewed + self._settings.lease_seconds
+        # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
+        fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1
         self._renewed = began

@@ -115,7 +115,7 @@ class Runner(RunnerProcess):
             reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
             run.ended(End(reason, message["text"], message=message["message"]))
 
-    def process_ended(self, what: str, reason: Reason) -> None:
+    def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
         """The process is gone with all its actors."""
         self.retire()
         runs, self.runs = list(self.runs.values()), {}
@@ -123,7 +123,7 @@ class Runner(RunnerProcess):
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
         for run in runs:
-            run.ended(End(reason, text, message=self._because))
+            run.ended(End(reason, text, message=self._because, fenced=fenced))
 
     def retire(self) -> None:
         """Take no new actors."""
@@ -157,6 +157,7 @@ class ActorRun:
         entry = wanted.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
         runner.add(self, {**order, "target": workload.target, "args": workload.args})
+        child.begun()
 
     def stop(self, grace: float) -> None:
         """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""

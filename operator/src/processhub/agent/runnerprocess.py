@@ -21,7 +21,7 @@ _SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "
 
 
 class RunnerProcess:
-    """The process and its socket. A subclass defines ``heard(message)`` and ``process_ended(what, reason)``."""
+    """The process and its socket. A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``."""
 
     def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
@@ -59,7 +59,7 @@ class RunnerProcess:
         """An event of the runner."""
         raise NotImplementedError
 
-    def process_ended(self, what: str, reason: Reason) -> None:
+    def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
         """The process is gone, or never came up."""
         raise NotImplementedError
 
@@ -72,13 +72,14 @@ class RunnerProcess:
     def failed(self, what: str, number: int, text: str) -> None:
         """Nothing runs."""
         self._close()
-        self.process_ended(f"{self._python}: {text}", Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED)
+        reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
+        self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
         self._read()  # what it said last
         self._close()
-        self.process_ended(exit_text(status, fenced), Reason.EXITED)
+        self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
 
     # inside
 

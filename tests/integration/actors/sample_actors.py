@@ -1,0 +1,102 @@
+"""Actors that the agent's tests run: they block and print on purpose."""
+# ruff: noqa: ASYNC230, ASYNC251, T201
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from processhub import Actor
+
+
+class Ticker(Actor):
+    """Writes a line for each tick, from a task of its own."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        self.path = Path(args["file"])
+        self.seconds = float(args.get("seconds", 0.01))
+        self.task = asyncio.create_task(self.tick())
+
+    async def tick(self) -> None:
+        while True:
+            with open(self.path, "a") as file:
+                file.write(f"{time.monotonic()}\n")
+            await asyncio.sleep(self.seconds)
+
+    async def terminate(self, reason: str) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"terminated {reason}\n")
+
+
+class Sleeper(Actor):
+    """Blocks its thread; in a task of its own, so that it is Running meanwhile."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        self.task = asyncio.create_task(self.block(float(args.get("seconds", 60))))
+
+    async def block(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class SlowInit(Actor):
+    """Takes long to start: by waiting, or by blocking."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        if args.get("block"):
+            time.sleep(float(args["seconds"]))
+        else:
+            await asyncio.sleep(float(args["seconds"]))
+
+
+class Crasher(Actor):
+    """Ends at once in the way it is told to."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        print("about to crash")
+        how = args["how"]
+        if how == "exit":
+            raise SystemExit(3)
+        if how == "kill":
+            os.kill(os.getpid(), 9)
+        if how == "background":
+            self.task = asyncio.create_task(self.leave())
+            return
+        raise ValueError("as told")
+
+    async def leave(self) -> None:
+        raise SystemExit(4)
+
+
+class Reader(Actor):
+    """Uses descriptors, a thread and a subprocess inside its own loop."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        process = await asyncio.create_subprocess_exec("echo", "from below", stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+        assert out == b"from below\n"
+        assert await asyncio.to_thread(lambda: 7) == 7
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"ping\n")
+        line = await asyncio.wait_for(reader.readline(), 5)
+        assert line == b"PING\n"
+        print("all worked", flush=True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        await writer.drain()
+        writer.close()
+
+
+class Sync(Actor):
+    """Not async: refused."""
+
+    def init(self, args: dict[str, Any]) -> None:  # type: ignore[override]
+        pass
+
+
+NOT_A_CLASS = 3

@@ -1,0 +1,362 @@
+"""One agent as a real process on a real API server, with the test in the operator's part.
+
+``Member`` writes slices and Lease as the operator would and reads what the agent answers. Every wait is on a
+condition with a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from processhub.api.child import EnvVar, Exec, PodWorkload, Python, Workload
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import (
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    id_hash,
+    lease_name,
+    member_account,
+    slice_name,
+)
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    Settings,
+    SliceSpec,
+    encode_workload,
+    format_assignment,
+    parse_report,
+)
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConflictError
+from processhub.cluster.kinds import LEASES, SLICES, untyped
+
+T = TypeVar("T")
+_addresses = itertools.count(1)
+
+
+async def until(
+    condition: Callable[[], Awaitable[T | None] | T | None], seconds: float = 20, what: str = "", every: float = 0.02
+) -> T:
+    """The first true value of ``condition``; AssertionError with ``what`` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        await asyncio.sleep(every)
+
+
+def shell(script: str, *, stop_signal: str = "SIGTERM", env: dict[str, str] | None = None, cwd: str = "") -> Workload:
+    """An exec workload that runs a shell script."""
+    variables = tuple(EnvVar(name=name, value=value) for name, value in (env or {}).items())
+    return Workload(exec=Exec(command=("sh", "-c", script), env=variables, stop_signal=stop_signal, working_dir=cwd))
+
+
+def program(*command: str) -> Workload:
+    """An exec workload."""
+    return Workload(exec=Exec(command=command))
+
+
+def actor(target: str, **args: Any) -> Workload:
+    """A Python workload."""
+    return Workload(python=Python(target=target, args=args))
+
+
+SLEEP = program("sleep", "1000")
+POD = Workload(pod=PodWorkload())
+
+
+PODS = untyped("v1", "pods")
+ACCOUNTS = untyped("v1", "serviceaccounts")
+ROLES = untyped("rbac.authorization.k8s.io/v1", "roles")
+BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
+# What the chart's ClusterRole gives members, as far as an agent needs it today.
+RULES = [
+    {"apiGroups": ["processhub.dev"], "resources": ["registryslices"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["processhub.dev"], "resources": ["registryslices/status"], "verbs": ["update", "patch"]},
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "verbs": ["get", "list", "watch", "update", "patch"],
+    },
+]
+
+
+class Member:
+    """A member's Lease, slices and agent processes.
+
+    The agents work with a token bound to the member's Pod object, as in a pod; no kubelet runs that Pod.
+    """
+
+    def __init__(self, client: Client, folder: Path, kubeconfig: str, namespace: str, **settings: Any) -> None:
+        self.client, self.folder, self.admin_kubeconfig = client, folder, kubeconfig
+        self.kubeconfig = str(folder / "member.kubeconfig")
+        self.hub = f"h{secrets.token_hex(4)}"
+        self.hub_uid = f"uid-{self.hub}"
+        self.name = f"{self.hub}-0"
+        self.settings = Settings(**settings)
+        self.namespace = namespace
+        self.agents: list[Agent] = []
+        self._uids: dict[str, str] = {}
+
+    def _metadata(self, name: str) -> ObjectMeta:
+        labels = {LABEL_HUB: self.hub, LABEL_HUB_UID: self.hub_uid, LABEL_MEMBER: self.name}
+        return ObjectMeta(name=name, namespace=self.namespace, labels=labels)
+
+    async def create(self, *, term: int = 1) -> None:
+        """What the operator makes for a new member."""
+        await self._identity()
+        lease = Lease(metadata=self._metadata(lease_name(self.hub, self.name)), spec=LeaseSpec())
+        await self.client.create(LEASES, self.namespace, lease)
+        await self.add_slice(0, term=term)
+
+    async def _identity(self) -> None:
+        account = member_account(self.hub)
+        names = {"name": account, "namespace": self.namespace}
+        await self.client.create(ACCOUNTS, self.namespace, {"metadata": names})
+        await self.client.create(ROLES, self.namespace, {"metadata": names, "rules": RULES})
+        binding = {
+            "metadata": names,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
+            "subjects": [{"kind": "ServiceAccount", **names}],
+        }
+        await self.client.create(BINDINGS, self.namespace, binding)
+        pod = {
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": {
+                "serviceAccountName": account,
+                "schedulerName": "none",
+                "containers": [{"name": "agent", "image": "agent"}],
+            },
+        }
+        stored = await self.client.create(PODS, self.namespace, pod)
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": stored["metadata"]["uid"]}
+        answer = await self.client.raw(
+            "POST",
+            ACCOUNTS.path(self.namespace, account, "token"),
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"expirationSeconds": 3600, "boundObjectRef": bound},
+            },
+        )
+        config = yaml.safe_load(Path(self.admin_kubeconfig).read_text())  # noqa: ASYNC240 a small file
+        config["users"] = [{"name": "member", "user": {"token": json.loads(answer)["status"]["token"]}}]
+        for context in config["contexts"]:
+            context["context"]["user"] = "member"
+        Path(self.kubeconfig).write_text(yaml.safe_dump(config))  # noqa: ASYNC240
+
+    async def add_slice(self, index: int, *, term: int = 1, member: str = "", holder: str = "") -> None:
+        """Another slice, of this member or of another."""
+        member = member or self.name
+        spec = SliceSpec(
+            hub=self.hub, hub_uid=self.hub_uid, member=member, term=term, settings=self.settings, holder=holder
+        )
+        name = slice_name(self.hub, member, index)
+        await self.client.create(SLICES, self.namespace, RegistrySlice(metadata=self._metadata(name), spec=spec))
+
+    async def slice(self, index: int = 0) -> RegistrySlice:
+        """The slice as it is now."""
+        return await self.client.get(SLICES, self.namespace, slice_name(self.hub, self.name, index))
+
+    async def lease(self) -> Lease:
+        """The Lease as it is now."""
+        return await self.client.get(LEASES, self.namespace, lease_name(self.hub, self.name))
+
+    async def update(self, change: Callable[[SliceSpec], SliceSpec], index: int = 0) -> RegistrySlice:
+        """Change a slice's spec; on a conflict with the agent's status once more."""
+        while True:
+            item = await self.slice(index)
+            try:
+                return await self.client.replace(
+                    SLICES,
+                    self.namespace,
+                    item.metadata.name,
+                    msgspec.structs.replace(item, spec=change(item.spec)),
+                )
+            except ConflictError:
+                continue
+
+    async def write(
+        self,
+        children: dict[str, Workload | None],
+        *,
+        epoch: int = 1,
+        index: int = 0,
+        **fields: Any,
+    ) -> RegistrySlice:
+        """Set entries (None removes one). ``fields`` are those of Assignment."""
+
+        def change(spec: SliceSpec) -> SliceSpec:
+            workloads, entries = dict(spec.workloads), dict(spec.entries)
+            for child, workload in children.items():
+                entries.pop(child, None)
+                if workload is not None:
+                    digest, text = encode_workload(workload)
+                    workloads[digest] = text
+                    uid = self._uids.setdefault(child, f"u-{id_hash(child)}")
+                    given = {"uid": uid, "epoch": epoch, "workload": digest, **fields}
+                    entries[child] = format_assignment(Assignment(**given))
+            return msgspec.structs.replace(spec, workloads=workloads, entries=entries)
+
+        return await self.update(change, index)
+
+    async def reports(self, index: int = 0) -> dict[str, Report]:
+        """The parsed entries of a slice's status."""
+        return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}
+
+    async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 20) -> Report:
+        """The child's report once it is as it should be."""
+        last: Report | None = None
+
+        async def look() -> Report | None:
+            nonlocal last
+            last = (await self.reports()).get(child)
+            return last if last and check(last) else None
+
+        try:
+            return await until(look, seconds, f"report of {child}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {last}") from None
+
+    async def running(self, child: str, seconds: float = 20, epoch: int = 0) -> int:
+        """The child's pid once it is reported Running."""
+        report = await self.report(
+            child, lambda report: report.state == "Running" and (not epoch or report.epoch == epoch), seconds
+        )
+        return report.pid
+
+    async def acknowledged(self, item: RegistrySlice, index: int = 0, seconds: float = 20) -> RegistrySlice:
+        """The slice once its status answers this generation."""
+
+        async def look() -> RegistrySlice | None:
+            now = await self.slice(index)
+            return now if now.status.observed_generation >= item.metadata.generation else None
+
+        return await until(look, seconds, "acknowledgement")
+
+    def start_agent(self, pod_uid: str = "pod-1", ip: str = "", **env: str) -> Agent:
+        """Start an agent process."""
+        if not ip:
+            # Another 127.x.y.z for every agent of every test process.
+            number = next(_addresses)
+            ip = f"127.{80 + os.getpid() % 100}.{number // 250}.{number % 250 + 1}"
+        agent = Agent(self, pod_uid, ip, env)
+        self.agents.append(agent)
+        return agent
+
+    async def close(self) -> None:
+        """End all agents and delete the pod."""
+        for agent in self.agents:
+            agent.kill()
+        with contextlib.suppress(Exception):
+            # The rest goes with the test's namespace.
+            await self.client.delete(PODS, self.namespace, self.name, grace_period_seconds=0)
+
+
+class Agent:
+    """An agent process; its log is collected in a file."""
+
+    def __init__(self, member: Member, pod_uid: str, ip: str, extra: dict[str, str]) -> None:
+        self.member, self.ip = member, ip
+        self.log_path = member.folder / f"agent-{len(member.agents)}.log"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": "/root-of-test",
+            "HUB_NAME": member.hub,
+            "HUB_NAMESPACE": member.namespace,
+            "HUB_UID": member.hub_uid,
+            "HUB_MEMBER": member.name,
+            "POD_NAME": member.name,
+            "POD_UID": f"{pod_uid}-{member.hub}",
+            "POD_IP": ip,
+            "NODE_NAME": "node",
+            "KUBECONFIG": member.kubeconfig,
+            "PYTHONPATH": str(Path(__file__).parent / "actors"),
+            **extra,
+        }
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "processhub.agent.main"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def warden_pid(self) -> int:
+        """The warden is the agent's only child."""
+        for entry in os.listdir("/proc"):  # noqa: PTH208 quicker than Paths
+            if entry.isdecimal():
+                with contextlib.suppress(OSError):
+                    words = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                    if int(words[1]) == self.pid:
+                        return int(entry)
+        raise AssertionError("no warden")
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log's JSON lines."""
+        parsed = []
+        for line in self.log().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                parsed.append(json.loads(line))
+        return parsed
+
+    def signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        """SIGKILL, also to one that is stopped; returns when it is reaped."""
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+    async def exit_code(self, seconds: float = 20) -> int:
+        """Its exit code once it has ended."""
+        await until(lambda: self.process.poll() is not None, seconds, f"agent's end; log:\n{self.log()[-3000:]}")
+        code = self.process.returncode
+        assert code is not None
+        return code
+
+
+@contextlib.asynccontextmanager
+async def new_member(folder: Path, kubeconfig: str, namespace: str, **settings: Any) -> AsyncIterator[Member]:
+    """A member with its Lease and slice 0."""
+    async with await Client.connect(kubeconfig=kubeconfig) as client:
+        member = Member(client, folder, kubeconfig, namespace, **settings)
+        await member.create()
+        try:
+            yield member
+        finally:
+            await member.close()

@@ -1,0 +1,97 @@
+"""The member's HTTP server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from agentharness import SLEEP, Member, new_member, program, until
+
+from localcluster.cluster import Cluster
+
+
+@pytest.fixture
+async def member(cluster: Cluster, namespace: str, tmp_path: Path):
+    async with new_member(tmp_path, str(cluster.kubeconfig), namespace) as member:
+        yield member
+
+
+async def get(url: str) -> tuple[int, Any]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await (answer.json(content_type=None) if "json" in answer.content_type else answer.text())
+
+
+async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> None:
+    agent = member.start_agent()
+    strange = "tenant/42 ü+%?"
+    await member.write({strange: SLEEP, "b": program("false")}, tags=("eu", "gold"), epoch=7)
+    pid = await member.running(strange)
+    await member.add_slice(0, member=f"{member.hub}-1")
+    base = f"http://{agent.ip}:8080/v1"
+
+    status, entry = await get(f"{base}/children/{quote(strange, safe='')}")
+    assert status == 200
+    node = {"name": member.name, "pod": member.name, "role": "Active", "state": "Running", "pid": pid, "epoch": 7}
+    assert entry == {"id": strange, "nodes": [node], "tags": ["eu", "gold"]}
+
+    status, entries = await get(f"{base}/children?tag=gold&member={member.name}")
+    assert [item["id"] for item in entries] == ["b", strange]
+    assert (await get(f"{base}/children?tag=silver"))[1] == []
+
+    async def both() -> list[Any] | None:
+        status, members = await get(f"{base}/members")
+        assert status == 200
+        return members if len(members) == 2 else None
+
+    members = await until(both)
+    assert members[0] == {"name": member.name, "children": 2, "running": 1}
+
+    status, problem = await get(f"{base}/children/nobody")
+    assert status == 404
+    assert problem["code"] == "not_found"
+    assert "nobody" in problem["detail"]
+    assert (await get(f"{base}/children?color=red"))[0] == 400
+    assert (await get(f"{base}/nothing"))[1]["code"] == "not_found"
+
+
+async def test_probes_and_metrics(member: Member) -> None:
+    agent = member.start_agent()
+
+    async def ready() -> bool:
+        try:
+            return (await get(f"http://{agent.ip}:8080/readyz"))[0] == 200
+        except aiohttp.ClientConnectionError:
+            return False
+
+    await until(ready)
+    assert (await get(f"http://{agent.ip}:8080/healthz"))[0] == 200
+    await member.write({"a": SLEEP, "b": program("false")})
+    await member.running("a")
+    await member.report("b", lambda report: report.restarts >= 2)
+
+    status, text = await get(f"http://{agent.ip}:8080/metrics")
+
+    assert status == 200
+    assert 'processhub_agent_children{state="Running"} 1.0' in text
+    assert "processhub_agent_child_restarts_total" in text
+    assert "processhub_agent_lease_renewals_total" in text
+    assert "processhub_agent_child_start_seconds_bucket" in text
+
+
+async def test_a_member_without_its_slice_is_alive_and_not_ready(member: Member) -> None:
+    agent = member.start_agent(HUB_UID="another")
+
+    async def answer() -> Any:
+        try:
+            return await get(f"http://{agent.ip}:8080/readyz")
+        except aiohttp.ClientConnectionError:
+            return None
+
+    status, problem = await until(answer)
+    assert status == 503
+    assert "slices" in problem["detail"]
+    assert (await get(f"http://{agent.ip}:8080/healthz"))[0] == 200
+    assert (await member.lease()).spec.holder_identity is None

@@ -1,0 +1,215 @@
+"""An agent's and its warden's ends, its Lease, and who may run children when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from agentharness import SLEEP, Member, actor, new_member, shell, until
+from waiting import alive
+
+from localcluster.cluster import Cluster
+from processhub.cluster.kinds import LEASES
+
+
+@pytest.fixture
+async def member(cluster: Cluster, namespace: str, tmp_path: Path):
+    async with new_member(tmp_path, str(cluster.kubeconfig), namespace, lease_seconds=6, stop_seconds=2) as member:
+        yield member
+
+
+@pytest.fixture
+async def fenced(cluster: Cluster, namespace: str, tmp_path: Path):
+    async with new_member(
+        tmp_path, str(cluster.kubeconfig), namespace, lease_seconds=6, stop_seconds=60, fence=True
+    ) as member:
+        yield member
+
+
+async def start_family(member: Member, folder: Path) -> list[int]:
+    """A shell with a grandchild in a session of its own, and an actor: the pids of all."""
+    note = folder / "grandchild"
+    script = f"setsid sh -c 'trap \"\" TERM; echo $$ > {note}; sleep 1000' & sleep 1000"
+    await member.write({"a": shell(script), "p": actor("processhub.examples:Counter")})
+    pids = [await member.running("a"), await member.running("p")]
+    pids.append(int(await until(lambda: note.exists() and note.read_text().strip())))
+    return pids
+
+
+async def test_kill_9_of_the_agent_ends_every_process(member: Member, tmp_path: Path) -> None:
+    agent = member.start_agent()
+    pids = [*await start_family(member, tmp_path), agent.warden_pid]
+
+    agent.kill()
+
+    await until(lambda: not any(map(alive, pids)), 5)
+
+
+async def test_kill_9_of_the_warden_ends_every_process_and_the_agent(member: Member, tmp_path: Path) -> None:
+    agent = member.start_agent()
+    pids = await start_family(member, tmp_path)
+
+    os.kill(agent.warden_pid, signal.SIGKILL)
+
+    assert await agent.exit_code() == 70
+    assert not any(map(alive, pids))
+
+
+async def test_sigterm_stops_children_says_so_and_releases_the_lease(member: Member, tmp_path: Path) -> None:
+    agent = member.start_agent()
+    pids = await start_family(member, tmp_path)
+    item = await member.slice()
+
+    agent.signal(signal.SIGTERM)
+
+    assert await agent.exit_code() == 0
+    assert not any(map(alive, pids))
+    after = await member.slice()
+    assert after.status.entries == {}
+    assert after.status.observed_generation == item.metadata.generation
+    assert (await member.lease()).spec.holder_identity == ""
+
+
+async def test_the_lease_is_renewed_and_names_the_pod(member: Member) -> None:
+    agent = member.start_agent("pod-a")
+
+    async def held() -> str | None:
+        return (await member.lease()).spec.holder_identity
+
+    holder = await until(held)
+    first = (await member.lease()).spec.renew_time
+
+    async def renewed() -> bool:
+        return (await member.lease()).spec.renew_time != first
+
+    await until(renewed, 5)
+    assert holder.startswith(f"pod-a-{member.hub}/")
+    assert agent.process.poll() is None
+
+
+async def test_a_new_pod_waits_until_the_old_ones_lease_has_run_out(member: Member) -> None:
+    old = member.start_agent("pod-a")
+    await member.write({"a": SLEEP})
+    first = await member.running("a")
+    new = member.start_agent("pod-b")
+    await until(lambda: "waiting until it is released" in new.log())
+    old.signal(signal.SIGSTOP)  # it renews no more, but its child runs on: no fence
+    began = time.monotonic()
+
+    async def taken() -> bool:
+        return ((await member.lease()).spec.holder_identity or "").startswith("pod-b")
+
+    await until(taken, 20)
+    assert time.monotonic() - began > 6 + 1 - 6 / 5 - 0.5
+    second = await member.report("a", lambda report: report.state == "Running" and report.pid != first)
+
+    old.signal(signal.SIGCONT)
+    assert await old.exit_code() == 75
+    assert not alive(first)
+    assert alive(second.pid)
+
+
+async def test_the_same_pods_next_agent_takes_over_at_once(member: Member) -> None:
+    old = member.start_agent("pod-a")
+    await member.write({"a": SLEEP})
+    await member.running("a")
+    old.kill()
+
+    new = member.start_agent("pod-a")
+    await member.report("a", lambda report: report.state == "Running" and alive(report.pid))
+
+    assert "waiting until it is released" not in new.log()
+
+
+async def test_another_holder_means_that_all_children_end_at_once(member: Member, tmp_path: Path) -> None:
+    agent = member.start_agent()
+    pids = await start_family(member, tmp_path)
+
+    while True:
+        lease = await member.lease()
+        spec = msgspec.structs.replace(lease.spec, holder_identity="thief/1")
+        try:
+            await member.client.replace(
+                LEASES, member.namespace, lease.metadata.name, msgspec.structs.replace(lease, spec=spec)
+            )
+            break
+        except Exception:  # noqa: BLE001 the agent renewed in between
+            continue
+
+    assert await agent.exit_code() == 75
+    assert not any(map(alive, pids))
+    assert (await member.lease()).spec.holder_identity == "thief/1"
+
+
+async def test_a_stalled_agents_children_are_killed_before_its_lease_ends(fenced: Member, tmp_path: Path) -> None:
+    agent = fenced.start_agent()
+    # They ignore the stop signal: the SIGKILL must come although stopSeconds is long.
+    note = tmp_path / "grandchild"
+    script = f"trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > {note}; sleep 1000' & while :; do sleep 0.1; done"
+    await fenced.write({"a": shell(script), "p": actor("sample_actors:Sleeper")})
+    pids = [await fenced.running("a"), await fenced.running("p")]
+    pids.append(int(await until(lambda: note.exists() and note.read_text().strip())))
+
+    agent.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    await until(lambda: not any(map(alive, pids)), 10)
+
+    # leaseSeconds - 1 after the last renewal, which was at most leaseSeconds / 5 before.
+    assert 6 - 1 - 6 / 5 - 0.6 < time.monotonic() - stopped < 6
+
+    agent.signal(signal.SIGCONT)
+    report = await fenced.report("a", lambda report: report.state == "Running" and report.pid != pids[0])
+    assert alive(report.pid)
+    assert report.restarts == 0  # it was not the child's fault
+
+
+async def test_stop_signals_come_first_where_children_heed_them(fenced: Member) -> None:
+    agent = fenced.start_agent()
+    await fenced.write({"a": SLEEP})
+    pid = await fenced.running("a")
+
+    agent.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    await until(lambda: not alive(pid), 10)
+
+    assert 4 - 6 / 5 - 0.6 < time.monotonic() - stopped < 4.6
+    agent.signal(signal.SIGCONT)
+
+
+async def test_with_divergence_children_run_on_while_the_agent_is_stalled(member: Member, tmp_path: Path) -> None:
+    agent = member.start_agent()
+    pids = await start_family(member, tmp_path)
+
+    agent.signal(signal.SIGSTOP)
+    await asyncio.sleep(8)  # longer than the Lease: nothing may happen, so there is no condition to wait for
+    assert all(map(alive, pids))
+    agent.signal(signal.SIGCONT)
+
+    await until(lambda: agent.log().count("holding the member's Lease") == 2, 10)
+    assert all(map(alive, pids))
+    assert agent.process.poll() is None
+
+
+async def test_fencing_set_on_a_running_hub_takes_effect(member: Member) -> None:
+    agent = member.start_agent()
+    await member.write({"a": SLEEP})
+    pid = await member.running("a")
+
+    settings = msgspec.structs.replace(member.settings, fence=True)
+    await member.acknowledged(await member.update(lambda spec: msgspec.structs.replace(spec, settings=settings)))
+    agent.signal(signal.SIGSTOP)
+
+    await until(lambda: not alive(pid), 10)
+    agent.signal(signal.SIGCONT)
+
+
+async def test_without_its_environment_the_agent_says_what_is_missing(member: Member) -> None:
+    agent = member.start_agent(HUB_UID="")
+
+    assert await agent.exit_code() == 2
+    assert "HUB_UID not set" in agent.log()
