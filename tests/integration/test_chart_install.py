@@ -16,6 +16,7 @@ import pytest
 
 import render_manifests
 from localcluster import cluster as local
+from localcluster import guard
 from localcluster.cluster import Cluster
 from localcluster.layout import ClusterError, Layout
 
@@ -39,9 +40,14 @@ def own() -> Iterator[Cluster]:
     """A second cluster: the release has cluster-wide names, so it can't share one with another release."""
     # Not under /tmp, where the operator's pods have a volume of their own that would hide the kubelet's files.
     layout = Layout(ROOT / ".local" / f"chart-{os.getpid()}")
-    yield local.up(layout, nodes=1)
-    local.down(layout)
-    shutil.rmtree(layout.root)
+    watcher = guard.start(layout)
+    try:
+        yield local.up(layout, nodes=1)
+    finally:
+        local.down(layout)
+        watcher.terminate()
+        watcher.wait()
+        shutil.rmtree(layout.root)
 
 
 @pytest.fixture
