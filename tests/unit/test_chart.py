@@ -301,6 +301,16 @@ def test_every_value_has_its_place_in_the_schema() -> None:
     compare(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
 
 
+def test_every_value_is_in_the_charts_readme() -> None:
+    text = (CHART / "README.md").read_text()
+
+    for name, value in yaml.safe_load((CHART / "values.yaml").read_text()).items():
+        inner = [f"{name}.{key}" for key in value] if isinstance(value, dict) and value and name != "resources" else []
+        for path in inner or [name]:
+            short = "." + path.partition(".")[2]
+            assert f"`{path}`" in text or f"`{short}`" in text or f"`{path}." in text, path
+
+
 def test_every_value_is_used_by_a_template() -> None:
     templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*.*"))
 
