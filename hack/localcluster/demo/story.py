@@ -71,7 +71,7 @@ class Story:
         counts = ", ".join(f"{len(ids)} on {member}" for member, ids in by_member(places).items())
         _check(max(map(len, by_member(places).values())) <= 5, f"a member is above loadCapPercent: {counts}")
         stage.means(
-            f"The 12 workers went where the hashes of their ids say, none of the members above its cap of 5 ({counts}); "
+            f"The 12 workers went where the hashes of their ids say, no member above its cap of 5 ({counts}); "
             "the two guided ones are on the members that their spec.nodes name."
         )
         output = await stage.run(f"kubectl hub where worker-7 -n {NAMESPACE}")
