@@ -23,6 +23,7 @@ from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.layout import Layout
 from processhub.cluster.client import Client
 
+pytest.register_assert_rewrite("operatorworld")  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 

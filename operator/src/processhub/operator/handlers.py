@@ -33,5 +33,5 @@ def register(registry: kopf.OperatorRegistry, engine: Engine) -> None:
         return engine.healthy
 
     @kopf.on.event(GROUP, VERSION, "hubs", registry=registry)
-    def hub_changed(name: str, namespace: str | None, **_: Any) -> None:
+    async def hub_changed(name: str, namespace: str | None, **_: Any) -> None:
         engine.wake((namespace or "", name))
