@@ -1,0 +1,580 @@
+"""A cluster with the operator installed through the chart, and one namespace of it for each test.
+
+A test module takes the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
+conftest.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes off.
+Its files are in the checkout, because operator pods see an empty folder of their own at /tmp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import pytest_asyncio
+from processwatch import ProcessWatch, Run
+from waiting import alive
+
+from localcluster import cluster as local
+from localcluster import guard, install
+from localcluster.cluster import Cluster
+from localcluster.faults import FaultRefusedError, Faults
+from localcluster.kubelet.connection import read_kubeconfig
+from localcluster.layout import CHECKOUT, ClusterError, Layout
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, Pod
+from processhub.api.meta import API_VERSION, Condition, find_condition
+from processhub.api.slice import RegistrySlice, parse_assignment, parse_report
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, NotFoundError
+from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES, untyped
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+EVENTS = untyped("v1", "events")
+NODES = untyped("v1", "nodes", namespaced=False)
+STATEFUL_SETS = untyped("apps/v1", "statefulsets")
+CONFIG_MAPS = untyped("v1", "configmaps")
+SLEEP = ["sleep", "100000"]
+SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
+REGIONS = {"node-0": "r1", "node-1": "r1", "node-2": "r2"}
+PATIENCE = 40.0  # for what takes a second or two on an idle machine
+
+
+async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float = 0.1) -> T:
+    """What ``check`` returns as soon as it raises no AssertionError (and finds its objects); else its last error."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return await check()
+        except (AssertionError, NotFoundError):
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(every)
+
+
+async def stays(check: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """``check`` holds now and for so long: for what must not happen there is no condition to wait for."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        await check()
+        await asyncio.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A child's entry in a member's slice with what the member reports of that entry."""
+
+    member: str
+    uid: str
+    epoch: int
+    wait: bool
+    state: str = ""
+    pid: int = 0
+    restarts: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster that all operator tests of a session share."""
+
+    cluster: Cluster
+    api: Client
+    faults: Faults
+
+
+class World:
+    """One namespace on the site; every method works in it."""
+
+    def __init__(self, site: Site, namespace: str) -> None:
+        self.site, self.cluster, self.api, self.faults = site, site.cluster, site.api, site.faults
+        self.namespace = namespace
+        self.watch = ProcessWatch(namespace)
+        self.operators = Operators(site)
+        self._undo: list[Callable[[], Awaitable[None]]] = []
+
+    async def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 90) -> str:
+        """kubectl in the namespace, as its user; raises ClusterError with its message."""
+        return await asyncio.to_thread(
+            self.cluster.kubectl, "-n", self.namespace, *arguments, stdin=stdin, timeout=timeout
+        )
+
+    # hubs
+
+    async def hub(
+        self,
+        name: str = "hub",
+        *,
+        ready: bool = True,
+        annotations: Mapping[str, str] | None = None,
+        bare: bool = False,
+        **spec: Any,
+    ) -> Hub:
+        """Create a Hub, with short timeouts unless ``bare``, and wait until its members are ready."""
+        if not bare:
+            spec["timeouts"] = SHORT | spec.get("timeouts", {})
+        metadata = {"name": name, "annotations": dict(annotations or {})}
+        hub = await self.api.create(
+            HUBS,
+            self.namespace,
+            {"apiVersion": API_VERSION, "kind": "Hub", "metadata": metadata, "spec": spec},
+        )
+        return await self.hub_ready(name) if ready else hub
+
+    async def get_hub(self, name: str = "hub") -> Hub:
+        """The Hub as it is."""
+        return await self.api.get(HUBS, self.namespace, name)
+
+    async def hub_ready(self, name: str = "hub", members: int | None = None) -> Hub:
+        """The Hub once all its members (or so many) are ready."""
+
+        async def check() -> Hub:
+            hub = await self.get_hub(name)
+            wanted = members if members is not None else hub.spec.members.replicas
+            if hub.spec.members.mode == "PerNode" and members is None:
+                wanted = len(REGIONS)
+            states = {member.name: member.ready for member in hub.status.members}
+            assert states, "no members yet"
+            assert all(states.values()), states
+            assert len(states) == wanted, states
+            ready = find_condition(hub.status.conditions, "Ready")
+            assert ready, "no condition Ready"
+            assert ready.status == "True", ready
+            return hub
+
+        return await settles(check, within=90)
+
+    async def edit_hub(
+        self, name: str = "hub", annotations: Mapping[str, str | None] | None = None, **spec: Any
+    ) -> Hub:
+        """Merge-patch a Hub's spec."""
+        patch: Json = {"spec": spec} if spec else {}
+        if annotations is not None:
+            patch["metadata"] = {"annotations": dict(annotations)}
+        return await self.api.patch(HUBS, self.namespace, name, patch)
+
+    async def hub_condition(self, kind: str, status: str, reason: str = "", hub: str = "hub") -> Condition:
+        """The Hub's condition once it is so."""
+
+        async def check() -> Condition:
+            return _is(await self.get_hub(hub), kind, status, reason)
+
+        return await settles(check)
+
+    # children
+
+    async def child(self, name: str, hub: str = "hub", *, command: list[str] | None = None, **spec: Any) -> Child:
+        """Create a Child; it sleeps unless a command or another workload is given."""
+        if command is not None or not ({"python", "exec"} & spec.keys()):
+            spec["exec"] = {"command": command or SLEEP}
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "Child",
+            "metadata": {"name": name},
+            "spec": {"hub": hub, **spec},
+        }
+        return await self.api.create(CHILDREN, self.namespace, manifest)
+
+    async def children(self, names: Iterable[str], hub: str = "hub", at_once: int = 16, **spec: Any) -> list[str]:
+        """Create many Children; their names."""
+        names = list(names)
+        gate = asyncio.Semaphore(at_once)
+
+        async def create(name: str) -> None:
+            async with gate:
+                await self.child(name, hub, **json.loads(json.dumps(spec)))
+
+        await asyncio.gather(*(create(name) for name in names))
+        return names
+
+    async def get_child(self, name: str) -> Child:
+        """The Child as it is."""
+        return await self.api.get(CHILDREN, self.namespace, name)
+
+    async def edit_child(self, name: str, **spec: Any) -> Child:
+        """Merge-patch a Child's spec."""
+        return await self.api.patch(CHILDREN, self.namespace, name, {"spec": spec})
+
+    async def delete_children(self, *names: str) -> None:
+        """Delete Children."""
+        await asyncio.gather(*(self.api.delete(CHILDREN, self.namespace, name) for name in names))
+
+    async def gone(self, name: str) -> None:
+        """Wait until there is no such Child object."""
+
+        async def check() -> None:
+            with contextlib.suppress(NotFoundError):
+                raise AssertionError(f"still there: {await self.get_child(name)}")
+
+        await settles(check)
+
+    async def condition(
+        self, name: str, kind: str, status: str, reason: str = "", within: float = PATIENCE
+    ) -> Condition:
+        """The Child's condition once it is so, for its present spec."""
+
+        async def check() -> Condition:
+            return _is(await self.get_child(name), kind, status, reason)
+
+        return await settles(check, within)
+
+    async def ready(self, *names: str, within: float = PATIENCE) -> dict[str, Child]:
+        """The Children once each is Ready with a live process that no other copy shares the id with."""
+
+        async def check(name: str) -> Child:
+            child = await self.get_child(name)
+            _is(child, "Ready", "True", "")
+            assert len(child.status.nodes) == 1, child.status.nodes
+            pid = child.status.nodes[0].pid
+            assert alive(pid), f"{name}: status names pid {pid}, which is not there"
+            return child
+
+        found = await asyncio.gather(*(settles(lambda name=name: check(name), within) for name in names))  # type: ignore[misc]
+        return dict(zip(names, found, strict=True))
+
+    # the registry
+
+    async def slices(self, hub: str = "hub") -> list[RegistrySlice]:
+        """The hub's slices."""
+        items, _ = await self.api.list(SLICES, self.namespace, labels=f"processhub.dev/hub={hub}")
+        return [item for item in items if isinstance(item, RegistrySlice)]
+
+    async def record(self, hub: str = "hub") -> dict[str, list[Place]]:
+        """Every entry of the hub's slices, by id."""
+        record: dict[str, list[Place]] = {}
+        for item in await self.slices(hub):
+            for child_id, text in item.spec.entries.items():
+                entry = parse_assignment(text)
+                place = Place(item.spec.member, entry.uid, entry.epoch, entry.wait)
+                if told := item.status.entries.get(child_id):
+                    report = parse_report(told)
+                    if (report.uid, report.epoch) == (entry.uid, entry.epoch):
+                        place = Place(
+                            *(place.member, place.uid, place.epoch, place.wait),
+                            *(report.state, report.pid, report.restarts, report.reason),
+                        )
+                record.setdefault(child_id, []).append(place)
+        return record
+
+    async def running(self, ids: Iterable[str], hub: str = "hub", within: float = PATIENCE) -> dict[str, Place]:
+        """Where the ids run, once exactly these are on record, each once, Running in the process that is named."""
+        wanted = set(ids)
+
+        async def check() -> dict[str, Place]:
+            record = await self.record(hub)
+            assert record.keys() == wanted, _difference(record.keys(), wanted)
+            places = {}
+            for child_id, entries in record.items():
+                assert len(entries) == 1, (child_id, entries)
+                assert entries[0].state == "Running", (child_id, entries)
+                places[child_id] = entries[0]
+            live = self.watch.live(hub)
+            for child_id, place in places.items():
+                assert [run.pid for run in live.get(child_id, [])] == [place.pid], (child_id, place, live.get(child_id))
+            return places
+
+        return await settles(check, within)
+
+    async def no_process(self, child_id: str, hub: str = "hub", within: float = PATIENCE) -> None:
+        """Wait until nothing runs for the id."""
+
+        async def check() -> None:
+            assert child_id not in self.watch.live(hub)
+
+        await settles(check, within)
+
+    async def events(self, name: str, reason: str) -> list[str]:
+        """The messages of the Events about an object."""
+        fields = f"involvedObject.name={name},reason={reason}"
+        items, _ = await self.api.list(EVENTS, self.namespace, fields=fields)
+        return [item["message"] for item in items if isinstance(item, dict)]
+
+    # members
+
+    def pod_key(self, member: str) -> str:
+        """The member's pod as the faults name it (mode Replicas)."""
+        return f"{self.namespace}/{member}"
+
+    async def pod(self, name: str) -> Pod:
+        """A member's pod."""
+        return await self.api.get(PODS, self.namespace, name)
+
+    async def kill_agent(self, member: str) -> None:
+        """kill -9 of the member's agent."""
+        await self.faults.kill_pod(self.pod_key(member))
+
+    async def pause_agent(self, member: str) -> None:
+        """SIGSTOP for all processes of the member; undone at the end of the test."""
+        key = self.pod_key(member)
+        await self.faults.pause_pod(key)
+        self._undo.append(lambda: self.faults.resume_pod(key))
+
+    async def cut_node(self, node: str) -> None:
+        """No traffic between the node and the API server; undone at the end of the test."""
+        await self.faults.cut_node(node)
+        self._undo.append(lambda: self.faults.heal_node(node))
+
+    async def cordon(self, node: str, on: bool = True) -> None:
+        """kubectl cordon; undone at the end of the test."""
+        await self.api.patch(NODES, None, node, {"spec": {"unschedulable": on or None}})
+        if on:
+            self._undo.append(lambda: self.cordon(node, False))
+
+    @contextlib.contextmanager
+    def stopped(self, pids: Iterable[int]) -> Iterator[None]:
+        """SIGSTOP for the block."""
+        held = [os.pidfd_open(pid) for pid in pids]
+        try:
+            for fd in held:
+                signal.pidfd_send_signal(fd, signal.SIGSTOP)
+            yield
+        finally:
+            for fd in held:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGCONT)
+                os.close(fd)
+
+    async def close(self) -> None:
+        """Undo all faults."""
+        for undo in reversed(self._undo):
+            with contextlib.suppress(FaultRefusedError, ApiError):
+                await undo()
+        self.watch.stop()
+
+
+class Operators:
+    """The operator's pods."""
+
+    namespace = install.NAMESPACE
+
+    def __init__(self, site: Site) -> None:
+        self._site, self.api, self.faults = site, site.api, site.faults
+
+    async def lease(self) -> Lease:
+        """The leader Lease."""
+        return await self.api.get(LEASES, self.namespace, "processhub-operator")
+
+    async def holder(self) -> str:
+        """The identity that leads: pod name, ``_`` and a nonce."""
+        return (await self.lease()).spec.holder_identity or ""
+
+    async def leader(self) -> str:
+        """The pod that leads."""
+        return (await self.holder()).rpartition("_")[0]
+
+    async def kill_leader(self) -> str:
+        """kill -9; the identity that led."""
+        holder = await self.holder()
+        await self.faults.kill_pod(f"{self.namespace}/{holder.rpartition('_')[0]}")
+        return holder
+
+    async def leader_after(self, holder: str, within: float = PATIENCE) -> str:
+        """The identity that leads once it is another than ``holder``."""
+
+        async def check() -> str:
+            now = await self.holder()
+            assert now not in ("", holder), f"still {now!r}"
+            return now
+
+        return await settles(check, within)
+
+    async def both_ready(self) -> None:
+        """Wait until there are two Ready operator pods and one leads: what every test may begin with."""
+
+        async def check() -> None:
+            states = {
+                item.metadata.name: [c.status for c in item.status.conditions if c.type == "Ready"]
+                for item in await self._pods()
+            }
+            assert list(states.values()) == [["True"], ["True"]], states
+            assert await self.leader() in states, (await self.holder(), states)
+
+        await settles(check, within=90)
+
+    async def logs(self, pod: str, *options: str) -> str:
+        """What an operator pod says."""
+        return await asyncio.to_thread(self._site.cluster.kubectl, "-n", self.namespace, "logs", pod, *options)
+
+    async def complaints(self, since: datetime) -> list[str]:
+        """What the operators said since then that no user should ever read: errors but for a lost leadership."""
+        found = []
+        for item in await self._pods():
+            with contextlib.suppress(ClusterError):
+                said = await self.logs(item.metadata.name, f"--since-time={since.isoformat()}")
+                found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
+        return [line for line in found if "leadership lost" not in line]
+
+    async def _pods(self) -> list[Pod]:
+        items, _ = await self.api.list(PODS, self.namespace, labels="app.kubernetes.io/component=operator")
+        return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
+
+
+class ControlPlane:
+    """The API server's process."""
+
+    def __init__(self, site: Site) -> None:
+        self._marker = f"LOCALCLUSTER_ID={site.cluster.record.id}".encode()
+
+    def api_server(self) -> int:
+        """Its pid."""
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            with contextlib.suppress(OSError):
+                program = (folder / "cmdline").read_bytes().partition(b"\0")[0]
+                ours = self._marker in (folder / "environ").read_bytes().split(b"\0")
+                if ours and program.endswith(b"kube-apiserver"):
+                    return int(folder.name)
+        raise AssertionError("no kube-apiserver runs")
+
+    def restart_api_server(self) -> None:
+        """End it, with its watches ended in order, and start it again with the same arguments."""
+        pid = self.api_server()
+        folder = Path(f"/proc/{pid}")
+        arguments = [word.decode() for word in (folder / "cmdline").read_bytes().split(b"\0")[:-1]]
+        pairs = (word.decode().partition("=") for word in (folder / "environ").read_bytes().split(b"\0") if word)
+        environment = {name: value for name, _, value in pairs}
+        log = (folder / "fd" / "2").readlink()
+        held = os.pidfd_open(pid)
+        signal.pidfd_send_signal(held, signal.SIGTERM)
+        deadline = time.monotonic() + 2
+        while alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(held, signal.SIGKILL)
+        os.close(held)
+        while alive(pid):
+            time.sleep(0.02)
+        with open(log, "ab") as output:
+            subprocess.Popen(
+                arguments,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+
+def command_of(pid: int) -> list[str]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+
+
+def members_of(places: Mapping[str, Place]) -> Counter[str]:
+    """How many children each member has."""
+    return Counter(place.member for place in places.values())
+
+
+def moved(before: Mapping[str, Place], after: Mapping[str, Place]) -> set[str]:
+    """The ids that are on another member than before."""
+    return {child_id for child_id, place in after.items() if before[child_id].member != place.member}
+
+
+def untouched(before: Mapping[str, Place], after: Mapping[str, Place], ids: Iterable[str] | None = None) -> None:
+    """Assert that the ids (all, unless given) are where they were, in the same process under the same epoch."""
+    for child_id in before.keys() if ids is None else ids:
+        old, new = before[child_id], after[child_id]
+        assert (old.member, old.epoch, old.pid) == (new.member, new.epoch, new.pid), (child_id, old, new)
+
+
+def never_two(watch: ProcessWatch) -> None:
+    """Assert that no id had two processes at any moment."""
+    assert watch.overlaps() == []
+
+
+def started_once(runs: Mapping[str, list[Run]]) -> None:
+    """Assert that each id had exactly one process, ever."""
+    assert {child_id: len(found) for child_id, found in runs.items() if len(found) != 1} == {}
+
+
+def _is(item: Hub | Child, kind: str, status: str, reason: str) -> Condition:
+    condition = find_condition(item.status.conditions, kind)
+    told = [f"{c.type}={c.status} {c.reason}: {c.message}" for c in item.status.conditions]
+    assert condition is not None, f"{item.metadata.name}: no condition {kind} in {told}"
+    assert condition.observed_generation == item.metadata.generation, f"{item.metadata.name}: not looked at yet: {told}"
+    assert condition.status == status, f"{item.metadata.name}: {told}"
+    assert reason in ("", condition.reason), f"{item.metadata.name}: {told}"
+    return condition
+
+
+def _difference(found: Iterable[str], wanted: Iterable[str]) -> str:
+    found, wanted = set(found), set(wanted)
+    return f"missing: {sorted(wanted - found)[:10]}, surplus: {sorted(found - wanted)[:10]}"
+
+
+# fixtures
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def site() -> AsyncIterator[Site]:
+    """The cluster with the operator; gone afterwards, even if the session is killed.
+
+    OPERATOR_CLUSTER names the root of a cluster to be used again and left up, to work on one test for a while.
+    """
+    kept = os.environ.get("OPERATOR_CLUSTER")
+    layout = Layout(Path(kept) if kept else CHECKOUT / ".local" / f"test-{os.getpid()}")
+    layout.root.mkdir(parents=True, exist_ok=True)
+    watcher = None if kept else guard.start(layout)
+    try:
+        cluster = await asyncio.to_thread(local.up, layout, len(REGIONS))
+        for node, region in REGIONS.items():
+            cluster.kubectl("label", "node", node, f"topology.kubernetes.io/region={region}", "--overwrite")
+        await asyncio.to_thread(install.install, cluster)
+        async with Client(read_kubeconfig(cluster.kubeconfig).client_config()) as api:
+            yield Site(cluster, api, Faults(layout.kubelet_root))
+    finally:
+        if watcher is not None:
+            await asyncio.to_thread(local.down, layout)
+            watcher.terminate()
+            watcher.wait()
+            shutil.rmtree(layout.root)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A namespace of this test's own, with two operators ready; all its faults are undone afterwards."""
+    namespace = f"test-{secrets.token_hex(4)}"
+    await site.api.create(untyped("v1", "namespaces", namespaced=False), None, {"metadata": {"name": namespace}})
+    made = World(site, namespace)
+    await made.operators.both_ready()
+    made.watch.start()
+    began = datetime.now(UTC)
+    try:
+        yield made
+    finally:
+        await made.close()
+        complaints = await made.operators.complaints(began)
+        await asyncio.to_thread(site.cluster.kubectl, "delete", "namespace", namespace, "--wait=false")
+    assert complaints == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """To a failed test's report: the hub, its children and what the operators said."""
+    report = yield
+    made = getattr(item, "funcargs", {}).get("world")
+    if made is not None and report.when == "call" and report.failed:
+        for name, command in (
+            ("objects", ["-n", made.namespace, "get", "hubs,children,rslice,leases,pods", "-o", "wide"]),
+            ("operators", ["-n", install.NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"]),
+        ):
+            with contextlib.suppress(Exception):
+                report.sections.append((name, made.cluster.kubectl(*command)))
+    return report

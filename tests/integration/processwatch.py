@@ -1,0 +1,158 @@
+"""Watches the processes of one namespace's children on this machine: which there are, and whether two of one id.
+
+An exec child's process carries its id in its environment. Each is held by a pidfd from the moment it is found, so its
+end is seen exactly; its start is the kernel's own. Two processes of one id overlap where the older was seen alive
+after the younger had started.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_YOUNG_SECONDS = 5.0  # a process may become another program, and so a child, this long after its start
+_PAUSE_SECONDS = 0.03
+
+
+@dataclass
+class Run:
+    """One process of a child; times are CLOCK_BOOTTIME seconds, ``seen`` the last at which it was surely alive."""
+
+    id: str
+    hub: str
+    member: str
+    epoch: int
+    pid: int
+    started: float
+    seen: float
+    ended: bool = False
+    fd: int = field(default=-1, repr=False)
+
+
+class ProcessWatch:
+    """Scans /proc in a thread of its own from ``start`` to ``stop``; all methods may be called at any time."""
+
+    def __init__(self, namespace: str) -> None:
+        self._mark = f"HUB_NAMESPACE={namespace}".encode()
+        self._lock = threading.Lock()
+        self._runs: list[Run] = []
+        self._namesakes: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
+        self._live: dict[int, Run] = {}  # by pidfd
+        self._pids: dict[int, Run] = {}
+        self._foreign: set[int] = set()
+        self._overlaps: dict[tuple[int, int], tuple[Run, Run]] = {}
+        self._poll = select.epoll()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._ending.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for run in self._live.values():
+            os.close(run.fd)
+        self._live.clear()
+        self._poll.close()
+
+    def live(self, hub: str = "hub") -> dict[str, list[Run]]:
+        """The processes that are there now, by id."""
+        self._scan()
+        return self._by_id(hub, live=True)
+
+    def runs(self, hub: str = "hub") -> dict[str, list[Run]]:
+        """All processes that were ever seen, by id."""
+        self._scan()
+        return self._by_id(hub, live=False)
+
+    def overlaps(self) -> list[tuple[Run, Run]]:
+        """The pairs of processes of one id that were alive at one moment."""
+        self._scan()
+        with self._lock:
+            return list(self._overlaps.values())
+
+    def _by_id(self, hub: str, *, live: bool) -> dict[str, list[Run]]:
+        found: dict[str, list[Run]] = {}
+        with self._lock:
+            for run in self._runs:
+                if run.hub == hub and not (live and run.ended):
+                    found.setdefault(run.id, []).append(run)
+        return found
+
+    def _watch(self) -> None:
+        while not self._ending.is_set():
+            self._scan()
+            self._ending.wait(_PAUSE_SECONDS)
+
+    def _scan(self) -> None:
+        with self._lock:
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            if self._live:
+                for fd, _ in self._poll.poll(0, maxevents=len(self._live)):
+                    run = self._live.pop(fd)
+                    run.ended = True
+                    del self._pids[run.pid]
+                    os.close(fd)
+            for run in self._live.values():
+                run.seen = now
+            entries = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}  # noqa: PTH208 quicker
+            self._foreign &= entries
+            for pid in entries - self._foreign - self._pids.keys():
+                self._look(pid, now)
+
+    def _look(self, pid: int, now: float) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                words = file.read().split(b"\0")
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            os.close(fd)
+            return
+        started, parent = int(fields[19]) / _TICK, int(fields[1])
+        values = dict(word.decode(errors="replace").partition("=")[::2] for word in words)
+        if self._mark not in words or "HUB_CHILD_ID" not in values or fields[0] in b"ZX":
+            os.close(fd)
+            if now - started > _YOUNG_SECONDS:
+                self._foreign.add(pid)
+            return
+        above = self._pids.get(parent)
+        if above is not None and above.id == values["HUB_CHILD_ID"]:
+            os.close(fd)
+            return  # a child's own descendant
+        run = Run(
+            id=values["HUB_CHILD_ID"],
+            hub=values["HUB_NAME"],
+            member=values["HUB_MEMBER"],
+            epoch=int(values["HUB_EPOCH"]),
+            pid=pid,
+            started=started,
+            seen=now,
+            fd=fd,
+        )
+        self._compare(run)
+        self._runs.append(run)
+        self._namesakes[run.hub, run.id].append(run)
+        self._live[fd] = self._pids[pid] = run  # type: ignore[assignment]
+        self._poll.register(fd, select.EPOLLIN)
+
+    def _compare(self, run: Run) -> None:
+        """Whether another of this id was alive when it started, or both are now."""
+        for other in self._namesakes[run.hub, run.id]:
+            both_now = not other.ended and not select.select([other.fd], [], [], 0)[0]
+            later = max(other.started, run.started) + 1 / _TICK
+            if both_now or later < min(other.seen, run.seen):
+                self._overlaps[other.pid, run.pid] = (other, run)
