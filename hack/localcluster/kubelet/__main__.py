@@ -12,6 +12,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import uvloop
+
 from localcluster.kubelet import control, logserver, shimcode, syscalls
 from localcluster.kubelet.addresses import claim_block
 from localcluster.kubelet.connection import read_kubeconfig
@@ -23,11 +25,11 @@ from processhub.cluster.client import Client
 _CODE = "code"
 
 
-async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, prefix: str) -> None:
+async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, prefix: str, isolate: bool) -> None:
     """Run ``count`` nodes until SIGTERM or SIGINT, then end every process of their pods."""
     server, block = read_kubeconfig(kubeconfig), claim_block(str(root))
     async with Client(server.client_config()) as client:
-        host = Host(client, server, block, root, root / _CODE, tools, _can_isolate(root / _CODE))
+        host = Host(client, server, block, root, root / _CODE, tools, isolate and _can_isolate(root / _CODE))
         nodes = [Node(f"{prefix}{index}", index, block.node(index)) for index in range(count)]
         kubelet = Kubelet(host, nodes)
         task = asyncio.create_task(kubelet.run())
@@ -43,8 +45,8 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
 
 def _can_isolate(code: Path) -> bool:
     """Whether containers can have a mount tree of their own here, tried in a process that is thrown away."""
-    result = subprocess.run(shimcode.entry_point(code, "rootfs_probe"), check=False, stderr=subprocess.DEVNULL)
-    return result.returncode == 0
+    command = [*shimcode.entry_point(code, "rootfs_probe"), str(code / "probe")]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def main() -> None:
@@ -55,6 +57,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder for pods, logs and the control socket")
     parser.add_argument("--bin", type=Path, help="folder that containers have on PATH (kubectl, helm)")
     parser.add_argument("--prefix", default="node-", help="of node names (default: %(default)s)")
+    parser.add_argument(
+        "--no-isolation",
+        action="store_true",
+        help="no mount trees; paths below a mountPath are rewritten in env and arguments (as where mounts are refused)",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # Should a shim be killed, its container's processes come to this process, which ends them.
@@ -64,7 +71,16 @@ def main() -> None:
     shutil.rmtree(root / "pods", ignore_errors=True)  # their processes died with the kubelet that made them
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     shimcode.install(root / _CODE)
-    asyncio.run(serve(arguments.kubeconfig, arguments.nodes, root, arguments.bin, arguments.prefix))
+    uvloop.run(  # the pods' traffic to the API server goes through this process
+        serve(
+            arguments.kubeconfig,
+            arguments.nodes,
+            root,
+            arguments.bin,
+            arguments.prefix,
+            not arguments.no_isolation,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ It listens on 127.0.0.1, which the API server's certificate names, so in-cluster
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Literal, cast
 
 Mode = Literal["drop", "reset"]
 
@@ -78,10 +78,12 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._held = owner.cut_mode == "drop"
         self._choked = False  # the peer can't take more for now
+        self._ending = False  # the peer has ended during a cut
+        self._waiting: list[bytes] = []
         self._dialling: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
         self._transport = transport
         if not self._owner.admit(self):
             transport.abort()
@@ -110,6 +112,8 @@ class _Link(asyncio.Protocol):
         if self._peer is None and self._accepted and self._dialling is None:
             self._dial()
         self._read_if_free()
+        if self._ending and self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
         """Close without waiting for what is unsent."""
@@ -117,8 +121,9 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._peer is not None and self._peer._transport is not None:
-            self._peer._transport.write(data)
+        # Before the peer is there, or after a cut, data may still come: uvloop reads on once after a pause.
+        self._waiting.append(data)
+        self._flush()
 
     def eof_received(self) -> bool:
         return False
@@ -137,7 +142,10 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.drop(self)
         if self._peer is not None and self._peer._transport is not None:
-            self._peer._transport.close()
+            if self._peer._held:
+                self._peer._ending = True  # a cut loses the news of the end as well
+            else:
+                self._peer._transport.close()
 
     def _dial(self) -> None:
         self._dialling = asyncio.get_running_loop().create_task(self._owner.dial(self))
@@ -146,4 +154,10 @@ class _Link(asyncio.Protocol):
         if self._transport is None or self._peer is None or self._transport.is_closing():
             return
         if not self._held and not self._choked:
+            self._flush()
             self._transport.resume_reading()
+
+    def _flush(self) -> None:
+        if not self._held and self._peer is not None and self._peer._transport is not None:
+            self._peer._transport.writelines(self._waiting)
+            self._waiting.clear()

@@ -35,8 +35,7 @@ def isolate(hostname: str) -> bool:
         except OSError:
             return False
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    with open("/proc/sys/kernel/hostname", "w") as file:
-        file.write(hostname[:64])
+    syscalls.sethostname(hostname)
     return True
 
 

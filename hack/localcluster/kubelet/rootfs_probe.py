@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from localcluster.kubelet import rootfs
 
 
 def main() -> None:
-    """Try it; the process is thrown away afterwards."""
-    sys.exit(0 if rootfs.isolate("probe") else 1)
+    """Try the mounts that a container may need, in the folder given; they end with this process."""
+    source, scratch = f"{sys.argv[1]}/source", f"{sys.argv[1]}/root"
+    for folder in (source, scratch):
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - without pathlib, as the rest
+    if not rootfs.isolate("probe"):
+        sys.exit(1)
+    mounts = [(source, "/localcluster-probe/a", False), (source, "/var/run/localcluster-probe/a", True)]
+    rootfs.build(mounts, scratch)
+    sys.exit(0)

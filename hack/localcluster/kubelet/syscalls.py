@@ -41,6 +41,12 @@ def setns(fd: int, kind: int) -> None:
     _check(_libc.setns(fd, kind), "setns")
 
 
+def sethostname(name: str) -> None:
+    """``sethostname(2)``; names are cut at the kernel's 64 bytes."""
+    raw = name.encode()[:64]
+    _check(_libc.sethostname(raw, ctypes.c_size_t(len(raw))), "sethostname")
+
+
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """``mount(2)``."""
     result = _libc.mount(
