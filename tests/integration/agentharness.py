@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -257,6 +258,17 @@ class Member:
 
         return await until(look, seconds, "acknowledgement")
 
+    async def through_a_cable(self) -> Cable:
+        """Have agents reach the API server through a proxy from now on."""
+        config = yaml.safe_load(Path(self.kubeconfig).read_text())  # noqa: ASYNC240 a small file
+        cluster = config["clusters"][0]["cluster"]
+        url = urlsplit(cluster["server"])
+        cable = Cable(url.hostname or "", url.port or 443)
+        await cable.mend()
+        cluster["server"] = f"{url.scheme}://127.0.0.1:{cable.port}"
+        Path(self.kubeconfig).write_text(yaml.safe_dump(config))  # noqa: ASYNC240
+        return cable
+
     def start_agent(self, pod_uid: str = "pod-1", ip: str = "", **env: str) -> Agent:
         """Start an agent process."""
         if not ip:
@@ -274,6 +286,44 @@ class Member:
         with contextlib.suppress(Exception):
             # The rest goes with the test's namespace.
             await self.client.delete(PODS, self.namespace, self.name, grace_period_seconds=0)
+
+
+class Cable:
+    """A TCP proxy between a member and the API server, to be cut and mended."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    async def mend(self) -> None:
+        """Listen, on the same port as before."""
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Close all connections and refuse new ones."""
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, far_writer}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        self._writers -= {writer, far_writer}
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()
 
 
 class Agent:

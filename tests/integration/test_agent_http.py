@@ -47,7 +47,7 @@ async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> No
         return members if len(members) == 2 else None
 
     members = await until(both)
-    assert members[0] == {"name": member.name, "children": 2, "running": 1}
+    assert members[0] == {"name": member.name, "pod": member.name, "children": 2, "running": 1}
 
     status, problem = await get(f"{base}/children/nobody")
     assert status == 404

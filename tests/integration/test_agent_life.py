@@ -213,3 +213,53 @@ async def test_without_its_environment_the_agent_says_what_is_missing(member: Me
 
     assert await agent.exit_code() == 2
     assert "HUB_UID not set" in agent.log()
+
+
+async def test_divergence_runs_on_and_restarts_over_an_outage_of_the_api_server(member: Member) -> None:
+    cable = await member.through_a_cable()
+    agent = member.start_agent()
+    await member.write({"a": SLEEP, "b": SLEEP})
+    first, second = await member.running("a"), await member.running("b")
+
+    await cable.cut()
+    await until(lambda: "could not be renewed" in agent.log())
+    os.kill(first, signal.SIGKILL)
+    await asyncio.sleep(7)  # past the Lease's end
+    assert alive(second)
+    await cable.mend()
+
+    report = await member.report("a", lambda report: report.state == "Running" and report.pid != first)
+    assert report.restarts == 1
+    assert alive(report.pid)
+    assert (await member.reports())["b"].pid == second
+
+
+async def test_with_fencing_an_outage_ends_children_and_its_end_brings_them_back(fenced: Member) -> None:
+    cable = await fenced.through_a_cable()
+    agent = fenced.start_agent()
+    await fenced.write({"a": SLEEP, "p": actor("processhub.examples:Counter")})
+    pids = [await fenced.running("a"), await fenced.running("p")]
+
+    await cable.cut()
+    await until(lambda: not any(map(alive, pids)), 10)
+    await fenced.write({"a": None, "new": SLEEP})  # the operator decided otherwise meanwhile
+    await cable.mend()
+
+    assert await fenced.running("new")
+    report = await fenced.report("p", lambda report: report.state == "Running" and report.pid != pids[1])
+    assert report.restarts == 0
+    assert "a" not in await fenced.reports()
+    assert agent.process.poll() is None
+
+
+async def test_an_agent_that_cannot_reach_the_api_server_still_ends_when_told(member: Member) -> None:
+    cable = await member.through_a_cable()
+    agent = member.start_agent()
+    await member.write({"a": SLEEP})
+    pid = await member.running("a")
+    await cable.cut()
+
+    agent.signal(signal.SIGTERM)
+
+    assert await agent.exit_code() == 0
+    assert not alive(pid)

@@ -140,9 +140,9 @@ class Agent:
     def _previous(self, child_id: str, wanted: Wanted) -> Report | None:
         """What an earlier agent of this member said of the same incarnation."""
         item = self.sync.informer.items.get((self.env.namespace, wanted.slice))
-        text = item.status.entries.get(child_id) if item else None
-        if not text:
+        if item is None or item.status.holder == self.lease.identity:
             return None
+        text = item.status.entries.get(child_id, "")
         with contextlib.suppress(EntryError):
             report = parse_report(text)
             if (report.uid, report.epoch) == (wanted.assignment.uid, wanted.assignment.epoch):
@@ -150,7 +150,7 @@ class Agent:
         return None
 
     def _other_holder(self, holder: str) -> None:
-        """Everything it runs is another's now: the warden ends it when this process does."""
+        """Everything it runs is another's now."""
         self._finish(EXIT_OTHER_HOLDER)
 
     def _warden_lost(self) -> None:
@@ -162,6 +162,8 @@ class Agent:
         self._finish(EXIT_OK)
 
     def _finish(self, code: int) -> None:
+        if code != EXIT_OK:
+            self._spawner.close()  # the warden ends all children now, whatever else is still to be done here
         if not self.exit.done():
             self.exit.set_result(code)
         elif code != EXIT_OK and self._ending is not None:

@@ -158,7 +158,7 @@ class Child:
             self._cancel_timer()
             self._owner.gone(self)
         else:
-            if before is None or not wanted.same_run(before):
+            if before is not None and not wanted.same_run(before):
                 self._cancel_timer()
                 self._fresh()
             self._owner.changed(self, urgent=False)

@@ -56,7 +56,7 @@ class Server:
                 web.get("/v1/members", self._members),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> None:
         """Listen. Raises OSError where the pod's address is taken."""

@@ -57,6 +57,7 @@ class LeaseKeeper:
         self._name = lease_name(env.hub, env.member)
         self._on_held, self._on_other = on_held, on_other
         self._main = asyncio.get_running_loop()
+        self._missed = 0  # failures since the last renewal
         self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
         self._lease: Lease | None = None
         self._loop = asyncio.new_event_loop()
@@ -93,6 +94,8 @@ class LeaseKeeper:
 
     async def release(self) -> None:
         """Give the Lease up (best effort, some seconds at most) and end the thread."""
+        if not self._thread.is_alive():
+            return
         future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(future), _RELEASE_SECONDS + 1)
@@ -125,7 +128,9 @@ class LeaseKeeper:
                     while await self._renew(client):
                         pass
             except ApiError as error:
-                log.warning("the member's Lease %s: %s", self._name, error.message)
+                self._missed += 1
+                if self._missed <= 2:
+                    log.warning("the member's Lease %s: %s; trying on", self._name, error.message)
             except Exception:
                 log.exception("the member's Lease %s can't be kept; trying again", self._name)
             await self._rest(_RETRY_SECONDS)
@@ -187,7 +192,9 @@ class LeaseKeeper:
                 return await self._write(client, self._lease, taking=False)
         except (ApiError, TimeoutError) as error:
             self.failures += 1
-            log.warning("the member's Lease could not be renewed: %s", error or "no answer in time")
+            self._missed += 1
+            if self._missed == 1:
+                log.warning("the member's Lease could not be renewed: %s; trying on", error or "no answer in time")
             await self._rest(min(_RETRY_SECONDS, interval / 2))
             return False
 
@@ -212,6 +219,9 @@ class LeaseKeeper:
             self._lease = None
             return False
         self.renewals += 1
+        if self._missed:
+            log.info("the member's Lease is renewed again after %d failures", self._missed)
+            self._missed = 0
         # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
         if fresh:

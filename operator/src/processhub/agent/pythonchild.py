@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,9 +53,13 @@ class PythonStarter:
         """Have the actor started in its module's runner."""
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
+        version = self._modules_version()
+        if runner is not None and runner.version != version:
+            self.retire(runner)  # it holds the old code: its actors run on, new ones get the new
+            runner = None
         if runner is None:
             runner, self._spare = self._spare or self._new(), None
-            runner.module = module
+            runner.module, runner.version = module, version
             self._runners[module] = runner
             self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
         self._count += 1
@@ -69,6 +74,12 @@ class PythonStarter:
 
     def _new(self) -> Runner:
         return Runner(self, self._env, self._spawner, self._sink, self._python_path())
+
+    def _modules_version(self) -> str:
+        """Changes when the kubelet puts a changed ConfigMap in place: it swaps this link."""
+        with contextlib.suppress(OSError):
+            return os.readlink(os.path.join(self._env.python_path, "..data")) if self._env.python_path else ""  # noqa: PTH115, PTH118 asked at each start
+        return ""
 
     def _python_path(self) -> str:
         """This package alone from where it is installed: what is beside it may be for another Python."""
@@ -87,7 +98,7 @@ class Runner(RunnerProcess):
     """A runner and the actors in it."""
 
     def __init__(self, starter: PythonStarter, env: Environment, spawner: Spawner, sink: LogSink, path: str) -> None:
-        self.module = ""
+        self.module = self.version = ""
         self.runs: dict[str, ActorRun] = {}
         self._starter = starter
         self._because = ""

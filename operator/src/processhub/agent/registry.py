@@ -42,7 +42,9 @@ def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
     """The members that have slices, with how many children each has and how many of them run."""
     found: dict[str, Entry] = {}
     for item in slices:
-        member = found.setdefault(item.spec.member, {"name": item.spec.member, "children": 0, "running": 0})
+        name = item.spec.member
+        pod = {"pod": name} if item.spec.mode == "Replicas" else {}
+        member = found.setdefault(name, {"name": name, **pod, "children": 0, "running": 0})
         member["children"] += len(item.spec.entries)
         member["running"] += sum(" Running " in text for text in item.status.entries.values())
     return [found[name] for name in sorted(found)]

@@ -119,12 +119,16 @@ class Spawner:
 
     def close(self) -> None:
         """Let the warden end; whatever still runs is killed by it."""
+        if self._socket.fileno() < 0:
+            return
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
 
     def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         self._outbox.send(message, fds)
+        if self._outbox.closed:
+            return
         if self._outbox.pending and not self._writing:
             self._writing = True
             self._loop.add_writer(self._socket.fileno(), self._write)

@@ -27,6 +27,7 @@ _GATHER_SECONDS = 0.1  # between two writes while many children change,
 _GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
 _LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
 _RETRY_SECONDS = 0.5
+_MAX_TEXT = 384 * 1024  # characters of all entries
 
 
 class StatusBook:
@@ -68,6 +69,8 @@ class StatusBook:
 
     async def flush(self, seconds: float) -> None:
         """Write what is not written yet, for so long at most, and stop writing."""
+        if not self._open:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(page.settle() for page in self._pages.values()))
@@ -242,9 +245,14 @@ class _Page:
 
 
 def _bounded(entries: dict[str, str]) -> dict[str, str]:
-    """At most as many as a slice may hold: what is being stopped must be told, what is Pending need not."""
-    if len(entries) <= MAX_ENTRIES:
-        return dict(entries)
-    pending = f" {State.PENDING} "
-    told = sorted(entries.items(), key=lambda entry: pending in entry[1])
-    return dict(told[:MAX_ENTRIES])
+    """What fits: at most as many as a slice may hold, and no more text than etcd takes beside the spec.
+
+    What is being stopped must be told, what is Pending need not; and a thousand long messages are none.
+    """
+    told = dict(entries)
+    if len(told) > MAX_ENTRIES:
+        pending = f" {State.PENDING} "
+        told = dict(sorted(told.items(), key=lambda entry: pending in entry[1])[:MAX_ENTRIES])
+    if sum(map(len, told.values())) > _MAX_TEXT:
+        told = {child: text.partition(" msg=")[0] for child, text in told.items()}
+    return told

@@ -117,7 +117,7 @@ class Sync:
     @property
     def ready(self) -> bool:
         """Whether the registry was listed and this member's slice 0 is in it."""
-        return self.informer.synced.is_set() and bool(self._own)
+        return self.informer.synced.is_set() and self.first_slice in self._own
 
     def registry(self) -> Iterable[RegistrySlice]:
         """All slices of the hub."""

@@ -78,6 +78,10 @@ class Runner:
         self._hosted.pop(key, None)
 
     def _tell(self, message: Message) -> None:
+        if message["ev"] == "ended" and self._ending:
+            # Told by a signal and not by the agent: the process's own end tells it, and why (the fence or somebody).
+            self._end_if_empty()
+            return
         body = json.dumps(message, separators=(",", ":"), default=str).encode()
         data = memoryview(struct.pack("!I", len(body)) + body)
         with self._sending:
@@ -88,8 +92,6 @@ class Runner:
                     select.select((), (self._sock,), ())
                 except OSError:
                     os._exit(0)  # the agent is gone
-        if message["ev"] == "ended":
-            self._end_if_empty()
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:

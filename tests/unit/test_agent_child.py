@@ -1,0 +1,337 @@
+"""The child's state machine, on a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from processhub.agent.child import Child, End, Limits
+from processhub.agent.sync import Wanted
+from processhub.api.child import Exec
+from processhub.api.reasons import Reason
+from processhub.api.slice import Assignment, Report, parse_report
+
+
+class Clock:
+    """The part of an event loop that a child uses; time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._due: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = itertools.count()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(self.now + delay, callback, args, self)  # type: ignore[arg-type]
+        heapq.heappush(self._due, (handle.when(), next(self._order), handle))
+        return handle
+
+    def get_debug(self) -> bool:
+        return False
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def pass_(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self._due and self._due[0][0] <= end:
+            at, _, handle = heapq.heappop(self._due)
+            self.now = max(self.now, at)
+            if not handle.cancelled():
+                handle._run()
+        self.now = end
+
+
+class Supervisor:
+    """Records what the child asks for. It is the other side of the protocol, not a part of the product."""
+
+    closing = False
+
+    def __init__(self) -> None:
+        self.open = True
+        self.launched: list[Wanted] = []
+        self.orders: list[str] = []
+        self.gone_: list[str] = []
+        self.urgent = 0
+
+    def may_start(self, child: Child, *, again: bool) -> bool:
+        return self.open
+
+    def launch(self, child: Child, wanted: Wanted) -> Supervisor:
+        self.launched.append(wanted)
+        child.begun()
+        return self
+
+    def stop(self, grace: float) -> None:
+        self.orders.append(f"stop {grace:g}")
+
+    def give_up(self) -> None:
+        self.orders.append("give up")
+
+    def role(self, role: str) -> None:
+        self.orders.append(f"role {role}")
+
+    def changed(self, child: Child, *, urgent: bool) -> None:
+        self.urgent += urgent
+
+    def gone(self, child: Child) -> None:
+        self.gone_.append(child.id)
+
+    def restarted(self, child: Child) -> None:
+        pass
+
+    def started(self, child: Child, seconds: float) -> None:
+        pass
+
+
+def wanted(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> Wanted:
+    startable = fields.pop("startable", True)
+    entry = Assignment(uid="u", epoch=epoch, workload="w", restart_policy=policy, **fields)
+    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice=slice_, term=1, startable=startable)
+
+
+CRASH = End(Reason.EXITED, "exit code 1")
+DONE = End(Reason.EXITED, "exit code 0", success=True)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def owner() -> Supervisor:
+    return Supervisor()
+
+
+@pytest.fixture
+def child(owner: Supervisor, clock: Clock) -> Child:
+    return Child("a", owner, Limits(), clock)  # type: ignore[arg-type]
+
+
+def said(child: Child, slice_: str = "s0") -> Report:
+    text = child.report_for(slice_)
+    assert text is not None
+    return parse_report(text)
+
+
+def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty(
+    child: Child, owner: Supervisor, clock: Clock
+) -> None:
+    child.want(wanted())
+    delays = []
+    for _ in range(13):
+        count = len(owner.launched)
+        child.running(7)
+        child.ended(CRASH)
+        began = clock.now
+        while len(owner.launched) == count:
+            clock.pass_(0.05)
+        delays.append(round(clock.now - began, 2))
+
+    assert delays[:5] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8], abs=0.06)  # the clock goes in steps
+    assert delays[-2:] == pytest.approx([30.0, 30.0], abs=0.06)
+    assert child.restarts == 13
+
+
+def test_ten_seconds_up_begin_the_back_off_anew(child: Child, owner: Supervisor, clock: Clock) -> None:
+    child.want(wanted())
+    for _ in range(4):
+        child.running(7)
+        child.ended(CRASH)
+        clock.pass_(5)
+    child.running(7)
+    clock.pass_(10)
+    count = len(owner.launched)
+
+    child.ended(CRASH)
+
+    assert len(owner.launched) == count + 1
+
+
+def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
+    child.want(wanted())
+    child.ended(CRASH)
+    child.ended(End(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
+
+    report = said(child)
+
+    assert (report.state, report.reason) == ("Failed", "CommandNotFound")
+    assert "command x: not there" in report.message
+    assert "BackOff: restart 2 after 0.1 s" in report.message
+
+
+def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, owner: Supervisor, clock: Clock) -> None:
+    child.want(wanted())
+    clock.pass_(10)
+    assert owner.orders == ["give up"]
+    assert said(child).reason == "StartTimeout"
+    assert len(owner.launched) == 1
+
+    clock.pass_(100)
+    assert len(owner.launched) == 1  # the old one is not proven gone
+
+    child.ended(End(Reason.EXITED, "killed by SIGKILL"))
+    assert len(owner.launched) == 2
+    assert said(child).reason == "StartTimeout"
+
+
+def test_the_old_incarnation_is_reported_until_it_is_gone_and_only_then_the_new_one_starts(
+    child: Child, owner: Supervisor
+) -> None:
+    child.want(wanted(1))
+    child.running(7)
+
+    child.want(wanted(2))
+    assert owner.orders == ["stop 10"]
+    assert (said(child).epoch, said(child).state, said(child).pid) == (1, "Stopping", 7)
+    assert len(owner.launched) == 1
+
+    child.ended(DONE)
+    assert owner.launched[-1].assignment.epoch == 2
+    assert said(child).epoch == 2
+    assert said(child).restarts == 0
+
+
+def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(child: Child) -> None:
+    child.want(wanted(1, slice_="s0"))
+    child.running(7)
+
+    child.want(wanted(2, slice_="s1"))
+
+    assert (said(child, "s0").epoch, said(child, "s0").state) == (1, "Stopping")
+    assert (said(child, "s1").epoch, said(child, "s1").state) == (2, "Pending")
+    child.ended(DONE)
+    assert child.report_for("s0") is None
+    assert said(child, "s1").state == "Starting"
+
+
+def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, owner: Supervisor) -> None:
+    child.want(wanted())
+    child.running(7)
+
+    child.want(None)
+    assert said(child).state == "Stopping"
+    assert owner.gone_ == []
+
+    child.ended(DONE)
+    assert owner.gone_ == ["a"]
+
+
+def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, owner: Supervisor) -> None:
+    child.want(wanted())
+    child.running(7)
+
+    child.want(wanted(tags=("eu",), policy="Temporary", role="Passive"))
+
+    assert owner.orders == ["role Passive"]
+    assert (said(child).state, said(child).role) == ("Running", "Passive")
+    child.ended(CRASH)
+    assert said(child).state == "Stopped"
+
+
+def test_nothing_starts_while_the_gate_is_shut(child: Child, owner: Supervisor) -> None:
+    owner.open = False
+    child.want(wanted())
+    assert said(child).state == "Pending"
+    assert owner.launched == []
+
+    owner.open = True
+    child.advance()
+    assert len(owner.launched) == 1
+
+
+def test_a_fenced_end_is_no_crash(child: Child, owner: Supervisor) -> None:
+    child.want(wanted(policy="Temporary"))
+    child.running(7)
+    owner.open = False
+
+    child.ended(End(Reason.EXITED, "killed by SIGKILL", fenced=True))
+    assert (said(child).state, said(child).restarts) == ("Pending", 0)
+
+    owner.open = True
+    child.advance()
+    assert len(owner.launched) == 2
+
+
+def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(
+    owner: Supervisor, clock: Clock
+) -> None:
+    child = Child("a", owner, Limits(restarts_max=2, restarts_window=60), clock)  # type: ignore[arg-type]
+    child.want(wanted())
+    for _ in range(2):
+        child.running(7)
+        child.ended(CRASH)
+        clock.pass_(1)
+    child.running(7)
+    child.ended(CRASH)
+    clock.pass_(1000)
+    count = len(owner.launched)
+    assert said(child).reason == "RestartsExceeded"
+
+    child.want(wanted(tags=("x",)))
+    clock.pass_(1000)
+    assert len(owner.launched) == count
+
+    child.want(wanted(2))
+    assert len(owner.launched) == count + 1
+
+
+def test_restarts_outside_the_window_do_not_count(owner: Supervisor, clock: Clock) -> None:
+    child = Child("a", owner, Limits(restarts_max=1, restarts_window=60), clock)  # type: ignore[arg-type]
+    child.want(wanted())
+    for _ in range(5):
+        child.running(7)
+        clock.pass_(61)
+        child.ended(CRASH)
+
+    assert child.restarts == 5
+    assert len(owner.launched) == 6
+
+
+@pytest.mark.parametrize(
+    ("policy", "end", "state", "reason"),
+    [
+        ("Temporary", DONE, "Stopped", "Completed"),
+        ("Temporary", CRASH, "Stopped", "Exited"),
+        ("Transient", DONE, "Stopped", "Completed"),
+        ("Transient", CRASH, "Starting", "Exited"),
+        ("Permanent", DONE, "Starting", "Exited"),
+    ],
+)
+def test_the_policy_decides_what_an_end_means(child: Child, policy: str, end: End, state: str, reason: str) -> None:
+    child.want(wanted(policy=policy))
+    child.running(7)
+
+    child.ended(end)
+
+    assert (said(child).state, said(child).reason) == (state, reason)
+    assert said(child).last_exit == end.text
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "starts"),
+    [
+        ("Temporary", "Running", 0),
+        ("Temporary", "Stopped", 0),
+        ("Permanent", "Running", 1),
+        ("Transient", "Stopped", 0),
+    ],
+)
+def test_what_an_earlier_agent_reported_is_taken_over(
+    child: Child, owner: Supervisor, policy: str, state: str, starts: int
+) -> None:
+    child.adopt(Report(uid="u", epoch=1, state=state, restarts=3, reason="Completed"))
+
+    child.want(wanted(policy=policy))
+
+    assert len(owner.launched) == starts
+    assert said(child).restarts == 3
+    assert said(child).state == ("Starting" if starts else "Stopped")

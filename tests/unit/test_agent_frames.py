@@ -1,0 +1,78 @@
+"""Messages and descriptors over a stream socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from processhub.agent.frames import Inbox, Outbox
+
+
+@pytest.fixture
+def pair():
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    yield left, right
+    left.close()
+    right.close()
+
+
+def read_all(inbox: Inbox, outbox: Outbox) -> list[dict]:
+    messages = inbox.read()
+    while outbox.pending:
+        outbox.flush()
+        messages += inbox.read()
+    return messages
+
+
+def test_messages_larger_than_the_sockets_buffer_arrive_whole_and_in_order(pair) -> None:
+    outbox, inbox = Outbox(pair[0]), Inbox(pair[1])
+    sent = [{"n": number, "text": "ü" * size} for number, size in enumerate((1, 3_000_000, 0, 200_000))]
+
+    for message in sent:
+        outbox.send(message)
+
+    assert outbox.pending  # nobody read yet, and nothing blocked
+    assert read_all(inbox, outbox) == sent
+
+
+def test_descriptors_stay_with_their_message(pair) -> None:
+    outbox, inbox = Outbox(pair[0]), Inbox(pair[1])
+    for number in range(100):
+        read_end, write_end = os.pipe()
+        os.write(write_end, b"%d" % number)
+        os.close(write_end)
+        outbox.send({"n": number, "pad": "x" * (number * 1000)}, (read_end,))
+        outbox.send({"n": -1})
+
+    for message in read_all(inbox, outbox):
+        if message["n"] >= 0:
+            (fd,) = inbox.take_fds(1)
+            assert os.read(fd, 10) == b"%d" % message["n"]
+            os.close(fd)
+
+
+def test_the_peers_end_is_seen_after_its_last_message(pair) -> None:
+    outbox, inbox = Outbox(pair[0]), Inbox(pair[1])
+    outbox.send({"last": True})
+    pair[0].close()
+
+    assert inbox.read() == [{"last": True}]
+    inbox.read()
+    assert inbox.closed
+
+
+def test_sending_to_a_closed_peer_is_no_error_and_closes_descriptors(pair) -> None:
+    outbox = Outbox(pair[0])
+    pair[1].close()
+    read_end, write_end = os.pipe()
+
+    outbox.send({"n": 1}, (read_end,))
+
+    assert outbox.closed
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(read_end)
+    os.close(write_end)

@@ -1,0 +1,155 @@
+"""Many event loops on few threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from processhub.agent.runner.loop import ActorLoop
+from processhub.agent.runner.scheduler import Scheduler, Strand
+
+DEADLINE = 20.0
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Scheduler:
+    return Scheduler()
+
+
+class Run:
+    """A coroutine on a strand of its own."""
+
+    def __init__(self, scheduler: Scheduler, work: Callable[[], Awaitable[object]]) -> None:
+        self.errors: list[BaseException] = []
+        self.over = threading.Event()
+        self.result: object = None
+        self._work = work
+        self.strand = Strand(scheduler, self._begin, self.errors.append, self.over.set)
+        self.strand.wake()
+
+    def _begin(self, loop: ActorLoop) -> None:
+        async def live() -> None:
+            try:
+                self.result = await self._work()
+            finally:
+                await loop.shutdown_default_executor()
+
+        task = loop.create_task(live())
+        task.add_done_callback(lambda _: self.strand.end())
+
+    def wait(self) -> object:
+        assert self.over.wait(DEADLINE)
+        return self.result
+
+
+def test_timers_descriptors_threads_and_tasks_work(scheduler: Scheduler) -> None:
+    async def work() -> list[object]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.sleep(0.05)
+        slept = loop.time() - began
+        read_end, write_end = os.pipe()
+        readable = loop.create_future()
+        loop.add_reader(read_end, readable.set_result, "readable")
+        loop.call_later(0.02, os.write, write_end, b"x")
+        said = await readable
+        loop.remove_reader(read_end)
+        os.close(read_end)
+        os.close(write_end)
+        both = await asyncio.gather(asyncio.to_thread(lambda: 1), asyncio.sleep(0.01, 2))
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), 0.02)
+        except TimeoutError:
+            both.append(3)
+        return [0.04 < slept < 5, said, *both]
+
+    assert Run(scheduler, work).wait() == [True, "readable", 1, 2, 3]
+
+
+def test_a_thousand_waiting_loops_need_a_handful_of_threads(scheduler: Scheduler) -> None:
+    async def work() -> int:
+        await asyncio.sleep(0.3)
+        return threading.active_count()
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    runs = [Run(scheduler, work) for _ in range(1000)]
+    descriptors = len(list(Path("/proc/self/fd").iterdir())) - before
+
+    counts = [run.wait() for run in runs]
+    assert max(counts) < 50
+    assert descriptors < 50
+
+
+def test_blocked_loops_delay_no_other(scheduler: Scheduler) -> None:
+    release = threading.Event()
+
+    async def block() -> None:
+        release.wait(DEADLINE)
+
+    async def quick() -> float:
+        await asyncio.sleep(0.01)
+        return time.monotonic()
+
+    blocked = [Run(scheduler, block) for _ in range(30)]
+    runs = [Run(scheduler, quick) for _ in range(100)]
+    for run in runs:
+        run.wait()
+    assert not any(run.over.is_set() for run in blocked)
+    release.set()
+    for run in blocked:
+        run.wait()
+
+
+def test_calls_from_other_threads_wake_a_parked_loop(scheduler: Scheduler) -> None:
+    loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def work() -> str:
+        event = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), event))
+        await event.wait()
+        return "woken"
+
+    runs = [Run(scheduler, work) for _ in range(50)]
+    deadline = time.monotonic() + DEADLINE
+    while len(loops) < 50:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    for loop, event in loops:
+        loop.call_soon_threadsafe(event.set)
+
+    assert [run.wait() for run in runs] == ["woken"] * 50
+
+
+def test_system_exit_out_of_a_task_is_told_and_the_loop_goes_on(scheduler: Scheduler) -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    async def work() -> str:
+        task = asyncio.create_task(leave())
+        await asyncio.sleep(0.05)
+        return f"goes on, {type(task.exception()).__name__}"
+
+    run = Run(scheduler, work)
+
+    assert run.wait() == "goes on, SystemExit"
+    assert [type(error) for error in run.errors] == [SystemExit]
+
+
+def test_an_earlier_timer_set_later_still_fires_first(scheduler: Scheduler) -> None:
+    async def work() -> list[str]:
+        loop = asyncio.get_running_loop()
+        order: list[str] = []
+        done = loop.create_future()
+        loop.call_later(0.3, lambda: (order.append("late"), done.set_result(None)))
+        await asyncio.sleep(0.01)
+        loop.call_later(0.05, order.append, "early")
+        await done
+        return order
+
+    assert Run(scheduler, work).wait() == ["early", "late"]

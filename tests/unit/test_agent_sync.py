@@ -1,0 +1,141 @@
+"""What a member shall run, from its slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from processhub.agent.env import Environment
+from processhub.agent.sync import Sync, Wanted
+from processhub.api.child import Exec, Workload
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, encode_workload, format_assignment
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+
+ENV = Environment("h", "default", "uid", "h-0", "h-0", "pod", "127.0.0.1", "node")
+DIGEST, TEXT = encode_workload(Workload(exec=Exec(command=("x",))))
+
+
+class Followed:
+    """A Sync fed with slices as its informer would."""
+
+    def __init__(self) -> None:
+        async def token() -> None:
+            return None
+
+        client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=token))
+        self.wanted: dict[str, Wanted | None] = {}
+        self.own: list[str] = []
+        self.settings: list[Settings] = []
+        self.version = 0
+        self.sync = Sync(
+            client, ENV, "pod/me", self.wanted.update, lambda _, name: self.own.append(name), self.settings.append
+        )
+
+    def put(self, name: str, entries: dict[str, int | str], *, term: int = 1, member: str = "h-0", **spec: Any) -> None:
+        self.version += 1
+        texts = {
+            child: value
+            if isinstance(value, str)
+            else format_assignment(Assignment(uid=f"u-{child}", epoch=value, workload=DIGEST))
+            for child, value in entries.items()
+        }
+        given = {"hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, **spec}
+        version = str(self.version)
+        metadata = ObjectMeta(
+            name=name, namespace="default", uid=name, generation=self.version, resource_version=version
+        )
+        spec_ = SliceSpec(member=member, term=term, entries=texts, **given)
+        self.sync.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
+
+    def runs(self) -> dict[str, int]:
+        """The epochs of what is to be started."""
+        found = {child: wanted for child, wanted in self.wanted.items() if wanted is not None and wanted.startable}
+        return {child: wanted.assignment.epoch for child, wanted in found.items()}
+
+
+@pytest.fixture
+def followed() -> Iterator[Followed]:
+    return Followed()
+
+
+def test_the_union_of_own_slices_is_wanted(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1})
+    followed.put("h.h-0.1", {"b": 2})
+    followed.put("h.h-1.0", {"c": 3}, member="h-1")
+
+    assert followed.runs() == {"a": 1, "b": 2}
+
+
+def test_the_highest_term_then_epoch_wins(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 9}, term=2)
+    followed.put("h.h-0.1", {"a": 7}, term=3)
+    assert followed.wanted["a"] is not None
+    assert followed.wanted["a"].slice == "h.h-0.1"
+
+    followed.put("h.h-0.0", {"a": 9}, term=3)
+    assert followed.wanted["a"].slice == "h.h-0.0"
+
+
+def test_a_removed_entry_is_the_order_to_stop_and_a_broken_one_is_not(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1, "b": 1})
+
+    followed.put("h.h-0.0", {"a": "not an entry"})
+
+    assert followed.wanted["b"] is None
+    assert followed.wanted["a"] is not None
+
+
+def test_slices_behind_the_highest_term_seen_start_nothing_until_they_catch_up(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1}, term=4)
+    followed.put("h.h-1.0", {}, term=5, member="h-1")
+    assert followed.runs() == {}
+    assert followed.wanted["a"] is not None  # nor is it an order to stop
+
+    followed.put("h.h-0.0", {"a": 1}, term=5)
+    assert followed.runs() == {"a": 1}
+
+
+def test_another_hubs_slices_are_ignored(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1}, hub_uid="older")
+    followed.put("g.h-0.0", {"b": 1}, hub="g")
+    followed.put("h.h-9.0", {}, member="h-9", term=99, hub_uid="older")
+
+    assert followed.wanted == {}
+    assert followed.sync.highest_term == 0
+
+
+def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1}, holder="pod/earlier")
+    followed.put("h.h-0.1", {"b": 1}, holder="pod/me")
+    assert followed.runs() == {"b": 1}
+
+    followed.put("h.h-0.0", {"a": 1}, holder="pod/me")
+    assert followed.runs() == {"a": 1, "b": 1}
+
+
+def test_an_unknown_workload_is_wanted_without_one(followed: Followed) -> None:
+    followed.put("h.h-0.0", {"a": 1}, workloads={DIGEST: '{"future": {}}'})
+
+    assert followed.wanted["a"] is not None
+    assert followed.wanted["a"].workload is None
+
+
+def test_settings_come_from_the_newest_term(followed: Followed) -> None:
+    followed.put("h.h-0.0", {}, term=2, settings=Settings(lease_seconds=9))
+    followed.put("h.h-0.1", {}, term=1, settings=Settings(lease_seconds=7))
+
+    assert [settings.lease_seconds for settings in followed.settings] == [9]
+
+
+def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> None:
+    order: list[str] = []
+    followed.sync._on_wanted = lambda changes: order.extend(changes)
+    followed.sync._on_own = lambda _, name: order.append(name)
+
+    followed.put("h.h-0.0", {"a": 1})
+
+    assert order == ["a", "h.h-0.0"]
