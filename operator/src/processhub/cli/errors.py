@@ -14,6 +14,10 @@ class CliError(Exception):
         self.code = code
 
 
+class ReaderGoneError(Exception):
+    """Whoever reads the output (head, less) has had enough."""
+
+
 class UsageError(CliError):
     """The command line itself is wrong."""
 

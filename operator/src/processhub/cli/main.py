@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from processhub.cli.errors import FAILED, INTERRUPTED, USAGE, CliError, explained
+from processhub.cli.errors import FAILED, INTERRUPTED, USAGE, CliError, ReaderGoneError, explained
 
 _WITH_VALUE = {"--hub", "-n", "--namespace", "--context", "--kubeconfig", "-o", "--output"}
 
@@ -17,8 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has enough; Python would complain again when it flushes at exit.
+    except ReaderGoneError:
+        # Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -42,13 +42,11 @@ def _run(arguments: list[str]) -> int:
 
     try:
         outcome = app(arguments or ["--help"], prog_name="kubectl hub", standalone_mode=False)
-    except typer.Exit as end:
-        return end.exit_code
-    except typer.Abort:
-        return INTERRUPTED
     except typer.TyperException as error:
         verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
         raise CliError(_usage_sentence(error, verb), getattr(error, "exit_code", USAGE)) from error
+    if outcome == INTERRUPTED:
+        raise KeyboardInterrupt  # typer makes an exit code of it
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from processhub.cli.errors import ReaderGoneError
 from processhub.cli.options import Output
 
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
@@ -17,8 +18,12 @@ def say(text: str) -> None:
 
 
 def out(text: str) -> None:
-    """One line (or more) to stdout."""
-    print(text, flush=True)  # noqa: T201 the command line's result
+    """One line (or more) to stdout. Raises ReaderGoneError."""
+    try:
+        print(text, flush=True)  # noqa: T201 the command line's result
+    except BrokenPipeError as error:
+        # As an error of its own: the framework takes a BrokenPipeError for a failure of the command.
+        raise ReaderGoneError from error
 
 
 def structured(value: Any, output: Output) -> None:

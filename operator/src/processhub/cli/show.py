@@ -10,6 +10,7 @@ import msgspec
 
 from processhub.api.hub import Hub as HubObject
 from processhub.api.naming import child_object_name
+from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
@@ -88,11 +89,8 @@ async def lookup(child_id: str, target: Target) -> int:
         if target.output is Output.NAME:
             await _name(session, child_id)
         else:
-            found = {
-                **entry(child_id, record.nodes, session.living_hub()),
-                "uid": record.uid,
-                "spec": record.spec.to_dict(),
-            }
+            nodes = entry(child_id, record.nodes, session.living_hub())["nodes"]
+            found = {"id": child_id, "uid": record.uid, "spec": record.spec.to_dict(), "nodes": nodes}
             structured(found, Output.YAML if target.output is Output.TABLE else target.output)
     return DONE
 
@@ -187,7 +185,7 @@ def _list_table(session: Session, listed: list[tuple[str, list[Node]]]) -> None:
                 node.state,
                 str(node.pid or ""),
                 str(node.restarts),
-                node.reason,
+                "" if node.state == State.RUNNING else node.reason,
                 age(node.started_at, now),
             )
             for child_id, nodes in listed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -39,9 +40,14 @@ async def start_children(
     specs = specs_of(order)
     target = replace(target, hub=hub_of(specs, target.hub))
     async with opened(target, follow=wait or on_failure == "rollback") as session:
-        result = await Hub.attached(session).start_children(
-            specs, wait=wait, timeout=limit, on_failure=on_failure, tags=order.tags
-        )
+        try:
+            result = await Hub.attached(session).start_children(
+                specs, wait=wait, timeout=limit, on_failure=on_failure, tags=order.tags
+            )
+        except asyncio.CancelledError:
+            undone = "what this call had started was removed" if on_failure == "rollback" else "what it started stays"
+            say(f"start was cut short; {undone}")
+            raise
     return report(result, target.output, wait=wait)
 
 

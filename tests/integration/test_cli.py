@@ -1,0 +1,359 @@
+"""``kubectl hub`` against the product at work: each verb's output and exit code, and what a user reads on a mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+from livehub import SLEEP, Live, live
+from waiting import alive, eventually
+
+from localcluster.cluster import Cluster
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import untyped
+
+HUB = "shop"
+TALK = "echo out; echo err >&2; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.1; done"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said, and its exit code."""
+
+    out: str
+    err: str
+    code: int
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The table's rows, its header left out."""
+        return [line.split() for line in self.out.splitlines()[1:]]
+
+
+class Cli:
+    """``kubectl hub`` in the product's namespace."""
+
+    def __init__(self, product: Live) -> None:
+        self.product = product
+
+    async def begin(self, *words: str, program: tuple[str, ...] = ("kubectl-hub",), **env: str) -> Any:
+        defaults = {"HUB_NAMESPACE": self.product.namespace, "HUB_NAME": HUB}
+        environment = self.product.cluster.environment() | defaults | env
+        return await asyncio.create_subprocess_exec(
+            *program,
+            *words,
+            env=environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def __call__(self, line: str, *more: str, stdin: str = "", **env: str) -> Answer:
+        """Run ``line`` (parted by spaces) and ``more`` (as they are)."""
+        process = await self.begin(*line.split(" "), *more, **env)
+        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 90)
+        return Answer(out.decode(), err.decode(), process.returncode)
+
+
+@pytest_asyncio.fixture(scope="module")
+async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    async with live(cluster, api, tmp_path_factory.mktemp("live")) as running:
+        await running.hub(HUB, children=[{"id": "fixed", "exec": SLEEP}])
+        yield running
+
+
+@pytest.fixture
+def cli(product: Live) -> Cli:
+    return Cli(product)
+
+
+async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
+    started = await cli("start story a/b --wait --tag eu --exec -- sleep 1000")
+    assert started.code == 0, started.err
+    assert started.out.splitlines()[0].startswith("child/")
+    assert "running on shop-" in started.out
+
+    listed = {row[0]: row for row in (await cli("list")).rows}
+    assert listed["story"][3] == "Running"
+    pid = int(listed["story"][4])
+    assert alive(pid)
+
+    ((found, member, pod, _, role, state, where_pid),) = (await cli("where story")).rows
+    assert (found, role, state, int(where_pid)) == ("story", "Active", "Running", pid)
+    assert pod == member
+    assert (await cli("where story -o json")).json["nodes"][0]["pid"] == pid
+    assert "story" in {entry["id"] for entry in (await cli(f"list --member {member} -o json")).json}
+    assert "story" not in (await cli(f"list --member {({'shop-0', 'shop-1'} - {member}).pop()}")).out
+
+    looked_up = yaml.safe_load((await cli("lookup story")).out)
+    assert looked_up["spec"]["exec"]["command"] == ["sleep", "1000"]
+    assert looked_up["spec"]["tags"] == ["eu"]
+
+    explained = (await cli("explain story")).out
+    assert f"Member:    {member} (Running, pid {pid}" in explained
+    assert f"{member} has the highest score of the 2 members" in explained or "choice number 2" in explained
+    assert "Placed     True     Placed" in explained
+    told = (await cli("explain story -o json")).json
+    assert [choice["member"] for choice in told["candidates"]] in (["shop-0", "shop-1"], ["shop-1", "shop-0"])
+
+    stopped = await cli("stop story a/b --wait")
+    assert (stopped.code, stopped.out.splitlines()[0]) == (0, "child/story stopped")
+    assert not alive(pid)
+    assert (await cli("where story")).code == 1
+
+
+async def test_outputs_for_programs(cli: Cli, product: Live) -> None:
+    await product.child("another-name", HUB, id="made/elsewhere")
+    assert (await cli("await made/elsewhere")).code == 0
+
+    assert "child/another-name" in (await cli("list -o name")).out.splitlines()
+    assert (await cli("where made/elsewhere -o name")).out == "child/another-name\n"
+    assert yaml.safe_load((await cli("list -o yaml")).out) == (await cli("list -o json")).json
+    assert (await cli("dump")).json["made/elsewhere"]["spec"]["hub"] == HUB
+    assert (await cli("stop made/elsewhere --wait -o json")).json == {"stopped": ["made/elsewhere"], "errors": {}}
+
+
+async def test_members_are_shown_with_what_they_carry(cli: Cli) -> None:
+    rows = (await cli("members")).rows
+    assert [row[:2] for row in rows] == [["shop-0", "True"], ["shop-1", "True"]]
+    assert {member["name"] for member in (await cli("members -o json")).json} == {"shop-0", "shop-1"}
+
+
+async def test_start_from_a_file_and_from_stdin(cli: Cli, tmp_path: Path) -> None:
+    manifest = yaml.safe_dump(
+        {
+            "apiVersion": "processhub.dev/v1alpha1",
+            "kind": "Child",
+            "metadata": {"name": "filed"},
+            "spec": {"hub": HUB, "exec": SLEEP},
+        }
+    )
+    (tmp_path / "child.yaml").write_text(manifest)
+
+    filed = await cli(f"start --wait -f {tmp_path / 'child.yaml'}")
+    assert filed.code == 0, filed.err
+    piped = await cli("start piped-1 piped-2 --wait -f -", stdin="exec: {command: [sleep, '1000']}")
+    assert piped.code == 0, piped.err
+    assert (await cli("await filed piped-1 piped-2")).code == 0
+    assert (await cli("stop filed piped-1 piped-2 --wait")).code == 0
+
+
+async def test_failed_start_names_each_child_and_its_reason(cli: Cli) -> None:
+    failed = await cli("start wrong-1 wrong-2 --wait --exec -- /no/such/program")
+
+    assert failed.code == 1
+    lines = failed.err.splitlines()
+    assert [line.partition(" not started: CommandNotFound: ")[0] for line in lines] == [
+        "error: child wrong-1",
+        "error: child wrong-2",
+    ]
+    assert (await cli("stop wrong-1 wrong-2 --wait")).code == 0
+
+
+async def test_rollback_says_what_it_removed_and_leaves_nothing(cli: Cli, product: Live) -> None:
+    both = "id: good-one\nexec: {command: [sleep, '1000']}\n---\nid: bad-one\nexec: {command: [/no]}"
+
+    failed = await cli("start -f - --wait --on-failure rollback", stdin=both)
+
+    assert failed.code == 1
+    assert "error: child bad-one not started: CommandNotFound" in failed.err
+    assert "rolled back: 2 children removed again" in failed.err
+    assert not {"good-one", "bad-one"} & (await product.children(HUB)).keys()
+
+
+async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product: Live) -> None:
+    empty = await product.hub(replicas=0, ready=False)
+    process = await cli.begin(
+        *("start", "cut-1", "cut-2", "--hub", empty, "--wait", "--on-failure", "rollback", "--exec", "--", "sleep", "9")
+    )
+
+    async def created() -> bool:
+        return len(await product.children(empty)) == 2
+
+    await eventually(created, "children created", within=30)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+
+    assert process.returncode == 130
+    assert out == b""
+    assert err.decode().splitlines() == ["start was cut short; what this call had started was removed", "interrupted"]
+    assert not await product.children(empty)
+
+
+async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
+    assert (await cli("start chatty quiet --wait --exec -- sh -c", TALK)).code == 0
+
+    async def ticking() -> bool:
+        return "tick 3" in (await cli("logs chatty")).out
+
+    await eventually(ticking, "lines in the log", within=30)
+    lines = (await cli("logs chatty")).out.splitlines()
+    assert {"out", "err", "tick 1"} <= set(lines[:5])  # two pipes: their order is not promised
+    assert len((await cli("logs chatty --tail 2")).out.splitlines()) == 2
+    line = json.loads((await cli("logs chatty -o json --tail 1")).out)
+    assert (line["child"], line["hub"], line["stream"]) == ("chatty", HUB, "stdout")
+
+    process = await cli.begin("logs", "chatty", "-f", "--tail", "1")
+    ticks = [int((await asyncio.wait_for(process.stdout.readline(), 30)).split()[1]) for _ in range(4)]
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 130
+    assert ticks == list(range(ticks[0], ticks[0] + 4))
+    assert (await cli("stop chatty quiet --wait")).code == 0
+
+
+async def test_plan_against_the_live_hub_changes_nothing(cli: Cli, product: Live) -> None:
+    ids = [f"planned-{index}" for index in range(20)]
+    assert (await cli("start --wait --exec --".replace("start", f"start {' '.join(ids)}"), "sleep", "1000")).code == 0
+    before = (await cli("list -o json")).json
+
+    added = (await cli("plan --add 1 -o json")).json
+    removed = (await cli("plan --remove shop-1 -o json")).json
+
+    assert {move["to"] for move in added["moves"]} == {"shop-2"}
+    assert {move["from"] for move in removed["moves"]} == {"shop-1"}
+    assert removed["members"]["shop-1"]["after"] == 0
+    assert "nothing was changed" in (await cli("plan")).out
+    assert [entry["id"] for entry in (await cli("list -o json")).json] == [entry["id"] for entry in before]
+    assert (await cli(f"stop {' '.join(ids)} --wait")).code == 0
+
+
+async def test_works_as_a_plugin_of_kubectl(cli: Cli, product: Live) -> None:
+    process = await cli.begin("list", "-n", product.namespace, program=("kubectl", "hub"))
+    out, err = await process.communicate()
+
+    assert process.returncode == 0, err
+    assert out.decode().startswith("ID ")
+
+
+async def test_hub_may_be_left_out_where_it_is_plain(cli: Cli, product: Live) -> None:
+    other = await product.hub(replicas=1)
+    await product.child("only-here", other)
+
+    assert (await cli("await only-here", HUB_NAME="")).code == 0
+    assert (await cli("where only-here", HUB_NAME="")).code == 0
+    assert (await cli("where fixed", HUB_NAME="")).code == 0
+    assert (await cli(f"list --member {other}-0", HUB_NAME="")).code == 0
+    assert (await cli("members", HUB_NAME=other)).rows[0][0] == f"{other}-0"
+    unclear = await cli("list", HUB_NAME="")
+    assert unclear.code == 2
+    assert unclear.err.startswith(f"error: which hub of namespace {product.namespace}? name one with --hub: ")
+    assert {HUB, other} <= set(unclear.err.split(": ")[-1].strip().split(", "))
+
+
+@pytest_asyncio.fixture(scope="module")
+async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Kubeconfigs that do not get far: no server there, an account without rights, a token that is none."""
+    tokens = untyped("v1", "serviceaccounts").path(product.namespace, "default", "token")
+    answer = await product.api.raw(
+        "POST", tokens, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    )
+    host = product.api.config.host
+    folder = tmp_path_factory.mktemp("accounts")
+
+    def written(name: str, server: str, token: str) -> str:
+        path = folder / name
+        cluster = {"server": server, "insecure-skip-tls-verify": True}
+        config = {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": token}}],
+        }
+        path.write_text(json.dumps(config))
+        return str(path)
+
+    return {
+        "nobody": written("nobody", host, json.loads(answer)["status"]["token"]),
+        "stranger": written("stranger", host, "no-such-token"),
+        "nowhere": written("nowhere", "https://127.0.0.1:9", ""),
+    }
+
+
+BAD: list[tuple[str, str, int]] = [
+    ("list --hub nope", "error: hub nope not found in namespace {ns}; there are: ", 1),
+    ("list -n empty-{ns}", "error: no hub in namespace empty-{ns}; create one, or name another namespace with -n", 1),
+    ("list --hub nope -n empty-{ns}", "there is none in this namespace", 1),
+    ("list --hub shop --member shop-9", "error: hub shop has no member 'shop-9'; it has shop-0, shop-1", 1),
+    ("where nobody --hub shop", "error: no child 'nobody' in hub shop of namespace {ns}", 1),
+    ("lookup nobody --hub shop", "error: no child 'nobody' in hub shop", 1),
+    ("explain nobody --hub shop", "error: no child 'nobody' in hub shop", 1),
+    ("logs nobody --hub shop", "error: no child 'nobody' in hub shop", 1),
+    ("stop nobody --hub shop", "error: child nobody not stopped: NotFound: no child 'nobody' in hub shop", 1),
+    ("await nobody --hub shop", "error: child nobody not started: NotFound: no child 'nobody' in hub shop", 1),
+    ("stop fixed --hub shop", "StaticChild: is a static child of hub shop; remove it from the hub's spec.children", 1),
+    ("start fixed --hub shop --python m:C", "error: child fixed not started: AlreadyStarted: child/", 1),
+    ("start {long} --hub shop --python m:C", "error: children[0].id: 300 bytes of UTF-8 are too many; shorten it", 2),
+    ("start a\nb --hub shop --python m:C", "error: children[0].id: 'a\\nb' holds control characters", 2),
+    ("start x x --hub shop --python m:C", "error: children[1]: id 'x' is there twice; each id once in a call", 2),
+    (
+        "start x --node shop-0 --hub shop --python m:C",
+        "InvalidChildMapping: nodes are given, but hub shop places by",
+        1,
+    ),
+    ("start x --hub guided --python m:C", "error: hub guided is Guided, and these children have no nodes: x", 1),
+    ("start x --node a --node b --hub guided --python m:C", "ChildReplicationMismatch: 2 nodes are given", 1),
+    ("start x --node guided-9 --hub guided --wait --python m:C", "the hub has no member 'guided-9'; its members", 1),
+    ("start late --hub empty --wait --timeout 1 --python m:C", "Timeout: was not running within", 124),
+    ("where waits --hub guided", "error: child 'waits' of hub guided is not placed: ", 1),
+    ("await waits --hub guided", "error: child waits not started: InvalidChildMapping: ", 1),
+    ("await fixed --hub empty --timeout 1", "error: child fixed not started: Timeout: ", 124),
+    ("plan --remove shop-9 --hub shop", "error: hub shop has no member 'shop-9' to remove; it has shop-0, shop-1", 2),
+    ("list --context nope", "has no context 'nope'; it has", 1),
+    ("list --kubeconfig {nobody}", "error: hubs of namespace {ns} can't be listed: ", 1),
+    ("list --hub shop --kubeconfig {nobody}", "ask for the role processhub-user", 1),
+    ("list --kubeconfig {stranger}", "the credentials are not valid", 1),
+    ("list --kubeconfig {nowhere}", "the API server does not answer", 1),
+]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def guided(product: Live) -> str:
+    """A guided hub with a child whose member is not there; and a hub without members."""
+    await product.hub("empty", replicas=0, ready=False, children=[{"id": "fixed", "exec": SLEEP}])
+    name = await product.hub("guided", replicas=1, distribution={"strategy": "Guided"})
+    await product.child("waits", name, nodes=["guided-7"])
+    return name
+
+
+@pytest.mark.usefixtures("guided")
+@pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0] for row in BAD])
+async def test_mistake_gets_one_sentence_and_its_code(
+    cli: Cli, accounts: dict[str, str], line: str, sentence: str, code: int
+) -> None:
+    names = {"ns": cli.product.namespace, "long": "i" * 300, **accounts}
+
+    answer = await cli(line.format(**names), HUB_NAME="")
+
+    assert answer.code == code, answer.err
+    assert sentence.format(**names) in answer.err
+    assert answer.err.count("\n") == 1
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+async def test_broken_pipe_is_no_error(cli: Cli) -> None:
+    process = await cli.begin("dump", "--hub", HUB)
+    process.stdout._transport.close()
+    await process.wait()
+
+    assert process.returncode in (0, -signal.SIGPIPE)
+    assert b"Traceback" not in await process.stderr.read()
+
+
+def test_console_script_is_on_the_path(cluster: Cluster) -> None:
+    folders = cluster.environment()["PATH"].split(os.pathsep)
+    assert any((Path(folder) / "kubectl-hub").exists() for folder in folders)
