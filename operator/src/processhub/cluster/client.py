@@ -158,7 +158,8 @@ class Client:
             "fieldSelector": fields,
         }
         try:
-            # A dead connection is noticed by the silence: the server sends a bookmark about once a minute.
+            # An idle kind sends nothing, not even bookmarks. After that silence the watch is opened anew where it
+            # was: a dead connection fails then, a quiet one goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             async with self._send("GET", kind.path(namespace), query, None, None, timeout) as answer:
                 await _raise_for_status(answer)
@@ -167,6 +168,8 @@ class Client:
                     *lines, rest = (rest + chunk).split(b"\n")
                     if lines:
                         yield [self._event(kind, line) for line in lines if line]
+        except aiohttp.SocketTimeoutError:
+            return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
 

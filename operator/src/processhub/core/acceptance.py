@@ -11,6 +11,7 @@ from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason
 
 STRATEGIES = ("ConsistentHashing", "Guided")
+MAX_WORKLOAD_BYTES = 128 * 1024
 LATER_STRATEGIES = ("RoundRobin", "LeastLoaded", "Modulo", "Local", "NotLocal", "ForEach")
 
 
@@ -133,6 +134,18 @@ def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
             f"spec.nodes names {len(spec.nodes)} members, but the hub keeps 1 copy of a child; name exactly 1",
         )
     return None
+
+
+def refuse_size(workload: str) -> Refusal | None:
+    """Where the workload (its canonical JSON) would not leave a slice room for others."""
+    size = len(workload.encode())
+    if size <= MAX_WORKLOAD_BYTES:
+        return None
+    return Refusal(
+        Reason.INVALID,
+        f"the workload is {size} bytes of JSON, at most {MAX_WORKLOAD_BYTES} are possible; "
+        "keep large data in a ConfigMap or a volume of the members",
+    )
 
 
 def unknown_member(spec: ChildSpec, members: Iterable[str]) -> Refusal | None:

@@ -16,7 +16,7 @@ from processhub.operator.engine import Engine
 
 
 def register(registry: kopf.OperatorRegistry, engine: Engine) -> None:
-    """Add the handlers to ``registry``."""
+    """Add the handlers to ``registry``; all are coroutines, as kopf runs plain functions in threads."""
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
@@ -29,7 +29,7 @@ def register(registry: kopf.OperatorRegistry, engine: Engine) -> None:
         await engine.stop()
 
     @kopf.on.probe(id="engine", registry=registry)
-    def healthy(**_: Any) -> bool:
+    async def healthy(**_: Any) -> bool:
         return engine.healthy
 
     @kopf.on.event(GROUP, VERSION, "hubs", registry=registry)

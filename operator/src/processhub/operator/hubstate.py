@@ -24,7 +24,7 @@ from processhub.api.slice import (
     parse_assignment,
     parse_report,
 )
-from processhub.core.acceptance import Refusal, refuse_child
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size
 from processhub.core.placement import child_key
 from processhub.core.snapshot import Wanted, frozen_metadata
 
@@ -171,7 +171,8 @@ class HubState:
         try:
             return self._judged[name]
         except KeyError:
-            judged = self._judged[name] = refuse_child(self.children[name].child.spec, hub)
+            known = self.children[name]
+            judged = self._judged[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
             return judged
 
     def drop_child(self, child: Child) -> None:
