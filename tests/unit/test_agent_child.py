@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from processhub.agent.child import Child, End, Limits
+from processhub.agent.child import Child
+from processhub.agent.incarnation import End, Limits
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason

@@ -11,8 +11,9 @@ import signal
 from collections import deque
 from collections.abc import Callable
 
-from processhub.agent.child import Child, End, Handle
+from processhub.agent.child import Child
 from processhub.agent.env import Environment
+from processhub.agent.incarnation import End, Handle
 from processhub.agent.logs import LogSink, now, pipe_reader
 from processhub.agent.spawner import Spawner
 from processhub.agent.sync import Wanted

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from processhub.agent.child import Child, End, Handle
+from processhub.agent.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.frames import Message
+from processhub.agent.incarnation import End, Handle
 from processhub.agent.logs import LogSink
 from processhub.agent.runnerprocess import RunnerProcess
 from processhub.agent.spawner import Spawner

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from processhub.agent.child import Child, End, Handle, Limits
+from processhub.agent.child import Child
+from processhub.agent.incarnation import End, Handle, Limits
 from processhub.agent.metrics import Metrics
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, Python

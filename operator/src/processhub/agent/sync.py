@@ -19,7 +19,7 @@ from processhub.api.slice import (
     parse_assignment,
 )
 from processhub.cluster.client import Client
-from processhub.cluster.informer import Informer
+from processhub.cluster.informer import Informer, version_of
 from processhub.cluster.kinds import SLICES
 
 log = logging.getLogger(__name__)
@@ -128,15 +128,20 @@ class Sync:
 
         Raises ApiError.
         """
-        items, _ = await self._client.list(SLICES, self._env.namespace, labels=self._labels)
+        items, version = await self._client.list(SLICES, self._env.namespace, labels=self._labels)
         present = set()
         for item in items:
             present.add(item.metadata.key)
             if isinstance(item, RegistrySlice):
                 self.informer.put(item)
         for name in list(self._own):
-            # The watch will tell of the deletion too; nothing may be started from it until then.
-            if (self._env.namespace, name) not in present:
+            key = (self._env.namespace, name)
+            known = self.informer.items.get(key)
+            # The watch will tell of the deletion too; nothing may be started from it until then. One that is newer
+            # than the list was made meanwhile.
+            if key not in present and (
+                known is None or version_of(known.metadata.resource_version) <= version_of(version)
+            ):
                 self._drop(name)
 
     def _of_this_hub(self, item: RegistrySlice) -> bool:
