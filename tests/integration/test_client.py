@@ -347,6 +347,24 @@ async def test_client_follows_a_hub_that_is_deleted_and_made_again(product: Live
         assert client.is_alive("reborn")
 
 
+async def test_registry_heals_after_a_fault_in_taking_a_change(
+    product: Live, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(product, name) as client:
+        faults = iter([ZeroDivisionError("a fault of ours")])
+
+        def fail_once(changed: set[str]) -> None:
+            for fault in faults:
+                raise fault
+
+        client._registry.listen(fail_once)
+        await client.start_children(sleepers("healed"), wait=True, timeout=30)
+
+        assert "is read again" in caplog.text
+        assert client.is_alive("healed")
+        await client.stop_children(["healed"], wait=True)
+
+
 async def test_unknown_hub_lists_those_there_are(product: Live, name: str) -> None:
     with pytest.raises(HubNotFound, match=rf"hub nope not found in namespace {product.namespace}; there are: .*{name}"):
         async with connected(product, "nope"):

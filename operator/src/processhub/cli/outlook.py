@@ -13,6 +13,7 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.slice import Assignment, encode_workload
 from processhub.client.records import Record
+from processhub.core.membership import Phase
 from processhub.core.placement import child_key
 from processhub.core.plan import Move, Plan, Unplaced
 from processhub.core.planner import plan
@@ -42,7 +43,10 @@ def from_files(hub: Hub, children: Iterable[ChildSpec]) -> HubSnapshot:
 
 
 def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Child]) -> HubSnapshot:
-    """A hub as its registry has it now, with the Child objects that wait to be placed."""
+    """A hub as its registry has it now, with the Child objects that wait to be placed.
+
+    Members that are not ready keep what they have and take nothing.
+    """
     names = {member.name for member in hub.status.members} | {
         node.name for record in records.values() for node in record.nodes
     }
@@ -63,7 +67,8 @@ def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Chi
         record[child_id] = tuple(
             OnRecord(node.name, _entry(wanted[child_id], node.epoch, wait=node.waiting)) for node in known.nodes
         )
-    members = tuple(_member(hub, name) for name in sorted(names))
+    ready = {member.name for member in hub.status.members if member.ready}
+    members = tuple(_member(hub, name, Phase.LIVE if name in ready else Phase.HELD) for name in sorted(names))
     return HubSnapshot(spec=hub.spec, members=members, children=wanted, record=record, next_epoch=_NO_LIMIT**2)
 
 
@@ -146,8 +151,8 @@ def _counts(snapshot: HubSnapshot) -> dict[str, int]:
     return counts
 
 
-def _member(hub: Hub, name: str) -> MemberView:
-    return MemberView(name=name, weight=hub.spec.members.weights.get(name, 1))
+def _member(hub: Hub, name: str, phase: Phase = Phase.LIVE) -> MemberView:
+    return MemberView(name=name, phase=phase, weight=hub.spec.members.weights.get(name, 1))
 
 
 def _wanted(spec: ChildSpec, uid: str) -> Wanted:

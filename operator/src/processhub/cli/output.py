@@ -10,6 +10,7 @@ from processhub.cli.errors import ReaderGoneError
 from processhub.cli.options import Output
 
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
+_COLOURED_ROWS = 500  # colouring thousands of rows takes seconds
 
 
 def say(text: str) -> None:
@@ -42,12 +43,12 @@ def structured(value: Any, output: Output) -> None:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns; on a terminal with colours for states, else plain text that cut and awk can take apart."""
     printable = [[_printable(cell) or "<none>" for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and len(printable) <= _COLOURED_ROWS:
         _rich_table(header, printable)
         return
     widths = [max(map(len, column)) for column in zip(header, *printable, strict=True)]
-    for row in (header, *printable):
-        out("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = ("   ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *printable))
+    out("\n".join(lines))
 
 
 def _printable(text: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
@@ -20,6 +22,8 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
 
 _SYNC_SECONDS = 30.0
+_AFTER_FAULT_SECONDS = 1.0
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -45,15 +49,14 @@ class Session:
         hubs = Informer(
             self.client, HUBS, self._hub_changed, namespace=self.namespace, fields=f"metadata.name={self.name}"
         )
-        self._slices = Informer(
+        slices = self._slices = Informer(
             self.client, SLICES, self._slice_changed, namespace=self.namespace, labels=f"{LABEL_HUB}={self.name}"
         )
-        for informer in (hubs, self._slices):
-            self._tasks.append(asyncio.create_task(informer.run(), name=f"informer of {self.name}"))
+        self._tasks += [asyncio.create_task(self._run(informer)) for informer in (hubs, slices)]
         try:
             async with asyncio.timeout(_SYNC_SECONDS):
                 await hubs.synced.wait()
-                await self._slices.synced.wait()
+                await slices.synced.wait()
         except TimeoutError:
             raise Timeout(f"the registry of hub {self.name} could not be read in {_SYNC_SECONDS:.0f} s") from None
 
@@ -69,6 +72,18 @@ class Session:
         if self.hub is None:
             raise HubNotFound(f"hub {self.name} in namespace {self.namespace} was deleted; create it again")
         return self.hub
+
+    async def _run(self, informer: Informer[Any]) -> None:
+        while True:
+            try:
+                await informer.run()
+            except Exception:
+                # A fault of ours in taking a change: what was taken may lack it, so all is taken anew.
+                log.exception("hub %s is read again", self.name)
+                informer.items.clear()
+                if informer is self._slices:
+                    self.registry.reset(self.registry.hub_uid)
+                await asyncio.sleep(_AFTER_FAULT_SECONDS)
 
     def _hub_changed(self, _: Hub | None, new: Hub | None) -> None:
         self.hub = new

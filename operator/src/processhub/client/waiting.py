@@ -19,6 +19,7 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN
 
 _QUIET_SECONDS = 0.3
+_QUIET_SECONDS_EACH = 0.0002  # more for many: reading them all costs the API server while it still starts them
 _SETTLE_SECONDS = 1.0
 _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
 
@@ -47,7 +48,8 @@ class Start:
             self._settle(self.pending)
             while self.pending:
                 self._moved.clear()
-                quiet = asyncio.get_running_loop().time() + _QUIET_SECONDS
+                patience = _QUIET_SECONDS + _QUIET_SECONDS_EACH * len(self.pending)
+                quiet = asyncio.get_running_loop().time() + patience
                 limit = deadline if following else min(quiet, deadline) if deadline is not None else quiet
                 try:
                     async with asyncio.timeout_at(limit):
