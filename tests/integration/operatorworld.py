@@ -330,6 +330,12 @@ class World:
         await self.faults.cut_node(node)
         self._undo.append(lambda: self.faults.heal_node(node))
 
+    async def scale_operators(self, replicas: int) -> None:
+        """So many operator pods, once that is so; two again at the end of the test."""
+        await self.operators.scale(replicas)
+        if replicas != 2:
+            self._undo.append(lambda: self.operators.scale(2))
+
     async def cordon(self, node: str, on: bool = True) -> None:
         """kubectl cordon; undone at the end of the test."""
         await self.api.patch(NODES, None, node, {"spec": {"unschedulable": on or None}})
@@ -400,12 +406,22 @@ class Operators:
         async def check() -> None:
             states = {
                 item.metadata.name: [c.status for c in item.status.conditions if c.type == "Ready"]
-                for item in await self._pods()
+                for item in await self.pods()
             }
             assert list(states.values()) == [["True"], ["True"]], states
             assert await self.leader() in states, (await self.holder(), states)
 
         await settles(check, within=90)
+
+    async def scale(self, replicas: int) -> None:
+        """So many operator pods, once that is so."""
+        deployments = untyped("apps/v1", "deployments")
+        await self.api.patch(deployments, self.namespace, "processhub-operator", {"spec": {"replicas": replicas}})
+
+        async def check() -> None:
+            assert len(await self.pods()) == replicas
+
+        await settles(check)
 
     async def logs(self, pod: str, *options: str) -> str:
         """What an operator pod says."""
@@ -414,13 +430,14 @@ class Operators:
     async def complaints(self, since: datetime) -> list[str]:
         """What the operators said since then that no user should ever read: errors but for a lost leadership."""
         found = []
-        for item in await self._pods():
+        for item in await self.pods():
             with contextlib.suppress(ClusterError):
                 said = await self.logs(item.metadata.name, f"--since-time={since.isoformat()}")
                 found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
         return [line for line in found if "leadership lost" not in line]
 
-    async def _pods(self) -> list[Pod]:
+    async def pods(self) -> list[Pod]:
+        """The pods that are to stay."""
         items, _ = await self.api.list(PODS, self.namespace, labels="app.kubernetes.io/component=operator")
         return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
 

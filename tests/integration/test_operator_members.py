@@ -1,0 +1,222 @@
+"""Members that crash, are replaced, stand still or are cut off: what happens to their children, and to no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import pytest
+from operatorworld import SHORT, Place, World, members_of, moved, never_two, settles, untouched
+
+from processhub.cluster.kinds import PODS
+
+pytest_plugins = ("operatorworld",)
+IDS = [f"c{number}" for number in range(12)]
+LEASE_SECONDS = SHORT["leaseSeconds"]
+STAY = {"distribution": {"rebalance": {"onJoin": False}}}
+
+
+async def started_hub(world: World, **spec: object) -> dict[str, Place]:
+    """A hub of three members with its children running; where they are."""
+    await world.hub(**spec)
+    await world.children(IDS)
+    return await world.running(IDS)
+
+
+def on(places: Mapping[str, Place], member: str) -> set[str]:
+    """The ids on this member."""
+    return {child_id for child_id, place in places.items() if place.member == member}
+
+
+def crowded(places: Mapping[str, Place]) -> str:
+    """The member with the most children."""
+    return members_of(places).most_common(1)[0][0]
+
+
+async def back_in_place(world: World, before: Mapping[str, Place], member: str) -> None:
+    """All run where they did under their old epochs; only this member's were started again."""
+    victims = on(before, member)
+
+    async def check() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == set()
+        assert {child_id for child_id in IDS if after[child_id].pid != before[child_id].pid} == victims
+        assert {child_id: place.epoch for child_id, place in after.items()} == {
+            child_id: place.epoch for child_id, place in before.items()
+        }
+        untouched(before, after, before.keys() - victims)
+
+    await settles(check)
+    never_two(world.watch)
+
+
+async def test_hold_brings_the_children_of_a_killed_agent_back_in_place(world: World) -> None:
+    before = await started_hub(world)
+    member = crowded(before)
+
+    await world.kill_agent(member)
+
+    await back_in_place(world, before, member)
+    runs = world.watch.runs()
+    assert {child_id: len(runs[child_id]) for child_id in IDS} == {
+        child_id: 2 if child_id in on(before, member) else 1 for child_id in IDS
+    }
+
+
+async def test_move_places_the_children_of_a_killed_agent_on_survivors_until_it_is_back(world: World) -> None:
+    before = await started_hub(world, migration={"onRestart": "Move"})
+    member = crowded(before)
+    victims = on(before, member)
+
+    await world.kill_agent(member)
+
+    async def elsewhere() -> None:
+        # Each victim was started on a survivor at some time; it may be on its way back by now.
+        runs = world.watch.runs()
+        assert {child_id for child_id in victims if {run.member for run in runs[child_id]} - {member}} == victims
+
+    await settles(elsewhere)
+    await world.hub_ready()
+
+    async def share_taken_back() -> None:
+        hub = await world.get_hub()
+        assert [c.status for c in hub.status.conditions if c.type == "Balanced"] == ["True"]
+        after = await world.running(IDS)
+        untouched(before, after, before.keys() - victims)
+        assert on(after, member), "it took no share"
+        assert on(after, member) <= victims
+
+    await settles(share_taken_back)
+    never_two(world.watch)
+    lost = await world.events("hub", "MemberLost")
+    assert [message for message in lost if message.startswith(f"member {member} is lost")], lost
+
+
+@pytest.mark.parametrize("how", ["delete", "force delete"])
+async def test_hold_brings_the_children_of_a_deleted_pod_back_in_place(world: World, how: str) -> None:
+    before = await started_hub(world)
+    member = crowded(before)
+    options = ["--grace-period=0", "--force"] if how == "force delete" else []
+
+    await world.kubectl("delete", "pod", member, "--wait=false", *options)
+
+    await back_in_place(world, before, member)
+
+
+async def test_move_never_runs_a_child_of_a_force_deleted_pod_twice(world: World) -> None:
+    before = await started_hub(world, migration={"onRestart": "Move"}, **STAY)
+    member = crowded(before)
+    victims = on(before, member)
+    uid = (await world.pod(member)).metadata.uid
+
+    await world.kubectl("delete", "pod", member, "--wait=false", "--grace-period=0", "--force")
+
+    async def moved_away() -> None:
+        assert (await world.pod(member)).metadata.uid != uid
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(moved_away, within=60)
+    never_two(world.watch)
+
+
+async def test_children_of_a_member_that_stands_still_are_given_away_when_its_lease_ran_out(world: World) -> None:
+    before = await started_hub(world, **STAY)
+    member = crowded(before)
+    victims = on(before, member)
+
+    paused = time.clock_gettime(time.CLOCK_BOOTTIME)
+    await world.pause_agent(member)
+
+    async def given_away() -> None:
+        record = await world.record()
+        assert {len(places) for places in record.values()} == {1}
+        after = {child_id: places[0] for child_id, places in record.items()}
+        assert moved(before, after) == victims
+        assert {place.state for place in after.values()} == {"Running"}
+
+    await settles(given_away)
+    replacements = [run for child_id in victims for run in world.watch.runs()[child_id] if run.member != member]
+    # Its last renewal was at most a fifth of leaseSeconds before the pause.
+    assert min(run.started for run in replacements) - paused >= LEASE_SECONDS * 0.8 + 1 - 0.1
+    assert len(replacements) == len(victims), "each is started once"
+
+    await world.faults.resume_pod(world.pod_key(member))
+
+    async def one_copy() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(one_copy)
+    await world.hub_ready()
+
+
+async def test_children_on_a_node_that_is_cut_off_run_on_and_are_one_again_when_it_is_back(world: World) -> None:
+    before = await started_hub(world, **STAY)
+    operators = {pod.spec.node_name for pod in await world.operators.pods()}
+    node_of = {member.name: member.node for member in (await world.get_hub()).status.members}
+    member = next(name for name, node in node_of.items() if node not in operators)
+    victims = on(before, member)
+    assert victims
+
+    await world.cut_node(node_of[member])
+
+    async def second_copies() -> None:
+        live = world.watch.live()
+        for child_id in victims:
+            assert sorted({run.member == member for run in live[child_id]}) == [False, True], live[child_id]
+
+    await settles(second_copies)
+    originals = {child_id: before[child_id].pid for child_id in victims}
+    live = world.watch.live()
+    assert {child_id: live[child_id][0].pid for child_id in victims} == originals, "Divergence: they run on"
+
+    await world.faults.heal_node(node_of[member])
+
+    async def one_copy() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(one_copy)
+    await world.hub_ready()
+
+
+async def test_children_of_a_member_that_does_not_return_in_hold_seconds_go_to_others(world: World) -> None:
+    before = await started_hub(world, migration={"onRestart": "Hold", "holdSeconds": 4}, **STAY)
+    victims = on(before, "hub-2")
+    assert victims
+
+    changed = time.clock_gettime(time.CLOCK_BOOTTIME)
+    # A rollout begins with the last member, whose new pod no node will ever take.
+    await world.edit_hub(members={"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}})
+
+    async def lost() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(lost)
+    runs = world.watch.runs()
+    assert min(run.started for child_id in victims for run in runs[child_id][1:]) - changed >= 4
+    never_two(world.watch)
+
+
+async def test_children_of_an_evicted_member_are_handed_over_without_waiting(world: World) -> None:
+    before = await started_hub(world, migration={"onRestart": "Hold", "holdSeconds": 600}, **STAY)
+    member = crowded(before)
+    victims = on(before, member)
+    await world.cordon((await world.pod(member)).spec.node_name)
+
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": member}}
+    await world.api.raw("POST", PODS.path(world.namespace, member, "eviction"), body=eviction)
+
+    async def handed_over() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(handed_over)
+    never_two(world.watch)

@@ -1,0 +1,145 @@
+"""Who leads: a standby takes over in time, whatever was under way, and a deposed leader changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from operatorworld import World, members_of, never_two, settles, started_once, stays, untouched
+
+from processhub.cluster.errors import InvalidError
+from processhub.cluster.kinds import PODS, SLICES
+
+pytest_plugins = ("operatorworld",)
+TAKEOVER_SECONDS = 20.0  # after kill -9
+HANDOVER_SECONDS = 3.0  # after a clean stop
+
+
+async def test_killed_amid_a_thousand_starts_a_leader_loses_and_doubles_nothing(world: World) -> None:
+    await world.hub(timeouts={"leaseSeconds": 20})
+    ids = [f"c{number}" for number in range(1000)]
+    creating = asyncio.create_task(world.children(ids, at_once=24, command=["sleep", "100000"]))
+
+    async def amid() -> None:
+        assert len(world.watch.live()) >= 150
+
+    await settles(amid, within=90)
+    holder = await world.operators.kill_leader()
+    killed = time.monotonic()
+    await world.operators.leader_after(holder)
+    took = time.monotonic() - killed
+    early = {child_id: runs[0].pid for child_id, runs in world.watch.runs().items()}
+    await creating
+
+    places = await world.running(ids, within=90)
+
+    assert took <= TAKEOVER_SECONDS
+    assert len(early) < 1000, "it was not in the midst"
+    started_once(world.watch.runs())
+    never_two(world.watch)
+    assert {child_id: places[child_id].pid for child_id in early} == early
+    assert max(members_of(places).values()) <= 1000 / 3 * 1.25 + 1
+
+
+async def test_after_a_clean_stop_a_standby_leads_at_once_and_touches_nothing(world: World) -> None:
+    await world.hub(members={"replicas": 2})
+    ids = await world.children(f"c{number}" for number in range(12))
+    before = await world.running(ids)
+    holder = await world.operators.holder()
+
+    stopped = time.monotonic()
+    await world.api.delete(PODS, world.operators.namespace, holder.rpartition("_")[0])
+    await world.operators.leader_after(holder)
+    took = time.monotonic() - stopped
+    await world.child("after")
+    after = await world.running([*ids, "after"])
+
+    assert took <= HANDOVER_SECONDS
+    untouched(before, after, ids)
+    started_once(world.watch.runs())
+    assert after["after"].epoch // 10**9 > max(place.epoch for place in before.values()) // 10**9
+
+
+async def test_the_api_server_refuses_a_deposed_leaders_word(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await world.child("a")
+    before = await world.running(["a"])
+    (item,) = await world.slices()
+
+    late = {"spec": {"term": item.spec.term - 1, "entries": {}}}
+    with pytest.raises(InvalidError, match="term") as refused:
+        await world.api.patch(SLICES, world.namespace, item.metadata.name, late)
+
+    assert refused.value.status == 422
+    untouched(before, await world.running(["a"]))
+
+
+async def test_a_leader_that_stood_still_exits_and_changes_nothing_when_it_wakes(world: World) -> None:
+    await world.hub(members={"replicas": 2})
+    ids = await world.children(f"c{number}" for number in range(8))
+    await world.running(ids)
+    holder = await world.operators.holder()
+    pod = f"{world.operators.namespace}/{holder.rpartition('_')[0]}"
+    restarts = await restarts_of(world, pod)
+
+    await world.faults.pause_pod(pod)
+    try:
+        # What it has not seen yet when it wakes: the new leader has acted on it long since.
+        await world.delete_children("c0", "c1")
+        successor = await world.operators.leader_after(holder)
+        before = await world.running(ids[2:])
+        generations = await slice_generations(world)
+    finally:
+        await world.faults.resume_pod(pod)
+
+    async def exited() -> None:
+        assert await restarts_of(world, pod) > restarts
+
+    await settles(exited)
+    assert await world.operators.holder() == successor
+    assert await slice_generations(world) == generations
+    untouched(before, await world.running(ids[2:]))
+    started_once(world.watch.runs())
+
+
+async def test_while_no_operator_runs_children_are_kept_up_by_their_members(world: World) -> None:
+    await world.hub(members={"replicas": 2})
+    ids = await world.children(f"c{number}" for number in range(4))
+    before = await world.running(ids)
+    await world.scale_operators(0)
+
+    (run,) = world.watch.live()["c0"]
+    os.kill(run.pid, signal.SIGKILL)
+
+    async def restarted() -> None:
+        (again,) = world.watch.live()["c0"]
+        assert again.pid != run.pid
+
+    await settles(restarted)
+    await world.child("late")
+
+    async def nothing_new() -> None:
+        assert "late" not in world.watch.live()
+
+    await stays(nothing_new, 2)
+    await world.scale_operators(2)
+    after = await world.running([*ids, "late"])
+
+    untouched(before, after, ids[1:])
+    assert (after["c0"].member, after["c0"].epoch) == (before["c0"].member, before["c0"].epoch)
+    never_two(world.watch)
+
+
+async def restarts_of(world: World, pod: str) -> int:
+    """How often the pod's container was started again."""
+    namespace, name = pod.split("/")
+    (status,) = (await world.api.get(PODS, namespace, name)).status.container_statuses
+    return status.restart_count
+
+
+async def slice_generations(world: World) -> dict[str, int]:
+    """What every write of a slice's spec raises."""
+    return {item.metadata.name: item.metadata.generation for item in await world.slices()}
