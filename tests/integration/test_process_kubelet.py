@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,12 +17,13 @@ from waiting import alive, eventually
 from localcluster.cluster import Cluster
 from localcluster.faults import FaultRefusedError, Faults
 from localcluster.kubelet.proctree import state
-from localcluster.layout import ClusterError
+from localcluster.layout import CHECKOUT, ClusterError
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import untyped
 
 PODS, NODES = untyped("v1", "pods"), untyped("v1", "nodes", namespaced=False)
+EVENTS = untyped("v1", "events")
 CONFIG_MAPS, SECRETS = untyped("v1", "configmaps"), untyped("v1", "secrets")
 SLEEP = ["sleep", "1000"]
 Json = dict[str, Any]
@@ -178,6 +180,50 @@ async def test_volumes_are_mounted_where_the_spec_says(pods: Pods, api: Client) 
     assert "made-up" not in os.listdir("/")  # noqa: PTH208 - Path's methods are refused in async functions
 
 
+async def test_read_only_root_leaves_only_the_volumes_writable(pods: Pods) -> None:
+    script = (
+        "for f in /tmp/x /var/x /made-up-x $HOME/x /state/x; do touch $f 2>/dev/null && printf '%s ' $f; done; echo;"
+        "exec sleep 1000"
+    )
+    body = pod("frozen", shell(script), securityContext={"readOnlyRootFilesystem": True}, **_state())
+
+    await pods.running(body)
+
+    assert await eventually(lambda: _line(pods, "frozen"), "a line of log") == "/state/x "
+
+
+async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Cluster, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "localcluster.kubelet", "--kubeconfig", str(cluster.kubeconfig), "--nodes", "1"),
+        *("--root", str(tmp_path / "flat"), "--prefix", f"{pods.namespace}-", "--no-isolation"),
+    ]
+    node = f"{pods.namespace}-0"
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "hack")}
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    try:
+        script = "echo $WHERE > /state/log; cat /state/log; echo /stateless; exec sleep 1000"
+        body = pod("flat", shell(script), env=[{"name": "WHERE", "value": "/state/deep"}], **_state())
+        body["spec"]["nodeName"] = node
+        await pods.running(body)
+
+        where, other = (tmp_path / "flat" / "pods" / body_uid(await pods.get("flat"))), "/stateless"
+
+        async def look() -> bool:
+            return await pods.logs("flat") == f"{where}/volumes/state/deep\n{other}\n"
+
+        await eventually(look, "the volume's real path in environment and arguments")
+        await pods.api.delete(PODS, pods.namespace, "flat")
+        await pods.gone("flat")
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        await pods.api.delete(NODES, None, node)
+
+
+def body_uid(body: Json) -> str:
+    return str(body["metadata"]["uid"])
+
+
 async def test_token_is_bound_to_the_pod_and_works_in_cluster(pods: Pods) -> None:
     script = (
         "kubectl auth whoami -o json; KUBECONFIG=/dev/null kubectl --kubeconfig= "
@@ -312,6 +358,26 @@ async def test_crash_loop_backs_off_and_keeps_the_last_log(pods: Pods) -> None:
 
     assert main_status(body)["lastState"]["terminated"]["exitCode"] == 3
     assert await pods.logs("loops") == "attempt\n"
+
+
+async def test_what_goes_wrong_is_told_in_events(pods: Pods) -> None:
+    await pods.create(pod("troubled", shell("exit 3")))
+
+    async def look() -> bool:
+        events = await pods.api.list(EVENTS, pods.namespace, fields="involvedObject.name=troubled,type=Warning")
+        return any(isinstance(event, dict) and event["reason"] == "BackOff" for event in events[0])
+
+    await eventually(look, "a BackOff event")
+
+
+async def test_killed_shim_leaves_no_process(pods: Pods) -> None:
+    pids = await _tree(pods, "shimless", "deaf")
+    shim = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
+
+    os.kill(shim, signal.SIGKILL)
+    await pods.until("shimless", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+
+    assert not any(alive(pid) for pid in pids)
 
 
 async def test_command_not_found_is_a_start_error(pods: Pods) -> None:

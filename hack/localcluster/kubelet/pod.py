@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from localcluster.kubelet import status
 from localcluster.kubelet.environment import Json, Place
+from localcluster.kubelet.events import Recorder
 from localcluster.kubelet.node import Node
 from localcluster.kubelet.publish import Publisher
 from localcluster.kubelet.records import make_records
@@ -40,6 +41,7 @@ class PodWorker:
         self._started_at = time.time()
         self._conditions: list[Json] = []
         self._publisher = Publisher(host.client, pod, node.connected, self._status)
+        self._recorder = Recorder(host.client, pod, node.name)
         self._publishing = asyncio.create_task(self._publisher.run())
         self._ending: asyncio.Task[None] | None = None
         finished = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
@@ -110,7 +112,7 @@ class PodWorker:
                 await self.sandbox.refresh(self.pod)
                 break
             except (VolumeError, ApiError, OSError) as error:
-                log.info("pod %s waits for its volumes: %s", self.name, error)
+                self._recorder.warn("FailedMount", str(error))
                 for record in self._init_records or self._records:
                     record.state = status.Waiting("ContainerCreating", str(error))
                 self._publisher.mark()
@@ -152,7 +154,9 @@ class PodWorker:
         async def make_spec(restarts: int) -> Spec:
             return await sandbox.container_spec(self.pod, record.spec, restarts)
 
-        supervisor = Supervisor(record, policy, sandbox.place.pod_ip, self._spec_grace, make_spec, self._publisher.mark)
+        supervisor = Supervisor(
+            record, policy, sandbox.place.pod_ip, self._spec_grace, make_spec, self._publisher.mark, self._recorder.warn
+        )
         self.supervisors[record.name] = supervisor
         return supervisor
 

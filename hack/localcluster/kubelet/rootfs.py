@@ -39,33 +39,61 @@ def isolate(hostname: str) -> bool:
     return True
 
 
-def build(mounts: list[Mount], scratch: str) -> str:
+def build(mounts: list[Mount], scratch: str, read_only: bool) -> str:
     """Make the mounts in the present mount tree, outer ones first; returns the root to chroot to.
 
     Args:
         mounts: what to bind; sources are resolved before anything covers them.
         scratch: an existing empty folder in which a new root may be built.
+        read_only: whether all but the mounts, /dev and /proc can only be read.
     """
     held = {source: os.open(source, os.O_PATH) for source, _, _ in mounts}
     root = "/"
     if any(_missing_from_root(target) for _, target, _ in mounts):
         root = scratch
         _cover("/", root)
+    made: list[str] = []
     try:
-        for given, wanted, read_only in sorted(mounts, key=lambda mount: mount[1].count("/")):
+        for given, wanted, only_read in sorted(mounts, key=lambda mount: mount[1].count("/")):
             # Opened beforehand: a source below a covered folder would no longer be found by its path.
             source = f"/proc/self/fd/{held[given]}"
             target = _make_target(root, wanted, os.path.isdir(source))
             syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
-            if read_only:
-                _remount_read_only(source, target)
+            made.append(target)
+            if only_read:
+                _remount_read_only(target)
     finally:
         for fd in held.values():
             os.close(fd)
+    if read_only:
+        _freeze(root, made)
     return root
 
 
-def _remount_read_only(source: str, target: str) -> None:
+def _freeze(root: str, volumes: list[str]) -> None:
+    """Make every file system read-only but the volumes and those that a container has of its own."""
+    spared = [*volumes, *(_join(root, own) for own in ("/dev", "/proc", "/sys"))]
+    for target in _mount_points(root):
+        if not any(target == own or target.startswith(own + "/") for own in spared):
+            try:
+                _remount_read_only(target)
+            except OSError as error:
+                # Covered by another mount, or locked by the machine in a user namespace.
+                if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EACCES, errno.EPERM):
+                    raise
+
+
+def _mount_points(root: str) -> list[str]:
+    points = []
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            point = line.split()[4].encode().decode("unicode_escape")  # spaces are written as \\040
+            if root == "/" or point == root or point.startswith(root + "/"):
+                points.append(point)
+    return points
+
+
+def _remount_read_only(target: str) -> None:
     keep = 0
     flags = os.statvfs(target).f_flag
     for flag in (os.ST_NOSUID, os.ST_NODEV, os.ST_NOEXEC, os.ST_NOATIME, os.ST_NODIRATIME, os.ST_RELATIME):
@@ -73,7 +101,7 @@ def _remount_read_only(source: str, target: str) -> None:
         keep |= flags & flag
     if flags & os.ST_RELATIME:
         keep = keep & ~os.ST_RELATIME | 1 << 21
-    syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY | keep)
+    syscalls.mount("none", target, None, syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY | keep)
 
 
 def _missing_from_root(path: str) -> bool:

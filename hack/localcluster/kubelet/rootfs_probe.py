@@ -16,5 +16,5 @@ def main() -> None:
     if not rootfs.isolate("probe"):
         sys.exit(1)
     mounts = [(source, "/localcluster-probe/a", False), (source, "/var/run/localcluster-probe/a", True)]
-    rootfs.build(mounts, scratch)
+    rootfs.build(mounts, scratch, read_only=True)
     sys.exit(0)

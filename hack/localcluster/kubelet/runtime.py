@@ -33,6 +33,7 @@ class Spec:
     hostname: str
     isolate: bool
     scratch: str
+    read_only: bool
     mounts: list[Mount]
 
 
@@ -171,23 +172,26 @@ def _take(run: Run, line: str) -> None:
 
 
 def _end_orphans(identity: str) -> None:
-    """Where a shim itself was killed: its container's processes are this process's children now (a subreaper)."""
+    """Where a shim itself was killed: its container's processes become this process's children (a subreaper).
+
+    They are looked for in all of /proc, since while their parents die they belong to nobody for a moment.
+    """
     wanted = f"{RUN_MARKER}={identity}".encode()
-    for _ in range(1000):
-        left = [pid for pid in proctree.descendants(os.getpid()) if _has(pid, wanted)]
-        if not left:
-            return
+    while left := [pid for pid in _all_pids() if _has(pid, wanted)]:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for pid in left:
-            with contextlib.suppress(ChildProcessError):
+            with contextlib.suppress(ChildProcessError):  # reaped by its own parent
                 os.waitpid(pid, 0)
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 
 
 def _has(pid: int, wanted: bytes) -> bool:
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return wanted in file.read().split(b"\0")
+        return wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False

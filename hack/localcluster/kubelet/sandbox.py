@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class Sandbox:
             hostname=pod["spec"].get("hostname") or pod["metadata"]["name"],
             isolate=self.host.isolate,
             scratch=str(scratch),
+            read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
             mounts=mounts,
         )
 
@@ -199,8 +201,9 @@ async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbo
 
 
 def _relocate(text: str, mounts: list[Mount]) -> str:
-    """Where there are no mount namespaces: paths below a mountPath become the volume's real path."""
-    for source, target, _ in sorted(mounts, key=lambda mount: -len(mount[1])):
-        if text == target or f"{target}/" in text:
-            text = text.replace(target, source)
-    return text
+    """Where there are no mount trees: paths at or below a mountPath become the volume's real path."""
+    real = {target.rstrip("/"): source for source, target, _ in mounts}
+    if not real:
+        return text
+    paths = "|".join(re.escape(path) for path in sorted(real, key=len, reverse=True))
+    return re.sub(rf"(?<![\w./-])(?:{paths})(?![\w.-])", lambda match: real[match[0]], text)

@@ -51,10 +51,14 @@ class Kubelet:
         node = self.nodes.get(pod["spec"].get("nodeName", ""))
         if node is None or not node.connected.is_set():
             return
-        if new is None:
-            self._removed(pod["metadata"]["uid"])
-        else:
-            self._present(node, new)
+        try:
+            if new is None:
+                self._removed(pod["metadata"]["uid"])
+            else:
+                self._present(node, new)
+        except Exception:
+            # One pod that this kubelet can't handle must not end the others.
+            log.exception("pod %s/%s", pod["metadata"]["namespace"], pod["metadata"]["name"])
 
     def _present(self, node: Node, pod: Json) -> None:
         worker = self.workers.get(pod["metadata"]["uid"])

@@ -101,7 +101,7 @@ def _start(spec: dict[str, Any]) -> int:
     log = os.open(spec["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     root = "/"
     if spec["isolate"] and rootfs.isolate(spec["hostname"]):
-        root = rootfs.build(spec["mounts"], spec["scratch"])
+        root = rootfs.build(spec["mounts"], spec["scratch"], spec["read_only"])
     told, tell = os.pipe2(os.O_CLOEXEC)
     shim = os.getpid()
     pid = os.fork()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 
 from localcluster.kubelet import probes, runtime, status
@@ -13,7 +12,6 @@ from localcluster.kubelet.handlers import carry_out
 from localcluster.kubelet.status import Record, Running, Terminated, Waiting
 from processhub.cluster.errors import ApiError
 
-log = logging.getLogger(__name__)
 _BACKOFF_MAX = 30.0  # a real kubelet's is 300 s and starts at 10 s: tests of restarts would take minutes
 _BACKOFF_RESET = 60.0
 _MIN_AFTER_HOOK = 2.0  # what a real kubelet leaves a container whose preStop used up the grace period
@@ -22,7 +20,8 @@ _MIN_AFTER_HOOK = 2.0  # what a real kubelet leaves a container whose preStop us
 class Supervisor:
     """Runs one container by its restart policy.
 
-    ``make_spec(restarts)`` gives the spec of the next run; ``changed()`` is called at each change of ``record``.
+    ``make_spec(restarts)`` gives the spec of the next run; ``changed()`` is called at each change of ``record``,
+    ``warn(reason, message)`` for what goes wrong.
     """
 
     def __init__(
@@ -33,12 +32,13 @@ class Supervisor:
         grace: float,
         make_spec: Callable[[int], Awaitable[runtime.Spec]],
         changed: Callable[[], None],
+        warn: Callable[[str, str], None],
     ) -> None:
         self.record = record
         self.run: runtime.Run | None = None
         self.started = asyncio.Event()  # once it was started and its startup probe, if any, succeeded
         self._policy, self._pod_ip, self._grace = policy, pod_ip, grace
-        self._make_spec, self._changed = make_spec, changed
+        self._make_spec, self._changed, self._warn = make_spec, changed, warn
 
     async def supervise(self) -> None:
         """Run it until it ended for good. When cancelled, the present run goes on: ``stop`` or ``kill`` it."""
@@ -59,6 +59,8 @@ class Supervisor:
                 if guard is not None:
                     guard.cancel()
             self._mark_ended(run, outcome)
+            if not run.pid:
+                self._warn("Failed", f"Error: {outcome.message}")
             if not status.restarts_after(self._policy, outcome.code):
                 return
             if outcome.at - run.started_at > _BACKOFF_RESET and run.pid:
@@ -91,6 +93,7 @@ class Supervisor:
                 return await self._make_spec(self.record.restarts)
             except (ContainerConfigError, ApiError, OSError) as error:
                 self.record.state = Waiting("CreateContainerConfigError", str(error))
+                self._warn("Failed", f"Error: {error}")
                 self._changed()
                 await asyncio.sleep(0.5)
 
@@ -102,6 +105,7 @@ class Supervisor:
         self.record.last = self.record.state
         message = f"back-off {delay:g}s restarting failed container={self.record.name}"
         self.record.state = Waiting("CrashLoopBackOff", message)
+        self._warn("BackOff", f"Back-off restarting failed container {self.record.name}")
         self._changed()
         await asyncio.sleep(delay)
 
@@ -120,7 +124,7 @@ class Supervisor:
         if run.alive and run.pid and (hook := (self.record.spec.get("lifecycle") or {}).get("preStop")):
             problem = await carry_out(hook, run, self.record.spec, self._pod_ip, grace)
             if problem:
-                log.info("preStop of %s: %s", self.record.name, problem)
+                self._warn("FailedPreStopHook", problem)
             grace = max(_MIN_AFTER_HOOK, grace - (asyncio.get_running_loop().time() - begun))
         run.terminate()
         await asyncio.wait({run.ended}, timeout=grace)
@@ -140,12 +144,12 @@ class Supervisor:
         if hook := (spec.get("lifecycle") or {}).get("postStart"):
             problem = await check(hook, 3600)
             if problem:
-                await self._end_unhealthy(run, "PostStartHook", problem, spec)
+                await self._end_unhealthy(run, "PostStart", problem, spec)
                 return
         if probe := spec.get("startupProbe"):
             problem = await probes.until_started(probe, check)
             if problem:
-                await self._end_unhealthy(run, "startup", problem, probe)
+                await self._end_unhealthy(run, "Startup probe", problem, probe)
                 return
         self.record.started = True
         self.started.set()
@@ -156,10 +160,10 @@ class Supervisor:
                 group.create_task(probes.follow_readiness(probe, check, self._tell_ready))
             if probe := spec.get("livenessProbe"):
                 problem = await probes.until_dead(probe, check)
-                await self._end_unhealthy(run, "liveness", problem, probe)
+                await self._end_unhealthy(run, "Liveness probe", problem, probe)
 
     async def _end_unhealthy(self, run: runtime.Run, what: str, problem: str, probe: Json) -> None:
-        log.info("container %s failed its %s probe, ends: %s", self.record.name, what, problem)
+        self._warn("Unhealthy" if what != "PostStart" else "FailedPostStartHook", f"{what} failed: {problem}")
         with contextlib.suppress(asyncio.CancelledError):  # cancelled by the end that it brings about
             await self._end(run, float(probe.get("terminationGracePeriodSeconds") or self._grace))
 
@@ -168,4 +172,4 @@ class Supervisor:
             self.record.ready = ready
             self._changed()
         if problem:
-            log.info("container %s is not ready: %s", self.record.name, problem)
+            self._warn("Unhealthy", f"Readiness probe failed: {problem}")
