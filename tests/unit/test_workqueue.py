@@ -150,7 +150,6 @@ async def test_failed_work_is_tried_again_with_back_off(caplog: pytest.LogCaptur
     assert "work on a failed; again in 0.2 s" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="WorkQueue._serve ends with a CancelledError that nobody asked for")
 async def test_a_task_that_was_cancelled_inside_the_work_does_not_end_the_worker() -> None:
     """A worker that dies silently would leave its hub unreconciled for ever: add() sees a worker and starts none."""
     record = Record()
@@ -169,60 +168,6 @@ async def test_a_task_that_was_cancelled_inside_the_work_does_not_end_the_worker
         await record.until(2)
 
     assert len(record.calls) == 2
-
-
-async def test_a_forgotten_key_is_not_worked_on_again_until_it_is_added() -> None:
-    record = Record()
-    cancelled = asyncio.Event()
-
-    async def work(key: str) -> None:
-        await record.note(key)
-        if len(record.calls) == 1:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-
-    async with running(work) as queue:
-        queue.add("a")
-        await record.until(1)
-        queue.forget("a")
-        await asyncio.wait_for(cancelled.wait(), DEADLINE)
-        queue.add("b")
-        await record.until(2)
-        queue.add("a")
-        await record.until(3)
-
-    assert [key for key, _ in record.calls] == ["a", "b", "a"]
-
-
-@pytest.mark.xfail(strict=True, reason="WorkQueue.forget lets add() start a second worker beside one that still ends")
-async def test_a_key_added_anew_while_its_forgotten_work_still_ends_waits_for_it() -> None:
-    """A Hub deleted and made again under its name: one worker at a time, still."""
-    record = Record()
-    at_work = most = 0
-    leave = asyncio.Event()
-
-    async def work(key: str) -> None:
-        nonlocal at_work, most
-        at_work += 1
-        most = max(most, at_work)
-        await record.note(key)
-        if len(record.calls) == 1:
-            queue.forget(key)
-            await leave.wait()
-        at_work -= 1
-
-    async with running(work) as queue:
-        queue.add("a")
-        await record.until(1)
-        queue.add("a")
-        for _ in range(10):
-            await asyncio.sleep(0)
-        leave.set()
-        await record.until(2)
-
-    assert most == 1
 
 
 async def test_closing_cancels_the_work_and_waits_for_its_end() -> None:

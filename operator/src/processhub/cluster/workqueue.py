@@ -38,13 +38,6 @@ class WorkQueue(Generic[K]):
         if key not in self._tasks:
             self._tasks[key] = asyncio.create_task(self._serve(key, event), name=f"queue {key}")
 
-    def forget(self, key: K) -> None:
-        """Stop working on ``key``; called from its own work it ends after that."""
-        self._dirty.pop(key, None)
-        task = self._tasks.pop(key, None)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-
     async def close(self) -> None:
         """Cancel all work and wait until it has ended."""
         tasks = list(self._tasks.values())
@@ -55,10 +48,11 @@ class WorkQueue(Generic[K]):
         self._dirty.clear()
 
     async def _serve(self, key: K, dirty: asyncio.Event) -> None:
+        """Work on one key until it is quiet and wants no further run; add() starts a new worker then."""
         loop = asyncio.get_running_loop()
         backoff = _BACKOFF_MIN
         again: float | None = None
-        while self._dirty.get(key) is dirty:
+        while dirty.is_set() or again is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(dirty.wait(), again)
             dirty.clear()
@@ -67,11 +61,20 @@ class WorkQueue(Generic[K]):
                 again = await self._work(key)
                 backoff = _BACKOFF_MIN
             except ApiError as error:
-                log.warning("work on %s failed, again in %.1f s: %s", key, backoff, error.message[:500])
+                log.warning("work on %s failed; again in %.1f s: %s", key, backoff, error.message[:500])
                 again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _told_to_end():
+                    raise
                 log.exception("work on %s failed; again in %.1f s", key, backoff)
                 again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
             rest = self._debounce - (loop.time() - began)
             if rest > 0:
                 await asyncio.sleep(rest)
+        del self._tasks[key], self._dirty[key]
+
+
+def _told_to_end() -> bool:
+    """Whether a CancelledError is this task's own, not one of something that its work waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
