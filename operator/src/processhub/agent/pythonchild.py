@@ -132,6 +132,8 @@ class Runner(RunnerProcess):
         self.retire()
         runs, self.runs = list(self.runs.values()), {}
         text = f"its runner process ended: {what}"
+        if not self.up and self.last_words:
+            text += f": {self.last_words[:200]}"
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
         for run in runs:

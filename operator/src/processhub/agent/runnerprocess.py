@@ -25,6 +25,8 @@ class RunnerProcess:
 
     def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
+        self.up = False  # it said that it is ready
+        self.last_words = ""  # the last line on stderr that was no actor's
         self._spawner, self._python = spawner, python
         self._loop = asyncio.get_running_loop()
         mine, its = socket.socketpair()
@@ -85,6 +87,7 @@ class RunnerProcess:
 
     def _read(self) -> None:
         for message in self._inbox.read():
+            self.up = self.up or message["ev"] == "ready"
             self.heard(message)
         if self._inbox.closed and self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
@@ -114,6 +117,8 @@ class RunnerProcess:
                     return {**record, "stream": said["stream"], "message": said["message"]}
                 except (ValueError, KeyError, TypeError):
                     pass  # some program's own line that happens to begin like ours
+            if stream == "stderr" and line:
+                self.last_words = line
             return {**record, "stream": stream, "message": line}
 
         write_end, finish = pipe_reader(self._loop, sink, take)
