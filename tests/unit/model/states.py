@@ -1,0 +1,235 @@
+"""The states of a modelled hub: what the API server holds, what really runs, what the operator and agents believe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
+
+NO_ONE = 0  # no holder, no process
+ANYWHERE = -1  # a child that is not guided
+
+
+class Want(NamedTuple):
+    """What the user asks for under an id: this uid, on this member where it is guided."""
+
+    uid: int
+    node: int
+
+
+class Entry(NamedTuple):
+    """An entry of a slice's spec."""
+
+    uid: int
+    epoch: int
+    wait: bool
+
+
+class Spec(NamedTuple):
+    """A slice's spec; ``granted`` is the holder that may run it, NO_ONE for any. Entries are by id."""
+
+    gen: int
+    term: int
+    granted: int
+    entries: tuple[Entry | None, ...]
+
+
+class Run(NamedTuple):
+    """A process: of which child, and by which entry it was started."""
+
+    uid: int
+    epoch: int
+
+
+class Status(NamedTuple):
+    """A slice's status; ``gen`` is its observedGeneration, ``uids`` what is reported to run, by id (0: nothing)."""
+
+    gen: int
+    holder: int
+    uids: tuple[int, ...]
+
+
+class Lease(NamedTuple):
+    """``valid`` until it has not been renewed for leaseSeconds + 1; ``version`` changes when it is taken or freed."""
+
+    holder: int
+    valid: bool
+    version: int
+
+
+class Agent(NamedTuple):
+    """A member's process. ``stage`` 0: without the Lease; 1: has it, has not listed its slice since; 2: serves."""
+
+    nonce: int
+    connected: bool
+    stage: int
+    view: Spec
+    runs: tuple[Run | None, ...]
+
+
+class Member(NamedTuple):
+    """One member: its slice, its Lease, its process and what the user wants of it."""
+
+    spec: Spec
+    status: Status
+    lease: Lease
+    agent: Agent
+    joining: bool
+    drain: bool
+
+
+class Known(NamedTuple):
+    """What the leader's caches hold of a member, and what it remembers.
+
+    ``ended``: the kubelet reported the end of the holder's container. ``removed``: the generation at which an id
+    was taken off the slice, 0 once its end is proven. ``confirm``: the generation to be acknowledged after a
+    take-over. A cache of slice status that lags is an agent that reports late: it needs no state of its own.
+    """
+
+    lease: Lease
+    ended: bool
+    hold_over: bool
+    removed: tuple[int, ...]
+    confirm: int
+
+
+class Put(NamedTuple):
+    """Replace a slice's spec and whether it says that its member is joining; with ``entries`` None its term alone."""
+
+    member: int
+    term: int
+    granted: int
+    entries: tuple[Entry | None, ...] | None
+    joining: bool
+
+
+class Confirm(NamedTuple):
+    """Read a Lease live: where it is not as it was when its member was judged, these ids are not given to others."""
+
+    member: int
+    lease: Lease
+    ids: frozenset[int]
+
+
+Write = Put | Confirm
+
+
+class Operator(NamedTuple):
+    """The leader; ``late`` is what a deposed one is still about to write."""
+
+    term: int
+    next_epoch: int
+    leading: bool
+    known: tuple[Known, ...]
+    pending: tuple[Write, ...]
+    late: tuple[Write, ...]
+
+
+class State(NamedTuple):
+    """All of it; ``left`` is how often each kind of trouble may still happen."""
+
+    members: tuple[Member, ...]
+    operator: Operator
+    wanted: tuple[Want | None, ...]
+    last_uid: tuple[int, ...]
+    left: tuple[int, ...]
+
+
+T = TypeVar("T")
+
+
+def put_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
+    """``items`` with the one at ``index`` replaced."""
+    return (*items[:index], item, *items[index + 1 :])
+
+
+def canonical(state: State) -> State:
+    """The same situation with generations, epochs, nonces and Lease versions renumbered without gaps.
+
+    Only their order matters to anybody, so that histories of different length meet in one state.
+    """
+    operator = state.operator
+    writes = (*operator.pending, *operator.late)
+    epochs = {0, operator.next_epoch}
+    numbers: list[tuple[set[int], set[int], set[int]]] = []
+    gapless = True
+    for member, belief in zip(state.members, operator.known, strict=True):
+        view, lease, seen = member.agent.view, member.lease, belief.lease
+        for runs in (member.spec.entries, view.entries, member.agent.runs):
+            epochs.update([run.epoch for run in runs if run])
+        gens = {0, member.spec.gen, member.status.gen, view.gen, belief.confirm, *belief.removed}
+        versions = {0, lease.version, seen.version}
+        nonces = {0, lease.holder, seen.holder, member.status.holder, member.agent.nonce}
+        nonces.update((member.spec.granted, view.granted))
+        numbers.append((gens, versions, nonces))
+    for write in writes:
+        _, versions, nonces = numbers[write.member]
+        if isinstance(write, Confirm):
+            versions.add(write.lease.version)
+            nonces.add(write.lease.holder)
+        else:
+            nonces.add(write.granted)
+            epochs.update([entry.epoch for entry in write.entries or () if entry])
+    for found in numbers:
+        gapless = gapless and all(max(part) == len(part) - 1 for part in found)
+    if gapless and max(epochs) == len(epochs) - 1:
+        return state
+    return _renumbered(state, _ranks(epochs), [tuple(map(_ranks, found)) for found in numbers])
+
+
+def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int, int], ...]]) -> State:
+    operator = state.operator
+    members, known = [], []
+    for member, belief, (gens, versions, nonce) in zip(state.members, operator.known, ranks, strict=True):
+        spec, status, lease, agent, joining, drain = member
+        view, seen = agent.view, belief.lease
+        members.append(
+            Member(
+                Spec(gens[spec.gen], spec.term, nonce[spec.granted], _entries(spec.entries, epochs)),
+                Status(gens[status.gen], nonce[status.holder], status.uids),
+                Lease(nonce[lease.holder], lease.valid, versions[lease.version]),
+                Agent(
+                    nonce[agent.nonce],
+                    agent.connected,
+                    agent.stage,
+                    Spec(gens[view.gen], view.term, nonce[view.granted], _entries(view.entries, epochs)),
+                    tuple([run and Run(run.uid, epochs[run.epoch]) for run in agent.runs]),
+                ),
+                joining,
+                drain,
+            )
+        )
+        known.append(
+            Known(
+                Lease(nonce[seen.holder], seen.valid, versions[seen.version]),
+                belief.ended,
+                belief.hold_over,
+                tuple([gens[gen] for gen in belief.removed]),
+                gens[belief.confirm],
+            )
+        )
+    renumbered = Operator(
+        operator.term,
+        epochs[operator.next_epoch],
+        operator.leading,
+        tuple(known),
+        tuple([_write(write, epochs, ranks[write.member]) for write in operator.pending]),
+        tuple([_write(write, epochs, ranks[write.member]) for write in operator.late]),
+    )
+    return State(tuple(members), renumbered, state.wanted, state.last_uid, state.left)
+
+
+def _ranks(numbers: Iterable[int]) -> dict[int, int]:
+    return {number: rank for rank, number in enumerate(sorted(numbers))}
+
+
+def _entries(entries: tuple[Entry | None, ...], epochs: dict[int, int]) -> tuple[Entry | None, ...]:
+    return tuple([entry and Entry(entry.uid, epochs[entry.epoch], entry.wait) for entry in entries])
+
+
+def _write(write: Write, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Write:
+    _, versions, nonces = ranks
+    if isinstance(write, Confirm):
+        lease = Lease(nonces[write.lease.holder], write.lease.valid, versions[write.lease.version])
+        return Confirm(write.member, lease, write.ids)
+    entries = None if write.entries is None else _entries(write.entries, epochs)
+    return Put(write.member, write.term, nonces[write.granted], entries, write.joining)

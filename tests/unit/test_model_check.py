@@ -1,0 +1,50 @@
+"""Planner and protocol in all states of small hubs: see model/hub.py for the steps, model/scenarios.py for the hubs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from model.explore import Counterexample, check_rest, explore
+from model.hub import Rules
+from model.scenarios import NEEDED, SCENARIOS
+
+
+@pytest.fixture(scope="module")
+def counted(request: pytest.FixtureRequest) -> Iterator[list[int]]:
+    """The numbers of states that were reached, told at the end."""
+    counts: list[int] = []
+    yield counts
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(f"\nmodel check: {sum(counts):,} states of {len(counts)} hubs")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_promise_is_broken_and_every_state_comes_to_rest(name: str, counted: list[int]) -> None:
+    """At most one active owner, no wrong proof, epochs only rise; then each wanted child runs exactly once."""
+    rules = SCENARIOS[name]
+
+    states = explore(rules)
+
+    counted.append(len(states))
+    assert check_rest(rules, states, returning=True) >= len(states)
+    assert check_rest(rules, states, returning=False) >= len(states)
+
+
+@pytest.mark.parametrize("rule", NEEDED)
+def test_without_this_rule_a_promise_is_broken(rule: str) -> None:
+    """The model has teeth: with one rule of the protocol left out it finds the sequence that needs it."""
+    weakened = msgspec.structs.replace(NEEDED[rule], without=frozenset({rule}))
+
+    with pytest.raises(Counterexample, match="=> "):
+        explore(weakened)
+
+
+def test_the_order_of_trouble_does_not_change_what_is_reached() -> None:
+    one = explore(Rules(trouble={"stop": 1, "delete": 1}))
+    other = explore(Rules(trouble={"delete": 1, "stop": 1}))
+
+    assert one.keys() == other.keys()
+    assert len(one) > 100
