@@ -618,6 +618,24 @@ async def test_logs_can_be_followed_and_cut_short(pods: Pods) -> None:
     assert await pods.logs("talks", "--limit-bytes=3") == "1\n2"
 
 
+async def test_followed_log_ends_with_its_container(pods: Pods) -> None:
+    await pods.running(pod("finishes", shell("echo one; sleep 1; echo two"), spec={"restartPolicy": "Never"}))
+
+    assert await pods.logs("finishes", "--follow") == "one\ntwo\n"
+
+
+async def test_last_runs_log_is_kept(pods: Pods) -> None:
+    script = "echo run >> /state/runs; wc -l < /state/runs; exec sleep 1000"
+    await pods.running(pod("again", shell(script), **_state()))
+    assert await eventually(lambda: _line(pods, "again"), "a line of log") == "1"
+
+    await pods.faults.kill_pod(pods.key("again"))
+    await pods.until("again", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+
+    assert (await pods.logs("again", "--previous")).strip() == "1"
+    assert await eventually(lambda: _line(pods, "again"), "a line of log") == "2"
+
+
 async def test_faults_name_what_is_missing(faults: Faults, cluster: Cluster) -> None:
     with pytest.raises(FaultRefusedError, match="pod default/nobody does not run on this kubelet"):
         await faults.kill_pod("default/nobody")

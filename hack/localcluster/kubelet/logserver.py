@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -55,20 +55,31 @@ async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamR
         raise web.HTTPBadRequest(text=f'container "{container}" in pod "{place["pod"]}" has no such log')
     response = web.StreamResponse(headers={"Content-Type": "text/plain"})
     await response.prepare(request)
-    limit = int(query["limitBytes"]) if "limitBytes" in query else None
-    with open(path, "rb") as file:  # noqa: ASYNC230 - a local file in memory or page cache
-        file.seek(_tail_offset(path, int(query["tailLines"])) if "tailLines" in query else 0)
-        while True:
-            chunk = file.read(_CHUNK if limit is None else min(limit, _CHUNK))
-            if chunk:
-                await response.write(chunk)
-                if limit is not None and (limit := limit - len(chunk)) <= 0:
-                    break
-            elif query.get("follow") != "true" or (supervisor.run is None or not supervisor.run.alive):
+    offset = _tail_offset(path, int(query["tailLines"])) if "tailLines" in query else 0
+    left = int(query["limitBytes"]) if "limitBytes" in query else None
+    follow = query.get("follow") == "true"
+    with contextlib.suppress(ConnectionResetError):  # who followed the log has gone
+        async for chunk in _chunks(
+            path, offset, lambda: follow and supervisor.run is not None and supervisor.run.alive
+        ):
+            await response.write(chunk[:left])
+            if left is not None and (left := left - len(chunk)) <= 0:
                 break
+    return response
+
+
+async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The file's content from ``offset``, and what is appended to it while ``goes_on()``."""
+    with open(path, "rb") as file:  # noqa: ASYNC230 - a local file in memory or page cache
+        file.seek(offset)
+        while True:
+            last = not goes_on()  # asked before the read: what was written before the end is still read
+            if chunk := file.read(_CHUNK):
+                yield chunk
+            elif last:
+                return
             else:
                 await asyncio.sleep(_FOLLOW_SECONDS)
-    return response
 
 
 def _tail_offset(path: Path, lines: int) -> int:
