@@ -9,12 +9,12 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable
 
 from processhub.agent.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.incarnation import End, Handle
-from processhub.agent.logs import LogSink, now, pipe_reader
+from processhub.agent.logs import LogSink
+from processhub.agent.output import PipeReader, tagged
 from processhub.agent.spawner import Spawner
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec
@@ -65,7 +65,7 @@ class ExecRun:
         self._landed = False
         self._begun = False
         self.cancelled = False  # stopped before it was begun
-        self._finish_logs: list[Callable[[], None]] = []
+        self._outputs: list[PipeReader] = []
 
     # what the child orders
 
@@ -155,22 +155,17 @@ class ExecRun:
 
     def _end(self, end: End) -> None:
         self._land()
-        for finish in self._finish_logs:
-            finish()
+        for output in self._outputs:
+            output.finish()
         self._child.ended(end)
 
     def _pipes(self) -> dict[int, int]:
         env, entry = self._starter.env, self._wanted.assignment
         common = {"hub": env.hub, "member": env.member, "child": self._child.id, "epoch": entry.epoch}
-        fds = {}
-        for number, stream in ((1, "stdout"), (2, "stderr")):
-            fds[number], finish = pipe_reader(
-                asyncio.get_running_loop(),
-                self._starter.sink,
-                lambda line, stream=stream: {"time": now(), **common, "stream": stream, "message": line},  # type: ignore[misc]
-            )
-            self._finish_logs.append(finish)
-        return fds
+        for stream in ("stdout", "stderr"):
+            encode = tagged({**common, "stream": stream})
+            self._outputs.append(PipeReader(asyncio.get_running_loop(), self._starter.sink, encode))
+        return {1: self._outputs[0].write_end, 2: self._outputs[1].write_end}
 
     def _environment(self) -> dict[str, str]:
         env, entry = self._starter.env, self._wanted.assignment

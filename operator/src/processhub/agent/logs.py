@@ -1,35 +1,35 @@
 """The member's log: JSON lines on stdout, the agent's own and those of its children.
 
 Nothing here waits: lines go to a thread through a bounded buffer. Where the container's log is read more slowly
-than children write, new lines are dropped and counted; a child never stalls because of its output.
+than children write, or they write more than 8 MiB a second, new lines are dropped and counted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 BUFFER_BYTES = 8 * 1024 * 1024
-LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
-_READ = 64 * 1024
+BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent its processor and the node its disk
 
 
 class LogSink:
-    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines that found the buffer full."""
+    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines that found no room."""
 
     def __init__(self, fd: int = 1) -> None:
         self.dropped = 0
         self._fd = fd
         self._lines: deque[bytes] = deque()
         self._size = 0
+        self._allowance = float(BUFFER_BYTES)
+        self._refilled = time.monotonic()
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="log", daemon=True)
@@ -37,18 +37,35 @@ class LogSink:
 
     @property
     def full(self) -> bool:
-        """Whether the next line would be dropped."""
-        return self._size >= BUFFER_BYTES
+        """Whether children's lines would be dropped now."""
+        time_ = time.monotonic()
+        self._allowance = min(BUFFER_BYTES, self._allowance + (time_ - self._refilled) * BYTES_PER_SECOND)
+        self._refilled = time_
+        return self._allowance <= 0 or self._size >= BUFFER_BYTES
+
+    def write_lines(self, lines: list[bytes]) -> None:
+        """Queue children's lines, encoded and ended."""
+        if not lines:
+            return
+        if self.full:
+            self.dropped += len(lines)
+            return
+        data = b"".join(lines)
+        self._allowance -= len(data)
+        self._queue(data)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Queue one record."""
-        if self.full:
+        """Queue one record of the agent's own: it goes before children's lines are counted."""
+        if self._size >= 2 * BUFFER_BYTES:
             self.dropped += 1
             return
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str).encode(errors="replace")
+        self._queue(line + b"\n")
+
+    def _queue(self, data: bytes) -> None:
         with self._wake:
-            self._lines.append(line + b"\n")
-            self._size += len(line) + 1
+            self._lines.append(data)
+            self._size += len(data)
             self._wake.notify()
 
     def close(self, seconds: float = 2.0) -> None:
@@ -106,63 +123,3 @@ class PlainHandler(logging.StreamHandler[Any]):
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-
-
-def pipe_reader(
-    loop: asyncio.AbstractEventLoop, sink: LogSink, take: Callable[[str], dict[str, Any]]
-) -> tuple[int, Callable[[], None]]:
-    """A pipe whose lines go to the log as ``take(line)``.
-
-    Returns the write end, which the caller hands to a process, and a function that ends the reading after taking
-    what is there: to be called when the process's tree is gone.
-    """
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(read_end, False)
-    rest = b""
-    closed = False
-
-    def flush(data: bytes) -> None:
-        nonlocal rest
-        if sink.full:
-            sink.dropped += data.count(b"\n")
-            rest = b""
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        while len(rest) >= LINE_MAX:
-            lines.append(rest[:LINE_MAX])
-            rest = rest[LINE_MAX:]
-        for line in lines:
-            for at in range(0, len(line), LINE_MAX) or (0,):
-                sink.write(take(line[at : at + LINE_MAX].decode(errors="replace")))
-
-    def read() -> bool:
-        try:
-            data = os.read(read_end, _READ)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if data:
-            flush(data)
-            return True
-        close()
-        return False
-
-    def close() -> None:
-        nonlocal closed
-        if not closed:
-            closed = True
-            loop.remove_reader(read_end)
-            os.close(read_end)
-            if rest:
-                flush(b"\n")
-
-    def finish() -> None:
-        # A pipe holds 64 KiB (1 MiB at most): a few reads empty it; somebody else may still hold the other end.
-        for _ in range(16):
-            if closed or not read():
-                break
-        close()
-
-    loop.add_reader(read_end, read)
-    return write_end, finish

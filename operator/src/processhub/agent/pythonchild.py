@@ -176,7 +176,7 @@ class ActorRun:
     def stop(self, grace: float) -> None:
         """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
         self._runner.send({"op": "stop", "key": self.key, "grace": grace})
-        self._later(grace, lambda: self._runner.kill_for(self, f"did not stop within {grace:g} s"))
+        self._later(grace, lambda: self._overdue(grace))
 
     def give_up(self) -> None:
         """Cancel it; a blocked one is left alone where others run beside it."""
@@ -193,7 +193,15 @@ class ActorRun:
             self._timer.cancel()
         self.child.ended(end)
 
+    def _overdue(self, grace: float) -> None:
+        self._runner.listen()  # a busy agent may not have read yet that it ended
+        if self.key in self._runner.runs:
+            self._runner.kill_for(self, f"did not stop within {grace:g} s")
+
     def _blocks(self) -> None:
+        self._runner.listen()
+        if self.key not in self._runner.runs:
+            return
         self.stuck = True
         self._runner.retire()
         if all(run.stuck for run in self._runner.runs.values()):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
+
+import msgspec
 
 from processhub.agent.env import Environment
 from processhub.agent.execchild import exit_text
 from processhub.agent.frames import Inbox, Message, Outbox
-from processhub.agent.logs import LogSink, now, pipe_reader
+from processhub.agent.logs import LogSink, now
+from processhub.agent.output import PipeReader, tagged
 from processhub.agent.spawner import Spawner
 from processhub.api.reasons import Reason
 
@@ -34,9 +35,9 @@ class RunnerProcess:
         self._socket = mine
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
         self._writing = False
-        self._finish_logs: list[Callable[[], None]] = []
+        self._outputs: list[PipeReader] = []
         fds = {number: self._pipe(env, sink, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
-        self._loop.add_reader(mine.fileno(), self._read)
+        self._loop.add_reader(mine.fileno(), self.listen)
         self.send({"op": "hub", "name": env.hub, "namespace": env.namespace, "member": env.member})
         self._key = spawner.spawn(
             self,
@@ -79,13 +80,14 @@ class RunnerProcess:
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
-        self._read()  # what it said last
+        self.listen()  # what it said last
         self._close()
         self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
 
     # inside
 
-    def _read(self) -> None:
+    def listen(self) -> None:
+        """Take in what the runner has said."""
         for message in self._inbox.read():
             self.up = self.up or message["ev"] == "ready"
             self.heard(message)
@@ -99,31 +101,54 @@ class RunnerProcess:
             self._loop.remove_writer(self._socket.fileno())
 
     def _close(self) -> None:
-        for finish in self._finish_logs:
-            finish()
+        for output in self._outputs:
+            output.finish()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
 
     def _pipe(self, env: Environment, sink: LogSink, stream: str) -> int:
-        def take(line: str) -> dict[str, Any]:
-            record: dict[str, Any] = {"time": now(), "hub": env.hub, "member": env.member}
-            if line.startswith('{"child":'):
-                try:
-                    said = json.loads(line)
-                    if said["child"]:
-                        record |= {"child": said["child"], "epoch": said["epoch"]}
-                    return {**record, "stream": said["stream"], "message": said["message"]}
-                except (ValueError, KeyError, TypeError):
-                    pass  # some program's own line that happens to begin like ours
-            if stream == "stderr" and line:
-                self.last_words = line
-            return {**record, "stream": stream, "message": line}
+        common = {"hub": env.hub, "member": env.member}
+        plain = tagged({**common, "stream": stream})
+        head = msgspec.json.encode(common)[1:-1]
 
-        write_end, finish = pipe_reader(self._loop, sink, take)
-        self._finish_logs.append(finish)
-        return write_end
+        def encode(lines: list[bytes]) -> list[bytes]:
+            start = b'{"time":"%s",%s,' % (now().encode(), head)
+            encoded = []
+            for line in lines:
+                if _is_actors(line):
+                    encoded.append(start + line[1:] + b"\n")
+                else:
+                    encoded += plain([line])
+                    if stream == "stderr" and line:
+                        self.last_words = line.decode(errors="replace")
+            return encoded
+
+        output = PipeReader(self._loop, sink, encode)
+        self._outputs.append(output)
+        return output.write_end
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """What runner/output.py writes for an actor."""
+
+    child: str
+    epoch: int
+    stream: str
+    message: str
+
+
+_line = msgspec.json.Decoder(_Line)
+
+
+def _is_actors(line: bytes) -> bool:
+    """Whether the line is one of an actor's, as the runner wraps it; then it is JSON that can be passed on."""
+    if not line.startswith(b'{"child":"'):
+        return False
+    with contextlib.suppress(msgspec.DecodeError):
+        return bool(_line.decode(line).child)
+    return False
 
 
 def _environment(env: Environment, path: str) -> dict[str, str]:

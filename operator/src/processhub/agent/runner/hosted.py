@@ -23,7 +23,7 @@ _ASYNC_METHODS = (
     "can_migrate", "terminate",
 )  # fmt: skip
 _CLEANUP_SECONDS = 1.0
-_MARGIN = 0.1  # of the grace, kept for the clean-up after a cancelled handler
+_MARGIN = 0.25  # of the grace, kept for the clean-up after a cancelled handler
 
 
 class TargetError(Exception):

@@ -1,0 +1,102 @@
+"""Children's output: read from pipes on the event loop, split into lines, given to the log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from processhub.agent.logs import LogSink, now
+
+LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
+_READ = 64 * 1024
+_PAUSE_SECONDS = 0.005  # while lines are dropped: reading so on costs little, and no child waits for long
+_encode = msgspec.json.Encoder().encode
+Encode = Callable[[list[bytes]], list[bytes]]
+
+
+def tagged(fields: dict[str, Any]) -> Encode:
+    """Lines as JSON objects with the time, ``fields`` and the line as ``message``."""
+    head = _encode({**fields, "message": ""})[1:-3]  # without the brace, and up to the message's quotes
+
+    def encode(lines: list[bytes]) -> list[bytes]:
+        start = b'{"time":"%s",%s' % (now().encode(), head)
+        return [start + _encode(line.decode(errors="replace")) + b"}\n" for line in lines]
+
+    return encode
+
+
+class PipeReader:
+    """A pipe whose lines go to the log. ``write_end`` is for the process; who hands it over closes it.
+
+    Where the log has no room, lines are counted and dropped, and the pipe is read on at 64 KiB every 5 ms: a child
+    that writes faster than that waits those milliseconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: LogSink, encode: Encode) -> None:
+        self._loop, self._sink, self._encode = loop, sink, encode
+        self._fd, self.write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._fd, False)
+        self._rest = b""
+        self._pause: asyncio.TimerHandle | None = None
+        loop.add_reader(self._fd, self._read)
+
+    def finish(self) -> None:
+        """The process's tree is gone: take what is there and close."""
+        # A pipe holds 64 KiB (1 MiB at most): a few reads empty it; somebody else may still hold the other end.
+        for _ in range(16):
+            if self._fd < 0 or not self._read():
+                break
+        self._close()
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._fd, _READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return False
+        if self._sink.full:
+            self._sink.dropped += data.count(b"\n")
+            self._rest = b""
+            if self._pause is None:
+                self._loop.remove_reader(self._fd)
+                self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume)
+        else:
+            self._take(data)
+        return True
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._fd, self._read)
+
+    def _take(self, data: bytes) -> None:
+        *lines, rest = (self._rest + data).split(b"\n")
+        if any(len(line) > LINE_MAX for line in lines):
+            lines = [part for line in lines for part in _parts(line)]
+        while len(rest) >= LINE_MAX:
+            lines.append(rest[:LINE_MAX])
+            rest = rest[LINE_MAX:]
+        self._rest = rest
+        self._sink.write_lines(self._encode(lines))
+
+    def _close(self) -> None:
+        if self._fd < 0:
+            return
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        if self._rest:
+            self._take(b"\n")
+
+
+def _parts(line: bytes) -> list[bytes]:
+    return [line[at : at + LINE_MAX] for at in range(0, len(line), LINE_MAX) or (0,)]
