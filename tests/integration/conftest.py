@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from podworld import Pods
 
 from localcluster import cluster as local
 from localcluster import guard
@@ -74,3 +75,9 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def pods(api: Client, cluster: Cluster, faults: Faults, namespace: str) -> Pods:
+    """The pods of this test's namespace."""
+    return Pods(api, cluster, faults, namespace)

@@ -1,0 +1,191 @@
+"""Containers end, restart and are deleted as on a real node, and no process outlives its pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from podworld import (
+    EVENTS,
+    PODS,
+    Pods,
+    first_line,
+    folder_of,
+    is_ready,
+    main_status,
+    pod,
+    process_tree,
+    restarts,
+    shell,
+    with_state,
+)
+from waiting import alive, eventually
+
+from processhub.cluster.client import Client
+
+
+@pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 4, "Failed")])
+async def test_phase_tells_how_a_pod_ended(pods: Pods, policy: str, code: int, phase: str) -> None:
+    await pods.create(pod("ends", shell(f"exit {code}"), spec={"restartPolicy": policy}))
+
+    body = await pods.until("ends", lambda body: body.get("status", {}).get("phase") == phase, phase)
+
+    assert main_status(body)["state"]["terminated"]["exitCode"] == code
+    assert not is_ready(body)
+
+
+async def test_deletion_sends_term_and_leaves_no_process(pods: Pods, api: Client) -> None:
+    pids = await process_tree(pods, "tree", "polite")
+
+    await api.delete(PODS, pods.namespace, "tree")
+    await pods.gone("tree", within=3)
+
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_process_deaf_to_term_is_killed_after_the_grace_period(pods: Pods, api: Client) -> None:
+    pids = await process_tree(pods, "deaf", "deaf", terminationGracePeriodSeconds=2)
+    begun = time.monotonic()
+
+    await api.delete(PODS, pods.namespace, "deaf")
+    await pods.gone("deaf")
+
+    assert 1.9 < time.monotonic() - begun < 4
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_orphans_end_with_the_main_process(pods: Pods) -> None:
+    pids = await process_tree(pods, "orphans", "polite")
+
+    killed = await pods.faults.kill_pod(pods.key("orphans"))
+    await pods.until("orphans", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+
+    assert killed == pids[:1]
+    assert not any(alive(pid) for pid in pids)
+    ended = main_status(await pods.get("orphans"))["lastState"]["terminated"]
+    assert (ended["exitCode"], ended["signal"]) == (137, 9)
+
+
+async def test_killed_shim_leaves_no_process(pods: Pods) -> None:
+    pids = await process_tree(pods, "shimless", "deaf")
+    shim = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
+
+    os.kill(shim, signal.SIGKILL)
+    await pods.until("shimless", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_forced_deletion_ends_the_processes_too(pods: Pods, api: Client) -> None:
+    pids = await process_tree(pods, "forced", "deaf", terminationGracePeriodSeconds=1)
+
+    await api.delete(PODS, pods.namespace, "forced", grace_period_seconds=0)
+    await pods.gone("forced", within=1)
+
+    async def look() -> bool:
+        return not any(alive(pid) for pid in pids)
+
+    await eventually(look, "no process is left", within=5)
+
+
+async def test_pre_stop_hook_runs_before_term(pods: Pods, api: Client) -> None:
+    script = "trap 'cat /state/log > /state/seen; exit 0' TERM; while :; do sleep 0.1; done"
+    hook = {"preStop": {"exec": {"command": shell("echo hook > /state/log")}}}
+    holder = {"name": "holder", "image": "none", "command": shell("trap '' TERM; sleep 4; cat /state/seen")}
+    mounts = [{"name": "state", "mountPath": "/state"}]
+    body = pod(
+        "hooked",
+        shell(script),
+        spec={"volumes": [{"name": "state", "emptyDir": {}}]},
+        volumeMounts=mounts,
+        lifecycle=hook,
+    )
+    body["spec"]["containers"].append({**holder, "volumeMounts": mounts})
+    await pods.running(body)
+    seen = (await folder_of(pods, "hooked")) / "volumes" / "state" / "seen"
+
+    await api.delete(PODS, pods.namespace, "hooked")
+
+    async def look() -> bool:
+        return seen.exists() and seen.read_text() == "hook\n"
+
+    await eventually(look, "the hook's work seen by the TERM handler", within=4)
+
+
+async def test_container_restarts_on_exit_with_its_code_and_times_on_record(pods: Pods) -> None:
+    script = "test -e /state/again && exec sleep 1000; touch /state/again; sleep 1; exit 7"
+    mounts = [{"name": "state", "mountPath": "/state"}]
+    spec = {"volumes": [{"name": "state", "emptyDir": {}}]}
+
+    await pods.create(pod("restarts", shell(script), spec=spec, volumeMounts=mounts))
+    body = await pods.until("restarts", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+    ended = main_status(body)["lastState"]["terminated"]
+
+    assert (ended["exitCode"], ended["reason"]) == (7, "Error")
+    assert ended["startedAt"] < ended["finishedAt"] <= main_status(body)["state"]["running"]["startedAt"]
+    assert ended["containerID"] != main_status(body)["containerID"]
+
+
+async def test_crash_loop_backs_off_and_keeps_the_last_log(pods: Pods) -> None:
+    await pods.create(pod("loops", shell("echo attempt; exit 3")))
+
+    body = await pods.until(
+        "loops",
+        lambda body: main_status(body).get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff",
+        "backs off",
+    )
+
+    assert main_status(body)["lastState"]["terminated"]["exitCode"] == 3
+    assert await pods.logs("loops") == "attempt\n"
+
+
+async def test_what_goes_wrong_is_told_in_events(pods: Pods) -> None:
+    await pods.create(pod("troubled", shell("exit 3")))
+
+    async def look() -> bool:
+        events = await pods.api.list(EVENTS, pods.namespace, fields="involvedObject.name=troubled,type=Warning")
+        return any(isinstance(event, dict) and event["reason"] == "BackOff" for event in events[0])
+
+    await eventually(look, "a BackOff event")
+
+
+async def test_command_not_found_is_a_start_error(pods: Pods) -> None:
+    await pods.create(pod("typo", ["no-such-command"], spec={"restartPolicy": "Never"}))
+
+    body = await pods.until("typo", lambda body: body.get("status", {}).get("phase") == "Failed", "failed")
+
+    ended = main_status(body)["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("StartError", 128)
+    assert "no-such-command" in ended["message"]
+
+
+async def test_followed_log_ends_with_its_container(pods: Pods) -> None:
+    await pods.running(pod("finishes", shell("echo one; sleep 1; echo two"), spec={"restartPolicy": "Never"}))
+
+    assert await pods.logs("finishes", "--follow") == "one\ntwo\n"
+
+
+async def test_last_runs_log_is_kept(pods: Pods) -> None:
+    script = "echo run >> /state/runs; wc -l < /state/runs; exec sleep 1000"
+    await pods.running(pod("again", shell(script), **with_state()))
+    assert await eventually(lambda: first_line(pods, "again"), "a line of log") == "1"
+
+    await pods.faults.kill_pod(pods.key("again"))
+    await pods.until("again", lambda body: restarts(body) == 1 and is_ready(body), "runs again")
+
+    assert (await pods.logs("again", "--previous")).strip() == "1"
+    assert await eventually(lambda: first_line(pods, "again"), "a line of log") == "2"
+
+
+async def test_logs_can_be_followed_and_cut_short(pods: Pods) -> None:
+    await pods.running(pod("talks", shell("for i in 1 2 3 4 5; do echo $i; done; exec sleep 1000")))
+
+    async def look() -> bool:
+        return (await pods.logs("talks")).endswith("5\n")
+
+    await eventually(look, "five lines")
+    assert await pods.logs("talks", "--tail=2") == "4\n5\n"
+    assert await pods.logs("talks", "--limit-bytes=3") == "1\n2"

@@ -1,0 +1,135 @@
+"""Pods and nodes can be killed, paused and cut off, and come back."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from podworld import (
+    NODES,
+    PODS,
+    SLEEP,
+    Pods,
+    condition,
+    folder_of,
+    is_ready,
+    pod,
+    restarts,
+    shell,
+    with_state,
+)
+from waiting import alive, eventually
+
+from localcluster.cluster import Cluster
+from localcluster.faults import FaultRefusedError, Faults
+from localcluster.kubelet.proctree import state
+from localcluster.layout import ClusterError
+from processhub.cluster.client import Client
+
+
+async def test_pause_stops_every_process_until_resumed(pods: Pods) -> None:
+    await pods.running(pod("pauses", shell("while :; do date +%s%N > /state/beat; sleep 0.02; done"), **with_state()))
+    beat = (await folder_of(pods, "pauses")) / "volumes" / "state" / "beat"
+
+    await pods.faults.pause_pod(pods.key("pauses"))
+    stopped = [state(pid) for pid in await pods.pids("pauses")]
+    before = beat.read_text()
+
+    assert stopped[0] in "TD"
+    assert set(stopped) <= {"T", "D"}  # the shell may wait for a vfork child that is stopped
+    assert is_ready(await pods.get("pauses"))
+
+    await pods.faults.resume_pod(pods.key("pauses"))
+
+    async def look() -> bool:
+        return beat.read_text() not in ("", before)
+
+    await eventually(look, "it goes on", within=2)
+
+
+ASKING = """
+import os, ssl, time, urllib.request
+trust = ssl.create_default_context(cafile="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+url = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}/version"
+with open("/state/log", "w", buffering=1) as log:
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2, context=trust).read()
+            print("yes", file=log)
+        except OSError:
+            print("no", file=log)
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("mode", ["drop", "reset"])
+async def test_cut_pod_runs_on_without_the_api_server(pods: Pods, mode: Any) -> None:
+    await pods.running(pod("cut", [sys.executable, "-c", ASKING], **with_state()))
+    log = (await folder_of(pods, "cut")) / "volumes" / "state" / "log"
+
+    async def says(word: str) -> bool:
+        lines = log.read_text().splitlines() if log.exists() else []
+        return bool(lines) and lines[-1] == word
+
+    await eventually(lambda: says("yes"), "it reaches the API server")
+    await pods.faults.cut_pod(pods.key("cut"), mode)
+    await eventually(lambda: says("no"), "it reaches it no more")
+    assert is_ready(await pods.get("cut"))
+
+    await pods.faults.heal_pod(pods.key("cut"))
+    await eventually(lambda: says("yes"), "it reaches it again")
+
+
+async def test_killed_node_is_lost_and_its_pods_start_anew_when_it_is_back(pods: Pods, api: Client) -> None:
+    body = await pods.running(pod("on-node", SLEEP, spec={"tolerations": [{"operator": "Exists"}]}))
+    node, pids = body["spec"]["nodeName"], await pods.pids("on-node")
+
+    await pods.faults.kill_node(node)
+    try:
+        assert not any(alive(pid) for pid in pids)
+        assert is_ready(await pods.get("on-node"))
+
+        async def lost() -> bool:
+            return condition(await api.get(NODES, None, node), "Ready") == "Unknown"
+
+        await eventually(lost, "the node is NotReady", within=40)
+        await pods.until("on-node", lambda found: not is_ready(found), "is not Ready")
+    finally:
+        await pods.faults.heal_node(node)
+
+    async def back() -> bool:
+        return condition(await api.get(NODES, None, node), "Ready") == "True"
+
+    await eventually(back, "the node is Ready")
+    await pods.until("on-node", lambda found: is_ready(found) and restarts(found) == 1, "runs again")
+
+
+async def test_cut_node_runs_its_pods_on_and_learns_of_deletions_when_healed(pods: Pods, api: Client) -> None:
+    stays = await pods.running(pod("stays", SLEEP))
+    node = stays["spec"]["nodeName"]
+    await pods.running(pod("goes", SLEEP, spec={"nodeName": node}))
+    kept, doomed = await pods.pids("stays"), await pods.pids("goes")
+
+    await pods.faults.cut_node(node)
+    try:
+        await api.delete(PODS, pods.namespace, "goes", grace_period_seconds=0)
+        await pods.gone("goes")
+        assert all(alive(pid) for pid in kept + doomed)
+    finally:
+        await pods.faults.heal_node(node)
+
+    async def look() -> bool:
+        return not any(alive(pid) for pid in doomed)
+
+    await eventually(look, "the deleted pod's processes are gone")
+    assert all(alive(pid) for pid in kept)
+
+
+async def test_faults_name_what_is_missing(faults: Faults, cluster: Cluster) -> None:
+    with pytest.raises(FaultRefusedError, match="pod default/nobody does not run on this kubelet"):
+        await faults.kill_pod("default/nobody")
+    with pytest.raises(FaultRefusedError, match="there is no node moon"):
+        await faults.cut_node("moon")
+    with pytest.raises(ClusterError, match="not found"):
+        cluster.kubectl("get", "pod", "nobody")
