@@ -215,6 +215,22 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
     assert (await cli("stop chatty quiet --wait")).code == 0
 
 
+async def test_member_of_a_node_is_shown_with_its_pod(cli: Cli, product: Live) -> None:
+    name = await product.hub(replicas=3, members={"mode": "PerNode"})
+    assert (await cli(f"start on-node --hub {name} --wait --exec -- sh -c", TALK)).code == 0
+
+    ((_, member, pod, node, *_),) = (await cli(f"where on-node --hub {name}")).rows
+    assert member == node
+    assert pod.startswith(f"{name}-")
+    assert pod != member
+
+    async def ticking() -> bool:
+        return "tick 1" in (await cli(f"logs on-node --hub {name}")).out
+
+    await eventually(ticking, "lines in the log", within=30)
+    assert (await cli(f"stop on-node --hub {name} --wait")).code == 0
+
+
 async def test_plan_against_the_live_hub_changes_nothing(cli: Cli, product: Live) -> None:
     ids = [f"planned-{index}" for index in range(20)]
     assert (await cli("start --wait --exec --".replace("start", f"start {' '.join(ids)}"), "sleep", "1000")).code == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from processhub.cli.durations import seconds
+from processhub.cli.durations import age, seconds
 from processhub.cli.errors import UsageError
 from processhub.cli.main import main, split_command, verb_first
+from processhub.cli.output import table
 
 CHILD = """
 apiVersion: processhub.dev/v1alpha1
@@ -144,6 +147,51 @@ def test_common_options_may_stand_before_the_verb() -> None:
     ]
     assert verb_first(["list"]) == ["list"]
     assert verb_first(["--help"]) == ["--help"]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_table_is_plain_columns_but_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a", "Running"), ("long\nid", "")]
+    table(("ID", "STATE"), rows)
+    assert capsys.readouterr().out == "ID        STATE\na         Running\nlong?id   <none>\n"
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    table(("ID", "STATE"), rows)
+    assert "\x1b[32mRunning" in terminal.getvalue()
+    assert "long?id" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "shown"),
+    [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (303, "5m3s"),
+        (3599, "59m"),
+        (10800, "3h"),
+        (86400, "24h"),
+        (180000, "2d"),
+    ],
+)
+def test_ages_read_as_kubectls(seconds_ago: float, shown: str) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    assert age((now - timedelta(seconds=seconds_ago)).isoformat(), now) == shown
+
+
+def test_age_of_no_time_is_none() -> None:
+    assert age("", datetime.now(UTC)) == "<none>"
 
 
 @pytest.mark.parametrize(

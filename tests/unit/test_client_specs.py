@@ -10,7 +10,7 @@ import pytest
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.hub import Hub
 from processhub.client.errors import ChildMappingMismatch, HubError, InvalidChild, MissingChildMapping, NoChildren
-from processhub.client.specs import prepare
+from processhub.client.specs import checked_ids, prepare
 
 SLEEP = {"command": ["sleep", "1"]}
 
@@ -49,6 +49,14 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
     ("wrong type", [{"id": "a", "exec": {"command": "sleep"}}], {}, InvalidChild, "expected `array`, got `str`"),
     ("not a mapping", ["a"], {}, InvalidChild, "children[0]: expected a mapping such as"),
     ("another hub", [{"id": "a", "hub": "other", "exec": SLEEP}], {}, InvalidChild, "the call goes to hub 'my-hub'"),
+    ("tags as a text", [{"id": "a", "exec": SLEEP}], {"tags": "eu"}, InvalidChild, "write a list, ['eu']"),
+    (
+        "mapping as a text",
+        [{"id": "a", "exec": SLEEP}],
+        {"child_mapping": {"a": "my-hub-0"}},
+        InvalidChild,
+        "child_mapping['a'] is the text 'my-hub-0'; write a list",
+    ),
     (
         "mapping for a stranger",
         [{"id": "a", "exec": SLEEP}],
@@ -67,6 +75,22 @@ def test_bad_call_is_refused_with_its_sentence(
 ) -> None:
     with pytest.raises(error) as raised:
         prepare(children, hub(), **more)
+
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "sentence"),
+    [
+        ([], NoChildren, "no children given"),
+        ("abc", InvalidChild, "ids is the text 'abc'; write a list, ['abc']"),
+        (["a", ""], InvalidChild, "ids[1]: an id is needed"),
+        ([5], InvalidChild, "ids[0]: an id is needed"),
+    ],
+)
+def test_ids_that_are_none_are_refused(ids: Any, error: type[HubError], sentence: str) -> None:
+    with pytest.raises(error) as raised:
+        checked_ids(ids)
 
     assert sentence in str(raised.value)
 

@@ -15,7 +15,6 @@ from processhub.api.meta import find_condition
 from processhub.client.errors import (
     ChildrenFailed,
     HubError,
-    NoChildren,
     NotSupportedYet,
     Partitioned,
     Timeout,
@@ -25,7 +24,7 @@ from processhub.client.records import Processes, Spec
 from processhub.client.registry import Registry
 from processhub.client.results import Result, StopResult
 from processhub.client.session import Session, connected, find_hub, translated
-from processhub.client.specs import ChildLike, check_id, prepare
+from processhub.client.specs import ChildLike, checked_ids, prepare
 from processhub.client.start import OnFailure, StartCall
 from processhub.client.stop import stop_children
 from processhub.client.waiting import Start
@@ -158,12 +157,7 @@ class Hub:
             ChildrenFailed: some are known not to run (refused, crashed, no such child); it has the result.
             NoChildren, InvalidChild: the ids are no ids.
         """
-        wanted = dict.fromkeys(ids, "")
-        for index, child_id in enumerate(wanted):
-            check_id(child_id, f"ids[{index}]")
-        if not wanted:
-            raise NoChildren("no children given; name at least one")
-        start = Start(self._session, wanted)
+        start = Start(self._session, dict.fromkeys(checked_ids(ids), ""))
         await start.until(asyncio.get_running_loop().time() + timeout)
         result = Result()
         result.started, result.errors = start.running, {**start.failed, **start.late()}

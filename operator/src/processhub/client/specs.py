@@ -40,7 +40,10 @@ def prepare(
 
     Raises NoChildren, InvalidChild, ChildMappingMismatch, MissingChildMapping.
     """
+    _no_text(tags, "tags")
     mapping = dict(child_mapping or {})
+    for child_id, nodes in mapping.items():
+        _no_text(nodes, f"child_mapping[{child_id!r}]")
     origin = _own_member(hub.metadata.name)
     specs: dict[str, ChildSpec] = {}
     for index, given in enumerate(children):
@@ -109,6 +112,17 @@ def check_id(child_id: object, where: str) -> None:
         raise InvalidChild(f"{where}: {child_id!r} holds control characters; write printable text")
 
 
+def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
+    """The ids, each once. Raises NoChildren, InvalidChild."""
+    _no_text(ids, "ids")
+    wanted = tuple(dict.fromkeys(ids))
+    for index, child_id in enumerate(wanted):
+        check_id(child_id, f"ids[{index}]")
+    if not wanted:
+        raise NoChildren("no children given; name at least one")
+    return wanted
+
+
 def replication_factor(hub: Hub) -> int:
     """How many copies, and so how many nodes in a mapping, a child of this hub has."""
     redundancy = hub.spec.redundancy
@@ -144,6 +158,12 @@ def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, C
         else:
             good[child_id] = spec
     return good, errors
+
+
+def _no_text(value: object, where: str) -> None:
+    """A text is iterable too: its letters would pass for the list that was meant."""
+    if isinstance(value, str):
+        raise InvalidChild(f"{where} is the text {value!r}; write a list, [{value!r}]")
 
 
 def _own_member(hub: str) -> str:

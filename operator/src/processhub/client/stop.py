@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterable
 
 from processhub.api.naming import child_object_name
-from processhub.client.errors import ChildError, ClientReason, NoChildren
+from processhub.client.errors import ChildError, ClientReason
 from processhub.client.removal import Removal
 from processhub.client.resolve import find_children
 from processhub.client.results import StopResult
 from processhub.client.session import Session
-from processhub.client.specs import check_id
+from processhub.client.specs import checked_ids
 
 
 async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, timeout: float) -> StopResult:
@@ -19,11 +19,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
 
     Raises NoChildren, InvalidChild, ApiError.
     """
-    wanted = list(dict.fromkeys(ids))
-    for index, child_id in enumerate(wanted):
-        check_id(child_id, f"ids[{index}]")
-    if not wanted:
-        raise NoChildren("no children given; name at least one")
+    wanted = checked_ids(ids)
     deadline = asyncio.get_running_loop().time() + timeout if wait else None
     hub = session.living_hub()
     static = {spec.id for spec in hub.spec.children}
