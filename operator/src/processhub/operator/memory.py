@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.plan import Plan, Unplaced
@@ -11,16 +13,17 @@ SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
 
 
 class HubMemory:
-    """All times are monotonic seconds."""
+    """All times are monotonic seconds. ``used_epochs``: how many of this term hubs that are gone have used."""
 
-    def __init__(self, uid: str, term: int) -> None:
+    def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
         self.uid = uid
-        self.next_epoch = term * EPOCHS_PER_TERM
+        self._first_epoch = term * EPOCHS_PER_TERM
+        self.next_epoch = self._first_epoch + used_epochs
         self.formed = False
         self.first_live_at: float | None = None
         self.restarting_since: dict[str, float] = {}
         self.settled: set[str] = set()
-        self.takeover: dict[str, int] = {}  # slice → the generation in which this leader's term was written
+        self.takeover: Mapping[str, int] = {}  # slice's uid → the generation in which this leader's term was written
         self.phases: dict[str, str] = {}  # member → phase of the round before
         self.seen_live: set[str] = set()
         self.unplaced: dict[str, Unplaced] = {}
@@ -31,6 +34,11 @@ class HubMemory:
         self.move_tokens = 0.0
         self.applied: str = ""  # fingerprint of the owned objects as last applied
         self.applied_at = 0.0
+
+    @property
+    def used_epochs(self) -> int:
+        """How many epochs of this term can't be given any more."""
+        return self.next_epoch - self._first_epoch
 
     def slice_bucket(self, name: str) -> TokenBucket:
         """The bucket of a slice's spec writes."""

@@ -80,8 +80,8 @@ def _view(member: Member, memory: HubMemory) -> MemberView:
 def _acknowledged(member: Member, memory: HubMemory) -> bool:
     """Whether the member confirmed all of its slices as they were when this leader took over."""
     return all(
-        known.present.status.observed_generation >= memory.takeover.get(known.present.metadata.name, 0)
-        and (known.present.status.holder == member.holder or known.present.metadata.name not in memory.takeover)
+        known.present.status.observed_generation >= memory.takeover.get(known.present.metadata.uid, 0)
+        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.takeover)
         for known in member.slices
     )
 

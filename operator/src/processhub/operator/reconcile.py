@@ -58,7 +58,8 @@ class Reconciler:
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._memory: dict[HubKey, HubMemory] = {}
         self._observed: dict[HubKey, Observation] = {}
-        self.takeover: dict[tuple[str, str], int] = {}  # slice → generation with this leader's term
+        self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
+        self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.events = EventRecorder(client, settings.pod_name)
         self.status = StatusWriter(client, store, self._latest_child_status)
 
@@ -255,10 +256,9 @@ class Reconciler:
         key = hub.metadata.key
         memory = self._memory.get(key)
         if memory is None or memory.uid != hub.metadata.uid:
-            memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term)
-            memory.takeover = {
-                name: generation for (namespace, name), generation in self.takeover.items() if namespace == key[0]
-            }
+            self._drop_memory(key)
+            memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
+            memory.takeover = self.takeover
         return memory
 
     def _refusal(self, hub: Hub, state: HubState) -> Refusal | None:
@@ -287,11 +287,15 @@ class Reconciler:
         self._mark_children(key, state)
         state.dirty.clear()
         if self._store.hubs.get(key) is None:
-            self._memory.pop(key, None)
+            self._drop_memory(key)
             metrics.forget(key)
             if state.empty:
                 self._store.forget(key)
         return None
+
+    def _drop_memory(self, key: HubKey) -> None:
+        if memory := self._memory.pop(key, None):
+            self._used_epochs = max(self._used_epochs, memory.used_epochs)
 
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:

@@ -19,15 +19,13 @@ class DeposedError(Exception):
     """A slice has a higher term than ours: another leader is newer."""
 
 
-async def raise_terms(
-    client: Client, store: Store, namespaces: tuple[str, ...], term: int
-) -> dict[tuple[str, str], int]:
+async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...], term: int) -> dict[str, int]:
     """Rewrite ``term`` alone in every slice until a consistent list shows none lower.
 
-    Returns the generation of each slice, by (namespace, name), that carries the term: what a member acknowledges
+    Returns the generation of each slice, by its uid, that carries the term: what a member acknowledges
     from there on it knows of this leader. Raises DeposedError.
     """
-    generations: dict[tuple[str, str], int] = {}
+    generations: dict[str, int] = {}
     gate = asyncio.Semaphore(_CONCURRENT)
 
     async def raise_one(item: RegistrySlice) -> None:
@@ -42,7 +40,7 @@ async def raise_terms(
             except (NotFoundError, ConflictError) as error:
                 log.info("slice %s changed while its term was raised: %s", item.metadata.name, error.message)
                 return
-            generations[item.metadata.key] = stored.metadata.generation
+            generations[item.metadata.uid] = stored.metadata.generation
             store.put("registryslices", stored)
 
     while True:
