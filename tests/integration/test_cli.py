@@ -330,7 +330,7 @@ BAD: list[tuple[str, str, int]] = [
     ("plan --remove shop-9 --hub shop", "error: hub shop has no member 'shop-9' to remove; it has shop-0, shop-1", 2),
     ("list --context nope", "has no context 'nope'; it has", 1),
     ("list --kubeconfig {nobody}", "error: hubs of namespace {ns} can't be listed: ", 1),
-    ("list --hub shop --kubeconfig {nobody}", "ask for the role processhub-user", 1),
+    ("list --hub shop --kubeconfig {nobody}", "ask for the role view in that namespace", 1),
     ("list --kubeconfig {stranger}", "the credentials are not valid", 1),
     ("list --kubeconfig {nowhere}", "the API server does not answer", 1),
 ]

@@ -56,7 +56,7 @@ def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Chi
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
         bound[child.id] = child.spec
         if child.id not in records and accepted and not child.spec.suspend:
-            wanted[child.id] = _wanted(child.spec, child.metadata.uid)
+            wanted[child.id] = _wanted(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
         spec = bound.get(child_id)

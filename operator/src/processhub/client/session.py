@@ -153,7 +153,11 @@ class translated:  # noqa: N801 reads as a word in `with translated("…")`
 def unreachable(what: str, error: ApiError) -> HubError:
     """The client's error for one of the API's."""
     if isinstance(error, ForbiddenError):
-        hint = "ask for the role processhub-user" if error.status == 403 else "the credentials are not valid"
+        hint = (
+            "ask for the role view in that namespace, or edit to start and stop"
+            if error.status == 403
+            else "the credentials are not valid"
+        )
         return Unreachable(f"{what}: {error.message}; {hint}")
     if isinstance(error, ConnectionFailedError):
         return Unreachable(f"{what}: the API server does not answer: {error.message}")

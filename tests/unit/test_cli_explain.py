@@ -1,0 +1,172 @@
+"""``kubectl hub explain`` and the live ``plan``: what they make of a hub, its registry and its children."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+)
+from processhub.cli.explain import candidates, why
+from processhub.cli.outlook import changed, from_cluster, outlook
+from processhub.cli.show import pod_of
+from processhub.client.registry import Registry
+from processhub.core.placement import Candidate, rank
+
+MEMBERS = ["h-0", "h-1", "h-2"]
+BEST, SECOND, LAST = (name for name, _ in rank("a", [Candidate(name) for name in MEMBERS]))
+
+
+def hub(*, unready: str = "", **spec: Any) -> Hub:
+    members = [{"name": name, "pod": f"pod-of-{name}", "ready": name != unready} for name in MEMBERS]
+    return msgspec.convert(
+        {"metadata": {"name": "h", "uid": "hub-uid"}, "spec": spec, "status": {"members": members}}, Hub
+    )
+
+
+def child(child_id: str = "a", conditions: list[dict[str, Any]] | None = None, **spec: Any) -> Child:
+    return msgspec.convert(
+        {
+            "metadata": {"name": child_id, "uid": f"u-{child_id}"},
+            "spec": {"hub": "h", "exec": {"command": ["sleep"]}, **spec},
+            "status": {"conditions": conditions or []},
+        },
+        Child,
+    )
+
+
+def registry(places: dict[str, str], *, waiting: dict[str, str] | None = None, **report: Any) -> Registry:
+    """``places`` is member by id; ``waiting`` are the targets of moves."""
+    known = Registry("h", "hub-uid")
+    for member in MEMBERS:
+        here = {child_id for child_id, name in places.items() if name == member}
+        coming = {child_id for child_id, name in (waiting or {}).items() if name == member}
+        entries = {
+            child_id: format_assignment(
+                Assignment(
+                    uid=f"u-{child_id}", epoch=2 if child_id in coming else 1, workload="w", wait=child_id in coming
+                )
+            )
+            for child_id in here | coming
+        }
+        reports = {
+            child_id: format_report(
+                Report(**{"uid": f"u-{child_id}", "epoch": 1, "state": "Running", "pid": 7, **report})
+            )
+            for child_id in here
+        }
+        known.put(
+            RegistrySlice(
+                metadata=ObjectMeta(name=f"h.{member}.0"),
+                spec=SliceSpec(hub="h", hub_uid="hub-uid", member=member, term=1, entries=entries),
+                status=SliceStatus(entries=reports),
+            )
+        )
+    return known
+
+
+def reasons(item: Child | None, known: Registry, of: Hub | None = None) -> list[str]:
+    of = of or hub()
+    return why(of, item, known.records.get("a"), candidates(of, "a", known.records))
+
+
+def test_child_on_its_best_member_is_there_by_its_score() -> None:
+    assert reasons(child(), registry({"a": BEST})) == [f"{BEST} has the highest score of the 3 members"]
+
+
+def test_child_on_a_later_choice_names_the_members_before() -> None:
+    (sentence,) = reasons(child(), registry({"a": LAST}))
+
+    assert sentence.startswith(f"{LAST} is its choice number 3: when it was placed, {BEST}, {SECOND} was full")
+
+
+def test_pinned_child_waits_for_its_member() -> None:
+    assert reasons(child(pinned=True), registry({"a": BEST}))[1].startswith("it is pinned: never moved")
+
+
+def test_guided_child_is_where_its_nodes_say() -> None:
+    guided = hub(distribution={"strategy": "Guided"})
+
+    assert reasons(child(nodes=[LAST]), registry({"a": LAST}), guided) == [f"its spec.nodes names {LAST} (Guided)"]
+
+
+def test_moving_child_names_its_target() -> None:
+    said = reasons(child(), registry({"a": LAST}, waiting={"a": BEST}))
+
+    assert said[-1] == f"it is moving to {BEST}, which starts it when {LAST} has stopped it"
+
+
+def test_failed_child_says_why() -> None:
+    known = registry({"a": BEST}, state="Failed", pid=0, reason="Exited", message="exit code 1")
+
+    assert reasons(child(), known)[-1] == "it is Failed there (Exited: exit code 1)"
+
+
+def test_child_that_is_not_placed_says_what_holds_it_back() -> None:
+    refused = child(
+        conditions=[{"type": "Placed", "status": "False", "reason": "NoMembers", "message": "none is ready"}]
+    )
+
+    assert reasons(refused, registry({})) == ["NoMembers: none is ready"]
+    assert reasons(child(), registry({})) == ["the operator has not answered yet"]
+
+
+def test_candidates_show_load_and_cap_of_ready_members() -> None:
+    known = registry({f"c{index}": "h-0" for index in range(6)})
+
+    choices = {choice.member: choice for choice in candidates(hub(unready="h-1"), "a", known.records)}
+
+    assert [(name, choices[name].children, choices[name].cap) for name in MEMBERS] == [
+        ("h-0", 6, 5),
+        ("h-1", 0, 0),
+        ("h-2", 0, 5),
+    ]
+
+
+@pytest.mark.parametrize(("mode", "pod"), [("Replicas", "gone-3"), ("PerNode", "")])
+def test_pod_of_a_member_that_the_status_does_not_name(mode: str, pod: str) -> None:
+    assert pod_of(hub(members={"mode": mode}), "h-0") == "pod-of-h-0"
+    assert pod_of(hub(members={"mode": mode}), "gone-3") == pod
+
+
+def test_live_plan_leaves_children_of_a_member_that_is_away_where_they_are() -> None:
+    of = hub(unready="h-1")
+    known = registry({f"c{index}": MEMBERS[index % 3] for index in range(30)})
+
+    found = outlook(changed(from_cluster(of, known.records, []), of, remove=["h-0"]))
+
+    assert {move.source for move in found.moves} == {"h-0"}
+    assert {move.target for move in found.moves} == {"h-2"}
+    assert found.after == {"h-0": 0, "h-1": 10, "h-2": 20}
+
+
+def test_live_plan_places_accepted_children_alone() -> None:
+    accepted = [{"type": "Accepted", "status": "True", "reason": "Accepted"}]
+    children = [child("new", accepted), child("refused"), child("asleep", accepted, suspend=True)]
+
+    found = outlook(from_cluster(hub(), {}, children))
+
+    assert found.placed.keys() == {"new"}
+    assert not found.moves
+
+
+def test_live_plan_names_pinned_children_that_can_not_leave() -> None:
+    known = registry({"a": "h-0", "b": "h-0"})
+    pinned = [child("a", pinned=True), child("b")]
+
+    found = outlook(changed(from_cluster(hub(), known.records, pinned), hub(), remove=["h-0"]))
+
+    assert found.stranded == {"h-0": ("a",)}
+    assert [move.id for move in found.moves] == ["b"]
