@@ -1,0 +1,188 @@
+"""The planner over whole lives of hubs: members come, go, restart and drain, children come, go and change, at random.
+
+``PlannedHub`` carries plans out to the letter; members acknowledge late or not at all between the rounds. After every
+round no id may run on two members; once left alone the hub comes to rest, as it shall be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec
+
+from processhub.core.membership import Phase
+from processhub.core.plan import Plan
+from processhub.core.planner import plan
+
+MEMBERS = [f"hub-{number}" for number in range(5)]
+IDS = [f"tenant/{number}" for number in range(12)]
+
+members = st.sampled_from(MEMBERS)
+ids = st.sampled_from(IDS)
+
+
+class HubLife(RuleBasedStateMachine):
+    """One hub; the rules are what users, members and the cluster do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hub = PlannedHub(3, hub_spec(cap_percent=150, max_children=8))
+        self.hub.want(child(id_) for id_ in IDS[:6])
+        self.uids = 0
+        self.highest: dict[str, int] = {}
+
+    # what happens
+
+    @rule(id_=ids, pinned=st.booleans())
+    def child_created(self, id_: str, pinned: bool) -> None:
+        if id_ not in self.hub.children:
+            self.uids += 1
+            self.hub.want([child(id_, uid=f"u{self.uids}", pinned=pinned)])
+
+    @rule(id_=ids, member=members)
+    def guided_child_created_or_sent_elsewhere(self, id_: str, member: str) -> None:
+        present = self.hub.children.get(id_)
+        if present is None:
+            self.uids += 1
+            self.hub.want([child(id_, uid=f"u{self.uids}", nodes=(member,))])
+        elif present.nodes:
+            self.hub.want([msgspec.structs.replace(present, nodes=(member,))])
+
+    @rule(id_=ids)
+    def child_deleted(self, id_: str) -> None:
+        self.hub.children.pop(id_, None)
+
+    @rule(id_=ids, workload=st.sampled_from(["w", "w2"]), tags=st.sampled_from([(), ("eu",)]), pinned=st.booleans())
+    def child_edited(self, id_: str, workload: str, tags: tuple[str, ...], pinned: bool) -> None:
+        present = self.hub.children.get(id_)
+        if present is not None:
+            edited = msgspec.structs.replace(present, workload=workload, tags=tags, pinned=pinned and not present.nodes)
+            self.hub.want([edited])
+
+    @rule(id_=ids)
+    def child_recreated(self, id_: str) -> None:
+        present = self.hub.children.get(id_)
+        if present is not None:
+            self.uids += 1
+            self.hub.want([msgspec.structs.replace(present, uid=f"u{self.uids}")])
+
+    @rule(name=members)
+    def member_lost(self, name: str) -> None:
+        if name in self.hub.members:
+            self.hub.change(name, phase=Phase.GONE, lingering=frozenset())
+
+    @rule(name=members)
+    def member_restarts(self, name: str) -> None:
+        if name in self.hub.members and self.hub.members[name].phase is Phase.LIVE:
+            self.hub.change(name, phase=Phase.HELD)
+
+    @rule(name=members)
+    def member_there(self, name: str) -> None:
+        self.hub.change(name, phase=Phase.LIVE, joining=name not in self.hub.members or self.hub.members[name].joining)
+
+    @rule(name=members, draining=st.booleans())
+    def member_drained_or_not(self, name: str, draining: bool) -> None:
+        if name in self.hub.members:
+            self.hub.change(name, draining=draining, wanted=not draining)
+
+    @rule(name=members, weight=st.integers(1, 3))
+    def weight_changed(self, name: str, weight: int) -> None:
+        if name in self.hub.members:
+            self.hub.change(name, weight=weight)
+
+    @rule(names=st.sets(members))
+    def some_members_act(self, names: set[str]) -> None:
+        self.hub.acknowledge(*(names & self.hub.members.keys()) or ["hub-0"])
+
+    @rule()
+    def leader_changes(self) -> None:
+        self.hub.next_epoch = (self.hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
+        for name in self.hub.members:
+            self.hub.change(name, settled=False)
+
+    @rule(budget=st.sampled_from([0, 1, 3, 100]), times=st.integers(1, 3))
+    def rounds_go(self, budget: int, times: int) -> None:
+        for _ in range(times):
+            planned = plan(self.hub.snapshot(budget))
+            self._check(planned, budget)
+            self.hub.write(planned)
+
+    # what must hold
+
+    def _check(self, planned: Plan, budget: int) -> None:
+        hub = self.hub
+        drains_and_joins = [move for move in planned.moves if not move.why.endswith("was lost")]
+        assert len(drains_and_joins) <= budget
+        for name, entries in planned.entries.items():
+            for id_, entry in entries.items():
+                if entry is None:
+                    continue
+                # A new epoch is above all that the id ever had; the same one only for the same run in place.
+                before = hub.record.get(id_, {}).get(name)
+                in_place = before is not None and (before.epoch, before.uid) == (entry.epoch, entry.uid)
+                assert in_place or entry.epoch > self.highest.get(id_, 0)
+                self.highest[id_] = max(entry.epoch, self.highest.get(id_, 0))
+                assert entry.uid == hub.children[id_].uid
+                if not entry.wait:
+                    others = [other for other in hub.members if other != name and self._may_run(other, id_)]
+                    assert not others, f"{id_} is to start on {name} while it may run on {others}"
+        for move in planned.moves:
+            assert not hub.children[move.id].pinned or move.why == "its nodes were changed"
+            assert hub.members[move.target].phase is Phase.LIVE
+            assert not hub.members[move.target].draining
+
+    def _may_run(self, name: str, id_: str) -> bool:
+        return self.hub.members[name].phase is not Phase.GONE and id_ in self.hub.running[name]
+
+    @invariant()
+    def no_id_runs_twice(self) -> None:
+        running = Counter(id_ for name in self.hub.members for id_ in self.hub.running[name])
+        assert all(count == 1 for count in running.values()), running
+
+    @invariant()
+    def no_member_has_a_child_twice_and_only_one_owner_is_on_record(self) -> None:
+        for id_, places in self.hub.record.items():
+            owners = [name for name, entry in places.items() if not entry.wait]
+            assert len(owners) <= 1, f"{id_} is on record with {owners}"
+            assert len(places) - len(owners) <= 1
+
+    @precondition(lambda self: self.hub.members)
+    @rule(budget=st.sampled_from([1, 100]))
+    def left_alone_it_comes_to_rest(self, budget: int) -> None:
+        hub = self.hub
+        hub.acknowledge()
+        for name, member in hub.members.items():
+            if member.phase is not Phase.LIVE:
+                # A leader that took over waits for those that are held; they are back or gone in the end.
+                hub.change(name, phase=Phase.GONE, lingering=frozenset(), settled=True)
+        plans = hub.rest(budget, rounds=150)
+        note(f"{len(plans)} rounds to rest")
+
+        at_rest = plan(hub.snapshot())
+        where = hub.where()
+        ready = {name for name, member in hub.members.items() if member.phase is Phase.LIVE and not member.draining}
+        full = all(len(hub.on(name)) >= hub.spec.members.max_children for name in ready)
+        assert where.keys() <= hub.children.keys()
+        for id_, wanted in hub.children.items():
+            if id_ in where:
+                assert hub.running[where[id_]][id_].uid == wanted.uid
+                assert hub.running[where[id_]][id_].workload == wanted.workload
+                assert wanted.bound or where[id_] in ready or full, f"{id_} stays on {where[id_]}"
+                assert not wanted.nodes or where[id_] == wanted.nodes[0] or wanted.nodes[0] not in ready
+            else:
+                assert id_ in at_rest.unplaced, f"{id_} runs nowhere and nobody says why"
+                assert wanted.bound or full, f"{id_} runs nowhere though there is room on {ready}"
+
+        # A restart of the operator moves nothing.
+        hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
+        assert plan(hub.snapshot()).empty
+
+
+HubLife.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestHubLife = HubLife.TestCase
