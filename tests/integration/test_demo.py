@@ -1,0 +1,31 @@
+"""make demo, on a cluster of its own. It checks what it tells, so its exit code says most."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from clusterfolder import ROOT, cluster_folder
+
+
+@pytest.mark.timeout(400)
+def test_demo_ends_as_told_in_plain_lines() -> None:
+    with cluster_folder() as folder:
+        answer = subprocess.run(
+            [sys.executable, "-m", "localcluster.demo"],
+            env={**os.environ, "LOCALCLUSTER_ROOT": str(folder), "PYTHONPATH": str(ROOT / "hack")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=360,
+        )
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "All as told" in answer.stdout.splitlines()[-1]
+    assert len(re.findall(r"^\d\. ", answer.stdout, re.M)) == 6
+    assert "\033" not in answer.stdout  # no colour where it is not a terminal
+    ours = [line for line in answer.stdout.splitlines() if line.startswith(("=>", "   "))]
+    assert max(map(len, ours)) <= 100
