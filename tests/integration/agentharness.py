@@ -224,6 +224,11 @@ class Member:
 
         return await self.update(change, index)
 
+    async def answer(self, item: RegistrySlice) -> None:
+        """Write a slice's status as an agent of this member would."""
+        async with await Client.connect(kubeconfig=self.kubeconfig) as client:
+            await client.replace(SLICES, self.namespace, item.metadata.name, item, subresource="status")
+
     async def reports(self, index: int = 0) -> dict[str, Report]:
         """The parsed entries of a slice's status."""
         return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}

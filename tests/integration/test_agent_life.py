@@ -14,6 +14,7 @@ from agentharness import SLEEP, Member, actor, new_member, shell, until
 from waiting import alive
 
 from localcluster.cluster import Cluster
+from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import LEASES
 
 
@@ -263,3 +264,43 @@ async def test_an_agent_that_cannot_reach_the_api_server_still_ends_when_told(me
 
     assert await agent.exit_code() == 0
     assert not alive(pid)
+
+
+async def test_a_new_agents_first_status_replaces_the_earlier_ones_over_a_conflict(member: Member) -> None:
+    old = member.start_agent()
+    await member.write({"a": SLEEP})
+    await member.running("a")
+    before = (await member.slice()).status.holder
+    old.kill()
+    member.start_agent()
+
+    # The operator writes all the time: the agent's version of the slice is never the present one for long.
+    async def replaced() -> bool:
+        await member.update(lambda spec: msgspec.structs.replace(spec, term=spec.term + 1))
+        return (await member.slice()).status.holder != before
+
+    await until(replaced, every=0.001)
+    assert await member.running("a")
+
+
+async def test_an_agent_never_overwrites_a_newer_holders_status(member: Member) -> None:
+    member.start_agent()
+    await member.write({"a": SLEEP})
+    await member.running("a")
+    item = await member.slice()
+    newer = msgspec.structs.replace(item.status, holder="pod-b/1")
+    while True:
+        try:
+            item = await member.slice()
+            await member.answer(msgspec.structs.replace(item, status=newer))
+            break
+        except ConflictError:
+            continue
+
+    await member.write({"b": SLEEP})
+    agent = member.agents[0]
+    await until(lambda: "answered by pod-b/1" in agent.log())
+    assert (await member.slice()).status.holder == "pod-b/1"
+
+    # Nobody took the Lease: it was a hand edit, and the agent's word is restored.
+    assert await member.running("b")

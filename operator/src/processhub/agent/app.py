@@ -54,7 +54,9 @@ class Agent:
             self.metrics,
         )
         self.sync = Sync(client, env, self.lease.identity, self.supervisor.want, self._own_slice, self._settings)
-        self._status = StatusBook(client, self.lease.identity, self.metrics, self.sync.informer.put)
+        self._status = StatusBook(
+            client, self.lease.identity, lambda: self.lease.renewals, self.metrics, self.sync.informer.put
+        )
         self._server = Server(env, self.sync, self.supervisor, self.metrics, self.healthy, self.ready)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None

@@ -12,7 +12,8 @@ import msgspec
 from processhub.agent.logs import LogSink, now
 
 LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
-_READ = 64 * 1024
+_READ = 16 * 1024  # short lines make a lot of work of it, and other events wait meanwhile
+_DROP = 64 * 1024
 _PAUSE_SECONDS = 0.005  # while lines are dropped: reading so on costs little, and no child waits for long
 _encode = msgspec.json.Encoder().encode
 Encode = Callable[[list[bytes]], list[bytes]]
@@ -47,14 +48,14 @@ class PipeReader:
     def finish(self) -> None:
         """The process's tree is gone: take what is there and close."""
         # A pipe holds 64 KiB (1 MiB at most): a few reads empty it; somebody else may still hold the other end.
-        for _ in range(16):
+        for _ in range(64):
             if self._fd < 0 or not self._read():
                 break
         self._close()
 
     def _read(self) -> bool:
         try:
-            data = os.read(self._fd, _READ)
+            data = os.read(self._fd, _DROP if self._sink.full else _READ)
         except BlockingIOError:
             return False
         except OSError:

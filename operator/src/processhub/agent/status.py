@@ -27,17 +27,26 @@ _GATHER_SECONDS = 0.1  # between two writes while many children change,
 _GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
 _LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
 _RETRY_SECONDS = 0.5
+_RENEWALS_TO_SETTLE = 2  # the first may have been under way
 _MAX_TEXT = 384 * 1024  # characters of all entries
 
 
 class StatusBook:
     """The writers of all own slices.
 
-    ``children(slice name)`` is not asked for: every child tells of its changes, and which slices report it.
+    ``renewals()`` counts those of the member's Lease; ``written(slice)`` gets each slice as it was stored.
     """
 
-    def __init__(self, client: Client, holder: str, metrics: Metrics, written: Callable[[RegistrySlice], None]) -> None:
-        self._client, self._holder, self._metrics, self._written = client, holder, metrics, written
+    def __init__(
+        self,
+        client: Client,
+        holder: str,
+        renewals: Callable[[], int],
+        metrics: Metrics,
+        written: Callable[[RegistrySlice], None],
+    ) -> None:
+        self._client, self._holder, self._renewals = client, holder, renewals
+        self._metrics, self._written = metrics, written
         self._pages: dict[str, _Page] = {}
         self._open = False
 
@@ -50,7 +59,7 @@ class StatusBook:
                 del self._pages[name]
             return
         if page is None:
-            page = self._pages[name] = _Page(self._client, self._holder, self._metrics, self._written)
+            page = self._pages[name] = _Page(self._client, self._holder, self._renewals, self._metrics, self._written)
             page.dirty.update({child.id: child for child in children})
         page.take(item, open_=self._open)
 
@@ -81,12 +90,22 @@ class StatusBook:
 class _Page:
     """One slice's status."""
 
-    def __init__(self, client: Client, holder: str, metrics: Metrics, written: Callable[[RegistrySlice], None]) -> None:
-        self._client, self._holder, self._metrics, self._written = client, holder, metrics, written
+    def __init__(
+        self,
+        client: Client,
+        holder: str,
+        renewals: Callable[[], int],
+        metrics: Metrics,
+        written: Callable[[RegistrySlice], None],
+    ) -> None:
+        self._client, self._holder, self._renewals = client, holder, renewals
+        self._metrics, self._written = metrics, written
         self._item: RegistrySlice | None = None
         self._entries: dict[str, str] = {}
         self.dirty: dict[str, Child] = {}
         self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
+        self._wrote = False  # this agent has answered the slice
+        self._disputed: int | None = None  # renewals of the Lease when another's answer was seen after that
         self._bucket = TokenBucket(_PER_SECOND, _BURST)
         self._wake = asyncio.Event()  # there is something to say
         self._urgent = asyncio.Event()  # and somebody may wait for it
@@ -203,6 +222,7 @@ class _Page:
         for _ in range(5):
             item = self._item
             assert item is not None
+            self._check_holder(item)
             namespace, name = item.metadata.key
             try:
                 body = {
@@ -223,13 +243,14 @@ class _Page:
                 current = await self._client.get(SLICES, namespace, name)
                 if current.metadata.uid != item.metadata.uid:
                     raise NotFoundError(404, "NotFound", f"slice {name} was re-created") from None
-                if current.status.holder != self._holder:
-                    # An earlier agent's status: replace the whole, on the version just read.
-                    self._written(current)
-                    continue
+                self._check_holder(current)
+                self._written(current)
+                if not current.status.holder:
+                    continue  # no status to test for: once more on the version just read
                 patch = [
                     {"op": "test", "path": "/metadata/uid", "value": item.metadata.uid},
-                    {"op": "test", "path": "/status/holder", "value": self._holder},
+                    # Ours, or an earlier agent's that nobody has replaced since.
+                    {"op": "test", "path": "/status/holder", "value": current.status.holder},
                     {"op": "replace", "path": "/status", "value": status},
                 ]
                 try:
@@ -241,7 +262,24 @@ class _Page:
                     continue
         else:
             raise ConflictError(409, "Conflict", f"slice {name} changes too quickly")
+        self._wrote = True
         self._written(stored)
+
+    def _check_holder(self, item: RegistrySlice) -> None:
+        """Raises ApiError where another holder has answered a slice that this agent has answered before.
+
+        A newer agent's word stands: this one will see at its next renewal that the Lease is another's. Once the
+        Lease has been renewed since, the answer was nobody's (a hand edit), and is replaced.
+        """
+        if not self._wrote or item.status.holder == self._holder:
+            self._disputed = None
+            return
+        if self._disputed is None:
+            self._disputed = self._renewals()
+        if self._renewals() < self._disputed + _RENEWALS_TO_SETTLE:
+            raise ApiError(
+                409, "Superseded", f"slice {item.metadata.name} is answered by {item.status.holder or 'nobody'} now"
+            )
 
 
 def _bounded(entries: dict[str, str]) -> dict[str, str]:
