@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 from model.explore import Counterexample, check_rest, explore
-from model.hub import Rules
+from model.rules import Rules
 from model.scenarios import NEEDED, SCENARIOS
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from processhub.core.membership import Phase
 
-from .hub import ModelHub, PromiseBrokenError, Rules
+from .hub import ModelHub
+from .rules import PromiseBrokenError, Rules
 from .states import NO_ONE, State, canonical
 
 _ROUNDS_TO_REST = 30
@@ -30,25 +32,32 @@ class Explored(dict[State, "tuple[State, str] | None"]):
         return steps[::-1]
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cycle collector: there are no cycles, and it would look at all states again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_uncollected()
 def explore(rules: Rules, limit: int = 5_000_000) -> Explored:
     """All states that can be reached. Raises Counterexample, by a shortest way."""
     hub = ModelHub(rules)
     first = hub.first()
     seen = Explored({first: None})
     queue = deque([first])
-    gc.disable()  # nothing here is garbage in a cycle, and the collector would look at all of it again and again
-    try:
-        while queue:
-            state = queue.popleft()
-            for step, raw in _steps(hub, state, seen):
-                after = canonical(raw)
-                if after not in seen:
-                    seen[after] = (state, step)
-                    queue.append(after)
-            if len(seen) > limit:
-                raise RuntimeError(f"more than {limit} states")
-    finally:
-        gc.enable()
+    while queue:
+        state = queue.popleft()
+        for step, raw in _steps(hub, state, seen):
+            after = canonical(raw)
+            if after not in seen:
+                seen[after] = (state, step)
+                queue.append(after)
+        if len(seen) > limit:
+            raise RuntimeError(f"more than {limit} states")
     return seen
 
 
@@ -59,6 +68,7 @@ def _steps(hub: ModelHub, state: State, seen: Explored) -> Iterator[tuple[str, S
         raise Counterexample("\n".join([*seen.way_to(state), f"=> {broken}"])) from broken
 
 
+@_uncollected()
 def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
     """From every state, with no more trouble, the hub comes to rest as it shall be. The number of states passed.
 

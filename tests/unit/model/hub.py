@@ -7,86 +7,41 @@ observed slice, what really runs, report). One slice a member, all members of on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 
-import msgspec
-
-from processhub.api.hub import HubSpec
-from processhub.api.slice import Assignment
-from processhub.core.membership import MemberFacts, Phase, judge
-from processhub.core.placement import child_key
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
-
+from .agents import Agents
+from .leader import Leader
+from .rules import Step, with_member
 from .states import (
     ANYWHERE,
     NO_ONE,
     Agent,
-    Confirm,
-    Entry,
     Known,
     Lease,
     Member,
     Operator,
-    Put,
-    Run,
     Spec,
     State,
     Status,
     Want,
-    Write,
     canonical,
     put_at,
 )
 
-Step = tuple[str, State]
-_SPEC = HubSpec()
 
-
-class PromiseBrokenError(AssertionError):
-    """A step that must not be possible; the message says which promise it breaks."""
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is checked: the children's ids, the hub's settings, how much trouble there may be, and what is left out.
-
-    ``trouble``: kind → how often: die, stop, cut (a member), depose (the leader), lose (a slice write), delete,
-    recreate, redirect (a child), drain (a member). ``without``: rules of the protocol to leave out, to see that
-    they are needed.
-    """
-
-    ids: tuple[str, ...] = ("a",)
-    members: int = 2
-    holds: bool = True
-    pinned: bool = False
-    guided: bool = False
-    joiner: bool = False  # the last member has not been there yet
-    trouble: Mapping[str, int] = {}
-    without: frozenset[str] = frozenset()
-
-
-class ModelHub:
+class ModelHub(Leader, Agents):
     """The transitions of one hub by its rules."""
-
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-        self.kinds = tuple(sorted(rules.trouble))
-        self.indexes = range(rules.members)
-        self.ids = range(len(rules.ids))
 
     def first(self) -> State:
         """All children wanted, none placed; all members up, but for a joiner."""
-        empty = tuple(None for _ in self.ids)
-        spec = Spec(1, 1, NO_ONE, empty)
+        spec = Spec(1, 1, NO_ONE, self.nothing)
         members, known = [], []
         for index in self.indexes:
             there = not (self.rules.joiner and index == self.rules.members - 1)
             nonce = 1 if there else NO_ONE
             lease = Lease(nonce, there, 1)
             status = Status(1 if there else 0, nonce, tuple(0 for _ in self.ids))
-            agent = Agent(nonce, True, 2 if there else 0, spec, empty)
+            agent = Agent(nonce, True, 2 if there else 0, spec, self.nothing)
             members.append(Member(spec, status, lease, agent, not there, False))
             known.append(Known(lease, False, not there, tuple(0 for _ in self.ids), 0))
         wanted = tuple(Want(1, 0 if self.rules.guided else ANYWHERE) for _ in self.ids)
@@ -101,355 +56,6 @@ class ModelHub:
             yield from self._agent_steps(state, index)
         yield from self._troubles(state)
 
-    # the operator
-
-    def _operator_steps(self, state: State) -> Iterator[Step]:
-        operator = state.operator
-        for position in self._at_once(operator.pending):
-            yield f"write {operator.pending[position]}", self.write(state, position)
-            may_be_lost = "lose" in self.kinds and state.left[self.kinds.index("lose")]
-            if may_be_lost and isinstance(operator.pending[position], Put):
-                yield f"lose {operator.pending[position]}", self._lose(state, position)
-        if operator.late:
-            yield f"late write {operator.late[0]}", self._write_late(state)
-        if operator.pending:
-            return
-        if not operator.leading:
-            yield "take over", self.take_over(state)
-            return
-        for index in self.indexes:
-            seen = self.see_lease(state, index)
-            if seen != state:
-                yield f"see the Lease of {index}", seen
-            if self.may_end_hold(state, index):
-                yield f"the hold of {index} is over", self.end_hold(state, index)
-        yield "plan", self.plan(state)
-
-    @staticmethod
-    def _at_once(pending: tuple[Write, ...]) -> range:
-        """The writes that may be next: puts go at once, a Confirm waits for those before it."""
-        if pending and isinstance(pending[0], Confirm):
-            return range(1)
-        barrier = next((at for at, write in enumerate(pending) if isinstance(write, Confirm)), len(pending))
-        return range(barrier)
-
-    def see_lease(self, state: State, index: int) -> State:
-        """The watch delivers the Lease and what the kubelet says of its holder."""
-        known, member = state.operator.known[index], state.members[index]
-        ended = member.lease.holder != NO_ONE and member.agent.nonce != member.lease.holder
-        known = known._replace(lease=member.lease, ended=ended)
-        if self.judge(state, index, known).phase is Phase.LIVE:
-            known = known._replace(hold_over=False)
-        return _know(state, index, known)
-
-    def may_end_hold(self, state: State, index: int) -> bool:
-        """Whether the operator waits for this member's restart."""
-        known = state.operator.known[index]
-        return not known.hold_over and self.judge(state, index, known).restarting
-
-    def end_hold(self, state: State, index: int) -> State:
-        """holdSeconds have passed."""
-        return _know(state, index, state.operator.known[index]._replace(hold_over=True))
-
-    def judge(self, state: State, index: int, known: Known):
-        """The real judgement of what is known of the member."""
-        granted = state.members[index].spec.granted
-        return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted,
-                      self.rules.holds, state.members[index].drain)  # fmt: skip
-
-    def _proven(self, status: Status, known: Known, id_: int) -> bool:
-        """Rule 7."""
-        observed = status.gen >= known.removed[id_]
-        if "the present holder's word" in self.rules.without:
-            return observed
-        if "what is reported" in self.rules.without:
-            return observed and status.holder == known.lease.holder
-        return observed and status.holder == known.lease.holder and not status.uids[id_]
-
-    def _lingers(self, state: State, index: int, id_: int) -> bool:
-        known, member = state.operator.known[index], state.members[index]
-        if known.removed[id_]:
-            return True
-        entry, uid = member.spec.entries[id_], member.status.uids[id_]
-        if not uid or member.status.holder != known.lease.holder or "what is reported" in self.rules.without:
-            return False
-        return entry is None or entry.uid != uid
-
-    def _settled(self, state: State, index: int) -> bool:
-        known = state.operator.known[index]
-        judged = self.judge(state, index, known)
-        if "settling" in self.rules.without or judged.phase is Phase.GONE:
-            return True
-        if judged.restarting:
-            return True  # proven to run nothing now
-        status = state.members[index].status
-        return not known.confirm or (status.gen >= known.confirm and status.holder == known.lease.holder)
-
-    def views(self, state: State) -> tuple[MemberView, ...]:
-        """The members as the planner is told of them."""
-        found = []
-        for index in self.indexes:
-            member = state.members[index]
-            judged = self.judge(state, index, state.operator.known[index])
-            found.append(
-                MemberView(
-                    name=f"m{index}",
-                    phase=judged.phase,
-                    draining=judged.draining,
-                    joining=member.joining,
-                    settled=self._settled(state, index),
-                    lingering=frozenset(self.rules.ids[id_] for id_ in self.ids if self._lingers(state, index, id_)),
-                )
-            )
-        return tuple(found)
-
-    def decide(self, state: State) -> Plan:
-        """The real plan for what the operator knows."""
-        record = tuple(tuple(member.spec.entries[id_] for member in state.members) for id_ in self.ids)
-        operator = state.operator
-        return _plan(self.rules.ids, self.views(state), state.wanted, record, operator.next_epoch, self.rules.pinned)
-
-    def plan(self, state: State) -> State:
-        """Begin a round: the plan becomes writes."""
-        if "live read" not in self.rules.without:
-            for index in self.indexes:
-                known = state.operator.known[index]
-                # Where nothing is on record there may still be what was removed and is not proven to have ended.
-                doubtful = any(state.members[index].spec.entries)
-                if "live read of the emptied" not in self.rules.without:
-                    doubtful = doubtful or any(known.removed)
-                if doubtful and self.judge(state, index, known).phase is Phase.GONE:
-                    state = self.see_lease(state, index)
-        state = self._note_proofs(state)
-        views = self.views(state)
-        self._check_proofs(state, views)
-        planned = self.decide(state)
-        first: list[Write] = []
-        then: list[Write] = []
-        for index, view in enumerate(views):
-            changes = planned.entries.get(view.name, {})
-            member, known = state.members[index], state.operator.known[index]
-            entries = list(member.spec.entries)
-            for id_, name in enumerate(self.rules.ids):
-                if name in changes:
-                    change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait)
-            granted = NO_ONE if self.rules.holds else known.lease.holder or member.spec.granted
-            joining = planned.joining.get(view.name, member.joining)
-            put = Put(index, state.operator.term, granted, tuple(entries), joining)
-            gone = view.phase is Phase.GONE and None in changes.values()
-            if (put.entries, granted, joining) != (member.spec.entries, member.spec.granted, member.joining):
-                (first if gone else then).append(put)
-            if gone and "live read" not in self.rules.without:
-                lost = frozenset(
-                    id_ for id_, name in enumerate(self.rules.ids) if name in changes and not changes[name]
-                )
-                first.append(Confirm(index, known.lease, lost))
-        writes = (*then, *first) if "removals first" in self.rules.without else (*first, *then)
-        operator = state.operator._replace(pending=writes, next_epoch=planned.next_epoch)
-        return state._replace(operator=operator)
-
-    def _note_proofs(self, state: State) -> State:
-        for index in self.indexes:
-            known, status = state.operator.known[index], state.members[index].status
-            if any(known.removed):
-                removed = tuple(0 if self._proven(status, known, id_) else known.removed[id_] for id_ in self.ids)
-                state = _know(state, index, known._replace(removed=removed))
-            if known.confirm and status.gen >= known.confirm and status.holder == known.lease.holder:
-                state = _know(state, index, state.operator.known[index]._replace(confirm=0))
-        return state
-
-    def write(self, state: State, position: int = 0) -> State:
-        """One of the round's writes reaches the API server."""
-        operator = state.operator
-        write = operator.pending[position]
-        rest = operator.pending[:position] + operator.pending[position + 1 :]
-        if isinstance(write, Confirm):
-            return self._confirm(state, write, rest)
-        before = state.members
-        state = _accept(state, write)
-        if isinstance(write, Put) and write.entries is not None:
-            state = self._note_removals(state, write, before[write.member].spec)
-        return state._replace(operator=state.operator._replace(pending=rest))
-
-    def _lose(self, state: State, position: int) -> State:
-        """A write fails, be it by a conflict or the network; the round goes on."""
-        operator, at = state.operator, self.kinds.index("lose")
-        rest = operator.pending[:position] + operator.pending[position + 1 :]
-        left = put_at(state.left, at, state.left[at] - 1)
-        return state._replace(operator=operator._replace(pending=rest), left=left)
-
-    def _confirm(self, state: State, write: Confirm, rest: tuple[Write, ...]) -> State:
-        member = state.members[write.member]
-        kept_its_entries = any(member.spec.entries[id_] for id_ in write.ids)
-        if member.lease != write.lease or (kept_its_entries and "removals written" not in self.rules.without):
-            # It came back, or was not told: what it was to lose is not given to others yet.
-            kept = []
-            for later in rest:
-                if isinstance(later, Put) and later.entries is not None:
-                    present = state.members[later.member].spec.entries
-                    entries = tuple(
-                        present[id_] if id_ in write.ids and entry is not None else entry
-                        for id_, entry in enumerate(later.entries)
-                    )
-                    later = later._replace(entries=entries)
-                kept.append(later)
-            rest = tuple(kept)
-        state = self.see_lease(state, write.member)
-        return state._replace(operator=state.operator._replace(pending=rest))
-
-    def _note_removals(self, state: State, write: Put, old: Spec) -> State:
-        assert write.entries is not None
-        known = state.operator.known[write.member]
-        gen = state.members[write.member].spec.gen
-        removed = list(known.removed)
-        for id_, (before, after) in enumerate(zip(old.entries, write.entries, strict=True)):
-            if before is not None and (after is None or after.uid != before.uid):
-                removed[id_] = gen
-            if after is not None and after != before and not after.wait:
-                self._check_epoch(state, id_, after, before)
-        return _know(state, write.member, known._replace(removed=tuple(removed)))
-
-    def _write_late(self, state: State) -> State:
-        """A deposed leader writes on: the API server refuses a term below the slice's."""
-        operator = state.operator
-        write, rest = operator.late[0], operator.late[1:]
-        if isinstance(write, Confirm):
-            if state.members[write.member].lease != write.lease:
-                rest = ()
-        elif isinstance(write, Put):
-            fenced = write.term < state.members[write.member].spec.term
-            if fenced and "term fence" not in self.rules.without:
-                rest = ()
-            else:
-                state = _accept(state, write)
-        return state._replace(operator=state.operator._replace(late=rest))
-
-    def depose(self, state: State) -> State:
-        """A new leader: it has the caches of a standby, remembers nothing, and first raises the term everywhere."""
-        operator = state.operator
-        nothing = tuple(0 for _ in self.ids)
-        known = tuple(
-            # Leases and holdSeconds are counted afresh.
-            Known(belief.lease._replace(valid=belief.lease.holder != NO_ONE), belief.ended, False, nothing, 0)
-            for belief in operator.known
-        )
-        term = operator.term + 1
-        raised = tuple(Put(index, term, NO_ONE, None, False) for index in self.indexes)
-        # A former leader that was taking over has nothing to write but terms, which are below the new one's.
-        late = operator.pending if operator.leading else operator.late
-        return state._replace(
-            operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late)
-        )
-
-    def take_over(self, state: State) -> State:
-        """All terms are raised: list again, then lead."""
-        for index in self.indexes:
-            if "leases listed" not in self.rules.without:
-                state = self.see_lease(state, index)
-            member = state.members[index]
-            state = _know(state, index, state.operator.known[index]._replace(confirm=member.spec.gen))
-        return state._replace(operator=state.operator._replace(leading=True))
-
-    # the agents
-
-    def _agent_steps(self, state: State, index: int) -> Iterator[Step]:
-        for name in ("boot", "take", "listed", "observe", "report", "lapse", "heal"):
-            after = getattr(self, name)(state, index)
-            if after is not None:
-                yield f"{name} {index}", after
-        for id_ in self.ids:
-            after = self.act(state, index, id_)
-            if after is not None:
-                yield f"act {index} {self.rules.ids[id_]}", after
-
-    def boot(self, state: State, index: int) -> State | None:
-        """A new container starts, with a new nonce and without the Lease."""
-        member = state.members[index]
-        if member.agent.nonce != NO_ONE:
-            return None
-        pending = (*state.operator.pending, *state.operator.late)
-        known = [
-            state.operator.known[index].lease.holder,
-            member.lease.holder,
-            member.status.holder,
-            member.spec.granted,
-        ]
-        known += [write.granted if isinstance(write, Put) else write.lease.holder for write in pending]
-        return _at(state, index, member._replace(agent=member.agent._replace(nonce=1 + max(known))))
-
-    def take(self, state: State, index: int) -> State | None:
-        """The agent takes the Lease: released, of its own pod's earlier container, or its own that ran out."""
-        member = state.members[index]
-        agent = member.agent
-        if agent.nonce == NO_ONE or agent.stage != 0 or not agent.connected:
-            return None
-        lease = Lease(agent.nonce, True, member.lease.version + 1)
-        stage = 2 if "list after the Lease" in self.rules.without and agent.view.gen else 1
-        return self._checked(_at(state, index, member._replace(lease=lease, agent=agent._replace(stage=stage))))
-
-    def listed(self, state: State, index: int) -> State | None:
-        """With the Lease just taken: read the slice, end what it does not grant, then serve."""
-        member = state.members[index]
-        agent = member.agent
-        if agent.stage != 1 or not agent.connected:
-            return None
-        runs = tuple(
-            run if run is not None and run == _granted(member.spec, agent.nonce, id_) else None
-            for id_, run in enumerate(agent.runs)
-        )
-        agent = agent._replace(stage=2, view=member.spec._replace(term=0), runs=runs)
-        return self._checked(_at(state, index, member._replace(agent=agent)))
-
-    def observe(self, state: State, index: int) -> State | None:
-        """The watch delivers the slice."""
-        member = state.members[index]
-        if member.agent.stage != 2 or not member.agent.connected or member.agent.view.gen == member.spec.gen:
-            return None
-        return _at(state, index, member._replace(agent=member.agent._replace(view=member.spec._replace(term=0))))
-
-    def act(self, state: State, index: int, id_: int) -> State | None:
-        """Stop what is not granted, or start what is, by the slice as observed."""
-        member = state.members[index]
-        agent = member.agent
-        if agent.stage != 2:
-            return None
-        run, granted = agent.runs[id_], _granted(agent.view, agent.nonce, id_)
-        if run == granted:
-            return None
-        runs = put_at(agent.runs, id_, granted if run is None else None)
-        return self._checked(_at(state, index, member._replace(agent=agent._replace(runs=runs))))
-
-    def report(self, state: State, index: int) -> State | None:
-        """Write the status: what really runs, by the generation observed."""
-        member = state.members[index]
-        agent = member.agent
-        status = Status(agent.view.gen, agent.nonce, tuple(run.uid if run else 0 for run in agent.runs))
-        if agent.stage != 2 or not agent.connected or status == member.status:
-            return None
-        return _at(state, index, member._replace(status=status))
-
-    def lapse(self, state: State, index: int) -> State | None:
-        """The Lease of a member that is dead or cut off runs out; with Divergence its children run on."""
-        member = state.members[index]
-        agent, lease = member.agent, member.lease
-        renewed = agent.nonce == lease.holder and agent.connected
-        if not lease.valid or renewed:
-            return None
-        if agent.nonce == lease.holder:
-            agent = agent._replace(stage=0, view=self._no_view(agent))
-        return _at(state, index, member._replace(lease=lease._replace(valid=False), agent=agent))
-
-    def _no_view(self, agent: Agent) -> Spec:
-        return agent.view if "list after the Lease" in self.rules.without else Spec(0, 0, NO_ONE, _none(self))
-
-    def heal(self, state: State, index: int) -> State | None:
-        """A member that was cut off is reachable again."""
-        member = state.members[index]
-        if member.agent.connected:
-            return None
-        return _at(state, index, member._replace(agent=member.agent._replace(connected=True)))
-
     # trouble
 
     def _troubles(self, state: State) -> Iterator[Step]:
@@ -459,7 +65,7 @@ class ModelHub:
                 yield from self._trouble(kind, spent)
         for index in self.indexes:
             if state.members[index].drain:
-                yield f"undrain {index}", _at(state, index, state.members[index]._replace(drain=False))
+                yield f"undrain {index}", with_member(state, index, state.members[index]._replace(drain=False))
 
     def _trouble(self, kind: str, state: State) -> Iterator[Step]:
         if kind == "depose":
@@ -480,144 +86,17 @@ class ModelHub:
             member = state.members[index]
             alive, name = member.agent.nonce != NO_ONE, f"{kind} {index}"
             if kind == "cut" and alive and member.agent.connected:
-                yield name, _at(state, index, member._replace(agent=member.agent._replace(connected=False)))
+                yield name, with_member(state, index, member._replace(agent=member.agent._replace(connected=False)))
             if kind == "die" and alive:
-                yield name, _at(state, index, _dead(self, member))
+                yield name, with_member(state, index, _dead(self, member))
             if kind == "stop" and alive and member.agent.stage == 2 and member.agent.connected:
                 # Clean: its children are reaped, then the Lease is released.
                 released = Lease(NO_ONE, False, member.lease.version + 1)
-                yield name, _at(state, index, _dead(self, member)._replace(lease=released))
+                yield name, with_member(state, index, _dead(self, member)._replace(lease=released))
             if kind == "drain" and not member.drain:
-                yield name, _at(state, index, member._replace(drain=True))
-
-    # the promises
-
-    def active(self, state: State, id_: int) -> list[int]:
-        """The members that serve the id: they hold a Lease that has not run out."""
-        return [
-            index for index in self.indexes if _serves(state.members[index]) and state.members[index].agent.runs[id_]
-        ]
-
-    def _checked(self, state: State) -> State:
-        for id_ in self.ids:
-            owners = self.active(state, id_)
-            if len(owners) > 1:
-                raise PromiseBrokenError(f"{self.rules.ids[id_]} has {len(owners)} active owners: {owners}")
-        return state
-
-    def _check_proofs(self, state: State, views: tuple[MemberView, ...]) -> None:
-        """What the operator takes for stopped is stopped."""
-        if not all(view.settled for view in views):
-            return
-        for index, view in enumerate(views):
-            member = state.members[index]
-            for id_, name in enumerate(self.rules.ids):
-                believed = view.phase is Phase.GONE or name in view.lingering or member.spec.entries[id_] is not None
-                if not believed and _serves(member) and member.agent.runs[id_] is not None:
-                    raise PromiseBrokenError(f"{name} was taken for stopped on m{index}, where it runs")
-
-    def _check_epoch(self, state: State, id_: int, entry: Entry, before: Entry | None) -> None:
-        if before is not None and before.epoch == entry.epoch and before.uid == entry.uid and not before.wait:
-            return
-        seen = [run.epoch for member in state.members if (run := member.agent.runs[id_])]
-        if any(epoch >= entry.epoch for epoch in seen):
-            raise PromiseBrokenError(f"{self.rules.ids[id_]} got epoch {entry.epoch} after {max(seen)}")
-
-
-def _serves(member: Member) -> bool:
-    agent, lease = member.agent, member.lease
-    return agent.stage == 2 and lease.valid and lease.holder == agent.nonce
-
-
-def _granted(spec: Spec, nonce: int, id_: int) -> Run | None:
-    entry = spec.entries[id_]
-    if entry is None or entry.wait or spec.granted not in (NO_ONE, nonce):
-        return None
-    return Run(entry.uid, entry.epoch)
-
-
-def _none(hub: ModelHub) -> tuple[None, ...]:
-    return tuple(None for _ in hub.ids)
+                yield name, with_member(state, index, member._replace(drain=True))
 
 
 def _dead(hub: ModelHub, member: Member) -> Member:
-    view = Spec(0, 0, NO_ONE, _none(hub))
-    return member._replace(agent=Agent(NO_ONE, True, 0, view, _none(hub)))
-
-
-def _accept(state: State, write: Put) -> State:
-    member = state.members[write.member]
-    spec = member.spec
-    if write.entries is None:
-        return _at(state, write.member, member._replace(spec=spec._replace(gen=spec.gen + 1, term=write.term)))
-    new = Spec(spec.gen, write.term, write.granted, write.entries)
-    if new != spec:
-        new = new._replace(gen=spec.gen + 1)
-    return _at(state, write.member, member._replace(spec=new, joining=write.joining))
-
-
-def _at(state: State, index: int, member: Member) -> State:
-    return state._replace(members=put_at(state.members, index, member))
-
-
-def _know(state: State, index: int, known: Known) -> State:
-    operator = state.operator
-    return state._replace(operator=operator._replace(known=put_at(operator.known, index, known)))
-
-
-@cache
-def _judge(holder: int, valid: bool, ended: bool, hold_over: bool, granted: int, holds: bool, drain: bool):
-    facts = MemberFacts(
-        holder=f"p/{holder}" if holder else "",
-        granted_to=f"p/{granted}" if granted else "",
-        unrenewed_seconds=0.0 if valid else 100.0,
-        pod_uid="p",
-        holder_terminated=ended,
-        holds=holds,
-        restarting_seconds=100.0 if hold_over else 0.0,
-        ordered_away=drain,
-    )
-    return judge(facts)
-
-
-@cache
-def _plan(
-    ids: tuple[str, ...],
-    views: tuple[MemberView, ...],
-    children: tuple[Want | None, ...],
-    record: tuple[tuple[Entry | None, ...], ...],
-    next_epoch: int,
-    pinned: bool,
-) -> Plan:
-    wanted = {
-        name: Wanted(
-            id=name,
-            uid=str(want.uid),
-            key=child_key(name),
-            workload="w",
-            pinned=pinned,
-            nodes=() if want.node == ANYWHERE else (f"m{want.node}",),
-        )
-        for name, want in zip(ids, children, strict=True)
-        if want is not None
-    }
-    places = {
-        name: tuple(
-            OnRecord(
-                views[index].name, Assignment(uid=str(entry.uid), epoch=entry.epoch, workload="w", wait=entry.wait)
-            )
-            for index, entry in enumerate(entries)
-            if entry is not None
-        )
-        for name, entries in zip(ids, record, strict=True)
-    }
-    return plan(
-        HubSnapshot(
-            spec=_SPEC,
-            members=views,
-            children=wanted,
-            record={name: found for name, found in places.items() if found},
-            next_epoch=next_epoch,
-            move_budget=100,
-        )
-    )
+    view = Spec(0, 0, NO_ONE, hub.nothing)
+    return member._replace(agent=Agent(NO_ONE, True, 0, view, hub.nothing))

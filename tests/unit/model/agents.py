@@ -1,0 +1,118 @@
+"""The steps of the members: their Lease, what they read, run and report (PROTOCOL.md 6, 7, 9, 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .rules import Checked, Step, with_member
+from .states import NO_ONE, Agent, Lease, Put, Run, Spec, State, Status, put_at
+
+
+class Agents(Checked):
+    """The agents' steps. Each answers with the state after it, or None where it is not possible."""
+
+    def _agent_steps(self, state: State, index: int) -> Iterator[Step]:
+        for name in ("boot", "take", "listed", "observe", "report", "lapse", "heal"):
+            after = getattr(self, name)(state, index)
+            if after is not None:
+                yield f"{name} {index}", after
+        for id_ in self.ids:
+            after = self.act(state, index, id_)
+            if after is not None:
+                yield f"act {index} {self.rules.ids[id_]}", after
+
+    def boot(self, state: State, index: int) -> State | None:
+        """A new container starts, with a new nonce and without the Lease."""
+        member = state.members[index]
+        if member.agent.nonce != NO_ONE:
+            return None
+        pending = (*state.operator.pending, *state.operator.late)
+        known = [
+            state.operator.known[index].lease.holder,
+            member.lease.holder,
+            member.status.holder,
+            member.spec.granted,
+        ]
+        known += [write.granted if isinstance(write, Put) else write.lease.holder for write in pending]
+        return with_member(state, index, member._replace(agent=member.agent._replace(nonce=1 + max(known))))
+
+    def take(self, state: State, index: int) -> State | None:
+        """The agent takes the Lease: released, of its own pod's earlier container, or its own that ran out."""
+        member = state.members[index]
+        agent = member.agent
+        if agent.nonce == NO_ONE or agent.stage != 0 or not agent.connected:
+            return None
+        lease = Lease(agent.nonce, True, member.lease.version + 1)
+        stage = 2 if "list after the Lease" in self.rules.without and agent.view.gen else 1
+        return self._checked(with_member(state, index, member._replace(lease=lease, agent=agent._replace(stage=stage))))
+
+    def listed(self, state: State, index: int) -> State | None:
+        """With the Lease just taken: read the slice, end what it does not grant, then serve."""
+        member = state.members[index]
+        agent = member.agent
+        if agent.stage != 1 or not agent.connected:
+            return None
+        runs = tuple(
+            run if run is not None and run == _granted(member.spec, agent.nonce, id_) else None
+            for id_, run in enumerate(agent.runs)
+        )
+        agent = agent._replace(stage=2, view=member.spec._replace(term=0), runs=runs)
+        return self._checked(with_member(state, index, member._replace(agent=agent)))
+
+    def observe(self, state: State, index: int) -> State | None:
+        """The watch delivers the slice."""
+        member = state.members[index]
+        if member.agent.stage != 2 or not member.agent.connected or member.agent.view.gen == member.spec.gen:
+            return None
+        return with_member(
+            state, index, member._replace(agent=member.agent._replace(view=member.spec._replace(term=0)))
+        )
+
+    def act(self, state: State, index: int, id_: int) -> State | None:
+        """Stop what is not granted, or start what is, by the slice as observed."""
+        member = state.members[index]
+        agent = member.agent
+        if agent.stage != 2:
+            return None
+        run, granted = agent.runs[id_], _granted(agent.view, agent.nonce, id_)
+        if run == granted:
+            return None
+        runs = put_at(agent.runs, id_, granted if run is None else None)
+        return self._checked(with_member(state, index, member._replace(agent=agent._replace(runs=runs))))
+
+    def report(self, state: State, index: int) -> State | None:
+        """Write the status: what really runs, by the generation observed."""
+        member = state.members[index]
+        agent = member.agent
+        status = Status(agent.view.gen, agent.nonce, tuple(run.uid if run else 0 for run in agent.runs))
+        if agent.stage != 2 or not agent.connected or status == member.status:
+            return None
+        return with_member(state, index, member._replace(status=status))
+
+    def lapse(self, state: State, index: int) -> State | None:
+        """The Lease of a member that is dead or cut off runs out; with Divergence its children run on."""
+        member = state.members[index]
+        agent, lease = member.agent, member.lease
+        renewed = agent.nonce == lease.holder and agent.connected
+        if not lease.valid or renewed:
+            return None
+        if agent.nonce == lease.holder:
+            agent = agent._replace(stage=0, view=self._no_view(agent))
+        return with_member(state, index, member._replace(lease=lease._replace(valid=False), agent=agent))
+
+    def _no_view(self, agent: Agent) -> Spec:
+        return agent.view if "list after the Lease" in self.rules.without else Spec(0, 0, NO_ONE, self.nothing)
+
+    def heal(self, state: State, index: int) -> State | None:
+        """A member that was cut off is reachable again."""
+        member = state.members[index]
+        if member.agent.connected:
+            return None
+        return with_member(state, index, member._replace(agent=member.agent._replace(connected=True)))
+
+
+def _granted(spec: Spec, nonce: int, id_: int) -> Run | None:
+    entry = spec.entries[id_]
+    if entry is None or entry.wait or spec.granted not in (NO_ONE, nonce):
+        return None
+    return Run(entry.uid, entry.epoch)

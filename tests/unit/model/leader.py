@@ -1,0 +1,343 @@
+"""The steps of the operator: caches that lag, rounds whose writes go one by one, leader changes (PROTOCOL.md 2-8).
+
+What decides is real: ``plan()`` and ``judge()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from processhub.api.hub import HubSpec
+from processhub.api.slice import Assignment
+from processhub.core.membership import MemberFacts, Phase, judge
+from processhub.core.placement import child_key
+from processhub.core.plan import Plan
+from processhub.core.planner import plan
+from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+
+from .rules import Checked, Step, with_known, with_member
+from .states import ANYWHERE, NO_ONE, Confirm, Entry, Known, Put, Spec, State, Status, Want, Write, put_at
+
+_SPEC = HubSpec()
+
+
+class Leader(Checked):
+    """The leader's steps and those of a deposed one."""
+
+    def _operator_steps(self, state: State) -> Iterator[Step]:
+        operator = state.operator
+        for position in self._at_once(operator.pending):
+            yield f"write {operator.pending[position]}", self.write(state, position)
+            may_be_lost = "lose" in self.kinds and state.left[self.kinds.index("lose")]
+            if may_be_lost and isinstance(operator.pending[position], Put):
+                yield f"lose {operator.pending[position]}", self._lose(state, position)
+        if operator.late:
+            yield f"late write {operator.late[0]}", self._write_late(state)
+        if operator.pending:
+            return
+        if not operator.leading:
+            yield "take over", self.take_over(state)
+            return
+        for index in self.indexes:
+            seen = self.see_lease(state, index)
+            if seen != state:
+                yield f"see the Lease of {index}", seen
+            if self.may_end_hold(state, index):
+                yield f"the hold of {index} is over", self.end_hold(state, index)
+        yield "plan", self.plan(state)
+
+    @staticmethod
+    def _at_once(pending: tuple[Write, ...]) -> range:
+        """The writes that may be next: puts go at once, a Confirm waits for those before it."""
+        if pending and isinstance(pending[0], Confirm):
+            return range(1)
+        barrier = next((at for at, write in enumerate(pending) if isinstance(write, Confirm)), len(pending))
+        return range(barrier)
+
+    def see_lease(self, state: State, index: int) -> State:
+        """The watch delivers the Lease and what the kubelet says of its holder."""
+        known, member = state.operator.known[index], state.members[index]
+        ended = member.lease.holder != NO_ONE and member.agent.nonce != member.lease.holder
+        known = known._replace(lease=member.lease, ended=ended)
+        if self.judge(state, index, known).phase is Phase.LIVE:
+            known = known._replace(hold_over=False)
+        return with_known(state, index, known)
+
+    def may_end_hold(self, state: State, index: int) -> bool:
+        """Whether the operator waits for this member's restart."""
+        known = state.operator.known[index]
+        return not known.hold_over and self.judge(state, index, known).restarting
+
+    def end_hold(self, state: State, index: int) -> State:
+        """holdSeconds have passed."""
+        return with_known(state, index, state.operator.known[index]._replace(hold_over=True))
+
+    def judge(self, state: State, index: int, known: Known):
+        """The real judgement of what is known of the member."""
+        granted = state.members[index].spec.granted
+        return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted,
+                      self.rules.holds, state.members[index].drain)  # fmt: skip
+
+    def _proven(self, status: Status, known: Known, id_: int) -> bool:
+        """Rule 7."""
+        observed = status.gen >= known.removed[id_]
+        if "the present holder's word" in self.rules.without:
+            return observed
+        if "what is reported" in self.rules.without:
+            return observed and status.holder == known.lease.holder
+        return observed and status.holder == known.lease.holder and not status.uids[id_]
+
+    def _lingers(self, state: State, index: int, id_: int) -> bool:
+        known, member = state.operator.known[index], state.members[index]
+        if known.removed[id_]:
+            return True
+        entry, uid = member.spec.entries[id_], member.status.uids[id_]
+        if not uid or member.status.holder != known.lease.holder or "what is reported" in self.rules.without:
+            return False
+        return entry is None or entry.uid != uid
+
+    def _settled(self, state: State, index: int) -> bool:
+        known = state.operator.known[index]
+        judged = self.judge(state, index, known)
+        if "settling" in self.rules.without or judged.phase is Phase.GONE:
+            return True
+        if judged.restarting:
+            return True  # proven to run nothing now
+        status = state.members[index].status
+        return not known.confirm or (status.gen >= known.confirm and status.holder == known.lease.holder)
+
+    def views(self, state: State) -> tuple[MemberView, ...]:
+        """The members as the planner is told of them."""
+        found = []
+        for index in self.indexes:
+            member = state.members[index]
+            judged = self.judge(state, index, state.operator.known[index])
+            found.append(
+                MemberView(
+                    name=f"m{index}",
+                    phase=judged.phase,
+                    draining=judged.draining,
+                    joining=member.joining,
+                    settled=self._settled(state, index),
+                    lingering=frozenset(self.rules.ids[id_] for id_ in self.ids if self._lingers(state, index, id_)),
+                )
+            )
+        return tuple(found)
+
+    def decide(self, state: State) -> Plan:
+        """The real plan for what the operator knows."""
+        record = tuple(tuple(member.spec.entries[id_] for member in state.members) for id_ in self.ids)
+        operator = state.operator
+        return _plan(self.rules.ids, self.views(state), state.wanted, record, operator.next_epoch, self.rules.pinned)
+
+    def plan(self, state: State) -> State:
+        """Begin a round: the plan becomes writes."""
+        if "live read" not in self.rules.without:
+            for index in self.indexes:
+                known = state.operator.known[index]
+                # Where nothing is on record there may still be what was removed and is not proven to have ended.
+                doubtful = any(state.members[index].spec.entries)
+                if "live read of the emptied" not in self.rules.without:
+                    doubtful = doubtful or any(known.removed)
+                if doubtful and self.judge(state, index, known).phase is Phase.GONE:
+                    state = self.see_lease(state, index)
+        state = self._note_proofs(state)
+        views = self.views(state)
+        self._check_proofs(state, views)
+        planned = self.decide(state)
+        first: list[Write] = []
+        then: list[Write] = []
+        for index, view in enumerate(views):
+            changes = planned.entries.get(view.name, {})
+            member, known = state.members[index], state.operator.known[index]
+            entries = list(member.spec.entries)
+            for id_, name in enumerate(self.rules.ids):
+                if name in changes:
+                    change = changes[name]
+                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait)
+            granted = NO_ONE if self.rules.holds else known.lease.holder or member.spec.granted
+            joining = planned.joining.get(view.name, member.joining)
+            put = Put(index, state.operator.term, granted, tuple(entries), joining)
+            gone = view.phase is Phase.GONE and None in changes.values()
+            if (put.entries, granted, joining) != (member.spec.entries, member.spec.granted, member.joining):
+                (first if gone else then).append(put)
+            if gone and "live read" not in self.rules.without:
+                lost = frozenset(
+                    id_ for id_, name in enumerate(self.rules.ids) if name in changes and not changes[name]
+                )
+                first.append(Confirm(index, known.lease, lost))
+        writes = (*then, *first) if "removals first" in self.rules.without else (*first, *then)
+        operator = state.operator._replace(pending=writes, next_epoch=planned.next_epoch)
+        return state._replace(operator=operator)
+
+    def _note_proofs(self, state: State) -> State:
+        for index in self.indexes:
+            known, status = state.operator.known[index], state.members[index].status
+            if any(known.removed):
+                removed = tuple(0 if self._proven(status, known, id_) else known.removed[id_] for id_ in self.ids)
+                state = with_known(state, index, known._replace(removed=removed))
+            if known.confirm and status.gen >= known.confirm and status.holder == known.lease.holder:
+                state = with_known(state, index, state.operator.known[index]._replace(confirm=0))
+        return state
+
+    def write(self, state: State, position: int = 0) -> State:
+        """One of the round's writes reaches the API server."""
+        operator = state.operator
+        write = operator.pending[position]
+        rest = operator.pending[:position] + operator.pending[position + 1 :]
+        if isinstance(write, Confirm):
+            return self._confirm(state, write, rest)
+        before = state.members
+        state = _accept(state, write)
+        if isinstance(write, Put) and write.entries is not None:
+            state = self._note_removals(state, write, before[write.member].spec)
+        return state._replace(operator=state.operator._replace(pending=rest))
+
+    def _lose(self, state: State, position: int) -> State:
+        """A write fails, be it by a conflict or the network; the round goes on."""
+        operator, at = state.operator, self.kinds.index("lose")
+        rest = operator.pending[:position] + operator.pending[position + 1 :]
+        left = put_at(state.left, at, state.left[at] - 1)
+        return state._replace(operator=operator._replace(pending=rest), left=left)
+
+    def _confirm(self, state: State, write: Confirm, rest: tuple[Write, ...]) -> State:
+        member = state.members[write.member]
+        kept_its_entries = any(member.spec.entries[id_] for id_ in write.ids)
+        if member.lease != write.lease or (kept_its_entries and "removals written" not in self.rules.without):
+            # It came back, or was not told: what it was to lose is not given to others yet.
+            kept = []
+            for later in rest:
+                if isinstance(later, Put) and later.entries is not None:
+                    present = state.members[later.member].spec.entries
+                    entries = tuple(
+                        present[id_] if id_ in write.ids and entry is not None else entry
+                        for id_, entry in enumerate(later.entries)
+                    )
+                    later = later._replace(entries=entries)
+                kept.append(later)
+            rest = tuple(kept)
+        state = self.see_lease(state, write.member)
+        return state._replace(operator=state.operator._replace(pending=rest))
+
+    def _note_removals(self, state: State, write: Put, old: Spec) -> State:
+        assert write.entries is not None
+        known = state.operator.known[write.member]
+        gen = state.members[write.member].spec.gen
+        removed = list(known.removed)
+        for id_, (before, after) in enumerate(zip(old.entries, write.entries, strict=True)):
+            if before is not None and (after is None or after.uid != before.uid):
+                removed[id_] = gen
+            if after is not None and after != before and not after.wait:
+                self._check_epoch(state, id_, after, before)
+        return with_known(state, write.member, known._replace(removed=tuple(removed)))
+
+    def _write_late(self, state: State) -> State:
+        """A deposed leader writes on: the API server refuses a term below the slice's."""
+        operator = state.operator
+        write, rest = operator.late[0], operator.late[1:]
+        if isinstance(write, Confirm):
+            if state.members[write.member].lease != write.lease:
+                rest = ()
+        elif isinstance(write, Put):
+            fenced = write.term < state.members[write.member].spec.term
+            if fenced and "term fence" not in self.rules.without:
+                rest = ()
+            else:
+                state = _accept(state, write)
+        return state._replace(operator=state.operator._replace(late=rest))
+
+    def depose(self, state: State) -> State:
+        """A new leader: it has the caches of a standby, remembers nothing, and first raises the term everywhere."""
+        operator = state.operator
+        nothing = tuple(0 for _ in self.ids)
+        known = tuple(
+            # Leases and holdSeconds are counted afresh.
+            Known(belief.lease._replace(valid=belief.lease.holder != NO_ONE), belief.ended, False, nothing, 0)
+            for belief in operator.known
+        )
+        term = operator.term + 1
+        raised = tuple(Put(index, term, NO_ONE, None, False) for index in self.indexes)
+        # A former leader that was taking over has nothing to write but terms, which are below the new one's.
+        late = operator.pending if operator.leading else operator.late
+        return state._replace(
+            operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late)
+        )
+
+    def take_over(self, state: State) -> State:
+        """All terms are raised: list again, then lead."""
+        for index in self.indexes:
+            if "leases listed" not in self.rules.without:
+                state = self.see_lease(state, index)
+            member = state.members[index]
+            state = with_known(state, index, state.operator.known[index]._replace(confirm=member.spec.gen))
+        return state._replace(operator=state.operator._replace(leading=True))
+
+
+def _accept(state: State, write: Put) -> State:
+    member = state.members[write.member]
+    spec = member.spec
+    if write.entries is None:
+        return with_member(state, write.member, member._replace(spec=spec._replace(gen=spec.gen + 1, term=write.term)))
+    new = Spec(spec.gen, write.term, write.granted, write.entries)
+    if new != spec:
+        new = new._replace(gen=spec.gen + 1)
+    return with_member(state, write.member, member._replace(spec=new, joining=write.joining))
+
+
+@cache
+def _judge(holder: int, valid: bool, ended: bool, hold_over: bool, granted: int, holds: bool, drain: bool):
+    facts = MemberFacts(
+        holder=f"p/{holder}" if holder else "",
+        granted_to=f"p/{granted}" if granted else "",
+        unrenewed_seconds=0.0 if valid else 100.0,
+        pod_uid="p",
+        holder_terminated=ended,
+        holds=holds,
+        restarting_seconds=100.0 if hold_over else 0.0,
+        ordered_away=drain,
+    )
+    return judge(facts)
+
+
+@cache
+def _plan(
+    ids: tuple[str, ...],
+    views: tuple[MemberView, ...],
+    children: tuple[Want | None, ...],
+    record: tuple[tuple[Entry | None, ...], ...],
+    next_epoch: int,
+    pinned: bool,
+) -> Plan:
+    wanted = {
+        name: Wanted(
+            id=name,
+            uid=str(want.uid),
+            key=child_key(name),
+            workload="w",
+            pinned=pinned,
+            nodes=() if want.node == ANYWHERE else (f"m{want.node}",),
+        )
+        for name, want in zip(ids, children, strict=True)
+        if want is not None
+    }
+    places = {
+        name: tuple(
+            OnRecord(
+                views[index].name, Assignment(uid=str(entry.uid), epoch=entry.epoch, workload="w", wait=entry.wait)
+            )
+            for index, entry in enumerate(entries)
+            if entry is not None
+        )
+        for name, entries in zip(ids, record, strict=True)
+    }
+    return plan(
+        HubSnapshot(
+            spec=_SPEC,
+            members=views,
+            children=wanted,
+            record={name: found for name, found in places.items() if found},
+            next_epoch=next_epoch,
+            move_budget=100,
+        )
+    )

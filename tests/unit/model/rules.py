@@ -1,0 +1,92 @@
+"""What is checked, and what all parts of the model share: the rules, the promises, changes to a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.core.membership import Phase
+from processhub.core.snapshot import MemberView
+
+from .states import Entry, Known, Member, State, put_at
+
+Step = tuple[str, State]
+
+
+class PromiseBrokenError(AssertionError):
+    """A step that must not be possible; the message says which promise it breaks."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is checked: the children's ids, the hub's settings, how much trouble there may be, and what is left out.
+
+    ``trouble``: kind → how often: die, stop, cut (a member), depose (the leader), lose (a slice write), delete,
+    recreate, redirect (a child), drain (a member). ``without``: rules of the protocol to leave out, to see that
+    they are needed.
+    """
+
+    ids: tuple[str, ...] = ("a",)
+    members: int = 2
+    holds: bool = True
+    pinned: bool = False
+    guided: bool = False
+    joiner: bool = False  # the last member has not been there yet
+    trouble: Mapping[str, int] = {}
+    without: frozenset[str] = frozenset()
+
+
+class Checked:
+    """The hub's rules, and the promises that every state is held against."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.kinds = tuple(sorted(rules.trouble))
+        self.indexes = range(rules.members)
+        self.ids = range(len(rules.ids))
+        self.nothing = tuple(None for _ in self.ids)
+
+    def active(self, state: State, id_: int) -> list[int]:
+        """The members that serve the id: they hold a Lease that has not run out."""
+        return [
+            index for index in self.indexes if serves(state.members[index]) and state.members[index].agent.runs[id_]
+        ]
+
+    def _checked(self, state: State) -> State:
+        for id_ in self.ids:
+            owners = self.active(state, id_)
+            if len(owners) > 1:
+                raise PromiseBrokenError(f"{self.rules.ids[id_]} has {len(owners)} active owners: {owners}")
+        return state
+
+    def _check_proofs(self, state: State, views: tuple[MemberView, ...]) -> None:
+        """What the operator takes for stopped is stopped."""
+        if not all(view.settled for view in views):
+            return
+        for index, view in enumerate(views):
+            member = state.members[index]
+            for id_, name in enumerate(self.rules.ids):
+                believed = view.phase is Phase.GONE or name in view.lingering or member.spec.entries[id_] is not None
+                if not believed and serves(member) and member.agent.runs[id_] is not None:
+                    raise PromiseBrokenError(f"{name} was taken for stopped on m{index}, where it runs")
+
+    def _check_epoch(self, state: State, id_: int, entry: Entry, before: Entry | None) -> None:
+        if before is not None and before.epoch == entry.epoch and before.uid == entry.uid and not before.wait:
+            return
+        seen = [run.epoch for member in state.members if (run := member.agent.runs[id_])]
+        if any(epoch >= entry.epoch for epoch in seen):
+            raise PromiseBrokenError(f"{self.rules.ids[id_]} got epoch {entry.epoch} after {max(seen)}")
+
+
+def serves(member: Member) -> bool:
+    agent, lease = member.agent, member.lease
+    return agent.stage == 2 and lease.valid and lease.holder == agent.nonce
+
+
+def with_member(state: State, index: int, member: Member) -> State:
+    return state._replace(members=put_at(state.members, index, member))
+
+
+def with_known(state: State, index: int, known: Known) -> State:
+    operator = state.operator
+    return state._replace(operator=operator._replace(known=put_at(operator.known, index, known)))
