@@ -36,7 +36,7 @@ SCENARIOS = {
     "three members, one joins, Move": Rules(members=3, ids=("a",), joiner=True, **_MOVE),
 }
 
-# Minutes each: ``python -m model`` in tests/unit. Together over a million states.
+# Minutes each: ``python -m model`` in tests/unit. Together about 700,000 states.
 DEEP = {
     "crash, child re-created, Hold": Rules(**_HOLD, trouble={"die": 1, "recreate": 1}),
     "cut off, child deleted, Move": Rules(**_MOVE, trouble={"cut": 1, "delete": 1}),
