@@ -8,6 +8,7 @@ import logging
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.operator import metrics
+from processhub.operator.childsets import ChildSetAnswers
 from processhub.operator.hubstate import HubKey
 from processhub.operator.reconcile import Reconciler
 from processhub.operator.settings import OperatorSettings
@@ -44,9 +45,12 @@ class Engine:
         await self._store.synced()
         reconciler = Reconciler(self._client, self._store, self._settings, self._term, self.wake)
         reconciler.takeover = await raise_terms(self._client, self._store, self._settings.namespaces, self._term)
+        # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
+        await self._store.read_leases()
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.status.run(), name="child status"),
+            asyncio.create_task(ChildSetAnswers(self._client, self._settings.namespaces).run(), name="child sets"),
         ]
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)

@@ -44,12 +44,13 @@ class Executor:
         withheld: set[str] = set()
         for member in gone:
             changes = plan.entries[member.name]
+            removed = {child_id for child_id, entry in changes.items() if entry is None}
             await self._writer.write(member, changes, workloads, joining[member.name])
             if not await self.still_gone(member):
                 log.warning("member %s came back while its children were to be moved", member.name)
-                withheld |= {child_id for child_id, entry in changes.items() if entry is None}
-        if self._writer.retry_in is not None and gone:
-            return False  # removals were held back: nothing may be granted on their strength
+                withheld |= removed
+            # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
+            withheld |= {child_id for known in member.slices for child_id in known.assignments.keys() & removed}
         done = {member.name for member in gone}
         await asyncio.gather(
             *(

@@ -141,6 +141,7 @@ class HubState:
         self.slices: dict[str, KnownSlice] = {}
         self.pods: dict[str, Pod] = {}
         self.leases: dict[str, KnownLease] = {}  # by object name
+        self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
         self._judged_by: HubSpec | None = None
         self._judged: dict[str, Refusal | None] = {}
@@ -199,7 +200,10 @@ class HubState:
         """A slice was deleted."""
         known = self.slices.get(item.metadata.name)
         if known is not None and known.object is not None and known.object.metadata.uid == item.metadata.uid:
-            self.dirty |= known.assignments.keys() | known.reports.keys()
+            ids = known.assignments.keys() | known.reports.keys()
+            self.dirty |= ids
+            if lost := ids | known.unproven.keys():
+                self.bereft.setdefault(item.spec.member, set()).update(lost)
             del self.slices[item.metadata.name]
 
     def put_lease(self, lease: Lease, now: float) -> None:

@@ -35,7 +35,7 @@ def observe(hub: Hub, state: HubState, members: Mapping[str, Member], memory: Hu
     memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
     snapshot = HubSnapshot(
         spec=hub.spec,
-        members=tuple(_view(member, memory) for member in members.values()),
+        members=tuple(_view(member, memory, state) for member in members.values()),
         children={} if hub.spec.suspend else wanted,
         record=record,
         next_epoch=memory.next_epoch,
@@ -57,8 +57,10 @@ def on_record(state: HubState) -> dict[str, tuple[OnRecord, ...]]:
     return record
 
 
-def _view(member: Member, memory: HubMemory) -> MemberView:
-    lingering: set[str] = set()
+def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
+    if member.phase is Phase.GONE or _up_to_date(member):
+        state.bereft.pop(member.name, None)
+    lingering = set(state.bereft.get(member.name, ()))
     for known in member.slices:
         known.prove(member.holder)
         lingering |= known.lingering(member.holder)
@@ -74,6 +76,15 @@ def _view(member: Member, memory: HubMemory) -> MemberView:
         wanted=member.wanted,
         settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
         lingering=frozenset(lingering),
+    )
+
+
+def _up_to_date(member: Member) -> bool:
+    """Whether the member has acknowledged all of its slices as they are now."""
+    return bool(member.slices) and all(
+        known.present.status.holder == member.holder
+        and known.present.status.observed_generation >= known.present.metadata.generation
+        for known in member.slices
     )
 
 
@@ -136,6 +147,8 @@ def _wanted(
                 wanted[child_id] = last_good
         elif known.child.spec.suspend:
             refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend is true")
+        elif hub.spec.suspend:
+            refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
         elif known.child.metadata.deletion_timestamp is None:
             wanted[child_id] = known.wanted
     return wanted, refusals, chosen

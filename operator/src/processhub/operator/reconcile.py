@@ -120,11 +120,14 @@ class Reconciler:
         )
 
     async def _doubtful(self, members: dict[str, Member], executor: Executor) -> bool:
-        """Whether a member that seems gone by silence is, by a live read, not: a watch may lag (rule 11)."""
+        """Whether a member that seems gone is, by a live read of its Lease, not: a watch may lag (rules 10, 11).
+
+        Also one whose entries are removed already: a new holder may have read its slices before that.
+        """
         silent = [
             member
             for member in members.values()
-            if member.phase is Phase.GONE and member.holder and any(known.assignments for known in member.slices)
+            if member.phase is Phase.GONE and any(known.assignments or known.unproven for known in member.slices)
         ]
         alive = await asyncio.gather(*(executor.still_gone(member) for member in silent))
         return not all(alive)
@@ -257,6 +260,7 @@ class Reconciler:
         memory = self._memory.get(key)
         if memory is None or memory.uid != hub.metadata.uid:
             self._drop_memory(key)
+            state.bereft.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
             memory.takeover = self.takeover
         return memory

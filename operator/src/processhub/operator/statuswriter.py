@@ -17,7 +17,7 @@ from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.operator.store import Store
 
-_WORKERS = 24
+_WORKERS = 8  # in a storm slices go before: they are what starts children
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
 _SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
 ChildKey = tuple[str, str]  # (namespace, object name)

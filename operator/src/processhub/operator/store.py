@@ -22,7 +22,7 @@ class Store:
     """Everything that was seen, by hub; ``wake(key)`` is called for each change that may matter to a hub."""
 
     def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[HubKey], None]) -> None:
-        self._client, self._wake = client, wake
+        self._client, self._namespaces, self._wake = client, namespaces, wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
@@ -65,6 +65,14 @@ class Store:
         """Wait until all informers have listed once; the planner must not see half of the truth (rule 4)."""
         for informer in self.informers:
             await informer.synced.wait()
+
+    async def read_leases(self) -> None:
+        """Take in all member Leases by a consistent read, whatever their watch has told so far. Raises ApiError."""
+        for namespace in self._namespaces or (None,):
+            items, _ = await self._client.list(LEASES, namespace, labels=LABEL_HUB)
+            for item in items:
+                if isinstance(item, Lease):
+                    self.put("leases", item)
 
     async def close(self) -> None:
         """Stop watching."""
