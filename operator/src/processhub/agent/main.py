@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import sys
 
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
@@ -32,6 +33,7 @@ def main() -> int:
         code = _serve(env, warden, nofile)
     finally:
         _end_all(warden)
+        shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own; nobody is left to use it
         # Without the interpreter's own clean-up: nothing is left to clean, and no thread may hold it up.
         sys.stdout.flush()
         os._exit(code)
