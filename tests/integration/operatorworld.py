@@ -564,9 +564,9 @@ async def site() -> AsyncIterator[Site]:
             shutil.rmtree(layout.root)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def world(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """A namespace of this test's own, with two operators ready; all its faults are undone afterwards."""
+@contextlib.asynccontextmanager
+async def new_world(site: Site) -> AsyncIterator[World]:
+    """A namespace of its own, with two operators ready; all faults are undone when the block ends."""
     namespace = f"test-{secrets.token_hex(4)}"
     await site.api.create(untyped("v1", "namespaces", namespaced=False), None, {"metadata": {"name": namespace}})
     made = World(site, namespace)
@@ -580,6 +580,13 @@ async def world(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[Wor
         complaints = await made.operators.complaints(began)
         await asyncio.to_thread(site.cluster.kubectl, "delete", "namespace", namespace, "--wait=false")
     assert complaints == []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def world(site: Site) -> AsyncIterator[World]:
+    """A namespace of this test's own."""
+    async with new_world(site) as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

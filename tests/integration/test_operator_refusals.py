@@ -1,0 +1,298 @@
+"""What the operator answers where the schema can't know better: one row each, the reason and the sentence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from operatorworld import SLEEP, Site, World, new_world, settles, stays
+
+from processhub.api.meta import API_VERSION
+from processhub.cluster.kinds import Kind, untyped
+
+pytest_plugins = ("operatorworld",)
+STATEFUL_SETS = untyped("apps/v1", "statefulsets")
+KINDS = {
+    "Hub": untyped(API_VERSION, "hubs"),
+    "Child": untyped(API_VERSION, "children"),
+    "ChildSet": untyped(API_VERSION, "childsets"),
+}
+KNOWN = "ConsistentHashing, Guided, RoundRobin, LeastLoaded, Modulo, Local, NotLocal, ForEach"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An object that the API server takes, and what its condition says of it."""
+
+    name: str
+    kind: str
+    spec: dict[str, Any]
+    reason: str
+    sentence: str
+    condition: str = "Accepted"
+    object_name: str = field(default="")
+
+    @property
+    def object(self) -> str:
+        """The object's name."""
+        return self.object_name or self.name.lower().replace(" ", "-").replace("'", "")
+
+
+def hub(name: str, reason: str, sentence: str, **spec: Any) -> Refused:
+    return Refused(name, "Hub", {"members": {"replicas": 0}} | spec, reason, sentence)
+
+
+def child(
+    name: str, reason: str, sentence: str, *, condition: str = "Accepted", to: str = "plain", **spec: Any
+) -> Refused:
+    workload = {} if spec.keys() & {"pod", "python", "onDemand"} else {"exec": {"command": SLEEP}}
+    return Refused(name, "Child", {"hub": to} | workload | spec, reason, sentence, condition)
+
+
+def strategy(name: str) -> dict[str, Any]:
+    return {"distribution": {"strategy": name}}
+
+
+# What the rows refer to. None has members: nothing here needs a process.
+BEFORE = {
+    "plain": {},
+    "guided": {"distribution": {"strategy": "Guided"}},
+    "suspended": {"suspend": True},
+    "refused": {"migration": {"strategy": "HotSwap"}},
+}
+LATER = "is not supported yet; "
+ROWS = [
+    *(
+        hub(
+            f"strategy {name}",
+            "NotSupportedYet",
+            f"spec.distribution.strategy {name} {LATER}use one of ConsistentHashing, Guided",
+            **strategy(name),
+        )
+        for name in ("RoundRobin", "LeastLoaded", "Modulo", "Local", "NotLocal", "ForEach")
+    ),
+    hub(
+        "unknown strategy",
+        "UnknownStrategy",
+        f"spec.distribution.strategy 'Nearest' is not known; there are {KNOWN}",
+        **strategy("Nearest"),
+    ),
+    hub(
+        "replication",
+        "NotSupportedYet",
+        f"spec.redundancy.strategy Replication {LATER}use Singularity",
+        redundancy={"strategy": "Replication"},
+    ),
+    hub(
+        "redundancy signal",
+        "NotSupportedYet",
+        f"spec.redundancy.redundancySignal All {LATER}use None",
+        redundancy={"redundancySignal": "All"},
+    ),
+    hub(
+        "hot swap",
+        "NotSupportedYet",
+        f"spec.migration.strategy HotSwap {LATER}use ColdSwap",
+        migration={"strategy": "HotSwap"},
+    ),
+    *(
+        hub(
+            f"partition {name}",
+            "NotSupportedYet",
+            f"spec.partitionTolerance.strategy {name} {LATER}use Divergence",
+            partitionTolerance={"strategy": name, **more},
+        )
+        for name, more in (("StaticQuorum", {"quorumSize": 2}), ("DynamicQuorum", {}), ("MajorityQuorum", {}))
+    ),
+    hub(
+        "on demand of a hub",
+        "NotSupportedYet",
+        f"spec.onDemand {LATER}leave it out",
+        onDemand={"exec": {"command": SLEEP}},
+    ),
+    hub(
+        "hooks",
+        "NotSupportedYet",
+        f"spec.hooks {LATER}leave it out",
+        hooks=[{"name": "audit", "event": "ChildStarted", "webhook": {"url": "http://audit.example/hook"}}],
+    ),
+    hub(
+        "image",
+        "NotSupportedYet",
+        f"spec.members.image {LATER}leave it empty to run children in the operator's image",
+        members={"replicas": 0, "image": "debian:12"},
+    ),
+    child("no such hub", "HubNotFound", "spec.hub: there is no hub 'nowhere' in namespace '{namespace}'", to="nowhere"),
+    child("pod child", "NotSupportedYet", f"spec.pod {LATER}use exec or python", pod={"template": {}}),
+    child("on demand child", "NotSupportedYet", f"spec.onDemand {LATER}use exec or python", onDemand=True),
+    child("time to live", "NotSupportedYet", f"spec.ttlSeconds {LATER}leave it out", ttlSeconds=5),
+    child("idle time", "NotSupportedYet", f"spec.idleSeconds {LATER}leave it out", idleSeconds=60),
+    child(
+        "nodes without guided",
+        "InvalidChildMapping",
+        "spec.nodes is for hubs with distribution strategy Guided, this hub's is ConsistentHashing; leave nodes out, "
+        "or change the hub",
+        nodes=["plain-0"],
+    ),
+    child(
+        "guided without nodes",
+        "MissingChildMapping",
+        "the hub's distribution strategy is Guided; give spec.nodes with the name of a member",
+        to="guided",
+    ),
+    child(
+        "guided with two nodes",
+        "ChildReplicationMismatch",
+        "spec.nodes names 2 members, but the hub keeps 1 copy of a child; name exactly 1",
+        to="guided",
+        nodes=["guided-0", "guided-1"],
+    ),
+    child(
+        "guided to an unknown member",
+        "InvalidChildMapping",
+        "spec.nodes: the hub has no member 'guided-7'; its members are none yet",
+        to="guided",
+        nodes=["guided-7"],
+    ),
+    child(
+        "no members",
+        "NoMembers",
+        "no member of the hub is ready; placed when one is",
+        condition="Placed",
+    ),
+    child(
+        "in a suspended hub",
+        "Suspended",
+        "spec.suspend of the hub is true",
+        condition="Placed",
+        to="suspended",
+    ),
+    child("suspended child", "Suspended", "spec.suspend is true", condition="Placed", suspend=True),
+    child(
+        "of a refused hub",
+        "NotSupportedYet",
+        f"the hub is not accepted: spec.migration.strategy HotSwap {LATER}use ColdSwap",
+        to="refused",
+    ),
+    Refused(
+        "child set",
+        "ChildSet",
+        {"hub": "plain", "replicas": 3, "template": {"exec": {"command": SLEEP}}},
+        "NotSupportedYet",
+        "ChildSet is not supported yet; create a Child for each id",
+    ),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def answered(site: Site) -> AsyncIterator[World]:
+    """A namespace with all objects of the rows, created at once."""
+    async with new_world(site) as world:
+        for name, spec in BEFORE.items():
+            await world.hub(name, members={"replicas": 0}, ready=False, bare=True, **spec)
+        await asyncio.gather(*(create(world, row) for row in ROWS))
+        yield world
+
+
+async def create(world: World, row: Refused) -> None:
+    manifest = {"apiVersion": API_VERSION, "kind": row.kind, "metadata": {"name": row.object}, "spec": row.spec}
+    await world.api.create(KINDS[row.kind], world.namespace, manifest)
+
+
+async def condition(world: World, kind: Kind[dict[str, Any]], name: str, wanted: str) -> dict[str, Any]:
+    """The condition for the object's present generation, once it is False."""
+
+    async def check() -> dict[str, Any]:
+        item = await world.api.get(kind, world.namespace, name)
+        found = {entry["type"]: entry for entry in item.get("status", {}).get("conditions", [])}
+        assert wanted in found, found
+        assert found[wanted]["observedGeneration"] == item["metadata"]["generation"], found
+        assert found[wanted]["status"] == "False", found
+        return found[wanted]
+
+    return await settles(check)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+async def test_the_operator_says_what_is_wrong(answered: World, row: Refused) -> None:
+    found = await condition(answered, KINDS[row.kind], row.object, row.condition)
+
+    assert found["reason"] == row.reason
+    assert found["message"] == row.sentence.format(namespace=answered.namespace)
+
+
+async def test_nothing_is_made_for_a_refused_hub(answered: World) -> None:
+    await condition(answered, KINDS["Hub"], "hot-swap", "Accepted")
+
+    made, _ = await answered.api.list(STATEFUL_SETS, answered.namespace)
+    names = {item["metadata"]["name"] for item in made if isinstance(item, dict)}
+    assert names <= {"plain", "guided", "suspended"}
+
+
+async def test_a_child_set_is_answered_once_a_generation(answered: World) -> None:
+    async def observed() -> tuple[int, str]:
+        item = await answered.api.get(KINDS["ChildSet"], answered.namespace, "child-set")
+        metadata = item["metadata"]
+        assert item["status"]["observedGeneration"] == metadata["generation"]
+        return metadata["generation"], metadata["resourceVersion"]
+
+    await condition(answered, KINDS["ChildSet"], "child-set", "Accepted")
+    await answered.kubectl("label", "childset", "child-set", "looked=at")
+    first = await observed()
+
+    async def nothing_written() -> None:
+        assert await observed() == first
+
+    await stays(nothing_written, 1)
+    await answered.kubectl("scale", "childset/child-set", "--replicas=4")
+
+    async def answered_again() -> None:
+        assert (await observed())[0] == first[0] + 1
+
+    await settles(answered_again)
+
+
+async def test_a_workload_of_the_hubs_name_that_is_not_its_own_is_left_alone(answered: World) -> None:
+    labels = {"app": "other"}
+    other = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "taken"},
+        "spec": {
+            "replicas": 0,
+            "serviceName": "other",
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "main", "image": "none", "command": SLEEP}]},
+            },
+        },
+    }
+    before = await answered.api.create(STATEFUL_SETS, answered.namespace, other)
+
+    await answered.hub("taken", members={"replicas": 1}, ready=False)
+
+    found = await condition(answered, KINDS["Hub"], "taken", "Accepted")
+    assert found["reason"] == "NameConflict"
+    assert "StatefulSet taken" in found["message"]
+    after = await answered.api.get(STATEFUL_SETS, answered.namespace, "taken")
+    assert (after["metadata"]["uid"], after["spec"]["template"]) == (
+        before["metadata"]["uid"],
+        before["spec"]["template"],
+    )
+
+    await answered.api.delete(STATEFUL_SETS, answered.namespace, "taken")
+    await answered.hub_ready("taken")
+
+
+async def test_a_hub_that_is_corrected_is_accepted(answered: World) -> None:
+    await condition(answered, KINDS["Hub"], "refused", "Accepted")
+
+    await answered.edit_hub("refused", migration={"strategy": "ColdSwap"})
+
+    await answered.hub_condition("Accepted", "True", hub="refused")
+    await answered.condition("of-a-refused-hub", "Accepted", "True")
