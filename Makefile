@@ -66,8 +66,8 @@ integration: setup ## Tests on a local cluster of their own
 	@$(PYTEST) tests/integration
 
 .PHONY: bench
-bench: setup ## Measure; JSON and a table in bench-results/
-	@$(PY) -m localcluster.bench
+bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --only=…)
+	@$(PY) -m localcluster.bench $(BENCH)
 
 ##@ What is made from sources
 .PHONY: manifests clean

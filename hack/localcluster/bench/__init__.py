@@ -1,0 +1,1 @@
+"""``make bench``: what the product takes, measured on the local cluster."""

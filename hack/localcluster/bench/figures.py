@@ -1,0 +1,79 @@
+"""All figures by name, in the order in which they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from localcluster.bench import losses, operatorstart, pure, starts
+from localcluster.bench.lab import Lab
+from localcluster.bench.measure import Value
+
+Run = Callable[[Lab], Awaitable[Sequence[Value]]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``run`` measures once; what it needs and leaves is its own affair. ``cluster``: it needs a cluster."""
+
+    name: str
+    title: str
+    run: Run
+    cluster: bool = True
+
+
+def _pure(name: str, title: str, measure: Callable[[], Sequence[Value]]) -> Figure:
+    async def run(_: Lab) -> Sequence[Value]:
+        return measure()
+
+    return Figure(name, title, run, cluster=False)
+
+
+def _start(count: int, kind: starts.Kind) -> Figure:
+    title = f"{count:,} {kind} children by the client"
+    return Figure(f"start-{count}-{kind}", title, lambda lab: starts.start_many(lab, count, kind))
+
+
+def _one(kind: starts.Kind) -> Figure:
+    return Figure(f"one-{kind}", f"one {kind} child, idle hub of 3", lambda lab: starts.start_one(lab, kind))
+
+
+def _kill(count: int, kind: starts.Kind) -> Figure:
+    title = f"a node lost, hub of 3 with {count:,} {kind} children"
+    return Figure(f"kill-{count}-{kind}", title, lambda lab: losses.lose_member(lab, count, kind))
+
+
+FIGURES: tuple[Figure, ...] = (
+    *(
+        _pure(
+            f"plan-{count}-{members}", f"plan(), {count:,} children × {members} members", pure.planning(count, members)
+        )
+        for count in (10_000, 100_000)
+        for members in (10, 100)
+    ),
+    _pure("moves", "moves on a join against the ideal, 100,000 children, mean of 10 hubs", pure.moves),
+    _pure("lookups", "look-ups in the client, 10,000 children", pure.lookups),
+    *(_one(kind) for kind in starts.KINDS),
+    *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
+    *(_kill(5000, kind) for kind in starts.KINDS),
+    Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
+)
+BY_NAME = {figure.name: figure for figure in FIGURES}
+
+
+def chosen(only: str) -> list[Figure]:
+    """The figures whose name is in the comma-separated list or begins with one of its words; all where it is empty.
+
+    Raises ValueError with the names there are.
+    """
+    if not only:
+        return list(FIGURES)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    for word in words:
+        if not any(_matches(name, word) for name in BY_NAME):
+            raise ValueError(f"no figure {word!r}; there are {', '.join(BY_NAME)}")
+    return [figure for figure in FIGURES if any(_matches(figure.name, word) for word in words)]
+
+
+def _matches(name: str, word: str) -> bool:
+    return name == word or name.startswith(f"{word}-")

@@ -1,0 +1,85 @@
+"""Values, their medians, and whether a goal is met. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal
+
+import msgspec
+
+Better = Literal["lower", "higher"]
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was measured, once a run; ``goal`` is the issue's, None where there is none."""
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    goal: float | None = None
+    better: Better = "lower"
+
+    @property
+    def median(self) -> float:
+        """Of the samples."""
+        return median(self.samples)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the goal; None without one."""
+        if self.goal is None:
+            return None
+        return self.median <= self.goal if self.better == "lower" else self.median >= self.goal
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a figure came to: its values, or the sentence that says why there are none."""
+
+    figure: str
+    title: str
+    values: tuple[Value, ...] = ()
+    failed: str = ""
+    seconds: float = 0.0
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The nearest-rank percentile. Raises ValueError where there are no samples."""
+    if not samples:
+        raise ValueError("no samples")
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def gathered(runs: Sequence[Sequence[Value]]) -> tuple[Value, ...]:
+    """The values of several runs, each with the samples of all runs."""
+    by_name: dict[str, Value] = {}
+    for run in runs:
+        for value in run:
+            known = by_name.get(value.name)
+            samples = (*known.samples, *value.samples) if known else value.samples
+            by_name[value.name] = msgspec.structs.replace(value, samples=samples)
+    return tuple(by_name.values())
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands apart: ``0.0123``, ``1.05``, ``98.6``, ``1,240``."""
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    if rounded >= 1000:
+        return f"{rounded:,.0f}"
+    return f"{rounded:.{max(0, min(digits, 4))}f}"
+
+
+def verdict(value: Value) -> str:
+    """``≤ 2: met``, ``≤ 2: missed by 30 %``; empty without a goal."""
+    if value.goal is None:
+        return ""
+    sign = "≤" if value.better == "lower" else "≥"
+    if value.met:
+        return f"{sign} {number(value.goal)}: met"
+    off = value.median / value.goal - 1 if value.better == "lower" else 1 - value.median / value.goal
+    return f"{sign} {number(value.goal)}: missed by {max(1, round(100 * off))} %"

@@ -1,0 +1,132 @@
+"""Figures of starting children: many at once beside the plain creation of as many objects, and one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from localcluster.bench.lab import BenchError, Lab, api_writes
+from localcluster.bench.measure import Value, percentile
+from processhub.api.child import Child
+from processhub.api.meta import find_condition
+from processhub.client.hub import Hub
+from processhub.cluster.client import Client
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import CHILDREN
+
+Kind = Literal["exec", "python"]
+KINDS: tuple[Kind, ...] = ("python", "exec")
+_WORKLOADS: dict[Kind, dict[str, Any]] = {
+    "exec": {"exec": {"command": ["sleep", "infinity"]}},
+    "python": {"python": {"target": "processhub.examples:Counter"}},
+}
+_ONE_BY_ONE = 100
+_APART_SECONDS = 1.0  # so that the budget of writes to one slice is never used up: an idle hub
+
+
+def specs(count: int, kind: Kind, stem: str = "child") -> list[dict[str, Any]]:
+    """Specs to start."""
+    return [{"id": f"{stem}-{index}", **_WORKLOADS[kind]} for index in range(count)]
+
+
+async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
+    """Start ``count`` children with one call, and create as many objects that nobody acts on.
+
+    Plain creation is the same client with the same specs on a hub that is paused: the same objects, checks and
+    requests, and the operator leaves them alone.
+    """
+    wanted = specs(count, kind)
+    async with lab.connected() as client, lab.namespace() as namespace:
+        await lab.make_hub(client, namespace, "plain", paused=True)
+        await lab.make_hub(client, namespace, "bench")
+        async with lab.following(namespace, "plain") as (hub, _):
+            begun = time.perf_counter()
+            result = await hub.start_children(wanted)
+            plain = time.perf_counter() - begun
+            _check(result.errors, count, len(result.started))
+            await hub.stop_children([spec["id"] for spec in wanted])
+        async with lab.following(namespace, "bench") as (hub, _):
+            before = await api_writes(client)
+            begun = time.perf_counter()
+            result = await hub.start_children(wanted, wait=True, timeout=600)
+            registry = time.perf_counter() - begun
+            _check(result.errors, count, len(result.started))
+            await _all_ready(client, namespace, count)
+            ready = time.perf_counter() - begun
+            await asyncio.sleep(2)  # what is still being written, Events above all
+            writes = await api_writes(client)
+            await stop(hub, [spec["id"] for spec in wanted])
+    written = writes - before
+    rest = sum(written.values()) - sum(written[name] for name in _NAMED)
+    return [
+        Value(name="plain creation", unit="s", samples=(plain,)),
+        Value(name="registry complete", unit="s", samples=(registry,)),
+        Value(name="registry complete ÷ plain", unit="×", samples=(registry / plain,), goal=1.5),
+        Value(name="all Child statuses Ready", unit="s", samples=(ready,)),
+        Value(name="all statuses Ready ÷ plain", unit="×", samples=(ready / plain,), goal=3.0),
+        *(Value(name=f"API writes a child: {name}", unit="", samples=(written[name] / count,)) for name in _NAMED),
+        Value(name="API writes a child: others", unit="", samples=(rest / count,)),
+        Value(name="API writes a child, all", unit="", samples=(sum(written.values()) / count,)),
+    ]
+
+
+_NAMED = ("children", "children/status", "registryslices", "registryslices/status", "events")
+
+
+async def start_one(lab: Lab, kind: Kind) -> Sequence[Value]:
+    """From the call until the client's registry says Running, one after the other on an idle hub."""
+    took: list[float] = []
+    async with lab.connected() as client, lab.namespace() as namespace:
+        await lab.make_hub(client, namespace, "bench")
+        async with lab.following(namespace, "bench") as (hub, _):
+            await hub.start_children(specs(3, kind, "warm"), wait=True, timeout=60)
+            for spec in specs(_ONE_BY_ONE, kind):
+                await asyncio.sleep(_APART_SECONDS)
+                begun = time.perf_counter()
+                result = await hub.start_children([spec], wait=True, timeout=60)
+                took.append((time.perf_counter() - begun) * 1000)
+                _check(result.errors, 1, len(result.started))
+    return [
+        Value(name="p50", unit="ms", samples=(percentile(took, 50),), goal=100.0),
+        Value(name="p99", unit="ms", samples=(percentile(took, 99),)),
+    ]
+
+
+async def stop(hub: Hub, ids: list[str]) -> None:
+    """Stop children and wait until they have ended. Raises BenchError."""
+    result = await hub.stop_children(ids, wait=True, timeout=600)
+    if result.errors:
+        raise BenchError(f"{len(result.errors)} children were not stopped: {next(iter(result.errors.items()))}")
+
+
+def _check(errors: dict[str, Any], wanted: int, started: int) -> None:
+    if errors or started != wanted:
+        first = next(iter(errors.items()), "")
+        raise BenchError(f"{started} of {wanted} children started, {len(errors)} errors: {first}")
+
+
+async def _all_ready(client: Client, namespace: str, count: int) -> None:
+    """Until ``count`` Child objects of hub bench have Ready=True; begun when all run: it would disturb that."""
+    ready: set[str] = set()
+    done = asyncio.Event()
+
+    def changed(_: Child | None, new: Child | None) -> None:
+        if new is not None:
+            condition = find_condition(new.status.conditions, "Ready")
+            if condition is not None and condition.status == "True":
+                ready.add(new.id)
+        if len(ready) == count:
+            done.set()
+
+    informer = Informer(client, CHILDREN, changed, namespace=namespace, fields="spec.hub=bench")
+    running = asyncio.create_task(informer.run())
+    try:
+        async with asyncio.timeout(600):
+            await done.wait()
+    except TimeoutError:
+        raise BenchError(f"{len(ready)} of {count} Child statuses are Ready after 600 s") from None
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
