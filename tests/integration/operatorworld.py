@@ -57,12 +57,12 @@ PATIENCE = 40.0  # for what takes a second or two on an idle machine
 
 
 async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float = 0.1) -> T:
-    """What ``check`` returns as soon as it raises no AssertionError (and finds its objects); else its last error."""
+    """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error."""
     deadline = time.monotonic() + within
     while True:
         try:
             return await check()
-        except (AssertionError, NotFoundError):
+        except (AssertionError, NotFoundError, LookupError):
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(every)
@@ -585,6 +585,13 @@ async def new_world(site: Site) -> AsyncIterator[World]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(site: Site) -> AsyncIterator[World]:
     """A namespace of this test's own."""
+    async with new_world(site) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def elsewhere(site: Site) -> AsyncIterator[World]:
+    """Another namespace of this test's own."""
     async with new_world(site) as made:
         yield made
 

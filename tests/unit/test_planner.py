@@ -687,6 +687,18 @@ def test_a_drained_member_is_emptied_and_no_other_child_moves() -> None:
     }
 
 
+def test_a_member_that_was_drained_takes_its_share_again() -> None:
+    hub = resting(members=4)
+    home = hub.where()
+
+    hub.change("hub-2", draining=True)
+    hub.rest()
+    hub.change("hub-2", draining=False)
+    hub.rest()
+
+    assert hub.where() == home
+
+
 def test_a_drain_goes_on_over_rounds_by_the_budget() -> None:
     hub = resting(members=3, children=90)
     count = len(hub.on("hub-1"))
@@ -732,7 +744,7 @@ def test_with_nowhere_to_go_a_drain_waits() -> None:
     hub.change("hub-1", draining=True)
     planned = hub.step()
 
-    assert planned.empty
+    assert not planned.entries
     assert planned.pending_moves == sum(name == "hub-1" for name in home.values())
     assert hub.where() == home
 

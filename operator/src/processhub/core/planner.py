@@ -61,7 +61,9 @@ class _Planner:
         self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
         self.blocking = [member for member in snapshot.members if member.phase is not Phase.GONE and (member.lingering)]
         for member in snapshot.members:
-            if member.phase is Phase.GONE and member.wanted and not member.joining and snapshot.formed:
+            # One that was lost or is being emptied takes its share again when it is back.
+            leaves = member.phase is Phase.GONE or member.draining
+            if leaves and member.wanted and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
 
     # steps

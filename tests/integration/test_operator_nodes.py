@@ -1,0 +1,108 @@
+"""Hubs bound to nodes: one member on each (PerNode), or members in one region only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from operatorworld import REGIONS, World, moved, never_two, settles, stays, untouched
+
+from localcluster.layout import CHECKOUT
+from processhub.api.kubernetes import Pod
+from processhub.cluster.kinds import PODS
+
+pytest_plugins = ("operatorworld",)
+NODES = sorted(REGIONS)
+IDS = [f"c{number}" for number in range(18)]
+
+
+async def test_a_per_node_hub_has_a_member_on_each_node_and_a_cordon_drains_it(world: World) -> None:
+    await world.hub(members={"mode": "PerNode"}, distribution={"rebalance": {"onJoin": False}})
+    await world.children(IDS)
+    before = await world.running(IDS)
+    hub = await world.get_hub()
+    assert [(member.name, member.node) for member in hub.status.members] == [(node, node) for node in NODES]
+    assert {place.member for place in before.values()} == set(NODES)
+    victims = {child_id for child_id, place in before.items() if place.member == "node-1"}
+
+    await world.cordon("node-1")
+
+    async def drained() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, set(IDS) - victims)
+
+    await settles(drained)
+    assert [m.name for m in (await world.get_hub()).status.members] == NODES, "a DaemonSet's pod stays"
+    never_two(world.watch)
+
+    await world.cordon("node-1", False)
+    await world.children(["new0", "new1", "new2", "new3", "new4", "new5", "new6", "new7"])
+
+    async def takes_children_again() -> None:
+        live = world.watch.live()
+        assert {run.member for name in live if name.startswith("new") for run in live[name]} >= {"node-1"}
+
+    await settles(takes_children_again)
+
+
+async def test_a_cordoned_nodes_member_gets_its_share_back_when_it_is_uncordoned(world: World) -> None:
+    await world.hub(members={"mode": "PerNode"})
+    await world.children(IDS)
+    await world.running(IDS)
+
+    await world.cordon("node-2")
+
+    async def drained() -> None:
+        assert {place.member for place in (await world.running(IDS)).values()} == {"node-0", "node-1"}
+
+    await settles(drained)
+    before = await world.running(IDS)
+    await world.cordon("node-2", False)
+
+    async def shared() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after), "nothing came back"
+        assert {after[child_id].member for child_id in moved(before, after)} == {"node-2"}
+
+    await settles(shared)
+    never_two(world.watch)
+
+
+async def test_two_hubs_bound_to_two_regions(world: World) -> None:
+    example = (CHECKOUT / "manifests" / "examples" / "09-regions.yaml").read_text()
+
+    await world.kubectl("apply", "-f", "-", stdin=example)
+
+    await asyncio.gather(world.hub_ready("hub-r1"), world.hub_ready("hub-r2"))
+    await world.ready("worker-r1", "worker-r2")
+    for region in ("r1", "r2"):
+        items, _ = await world.api.list(PODS, world.namespace, labels=f"processhub.dev/hub=hub-{region}")
+        nodes = {item.spec.node_name for item in items if isinstance(item, Pod)}
+        assert nodes <= {node for node, its in REGIONS.items() if its == region}
+        child = await world.get_child(f"worker-{region}")
+        assert child.status.member.startswith(f"hub-{region}-")
+
+
+async def test_a_cordon_alone_drains_no_member_of_a_hub_with_replicas(world: World) -> None:
+    await world.hub(members={"replicas": 2})
+    await world.children(IDS)
+    before = await world.running(IDS)
+
+    await world.cordon((await world.pod("hub-0")).spec.node_name)
+
+    async def unmoved() -> None:
+        untouched(before, await world.running(IDS))
+
+    await stays(unmoved, 1.5)
+
+
+async def test_a_namesake_in_another_namespace_is_another_hub(world: World, elsewhere: World) -> None:
+    await asyncio.gather(world.hub(members={"replicas": 1}), elsewhere.hub(members={"replicas": 1}))
+    await asyncio.gather(world.child("a"), elsewhere.child("a"))
+    here, there = await asyncio.gather(world.running(["a"]), elsewhere.running(["a"]))
+    assert here["a"].pid != there["a"].pid
+
+    await world.delete_children("a")
+
+    await world.no_process("a")
+    untouched(there, await elsewhere.running(["a"]))
