@@ -41,6 +41,7 @@ class Agent:
         self.exit: asyncio.Future[int] = self._loop.create_future()
         self._session = 0  # of the Lease for which the slices were read
         self._ever_held = False
+        self._begun = False  # each child of its beginning has started or failed once
         self.metrics = Metrics()
         self._spawner = Spawner(warden, nofile, self._warden_lost)
         self.lease = LeaseKeeper(env, Settings(), warden.feed, self._lease_held, self._other_holder)
@@ -193,6 +194,6 @@ class Agent:
             return "this member's slices are not read yet"
         if not self.lease.held(self._session):
             return "the member's Lease is not held"
-        if not self.supervisor.all_settled:
-            return "some children have neither started nor failed yet"
-        return ""
+        # Those of its beginning, which a rollout waits for: a later child that starts slowly is a matter of its own.
+        self._begun = self._begun or self.supervisor.all_settled
+        return "" if self._begun else "some children have neither started nor failed yet"
