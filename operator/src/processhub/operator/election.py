@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -56,8 +57,8 @@ class Election:
                 log.warning("leader election: %s", error.message)
             await asyncio.sleep(STANDBY_SECONDS)
 
-    async def hold(self) -> None:
-        """Renew until it is lost: another holder, or no renewal for 10 s."""
+    async def hold(self, on_renewed: Callable[[], None]) -> None:
+        """Renew until it is lost: another holder, or no renewal for 10 s; ``on_renewed()`` after each renewal."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         while True:
@@ -67,6 +68,7 @@ class Election:
                 async with asyncio.timeout(max(0.1, RENEW_DEADLINE_SECONDS - (sent - renewed))):
                     await self._renew()
                 renewed = sent
+                on_renewed()
             except (ConflictError, NotFoundError) as error:
                 if not await self._still_ours():
                     log.error("leadership lost: %s", error.message)

@@ -39,6 +39,10 @@ class Engine:
         if self._queue is not None:
             self._queue.add(key)
 
+    def answered(self) -> None:
+        """The API server took a write: it works."""
+        self._store.answered(asyncio.get_running_loop().time())
+
     async def start(self) -> None:
         """Sync, raise the terms, begin."""
         self._store.start()
@@ -52,6 +56,7 @@ class Engine:
             asyncio.create_task(reconciler.status.run(), name="child status"),
             asyncio.create_task(ChildSetAnswers(self._client, self._settings.namespaces).run(), name="child sets"),
         ]
+        self.answered()
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)

@@ -76,7 +76,7 @@ async def _lead(
     metrics.LEADER.set(1)
     ended = asyncio.Event()
     work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")
-    hold = asyncio.create_task(election.hold(), name="lease")
+    hold = asyncio.create_task(election.hold(engine.answered), name="lease")
     told = asyncio.create_task(stop.wait(), name="signal")
     stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
     await asyncio.wait((work, hold, told, stopped), return_when=asyncio.FIRST_COMPLETED)

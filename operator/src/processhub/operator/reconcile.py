@@ -116,7 +116,7 @@ class Reconciler:
 
     def _members(self, hub: Hub, state: HubState, memory: HubMemory, now: float) -> dict[str, Member]:
         return observe_members(
-            hub, state, self._store.nodes.items, memory, now, leases_observed=self._store.leases_observed
+            hub, state, self._store.nodes.items, memory, now, leases_observed=self._store.leases_observed(now)
         )
 
     async def _doubtful(self, members: dict[str, Member], executor: Executor) -> bool:

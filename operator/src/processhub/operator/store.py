@@ -17,6 +17,9 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
 
+# Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
+_SILENCE_SECONDS = 3.5
+
 
 class Store:
     """Everything that was seen, by hub; ``wake(key)`` is called for each change that may matter to a hub."""
@@ -27,6 +30,7 @@ class Store:
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
         self.informers: list[Informer[Any]] = []
+        self._answered_at = 0.0  # when the API server last took a write of ours
         self._tasks: list[asyncio.Task[None]] = []
         self.slices: list[Informer[RegistrySlice]] = []
         self.children: list[Informer[Child]] = []
@@ -84,10 +88,15 @@ class Store:
         """An informer that ended though it never should."""
         return next((task for task in self._tasks if task.done()), None)
 
-    @property
-    def leases_observed(self) -> bool:
-        """Whether the watches of Leases are connected: else nothing follows from silence (rule 11)."""
-        return all(informer.connected for informer in self.leases)
+    def answered(self, now: float) -> None:
+        """The API server took a write; when it had not for a while, nor could the members renew (rule 11)."""
+        if now - self._answered_at > _SILENCE_SECONDS:
+            self._lease_watch_back()
+        self._answered_at = now
+
+    def leases_observed(self, now: float) -> bool:
+        """Whether members could renew and it would be seen: else nothing follows from silence (rule 11)."""
+        return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
 
     def informer_of(self, kind: str, namespace: str) -> Iterator[Informer[Any]]:
         """The informers of a kind's plural that cover the namespace."""

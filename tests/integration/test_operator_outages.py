@@ -1,0 +1,119 @@
+"""What is missed while the API server is away or the operator can't see is neither lost nor acted on wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+
+from operatorworld import NAMESPACES, SHORT, ControlPlane, Operators, World, never_two, settles, untouched
+
+from processhub.cluster.errors import ApiError
+from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES
+
+pytest_plugins = ("operatorworld",)
+IDS = [f"c{number}" for number in range(12)]
+ATTEMPTS = 3
+
+
+async def test_an_api_server_outage_evacuates_nobody_and_restarts_nothing(world: World) -> None:
+    await world.hub()
+    await world.children(IDS)
+    before = await world.running(IDS)
+
+    with world.stopped([ControlPlane(world.site).api_server()]):
+        # There is nothing to wait for but the time in which every member's Lease runs out.
+        await asyncio.sleep(SHORT["leaseSeconds"] + 2)
+
+    async def unmoved() -> None:
+        untouched(before, await world.running(IDS))
+
+    await settles(unmoved)
+    await world.child("after")
+    untouched(before, await world.running([*IDS, "after"]), IDS)
+    await world.hub_ready()
+    assert {len(runs) for runs in world.watch.runs().values()} == {1}
+    assert await world.events("hub", "MemberLost") == []
+    never_two(world.watch)
+
+
+async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(world: World) -> None:
+    """The leader stands still while Children are deleted and the API server forgets: its watch can't be resumed."""
+    await other_namespaces_gone(world)
+    await restart(world, "--shutdown-watch-termination-grace-period=10s")  # so that the next one ends watches in order
+    await world.hub(members={"replicas": 2})
+    await world.children(IDS)
+    await world.running(IDS)
+    remaining = list(IDS)
+
+    for _ in range(ATTEMPTS):
+        # Where the machine is so busy that leadership is lost meanwhile, a standby lists afresh: that proves nothing.
+        gone, remaining = remaining[:3], remaining[3:]
+        told = await forget(world, world.operators, gone)
+        await world.running(remaining)
+        if told:
+            break
+    else:
+        raise AssertionError("the leader never kept its Lease for as long as the API server takes to start")
+
+    async def the_rest_alone() -> None:
+        assert set(world.watch.live()) == set(remaining)
+
+    await settles(the_rest_alone)
+    assert {len(runs) for runs in world.watch.runs().values()} == {1}
+
+
+async def forget(world: World, operators: Operators, names: list[str]) -> bool:
+    """Delete Children behind the leader's back; whether it led on and had to list again because of a 410."""
+    holder = await renewed(operators)
+    pod = holder.rpartition("_")[0]
+    await world.faults.pause_pod(f"{operators.namespace}/{pod}")
+    try:
+        await world.delete_children(*names)
+        await restart(world)
+    finally:
+        await world.faults.resume_pod(f"{operators.namespace}/{pod}")
+
+    async def seen() -> None:
+        record = await world.record()
+        assert not record.keys() & set(names)
+
+    await settles(seen)
+    said = await operators.logs(pod, "--tail=200")
+    return await operators.holder() == holder and "watch of children is too old, listing again" in said
+
+
+async def restart(world: World, *options: str) -> None:
+    """The API server ends and starts again, with these options more; returns when it serves watches."""
+    await asyncio.to_thread(ControlPlane(world.site).restart_api_server, *options)
+
+    async def serves() -> None:
+        try:
+            await world.api.raw("GET", "/readyz")
+            for kind in (CHILDREN, HUBS, SLICES, LEASES, PODS):
+                await world.api.raw("GET", kind.path(), query={"resourceVersion": "0", "limit": "1"})  # from its cache
+        except ApiError as error:
+            raise AssertionError(error.message) from error
+
+    await settles(serves, every=0.05)
+
+
+async def other_namespaces_gone(world: World) -> None:
+    """Wait until nothing is being deleted: amid a restart the controller takes what it can't list for gone."""
+
+    async def check() -> None:
+        items, _ = await world.api.list(NAMESPACES)
+        ending = [item["metadata"]["name"] for item in items if item["status"]["phase"] == "Terminating"]  # type: ignore[index]
+        assert not ending
+
+    await settles(check, within=90)
+
+
+async def renewed(operators: Operators) -> str:
+    """The leader's identity, right after it renewed its Lease."""
+    before = (await operators.lease()).spec.renew_time
+
+    async def check() -> str:
+        lease = await operators.lease()
+        assert lease.spec.renew_time != before
+        return lease.spec.holder_identity or ""
+
+    return await settles(check, every=0.05)
