@@ -122,6 +122,29 @@ def test_an_edited_entry_counts_once() -> None:
     assert [slice_.index for slice_ in written] == [0]
 
 
+def test_an_entry_that_outgrows_its_slice_is_taken_off_it() -> None:
+    """Else a slice of 1,000 entries that are all edited could outgrow what etcd takes, and be written no more."""
+    big, _ = workload(2000)
+
+    written = small([content(0, "a", "b")], {"a": entry(2, big)})
+
+    assert [set(slice_.entries) for slice_ in written] == [{"b"}]
+    assert [set(slice_.entries) for slice_ in small([content(0, "a")], {"a": entry(2, big)})] == [{"a"}]
+
+
+def test_an_entry_may_shrink_in_a_slice_that_is_too_large() -> None:
+    big, _ = workload(2000)
+    large = SliceContent(
+        0,
+        {hash_: WORKLOADS[hash_] for hash_ in (big, SMALL)},
+        {"a": format_assignment(entry(1, big)), "b": format_assignment(entry())},
+    )
+
+    written = small([large], {"a": entry(2)})
+
+    assert [set(slice_.entries) for slice_ in written] == [{"a", "b"}]
+
+
 def test_a_shared_workload_counts_once() -> None:
     """1,000 children of one workload of 10 KiB are one slice, not twenty."""
     hash_, text = encode_workload(Workload(exec=Exec(command=("x" * 10_240,))))
@@ -180,8 +203,11 @@ def test_whatever_the_rounds_entries_stay_in_their_slice_and_slices_in_their_bou
         written = small(list(slices.values()), changes)
 
         before, slices = slices, apply(slices, written)
+        held_now = {id_ for slice_ in slices.values() for id_ in slice_.entries}
         for id_, value in changes.items():
-            if value is None:
+            outgrown = value is not None and id_ in home and id_ not in held_now
+            assert not outgrown or len(before[home[id_]].entries) > 1
+            if value is None or outgrown:
                 expected.pop(id_, None)
             else:
                 expected[id_] = value
@@ -196,6 +222,7 @@ def test_whatever_the_rounds_entries_stay_in_their_slice_and_slices_in_their_bou
         for slice_ in written:
             assert slice_ != before.get(slice_.index)
             assert len(slice_.entries) <= MAX_ENTRIES
+            assert len(slice_.entries) == 1 or wire_bytes(slice_) <= 2 * MAX_BYTES
             new_here = [id_ for id_ in slice_.entries if id_ not in home]
             if (
                 new_here

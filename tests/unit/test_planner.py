@@ -99,6 +99,16 @@ def test_above_the_capacity_children_wait_and_are_told_why() -> None:
     assert len(planned.unplaced) == 4
 
 
+def test_where_all_weights_are_zero_children_wait_and_are_told_so() -> None:
+    hub = PlannedHub(MemberView(name=f"hub-{number}", weight=0) for number in range(2))
+    hub.want(children_of(1))
+
+    (why,) = hub.step().unplaced.values()
+
+    assert why.reason is Reason.NO_MEMBERS
+    assert why.message == "each ready member (hub-0, hub-1) has weight 0 (spec.members.weights)"
+
+
 def test_capacity_that_comes_free_is_filled() -> None:
     hub = PlannedHub(1, hub_spec(max_children=3))
     hub.want(children_of(4))
@@ -190,6 +200,23 @@ def test_a_guided_child_waits_while_its_member_is_full() -> None:
 
     assert len(hub.on("hub-0")) == 2
     assert [reason.reason for reason in planned.unplaced.values()] == [Reason.CAPACITY_EXCEEDED]
+
+
+def test_a_guided_child_does_not_move_onto_a_full_member() -> None:
+    hub = PlannedHub(2, hub_spec(max_children=2))
+    hub.want([child("a", nodes=("hub-0",)), child("b", nodes=("hub-0",)), child("c", nodes=("hub-1",))])
+    hub.rest()
+
+    hub.want([child("c", nodes=("hub-0",))])
+    planned = hub.step()
+
+    assert planned.unplaced["c"].reason is Reason.CAPACITY_EXCEEDED
+    assert hub.on("hub-1") == {"c"}
+
+    del hub.children["a"]
+    hub.rest()
+
+    assert hub.on("hub-0") == {"b", "c"}
 
 
 def test_bound_children_stay_on_record_with_a_lost_member_and_start_when_it_returns() -> None:

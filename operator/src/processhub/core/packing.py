@@ -35,7 +35,11 @@ def pack(
     """The slices of one member that are to be written: changed ones whole, and new ones.
 
     ``changes`` is id → entry (None removes it); ``workloads`` holds the JSON for every hash that ``changes`` names.
+    An entry that grows stays in its slice up to twice ``max_bytes``, half of what etcd takes by a margin; beyond
+    that it is removed: its child stops, and is placed anew once that is proven.
     """
+    if not changes:
+        return []
     open_slices = [_Open(content) for content in sorted(slices, key=lambda content: content.index)]
     home = {child_id: slice_ for slice_ in open_slices for child_id in slice_.entries}
     fresh: list[tuple[str, Assignment]] = []
@@ -44,7 +48,7 @@ def pack(
         if slice_ is None:
             if entry is not None:
                 fresh.append((child_id, entry))
-        elif entry is None:
+        elif entry is None or not slice_.can_change(child_id, entry, workloads, 2 * max_bytes):
             slice_.remove(child_id)
         else:
             slice_.put(child_id, entry, workloads)
@@ -87,10 +91,20 @@ class _Open:
     ) -> bool:
         if not self.entries or len(self.entries) >= max_entries:
             return not self.entries
+        return self.size + self._cost(child_id, entry, workloads) <= max_bytes
+
+    def can_change(self, child_id: str, entry: Assignment, workloads: Mapping[str, str], max_bytes: int) -> bool:
+        """Whether the slice stays within bounds with ``entry`` in place of the present one, or gets no larger."""
+        if len(self.entries) == 1:
+            return True
+        growth = self._cost(child_id, entry, workloads) - _size(child_id, self.entries[child_id])
+        return growth <= 0 or self.size + growth <= max_bytes
+
+    def _cost(self, child_id: str, entry: Assignment, workloads: Mapping[str, str]) -> int:
         cost = _size(child_id, format_assignment(entry))
         if entry.workload not in self.workloads:
             cost += _size(entry.workload, workloads[entry.workload])
-        return self.size + cost <= max_bytes
+        return cost
 
     def put(self, child_id: str, entry: Assignment, workloads: Mapping[str, str]) -> None:
         text = format_assignment(entry)

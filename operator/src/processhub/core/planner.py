@@ -127,11 +127,7 @@ class _Planner:
         chosen = place(_keys(ready), candidates)
         for child, index in zip(ready, chosen.tolist(), strict=True):
             if index == NOWHERE:
-                limit = self.snapshot.spec.members.max_children
-                self.unplaced[child.id] = Unplaced(
-                    Reason.CAPACITY_EXCEEDED,
-                    f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
-                )
+                self.unplaced[child.id] = self._no_room(candidates)
                 continue
             self._start(child, candidates[index].name)
 
@@ -238,6 +234,8 @@ class _Planner:
         if target is None or not _takes(target):
             # It runs on where it is until its new member is there.
             self.unplaced[child.id] = _unavailable(child.nodes[0])
+        elif full := self._full(target.name):
+            self.unplaced[child.id] = full
         elif self.budget > 0:
             self._begin_move(child, place.member, target.name, "its nodes were changed")
         else:
@@ -290,11 +288,8 @@ class _Planner:
         member = self.members.get(name)
         if member is None or not _takes(member) or not self.snapshot.formed:
             self.unplaced[child.id] = _unavailable(name)
-        elif self.load[name] >= self.snapshot.spec.members.max_children:
-            limit = self.snapshot.spec.members.max_children
-            self.unplaced[child.id] = Unplaced(
-                Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)"
-            )
+        elif full := self._full(name):
+            self.unplaced[child.id] = full
         else:
             self._start(child, name)
 
@@ -368,6 +363,24 @@ class _Planner:
             limit = self.snapshot.spec.members.max_children
             room = {member.name: max(0, limit - self.load[member.name]) for member in open_members}
         return [Candidate(member.name, member.weight, room[member.name]) for member in open_members]
+
+    def _no_room(self, candidates: list[Candidate]) -> Unplaced:
+        """Why none of the ready members takes a child."""
+        if all(candidate.weight <= 0 for candidate in candidates):
+            names = ", ".join(candidate.name for candidate in candidates)
+            return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
+        limit = self.snapshot.spec.members.max_children
+        return Unplaced(
+            Reason.CAPACITY_EXCEEDED,
+            f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
+        )
+
+    def _full(self, name: str) -> Unplaced | None:
+        """Why a child that is bound to the member can't have it, None where it can."""
+        limit = self.snapshot.spec.members.max_children
+        if self.load[name] < limit:
+            return None
+        return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
 
     def _room(self, more: int) -> dict[str, int]:
         open_members = [member for member in self.snapshot.members if _takes(member)]
