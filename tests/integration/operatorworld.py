@@ -52,7 +52,7 @@ NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 CONFIG_MAPS = untyped("v1", "configmaps")
 SLEEP = ["sleep", "100000"]
 SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
-REGIONS = {"node-0": "r1", "node-1": "r1", "node-2": "r2"}
+REGIONS = {"node-0": "r1", "node-1": "r2", "node-2": "r1"}  # as the local cluster labels its nodes
 PATIENCE = 40.0  # for what takes a second or two on an idle machine
 
 
@@ -552,8 +552,6 @@ async def site() -> AsyncIterator[Site]:
     watcher = None if kept else guard.start(layout)
     try:
         cluster = await asyncio.to_thread(local.up, layout, len(REGIONS))
-        for node, region in REGIONS.items():
-            cluster.kubectl("label", "node", node, f"topology.kubernetes.io/region={region}", "--overwrite")
         await asyncio.to_thread(install.install, cluster)
         async with Client(read_kubeconfig(cluster.kubeconfig).client_config()) as api:
             yield Site(cluster, api, Faults(layout.kubelet_root))

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 NODES = untyped("v1", "nodes", namespaced=False)
 LEASES = untyped("coordination.k8s.io/v1", "leases")
 KUBELET_PORT = 10250
+REGIONS = ("r1", "r2")  # as in manifests/examples/09-regions.yaml
 ZONES = ("a", "b", "c")
 _LEASE_SECONDS = 12
 _RENEW_SECONDS = 3.0
@@ -41,13 +42,14 @@ class Node:
 
     async def register(self, client: Client) -> None:
         """Create the Node, or take over the one that an earlier kubelet left."""
+        region = REGIONS[self.index % len(REGIONS)]
         zone = ZONES[self.index % len(ZONES)]
         labels = {
             "kubernetes.io/hostname": self.name,
             "kubernetes.io/os": "linux",
             "kubernetes.io/arch": "amd64",
-            "topology.kubernetes.io/region": "local",
-            "topology.kubernetes.io/zone": f"local-{zone}",
+            "topology.kubernetes.io/region": region,
+            "topology.kubernetes.io/zone": f"{region}-{zone}",
         }
         body = {
             "apiVersion": "v1",

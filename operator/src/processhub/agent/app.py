@@ -15,7 +15,7 @@ from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
 from processhub.agent.pythonchild import PythonStarter
 from processhub.agent.spawner import Spawner, WardenProcess
-from processhub.agent.status import StatusBook
+from processhub.agent.status import Author, StatusBook
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.sync import Sync, Wanted
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
@@ -56,7 +56,7 @@ class Agent:
         )
         self.sync = Sync(client, env, self.lease.identity, self.supervisor.want, self._own_slice, self._settings)
         self._status = StatusBook(
-            client, self.lease.identity, lambda: self.lease.renewals, self.metrics, self.sync.informer.put
+            Author(client, self.lease.identity, lambda: self.lease.renewals, self.metrics, self.sync.informer.put)
         )
         self._server = Server(env, self.sync, self.supervisor, self.metrics, self.healthy, self.ready)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from processhub.agent.child import Child
 from processhub.agent.metrics import Metrics
@@ -31,22 +32,25 @@ _RENEWALS_TO_SETTLE = 2  # the first may have been under way
 _MAX_TEXT = 384 * 1024  # characters of all entries
 
 
-class StatusBook:
-    """The writers of all own slices.
+@dataclass(frozen=True)
+class Author:
+    """Who writes, as which holder of the member's Lease.
 
-    ``renewals()`` counts those of the member's Lease; ``written(slice)`` gets each slice as it was stored.
+    ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        holder: str,
-        renewals: Callable[[], int],
-        metrics: Metrics,
-        written: Callable[[RegistrySlice], None],
-    ) -> None:
-        self._client, self._holder, self._renewals = client, holder, renewals
-        self._metrics, self._written = metrics, written
+    client: Client
+    holder: str
+    renewals: Callable[[], int]
+    metrics: Metrics
+    written: Callable[[RegistrySlice], None]
+
+
+class StatusBook:
+    """The writers of all own slices."""
+
+    def __init__(self, author: Author) -> None:
+        self._author = author
         self._pages: dict[str, _Page] = {}
         self._open = False
 
@@ -59,7 +63,7 @@ class StatusBook:
                 del self._pages[name]
             return
         if page is None:
-            page = self._pages[name] = _Page(self._client, self._holder, self._renewals, self._metrics, self._written)
+            page = self._pages[name] = _Page(self._author)
             page.dirty.update({child.id: child for child in children})
         page.take(item, open_=self._open)
 
@@ -90,16 +94,8 @@ class StatusBook:
 class _Page:
     """One slice's status."""
 
-    def __init__(
-        self,
-        client: Client,
-        holder: str,
-        renewals: Callable[[], int],
-        metrics: Metrics,
-        written: Callable[[RegistrySlice], None],
-    ) -> None:
-        self._client, self._holder, self._renewals = client, holder, renewals
-        self._metrics, self._written = metrics, written
+    def __init__(self, author: Author) -> None:
+        self._author = author
         self._item: RegistrySlice | None = None
         self._entries: dict[str, str] = {}
         self.dirty: dict[str, Child] = {}
@@ -170,11 +166,11 @@ class _Page:
             try:
                 await self._write(status)
                 self._said = (status.observed_generation, status.entries)
-                self._metrics.status_writes.labels("written").inc()
+                self._author.metrics.status_writes.labels("written").inc()
             except NotFoundError:
                 log.info("a slice is gone while its status was written")
             except ApiError as error:
-                self._metrics.status_writes.labels("failed").inc()
+                self._author.metrics.status_writes.labels("failed").inc()
                 log.warning("status of slice not written: %s", error.message)
                 self._said = None
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -211,7 +207,7 @@ class _Page:
                 self._entries[child_id] = text
         self.dirty.clear()
         status = SliceStatus(
-            observed_generation=item.metadata.generation, holder=self._holder, entries=_bounded(self._entries)
+            observed_generation=item.metadata.generation, holder=self._author.holder, entries=_bounded(self._entries)
         )
         if self._said == (status.observed_generation, status.entries):
             return None
@@ -237,14 +233,14 @@ class _Page:
                     "spec": item.spec,
                     "status": status,
                 }
-                stored = await self._client.replace(SLICES, namespace, name, body, subresource="status")
+                stored = await self._author.client.replace(SLICES, namespace, name, body, subresource="status")
                 break
             except ConflictError:
-                current = await self._client.get(SLICES, namespace, name)
+                current = await self._author.client.get(SLICES, namespace, name)
                 if current.metadata.uid != item.metadata.uid:
                     raise NotFoundError(404, "NotFound", f"slice {name} was re-created") from None
                 self._check_holder(current)
-                self._written(current)
+                self._author.written(current)
                 if not current.status.holder:
                     continue  # no status to test for: once more on the version just read
                 patch = [
@@ -254,7 +250,7 @@ class _Page:
                     {"op": "replace", "path": "/status", "value": status},
                 ]
                 try:
-                    stored = await self._client.patch(
+                    stored = await self._author.client.patch(
                         SLICES, namespace, name, patch, content_type=JSON_PATCH, subresource="status"
                     )
                     break
@@ -263,7 +259,7 @@ class _Page:
         else:
             raise ConflictError(409, "Conflict", f"slice {name} changes too quickly")
         self._wrote = True
-        self._written(stored)
+        self._author.written(stored)
 
     def _check_holder(self, item: RegistrySlice) -> None:
         """Raises ApiError where another holder has answered a slice that this agent has answered before.
@@ -271,12 +267,12 @@ class _Page:
         A newer agent's word stands: this one will see at its next renewal that the Lease is another's. Once the
         Lease has been renewed since, the answer was nobody's (a hand edit), and is replaced.
         """
-        if not self._wrote or item.status.holder == self._holder:
+        if not self._wrote or item.status.holder == self._author.holder:
             self._disputed = None
             return
         if self._disputed is None:
-            self._disputed = self._renewals()
-        if self._renewals() < self._disputed + _RENEWALS_TO_SETTLE:
+            self._disputed = self._author.renewals()
+        if self._author.renewals() < self._disputed + _RENEWALS_TO_SETTLE:
             raise ApiError(
                 409, "Superseded", f"slice {item.metadata.name} is answered by {item.status.holder or 'nobody'} now"
             )

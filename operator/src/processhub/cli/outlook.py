@@ -11,13 +11,12 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
-from processhub.api.slice import Assignment, encode_workload
+from processhub.api.slice import encode_workload
 from processhub.client.records import Record
 from processhub.core.membership import Phase
-from processhub.core.placement import child_key
 from processhub.core.plan import Move, Plan, Unplaced
 from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, frozen_metadata
+from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, wanted_child
 
 _NO_LIMIT = 10**9
 _ROUNDS = 20
@@ -65,7 +64,7 @@ def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Chi
             msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned) if spec else known.spec, known.uid
         )
         record[child_id] = tuple(
-            OnRecord(node.name, _entry(wanted[child_id], node.epoch, wait=node.waiting)) for node in known.nodes
+            OnRecord(node.name, wanted[child_id].entry(node.epoch, wait=node.waiting)) for node in known.nodes
         )
     ready = {member.name for member in hub.status.members if member.ready}
     members = tuple(_member(hub, name, Phase.LIVE if name in ready else Phase.HELD) for name in sorted(names))
@@ -156,26 +155,4 @@ def _member(hub: Hub, name: str, phase: Phase = Phase.LIVE) -> MemberView:
 
 
 def _wanted(spec: ChildSpec, uid: str) -> Wanted:
-    return Wanted(
-        id=spec.id,
-        uid=uid,
-        key=child_key(spec.id),
-        workload=encode_workload(spec)[0],
-        nodes=spec.nodes,
-        pinned=spec.pinned,
-        restart_policy=spec.restart_policy,
-        tags=spec.tags,
-        metadata=frozen_metadata(spec.metadata),
-    )
-
-
-def _entry(child: Wanted, epoch: int, *, wait: bool) -> Assignment:
-    return Assignment(
-        uid=child.uid,
-        epoch=epoch,
-        workload=child.workload,
-        wait=wait,
-        restart_policy=child.restart_policy,
-        tags=child.tags,
-        metadata=child.metadata,
-    )
+    return wanted_child(spec, spec.id, uid, encode_workload(spec)[0])

@@ -417,15 +417,7 @@ class _Planner:
         if epoch is None:
             epoch = self.next_epoch
             self.next_epoch += 1
-        return Assignment(
-            uid=child.uid,
-            epoch=epoch,
-            workload=child.workload,
-            wait=wait,
-            restart_policy=child.restart_policy,
-            tags=child.tags,
-            metadata=child.metadata,
-        )
+        return child.entry(epoch, wait=wait)
 
     def _put(self, member: str, child_id: str, entry: Assignment | None) -> None:
         self.changes.setdefault(member, {})[child_id] = entry

@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec
 from processhub.api.slice import Assignment
 from processhub.core.membership import Phase
+from processhub.core.placement import child_key
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +31,18 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     def bound(self) -> bool:
         """Whether it waits for its member rather than moving."""
         return self.pinned or bool(self.nodes)
+
+    def entry(self, epoch: int, *, wait: bool = False) -> Assignment:
+        """What a slice says of it; ``wait``: on record only until its former member has stopped it."""
+        return Assignment(
+            uid=self.uid,
+            epoch=epoch,
+            workload=self.workload,
+            wait=wait,
+            restart_policy=self.restart_policy,
+            tags=self.tags,
+            metadata=self.metadata,
+        )
 
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +82,21 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
 
 
-def frozen_metadata(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def wanted_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> Wanted:
+    """What a Child's spec asks for; ``workload`` is the hash of its workload."""
+    return Wanted(
+        id=child_id,
+        uid=uid,
+        key=child_key(child_id),
+        workload=workload,
+        nodes=spec.nodes,
+        pinned=spec.pinned,
+        restart_policy=spec.restart_policy,
+        tags=spec.tags,
+        metadata=_frozen(spec.metadata),
+    )
+
+
+def _frozen(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Metadata in the order that entries hold it."""
     return tuple(sorted((str(key), str(value)) for key, value in metadata.items()))

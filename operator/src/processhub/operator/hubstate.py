@@ -25,8 +25,7 @@ from processhub.api.slice import (
     parse_report,
 )
 from processhub.core.acceptance import Refusal, refuse_child, refuse_size
-from processhub.core.placement import child_key
-from processhub.core.snapshot import Wanted, frozen_metadata
+from processhub.core.snapshot import Wanted, wanted_child
 
 T = TypeVar("T")
 HubKey = tuple[str, str]  # (namespace, name)
@@ -234,15 +233,4 @@ class HubState:
 
 def _known(child: Child) -> KnownChild:
     digest, text = encode_workload(child.spec)
-    wanted = Wanted(
-        id=child.id,
-        uid=child.metadata.uid,
-        key=child_key(child.id),
-        workload=digest,
-        nodes=child.spec.nodes,
-        pinned=child.spec.pinned,
-        restart_policy=child.spec.restart_policy,
-        tags=child.spec.tags,
-        metadata=frozen_metadata(child.spec.metadata),
-    )
-    return KnownChild(child, wanted, text)
+    return KnownChild(child, wanted_child(child.spec, child.id, child.metadata.uid, digest), text)
