@@ -330,6 +330,17 @@ class World:
         await self.faults.cut_node(node)
         self._undo.append(lambda: self.faults.heal_node(node))
 
+    async def kill_node(self, node: str) -> None:
+        """Cut the node's power; undone at the end of the test."""
+        await self.faults.kill_node(node)
+        self._undo.append(lambda: self.faults.heal_node(node))
+
+    async def member_without_operator(self) -> tuple[str, str]:
+        """A member and its node, which runs no operator pod."""
+        operators = {pod.spec.node_name for pod in await self.operators.pods()}
+        members = (await self.get_hub()).status.members
+        return next((member.name, member.node) for member in members if member.node not in operators)
+
     async def scale_operators(self, replicas: int) -> None:
         """So many operator pods, once that is so; two again at the end of the test."""
         await self.operators.scale(replicas)

@@ -166,7 +166,9 @@ def test_member_of_a_per_node_hub_is_known_by_its_node(as_member: Callable[..., 
     assert "patched" in member(*lease_patch(f"left.{NODE}"))
 
 
-@pytest.mark.parametrize("name", ["left.left-1.0", "right.right-0.0", f"left.{NODE}.0"])
+@pytest.mark.parametrize(
+    "name", ["left.left-1.0", "right.right-0.0", f"left.{NODE}.0"], ids=["member", "hub", "per node"]
+)
 def test_member_may_not_write_anothers_slice_status(as_member: Callable[..., Write], name: str) -> None:
     member = as_member("left-0")
 
@@ -174,7 +176,11 @@ def test_member_may_not_write_anothers_slice_status(as_member: Callable[..., Wri
         member(*status_patch(name))
 
 
-@pytest.mark.parametrize("name", ["left.left-1", "right.right-0", f"left.{NODE}", "somebody-elses"])
+@pytest.mark.parametrize(
+    "name",
+    ["left.left-1", "right.right-0", f"left.{NODE}", "somebody-elses"],
+    ids=["member", "hub", "per node", "unknown"],
+)
 def test_member_may_not_renew_anothers_lease(as_member: Callable[..., Write], name: str) -> None:
     member = as_member("left-0")
 

@@ -83,7 +83,7 @@ async def test_started_children_run_and_are_found(hub: Hub) -> None:
 
     stopped = await hub.stop_children(list(result.started), wait=True, timeout=20)
 
-    assert stopped.ok
+    assert stopped.errors == {}
     assert not alive(pid)
     assert hub.child_lookup("look/b") is None
     assert hub.get_pid("look/b") is None

@@ -155,13 +155,11 @@ async def test_children_of_a_member_that_stands_still_are_given_away_when_its_le
 
 async def test_children_on_a_node_that_is_cut_off_run_on_and_are_one_again_when_it_is_back(world: World) -> None:
     before = await started_hub(world, **STAY)
-    operators = {pod.spec.node_name for pod in await world.operators.pods()}
-    node_of = {member.name: member.node for member in (await world.get_hub()).status.members}
-    member = next(name for name, node in node_of.items() if node not in operators)
+    member, node = await world.member_without_operator()
     victims = on(before, member)
     assert victims
 
-    await world.cut_node(node_of[member])
+    await world.cut_node(node)
 
     async def second_copies() -> None:
         live = world.watch.live()
@@ -173,7 +171,7 @@ async def test_children_on_a_node_that_is_cut_off_run_on_and_are_one_again_when_
     live = world.watch.live()
     assert {child_id: live[child_id][0].pid for child_id in victims} == originals, "Divergence: they run on"
 
-    await world.faults.heal_node(node_of[member])
+    await world.faults.heal_node(node)
 
     async def one_copy() -> None:
         after = await world.running(IDS)
@@ -219,4 +217,62 @@ async def test_children_of_an_evicted_member_are_handed_over_without_waiting(wor
         untouched(before, after, before.keys() - victims)
 
     await settles(handed_over)
+    never_two(world.watch)
+
+
+async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(world: World) -> None:
+    before = await started_hub(world)
+    uids = {member: (await world.pod(member)).metadata.uid for member in members_of(before)}
+    assert len(uids) == 3
+
+    await world.edit_hub(members={"template": {"metadata": {"annotations": {"release": "2"}}}})
+
+    async def rolled() -> None:
+        live = world.watch.live()
+        down = {before[child_id].member for child_id in IDS if child_id not in live}
+        # Not an AssertionError: that would only be waited out.
+        if len(down) > 1:
+            raise RuntimeError(f"children of {down} are down at the same time")
+        for member, uid in uids.items():
+            assert (await world.pod(member)).metadata.uid != uid
+
+    await settles(rolled, within=90, every=0.05)
+    await world.hub_ready()
+    after = await world.running(IDS)
+    assert moved(before, after) == set()
+    assert {child_id: place.epoch for child_id, place in after.items()} == {
+        child_id: place.epoch for child_id, place in before.items()
+    }
+    assert {len(runs) for runs in world.watch.runs().values()} == {2}
+    never_two(world.watch)
+
+
+async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go(world: World) -> None:
+    before = await started_hub(world, **STAY)
+    member, node = await world.member_without_operator()
+    victims = on(before, member)
+    assert victims
+    uid = (await world.pod(member)).metadata.uid
+
+    await world.kill_node(node)
+    await world.kubectl("delete", "pod", member, "--wait=false")
+
+    async def elsewhere() -> None:
+        after = await world.running(IDS)
+        assert moved(before, after) == victims
+        untouched(before, after, before.keys() - victims)
+
+    await settles(elsewhere)
+    pod = await world.pod(member)
+    assert pod.metadata.uid == uid, "a StatefulSet's pod goes only when its kubelet says so"
+    assert pod.metadata.deletion_timestamp is not None
+
+    await world.faults.heal_node(node)
+
+    async def replaced() -> None:
+        assert (await world.pod(member)).metadata.uid != uid
+
+    await settles(replaced, within=60)
+    await world.hub_ready()
+    untouched(before, await world.running(IDS), before.keys() - victims)
     never_two(world.watch)

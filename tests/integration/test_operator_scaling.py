@@ -178,7 +178,13 @@ async def test_children_over_the_capacity_wait_until_there_is_more(world: World)
         assert refused.message == (
             "each ready member has its 3 children (spec.members.maxChildren); add members or raise it"
         )
-    assert (await world.get_hub()).status.summary.children == "6/8"  # type: ignore[union-attr]
+
+    async def counted() -> None:
+        summary = (await world.get_hub()).status.summary
+        assert summary is not None
+        assert summary.children == "6/8"
+
+    await settles(counted)
 
     await world.edit_hub(members={"maxChildren": 4})
 

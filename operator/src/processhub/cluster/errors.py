@@ -42,6 +42,10 @@ class ForbiddenError(ApiError):
     """401 or 403: the account may not do this."""
 
 
+class NamespaceTerminatingError(ForbiddenError):
+    """403 on create: the namespace is being deleted."""
+
+
 class UnavailableError(ApiError):
     """429 or 5xx: overloaded or not ready; ``retry_after`` is in seconds (0 where not said)."""
 
@@ -76,10 +80,15 @@ def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiEr
     reason = str(answer.get("reason", ""))
     message = str(answer.get("message", "")) or body[:300].decode(errors="replace") or f"HTTP {status}"
     details = answer.get("details")
-    kind = AlreadyExistsError if reason == "AlreadyExists" else _BY_STATUS.get(status)
-    if kind is None:
+    details = details if isinstance(details, dict) else {}
+    kind = _BY_STATUS.get(status)
+    if reason == "AlreadyExists":
+        kind = AlreadyExistsError
+    elif any(cause.get("reason") == "NamespaceTerminating" for cause in details.get("causes", ())):
+        kind = NamespaceTerminatingError
+    elif kind is None:
         kind = UnavailableError if status >= 500 else ApiError
-    error = kind(status, reason, message, details if isinstance(details, dict) else None)
+    error = kind(status, reason, message, details)
     if isinstance(error, UnavailableError) and retry_after and retry_after.isdigit():
         error.retry_after = float(retry_after)
     return error

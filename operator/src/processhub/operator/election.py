@@ -45,6 +45,7 @@ class Election:
         self._seen: tuple[str | None, str | None] | None = None
         self._seen_at = 0.0
         self._lease: Lease | None = None
+        self._writing = asyncio.Lock()  # a renewal that is under way would make the release conflict, or undo it
         self.term = 0
 
     async def acquire(self) -> int:
@@ -65,7 +66,7 @@ class Election:
             await asyncio.sleep(RETRY_SECONDS)
             sent = loop.time()
             try:
-                async with asyncio.timeout(max(0.1, RENEW_DEADLINE_SECONDS - (sent - renewed))):
+                async with asyncio.timeout(max(0.1, RENEW_DEADLINE_SECONDS - (sent - renewed))), self._writing:
                     await self._renew()
                 renewed = sent
                 on_renewed()
@@ -80,15 +81,22 @@ class Election:
                 return
 
     async def release(self) -> None:
-        """Give the Lease up, so that a standby takes over at once."""
-        if self._lease is None:
-            return
-        try:
+        """Give the Lease up, so that a standby takes over at once. Call it once; ``hold`` is to be cancelled then."""
+        async with self._writing:
+            try:
+                try:
+                    await self._write_released()
+                except ConflictError:
+                    if await self._still_ours():  # a renewal whose answer was lost, or an edit by hand
+                        await self._write_released()
+            except ApiError as error:
+                log.warning("leader Lease not released, a standby waits for its end: %s", error.message)
+            self._lease = None
+
+    async def _write_released(self) -> None:
+        if self._lease is not None:
             spec = msgspec.structs.replace(self._lease.spec, holder_identity="", renew_time=micro_time())
             await self._write(msgspec.structs.replace(self._lease, spec=spec))
-        except ApiError as error:
-            log.warning("leader Lease not released, a standby waits for its end: %s", error.message)
-        self._lease = None
 
     async def _try(self) -> bool:
         try:

@@ -20,7 +20,12 @@ from processhub.api.naming import (
 )
 from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
-from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    NamespaceTerminatingError,
+    NotFoundError,
+)
 from processhub.cluster.kinds import LEASES
 from processhub.core.acceptance import Refusal, refuse_hub
 from processhub.core.membership import Phase
@@ -45,6 +50,7 @@ from processhub.operator.store import Store
 from processhub.operator.telling import tell
 
 _REAPPLY_SECONDS = 300.0
+_NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
 log = logging.getLogger(__name__)
 
 
@@ -76,8 +82,12 @@ class Reconciler:
             self._mark_children(key, state)
             written = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
             return 1.0 if not written or refusal.reason is Reason.NAME_CONFLICT else None
-        with metrics.ROUND_SECONDS.time():
-            return await self._round(key, hub, state, memory)
+        try:
+            with metrics.ROUND_SECONDS.time():
+                return await self._round(key, hub, state, memory)
+        except NamespaceTerminatingError:
+            log.info("hub %s/%s goes with its namespace", *key)
+            return _NAMESPACE_GOES_SECONDS
 
     # one round
 
