@@ -27,11 +27,12 @@ from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_slice, slice_settings
 from processhub.operator.store import Store
 
+_RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
 log = logging.getLogger(__name__)
 
 
 class SliceWriter:
-    """Writes the slices of one hub in one round. ``retry_in`` is set where the rate limit held a write back."""
+    """Writes the slices of one hub in one round. ``retry_in`` is set where a write was held back or failed."""
 
     def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, term: int) -> None:
         self._client, self._store, self._hub, self._state = client, store, hub, state
@@ -108,6 +109,7 @@ class SliceWriter:
         except (AlreadyExistsError, ConnectionFailedError) as error:
             log.info("slice %s: %s; reading it", item.metadata.name, error.message)
             await self._read(item.metadata.name)
+            self._again_in(_RETRY_SECONDS)
         self.wrote += 1
 
     async def _replace(self, known: KnownSlice, spec: SliceSpec, joining: bool) -> None:
@@ -116,8 +118,7 @@ class SliceWriter:
         now = asyncio.get_running_loop().time()
         bucket = self._memory.slice_bucket(name)
         if not bucket.take(now):
-            wait = bucket.wait(now)
-            self.retry_in = wait if self.retry_in is None else min(self.retry_in, wait)
+            self._again_in(bucket.wait(now))
             return
         # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
         removed = _removed(known, spec)
@@ -135,6 +136,7 @@ class SliceWriter:
         except (ConflictError, InvalidError, NotFoundError, ConnectionFailedError) as error:
             log.warning("slice %s not written, reading it: %s", name, error.message)
             await self._read(name)
+            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
             return
         for child_id in removed:
             known.unproven[child_id] = stored.metadata.generation
@@ -156,6 +158,9 @@ class SliceWriter:
             ],
             content_type=JSON_PATCH,
         )
+
+    def _again_in(self, seconds: float) -> None:
+        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
     async def _read(self, name: str) -> None:
         """Bring the store up to the truth after a write that failed or whose outcome is unknown."""
