@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _BURST, _PER_SECOND = 10, 1.0
 _GATHER_SECONDS = 0.1  # between two writes while many children change,
 _GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
+_GATHER_MAX = 0.3
 _LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
 _RETRY_SECONDS = 0.5
 _RENEWALS_TO_SETTLE = 2  # the first may have been under way
@@ -165,6 +166,8 @@ class _Page:
             self._last = loop.time()
             try:
                 await self._write(status)
+                # Many children, a busy server: the next write takes more with it.
+                self._gap = max(self._gap, min(loop.time() - self._last, _GATHER_MAX))
                 self._said = (status.observed_generation, status.entries)
                 self._author.metrics.status_writes.labels("written").inc()
             except NotFoundError:

@@ -15,12 +15,14 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE_SECONDS = 0.1
 _BACKOFF_MIN, _BACKOFF_MAX = 0.2, 30.0
+_REST_MAX = 0.3  # seconds
 
 
 class WorkQueue(Generic[K]):
     """Calls ``work(key)`` for each added key; its result is the seconds after which it wants to run again, or None.
 
-    Leading edge: a key that has been quiet runs at once; one that ran within the debounce waits for its end.
+    Leading edge: a key that has been quiet runs at once; one that ran within the debounce waits for its end, and
+    longer where a run takes long: it rests for up to as long as it ran, so that a storm makes runs larger, not more.
     An exception is logged and tried again with back-off.
     """
 
@@ -68,9 +70,8 @@ class WorkQueue(Generic[K]):
                     raise
                 log.exception("work on %s failed; again in %.1f s", key, backoff)
                 again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
-            rest = self._debounce - (loop.time() - began)
-            if rest > 0:
-                await asyncio.sleep(rest)
+            took = loop.time() - began
+            await asyncio.sleep(max(self._debounce - took, min(took, _REST_MAX)))
         del self._tasks[key], self._dirty[key]
 
 

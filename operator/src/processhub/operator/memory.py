@@ -30,6 +30,8 @@ class HubMemory:
         self.plan: Plan | None = None
         self.slice_buckets: dict[str, TokenBucket] = {}
         self.status_bucket = TokenBucket(rate=HUB_STATUS_RATE, burst=4)
+        self.status_written_at = float("-inf")
+        self.storm = False  # so many entries are under way that what only tells of them gives way
         self.moves_refilled_at: float | None = None
         self.move_tokens = 0.0
         self.applied: str = ""  # fingerprint of the owned objects as last applied

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -50,6 +50,8 @@ from processhub.operator.store import Store
 from processhub.operator.telling import tell
 
 _REAPPLY_SECONDS = 300.0
+_MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
+_STORM_STATUS_SECONDS = 1.0  # and the Hub's is written so often
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
 log = logging.getLogger(__name__)
 
@@ -80,8 +82,8 @@ class Reconciler:
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
-            written = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
-            return 1.0 if not written or refusal.reason is Reason.NAME_CONFLICT else None
+            wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
+            return 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
         try:
             with metrics.ROUND_SECONDS.time():
                 return await self._round(key, hub, state, memory)
@@ -102,6 +104,8 @@ class Reconciler:
         observation = observe(hub, state, members, memory, loop.time())
         with metrics.PLAN_SECONDS.time():
             plan = make_plan(observation.snapshot)
+        memory.storm = _changes(plan) + _unanswered(members) > _MANY
+        self.status.give_way(key, memory.storm)
         memory.next_epoch = plan.next_epoch
         memory.move_tokens -= plan.planned_moves
         await writer.disown_late_slices()
@@ -113,11 +117,10 @@ class Reconciler:
         if conflict is not None:
             self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
             return 1.0
-        written = self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339()))
         return _soonest(
             0.0 if not complete else None,
             writer.retry_in,
-            None if written else max(0.1, memory.status_bucket.wait(loop.time())),
+            self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
             0.05 if plan.moving else None,
             0.2 if plan.pending_moves else None,
             formation_wait(hub, memory, loop.time()),
@@ -249,19 +252,23 @@ class Reconciler:
         )
         return child, status
 
-    def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> bool:
-        """Have the Hub's status written where it differs; False where it is not its time yet."""
+    def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> float | None:
+        """Have the Hub's status written where it differs; the seconds to wait where it is not its time yet."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None:
-            return True
+            return None
         now = asyncio.get_running_loop().time()
-        if self.status.busy_with(hub) or memory.status_bucket.wait(now) > 0:
-            return False
+        wait = memory.status_bucket.wait(now)
+        if memory.storm:
+            wait = max(wait, memory.status_written_at + _STORM_STATUS_SECONDS - now)
+        if wait > 0 or self.status.busy_with(hub):
+            return max(0.1, wait)
         status = compute()
         if status != current.status:
             memory.status_bucket.take(now)
+            memory.status_written_at = now
             self.status.hub(current, status, lambda: self.wake(hub.metadata.key))
-        return True
+        return None
 
     # beside a round
 
@@ -314,6 +321,20 @@ class Reconciler:
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:
             self.status.mark((key[0], name))
+
+
+def _changes(plan: Plan) -> int:
+    return sum(len(entries) for entries in plan.entries.values())
+
+
+def _unanswered(members: Mapping[str, Member]) -> int:
+    """Entries that live members have not reported on yet."""
+    return sum(
+        max(0, len(known.assignments) - len(known.reports))
+        for member in members.values()
+        if member.phase is Phase.LIVE
+        for known in member.slices
+    )
 
 
 def _soonest(*seconds: float | None) -> float | None:
