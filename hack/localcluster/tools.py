@@ -124,7 +124,8 @@ def _given(tool: Tool) -> Path | None:
     if found is None:
         return None
     answer = subprocess.run([found, *tool.version_args], capture_output=True, text=True, timeout=30, check=False)
-    return Path(found) if re.search(tool.version, answer.stdout + answer.stderr) else None
+    # What is found may be the link that an earlier `--bin` made: to be followed, else it would be linked to itself.
+    return Path(found).resolve() if re.search(tool.version, answer.stdout + answer.stderr) else None
 
 
 def available(tool: Tool) -> Path | None:
@@ -197,6 +198,14 @@ def ensure(names: list[str] | None = None) -> dict[str, Path]:
     return paths
 
 
+def _link(path: Path, link: Path) -> None:
+    if path.resolve() == link.absolute():
+        return  # a binary that somebody put there
+    scratch = link.with_name(f".{link.name}.{os.getpid()}")
+    scratch.symlink_to(path)
+    scratch.replace(link)
+
+
 def main() -> int:
     """``python -m localcluster.tools [NAME…]``: print the paths, building what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,9 +220,7 @@ def main() -> int:
     for name, path in paths.items():
         if arguments.bin and name in FOR_PEOPLE:
             arguments.bin.mkdir(parents=True, exist_ok=True)
-            scratch = arguments.bin / f".{name}.{os.getpid()}"
-            scratch.symlink_to(path)
-            scratch.replace(arguments.bin / name)
+            _link(path, arguments.bin / name)
         print(f"{name} {path}")
     return 0
 
