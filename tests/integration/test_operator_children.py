@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -330,3 +331,28 @@ def handles(pid: int, number: signal.Signals) -> bool:
     """Whether the process has a handler for the signal."""
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
+
+
+async def test_refusals_amid_many_starts_are_told(world: World) -> None:
+    """A child that comes in the midst of a round is not in what that round observed."""
+    await world.hub()
+    good = [f"good-{number}" for number in range(150)]
+    bad = [f"bad-{number}" for number in range(50)]
+
+    await asyncio.gather(world.children(good), world.children(bad, nodes=["hub-0"]))
+
+    for name in bad:
+        refused = await world.condition(name, "Accepted", "False", "InvalidChildMapping")
+        assert "spec.nodes" in refused.message
+    await world.running(good)
+
+
+async def test_what_a_hubs_edit_makes_unacceptable_is_told(world: World) -> None:
+    await world.hub(distribution={"strategy": "Guided"})
+    await world.child("a", nodes=["hub-0"])
+    before = await world.ready("a")
+
+    await world.edit_hub(distribution={"strategy": "ConsistentHashing"})
+
+    await world.condition("a", "Accepted", "False", "InvalidChildMapping")
+    assert (await world.get_child("a")).status.nodes == before["a"].status.nodes, "the last good one runs on"

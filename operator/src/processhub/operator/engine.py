@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from processhub.api.child import Child
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.operator import metrics
@@ -38,6 +39,10 @@ class Engine:
         """Have a hub looked at; before the start is complete all of them will be anyway."""
         if self._queue is not None:
             self._queue.add(key)
+
+    def child(self, key: tuple[str, str]) -> Child | None:
+        """The Child of this namespace and name as the watch has told of it."""
+        return self._store.child(key)
 
     def answered(self) -> None:
         """The API server took a write: it works."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
+from processhub.core.acceptance import Refusal
 from processhub.core.plan import Plan, Unplaced
 
 HUB_STATUS_RATE = 2.0
@@ -27,6 +28,7 @@ class HubMemory:
         self.phases: dict[str, str] = {}  # member → phase of the round before
         self.seen_live: set[str] = set()
         self.unplaced: dict[str, Unplaced] = {}
+        self.refusals: Mapping[str, Refusal] = {}  # Child object's name → why it was refused in the round before
         self.plan: Plan | None = None
         self.slice_buckets: dict[str, TokenBucket] = {}
         self.status_bucket = TokenBucket(rate=HUB_STATUS_RATE, burst=4)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason
 from processhub.core.acceptance import Refusal, unknown_member
@@ -26,6 +27,13 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: HubSnapshot
     refusals: Mapping[str, Refusal]
     chosen: Mapping[str, KnownChild]
+
+    def has_seen(self, child: Child) -> bool:
+        """Whether the child was observed as it is now, its latest edit included."""
+        known = self.chosen.get(child.id)
+        if known is not None and known.child.metadata.uid == child.metadata.uid:
+            return known.child.metadata.generation == child.metadata.generation
+        return child.metadata.name in self.refusals  # another child has its id
 
 
 def observe(hub: Hub, state: HubState, members: Mapping[str, Member], memory: HubMemory, now: float) -> Observation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -53,6 +54,7 @@ _REAPPLY_SECONDS = 300.0
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
 _STORM_STATUS_SECONDS = 1.0  # and the Hub's is written so often
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
+Told = TypeVar("Told")
 log = logging.getLogger(__name__)
 
 
@@ -84,16 +86,21 @@ class Reconciler:
             self._mark_children(key, state)
             wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
             return 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
+        # What changes from here on may not be in this round's observation: it is told after the next one.
+        dirty, state.dirty = state.dirty, set()
         try:
             with metrics.ROUND_SECONDS.time():
-                return await self._round(key, hub, state, memory)
+                return await self._round(key, hub, state, memory, dirty)
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
+        except BaseException:
+            state.dirty |= dirty
+            raise
 
     # one round
 
-    async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory) -> float | None:
+    async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, dirty: set[str]) -> float | None:
         loop = asyncio.get_running_loop()
         await sync_static_children(self._client, self._store, hub, state)
         members = self._members(hub, state, memory, loop.time())
@@ -113,7 +120,7 @@ class Reconciler:
         complete = await executor.execute(observation, plan, workload_texts(observation))
         await self._retire(hub, state, members, writer)
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
-        self._after(key, hub, state, memory, observation, plan)
+        self._after(key, hub, state, memory, observation, plan, dirty)
         if conflict is not None:
             self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
             return 1.0
@@ -206,7 +213,14 @@ class Reconciler:
     # telling
 
     def _after(
-        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, observation: Observation, plan: Plan
+        self,
+        key: HubKey,
+        hub: Hub,
+        state: HubState,
+        memory: HubMemory,
+        observation: Observation,
+        plan: Plan,
+        dirty: set[str],
     ) -> None:
         # What was written is seen at once: the status shows the record as it is now, not as it was planned from.
         members = self._members(hub, state, memory, asyncio.get_running_loop().time())
@@ -215,16 +229,15 @@ class Reconciler:
         changed_phase = {name for name, member in members.items() if memory.phases.get(name) != str(member.phase)}
         for name in changed_phase:
             for known in members[name].slices:
-                state.dirty |= known.assignments.keys()
-        state.dirty |= plan.unplaced.keys() ^ memory.unplaced.keys()
-        state.dirty |= {child_id for child_id, why in plan.unplaced.items() if memory.unplaced.get(child_id) != why}
+                dirty |= known.assignments.keys()
+        dirty |= _differing(plan.unplaced, memory.unplaced)
         tell(self.events, hub, state, fresh, plan, memory)
-        memory.unplaced = dict(plan.unplaced)
+        memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
-        for child_id in state.dirty:
-            for name in state.by_id.get(child_id, ()):
-                self.status.mark((key[0], name))
-        state.dirty.clear()
+        names = _differing(observation.refusals, memory.refusals)
+        names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
+        for name in names:
+            self.status.mark((key[0], name))
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.children))
         metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
 
@@ -246,6 +259,8 @@ class Reconciler:
                 return None  # the first round has not ended yet
             message = f"the hub is not accepted: {refused.message}"
             return child, child_status(child, [], Refusal(refused.reason, message), None, rfc3339())
+        if not observation.has_seen(child):
+            return None  # the next round will
         refusal_of_child = observation.refusals.get(child.metadata.name)
         status = child_status(
             child, copies_of(child.id, observation.members), refusal_of_child, memory.unplaced.get(child.id), rfc3339()
@@ -321,6 +336,11 @@ class Reconciler:
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:
             self.status.mark((key[0], name))
+
+
+def _differing(now: Mapping[str, Told], before: Mapping[str, Told]) -> set[str]:
+    """The keys under which the two don't say the same."""
+    return {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
 
 
 def _changes(plan: Plan) -> int:
