@@ -8,5 +8,5 @@ import pytest
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under ``--numprocesses 2 --dist loadgroup``: the operator's tests and those without a cluster, and the rest."""
     for item in items:
-        first = "world" in getattr(item, "fixturenames", ()) or "unit" in item.path.parts
+        first = "site" in getattr(item, "fixturenames", ()) or "unit" in item.path.parts
         item.add_marker(pytest.mark.xdist_group("operator" if first else "rest"))

@@ -85,8 +85,13 @@ class Informer(Generic[T]):
         return self._kind.plural == plural and self._namespace in (None, namespace)
 
     def put(self, item: T) -> None:
-        """Take an object that a write of our own returned, so that the next decision sees it at once."""
-        self._take(item)
+        """Take an object that a write of our own returned, so that the next decision sees it at once.
+
+        Unless the watch is past it already: one that is not known then was deleted since, and the answer came late.
+        """
+        metadata = _metadata(item)
+        if metadata.key in self.items or version_of(metadata.resource_version) > self.seen:
+            self._take(item)
 
     async def _relist(self) -> str:
         items, version = await self._client.list(self._kind, self._namespace, labels=self._labels, fields=self._fields)

@@ -84,6 +84,7 @@ class Reconciler:
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
+            state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
             wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
             return 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
         # What changes from here on may not be in this round's observation: it is told after the next one.
@@ -232,12 +233,12 @@ class Reconciler:
                 dirty |= known.assignments.keys()
         dirty |= _differing(plan.unplaced, memory.unplaced)
         tell(self.events, hub, state, fresh, plan, memory)
-        memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
-        memory.phases = {name: str(member.phase) for name, member in members.items()}
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
         for name in names:
             self.status.mark((key[0], name))
+        memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
+        memory.phases = {name: str(member.phase) for name, member in members.items()}
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.children))
         metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
 

@@ -56,8 +56,10 @@ class StatusWriter:
 
     def give_way(self, hub: HubKey, starts_many: bool) -> None:
         """Write one at a time while a hub starts many: its slices go before, they are what starts children."""
+        now = asyncio.get_running_loop().time()
+        self._storms = {key: until for key, until in self._storms.items() if until > now}
         if starts_many:
-            self._storms[hub] = asyncio.get_running_loop().time() + _STORM_SECONDS
+            self._storms[hub] = now + _STORM_SECONDS
         elif self._storms.pop(hub, None) is not None and not self._storms:
             self._calm.set()
 
