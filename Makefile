@@ -48,7 +48,7 @@ demo: setup ## Show the main job on a real API server
 .PHONY: test lint unit integration
 test: setup ## Lint, unit and integration tests
 	@$(MAKE) lint
-	@$(PYTEST) tests/unit tests/integration
+	@$(PYTEST) --numprocesses 2 --dist loadgroup tests/unit tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests
