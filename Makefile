@@ -46,9 +46,9 @@ demo: setup ## Show the main job on a real API server
 
 ##@ Checks
 .PHONY: test lint unit integration
-test: setup ## Lint, unit and integration tests
+test: setup ## Lint, unit and integration tests (WORKERS=2: in two lots at once)
 	@$(MAKE) lint
-	@$(PYTEST) --numprocesses 2 --dist loadgroup tests/unit tests/integration
+	@$(PYTEST) $(if $(WORKERS),--numprocesses $(WORKERS) --dist loadgroup) tests/unit tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests

@@ -271,8 +271,8 @@ class Reconciler:
     def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> float | None:
         """Have the Hub's status written where it differs; the seconds to wait where it is not its time yet."""
         current = self._store.hubs.get(hub.metadata.key)
-        if current is None:
-            return None
+        if current is None or current.metadata.uid != hub.metadata.uid:
+            return None  # made anew in the midst of the round: this status is its predecessor's
         now = asyncio.get_running_loop().time()
         wait = memory.status_bucket.wait(now)
         if memory.storm:
