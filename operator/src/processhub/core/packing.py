@@ -35,8 +35,8 @@ def pack(
     """The slices of one member that are to be written: changed ones whole, and new ones.
 
     ``changes`` is id → entry (None removes it); ``workloads`` holds the JSON for every hash that ``changes`` names.
-    An entry that grows stays in its slice up to twice ``max_bytes``, half of what etcd takes by a margin; beyond
-    that it is removed: its child stops, and is placed anew once that is proven.
+    An entry that grows stays in its slice up to twice ``max_bytes``, which etcd still takes (1.5 MiB); beyond that
+    it is removed: its child stops, and is placed anew once that is proven.
     """
     if not changes:
         return []

@@ -65,6 +65,11 @@ class KnownSlice:
         assert self.object is not None
         return self.object
 
+    def acknowledged_by(self, holder: str) -> bool:
+        """Whether this Lease holder has answered the slice as it is now."""
+        status = self.present.status
+        return status.holder == holder and status.observed_generation >= self.present.metadata.generation
+
     @property
     def index(self) -> int:
         """The slice's number, the last part of its name."""

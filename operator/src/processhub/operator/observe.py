@@ -89,11 +89,7 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
 
 def _up_to_date(member: Member) -> bool:
     """Whether the member has acknowledged all of its slices as they are now."""
-    return bool(member.slices) and all(
-        known.present.status.holder == member.holder
-        and known.present.status.observed_generation >= known.present.metadata.generation
-        for known in member.slices
-    )
+    return bool(member.slices) and all(known.acknowledged_by(member.holder) for known in member.slices)
 
 
 def _acknowledged(member: Member, memory: HubMemory) -> bool:

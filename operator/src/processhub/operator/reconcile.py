@@ -188,11 +188,7 @@ class Reconciler:
             for known in member.slices:
                 present = known.present
                 empty = not present.spec.entries and not known.unproven
-                acknowledged = (
-                    present.status.holder == member.holder
-                    and present.status.observed_generation >= present.metadata.generation
-                    and not present.status.entries
-                )
+                acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
                 retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
                 if (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged):
                     await writer.delete(known)
