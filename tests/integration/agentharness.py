@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import yaml
+from waiting import ENDS_WITH_US
 
 from processhub.api.child import EnvVar, Exec, PodWorkload, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
@@ -354,7 +355,7 @@ class Agent:
         }
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "processhub.agent.main"],
+                [*ENDS_WITH_US, sys.executable, "-m", "processhub.agent.main"],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -23,10 +23,12 @@ from localcluster.faults import Faults
 from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.layout import Layout
 from processhub.cluster.client import Client
+from processhub.cluster.kinds import untyped
 
 pytest.register_assert_rewrite("operatorworld")  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
+NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +70,13 @@ async def api(cluster: Cluster) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def namespace(api: Client) -> AsyncIterator[str]:
     """A namespace of this test's own; its deletion is not waited for."""
     name = f"test-{secrets.token_hex(4)}"
-    cluster.kubectl("create", "namespace", name)
+    await api.create(NAMESPACES, None, {"metadata": {"name": name}})
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    await api.delete(NAMESPACES, None, name)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from waiting import eventually
+from waiting import ENDS_WITH_US, eventually
 
 import render_manifests
 from localcluster.cluster import Cluster
@@ -90,7 +90,7 @@ async def live(cluster: Cluster, api: Client, folder: Path) -> AsyncIterator[Liv
     log = folder / "operator.log"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            "processhub-operator", env=environment, stdout=file, stderr=asyncio.subprocess.STDOUT
+            *ENDS_WITH_US, "processhub-operator", env=environment, stdout=file, stderr=asyncio.subprocess.STDOUT
         )
         try:
             yield Live(cluster, api, namespace)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from operatorworld import SLEEP, settles
+from operatorworld import NAMESPACES, SHORT, SLEEP, settles, stays
 from prometheus_client import REGISTRY
 
+from processhub.api.child import Child, ChildStatus
 from processhub.api.meta import API_VERSION, find_condition
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.cluster.kinds import CHILDREN, HUBS, Kind
+from processhub.cluster.errors import ConnectionFailedError
+from processhub.cluster.kinds import CHILDREN, HUBS, SLICES, Kind, untyped
 from processhub.operator import statuswriter
 from processhub.operator.engine import Engine
 from processhub.operator.settings import OperatorSettings
+from processhub.operator.statuswriter import ChildKey, StatusWriter
+from processhub.operator.store import Store
+
+CONFIG_MAPS = untyped("v1", "configmaps")
 
 
 class GatedClient(Client):
@@ -24,19 +32,60 @@ class GatedClient(Client):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.reached, self.gate = asyncio.Event(), asyncio.Event()
-        self.telling, self.tell = asyncio.Event(), asyncio.Event()
+        self.telling, self.tell = 0, asyncio.Event()
+        self.told: list[dict[str, Any]] = []  # statuses of Hubs as they were sent
+        self.lost_slice_writes = 0  # that many are still to come to nothing
 
     async def replace(self, kind: Kind[Any], *arguments: Any, **options: Any) -> Any:
         if kind is CHILDREN:
-            self.telling.set()
+            self.telling += 1
             await self.tell.wait()
+        if kind is SLICES and self.lost_slice_writes:
+            self.lost_slice_writes -= 1
+            raise ConnectionFailedError("the connection broke before anything was sent")
         return await super().replace(kind, *arguments, **options)
 
-    async def apply(self, *arguments: Any, subresource: str | None = None, **options: Any) -> Any:
+    async def apply(
+        self, kind: Kind[Any], namespace: str, name: str, body: Any, *, subresource: str | None = None, **options: Any
+    ) -> Any:
         if subresource is None:
             self.reached.set()
             await self.gate.wait()
-        return await super().apply(*arguments, subresource=subresource, **options)
+        else:
+            self.told.append(body)
+        return await super().apply(kind, namespace, name, body, subresource=subresource, **options)
+
+
+@asynccontextmanager
+async def engine_with(client: GatedClient, namespace: str) -> AsyncIterator[Engine]:
+    """An engine at work in the namespace; the gates are open at its end."""
+    settings = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,))
+    engine = Engine(client, settings, 1)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        client.gate.set()
+        client.tell.set()
+        await engine.stop()
+
+
+def hub_manifest(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Hub",
+        "metadata": {"name": "hub"},
+        "spec": {"members": {"replicas": 0}} | spec,
+    }
+
+
+def child_manifest(name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Child",
+        "metadata": {"name": name},
+        "spec": {"hub": "hub", "exec": {"command": SLEEP}} | spec,
+    }
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["created", "edited"])
@@ -44,59 +93,157 @@ async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_told(
     api: Client, namespace: str, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statuswriter, "_SETTLE_SECONDS", 0.0)  # the next round takes longer than that
-    async with GatedClient(api.config) as client:
-        engine = Engine(
-            client, OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,)), 1
-        )
-        good = {"hub": "hub", "exec": {"command": SLEEP}}
-        bad = {**good, "nodes": ["hub-0"]}
-        child = {"apiVersion": API_VERSION, "kind": "Child", "metadata": {"name": "a"}, "spec": good if edited else bad}
-        hub = {
-            "apiVersion": API_VERSION,
-            "kind": "Hub",
-            "metadata": {"name": "hub"},
-            "spec": {"members": {"replicas": 0}},
-        }
+    if edited:
+        await api.create(CHILDREN, namespace, child_manifest("a"))
+    async with GatedClient(api.config) as client, engine_with(client, namespace) as engine:
+        await api.create(HUBS, namespace, hub_manifest())
+        await client.reached.wait()  # the first round has observed and planned
+
         if edited:
-            await api.create(CHILDREN, namespace, child)
-        await engine.start()
+            came = await api.patch(CHILDREN, namespace, "a", {"spec": {"nodes": ["hub-0"]}})
+        else:
+            came = await api.create(CHILDREN, namespace, child_manifest("a", nodes=["hub-0"]))
+
+        async def seen() -> None:
+            child = engine.store.child((namespace, "a"))
+            assert child is not None
+            assert child.metadata.resource_version == came.metadata.resource_version
+
+        await settles(seen, every=0.01)
+        ended = rounds()
+        client.gate.set()
+
+        async def two_rounds_later() -> None:
+            assert client.telling
+            assert rounds() >= ended + 2
+
+        await settles(two_rounds_later, every=0.01)
+        client.tell.set()
+
+        async def told() -> None:
+            now = await api.get(CHILDREN, namespace, "a")
+            accepted = find_condition(now.status.conditions, "Accepted")
+            assert accepted is not None
+            assert (accepted.status, accepted.reason) == ("False", "InvalidChildMapping")
+
+        await settles(told, within=10)
+
+
+async def test_a_hub_made_anew_in_the_midst_of_a_round_is_not_told_what_was_found_of_the_first(
+    api: Client, namespace: str
+) -> None:
+    async with GatedClient(api.config) as client, engine_with(client, namespace) as engine:
+        first = await api.create(HUBS, namespace, hub_manifest())
+        await client.reached.wait()  # the first round has observed and planned
+
+        await api.delete(HUBS, namespace, "hub")
+        second = await api.create(HUBS, namespace, hub_manifest(suspend=True))
+
+        async def seen() -> None:
+            assert engine.store.hubs[namespace, "hub"].metadata.uid == second.metadata.uid
+
+        await settles(seen, every=0.01)
+        client.gate.set()
+
+        async def answered() -> None:
+            ready = find_condition((await api.get(HUBS, namespace, "hub")).status.conditions, "Ready")
+            assert ready is not None
+            assert ready.reason == "Suspended"
+
+        await settles(answered, within=120)  # garbage collection learns of new CRDs every 30 s
+        told = {
+            condition.reason
+            for body in client.told
+            if body["metadata"]["uid"] == second.metadata.uid
+            for condition in body["status"].conditions
+            if condition.type == "Ready"
+        }
+        assert first.metadata.uid != second.metadata.uid
+        # What is left of the first may hold the second up for a moment.
+        assert told <= {"Suspended", "NameConflict"}
+
+
+async def test_a_slice_write_that_came_to_nothing_is_tried_again_though_no_event_follows(
+    api: Client, namespace: str
+) -> None:
+    nowhere = {"replicas": 1, "template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}
+    async with GatedClient(api.config) as client, engine_with(client, namespace):
+        client.gate.set()
+        await api.create(HUBS, namespace, hub_manifest(members=nowhere, timeouts=SHORT))
+
+        async def has_settings(stop_seconds: float) -> None:
+            (item,), _ = await api.list(SLICES, namespace)
+            assert item.spec.settings.stop_seconds == stop_seconds
+
+        await settles(lambda: has_settings(SHORT["stopSeconds"]))
+        client.lost_slice_writes = 4  # more than rounds follow from the edit by themselves
+
+        await api.patch(HUBS, namespace, "hub", {"spec": {"timeouts": {"stopSeconds": 7}}})
+
+        await settles(lambda: has_settings(7), within=10)
+        assert client.lost_slice_writes == 0
+
+
+async def test_rounds_in_a_namespace_that_goes_do_not_fail(api: Client, namespace: str) -> None:
+    kept = {"metadata": {"name": "kept", "finalizers": ["test/kept"]}}
+    await api.create(CONFIG_MAPS, namespace, kept)
+    async with GatedClient(api.config) as client, engine_with(client, namespace):
+        await api.create(HUBS, namespace, hub_manifest())
+        await client.reached.wait()
+        failed, ended = failed_rounds(), rounds()
+
+        await api.delete(NAMESPACES, None, namespace)
+        client.gate.set()
+
+        async def round_ended() -> None:
+            assert rounds() > ended
+
+        await settles(round_ended, every=0.01)
+        assert failed_rounds() == failed
+    await api.patch(CONFIG_MAPS, namespace, "kept", {"metadata": {"finalizers": None}})
+
+
+async def test_statuses_of_children_give_way_to_a_hub_that_starts_many(
+    api: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statuswriter, "_STORM_SECONDS", 1000.0)  # only a calm round ends it here
+    names = [f"c{number}" for number in range(20)]
+    children = {(namespace, name): await api.create(CHILDREN, namespace, child_manifest(name)) for name in names}
+    hub = (namespace, "hub")
+
+    def latest(key: ChildKey) -> tuple[Child, ChildStatus]:
+        return children[key], ChildStatus(id=key[1], member="hub-0")
+
+    async with GatedClient(api.config) as client:
+        writer = StatusWriter(client, Store(client, (namespace,), lambda _: None), latest)
+        writer.give_way(hub, True)
+        for key in children:
+            writer.mark(key)
+        running = asyncio.create_task(writer.run())
         try:
-            await api.create(HUBS, namespace, hub)
-            await client.reached.wait()  # the first round has observed and planned
 
-            if edited:
-                came = await api.patch(CHILDREN, namespace, "a", {"spec": bad})
-            else:
-                came = await api.create(CHILDREN, namespace, child)
-            await settles(lambda: seen(engine, came.metadata.resource_version, namespace), every=0.01)
-            ended = rounds()
-            client.gate.set()
-            await client.telling.wait()
-            await settles(lambda: at_least(ended + 2), every=0.01)
+            async def under_way(count: int) -> None:
+                assert client.telling == count
+
+            await settles(lambda: under_way(1), every=0.01)
+            await stays(lambda: under_way(1), 0.4)
+            writer.give_way(hub, False)
+            await settles(lambda: under_way(16), every=0.01)
             client.tell.set()
 
-            async def told() -> None:
-                now = await api.get(CHILDREN, namespace, "a")
-                accepted = find_condition(now.status.conditions, "Accepted")
-                assert accepted is not None
-                assert (accepted.status, accepted.reason) == ("False", "InvalidChildMapping")
+            async def all_told() -> None:
+                for name in names:
+                    assert (await api.get(CHILDREN, namespace, name)).status.member == "hub-0"
 
-            await settles(told, within=10)
+            await settles(all_told)
         finally:
-            client.gate.set()
-            client.tell.set()
-            await engine.stop()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def rounds() -> float:
     return REGISTRY.get_sample_value("processhub_round_seconds_count") or 0.0
 
 
-async def at_least(count: float) -> None:
-    assert rounds() >= count
-
-
-async def seen(engine: Engine, version: str, namespace: str) -> None:
-    child = engine.child((namespace, "a"))
-    assert child is not None
-    assert child.metadata.resource_version == version
+def failed_rounds() -> float:
+    return REGISTRY.get_sample_value("processhub_failed_rounds_total") or 0.0

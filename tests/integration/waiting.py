@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, the only way in which these tests wait."""
+"""Waiting for a condition with a deadline, the only way in which these tests wait; processes that end with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+# Before a command: a test session that is killed can't end what it started.
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 15.0) -> T:

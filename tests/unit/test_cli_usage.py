@@ -95,8 +95,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("KUBECONFIG", "HUB_NAME", "HUB_NAMESPACE", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("processhub.client.kubeconfig.DEFAULT_KUBECONFIG", tmp_path / "none")
-    monkeypatch.setattr("processhub.cluster.config.DEFAULT_KUBECONFIG", tmp_path / "none")
+    monkeypatch.setattr("processhub.cluster.kubeconfig.DEFAULT_KUBECONFIG", tmp_path / "none")
 
 
 @pytest.mark.usefixtures("_nowhere")

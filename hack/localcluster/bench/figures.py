@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from localcluster.bench import losses, operatorstart, pure, starts
+from localcluster.bench import changes, losses, operatorstart, pure, starts
 from localcluster.bench.lab import Lab
 from localcluster.bench.measure import Value
 
@@ -38,6 +38,11 @@ def _one(kind: starts.Kind) -> Figure:
     return Figure(f"one-{kind}", f"one {kind} child, idle hub of 3", lambda lab: starts.start_one(lab, kind))
 
 
+def _told(kind: starts.Kind) -> Figure:
+    title = f"20 changes of each sort to {kind} children, idle hub of 3"
+    return Figure(f"told-{kind}", title, lambda lab: changes.tell(lab, kind))
+
+
 def _kill(count: int, kind: starts.Kind) -> Figure:
     title = f"a node lost, hub of 3 with {count:,} {kind} children"
     return Figure(f"kill-{count}-{kind}", title, lambda lab: losses.lose_member(lab, count, kind))
@@ -54,6 +59,7 @@ FIGURES: tuple[Figure, ...] = (
     _pure("moves", "moves on a join against the ideal, 100,000 children, mean of 10 hubs", pure.moves),
     _pure("lookups", "look-ups in the client, 10,000 children", pure.lookups),
     *(_one(kind) for kind in starts.KINDS),
+    *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
     *(_kill(5000, kind) for kind in starts.KINDS),
     Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),

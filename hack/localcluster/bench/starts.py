@@ -23,7 +23,7 @@ _WORKLOADS: dict[Kind, dict[str, Any]] = {
     "python": {"python": {"target": "processhub.examples:Counter"}},
 }
 _ONE_BY_ONE = 100
-_APART_SECONDS = 1.0  # so that the budget of writes to one slice is never used up: an idle hub
+APART_SECONDS = 1.0  # so that the budget of writes to one slice is never used up: an idle hub
 
 
 def specs(count: int, kind: Kind, stem: str = "child") -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ async def start_one(lab: Lab, kind: Kind) -> Sequence[Value]:
         async with lab.following(namespace, "bench") as (hub, _):
             await hub.start_children(specs(3, kind, "warm"), wait=True, timeout=60)
             for spec in specs(_ONE_BY_ONE, kind):
-                await asyncio.sleep(_APART_SECONDS)
+                await asyncio.sleep(APART_SECONDS)
                 begun = time.perf_counter()
                 result = await hub.start_children([spec], wait=True, timeout=60)
                 took.append((time.perf_counter() - begun) * 1000)

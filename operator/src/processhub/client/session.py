@@ -13,10 +13,9 @@ from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
-from processhub.client.kubeconfig import read_config
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
-from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
@@ -104,12 +103,8 @@ async def connected(
     namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
 ) -> AsyncIterator[tuple[Client, str]]:
     """An API client and the namespace: the one given, else the context's, else the pod's. Raises Unreachable."""
-
-    async def load() -> Config:
-        return await read_config(context, kubeconfig)
-
     try:
-        client = Client(await load(), reload=load)
+        client = await Client.connect(context, kubeconfig)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:

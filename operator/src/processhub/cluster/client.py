@@ -13,9 +13,10 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config, load_config
+from processhub.cluster.config import Config
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, GoneError, api_error
 from processhub.cluster.kinds import Kind
+from processhub.cluster.kubeconfig import read_config
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Client:
         """A client for the kubeconfig's context or the pod's service account. Raises ConfigError."""
 
         async def load() -> Config:
-            return await load_config(context, kubeconfig)
+            return await read_config(context, kubeconfig)
 
         return cls(await load(), reload=load)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from processhub.api.child import Child
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.operator import metrics
@@ -20,42 +19,38 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The leader's machinery. ``start`` returns when the first rounds may run."""
+    """The leader's machinery; ``store`` has what the watches told. ``start`` returns when the first rounds may run."""
 
     def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
         self._client, self._settings, self._term = client, settings, term
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._store = Store(client, settings.namespaces, self.wake)
+        self.store = Store(client, settings.namespaces, self.wake)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # nothing is written any more
 
     @property
     def healthy(self) -> bool:
         """Whether nothing that should run for ever has ended."""
-        return self._store.failed() is None and not any(task.done() for task in self._tasks)
+        return self.store.failed() is None and not any(task.done() for task in self._tasks)
 
     def wake(self, key: HubKey) -> None:
         """Have a hub looked at; before the start is complete all of them will be anyway."""
         if self._queue is not None:
             self._queue.add(key)
 
-    def child(self, key: tuple[str, str]) -> Child | None:
-        """The Child of this namespace and name as the watch has told of it."""
-        return self._store.child(key)
-
     def answered(self) -> None:
         """The API server took a write: it works."""
-        self._store.answered(asyncio.get_running_loop().time())
+        self.store.answered(asyncio.get_running_loop().time())
 
     async def start(self) -> None:
         """Sync, raise the terms, begin."""
-        self._store.start()
-        await self._store.synced()
-        reconciler = Reconciler(self._client, self._store, self._settings, self._term, self.wake)
-        reconciler.takeover = await raise_terms(self._client, self._store, self._settings.namespaces, self._term)
+        self.store.start()
+        await self.store.synced()
+        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
+        reconciler.takeover = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
         # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
-        await self._store.read_leases()
+        await self.store.read_leases()
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.status.run(), name="child status"),
@@ -65,9 +60,9 @@ class Engine:
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)
-        for key in list(self._store.states):
+        for key in list(self.store.states):
             self._queue.add(key)
-        log.info("started with %d hubs", len(self._store.hubs))
+        log.info("started with %d hubs", len(self.store.hubs))
 
     async def stop(self) -> None:
         """Stop all work; nothing is written after this."""
@@ -76,7 +71,7 @@ class Engine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._store.close()
+        await self.store.close()
         self.stopped.set()
 
     async def _work(self, key: HubKey) -> float | None:

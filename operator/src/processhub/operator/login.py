@@ -10,13 +10,14 @@ from processhub.cluster.config import Config
 async def connection_info(config: Config) -> kopf.ConnectionInfo:
     """What kopf needs to talk to the API server that ``config`` names."""
     token = await config.token()
+    credentials = config.credentials
     scheme, _, secret = (token or "").partition(" ")
     return kopf.ConnectionInfo(
         server=config.host,
-        ca_path=config.ca_file,
-        certificate_path=config.certificate_file,
-        private_key_path=config.key_file,
-        insecure=config.insecure,
+        ca_data=credentials.authority or None,
+        certificate_data=credentials.certificate or None,
+        private_key_data=credentials.key or None,
+        insecure=not credentials.verify,
         scheme=scheme or None,
         token=secret or None,
         default_namespace=config.namespace,

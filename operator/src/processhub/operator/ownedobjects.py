@@ -67,7 +67,14 @@ def _check_owner(hub: Hub, kind: str, present: dict[str, Any]) -> None:
     if metadata.get("deletionTimestamp"):
         raise NameConflictError(f"{kind} {metadata['name']} is still being deleted; made again when it is gone")
     owners = metadata.get("ownerReferences") or []
-    if not any(owner["uid"] == hub.metadata.uid for owner in owners):
+    if any(owner["uid"] == hub.metadata.uid for owner in owners):
+        return
+    if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
+        # Garbage collection takes it; where the CRDs were installed just before, only after half a minute.
         raise NameConflictError(
-            f"{kind} {metadata['name']} exists and is not this hub's; delete or rename it, or give the hub another name"
+            f"{kind} {metadata['name']} of an earlier hub of this name is still being deleted; made again when it is"
+            " gone"
         )
+    raise NameConflictError(
+        f"{kind} {metadata['name']} exists and is not this hub's; delete or rename it, or give the hub another name"
+    )

@@ -79,7 +79,7 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             {"name": "PROCESSHUB_PYTHON_PATH", "value": PYTHON_PATH if hub.spec.members.python.config_map else ""},
         ],
         "ports": [{"name": "http", "containerPort": AGENT_PORT}],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 2},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 2},
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},
             "periodSeconds": 10,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from processhub.client import kubeconfig
-from processhub.client.kubeconfig import read_config
+from processhub.cluster import kubeconfig
 from processhub.cluster.config import ConfigError
+from processhub.cluster.kubeconfig import read_config
 
 
 def written(
@@ -67,16 +67,16 @@ async def test_insecure_cluster_is_not_verified(tmp_path: Path) -> None:
 async def test_exec_plugins_are_left_to_the_official_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    async def official(context: str | None, path: str | None) -> Any:
-        asked.append((context, path))
+    async def official(path: str, context: str | None) -> Any:
+        asked.append((path, context))
 
-    monkeypatch.setattr(kubeconfig, "load_config", official)
+    monkeypatch.setattr(kubeconfig, "load_officially", official)
     path = written(tmp_path, user={"exec": {"command": "aws"}})
     await read_config(None, path)
     monkeypatch.setenv("KUBECONFIG", f"{path}:{path}")
     await read_config(None, None)
 
-    assert asked == [(None, path), (None, None)]
+    assert asked == [(path, None), (f"{path}:{path}", None)]
 
 
 BAD: list[tuple[str, str | None, dict[str, Any], str]] = [
@@ -118,3 +118,41 @@ async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: s
 async def test_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere not found"):
         await read_config(None, str(tmp_path / "nowhere"))
+
+
+def service_account(folder: Path, monkeypatch: pytest.MonkeyPatch, authority: str) -> None:
+    monkeypatch.setattr(kubeconfig, "SERVICE_ACCOUNT", folder)
+    monkeypatch.setattr(kubeconfig, "DEFAULT_KUBECONFIG", folder / "none")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    for name, text in {"ca.crt": authority, "namespace": "prod\n", "token": "first\n"}.items():
+        (folder / name).write_text(text)
+
+
+async def test_a_pod_is_known_by_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service_account(tmp_path, monkeypatch, authority="")
+    config = await read_config()
+
+    assert (config.host, config.namespace) == ("https://[fd00::1]:443", "prod")
+    assert await config.token() == "Bearer first"
+
+    (tmp_path / "token").write_text("second\n")
+    assert await config.token() == "Bearer second"
+
+
+async def test_a_pods_broken_service_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service_account(tmp_path, monkeypatch, authority="nonsense")
+
+    with pytest.raises(ConfigError, match="the pod's service account can't be read"):
+        await read_config()
+
+
+async def test_without_a_kubeconfig_outside_of_a_pod_it_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service_account(tmp_path, monkeypatch, authority="")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+
+    with pytest.raises(ConfigError, match="this is no pod; set KUBECONFIG or --kubeconfig"):
+        await read_config()
