@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 PY := PYTHONPATH=hack $(BIN)/python
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
+UV_VERSION := 0.13.9
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/processhub
 
 ##@ General
 .PHONY: help
@@ -24,7 +26,10 @@ setup: $(STAMP) ## Make .venv with all tools, kubectl and kubectl-hub in .venv/b
 $(STAMP): operator/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
+	@# uv is ten times as quick; it does not read pip's configuration, so where an index is set there pip does it.
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable 'operator[dev]' \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
 	@touch $@
 
 ##@ The local cluster
@@ -53,7 +58,7 @@ test: setup ## Lint, unit and integration tests (WORKERS=2: in two lots at once)
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests
 	@$(BIN)/ruff check --quiet operator hack tests
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary --cache-dir $(CACHE)/mypy
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@git ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
 	@$(BIN)/helm lint --quiet --strict charts/processhub
