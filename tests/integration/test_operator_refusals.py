@@ -120,12 +120,6 @@ ROWS = [
         f"spec.hooks {LATER}leave it out",
         hooks=[{"name": "audit", "event": "ChildStarted", "webhook": {"url": "http://audit.example/hook"}}],
     ),
-    hub(
-        "image",
-        "NotSupportedYet",
-        f"spec.members.image {LATER}leave it empty to run children in the operator's image",
-        members={"replicas": 0, "image": "debian:12"},
-    ),
     child("no such hub", "HubNotFound", "spec.hub: there is no hub 'nowhere' in namespace '{namespace}'", to="nowhere"),
     child("pod child", "NotSupportedYet", f"spec.pod {LATER}use exec or python", pod={"template": {}}),
     child("on demand child", "NotSupportedYet", f"spec.onDemand {LATER}use exec or python", onDemand=True),

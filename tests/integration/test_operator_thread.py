@@ -105,3 +105,16 @@ async def test_what_a_hub_owns_goes_with_it_and_nothing_waits_for_a_finalizer(wo
 
     await settles(nothing_owned_is_left)
     never_two(world.watch)
+
+
+async def test_a_hub_with_an_image_of_its_own_gets_the_agent_from_an_init_container(world: World) -> None:
+    """Here an image is a name only: no container is made. That the agent needs nothing of it is for kind to show."""
+    await world.hub(members={"replicas": 1, "image": "registry.example/tools:1"})
+    await world.children(["a", "b"])
+
+    await world.running(["a", "b"])
+
+    statuses = ".status.initContainerStatuses[*]"
+    path = f"{{.spec.containers[*].image}} {{{statuses}.name}} {{{statuses}.ready}}"
+    said = await world.kubectl("get", "pod", "hub-0", "-o", f"jsonpath={path}")
+    assert said.split() == ["registry.example/tools:1", "inject-agent", "true"]

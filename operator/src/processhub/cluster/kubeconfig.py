@@ -173,8 +173,13 @@ def _tls(credentials: Credentials) -> ssl.SSLContext:
 
 async def load_officially(path: str, context: str | None) -> Config:
     """The configuration as the official client's loader reads it: all kinds there are. Raises ConfigError."""
-    from kubernetes.aio import config as loader
-    from kubernetes.aio.client.configuration import Configuration
+    try:
+        from kubernetes.aio import config as loader
+        from kubernetes.aio.client.configuration import Configuration
+    except ImportError as error:  # it is not in the image
+        raise ConfigError(
+            f"kubeconfig {path} names a plug-in, a proxy or several files; that needs the Python package kubernetes"
+        ) from error
 
     load: Any = loader.load_kube_config
     list_contexts: Any = loader.list_kube_config_contexts

@@ -80,12 +80,6 @@ def _hooks(spec: HubSpec) -> Refusal | None:
     return _later("spec.hooks", "leave it out") if spec.hooks else None
 
 
-def _image(spec: HubSpec) -> Refusal | None:
-    if spec.members.image:
-        return _later("spec.members.image", "leave it empty to run children in the operator's image")
-    return None
-
-
 def _static_children(spec: HubSpec) -> Refusal | None:
     for child in spec.children:
         if not child.id:
@@ -171,7 +165,6 @@ _HUB_CHECKS: tuple[HubCheck, ...] = (
     _partitions,
     _on_demand,
     _hooks,
-    _image,
     _static_children,
 )
 _CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _lifetimes, _mapping)

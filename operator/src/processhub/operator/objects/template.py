@@ -11,6 +11,8 @@ from processhub.operator.objects.owned import AGENT_PORT, selector_labels
 from processhub.operator.settings import OperatorSettings
 
 PYTHON_PATH = "/var/lib/processhub/python"
+AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
+_INJECTED = "/injected"
 _GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
 _MERGE_KEYS = {
     "containers": "name",
@@ -37,6 +39,8 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             "volumes": [{"name": "run", "emptyDir": {}}, *_python_volumes(hub)],
         },
     }
+    if spec.members.image:
+        _inject(base["spec"], spec.members.image)
     merged: dict[str, Any] = merge(base, spec.members.template)
     # The user's template may add labels, never take away those that the hub's selector and policies rest on.
     merged["metadata"]["labels"].update(labels)
@@ -91,6 +95,28 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, *_python_mounts(hub)],
     }
+
+
+def _inject(pod: dict[str, Any], image: str) -> None:
+    """Run the agent in the user's image: an init container brings it, on a volume of its own."""
+    (agent,) = pod["containers"]
+    pod["initContainers"] = [
+        {
+            "name": "inject-agent",
+            "image": agent["image"],
+            "imagePullPolicy": agent["imagePullPolicy"],
+            "command": ["processhub-inject", _INJECTED],
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+            "securityContext": agent["securityContext"],
+            "volumeMounts": [{"name": "agent", "mountPath": _INJECTED}],
+        }
+    ]
+    pod["volumes"].append({"name": "agent", "emptyDir": {}})
+    agent["volumeMounts"].append({"name": "agent", "mountPath": AGENT_HOME, "readOnly": True})
+    agent["image"] = image
+    del agent["imagePullPolicy"]  # that of the operator's image says nothing about the user's
+    agent["command"] = [f"{AGENT_HOME}/bin/processhub-agent"]
+    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # with the user's packages
 
 
 def _field(name: str, path: str) -> dict[str, Any]:

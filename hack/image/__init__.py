@@ -1,0 +1,1 @@
+"""Builds the operator's image: ``python -m image.build``."""
