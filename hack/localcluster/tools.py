@@ -1,4 +1,4 @@
-"""The binaries that the local cluster needs: found, taken from the cache, or built with Go from pinned modules.
+"""The binaries that the clusters need: found, taken from the cache, or built with Go from pinned modules.
 
 Standard library only: ``make setup`` runs this before anything is installed.
 
@@ -8,6 +8,9 @@ A tool is looked for in this order:
 2. PATH, where its version is the pinned one (another version of kubectl or helm would make runs differ);
 3. the cache, ``$XDG_CACHE_HOME/processhub/tools/<module>-<hash of its pins>/``;
 4. a build from ``hack/tools/<module>/go.mod`` and ``go.sum``.
+
+TOOLS are the local cluster's, which everybody gets; NODE_TOOLS are what a kind cluster and its node image need
+besides, built by ``make kind-up`` alone.
 
 Two runs at once share one build (a lock per module); a binary appears in the cache by rename, so an
 interrupted build leaves nothing half-made.
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +39,8 @@ _KUBE_LDFLAGS = (
     f"-s -w -X {_STAMP}.gitVersion={KUBERNETES_VERSION} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=34"
     f" -X {_STAMP}.gitTreeState=clean -X {_STAMP}.gitCommit={'0' * 40}"
 )
+
+_NEVER = r"(?!)"  # for a tool of our own: nothing of its name on PATH is it
 
 
 class ToolError(Exception):
@@ -52,6 +58,7 @@ class Tool:
     version: str  # pattern that the output of version_args must contain
     minutes: float  # of a cold build on 2 cores, for the progress line
     ldflags: str = "-s -w"
+    sources: tuple[str, ...] = ()  # files of our own in the module's folder that the binary is made of
 
 
 TOOLS: tuple[Tool, ...] = (
@@ -87,8 +94,16 @@ TOOLS: tuple[Tool, ...] = (
     Tool("kwokctl", "kwok", "sigs.k8s.io/kwok/cmd/kwokctl", ("--version",), r"v?0\.7\.", 3.0),
     Tool("helm", "helm", "helm.sh/helm/v4/cmd/helm", ("version", "--short"), r"v4\.", 2.1),
 )
+NODE_TOOLS: tuple[Tool, ...] = (
+    Tool("kind", "kind", "sigs.k8s.io/kind", ("version",), r"v0\.30\.", 0.3),
+    Tool("pause", "kind", "processhub.dev/tools/kind/pause", ("--version",), _NEVER, 0.1, sources=("pause/main.go",)),
+    Tool("kubelet", "kube", "k8s.io/kubernetes/cmd/kubelet", ("--version",), r"v1\.34\.4\b", 2.0, _KUBE_LDFLAGS),
+    Tool("kubeadm", "kube", "k8s.io/kubernetes/cmd/kubeadm", ("version",), r"v1\.34\.4\b", 0.6, _KUBE_LDFLAGS),
+    Tool("kube-proxy", "kube", "k8s.io/kubernetes/cmd/kube-proxy", ("--version",), r"v1\.34\.4\b", 0.6, _KUBE_LDFLAGS),
+    Tool("coredns", "coredns", "github.com/coredns/coredns", ("-version",), r"CoreDNS-1\.12\.", 3.0),
+)
 FOR_PEOPLE = ("kubectl", "helm")
-BY_NAME = {tool.name: tool for tool in TOOLS}
+BY_NAME = {tool.name: tool for tool in (*TOOLS, *NODE_TOOLS)}
 
 
 def cache_root() -> Path:
@@ -97,20 +112,26 @@ def cache_root() -> Path:
     return Path(base) / "processhub" / "tools"
 
 
-def pins_hash(module: str) -> str:
-    """Twelve hex digits over what decides a module's binaries: its go.mod, go.sum and link flags."""
+def pins_hash(tool: Tool) -> str:
+    """Twelve hex digits over what decides the binary: its module's go.mod and go.sum, link flags, sources of our own.
+
+    The tools of one module and one of TOOLS and NODE_TOOLS have one hash, so that they share a folder, and a tool
+    that is added for kind's sake leaves what the local cluster has in the cache valid.
+    """
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
-        digest.update((PINS / module / name).read_bytes())
-    for tool in TOOLS:
-        if tool.module == module:
-            digest.update(f"{tool.package} {tool.ldflags}".encode())
+        digest.update((PINS / tool.module / name).read_bytes())
+    for mate in TOOLS if tool in TOOLS else NODE_TOOLS:
+        if mate.module == tool.module:
+            digest.update(f"{mate.package} {mate.ldflags}".encode())
+            for source in mate.sources:
+                digest.update((PINS / mate.module / source).read_bytes())
     return digest.hexdigest()[:12]
 
 
 def cached_path(tool: Tool) -> Path:
     """Where the cache holds this tool, whether it is there yet or not."""
-    return cache_root() / f"{tool.module}-{pins_hash(tool.module)}" / tool.name
+    return cache_root() / f"{tool.module}-{pins_hash(tool)}" / tool.name
 
 
 def _given(tool: Tool) -> Path | None:
@@ -130,8 +151,10 @@ def _given(tool: Tool) -> Path | None:
 
 def available(tool: Tool) -> Path | None:
     """The tool's path where no build is needed, else None."""
-    if path := _given(tool):
-        return path
+    return _given(tool) or _cached(tool)
+
+
+def _cached(tool: Tool) -> Path | None:
     path = cached_path(tool)
     return path if path.exists() else None
 
@@ -172,13 +195,15 @@ def _build_locked(tool: Tool) -> Path:
     return target
 
 
-def ensure(names: list[str] | None = None) -> dict[str, Path]:
-    """Every named tool (all where None) by name, built where it must be; progress goes to stderr.
+def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str, Path]:
+    """Every named tool (all of TOOLS where None) by name, built where it must be; progress goes to stderr.
 
-    Raises ToolError where a tool can be neither found nor built.
+    With ``own`` only binaries that were built from the pins count, static and the same everywhere: what goes into
+    images. Raises ToolError where a tool can be neither found nor built.
     """
     wanted = [BY_NAME[name] for name in names] if names is not None else list(TOOLS)
-    paths = {tool.name: path for tool in wanted if (path := available(tool))}
+    look = _cached if own else available
+    paths = {tool.name: path for tool in wanted if (path := look(tool))}
     missing = [tool for tool in wanted if tool.name not in paths]
     if missing:
         minutes = sum(tool.minutes for tool in missing)

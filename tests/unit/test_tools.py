@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,3 +43,31 @@ def test_a_binary_that_somebody_put_there_stays(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{binary.parent}:/usr/bin:/bin")
 
     assert not link_into(binary.parent, monkeypatch).is_symlink()
+
+
+def test_tools_of_kind_leave_what_the_local_cluster_has_in_the_cache_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tools.cached_path(KUBECTL)
+
+    monkeypatch.setattr(tools, "NODE_TOOLS", ())
+
+    assert tools.cached_path(KUBECTL) == before
+
+
+def test_a_source_of_our_own_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tools.PINS / "kind", tmp_path / "kind")
+    monkeypatch.setattr(tools, "PINS", tmp_path)
+    before = tools.cached_path(tools.BY_NAME["pause"])
+
+    with open(tmp_path / "kind" / "pause" / "main.go", "a") as source:
+        source.write("// changed\n")
+
+    assert tools.cached_path(tools.BY_NAME["pause"]) != before
+
+
+def test_only_what_was_built_from_the_pins_goes_into_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(executable(tmp_path / "bin" / "kubectl").parent))
+    built = executable(tools.cached_path(KUBECTL))
+
+    assert tools.ensure(["kubectl"])["kubectl"] != built
+    assert tools.ensure(["kubectl"], own=True)["kubectl"] == built
