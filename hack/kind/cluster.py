@@ -1,0 +1,194 @@
+"""The kind cluster's life: ``python -m kind.cluster up|down|load|kubeconfig``.
+
+One cluster for the machine, named ``processhub``, as Docker is one for the machine; each checkout that brings it up
+has the kubeconfig in its ``.local/kind/``. The user's own kubeconfig is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from kind import config, daemon, docker, network, nodeimage
+from kind.layout import CLUSTER, CONTEXT, KUBECONFIG, LOCAL, KindError, locked
+from localcluster import tools
+from localcluster.layout import CHECKOUT
+
+_READY_SECONDS = 180
+_LOGS = LOCAL / "logs"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+
+def up(*, start_dockerd: bool) -> str:
+    """Bring the cluster up; nothing happens where it is up already. How it went, in words.
+
+    With ``start_dockerd`` Docker's daemon is started where it doesn't run and missing Debian packages are installed.
+    What an interrupted run left half-made is deleted first. Raises KindError or tools.ToolError.
+    """
+    with locked("cluster"):
+        daemon.ensure(start=start_dockerd)
+        paths = tools.ensure(("kind", "kubectl"))
+        if _exists(paths):
+            _kind(paths, "export", "kubeconfig", "--name", CLUSTER, "--kubeconfig", str(KUBECONFIG))
+            if _answers(paths):
+                return "is up already"
+            print("the cluster does not answer; making it anew", file=sys.stderr)
+            _delete(paths)
+        image = nodeimage.ensure(install=start_dockerd)
+        network.ensure()
+        begun = time.monotonic()
+        try:
+            _create(paths, image)
+            _wait_ready(paths)
+        except BaseException:
+            _keep_logs(paths)
+            _delete(paths)
+            raise
+        return f"is up after {time.monotonic() - begun:.0f} s, nodes of {image}"
+
+
+def down() -> str:
+    """Delete the cluster and its network, and stop a dockerd that ``up`` started. What was done, in words."""
+    with locked("cluster"):
+        if docker.state() is docker.Daemon.ANSWERS:
+            paths = tools.ensure(("kind",))
+            said = "cluster deleted" if _exists(paths) else "no cluster was up"
+            _delete(paths)
+            network.remove()
+        else:
+            said = "no cluster was up: Docker's daemon does not answer"
+        return "; ".join(filter(None, (said, daemon.stop())))
+
+
+def load(images: Sequence[str]) -> None:
+    """Load Docker's images, or image archives where a name ends as a file's, into all nodes. Raises KindError."""
+    paths = tools.ensure(("kind",))
+    _require_up(paths)
+    for image in images:
+        if image.endswith(_ARCHIVES):
+            if not Path(image).is_file():
+                raise KindError(f"there is no image archive {image}")
+            _kind(paths, "load", "image-archive", image, "--name", CLUSTER)
+        elif docker.has_image(image):
+            _kind(paths, "load", "docker-image", image, "--name", CLUSTER)
+        else:
+            raise KindError(f"Docker has no image {image}; build it first (`make image`) or pull it")
+        print(f"loaded {image}")
+
+
+def kubeconfig() -> Path:
+    """The administrator's kubeconfig. Raises KindError where this checkout brought no cluster up."""
+    if not KUBECONFIG.exists():
+        raise KindError("the kind cluster is not up; bring it up with: make kind-up")
+    return KUBECONFIG
+
+
+def default_image() -> str:
+    """The operator's image as the chart names it: ``processhub:<appVersion>``."""
+    chart = yaml.safe_load((CHECKOUT / "charts" / "processhub" / "Chart.yaml").read_text())
+    return f"{chart['name']}:{chart['appVersion']}"
+
+
+def _exists(paths: dict[str, Path]) -> bool:
+    return CLUSTER in _kind(paths, "get", "clusters").split()
+
+
+def _require_up(paths: dict[str, Path]) -> None:
+    if docker.state() is not docker.Daemon.ANSWERS or not _exists(paths):
+        raise KindError("the kind cluster is not up; bring it up with: make kind-up")
+
+
+def _answers(paths: dict[str, Path]) -> bool:
+    try:
+        return _kubectl(paths, "get", "--raw", "/readyz", "--request-timeout=10s") == "ok"
+    except KindError:
+        return False
+
+
+def _create(paths: dict[str, Path], image: str) -> None:
+    """Create the cluster; kind's own lines of progress go to stderr as they come."""
+    LOCAL.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(str(paths["kind"]), "create", "cluster", "--name", CLUSTER, "--image", image, "--config", "-"),
+        *("--kubeconfig", str(KUBECONFIG), "--retain"),  # kept where it fails, for its logs
+    ]
+    if subprocess.run(command, input=config.render(), text=True, env=_environment(), check=False).returncode != 0:
+        raise KindError(f"kind could not create the cluster; the nodes' logs are in {_LOGS}")
+
+
+def _wait_ready(paths: dict[str, Path]) -> None:
+    """Until all nodes are Ready and names resolve in pods."""
+    _kubectl(paths, "wait", "nodes", "--all", "--for=condition=Ready", f"--timeout={_READY_SECONDS}s")
+    dns = ("--namespace", "kube-system", "rollout", "status", "deployment/coredns")
+    _kubectl(paths, *dns, f"--timeout={_READY_SECONDS}s")
+
+
+def _keep_logs(paths: dict[str, Path]) -> None:
+    try:
+        _kind(paths, "export", "logs", str(_LOGS), "--name", CLUSTER)
+    except KindError as error:
+        print(f"the nodes' logs can't be had: {error}", file=sys.stderr)
+
+
+def _delete(paths: dict[str, Path]) -> None:
+    _kind(paths, "delete", "cluster", "--name", CLUSTER, "--kubeconfig", str(KUBECONFIG))
+    KUBECONFIG.unlink(missing_ok=True)
+
+
+def _kubectl(paths: dict[str, Path], *arguments: str) -> str:
+    return _run([str(paths["kubectl"]), "--kubeconfig", str(KUBECONFIG), "--context", CONTEXT, *arguments])
+
+
+def _kind(paths: dict[str, Path], *arguments: str) -> str:
+    return _run([str(paths["kind"]), *arguments])
+
+
+def _run(command: list[str]) -> str:
+    answer = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise KindError(f"{Path(command[0]).name} {' '.join(command[1:])}: {answer.stderr.strip()}")
+    return answer.stdout
+
+
+def _environment() -> dict[str, str]:
+    """The environment in which kind works with Docker, also where podman is there."""
+    return {**os.environ, "KIND_EXPERIMENTAL_PROVIDER": "docker"}
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m kind.cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    upper = commands.add_parser("up", help="bring it up")
+    upper.add_argument("--start-dockerd", action="store_true", help="start Docker's daemon where it doesn't run")
+    commands.add_parser("down", help="delete it")
+    loader = commands.add_parser("load", help="load images into its nodes")
+    loader.add_argument("images", nargs="*", help=f"of Docker, or archives {_ARCHIVES} (default: {default_image()})")
+    commands.add_parser("kubeconfig", help="print the kubeconfig's path")
+    arguments = parser.parse_args()
+    try:
+        match arguments.command:
+            case "up":
+                print(f"{CONTEXT} {up(start_dockerd=arguments.start_dockerd)}")
+                print(f"try: export KUBECONFIG={KUBECONFIG}")
+            case "down":
+                print(down())
+            case "load":
+                load(arguments.images or [default_image()])
+            case "kubeconfig":
+                print(kubeconfig())
+    except (KindError, tools.ToolError, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

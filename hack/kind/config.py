@@ -1,0 +1,44 @@
+"""kind's configuration of the cluster: one control plane, three workers in two regions and three zones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from kind.layout import CLUSTER
+
+WORKERS = 3
+# As the local cluster labels its nodes (localcluster/kubelet/node.py), so that tests and examples run on both.
+_REGIONS = ("r1", "r2")
+_ZONES = ("a", "b", "c")
+# Only kubelets after 1.34 refuse cgroup v1 unless told; said for them.
+_KUBELET = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "failCgroupV1": False}
+
+
+def labels(index: int) -> dict[str, str]:
+    """The topology labels of worker ``index``, counted from 0."""
+    region = _REGIONS[index % len(_REGIONS)]
+    zone = _ZONES[index % len(_ZONES)]
+    return {"topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": f"{region}-{zone}"}
+
+
+def cluster() -> dict[str, Any]:
+    """The configuration (v1alpha4) as a document. Failure detection is left at Kubernetes' defaults."""
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "name": CLUSTER,
+        # IPv4 alone: tests partition nodes by address, and traffic would go on over IPv6.
+        "networking": {"ipFamily": "ipv4", "apiServerAddress": "127.0.0.1"},
+        "nodes": [
+            {"role": "control-plane"},
+            *({"role": "worker", "labels": labels(index)} for index in range(WORKERS)),
+        ],
+        "kubeadmConfigPatches": [yaml.safe_dump(_KUBELET)],
+    }
+
+
+def render() -> str:
+    """The configuration as YAML."""
+    return yaml.safe_dump(cluster(), sort_keys=False)

@@ -1,0 +1,44 @@
+"""Where the kind cluster keeps its files: in the checkout, in the user's cache, and in /run while dockerd is ours."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from localcluster.layout import CHECKOUT
+
+CLUSTER = "processhub"
+CONTEXT = f"kind-{CLUSTER}"
+KIND = Path(__file__).resolve().parent
+LOCAL = CHECKOUT / ".local" / "kind"
+KUBECONFIG = LOCAL / "kubeconfig"
+# What a daemon of ours is: for this machine, not for a checkout, and gone with a reboot as the daemon is.
+RUN = Path("/run/processhub-kind")
+
+
+class KindError(Exception):
+    """The kind cluster can't be brought up or taken down; the message says what to do."""
+
+
+def cache() -> Path:
+    """The user's cache folder for node images (XDG base directory)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "processhub" / "kind"
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Keep a second run of the same user waiting, and say so; the lock ends with the process."""
+    cache().mkdir(parents=True, exist_ok=True)
+    # O_CLOEXEC (Python's default) keeps dockerd from inheriting the lock.
+    with open(cache() / f".{name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another run to end ({lock.name})", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,69 @@
+"""A process that one run starts and a later run ends, known by pid and start time: a recycled pid is never hit."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PidRecord:
+    """A process of this boot."""
+
+    pid: int
+    started: int  # clock ticks after boot, field 22 of /proc/<pid>/stat
+
+    @classmethod
+    def of(cls, pid: int) -> PidRecord:
+        """The record of a process that is this process's child, so that its pid can't be recycled yet.
+
+        Raises ProcessLookupError where there is none.
+        """
+        started = _started(pid)
+        if started is None:
+            raise ProcessLookupError(pid)
+        return cls(pid, started)
+
+    def alive(self) -> bool:
+        """Whether that very process is running."""
+        return _started(self.pid) == self.started
+
+    def end(self, grace: float) -> bool:
+        """TERM, then KILL after ``grace`` seconds; False where the process was gone before.
+
+        Raises TimeoutError where it outlives SIGKILL by five seconds.
+        """
+        try:
+            held = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            # The look comes after the pidfd: what is signalled is what was looked at.
+            if not self.alive():
+                return False
+            for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+                signal.pidfd_send_signal(held, number)
+                if select.select([held], [], [], wait)[0]:
+                    return True
+        except ProcessLookupError:  # it ended between the look and the signal
+            return True
+        finally:
+            os.close(held)
+        raise TimeoutError(f"process {self.pid} outlives SIGKILL")
+
+
+def start_time(stat: str) -> int:
+    """Field 22 of a /proc/<pid>/stat line; the command's name before it may hold spaces and parentheses."""
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _started(pid: int) -> int | None:
+    """The start time of a running process; None where there is none or only its zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if stat.rpartition(")")[2].split()[0] in ("Z", "X") else start_time(stat)
