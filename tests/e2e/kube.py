@@ -1,0 +1,282 @@
+"""A cluster as its users see it: kubectl, helm, docker for its nodes, and waiting for what is to be."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+Json = dict[str, Any]
+PATIENCE = 90.0  # for what takes some seconds on an idle machine
+LEASE_SECONDS = 15  # of a hub by default
+SLEEP = ["sh", "-c", "trap exit TERM; while true; do sleep 1 & wait; done"]
+SYSTEM = "processhub-system"
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+
+
+class CommandError(AssertionError):
+    """A command failed; the message is what it said. An AssertionError: what waits for a state tries again."""
+
+
+def run(*command: str, stdin: str | None = None, timeout: float = 120, env: Mapping[str, str] | None = None) -> str:
+    """A command's standard output. Raises CommandError."""
+    answer = subprocess.run(
+        command,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise CommandError(f"{' '.join(command)}: {answer.stderr.strip() or answer.stdout.strip()}")
+    return answer.stdout
+
+
+def docker(*arguments: str) -> str:
+    """docker, for the nodes."""
+    return run("docker", *arguments)
+
+
+def settles(check: Callable[[], T], within: float = PATIENCE, every: float = 0.3) -> T:
+    """What ``check`` returns as soon as it asserts nothing wrong; else its last error."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return check()
+        except (AssertionError, LookupError):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The API server's address, and the file with its CA."""
+
+    server: str
+    authority: str
+
+
+class Kube:
+    """One context of one kubeconfig."""
+
+    def __init__(self, kubeconfig: Path, context: str = "") -> None:
+        self.kubeconfig = kubeconfig
+        self.context = context or run("kubectl", "--kubeconfig", str(kubeconfig), "config", "current-context").strip()
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
+        """kubectl."""
+        options = ("--kubeconfig", str(self.kubeconfig), "--context", self.context)
+        return run("kubectl", *options, *arguments, stdin=stdin, timeout=timeout)
+
+    def helm(self, *arguments: str, timeout: float = 180) -> str:
+        """helm."""
+        options = ("--kubeconfig", str(self.kubeconfig), "--kube-context", self.context)
+        return run("helm", *arguments, *options, timeout=timeout)
+
+    def get(self, *arguments: str) -> Json:
+        """kubectl get as JSON."""
+        found: Json = json.loads(self("get", *arguments, "-o", "json"))
+        return found
+
+    def items(self, *arguments: str) -> list[Json]:
+        """The items of a list."""
+        found: list[Json] = self.get(*arguments)["items"]
+        return found
+
+    def apply(self, *objects: Json, namespace: str = "") -> None:
+        """Server-side apply."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        options = ("--namespace", namespace) if namespace else ()
+        self("apply", "--server-side", *options, "-f", "-", stdin=text)
+
+    def get_cluster(self) -> Server:
+        """Where the API server is."""
+        options = (
+            "--kubeconfig",
+            str(self.kubeconfig),
+            "--context",
+            self.context,
+            "config",
+            "view",
+            "--minify",
+            "--raw",
+        )
+        cluster = json.loads(run("kubectl", *options, "-o", "json"))["clusters"][0]["cluster"]
+        authority = self.kubeconfig.with_name("ca.crt")
+        authority.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+        return Server(cluster["server"], str(authority))
+
+    def workers(self) -> list[str]:
+        """The nodes that run members: all but the control plane."""
+        return [
+            item["metadata"]["name"]
+            for item in self.items("nodes")
+            if "node-role.kubernetes.io/control-plane" not in item["metadata"]["labels"]
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Objects, events and every container's log."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, arguments in {
+            "objects.txt": ("get", "all,hubs,children,rslice,leases,nodes", "-A", "-o", "wide"),
+            "objects.yaml": ("get", "hubs,children,rslice,pods", "-A", "-o", "yaml"),
+            "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
+        }.items():
+            with contextlib.suppress(CommandError):
+                (folder / name).write_text(self(*arguments))
+        for pod in self.items("pods", "-A"):
+            namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+            for options in ((), ("--previous",)):
+                with contextlib.suppress(CommandError):
+                    log = self("-n", namespace, "logs", name, "--all-containers", "--prefix", *options)
+                    (folder / f"{namespace}_{name}{''.join(options)}.log").write_text(log)
+
+
+class Release:
+    """The chart's release."""
+
+    def __init__(self, kube: Kube, chart: Path) -> None:
+        self._kube, self._chart = kube, chart
+
+    def install(self) -> None:
+        """With default values, ready within a minute."""
+        self._kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
+        self.upgrade("--timeout", "60s")
+
+    def upgrade(self, *options: str) -> str:
+        """helm upgrade --install, waiting until it is ready."""
+        arguments = ("upgrade", "--install", "processhub", str(self._chart), "--namespace", SYSTEM, "--wait")
+        return self._kube.helm(*arguments, *options)
+
+    def operators(self) -> list[str]:
+        """The operator's pods."""
+        selector = "app.kubernetes.io/component=operator"
+        return [item["metadata"]["name"] for item in self._kube.items("pods", "-n", SYSTEM, "-l", selector)]
+
+    def ready(self) -> None:
+        """Wait until two operators are ready and one of them leads."""
+
+        def check() -> None:
+            self._kube("-n", SYSTEM, "rollout", "status", "deployment/processhub-operator", "--timeout=5s")
+            holder = self._kube.get("lease", "processhub-operator", "-n", SYSTEM)["spec"].get("holderIdentity") or ""
+            assert holder.rpartition("_")[0] in self.operators(), holder
+
+        settles(check)
+
+
+class World:
+    """One namespace."""
+
+    def __init__(self, kube: Kube) -> None:
+        from processwatch import ProcessWatch
+
+        self.kube = kube
+        self.namespace = f"e2e-{secrets.token_hex(3)}"
+        kube.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": RESTRICTED}}
+        )
+        self.watch = ProcessWatch(self.namespace)
+        self.watch.start()
+
+    def close(self) -> None:
+        """Delete the namespace; its end is not waited for."""
+        self.watch.stop()
+        self.kube("delete", "namespace", self.namespace, "--wait=false")
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 180) -> str:
+        """kubectl in the namespace."""
+        return self.kube("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
+
+    def get(self, kind: str, name: str) -> Json:
+        """One object."""
+        return self.kube.get(kind, name, "-n", self.namespace)
+
+    def hub(self, name: str = "hub", **spec: Any) -> None:
+        """Create a Hub and wait until it is Ready."""
+        self.kube.apply(
+            {"apiVersion": "processhub.dev/v1alpha1", "kind": "Hub", "metadata": {"name": name}, "spec": spec},
+            namespace=self.namespace,
+        )
+        self.hub_ready(name)
+
+    def hub_ready(self, name: str = "hub", timeout: int = 120) -> None:
+        """Wait for the condition Ready."""
+        self.kubectl("wait", f"hub/{name}", "--for=condition=Ready", f"--timeout={timeout}s", timeout=timeout + 10)
+
+    def children(self, *names: str, hub: str = "hub", **spec: Any) -> None:
+        """Create Children; they sleep unless they have a workload."""
+        workload = {} if {"exec", "python"} & spec.keys() else {"exec": {"command": SLEEP}}
+        objects = [
+            {
+                "apiVersion": "processhub.dev/v1alpha1",
+                "kind": "Child",
+                "metadata": {"name": name},
+                "spec": {"hub": hub, **workload, **spec},
+            }
+            for name in names
+        ]
+        self.kube.apply(*objects, namespace=self.namespace)
+
+    def children_ready(self, *names: str, timeout: int = 90) -> None:
+        """Wait for the condition Ready of each."""
+        objects = [f"child/{name}" for name in names]
+        self.kubectl("wait", *objects, "--for=condition=Ready", f"--timeout={timeout}s", timeout=timeout + 10)
+
+    def registry(self, hub: str = "hub") -> dict[str, str]:
+        """Where each child runs, by Hub.status: its member, only where it is Running and the only copy."""
+        status = self.get("hub", hub)["status"]
+        assert status["registrySize"] == len(status.get("registry") or []), "all of it fits into the status here"
+        found = {}
+        for entry in status.get("registry") or []:
+            (node,) = entry["nodes"]
+            assert node["state"] == "Running", entry
+            found[entry["id"]] = node["name"]
+        return found
+
+    def running(self, names: Iterable[str], hub: str = "hub", within: float = PATIENCE) -> dict[str, str]:
+        """The members, once the registry has exactly these and each has exactly one process, of that member."""
+        wanted = set(names)
+
+        def check() -> dict[str, str]:
+            registry = self.registry(hub)
+            assert registry.keys() == wanted, (sorted(wanted - registry.keys()), sorted(registry.keys() - wanted))
+            live = {child_id: [run.member for run in runs] for child_id, runs in self.watch.live(hub).items()}
+            assert live == {child_id: [member] for child_id, member in registry.items()}
+            return registry
+
+        return settles(check, within)
+
+    def nodes_of(self, hub: str = "hub") -> dict[str, str]:
+        """The Kubernetes node of each member."""
+        return {member["name"]: member["node"] for member in self.get("hub", hub)["status"]["members"]}
+
+    def starts(self, hub: str = "hub") -> Counter[str]:
+        """How often each child was started."""
+        return Counter({child_id: len(runs) for child_id, runs in self.watch.runs(hub).items()})
+
+
+def moved(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    """The children that are on another member."""
+    return {child_id for child_id, member in after.items() if before[child_id] != member}
+
+
+def skip_without(image: str) -> None:
+    """Skip where the nodes have no such image."""
+    if image not in docker("images", "--format", "{{.Repository}}:{{.Tag}}").split():
+        pytest.skip(f"no image {image}")

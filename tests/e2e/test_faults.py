@@ -1,0 +1,136 @@
+"""Nodes that are killed or drained, operators and members that are restarted: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+
+from kube import LEASE_SECONDS, SYSTEM, Kube, Release, World, docker, moved, settles
+
+IDS = [f"c{number}" for number in range(24)]
+
+
+def test_children_of_a_killed_node_run_elsewhere_and_it_takes_its_share_when_it_is_back(
+    kube: Kube, release: Release, world: World
+) -> None:
+    world.hub()
+    world.children(*IDS)
+    before = world.running(IDS)
+    places = world.nodes_of()
+    leader = kube.get("lease", "processhub-operator", "-n", SYSTEM)["spec"]["holderIdentity"].rpartition("_")[0]
+    leaders_node = kube.get("pod", leader, "-n", SYSTEM)["spec"]["nodeName"]
+    member, node = next((name, node) for name, node in places.items() if node != leaders_node)
+    victims = {child_id for child_id, place in before.items() if place == member}
+    assert victims
+
+    killed = time.clock_gettime(time.CLOCK_BOOTTIME)
+    docker("kill", node)
+    try:
+
+        def elsewhere() -> None:
+            live = world.watch.live()
+            assert {child_id for child_id in IDS if [run.member for run in live.get(child_id, [])] == [member]} == set()
+            assert live.keys() == set(IDS)
+
+        settles(elsewhere, within=LEASE_SECONDS + 30)
+        replaced = [world.watch.live()[child_id][0].started for child_id in victims]
+        assert max(replaced) - killed <= LEASE_SECONDS + 5
+        after = world.running(IDS)
+        assert moved(before, after) == victims
+    finally:
+        docker("start", node)
+    kube("wait", f"node/{node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
+    world.hub_ready(timeout=180)
+
+    def share_taken() -> None:
+        now = world.running(IDS)
+        assert member in now.values()
+        assert {now[child_id] for child_id in moved(after, now)} == {member}
+
+    settles(share_taken)
+    assert world.watch.overlaps() == []
+    release.ready()
+
+
+def test_a_drained_node_is_emptied_one_member_at_a_time(kube: Kube, release: Release, world: World) -> None:
+    world.hub(members={"replicas": 6})  # two on each node
+    world.children(*IDS)
+    before = world.running(IDS)
+    places = world.nodes_of()
+    node = kube.workers()[0]
+    drained = {member for member, place in places.items() if place == node}
+    assert len(drained) == 2
+    try:
+        said = kube("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s", timeout=160)
+        # Both are evicted only if the first is ready elsewhere before the second may go: the budget allows one.
+        assert all(f"pod/{member} evicted" in said for member in drained)
+
+        def gone() -> None:
+            assert node not in world.nodes_of().values()
+
+        settles(gone)
+        world.hub_ready(timeout=180)
+        after = world.running(IDS)
+        assert {before[child_id] for child_id in moved(before, after)} <= drained
+        assert all(
+            world.starts()[child_id] == 1
+            for child_id in IDS
+            if before[child_id] not in drained | set(after.values()) - set(before.values())
+        )
+    finally:
+        kube("uncordon", node)
+    assert world.watch.overlaps() == []
+    release.ready()
+
+
+def test_rollout_restart_of_operator_and_members(kube: Kube, release: Release, world: World) -> None:
+    world.hub()
+    world.children(*IDS)
+    before = world.running(IDS)
+
+    kube("-n", SYSTEM, "rollout", "restart", "deployment/processhub-operator")
+    release.ready()
+    assert world.running(IDS) == before
+    assert set(world.starts().values()) == {1}
+
+    world.kubectl("rollout", "restart", "statefulset/hub")
+    world.kubectl("rollout", "status", "statefulset/hub", "--timeout=180s", timeout=190)
+    world.hub_ready()
+    assert world.running(IDS) == before
+    assert set(world.starts().values()) == {2}
+    assert world.watch.overlaps() == []
+
+
+def test_while_operators_are_killed_for_a_minute_children_start_and_stop(
+    kube: Kube, release: Release, world: World
+) -> None:
+    world.hub(members={"replicas": 3})
+    names = [f"n{number}" for number in range(200)]
+    waves = [names[start : start + 20] for start in range(0, 200, 20)]
+    deadline = time.monotonic() + 60
+    kept: set[str] = set()
+    kills = 0
+    for wave in itertools.chain(waves, itertools.repeat([])):
+        if wave:
+            world.children(*wave)
+            stopped = wave[::2]
+            world.kubectl("delete", "children", *stopped, "--wait=false")
+            kept |= set(wave) - set(stopped)
+        victim = release.operators()[kills % 2]
+        kube("-n", SYSTEM, "delete", "pod", victim, "--grace-period=0", "--force")
+        kills += 1
+        if not wave and time.monotonic() > deadline:
+            break
+        settles(release.operators)
+    assert kills >= len(waves)
+    release.ready()
+
+    places = world.running(kept, within=120)
+
+    assert set(Counter(places.values())) == {"hub-0", "hub-1", "hub-2"}
+    assert world.watch.overlaps() == []
+    assert {child_id: count for child_id, count in world.starts().items() if count > 1} == {}
+    children = json.loads(world.kubectl("get", "children", "-o", "json"))["items"]
+    assert {item["metadata"]["name"] for item in children} == kept

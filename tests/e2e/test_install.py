@@ -1,0 +1,71 @@
+"""helm install, test, upgrade with default values; helm uninstall at the very end."""
+
+from __future__ import annotations
+
+import pytest
+from kube import SYSTEM, CommandError, Kube, Release, World, moved, settles
+
+IDS = [f"c{number}" for number in range(12)]
+
+
+def test_it_is_ready_and_passes_its_own_test(kube: Kube, release: Release) -> None:
+    release.ready()
+
+    said = kube.helm("test", "processhub", "--namespace", SYSTEM, "--timeout", "60s")
+
+    assert "Succeeded" in said
+    nodes = {
+        item["spec"]["nodeName"]
+        for item in kube.items("pods", "-n", SYSTEM, "-l", "app.kubernetes.io/component=operator")
+    }
+    assert len(nodes) == 2, "the two replicas are spread"
+
+
+def test_an_upgrade_and_a_changed_template_move_no_child(kube: Kube, release: Release, world: World) -> None:
+    world.hub()
+    world.children(*IDS)
+    before = world.running(IDS)
+    uids = {name: world.get("pod", name)["metadata"]["uid"] for name in world.nodes_of()}
+
+    release.upgrade("--set", "logLevel=debug", "--timeout", "120s")
+    release.ready()
+    assert world.running(IDS) == before
+    assert set(world.starts().values()) == {1}, "an upgrade of the operator restarts no child"
+
+    world.kubectl(
+        *("patch", "hub", "hub", "--type=merge", "-p"),
+        '{"spec": {"members": {"template": {"metadata": {"annotations": {"release": "2"}}}}}}',
+    )
+
+    def rolled() -> None:
+        assert all(world.get("pod", name)["metadata"]["uid"] != uid for name, uid in uids.items())
+
+    settles(rolled, within=180)
+    world.hub_ready()
+    assert moved(before, world.running(IDS)) == set()
+    assert set(world.starts().values()) == {2}
+    assert world.watch.overlaps() == []
+    release.upgrade("--timeout", "120s")
+    release.ready()
+
+
+@pytest.mark.last
+def test_uninstall_leaves_the_crds_and_nothing_else(kube: Kube, release: Release) -> None:
+    kube.helm("uninstall", "processhub", "--namespace", SYSTEM, "--wait")
+
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas"
+    left = [item for item in kube.items(kinds) if "processhub" in item["metadata"]["name"]]
+    assert [(item["kind"], item["metadata"]["name"]) for item in left] == []
+
+    def empty() -> None:
+        found = kube.items("all,configmaps,serviceaccounts,roles,rolebindings,leases", "-n", SYSTEM)
+        assert [
+            i["metadata"]["name"] for i in found if i["metadata"]["name"] not in ("default", "kube-root-ca.crt")
+        ] == []
+
+    settles(empty)
+    crds = {item["metadata"]["name"] for item in kube.items("crds") if "processhub" in item["metadata"]["name"]}
+    assert crds == {f"{plural}.processhub.dev" for plural in ("hubs", "children", "childsets", "registryslices")}
+    kube("delete", "crds", *sorted(crds))
+    with pytest.raises(CommandError, match="the server doesn't have a resource type"):
+        kube("get", "hubs", "-A")

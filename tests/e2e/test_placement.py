@@ -1,0 +1,109 @@
+"""Where members and children run: the examples, members spread and one a node, guided, images of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kube import SLEEP, Kube, World, docker, moved, settles, skip_without
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
+IDS = [f"c{number}" for number in range(12)]
+PLAIN, PYTHON = "localhost/e2e-plain:1", "localhost/e2e-python:1"
+
+
+def test_all_examples_become_ready(world: World) -> None:
+    world.kubectl("apply", "-f", str(EXAMPLES))
+
+    hubs = world.kube.items("hubs", "-n", world.namespace)
+    assert len(hubs) >= 9
+    world.kubectl("wait", "hubs", "--all", "--for=condition=Ready", "--timeout=180s", timeout=200)
+    running = [
+        item["metadata"]["name"]
+        for item in world.kube.items("children", "-n", world.namespace)
+        if not item["spec"].get("suspend")
+    ]
+    assert len(running) >= 20
+    world.children_ready(*running, timeout=120)
+
+
+def test_members_are_spread_over_the_nodes(world: World) -> None:
+    world.hub()
+    world.children(*IDS)
+    world.running(IDS)
+
+    assert sorted(world.nodes_of().values()) == sorted(world.kube.workers())
+
+
+@pytest.fixture
+def labelled(kube: Kube) -> Iterator[list[str]]:
+    """Two of the workers have the label e2e=on, for the time of the test."""
+    chosen = kube.workers()[:2]
+    kube("label", "node", *chosen, "e2e=on")
+    yield chosen
+    kube("label", "node", "--all", "e2e-")
+
+
+def test_one_member_a_node_follows_the_nodes(world: World, labelled: list[str]) -> None:
+    template = {"spec": {"nodeSelector": {"e2e": "on"}}}
+    world.hub(members={"mode": "PerNode", "template": template}, migration={"holdSeconds": 1})
+    world.children(*IDS)
+    before = world.running(IDS)
+    assert set(before.values()) == set(labelled) == set(world.nodes_of())
+
+    third = next(node for node in world.kube.workers() if node not in labelled)
+    world.kube("label", "node", third, "e2e=on")
+
+    def joined() -> dict[str, str]:
+        after = world.running(IDS)
+        assert third in after.values()
+        assert {after[child_id] for child_id in moved(before, after)} == {third}
+        return after
+
+    with_three = settles(joined)
+    world.kube("label", "node", third, "e2e-")
+
+    def left() -> None:
+        after = world.running(IDS)
+        assert set(after.values()) == set(labelled)
+        assert moved(with_three, after) == {child_id for child_id, node in with_three.items() if node == third}
+
+    settles(left)
+    assert world.watch.overlaps() == []
+
+
+def test_guided_children_run_on_the_member_or_node_that_they_name(world: World) -> None:
+    workers = world.kube.workers()
+    guided = {"distribution": {"strategy": "Guided"}}
+    world.hub("pods", **guided)
+    world.hub("nodes", members={"mode": "PerNode"}, **guided)
+
+    world.children("on-member", hub="pods", nodes=["pods-1"])
+    world.children("on-node", hub="nodes", nodes=[workers[-1]])
+
+    assert world.running(["on-member"], "pods") == {"on-member": "pods-1"}
+    assert world.running(["on-node"], "nodes") == {"on-node": workers[-1]}
+    assert world.nodes_of("nodes") == {node: node for node in workers}
+
+
+def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected(world: World) -> None:
+    skip_without(PLAIN)
+    world.hub(members={"replicas": 2, "image": PLAIN})
+    world.children(*IDS, exec={"command": SLEEP})
+    world.running(IDS)
+
+    assert "python" not in docker("run", "--rm", "--network=none", "--entrypoint=/bin/ls", PLAIN, "/usr/bin")
+    assert world.get("pod", "hub-0")["spec"]["containers"][0]["image"] == PLAIN
+
+
+def test_actors_come_from_a_package_in_the_users_image(world: World) -> None:
+    skip_without(PYTHON)
+    world.hub(members={"replicas": 1, "image": PYTHON})
+    world.children("a", python={"target": "greeter:Greeter"})
+    world.children_ready("a")
+
+    def said() -> None:
+        assert "hello from the package greeter" in world.kubectl("logs", "hub-0")
+
+    settles(said)
