@@ -39,8 +39,12 @@ def ensure(commands: Sequence[str], *, install: bool) -> None:
     if os.geteuid() != 0:
         raise KindError(f"these packages are missing, and only root can install them: sudo {by_hand}")
     print(f"installing {names}", flush=True)
-    _apt_get("update", "--quiet=2")
-    _apt_get("install", "--quiet=2", "--yes", "--no-install-recommends", *missing)
+    install_them = ("install", "--quiet=2", "--yes", "--no-install-recommends", *missing)
+    try:
+        _apt_get(*install_them)
+    except KindError:  # the lists of packages are missing or too old
+        _apt_get("update", "--quiet=2")
+        _apt_get(*install_them)
 
 
 def packages(commands: Sequence[str]) -> list[str]:

@@ -210,7 +210,7 @@ def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str
         print(
             f"Building {len(missing)} tools from pinned Go modules into {cache_root()}.\n"
             f"This happens once and takes about {max(1, round(minutes))} min on 2 cores with an empty Go cache: "
-            "the Kubernetes API server alone is some 3,000 packages.",
+            "each is a thousand packages and more, the Kubernetes API server some 3,000.",
             file=sys.stderr,
         )
     for step, tool in enumerate(missing, 1):
