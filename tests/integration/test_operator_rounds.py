@@ -241,6 +241,41 @@ async def test_statuses_of_children_give_way_to_a_hub_that_starts_many(
             await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is_told_last(
+    api: Client, namespace: str
+) -> None:
+    child = await api.create(CHILDREN, namespace, child_manifest("a"))
+    member = "hub-0"
+
+    async with GatedClient(api.config) as client:
+
+        def latest(_: ChildKey) -> tuple[Child, ChildStatus]:
+            return child, ChildStatus(id="a", member=member, state="Running")
+
+        writer = StatusWriter(client, Store(client, (namespace,), lambda _: None), latest)
+        writer.mark((namespace, "a"))
+        running = asyncio.create_task(writer.run())
+        try:
+
+            async def first_under_way() -> None:
+                assert client.telling == 1
+
+            await settles(first_under_way, every=0.01)
+            member = "hub-1"
+            writer.mark((namespace, "a"))
+            await stays(first_under_way, 0.4)
+            client.tell.set()
+
+            async def told() -> None:
+                assert client.telling == 2
+                assert (await api.get(CHILDREN, namespace, "a")).status.member == "hub-1"
+
+            await settles(told)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
 def rounds() -> float:
     return REGISTRY.get_sample_value("processhub_round_seconds_count") or 0.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -42,6 +42,7 @@ class StatusWriter:
     ) -> None:
         self._client, self._store, self._latest = client, store, latest
         self._waiting: dict[ChildKey, None] = {}  # in order, each once
+        self._writing: dict[ChildKey, bool] = {}  # whether it was marked again meanwhile
         self._wake = asyncio.Event()
         self._calm = asyncio.Event()
         self._buckets: dict[ChildKey, TokenBucket] = {}
@@ -50,7 +51,10 @@ class StatusWriter:
         self._storms: dict[HubKey, float] = {}  # until when each hub starts many
 
     def mark(self, key: ChildKey) -> None:
-        """Have the Child's status looked at."""
+        """Have the Child's status looked at; of two writes of one Child the older could come last, so it waits."""
+        if key in self._writing:
+            self._writing[key] = True
+            return
         self._waiting.setdefault(key)
         self._wake.set()
 
@@ -114,11 +118,16 @@ class StatusWriter:
                 continue
             key = next(iter(self._waiting))
             del self._waiting[key]
-            await self._retrying(key, self._child)
+            self._writing[key] = False
+            try:
+                await self._retrying(key)
+            finally:
+                if self._writing.pop(key):
+                    self.mark(key)
 
-    async def _retrying(self, key: ChildKey, write: Callable[[ChildKey], Awaitable[None]]) -> None:
+    async def _retrying(self, key: ChildKey) -> None:
         try:
-            await write(key)
+            await self._child(key)
         except (NotFoundError, ConflictError) as error:
             log.debug("status of child %s not written: %s", key[1], error.message)
         except ApiError as error:
@@ -174,7 +183,7 @@ def _complete(status: ChildStatus) -> dict[str, object]:
         "observedGeneration": status.observed_generation,
         "id": status.id,
         "member": status.member,
-        "role": status.role or None,  # the schema knows no empty role
-        "state": status.state,
+        "role": status.role or None,  # the schema knows no empty role and state
+        "state": status.state or None,
         "nodes": status.nodes,
     }
