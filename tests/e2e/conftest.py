@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kube import Kube, Release, World
+from images import build
+from kube import Kube, Release, World, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / ".local" / "e2e"
@@ -50,6 +51,13 @@ def release(kube: Kube) -> Release:
     found = Release(kube, ROOT / "charts" / "processhub")
     found.install()
     return found
+
+
+@pytest.fixture(scope="session")
+def images(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Users' images, in the nodes."""
+    names = build(tmp_path_factory.mktemp("images"))
+    run(sys.executable, "-m", "kind.cluster", "load", *names, env={"PYTHONPATH": str(ROOT / "hack")}, timeout=300)
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 T = TypeVar("T")
 Json = dict[str, Any]
 PATIENCE = 90.0  # for what takes some seconds on an idle machine
@@ -274,9 +272,3 @@ class World:
 def moved(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
     """The children that are on another member."""
     return {child_id for child_id, member in after.items() if before[child_id] != member}
-
-
-def skip_without(image: str) -> None:
-    """Skip where the nodes have no such image."""
-    if image not in docker("images", "--format", "{{.Repository}}:{{.Tag}}").split():
-        pytest.skip(f"no image {image}")

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kube import SLEEP, Kube, World, docker, moved, settles, skip_without
+from images import PLAIN, PYTHON
+from kube import SLEEP, Kube, World, docker, moved, settles
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
 IDS = [f"c{number}" for number in range(12)]
-PLAIN, PYTHON = "localhost/e2e-plain:1", "localhost/e2e-python:1"
 
 
-def test_all_examples_become_ready(world: World) -> None:
+def test_all_examples_become_ready(world: World, images: None) -> None:
     world.kubectl("apply", "-f", str(EXAMPLES))
 
     hubs = world.kube.items("hubs", "-n", world.namespace)
@@ -87,8 +87,7 @@ def test_guided_children_run_on_the_member_or_node_that_they_name(world: World) 
     assert world.nodes_of("nodes") == {node: node for node in workers}
 
 
-def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected(world: World) -> None:
-    skip_without(PLAIN)
+def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected(world: World, images: None) -> None:
     world.hub(members={"replicas": 2, "image": PLAIN})
     world.children(*IDS, exec={"command": SLEEP})
     world.running(IDS)
@@ -97,8 +96,7 @@ def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected
     assert world.get("pod", "hub-0")["spec"]["containers"][0]["image"] == PLAIN
 
 
-def test_actors_come_from_a_package_in_the_users_image(world: World) -> None:
-    skip_without(PYTHON)
+def test_actors_come_from_a_package_in_the_users_image(world: World, images: None) -> None:
     world.hub(members={"replicas": 1, "image": PYTHON})
     world.children("a", python={"target": "greeter:Greeter"})
     world.children_ready("a")
