@@ -36,17 +36,17 @@ def up(*, start_dockerd: bool) -> str:
         daemon.ensure(start=start_dockerd)
         paths = tools.ensure(("kind", "kubectl"))
         if _exists(paths):
-            _kind(paths, "export", "kubeconfig", "--name", CLUSTER, "--kubeconfig", str(KUBECONFIG))
-            if _answers(paths):
+            if problem := _problem(paths):
+                print(f"the cluster that is there is of no use, making it anew: {problem}", file=sys.stderr)
+                _delete(paths)
+            else:
                 return "is up already"
-            print("the cluster does not answer; making it anew", file=sys.stderr)
-            _delete(paths)
         image = nodeimage.ensure(install=start_dockerd)
         network.ensure()
         begun = time.monotonic()
         try:
             _create(paths, image)
-            _wait_ready(paths)
+            _wait_ready(paths, _READY_SECONDS)
         except BaseException:
             _keep_logs(paths)
             _delete(paths)
@@ -105,11 +105,17 @@ def _require_up(paths: dict[str, Path]) -> None:
         raise KindError("the kind cluster is not up; bring it up with: make kind-up")
 
 
-def _answers(paths: dict[str, Path]) -> bool:
+def _problem(paths: dict[str, Path]) -> str | None:
+    """What is wrong with the cluster that is there, if anything: half-made, or stopped with Docker's daemon."""
     try:
-        return _kubectl(paths, "get", "--raw", "/readyz", "--request-timeout=10s") == "ok"
-    except KindError:
-        return False
+        _kind(paths, "export", "kubeconfig", "--name", CLUSTER, "--kubeconfig", str(KUBECONFIG))
+        nodes = _kubectl(paths, "get", "nodes", "--output=name", "--request-timeout=10s").split()
+        if len(nodes) <= config.WORKERS:
+            return f"it has {len(nodes)} nodes"
+        _wait_ready(paths, seconds=60)
+    except KindError as error:
+        return str(error)
+    return None
 
 
 def _create(paths: dict[str, Path], image: str) -> None:
@@ -123,11 +129,11 @@ def _create(paths: dict[str, Path], image: str) -> None:
         raise KindError(f"kind could not create the cluster; the nodes' logs are in {_LOGS}")
 
 
-def _wait_ready(paths: dict[str, Path]) -> None:
-    """Until all nodes are Ready and names resolve in pods."""
-    _kubectl(paths, "wait", "nodes", "--all", "--for=condition=Ready", f"--timeout={_READY_SECONDS}s")
+def _wait_ready(paths: dict[str, Path], seconds: int) -> None:
+    """Until all nodes are Ready and names resolve in pods. Raises KindError after ``seconds``, for each of the two."""
+    _kubectl(paths, "wait", "nodes", "--all", "--for=condition=Ready", f"--timeout={seconds}s")
     dns = ("--namespace", "kube-system", "rollout", "status", "deployment/coredns")
-    _kubectl(paths, *dns, f"--timeout={_READY_SECONDS}s")
+    _kubectl(paths, *dns, f"--timeout={seconds}s")
 
 
 def _keep_logs(paths: dict[str, Path]) -> None:

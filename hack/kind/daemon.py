@@ -67,7 +67,7 @@ def stop() -> str:
     if record is None:
         return ""
     if record.process and record.process.alive() and (others := _containers()):
-        return f"dockerd is left running: {others} other containers run in it (process {record.process.pid})"
+        return f"dockerd (process {record.process.pid}) is left running for {others} other containers"
     _undo(record)
     return "dockerd stopped"
 
@@ -143,7 +143,8 @@ def _undo(record: Record) -> None:
 
 
 def _containers() -> int:
-    return len(docker.call("ps", "--quiet").split())
+    """How many run; none where the daemon is too broken to tell."""
+    return len(docker.call("ps", "--quiet").split()) if docker.state() is Daemon.ANSWERS else 0
 
 
 def _too_low() -> dict[str, int]:
