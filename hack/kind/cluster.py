@@ -57,6 +57,9 @@ def up(*, start_dockerd: bool) -> str:
 def down() -> str:
     """Delete the cluster and its network, and stop a dockerd that ``up`` started. What was done, in words."""
     with locked("cluster"):
+        if daemon.lost():
+            print("dockerd ended unasked; starting it to delete the nodes that it left running", file=sys.stderr)
+            daemon.ensure(start=True)
         if docker.state() is docker.Daemon.ANSWERS:
             paths = tools.ensure(("kind",))
             said = "cluster deleted" if _exists(paths) else "no cluster was up"

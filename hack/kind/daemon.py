@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from kind import cgroups, docker, packages
 from kind.docker import Daemon
 from kind.layout import KIND, RUN, KindError
-from kind.pidrecord import PidRecord
+from kind.pidrecord import PidRecord, runs
 
 _PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
+# Written by dockerd and its containerd, left behind where they are killed.
+_PID_FILES = {"/run/docker.pid": "dockerd", "/run/docker/containerd/containerd.pid": "containerd"}
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
@@ -56,6 +59,12 @@ def _ensure_may_start(start: bool) -> None:
         raise KindError("Docker's daemon is not running, and only root can start it; have it started, or be root")
     if not start:
         raise KindError("Docker's daemon is not running; start it yourself, or with: make kind-up START_DOCKERD=1")
+
+
+def lost() -> bool:
+    """Whether the dockerd that ``ensure`` started was ended by something else: its containers may still run."""
+    record = _read()
+    return record is not None and record.process is not None and not record.process.alive()
 
 
 def stop() -> str:
@@ -105,6 +114,8 @@ def _start() -> None:
 
 
 def _launch(record: Record) -> tuple[subprocess.Popen[bytes], Record]:
+    for pid_file, name in _PID_FILES.items():
+        _remove_stale(Path(pid_file), name)
     shim = KIND / "runc_shim.py" if lacks_sys_resource(Path("/proc/self/status").read_text()) else None
     program, *options = command(shim=shim)
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))  # runc's and iptables' folders
@@ -120,6 +131,13 @@ def _launch(record: Record) -> tuple[subprocess.Popen[bytes], Record]:
     record = Record(PidRecord.of(process.pid), record.cgroups, record.sysctls)
     _write(record)
     return process, record
+
+
+def _remove_stale(pid_file: Path, name: str) -> None:
+    """Remove a killed process's PID file: its zombie, or what has its pid now, would keep dockerd from starting."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if not runs(int(pid_file.read_text()), name):
+            pid_file.unlink()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -60,10 +60,21 @@ def start_time(stat: str) -> int:
     return int(stat.rpartition(")")[2].split()[19])
 
 
+def runs(pid: int, name: str) -> bool:
+    """Whether process ``pid`` is running, no zombie, and has that name."""
+    stat = _stat(pid)
+    return stat is not None and stat.partition("(")[2].rpartition(")")[0] == name
+
+
 def _started(pid: int) -> int | None:
-    """The start time of a running process; None where there is none or only its zombie."""
+    stat = _stat(pid)
+    return None if stat is None else start_time(stat)
+
+
+def _stat(pid: int) -> str | None:
+    """The /proc/<pid>/stat line of a running process; None where there is none or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if stat.rpartition(")")[2].split()[0] in ("Z", "X") else start_time(stat)
+    return None if stat.rpartition(")")[2].split()[0] in ("Z", "X") else stat

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from kind.pidrecord import PidRecord, start_time
+from kind.pidrecord import PidRecord, runs, start_time
 
 
 @pytest.fixture
@@ -53,6 +54,16 @@ def test_a_process_that_has_ended_is_not_alive(process: subprocess.Popen[bytes])
     assert not record.end(grace=0)
     with pytest.raises(ProcessLookupError):
         PidRecord.of(process.pid)
+
+
+def test_a_name_belongs_to_a_running_process_alone(process: subprocess.Popen[bytes]) -> None:
+    assert runs(process.pid, "sleep")
+    assert not runs(process.pid, "dockerd")
+
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
+
+    assert not runs(process.pid, "sleep")
 
 
 def test_the_start_time_is_found_behind_any_name() -> None:

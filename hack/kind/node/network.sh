@@ -29,7 +29,7 @@ configure_pods() { # podCIDR
     mkdir -p "$plugins"
     cat >"$plugins/.new" <<CONFLIST
 {"cniVersion": "0.3.1", "name": "processhub", "plugins": [
-  {"type": "ptp", "ipMasq": false, "mtu": $(on_node /bin/cat /sys/class/net/eth0/mtu),
+  {"type": "ptp", "ipMasq": false,
    "ipam": {"type": "host-local", "dataDir": "/run/pod-addresses",
             "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": "$1"}]]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
