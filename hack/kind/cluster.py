@@ -196,6 +196,9 @@ def main() -> int:
     except (KindError, tools.ToolError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-made is left", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -58,6 +58,12 @@ def ensure(*, install: bool) -> str:
     return own
 
 
+def at_hand() -> bool:
+    """Whether ``ensure`` has nothing to fetch and nothing to assemble."""
+    own = key()
+    return docker.has_image(PINNED) or docker.has_image(f"{_REPOSITORY}:{own}") or _archive(own).exists()
+
+
 def make(*, install: bool) -> Path:
     """The archive of the assembled node image, from the cache or made there. Raises as ``ensure`` does."""
     with locked("nodeimage"):
@@ -171,6 +177,9 @@ def main() -> int:
     except (KindError, tools.ToolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-made is left", file=sys.stderr)
+        return 130
     return 0
 
 
