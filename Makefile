@@ -46,8 +46,8 @@ down: ## Stop what `up` started
 	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
 
 .PHONY: demo
-demo: setup ## Show the main job on a real API server
-	@$(PY) -m localcluster.demo
+demo: setup ## Show the main job on a real API server (CLUSTER=kind|local; kind where it is at hand)
+	@$(PY) -m demo $(if $(CLUSTER),--cluster $(CLUSTER))
 
 ##@ The kind cluster
 # START_DOCKERD=1 starts Docker's daemon where no systemd does it, and installs Debian packages that are missing.
@@ -66,9 +66,9 @@ kind-down: setup ## Delete it; stop Docker's daemon if kind-up started it
 
 ##@ Checks
 .PHONY: test lint unit integration
-test: setup ## Lint, unit and integration tests (WORKERS=2: in two lots at once)
+test: setup ## Lint, unit and integration tests, in two lots at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@$(PYTEST) $(if $(WORKERS),--numprocesses $(WORKERS) --dist loadgroup) tests/unit tests/integration
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup tests/unit tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests

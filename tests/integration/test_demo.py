@@ -15,7 +15,7 @@ from clusterfolder import ROOT, cluster_folder
 def test_demo_ends_as_told_in_plain_lines() -> None:
     with cluster_folder() as folder:
         answer = subprocess.run(
-            [sys.executable, "-m", "localcluster.demo"],
+            [sys.executable, "-m", "demo", "--cluster", "local"],
             env={**os.environ, "LOCALCLUSTER_ROOT": str(folder), "PYTHONPATH": str(ROOT / "hack")},
             stdin=subprocess.DEVNULL,
             capture_output=True,

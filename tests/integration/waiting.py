@@ -12,7 +12,7 @@ T = TypeVar("T")
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 15.0) -> T:
+async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 40.0) -> T:
     """The first result of ``look`` that is neither None nor False; AssertionError after ``within`` seconds."""
     deadline = time.monotonic() + within
     while True:

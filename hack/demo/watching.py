@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from localcluster.demo.stage import NotAsToldError
+from demo.stage import NotAsToldError
 from processhub.api.reasons import State
 from processhub.client.session import Session, connected, find_hub
 

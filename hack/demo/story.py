@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 
-from localcluster.cluster import Cluster
-from localcluster.demo.stage import NotAsToldError, Stage
-from localcluster.demo.watching import Places, Watch, by_member, fullest, watching
-from localcluster.faults import Faults
+from demo.ground import NAMESPACE, Ground
+from demo.stage import NotAsToldError, Stage
+from demo.watching import Places, Watch, by_member, fullest, watching
 
-NAMESPACE = "demo"
 _FILES = "-f 01-hub.yaml -f 02-children.yaml -f 03-guided.yaml -f 04-on-restart-move.yaml"
 _BASH_HERE = """kubectl -n demo apply -f - <<YAML
 apiVersion: processhub.dev/v1alpha1
@@ -28,11 +24,10 @@ YAML"""
 
 
 class Story:
-    """The chapters, in order. ``cluster`` has the operator installed."""
+    """The chapters, in order. ``ground`` has the operator installed."""
 
-    def __init__(self, stage: Stage, cluster: Cluster) -> None:
-        self._stage, self._cluster = stage, cluster
-        self._faults = Faults(cluster.layout.kubelet_root)
+    def __init__(self, stage: Stage, ground: Ground) -> None:
+        self._stage, self._ground = stage, ground
 
     async def tell(self) -> None:
         """All of it. Raises NotAsToldError."""
@@ -45,7 +40,7 @@ class Story:
         await self.without_mapping()
 
     def _watching(self, hub: str) -> contextlib.AbstractAsyncContextManager[Watch]:
-        return watching(hub, NAMESPACE, str(self._cluster.kubeconfig))
+        return watching(hub, NAMESPACE, self._ground.environment["KUBECONFIG"])
 
     async def apply(self) -> None:
         """Hubs and children from manifests."""
@@ -64,7 +59,7 @@ class Story:
         await stage.run(f"kubectl -n {NAMESPACE} get children --field-selector spec.hub=guided")
         places = hub.places()
         _check(len(places) == 12, f"12 children of my-hub should run, {len(places)} do")
-        _check_alive(places)
+        self._check_alive(places)
         guided = json.loads(await stage.quietly(f"kubectl hub dump --hub guided -n {NAMESPACE}"))
         at = {child_id: [node["name"] for node in found["nodes"]] for child_id, found in guided.items()}
         _check(at == {"guided-a": ["guided-0"], "guided-b": ["guided-2"]}, f"the guided children are at {at}")
@@ -77,7 +72,9 @@ class Story:
         output = await stage.run(f"kubectl hub where worker-7 -n {NAMESPACE}")
         place = places["worker-7"]
         _check(place.member in output and str(place.pid) in output, "`where` does not say what the slices say")
-        stage.means(f"One look-up names member, node and pid. The pid is real: {_process(place.pid)}")
+        stage.means(
+            f"One look-up names member, node and pid. The pid is real: {self._ground.process(place.member, place.pid)}"
+        )
 
     async def kill_with_move(self, mover: Watch) -> None:
         """SIGKILL for a member whose hub says onRestart: Move."""
@@ -93,7 +90,7 @@ class Story:
 
         took = await self._kill(mover, victim, moved, f"the children of {victim} run elsewhere")
         after = mover.places()
-        _check_alive(after)
+        self._check_alive(after)
         stayed = {child_id: place for child_id, place in after.items() if child_id in others}
         _check(stayed == others, f"the others should have stayed as they were: {others}, now {stayed}")
         went = "; ".join(f"{child_id} to {after[child_id].member}" for child_id in ids)
@@ -124,7 +121,7 @@ class Story:
 
         took = await self._kill(hub, victim, back, f"the children of {victim} run again on it")
         after = hub.places()
-        _check_alive(after)
+        self._check_alive(after)
         others = {child_id: place for child_id, place in before.items() if child_id not in ids}
         stayed = {child_id: place for child_id, place in after.items() if child_id in others}
         _check(stayed == others, f"the others should have stayed as they were: {others}, now {stayed}")
@@ -180,12 +177,15 @@ class Story:
         _check("nowhere-2" in refused, "the refusal should name the child")
         stage.means("The object says what is missing and what to write; the command line refuses before it writes.")
 
+    def _check_alive(self, places: Places) -> None:
+        for place in places.values():
+            self._ground.process(place.member, place.pid)  # it raises where there is none
+
     async def _kill(self, watch: Watch, member: str, right: Callable[[Places], bool], what: str) -> float:
-        pods = await self._faults.pods()
-        pid = next(pod["containers"]["agent"]["pid"] for pod in pods if pod["pod"] == f"{NAMESPACE}/{member}")
-        self._stage.type(f"kill -9 {pid}   # the main process of pod {member}; its children end with it")
+        command, kill = await self._ground.main_process(member)
+        self._stage.type(f"{command}   # the main process of pod {member}; its children end with it")
         begun = time.perf_counter()
-        os.kill(pid, signal.SIGKILL)
+        kill()
         return await watch.until(right, what, since=begun, within=45)
 
     async def _share_again(self, watch: Watch, member: str, ids: list[str]) -> str:
@@ -228,20 +228,3 @@ def _moved(before: Places, after: Places) -> dict[str, str]:
 def _check(good: bool, otherwise: str) -> None:
     if not good:
         raise NotAsToldError(otherwise)
-
-
-def _check_alive(places: Places) -> None:
-    for child_id, place in places.items():
-        try:
-            os.kill(place.pid, 0)
-        except ProcessLookupError:
-            raise NotAsToldError(f"{child_id} should run as pid {place.pid}, but there is no such process") from None
-
-
-def _process(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().decode(errors="replace").rstrip("\0").split("\0")
-    except OSError as error:
-        raise NotAsToldError(f"pid {pid} is on record, but {error.strerror}") from error
-    return " ".join(words)

@@ -1,4 +1,4 @@
-"""``python -m localcluster.demo``: bring the local cluster up, install, tell the story, leave it up."""
+"""``python -m demo``: bring a cluster up, install, tell the story, leave it up."""
 
 from __future__ import annotations
 
@@ -7,60 +7,64 @@ import asyncio
 import sys
 import time
 
-from localcluster import cluster as local
-from localcluster import install, tools
-from localcluster.demo.stage import NotAsToldError, Stage
-from localcluster.demo.story import NAMESPACE, Story
+from demo.ground import NAMESPACE, Ground, choose
+from demo.stage import NotAsToldError, Stage
+from demo.story import Story
+from image.base import ImageError
+from kind.layout import KindError
+from localcluster import tools
 from localcluster.faults import FaultRefusedError
 from localcluster.layout import CHECKOUT, ClusterError
 from processhub.client.errors import HubError
 
+_EXPECTED = (ClusterError, KindError, ImageError, tools.ToolError, FaultRefusedError, HubError)
 _NEXT = """
 The cluster stays up. What to try next:
-  export KUBECONFIG=$(make -s kubeconfig) PATH=$PWD/.venv/bin:$PATH
+  {begin}
   kubectl hub explain worker-1 -n demo                  # why it is where it is
   kubectl hub start hello --hub my-hub -n demo --wait --exec -- sh -c 'while date; do sleep 1; done'
   kubectl hub logs hello -n demo
   kubectl -n demo apply -f manifests/examples/06-python.yaml
   kubectl -n demo get events -w
-  make down                                             # stops all of it"""
+  {end:52}  # stops all of it"""
 
 
-async def _demo() -> None:
-    begun = time.monotonic()
-    print("Bringing up a Kubernetes control plane on this machine …", flush=True)
-    cluster = await asyncio.to_thread(local.up)
-    print(f"  API server, etcd, controller manager, scheduler, 3 nodes: {time.monotonic() - begun:.0f} s", flush=True)
-    stage = Stage(cluster.environment(), str(CHECKOUT))
+async def _demo(ground: Ground) -> None:
+    print(f"Bringing up a Kubernetes cluster {ground.where} …", flush=True)
+    await ground.up()
+    stage = Stage(ground.environment, str(CHECKOUT))
     # Slate and operator at once: the first takes as long as the pods of an earlier run take to end.
     print("Installing the operator through the chart …", flush=True)
     begun = time.monotonic()
     await asyncio.gather(
-        asyncio.to_thread(install.install, cluster),
+        ground.install(),
         stage.quietly(f"kubectl delete namespace {NAMESPACE} --ignore-not-found --timeout=60s"),
     )
     await stage.quietly(f"kubectl create namespace {NAMESPACE}")
     print(f"  helm upgrade --install processhub charts/processhub: {time.monotonic() - begun:.0f} s", flush=True)
-    await Story(stage, cluster).tell()
+    await Story(stage, ground).tell()
 
 
 def main() -> int:
     """The command line; 0 where all was as told."""
-    argparse.ArgumentParser(prog="python -m localcluster.demo", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--cluster", choices=("kind", "local"), default="", help="default: kind where it is at hand")
     begun = time.monotonic()
+    ground = choose(parser.parse_args().cluster)
     try:
-        asyncio.run(_demo())
+        asyncio.run(_demo(ground))
     except NotAsToldError as error:
         print(f"\ndemo: not as told: {error}", file=sys.stderr)
-        print("the cluster is left up: kubectl -n demo get hubs,children,events; make down stops it", file=sys.stderr)
+        stops = f"{ground.next_steps[1]} stops it"
+        print(f"the cluster is left up: kubectl -n demo get hubs,children,events; {stops}", file=sys.stderr)
         return 1
-    except (ClusterError, tools.ToolError, FaultRefusedError, HubError, TimeoutError) as error:
+    except (*_EXPECTED, TimeoutError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ndemo: interrupted; the cluster is left up, make down stops it", file=sys.stderr)
+        print(f"\ndemo: interrupted; the cluster is left up, {ground.next_steps[1]} stops it", file=sys.stderr)
         return 130
-    print(_NEXT)
+    print(_NEXT.format(begin=ground.next_steps[0], end=ground.next_steps[1]))
     print(f"\nAll as told, in {time.monotonic() - begun:.0f} s.")
     return 0
 

@@ -1,0 +1,47 @@
+"""``python -m kind.possible``: whether `make kind-up START_DOCKERD=1` can work here; exit code 1 and why where not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from kind import docker, packages
+from kind.docker import Daemon
+
+_CAP_SYS_ADMIN = 21  # linux/capability.h
+_PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
+
+
+def why_not() -> str:
+    """Why Docker can't run here, by what is missing for good; empty where it runs or can be started."""
+    state = docker.state()
+    if state is Daemon.ANSWERS:
+        return ""
+    if state is Daemon.FORBIDDEN:
+        return "Docker's daemon runs, but this user may not use it"
+    if os.geteuid() != 0:
+        return "Docker's daemon is not running, and only root can start it"
+    if not may_mount(Path("/proc/self/status").read_text()):
+        return "Docker's daemon is not running, and without CAP_SYS_ADMIN none can"
+    if any(packages.find(program) is None for program in _PROGRAMS) and packages.find("apt-get") is None:
+        return "Docker is not installed, and there is no apt-get to install it"
+    return ""
+
+
+def may_mount(status: str) -> bool:
+    """Whether the process of this /proc/<pid>/status text has CAP_SYS_ADMIN."""
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def main() -> int:
+    """The command line."""
+    if reason := why_not():
+        print(reason)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
