@@ -11,7 +11,7 @@ plugins=/node/etc/cni/net.d
 
 on_node() { chroot /node "$@"; }
 
-# One line for each change of a node, beginning with all that are: event, name, podCIDR, address ("-" where unset).
+# One line for each node, and for each change of one that follows: name, podCIDR, address ("-" where unset).
 # Ends after 10 s and begins anew: with the routes that an interface lost when it was taken away and given back, with
 # what failed before, and with a token that is still valid.
 changes() {
@@ -19,8 +19,8 @@ changes() {
         on_node /usr/bin/curl --silent --show-error --fail --no-buffer --max-time 15 --connect-timeout 5 \
             --cacert /etc/kubernetes/pki/ca.crt --header @- \
             "https://$CONTROL_PLANE_ENDPOINT/api/v1/nodes?watch=1&timeoutSeconds=10" |
-        on_node /usr/bin/jq --unbuffered --raw-output '[
-            .type, .object.metadata.name, .object.spec.podCIDR // "-",
+        on_node /usr/bin/jq --unbuffered --raw-output 'select(.type == "ADDED" or .type == "MODIFIED") | [
+            .object.metadata.name, .object.spec.podCIDR // "-",
             ([.object.status.addresses[]? | select(.type == "InternalIP").address][0] // "-")
         ] | join(" ")'
 }
@@ -61,14 +61,13 @@ masquerade() {
 # The kernel keeps the routes while the API server does not answer: pods go on reaching each other.
 while :; do
     masquerade
-    changes | while read -r event name subnet address; do
+    changes | while read -r name subnet address; do
         if [ "$subnet" = - ] || [ "$address" = - ]; then
             continue # a later change tells
         elif [ "$name" = "$NODE_NAME" ]; then
             configure_pods "$subnet"
-        elif [ "$event" = DELETED ]; then
-            on_node /usr/sbin/ip route delete "$subnet" via "$address"
         else
+            # Kept when a Node is deleted: its pods run on with their addresses until it is gone or registers anew.
             on_node /usr/sbin/ip route replace "$subnet" via "$address"
         fi
     done
