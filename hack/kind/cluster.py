@@ -7,7 +7,9 @@ has the kubeconfig in its ``.local/kind/``. The user's own kubeconfig is not tou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -140,10 +142,13 @@ def _wait_ready(paths: dict[str, Path], seconds: int) -> None:
 
 
 def _keep_logs(paths: dict[str, Path]) -> None:
-    try:
+    """Keep the nodes' logs of this failure alone, as far as they can be had.
+
+    kind gives an error for an assembled node after all else is written: without crictl, images are not listed.
+    """
+    shutil.rmtree(_LOGS, ignore_errors=True)
+    with contextlib.suppress(KindError):
         _kind(paths, "export", "logs", str(_LOGS), "--name", CLUSTER)
-    except KindError as error:
-        print(f"the nodes' logs can't be had: {error}", file=sys.stderr)
 
 
 def _delete(paths: dict[str, Path]) -> None:

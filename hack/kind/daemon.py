@@ -115,7 +115,7 @@ def _start() -> None:
 
 def _launch(record: Record) -> tuple[subprocess.Popen[bytes], Record]:
     for pid_file, name in _PID_FILES.items():
-        _remove_stale(Path(pid_file), name)
+        remove_stale(Path(pid_file), name)
     shim = KIND / "runc_shim.py" if lacks_sys_resource(Path("/proc/self/status").read_text()) else None
     program, *options = command(shim=shim)
     path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))  # runc's and iptables' folders
@@ -133,7 +133,7 @@ def _launch(record: Record) -> tuple[subprocess.Popen[bytes], Record]:
     return process, record
 
 
-def _remove_stale(pid_file: Path, name: str) -> None:
+def remove_stale(pid_file: Path, name: str) -> None:
     """Remove a killed process's PID file: its zombie, or what has its pid now, would keep dockerd from starting."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         if not runs(int(pid_file.read_text()), name):

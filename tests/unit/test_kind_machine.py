@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from kind import cgroups, daemon, packages
+from kind import cgroups, daemon, layout, packages
 from kind.layout import KindError
 
 CONTROLLERS = """\
@@ -54,3 +57,39 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 
     with pytest.raises(KindError, match="apt-get install --no-install-recommends no-such-program-1 no-such-program-2"):
         packages.ensure(["no-such-program-1", "no-such-program-2"], install=False)
+
+
+@pytest.mark.parametrize("pid", ["4194305", str(os.getpid())])
+def test_the_pid_file_of_a_daemon_that_is_gone_is_removed(tmp_path: Path, pid: str) -> None:
+    """No pid is above 4194304; this process is no dockerd."""
+    pid_file = tmp_path / "docker.pid"
+    pid_file.write_text(pid)
+
+    daemon.remove_stale(pid_file, "dockerd")
+
+    assert not pid_file.exists()
+
+
+def test_the_pid_file_of_a_daemon_that_runs_stays(tmp_path: Path) -> None:
+    pid_file = tmp_path / "docker.pid"
+    pid_file.write_text(str(os.getpid()))
+
+    daemon.remove_stale(pid_file, Path("/proc/self/comm").read_text().strip())
+
+    assert pid_file.exists()
+
+
+def test_a_second_run_waits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = "from kind.layout import locked\nwith locked('cluster'): print('in', flush=True)"
+
+    with layout.locked("cluster"):
+        environment = {**os.environ, "PYTHONPATH": str(layout.KIND.parent)}
+        second = subprocess.Popen(
+            [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert second.stderr
+        assert "waiting for another run" in second.stderr.readline()
+        assert second.poll() is None
+
+    assert second.communicate(timeout=30)[0] == "in\n"
