@@ -25,7 +25,7 @@ import msgspec
 import yaml
 from waiting import ENDS_WITH_US
 
-from processhub.api.child import EnvVar, Exec, PodWorkload, Python, Workload
+from processhub.api.child import EnvVar, Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import (
@@ -87,7 +87,6 @@ def actor(target: str, **args: Any) -> Workload:
 
 
 SLEEP = program("sleep", "1000")
-POD = Workload(pod=PodWorkload())
 
 
 PODS = untyped("v1", "pods")
@@ -98,6 +97,7 @@ BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
 RULES = [
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices/status"], "verbs": ["update", "patch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {
         "apiGroups": ["coordination.k8s.io"],
         "resources": ["leases"],

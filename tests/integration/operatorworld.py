@@ -181,7 +181,7 @@ class World:
 
     async def child(self, name: str, hub: str = "hub", *, command: list[str] | None = None, **spec: Any) -> Child:
         """Create a Child; it sleeps unless a command or another workload is given."""
-        if command is not None or not ({"python", "exec"} & spec.keys()):
+        if command is not None or not ({"python", "exec", "pod"} & spec.keys()):
             spec["exec"] = {"command": command or SLEEP}
         manifest = {
             "apiVersion": API_VERSION,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from agentharness import POD, SLEEP, Member, new_member, program, shell, until
+from agentharness import SLEEP, Member, new_member, program, shell, until
 from waiting import alive
 
 from localcluster.cluster import Cluster
@@ -125,10 +125,9 @@ async def test_the_stop_signal_is_the_workloads(member: Member, tmp_path: Path) 
         (program("sh", "x" * 200_000), "CommandNotFound", "too long"),
         (program("sh", "-c", "exit 3"), "Exited", "exit code 3"),
         (program("sh", "-c", "kill -9 $$"), "Exited", "SIGKILL"),
-        (POD, "NotSupportedYet", "pod children"),
         (shell("true", stop_signal="SIGNONE"), "CommandNotFound", "SIGNONE"),
     ],
-    ids=["unknown", "not executable", "folder", "nul", "too long", "exit", "killed", "pod", "signal"],
+    ids=["unknown", "not executable", "folder", "nul", "too long", "exit", "killed", "signal"],
 )
 async def test_a_child_that_cannot_run_has_its_reason_promptly(
     member: Member, workload, reason: str, words: str

@@ -21,6 +21,7 @@ KINDS = {
     "Child": untyped(API_VERSION, "children"),
     "ChildSet": untyped(API_VERSION, "childsets"),
 }
+CONTAINERS = [{"name": "main", "image": "none", "command": SLEEP}]
 KNOWN = "ConsistentHashing, Guided, RoundRobin, LeastLoaded, Modulo, Local, NotLocal, ForEach"
 
 
@@ -121,8 +122,28 @@ ROWS = [
         hooks=[{"name": "audit", "event": "ChildStarted", "webhook": {"url": "http://audit.example/hook"}}],
     ),
     child("no such hub", "HubNotFound", "spec.hub: there is no hub 'nowhere' in namespace '{namespace}'", to="nowhere"),
-    child("pod child", "NotSupportedYet", f"spec.pod {LATER}use exec or python", pod={"template": {}}),
-    child("on demand child", "NotSupportedYet", f"spec.onDemand {LATER}use exec or python", onDemand=True),
+    child(
+        "pod without containers",
+        "Invalid",
+        "spec.pod.template has no spec.containers; give at least one container with an image",
+        pod={"template": {}},
+    ),
+    child(
+        "pod with a node of its own",
+        "Invalid",
+        "spec.pod.template.spec.nodeName: a pod child runs on its member's node; leave nodeName out (spec.nodes of a "
+        "Guided hub chooses the member)",
+        pod={"template": {"spec": {"containers": CONTAINERS, "nodeName": "node-0"}}},
+    ),
+    child(
+        "pod always restarted of a temporary child",
+        "Invalid",
+        "spec.pod.template.spec.restartPolicy Always contradicts the child's restartPolicy Temporary; leave it out or "
+        "use Never",
+        pod={"template": {"spec": {"containers": CONTAINERS, "restartPolicy": "Always"}}},
+        restartPolicy="Temporary",
+    ),
+    child("on demand child", "NotSupportedYet", f"spec.onDemand {LATER}use exec, python or pod", onDemand=True),
     child("time to live", "NotSupportedYet", f"spec.ttlSeconds {LATER}leave it out", ttlSeconds=5),
     child("idle time", "NotSupportedYet", f"spec.idleSeconds {LATER}leave it out", idleSeconds=60),
     child(

@@ -55,6 +55,7 @@ class PlannedHub:
         self.running: dict[str, dict[str, Assignment]] = {name: {} for name in self.members}
         self.next_epoch = FIRST_EPOCH
         self.formed = True
+        self.pods: dict[str, str] = {}
 
     def want(self, children: Iterable[Wanted]) -> None:
         self.children.update({child.id: child for child in children})
@@ -84,6 +85,7 @@ class PlannedHub:
             next_epoch=self.next_epoch,
             move_budget=budget,
             formed=self.formed,
+            pods=self.pods,
         )
 
     def _told(self, name: str, id_: str, entry: Assignment) -> bool:

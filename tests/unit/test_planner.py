@@ -15,6 +15,7 @@ from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
 from processhub.api.reasons import Reason
 from processhub.core.membership import Phase
 from processhub.core.placement import Candidate, best, child_keys
+from processhub.core.plan import Unplaced
 from processhub.core.planner import plan
 from processhub.core.snapshot import MemberView
 
@@ -811,3 +812,61 @@ def test_plans_are_the_same_in_every_process_and_with_every_hash_seed() -> None:
 
     assert printed[0].count("Plan(") > 3
     assert printed[0] == printed[1] == printed[2]
+
+
+def test_a_child_lost_with_its_member_waits_for_the_pod_that_was_made_for_it() -> None:
+    hub = resting(children=6)
+    id_ = first_on(hub, "hub-1")
+    hub.pods = {id_: "hub-0123 on node-1"}
+
+    hub.change("hub-1", phase=Phase.GONE)
+    hub.rest()
+    waiting = plan(hub.snapshot()).unplaced
+
+    assert waiting == {
+        id_: Unplaced(
+            Reason.ALREADY_STARTED,
+            f"an earlier {id_!r} has not yet been seen to stop: its pod hub-0123 on node-1 is still there",
+        )
+    }
+    assert id_ not in hub.where()
+
+    hub.pods = {}
+    hub.rest()
+    assert hub.where()[id_] in ("hub-0", "hub-2")
+
+
+def test_a_changed_child_waits_in_place_until_its_pod_is_gone() -> None:
+    hub = resting(children=6)
+    id_ = first_on(hub, "hub-1")
+    before = hub.epoch(id_)
+    hub.pods = {id_: "hub-0123 on node-1"}
+
+    hub.want([child(id_, workload="other")])
+    hub.rest()
+    assert hub.record[id_]["hub-1"].wait
+    assert id_ not in hub.where()
+    assert plan(hub.snapshot()).unplaced[id_].reason is Reason.ALREADY_STARTED
+
+    hub.pods = {}
+    hub.rest()
+    assert hub.where()[id_] == "hub-1"
+    assert hub.record[id_]["hub-1"].workload == "other"
+    assert hub.epoch(id_) > before
+
+
+def test_a_child_with_a_pod_stays_where_it_is_and_moves_only_when_that_is_gone() -> None:
+    hub = resting(children=6)
+    pods = {id_: f"pod of {id_}" for id_ in hub.children}
+    hub.pods = pods
+    before = hub.where()
+    assert plan(hub.snapshot()).empty
+
+    hub.change("hub-1", draining=True)
+    hub.rest()
+    leaving = {id_ for id_, member in before.items() if member == "hub-1"}
+    assert hub.where() == {id_: member for id_, member in before.items() if id_ not in leaving}
+
+    hub.pods = {id_: text for id_, text in pods.items() if id_ not in leaving}
+    hub.rest()
+    assert {hub.where()[id_] for id_ in leaving} <= {"hub-0", "hub-2"}

@@ -13,6 +13,7 @@ from processhub.agent.http import Server
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
+from processhub.agent.podchild import PodStarter
 from processhub.agent.pythonchild import PythonStarter
 from processhub.agent.spawner import Spawner, WardenProcess
 from processhub.agent.status import Author, StatusBook
@@ -49,6 +50,7 @@ class Agent:
         self.supervisor = Supervisor(
             ExecStarter(env, self._spawner, sink),
             self._pythons,
+            PodStarter(env, client, self._begin),
             self._may_start,
             lambda child, urgent: self._status.child_changed(child, urgent=urgent),
             self._previous,

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from processhub.agent.incarnation import End, Handle, Limits, Owner
 from processhub.agent.sync import Wanted
+from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import Report, format_report
 
@@ -50,6 +51,7 @@ class Child:
         "stopping",
         "tried",
         "wanted",
+        "was_up",
     )
 
     def __init__(self, child_id: str, owner: Owner, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,6 +75,7 @@ class Child:
         self._timed_out = False
         self.tried = False  # this agent has started it before
         self._interrupted = False  # an earlier agent of this member was running it
+        self.was_up = False  # and had reported it Running
         self.given_up = False  # it rests, or has failed for good, until its spec changes
         self.settled = False  # it ran or failed once: readiness does not wait for it any more
 
@@ -115,6 +118,7 @@ class Child:
             self.settled = self.given_up = True
         elif report.state in (State.STARTING, State.RUNNING, State.STOPPING):
             self._interrupted = True
+            self.was_up = report.state in (State.RUNNING, State.STOPPING)
 
     # running it
 
@@ -125,12 +129,14 @@ class Child:
             return
         if not self._owner.may_start(self, again=self.tried):
             return
-        if self._interrupted and wanted.assignment.restart_policy == RestartPolicy.TEMPORARY:
+        ended_with_agent = self._interrupted and not isinstance(wanted.workload, PodWorkload)
+        if ended_with_agent and wanted.assignment.restart_policy == RestartPolicy.TEMPORARY:
             self._rest(End(Reason.EXITED, "ended with the member's container"))
             return
         self.tried, self._interrupted = True, False
         self.run_of, self.stopping, self._timed_out = wanted, False, False
         self.state, self.pid = State.STARTING, 0
+        self._began = self._loop.time()
         if not self.restarts and not self.reason:
             self.reason = Reason.STARTING
         self._owner.changed(self, urgent=False)
@@ -154,6 +160,14 @@ class Child:
         self._cancel_timer()
         self._owner.started(self, self._up_since - self._began)
         self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
+        self._owner.changed(self, urgent=True)
+
+    def hindered(self, state: State, reason: Reason, message: str) -> None:
+        """It is not up, or not any more, and what runs it says why; it may be up again without a new start."""
+        told = (state, reason, message[:_MESSAGE_MAX])
+        if self.stopping or told == (self.state, self.reason, self.message):
+            return
+        self.state, self.reason, self.message = told
         self._owner.changed(self, urgent=True)
 
     def stop(self, grace: float) -> None:

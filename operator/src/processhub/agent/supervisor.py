@@ -11,7 +11,7 @@ from processhub.agent.child import Child
 from processhub.agent.incarnation import End, Handle, Limits
 from processhub.agent.metrics import Metrics
 from processhub.agent.sync import Wanted
-from processhub.api.child import Exec, Python
+from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
 
@@ -35,6 +35,16 @@ class PythonLauncher(Protocol):
         """Have it started."""
 
 
+class PodLauncher(Protocol):
+    """What follows the Pods of pod children."""
+
+    def launch(self, child: Child, wanted: Wanted, workload: PodWorkload) -> Handle:
+        """Have it followed; its Pod is the operator's to make."""
+
+    def let_go(self) -> None:
+        """The agent ends: Pods live on, and those that are ordered to stop from here on end at once for it."""
+
+
 class Supervisor:
     """The children by id.
 
@@ -46,6 +56,7 @@ class Supervisor:
         self,
         execs: ExecLauncher,
         pythons: PythonLauncher,
+        pods: PodLauncher,
         may_start: Callable[[bool], bool],
         on_change: Callable[[Child, bool], None],
         previous: Callable[[str, Wanted], Report | None],
@@ -55,7 +66,7 @@ class Supervisor:
         self.limits = Limits()
         self.settings = Settings()
         self.closing = False
-        self._execs, self._pythons = execs, pythons
+        self._execs, self._pythons, self._pods = execs, pythons, pods
         self._may_start, self._on_change, self._previous = may_start, on_change, previous
         self._metrics = metrics
         self._empty = asyncio.Event()
@@ -88,8 +99,9 @@ class Supervisor:
             child.advance()
 
     async def stop_all(self, grace: float) -> None:
-        """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them."""
+        """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods."""
         self.closing = True
+        self._pods.let_go()
         for child in list(self.children.values()):
             child.stop(grace)
         while any(child.alive for child in self.children.values()):
@@ -130,15 +142,14 @@ class Supervisor:
             return self._execs.launch(child, wanted, workload)
         if isinstance(workload, Python):
             return self._pythons.launch(child, wanted, workload)
-        if workload is None:
-            end = End(
-                Reason.INVALID,
-                "not started",
-                final=True,
-                message="this agent can't read its workload: a newer one is needed",
-            )
-        else:
-            end = End(Reason.NOT_SUPPORTED_YET, "not started", final=True, message="pod children are not supported yet")
+        if isinstance(workload, PodWorkload):
+            return self._pods.launch(child, wanted, workload)
+        end = End(
+            Reason.INVALID,
+            "not started",
+            final=True,
+            message="this agent can't read its workload: a newer one is needed",
+        )
         self._loop.call_soon(child.ended, end)
         return _Nothing()
 

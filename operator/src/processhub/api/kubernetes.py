@@ -33,6 +33,7 @@ class Terminated(Wire, frozen=True, kw_only=True):
 
     exit_code: int = 0
     reason: str = ""
+    message: str = ""
     started_at: str | None = None
     finished_at: str | None = None
 
@@ -74,6 +75,7 @@ class PodCondition(Wire, frozen=True, kw_only=True):
     type: str
     status: str
     reason: str = ""
+    message: str = ""
 
 
 class PodSpec(Wire, frozen=True, kw_only=True):
@@ -86,8 +88,11 @@ class PodStatus(Wire, frozen=True, kw_only=True):
     """The part of PodStatus that is read."""
 
     phase: str = ""
+    reason: str = ""
+    message: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
     conditions: tuple[PodCondition, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 

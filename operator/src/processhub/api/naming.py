@@ -13,6 +13,10 @@ LABEL_HUB_UID = "processhub.dev/hub-uid"
 LABEL_MEMBER = "processhub.dev/member"
 LABEL_CHILD = "processhub.dev/child"
 ANNOTATION_CHILD_ID = "processhub.dev/child-id"
+ANNOTATION_CHILD_UID = "processhub.dev/child-uid"
+ANNOTATION_EPOCH = "processhub.dev/epoch"
+ANNOTATION_ROLE = "processhub.dev/role"
+ANNOTATION_WORKLOAD = "processhub.dev/workload"
 ANNOTATION_PAUSED = "processhub.dev/paused"
 ANNOTATION_TERM = "processhub.dev/term"
 ANNOTATION_MODE = "processhub.dev/mode"
@@ -39,6 +43,11 @@ def child_object_name(child_id: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", child_id.lower()).strip("-")[:40].strip("-")
     digits = id_hash(child_id)[:10]
     return f"{slug}-{digits}" if slug else f"child-{digits}"
+
+
+def child_pod_name(hub: str, hub_uid: str, child_id: str) -> str:
+    """The name of a pod child's Pod: one for each id of a hub, so that the API server keeps it from having two."""
+    return f"{hub}-{id_hash(f'{hub_uid}/{child_id}')}"
 
 
 def _bounded(text: str, limit: int) -> str:

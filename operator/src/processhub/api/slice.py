@@ -214,6 +214,11 @@ def encode_workload(workload: Workload) -> tuple[str, str]:
     return xxhash.xxh3_64_hexdigest(text), text.decode()
 
 
+def is_pod_workload(text: str) -> bool:
+    """Whether the canonical JSON is that of a pod child; decodes nothing."""
+    return text.startswith('{"pod":')
+
+
 def decode_workload(text: str) -> Exec | Python | PodWorkload:
     """The workload of a slice's ``workloads``. Raises EntryError where it names none."""
     try:

@@ -126,7 +126,10 @@ def why(hub: Hub, child: Child | None, record: Record | None, choices: list[Choi
         sentences.append("it is pinned: never moved, it waits for its member")
     if any(node.waiting for node in record.nodes):
         waiting = next(node.name for node in record.nodes if node.waiting)
-        sentences.append(f"it is moving to {waiting}, which starts it when {here} has stopped it")
+        if waiting == here:  # an edit in place
+            sentences.append(f"{here} starts it anew when the pod that it had before its edit is gone")
+        else:
+            sentences.append(f"it is moving to {waiting}, which starts it when {here} has stopped it")
     if not record.alive:
         node = record.nodes[0]
         reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""

@@ -1,12 +1,14 @@
-"""``kubectl hub logs``: a child's own lines out of its member pod's log."""
+"""``kubectl hub logs``: a child's own lines out of its member pod's log, or the log of its own Pod."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 import msgspec
 
+from processhub.api.naming import child_pod_name
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say
@@ -33,11 +35,17 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
     """Print the lines that the child itself wrote on its present member; the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
-        pod = pod_of(session.living_hub(), record.nodes[0].name)
+        hub = session.living_hub()
+        own = ""  # the container of a pod child
+        if record.spec.pod is not None:
+            pod = child_pod_name(session.name, hub.metadata.uid, child_id)
+            own = record.spec.pod.template["spec"]["containers"][0]["name"]
+        else:
+            pod = pod_of(hub, record.nodes[0].name)
         if not pod:
             raise CliError(f"child {child_id!r} is on {record.nodes[0].name}, which has no pod now; try again later")
         try:
-            await _print(session, pod, child_id, target.output, follow=follow, tail=tail)
+            await _print(_Log(session, pod, own, child_id, target.output), follow=follow, tail=tail)
         except NotFoundError:
             raise CliError(f"child {child_id!r} is on pod {pod}, which is not there now; try again later") from None
         if follow:
@@ -45,30 +53,44 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
     return DONE
 
 
-async def _print(session: Session, pod: str, child_id: str, output: Output, *, follow: bool, tail: int | None) -> None:
+class _Log(NamedTuple):
+    """Where a child's lines are; ``container`` is empty where they are among others in a member's log."""
+
+    session: Session
+    pod: str
+    container: str
+    child_id: str
+    output: Output
+
+
+async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
     seen = 0
     if tail is not None:
         # What is there now has no mark at its end: count it, and let following skip as many.
         last: deque[str] = deque(maxlen=tail)
-        async for text in _own_lines(session, pod, child_id, output, follow=False):
+        async for text in _own_lines(log, follow=False):
             seen += 1
             last.append(text)
         for text in last:
             out(text)
         if not follow:
             return
-    async for text in _own_lines(session, pod, child_id, output, follow=follow):
+    async for text in _own_lines(log, follow=follow):
         if seen:
             seen -= 1
         else:
             out(text)
 
 
-async def _own_lines(session: Session, pod: str, child_id: str, output: Output, *, follow: bool) -> AsyncIterator[str]:
-    async for raw in pod_log(session.client, session.namespace, pod, container=_CONTAINER, follow=follow):
+async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
+    session, container = log.session, log.container or _CONTAINER
+    async for raw in pod_log(session.client, session.namespace, log.pod, container=container, follow=follow):
+        if log.container:
+            yield raw.decode(errors="replace")
+            continue
         try:
             line = _decoder.decode(raw)
         except msgspec.DecodeError:
             continue  # not one of the agent's lines
-        if line.child == child_id and line.stream and line.hub in ("", session.name):
-            yield raw.decode(errors="replace") if output is Output.JSON else line.message
+        if line.child == log.child_id and line.stream and line.hub in ("", session.name):
+            yield raw.decode(errors="replace") if log.output is Output.JSON else line.message

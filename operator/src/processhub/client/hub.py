@@ -195,12 +195,13 @@ class Hub:
     def get_pids(self, child_id: str) -> list[int]:
         """The pids of all copies, the active one's first."""
         record = self._records.get(child_id)
-        return [] if record is None else [pid for _, pid in record.processes]
+        return [] if record is None else [pid for _, pid in record.processes if pid]
 
     def process_list(self, scope: str = "global", member: str | None = None) -> dict[str, Any]:
         """``global``: ``{id: [(member, pid), …]}``; ``local``: ``{id: pid}`` on ``member``, else on $HUB_MEMBER.
 
-        Children without a process are not in it. Raises HubError where the scope or the member is not known.
+        Children without a process are not in it; the pid of a pod child is 0. Raises HubError where the scope or the
+        member is not known.
         """
         if scope == "global":
             return {child_id: record.processes for child_id, record in self._records.items() if record.processes}

@@ -13,7 +13,7 @@ from processhub.api.slice import Assignment, Report
 
 
 class Processes(tuple[tuple[str, int], ...]):
-    """``(member, pid)`` of each copy that has a process, the active one first.
+    """``(member, pid)`` of each copy that has a process, the active one first; a pod child that runs has pid 0.
 
     Shared by all look-ups, so it can't be changed; it equals a list of the same pairs.
     """
@@ -173,16 +173,21 @@ def record_of(copies: tuple[Copy, ...]) -> Record | None:
     nodes = tuple(node_of(copy) for copy in owners.values())
     if len(nodes) > 1:
         nodes = tuple(sorted(nodes, key=_registry_order))
+    in_pod = spec.pod is not None  # its processes are in a Pod of its own, where no pid of ours means anything
     return Record(
         uid=uid,
         spec=spec,
         nodes=nodes,
-        processes=Processes((node.name, node.pid) for node in nodes if node.pid),
+        processes=Processes((node.name, node.pid) for node in nodes if node.pid or (in_pod and _runs(node))),
         pid=next((node.pid for node in nodes if node.pid and node.role == Role.ACTIVE), None),
         alive=nodes[0].role == Role.ACTIVE and nodes[0].state == State.RUNNING,
         running=all(node.state == State.RUNNING for node in nodes if not node.waiting),
         locked=any(_in_transition(copy) for copy in copies),
     )
+
+
+def _runs(node: Node) -> bool:
+    return node.state == State.RUNNING
 
 
 def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:

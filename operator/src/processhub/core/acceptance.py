@@ -12,6 +12,12 @@ from processhub.api.reasons import Reason
 
 STRATEGIES = ("ConsistentHashing", "Guided")
 MAX_WORKLOAD_BYTES = 128 * 1024
+# What a Pod's own restart policy may be under a child's: Kubernetes must not restart what the child's policy lets rest.
+_POD_RESTARTS = {
+    "Permanent": ("Always", "OnFailure", "Never"),
+    "Transient": ("OnFailure", "Never"),
+    "Temporary": ("Never",),
+}
 LATER_STRATEGIES = ("RoundRobin", "LeastLoaded", "Modulo", "Local", "NotLocal", "ForEach")
 
 
@@ -90,12 +96,35 @@ def _static_children(spec: HubSpec) -> Refusal | None:
 
 
 def _workload(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
-    if spec.pod is not None:
-        return _later("spec.pod", "use exec or python")
     if spec.on_demand:
-        return _later("spec.onDemand", "use exec or python")
-    if spec.exec is None and spec.python is None:
-        return Refusal(Reason.INVALID, "spec names no workload; give one of exec or python")
+        return _later("spec.onDemand", "use exec, python or pod")
+    if spec.exec is None and spec.python is None and spec.pod is None:
+        return Refusal(Reason.INVALID, "spec names no workload; give one of exec, python or pod")
+    return None
+
+
+def _pod(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
+    """What no API server would refuse, or only when the Pod is made."""
+    if spec.pod is None:
+        return None
+    field = "spec.pod.template"
+    pod = spec.pod.template.get("spec")
+    containers = pod.get("containers") if isinstance(pod, dict) else None
+    if not isinstance(pod, dict) or not isinstance(containers, list) or not containers:
+        return Refusal(Reason.INVALID, f"{field} has no spec.containers; give at least one container with an image")
+    if pod.get("nodeName"):
+        return Refusal(
+            Reason.INVALID,
+            f"{field}.spec.nodeName: a pod child runs on its member's node; leave nodeName out (spec.nodes of a Guided "
+            "hub chooses the member)",
+        )
+    allowed = _POD_RESTARTS[spec.restart_policy]
+    if (pod.get("restartPolicy") or allowed[0]) not in allowed:
+        return Refusal(
+            Reason.INVALID,
+            f"{field}.spec.restartPolicy {pod['restartPolicy']} contradicts the child's restartPolicy "
+            f"{spec.restart_policy}; leave it out or use {' or '.join(allowed)}",
+        )
     return None
 
 
@@ -167,4 +196,4 @@ _HUB_CHECKS: tuple[HubCheck, ...] = (
     _hooks,
     _static_children,
 )
-_CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _lifetimes, _mapping)
+_CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _pod, _lifetimes, _mapping)

@@ -225,7 +225,8 @@ class _Planner:
     def _refresh(self, child: Wanted, place: OnRecord) -> None:
         entry = place.entry
         if entry.workload != child.workload:
-            self._put(place.member, child.id, self._assignment(child))
+            # With a Pod of its own it waits as at the end of a move: what follows starts when that is gone (23).
+            self._put(place.member, child.id, self._assignment(child, wait=child.id in self.snapshot.pods))
         elif not _same_attributes(entry, child):
             self._put(place.member, child.id, self._assignment(child, epoch=entry.epoch))
 
@@ -274,8 +275,13 @@ class _Planner:
             # While the target restarts the source runs on.
             if member.phase is Phase.LIVE or self._lost(source.member):
                 self._put(source.member, child.id, None)
-        if not running and self._blocked(child.id, besides=member.name) is None:
+        if running:
+            return
+        blocked = self._blocked(child.id, besides=member.name)
+        if blocked is None:
             self._put(member.name, child.id, self._assignment(child))
+        elif child.id in self.snapshot.pods:
+            self.unplaced[child.id] = blocked  # that may take long, and is the pod's node's affair
 
     def _lost(self, name: str) -> bool:
         member = self.members.get(name)
@@ -407,6 +413,11 @@ class _Planner:
                 return Unplaced(
                     Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {member.name}"
                 )
+        if pod := self.snapshot.pods.get(child_id):
+            return Unplaced(
+                Reason.ALREADY_STARTED,
+                f"an earlier {child_id!r} has not yet been seen to stop: its pod {pod} is still there",
+            )
         for on_record in self.snapshot.record.get(child_id, ()):
             holder = self.members.get(on_record.member)
             if on_record.member != besides and holder is not None and holder.phase is not Phase.GONE:

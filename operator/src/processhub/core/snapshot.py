@@ -71,7 +71,10 @@ class OnRecord(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub. ``children`` are those that shall run, by id; one whose edit was refused is here as it was."""
+    """One hub. ``children`` are those that shall run, by id; one whose edit was refused is here as it was.
+
+    ``pods``: id → name and node of a Pod that was made for it and is still there, wherever the id is on record.
+    """
 
     spec: HubSpec
     members: tuple[MemberView, ...]
@@ -79,6 +82,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     record: Mapping[str, tuple[OnRecord, ...]]
     next_epoch: int
     move_budget: int = 0
+    pods: Mapping[str, str] = {}
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
 
 

@@ -143,7 +143,8 @@ class HubState:
         self.children: dict[str, KnownChild] = {}  # by object name
         self.by_id: dict[str, set[str]] = {}  # id → object names
         self.slices: dict[str, KnownSlice] = {}
-        self.pods: dict[str, Pod] = {}
+        self.pods: dict[str, Pod] = {}  # of members
+        self.child_pods: dict[str, Pod] = {}  # of pod children, by object name
         self.leases: dict[str, KnownLease] = {}  # by object name
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
@@ -153,7 +154,7 @@ class HubState:
     @property
     def empty(self) -> bool:
         """Whether nothing of this hub is left."""
-        return not (self.children or self.slices or self.pods or self.leases)
+        return not (self.children or self.slices or self.pods or self.child_pods or self.leases)
 
     def put_child(self, child: Child) -> None:
         """Take a new or changed Child."""

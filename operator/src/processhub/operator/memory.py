@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from processhub.api.reasons import Reason
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.acceptance import Refusal
@@ -36,6 +37,8 @@ class HubMemory:
         self.storm = False  # so many entries are under way that what only tells of them gives way
         self.moves_refilled_at: float | None = None
         self.move_tokens = 0.0
+        self.refused_pods: dict[str, tuple[int, float, Reason, str]] = {}  # id → epoch, not again before, and why
+        self.doubtful_pods: set[str] = set()  # made, perhaps: there was no answer
         self.applied: str = ""  # fingerprint of the owned objects as last applied
         self.applied_at = 0.0
 

@@ -8,6 +8,7 @@ import msgspec
 
 from processhub.api.child import Child
 from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_CHILD_ID
 from processhub.api.reasons import Reason
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.membership import Phase
@@ -48,6 +49,7 @@ def observe(hub: Hub, state: HubState, members: Mapping[str, Member], memory: Hu
         record=record,
         next_epoch=memory.next_epoch,
         move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
+        pods=_pods_of_children(state),
         formed=memory.formed,
     )
     return Observation(members=members, snapshot=snapshot, refusals=refusals, chosen=chosen)
@@ -63,6 +65,14 @@ def on_record(state: HubState) -> dict[str, tuple[OnRecord, ...]]:
             others = record.get(child_id)
             record[child_id] = (place,) if others is None else (*others, place)
     return record
+
+
+def _pods_of_children(state: HubState) -> dict[str, str]:
+    """Where something of a child may still run, whatever the slices say: in a Pod of its own."""
+    return {
+        pod.metadata.annotations.get(ANNOTATION_CHILD_ID, ""): f"{name} on {pod.spec.node_name or 'no node yet'}"
+        for name, pod in state.child_pods.items()
+    }
 
 
 def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:

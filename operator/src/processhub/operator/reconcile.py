@@ -43,6 +43,7 @@ from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_lease
 from processhub.operator.observe import Observation, formation_wait, observe
 from processhub.operator.ownedobjects import NameConflictError, desired_objects, ensure, fingerprint
+from processhub.operator.podchildren import PodChildren, delete_all
 from processhub.operator.settings import OperatorSettings
 from processhub.operator.slicewriter import SliceWriter
 from processhub.operator.staticchildren import sync_static_children
@@ -77,7 +78,7 @@ class Reconciler:
         """One round; the seconds until the next one is due without any event."""
         hub, state = self._store.hubs.get(key), self._store.state(key)
         if hub is None or hub.metadata.deletion_timestamp is not None:
-            return self._without_hub(key, state)
+            return await self._without_hub(key, state)
         if hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true":
             return None
         memory = self._memory_of(hub, state)
@@ -104,6 +105,8 @@ class Reconciler:
     async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, dirty: set[str]) -> float | None:
         loop = asyncio.get_running_loop()
         await sync_static_children(self._client, self._store, hub, state)
+        pods = PodChildren(self._client, self._store, hub, state, memory)
+        await pods.settle_doubts()
         members = self._members(hub, state, memory, loop.time())
         writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
         executor = Executor(self._client, self._store, writer)
@@ -119,6 +122,8 @@ class Reconciler:
         await writer.disown_late_slices()
         await self._make_leases(hub, state, members)
         complete = await executor.execute(observation, plan, workload_texts(observation))
+        await pods.follow(members, observation.chosen, loop.time())
+        plan = msgspec.structs.replace(plan, unplaced={**plan.unplaced, **pods.unplaced()})
         await self._retire(hub, state, members, writer)
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
         self._after(key, hub, state, memory, observation, plan, dirty)
@@ -128,6 +133,7 @@ class Reconciler:
         return _soonest(
             0.0 if not complete else None,
             writer.retry_in,
+            pods.retry_in,
             self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
             0.05 if plan.moving else None,
             0.2 if plan.pending_moves else None,
@@ -314,7 +320,7 @@ class Reconciler:
             )
         return None
 
-    def _without_hub(self, key: HubKey, state: HubState) -> float | None:
+    async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
         """The Hub is not there (any more): its Children say so, its objects go by owner reference."""
         self._observed.pop(key, None)
         self._mark_children(key, state)
@@ -324,6 +330,7 @@ class Reconciler:
             metrics.forget(key)
             if state.empty:
                 self._store.forget(key)
+        await delete_all(self._client, state.child_pods)
         return None
 
     def _drop_memory(self, key: HubKey) -> None:

@@ -10,7 +10,7 @@ from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_HUB
+from processhub.api.naming import LABEL_CHILD, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
@@ -157,11 +157,14 @@ class Store:
         pod = new or old
         assert pod is not None
         key = (pod.metadata.namespace, pod.metadata.labels[LABEL_HUB])
-        pods = self.state(key).pods
+        state = self.state(key)
+        pods = state.child_pods if LABEL_CHILD in pod.metadata.labels else state.pods
         if new is None:
             pods.pop(pod.metadata.name, None)
         else:
             pods[pod.metadata.name] = new
+            if pods is state.child_pods and old is not None and _same_stage(old, new):
+                return  # how its containers fare is its member's to report
         self._wake(key)
 
     def _lease(self, old: Lease | None, new: Lease | None) -> None:
@@ -188,6 +191,14 @@ class Store:
         for key, state in self.states.items():
             state.restart_lease_clocks(now)
             self._wake(key)
+
+
+def _same_stage(old: Pod, new: Pod) -> bool:
+    return (
+        old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        and old.status.phase == new.status.phase
+        and old.spec.node_name == new.spec.node_name
+    )
 
 
 def _same_metadata(old: Hub, new: Hub) -> bool:

@@ -1,0 +1,138 @@
+"""The Pod of a pod child: the user's template on the member's node, with what every child is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from processhub.api.child import Child, PodWorkload
+from processhub.api.hub import Hub
+from processhub.api.meta import API_VERSION
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
+    ANNOTATION_EPOCH,
+    ANNOTATION_ROLE,
+    ANNOTATION_WORKLOAD,
+    LABEL_CHILD,
+    LABEL_COMPONENT,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    LABEL_NAME,
+    child_pod_name,
+    id_hash,
+    label_value,
+)
+from processhub.api.reasons import RestartPolicy
+from processhub.api.slice import Assignment
+from processhub.operator.objects.owned import AGENT_PORT
+
+# What Kubernetes does when a container ends, where the template doesn't say: as the child's own policy has it.
+_RESTARTS = {
+    RestartPolicy.PERMANENT: "Always",
+    RestartPolicy.TRANSIENT: "OnFailure",
+    RestartPolicy.TEMPORARY: "Never",
+}
+
+
+class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A pod child's entry: the member whose slice holds it and that member's Kubernetes node."""
+
+    child_id: str
+    member: str
+    node: str
+    entry: Assignment
+
+
+def child_pod(hub: Hub, child: Child, place: PodPlace, workload: PodWorkload) -> dict[str, Any]:
+    """The manifest. What it adds needs no privilege: a template that passes Pod Security ``restricted`` still does."""
+    template = workload.template
+    given = template.get("metadata") or {}
+    spec = dict(template.get("spec") or {})
+    variables = _variables(hub, place)
+    for kind in ("initContainers", "containers"):
+        if spec.get(kind):
+            spec[kind] = [_told(container, variables) for container in spec[kind]]
+    spec.setdefault("restartPolicy", _RESTARTS[RestartPolicy(place.entry.restart_policy)])
+    spec["affinity"] = _on_node(spec.get("affinity") or {}, place.node)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": child_pod_name(hub.metadata.name, hub.metadata.uid, place.child_id),
+            "namespace": hub.metadata.namespace,
+            "labels": {**(given.get("labels") or {}), **_labels(hub, place)},
+            "annotations": {**(given.get("annotations") or {}), **marks(place.child_id, place.entry)},
+            "ownerReferences": [_owner(child)],
+        },
+        "spec": spec,
+    }
+
+
+def marks(child_id: str, entry: Assignment) -> dict[str, str]:
+    """The annotations that say which incarnation of which child a Pod is."""
+    return {
+        ANNOTATION_CHILD_ID: child_id,
+        ANNOTATION_CHILD_UID: entry.uid,
+        ANNOTATION_EPOCH: str(entry.epoch),
+        ANNOTATION_ROLE: entry.role,
+        ANNOTATION_WORKLOAD: entry.workload,
+    }
+
+
+def _labels(hub: Hub, place: PodPlace) -> dict[str, str]:
+    # The component keeps it out of the hub's Services and of the selectors of its members.
+    return {
+        LABEL_NAME: "processhub",
+        LABEL_COMPONENT: "child",
+        LABEL_HUB: hub.metadata.name,
+        LABEL_HUB_UID: hub.metadata.uid,
+        LABEL_MEMBER: label_value(place.member),
+        LABEL_CHILD: id_hash(place.child_id),
+    }
+
+
+def _owner(child: Child) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Child",
+        "name": child.metadata.name,
+        "uid": child.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
+    values = {
+        "HUB_NAME": hub.metadata.name,
+        "HUB_NAMESPACE": hub.metadata.namespace,
+        "HUB_MEMBER": place.member,
+        "HUB_CHILD_ID": place.child_id,
+        "HUB_EPOCH": str(place.entry.epoch),
+        "HUB_ROLE": place.entry.role,
+        # By the Service: the Pod outlives its member's pod, whose address changes.
+        "HUB_URL": f"http://{hub.metadata.name}.{hub.metadata.namespace}.svc:{AGENT_PORT}",
+    }
+    # "$(" in an id must not be taken for a reference to another variable.
+    return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in values.items()]
+
+
+def _told(container: dict[str, Any], variables: list[dict[str, Any]]) -> dict[str, Any]:
+    """The container with the hub's variables: first, so that the user's own may refer to them."""
+    reserved = {variable["name"] for variable in variables}
+    own = [variable for variable in container.get("env") or () if variable.get("name") not in reserved]
+    return {**container, "env": [*variables, *own]}
+
+
+def _on_node(affinity: dict[str, Any], node: str) -> dict[str, Any]:
+    """The user's affinity and the node. Its terms are alternatives: each of them gets the node."""
+    here = {"key": "metadata.name", "operator": "In", "values": [node]}
+    by_node = affinity.get("nodeAffinity") or {}
+    required = by_node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    alternatives: list[dict[str, Any]] = required.get("nodeSelectorTerms") or [{}]
+    terms = [{**term, "matchFields": [*(term.get("matchFields") or ()), here]} for term in alternatives]
+    required = {**required, "nodeSelectorTerms": terms}
+    return {**affinity, "nodeAffinity": {**by_node, "requiredDuringSchedulingIgnoredDuringExecution": required}}

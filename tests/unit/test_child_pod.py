@@ -1,0 +1,289 @@
+"""A pod child's Pod: what is made of the user's template, and when it is made and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
+from processhub.api.hub import Hub, HubSpec
+from processhub.api.kubernetes import Pod, PodStatus
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import child_pod_name, id_hash
+from processhub.api.reasons import Reason
+from processhub.api.slice import Assignment, Report, encode_workload, is_pod_workload
+from processhub.core.acceptance import refuse_child
+from processhub.operator.objects.childpod import PodPlace, child_pod
+from processhub.operator.objects.owned import selector_labels
+from processhub.operator.podchildren import Asked, to_be_deleted, to_be_made
+
+HUB = Hub(metadata=ObjectMeta(name="shop", namespace="ns", uid="hub-uid"), spec=HubSpec())
+CHILD = Child(metadata=ObjectMeta(name="tenant-42", namespace="ns", uid="u1"), spec=ChildSpec(hub="shop"))
+NAME = child_pod_name("shop", "hub-uid", "tenant/42")
+HERE = {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
+
+
+def entry(**fields: Any) -> Assignment:
+    return Assignment(**{"uid": "u1", "epoch": 7, "workload": "w", **fields})
+
+
+def place(**fields: Any) -> PodPlace:
+    return PodPlace(child_id="tenant/42", member="shop-1", node="node-1", entry=entry(**fields))
+
+
+def made(template: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    template = template or {"spec": {"containers": [{"name": "main", "image": "i"}]}}
+    return child_pod(HUB, CHILD, place(**fields), PodWorkload(template=template))
+
+
+def asked(report: Report | None = None, *, live: bool = True, **fields: Any) -> Asked:
+    return Asked(place(**fields), "", report, live)
+
+
+def pod(phase: str = "Running", deleted: str | None = None, **marks: str) -> Pod:
+    metadata = made()["metadata"]
+    return Pod(
+        metadata=ObjectMeta(
+            name=NAME,
+            uid="p1",
+            labels=metadata["labels"],
+            annotations=metadata["annotations"] | {f"processhub.dev/{key}": value for key, value in marks.items()},
+            deletion_timestamp=deleted,
+        ),
+        status=PodStatus(phase=phase),
+    )
+
+
+def said(state: str, reason: str = "") -> Report:
+    return Report(uid="u1", epoch=7, state=state, reason=reason)
+
+
+def env(container: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
+def test_the_pod_is_its_childs_and_says_which_incarnation_it_is() -> None:
+    metadata = made()["metadata"]
+
+    assert (metadata["name"], metadata["namespace"]) == (NAME, "ns")
+    assert metadata["ownerReferences"] == [
+        {
+            "apiVersion": "processhub.dev/v1alpha1",
+            "kind": "Child",
+            "name": "tenant-42",
+            "uid": "u1",
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
+    assert metadata["labels"] == {
+        "app.kubernetes.io/name": "processhub",
+        "app.kubernetes.io/component": "child",
+        "processhub.dev/hub": "shop",
+        "processhub.dev/hub-uid": "hub-uid",
+        "processhub.dev/member": "shop-1",
+        "processhub.dev/child": id_hash("tenant/42"),
+    }
+    assert metadata["annotations"] == {
+        "processhub.dev/child-id": "tenant/42",
+        "processhub.dev/child-uid": "u1",
+        "processhub.dev/epoch": "7",
+        "processhub.dev/role": "Active",
+        "processhub.dev/workload": "w",
+    }
+
+
+def test_no_selector_of_the_hub_takes_it_for_a_member() -> None:
+    labels = made()["metadata"]["labels"]
+
+    assert any(labels.get(key) != value for key, value in selector_labels(HUB).items())
+
+
+def test_the_name_differs_by_id_and_by_hub_and_by_nothing_else() -> None:
+    names = {child_pod_name("shop", uid, child_id) for uid in ("1", "2") for child_id in ("a", "b")}
+
+    assert len(names) == 4
+    assert all(len(name) <= 40 + 17 for name in (child_pod_name("h" * 40, "u", "x" * 253), *names))
+
+
+def test_labels_and_annotations_of_the_template_stay_and_take_none_of_ours() -> None:
+    given = {
+        "name": "mine",
+        "namespace": "other",
+        "labels": {"team": "a", "processhub.dev/hub": "theirs"},
+        "annotations": {"note": "b", "processhub.dev/epoch": "1"},
+    }
+    metadata = made({"metadata": given, "spec": {"containers": [{"name": "main"}]}})["metadata"]
+
+    assert (metadata["name"], metadata["namespace"]) == (NAME, "ns")
+    assert (metadata["labels"]["team"], metadata["labels"]["processhub.dev/hub"]) == ("a", "shop")
+    assert (metadata["annotations"]["note"], metadata["annotations"]["processhub.dev/epoch"]) == ("b", "7")
+
+
+def test_each_container_is_told_and_its_own_variables_override_nothing_of_it() -> None:
+    own = [{"name": "HUB_EPOCH", "value": "1"}, {"name": "WHO", "value": "$(HUB_CHILD_ID)"}]
+    spec = {"initContainers": [{"name": "first"}], "containers": [{"name": "main", "env": own}, {"name": "side"}]}
+    template = {"spec": spec}
+    found = made(template)["spec"]
+
+    told = {
+        "HUB_NAME": "shop",
+        "HUB_NAMESPACE": "ns",
+        "HUB_MEMBER": "shop-1",
+        "HUB_CHILD_ID": "tenant/42",
+        "HUB_EPOCH": "7",
+        "HUB_ROLE": "Active",
+        "HUB_URL": "http://shop.ns.svc:8080",
+    }
+    assert env(found["containers"][0]) == told | {"WHO": "$(HUB_CHILD_ID)"}
+    assert found["containers"][0]["env"][-1]["name"] == "WHO", "after those that it refers to"
+    assert env(found["containers"][1]) == env(found["initContainers"][0]) == told
+    assert template["spec"]["containers"][0]["env"] == own, "the template is not changed"
+
+
+def test_the_node_is_added_to_each_of_the_users_alternatives() -> None:
+    ssd = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+    fields = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["x"]}]}
+    by_node = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [ssd, fields]},
+        "preferredDuringSchedulingIgnoredDuringExecution": ["kept"],
+    }
+    affinity = {"podAffinity": "kept", "nodeAffinity": by_node}
+    found = made({"spec": {"containers": [{"name": "main"}], "affinity": affinity}})["spec"]["affinity"]
+
+    assert found == {
+        "podAffinity": "kept",
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {**ssd, "matchFields": [HERE]},
+                    {"matchFields": [*fields["matchFields"], HERE]},
+                ]
+            },
+            "preferredDuringSchedulingIgnoredDuringExecution": ["kept"],
+        },
+    }
+    plain = made()["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert plain == {"nodeSelectorTerms": [{"matchFields": [HERE]}]}
+
+
+def test_nothing_is_added_that_pod_security_restricted_looks_at() -> None:
+    bare = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
+    found = made(bare)["spec"]
+
+    assert found.keys() == {"containers", "restartPolicy", "affinity"}
+    assert found["containers"][0].keys() == {"name", "image", "env"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "given", "restarts"),
+    [
+        ("Permanent", None, "Always"),
+        ("Transient", None, "OnFailure"),
+        ("Temporary", None, "Never"),
+        ("Permanent", "Never", "Never"),
+    ],
+)
+def test_kubernetes_restarts_as_the_child_has_it_unless_told_otherwise(policy: str, given: Any, restarts: str) -> None:
+    spec = {"containers": [{"name": "main"}], **({"restartPolicy": given} if given else {})}
+
+    assert made({"spec": spec}, restart_policy=policy)["spec"]["restartPolicy"] == restarts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "answer"),
+    [
+        (asked(said("Starting")), None, True),
+        (asked(said("Starting")), pod(), False),
+        (asked(said("Starting")), pod(deleted="2026-01-01T00:00:00Z"), False),
+        (asked(said("Starting"), live=False), None, False),
+        (asked(None), None, False),
+        (asked(said("Pending")), None, False),
+        (asked(said("Running")), None, False),
+        (asked(said("Failed", "Exited")), None, False),
+        (asked(said("Stopped")), None, False),
+    ],
+    ids=["asked for", "there", "ending", "member away", "silent", "pending", "running", "backing off", "finished"],
+)
+def test_a_pod_is_made_only_where_its_member_asks_and_none_is_there(
+    wanted: Asked, there: Pod | None, answer: bool
+) -> None:
+    assert to_be_made(wanted, there) is answer
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "answer"),
+    [
+        (asked(), pod(), False),
+        (asked(live=False), pod(), False),
+        (None, pod(), True),
+        (None, pod(deleted="2026-01-01T00:00:00Z"), False),
+        (asked(uid="u2"), pod(), True),
+        (asked(epoch=8), pod(), True),
+        (asked(workload="x"), pod(), True),
+        (Asked(PodPlace(child_id="tenant/42", member="shop-2", node="n", entry=entry()), "", None, True), pod(), True),
+        (asked(), pod("Succeeded"), True),
+        (asked(restart_policy="Transient"), pod("Succeeded"), False),
+        (asked(restart_policy="Transient"), pod("Failed"), True),
+        (asked(restart_policy="Temporary"), pod("Failed"), False),
+        (asked(said("Failed", "RestartsExceeded")), pod("Failed"), False),
+        (asked(said("Stopped"), restart_policy="Temporary"), pod(), True),
+    ],
+    ids=[
+        "as asked for",
+        "member away",
+        "entry gone",
+        "ending already",
+        "another child",
+        "another epoch",
+        "another workload",
+        "another member",
+        "ended, permanent",
+        "succeeded, transient",
+        "failed, transient",
+        "failed, temporary",
+        "given up",
+        "made again by mistake",
+    ],
+)
+def test_a_pod_is_deleted_when_the_slices_ask_for_another_or_none(
+    wanted: Asked | None, there: Pod, answer: bool
+) -> None:
+    assert to_be_deleted(wanted, there) is answer
+
+
+def test_a_pod_workload_is_known_by_its_text() -> None:
+    _, text = encode_workload(Workload(pod=PodWorkload(template={"spec": {}})))
+
+    assert is_pod_workload(text)
+    assert is_pod_workload(encode_workload(Workload(pod=PodWorkload()))[1])
+    assert not is_pod_workload('{"exec":{"command":["pod"]}}')
+
+
+@pytest.mark.parametrize(
+    ("template", "policy", "words"),
+    [
+        ({}, "Permanent", "has no spec.containers"),
+        ({"spec": []}, "Permanent", "has no spec.containers"),
+        ({"spec": {"containers": []}}, "Permanent", "has no spec.containers"),
+        ({"spec": {"containers": [{}], "nodeName": "n"}}, "Permanent", "leave nodeName out"),
+        ({"spec": {"containers": [{}], "restartPolicy": "Always"}}, "Transient", "use OnFailure or Never"),
+        ({"spec": {"containers": [{}], "restartPolicy": "OnFailure"}}, "Temporary", "use Never"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused(template: dict[str, Any], policy: Any, words: str) -> None:
+    spec = ChildSpec(hub="shop", pod=PodWorkload(template=template), restart_policy=policy)
+    refusal = refuse_child(spec, HubSpec())
+
+    assert refusal is not None
+    assert refusal.reason is Reason.INVALID
+    assert words in refusal.message
+
+
+@pytest.mark.parametrize(("policy", "given"), [("Permanent", "Never"), ("Transient", "OnFailure"), ("Temporary", "")])
+def test_a_template_that_can_work_is_accepted(policy: Any, given: str) -> None:
+    template = {"spec": {"containers": [{}], "restartPolicy": given}}
+    spec = ChildSpec(hub="shop", pod=PodWorkload(template=template), restart_policy=policy)
+
+    assert refuse_child(spec, HubSpec()) is None
