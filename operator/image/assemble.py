@@ -27,6 +27,7 @@ COMMANDS = {
     "processhub-operator": "processhub.operator.main:main",
     "processhub-agent": "processhub.agent.main:main",
     "processhub-inject": "processhub.agent.inject:main",
+    "processhub-selftest": "processhub.operator.selftest:main",
     "kubectl-hub": "processhub.cli.main:main",
 }
 # Bytes that nothing imports: tests, type stubs, sources of compiled modules.

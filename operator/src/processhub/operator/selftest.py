@@ -82,7 +82,3 @@ def main() -> int:
         return 1
     sys.stdout.write(f"processhub is ready: {news}\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
