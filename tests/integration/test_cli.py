@@ -215,6 +215,30 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
     assert (await cli("stop chatty quiet --wait")).code == 0
 
 
+async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> None:
+    containers = [{"name": "main", "image": "none", "command": ["sh", "-c", TALK]}]
+    spec = {"pod": {"template": {"spec": {"terminationGracePeriodSeconds": 1, "containers": containers}}}}
+
+    started = await cli("start in-a-pod --wait --timeout 60 -f -", stdin=json.dumps(spec))
+    assert (started.code, started.err) == (0, "")
+    assert started.out.startswith("child/in-a-pod running on shop-")
+    assert "pid" not in started.out
+
+    (where,) = (await cli("where in-a-pod")).rows
+    assert where[-2:] == ["Running", "<none>"], "there is no pid of ours"
+    assert where[2] not in ("shop-0", "shop-1", "shop-2"), "the pod is its own"
+    assert (await cli("lookup in-a-pod -o json")).json["nodes"][0]["pid"] == 0
+
+    async def ticking() -> bool:
+        return "tick 3" in (await cli("logs in-a-pod")).out
+
+    await eventually(ticking, "lines in the log", within=30)
+    assert len((await cli("logs in-a-pod --tail 2")).out.splitlines()) == 2
+    explained = (await cli("explain in-a-pod")).out
+    assert "(Running, epoch " in explained
+    assert (await cli("stop in-a-pod --wait --timeout 60")).code == 0
+
+
 async def test_member_of_a_node_is_shown_with_its_pod(cli: Cli, product: Live) -> None:
     name = await product.hub(replicas=3, members={"mode": "PerNode"})
     assert (await cli(f"start on-node --hub {name} --wait --exec -- sh -c", TALK)).code == 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.kubernetes import Lease, LeaseSpec, Pod, PodCondition, PodStatus
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_HUB
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.operator.hubstate import HubKey
@@ -80,3 +81,40 @@ async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afre
     assert (renewed_at(store) >= now) is afresh
     assert woken == ([HUB] if afresh else [])
     assert store.leases_observed(now)
+
+
+def pod(name: str, **labels: str) -> Pod:
+    own = {LABEL_HUB: "hub", LABEL_HUB_UID: "u"} | {f"processhub.dev/{key}": value for key, value in labels.items()}
+    annotations = {ANNOTATION_CHILD_ID: "a"}
+    metadata = ObjectMeta(name=name, namespace="default", uid=name, labels=own, annotations=annotations)
+    return Pod(metadata=msgspec.structs.replace(metadata, resource_version="1"))
+
+
+async def test_pods_of_children_are_told_apart_from_those_of_members_and_from_copies() -> None:
+    store = await watching([])
+    name = child_pod_name("hub", "u", "a")
+
+    for item in (pod("hub-0"), pod(name, child="0123"), pod("copy", child="0123")):
+        store.put("pods", item)
+
+    state = store.state(HUB)
+    assert (set(state.pods), set(state.child_pods)) == ({"hub-0"}, {name})
+
+
+async def test_how_the_containers_of_a_childs_pod_fare_wakes_nobody() -> None:
+    woken: list[HubKey] = []
+    store = await watching(woken)
+    first = pod(child_pod_name("hub", "u", "a"), child="0123")
+
+    def seen(version: str, phase: str, ready: str) -> None:
+        status = PodStatus(phase=phase, conditions=(PodCondition(type="Ready", status=ready),))
+        metadata = msgspec.structs.replace(first.metadata, resource_version=version)
+        store.put("pods", Pod(metadata=metadata, status=status))
+
+    seen("1", "Pending", "False")
+    seen("2", "Running", "False")
+    assert woken == [HUB, HUB]
+    seen("3", "Running", "True")
+    assert woken == [HUB, HUB]
+    seen("4", "Failed", "False")
+    assert woken == [HUB] * 3

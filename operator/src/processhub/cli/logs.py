@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from processhub.api.naming import child_pod_name
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say
 from processhub.cli.podlog import pod_log
-from processhub.cli.show import on_record, pod_of
+from processhub.cli.show import on_record, own_pod, pod_of
 from processhub.cli.target import opened
 from processhub.client.session import Session
 from processhub.cluster.errors import NotFoundError
@@ -35,13 +34,9 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
     """Print the lines that the child itself wrote on its present member; the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
-        hub = session.living_hub()
-        own = ""  # the container of a pod child
-        if record.spec.pod is not None:
-            pod = child_pod_name(session.name, hub.metadata.uid, child_id)
-            own = record.spec.pod.template["spec"]["containers"][0]["name"]
-        else:
-            pod = pod_of(hub, record.nodes[0].name)
+        pod = own_pod(session, child_id, record) or pod_of(session.living_hub(), record.nodes[0].name)
+        workload = record.spec.pod
+        own = workload.template["spec"]["containers"][0]["name"] if workload is not None else ""
         if not pod:
             raise CliError(f"child {child_id!r} is on {record.nodes[0].name}, which has no pod now; try again later")
         try:

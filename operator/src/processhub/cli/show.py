@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from processhub.api.hub import Hub as HubObject
-from processhub.api.naming import child_object_name
+from processhub.api.naming import child_object_name, child_pod_name
 from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
@@ -69,7 +69,7 @@ async def where(child_id: str, target: Target) -> int:
                     (
                         child_id,
                         node.name,
-                        pod_of(session.living_hub(), node.name),
+                        own_pod(session, child_id, record) or pod_of(session.living_hub(), node.name),
                         member.node if member else "",
                         node.role,
                         node.state,
@@ -163,6 +163,13 @@ def pod_of(hub: HubObject, member: str) -> str:
     """The member's pod: of its own name, or, on a node each, the one that the hub's status names."""
     known = next((one.pod for one in hub.status.members if one.name == member), "")
     return known or (member if hub.spec.members.mode == "Replicas" else "")
+
+
+def own_pod(session: Session, child_id: str, record: Record) -> str:
+    """The Pod of a pod child, empty for any other."""
+    if record.spec.pod is None:
+        return ""
+    return child_pod_name(session.name, session.living_hub().metadata.uid, child_id)
 
 
 def _members(session: Session) -> set[str]:

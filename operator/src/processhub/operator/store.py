@@ -10,7 +10,7 @@ from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_CHILD, LABEL_HUB
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
@@ -158,7 +158,11 @@ class Store:
         assert pod is not None
         key = (pod.metadata.namespace, pod.metadata.labels[LABEL_HUB])
         state = self.state(key)
-        pods = state.child_pods if LABEL_CHILD in pod.metadata.labels else state.pods
+        pods = state.pods
+        if LABEL_CHILD in pod.metadata.labels:
+            if not _is_child_pod(pod):
+                return  # somebody's copy: not ours to delete
+            pods = state.child_pods
         if new is None:
             pods.pop(pod.metadata.name, None)
         else:
@@ -191,6 +195,13 @@ class Store:
         for key, state in self.states.items():
             state.restart_lease_clocks(now)
             self._wake(key)
+
+
+def _is_child_pod(pod: Pod) -> bool:
+    """Whether the Pod has the name that the operator gives to what its labels and annotations say it is."""
+    metadata = pod.metadata
+    child_id = metadata.annotations.get(ANNOTATION_CHILD_ID, "")
+    return metadata.name == child_pod_name(metadata.labels[LABEL_HUB], metadata.labels.get(LABEL_HUB_UID, ""), child_id)
 
 
 def _same_stage(old: Pod, new: Pod) -> bool:
