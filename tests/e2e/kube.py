@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ LEASE_SECONDS = 15  # of a hub by default
 SLEEP = ["sh", "-c", "trap exit TERM; while true; do sleep 1 & wait; done"]
 SYSTEM = "processhub-system"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # make setup links kubectl and helm there
 
 
 class CommandError(AssertionError):
@@ -37,7 +39,7 @@ def run(*command: str, stdin: str | None = None, timeout: float = 120, env: Mapp
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, "PATH": _PATH, **(env or {})},
         check=False,
     )
     if answer.returncode != 0:

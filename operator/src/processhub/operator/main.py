@@ -109,7 +109,7 @@ async def _kopf(client: Client, settings: OperatorSettings, engine: Engine, ende
     await kopf.operator(
         registry=registry,
         # Else kopf asks for the user's name, and the uid of a container has none.
-        identity=settings.pod_name,  # type: ignore[arg-type] it does not export the type
+        identity=settings.pod_name,  # type: ignore[arg-type]  # it does not export the type
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
