@@ -870,3 +870,24 @@ def test_a_child_with_a_pod_stays_where_it_is_and_moves_only_when_that_is_gone()
     hub.pods = {id_: text for id_, text in pods.items() if id_ not in leaving}
     hub.rest()
     assert {hub.where()[id_] for id_ in leaving} <= {"hub-0", "hub-2"}
+
+
+def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() -> None:
+    hub = PlannedHub(3, LOOSE)
+    hub.want([child("a", pinned=True)])
+    hub.rest()
+    member = hub.where()["a"]
+    hub.pods = {"a": "hub-0123 on node-1"}
+
+    hub.want([child("a", pinned=True, workload="other")])
+    hub.rest()
+    hub.change(member, phase=Phase.GONE)
+    hub.rest()
+    hub.pods = {}
+    hub.rest()
+    assert plan(hub.snapshot()).unplaced["a"].reason is Reason.MEMBER_UNAVAILABLE
+
+    hub.change(member, phase=Phase.LIVE)
+    hub.rest()
+    assert hub.where() == {"a": member}
+    assert hub.record["a"][member].workload == "other"

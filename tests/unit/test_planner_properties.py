@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec
 
+from processhub.api.slice import Assignment
 from processhub.core.membership import Phase
 from processhub.core.plan import Plan
 from processhub.core.planner import plan
 
+POD = "pod"  # the workload of a child that is a Pod of its own
 MEMBERS = [f"hub-{number}" for number in range(5)]
 IDS = [f"tenant/{number}" for number in range(12)]
 
@@ -31,9 +33,10 @@ class HubLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.hub = PlannedHub(3, hub_spec(cap_percent=150, max_children=8))
-        self.hub.want(child(id_) for id_ in IDS[:6])
+        self.hub.want(child(id_, workload=POD if id_ in IDS[:3] else "w") for id_ in IDS[:6])
         self.uids = 0
         self.highest: dict[str, int] = {}
+        self.pods: dict[str, Assignment] = {}  # id → the entry for which its Pod was made
 
     # what happens
 
@@ -56,12 +59,23 @@ class HubLife(RuleBasedStateMachine):
     def child_deleted(self, id_: str) -> None:
         self.hub.children.pop(id_, None)
 
-    @rule(id_=ids, workload=st.sampled_from(["w", "w2"]), tags=st.sampled_from([(), ("eu",)]), pinned=st.booleans())
+    @rule(
+        id_=ids, workload=st.sampled_from(["w", "w2", POD]), tags=st.sampled_from([(), ("eu",)]), pinned=st.booleans()
+    )
     def child_edited(self, id_: str, workload: str, tags: tuple[str, ...], pinned: bool) -> None:
         present = self.hub.children.get(id_)
         if present is not None:
             edited = msgspec.structs.replace(present, workload=workload, tags=tags, pinned=pinned and not present.nodes)
             self.hub.want([edited])
+
+    @precondition(lambda self: self.pods)
+    @rule(number=st.integers(0, 11), workload=st.sampled_from(["w", "w2"]), lost=st.booleans())
+    def child_with_a_pod_edited_or_its_member_lost(self, number: int, workload: str, lost: bool) -> None:
+        id_ = sorted(self.pods)[number % len(self.pods)]
+        if lost:
+            self.member_lost(next(iter(self.hub.record.get(id_, {})), "hub-0"))
+        elif present := self.hub.children.get(id_):
+            self.hub.want([msgspec.structs.replace(present, workload=workload)])
 
     @rule(id_=ids)
     def child_recreated(self, id_: str) -> None:
@@ -97,6 +111,32 @@ class HubLife(RuleBasedStateMachine):
     @rule(names=st.sets(members))
     def some_members_act(self, names: set[str]) -> None:
         self.hub.acknowledge(*(names & self.hub.members.keys()) or ["hub-0"])
+        self._make_pods()
+
+    def _make_pods(self) -> None:
+        """Where a member was told to, and has the entry still."""
+        for name, member in self.hub.members.items():
+            if member.phase is Phase.LIVE:
+                for id_, entry in self.hub.running[name].items():
+                    if entry.workload == POD and self._owner(id_) == (entry.uid, entry.epoch):
+                        self.pods.setdefault(id_, entry)
+        self._tell_of_pods()
+
+    @rule(some=st.sets(ids))
+    def pods_end(self, some: set[str]) -> None:
+        """Those that nobody asks for any more, as soon or as late as their nodes will."""
+        for id_ in some & self._left_over():
+            del self.pods[id_]
+        self._tell_of_pods()
+
+    def _left_over(self) -> set[str]:
+        return {id_ for id_, entry in self.pods.items() if self._owner(id_) != _run(entry)}
+
+    def _tell_of_pods(self) -> None:
+        self.hub.pods = {id_: f"pod of {id_}" for id_ in self.pods}
+
+    def _owner(self, id_: str) -> tuple[str, int] | None:
+        return next((_run(entry) for entry in self.hub.record.get(id_, {}).values() if not entry.wait), None)
 
     @rule()
     def leader_changes(self) -> None:
@@ -128,6 +168,8 @@ class HubLife(RuleBasedStateMachine):
                 self.highest[id_] = max(entry.epoch, self.highest.get(id_, 0))
                 assert entry.uid == hub.children[id_].uid
                 if not entry.wait:
+                    pod = self.pods.get(id_)
+                    assert pod is None or _run(pod) == _run(entry), f"{id_} is to start beside its pod"
                     others = [other for other in hub.members if other != name and self._may_run(other, id_)]
                     assert not others, f"{id_} is to start on {name} while it may run on {others}"
         for move in planned.moves:
@@ -160,6 +202,10 @@ class HubLife(RuleBasedStateMachine):
                 # A leader that took over waits for those that are held; they are back or gone in the end.
                 hub.change(name, phase=Phase.GONE, lingering=frozenset(), settled=True)
         plans = hub.rest(budget, rounds=150)
+        self._make_pods()
+        while left_over := self._left_over():
+            self.pods_end(left_over)
+            plans += hub.rest(budget, rounds=150)
         note(f"{len(plans)} rounds to rest")
 
         at_rest = plan(hub.snapshot())
@@ -180,6 +226,10 @@ class HubLife(RuleBasedStateMachine):
         # A restart of the operator moves nothing.
         hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
         assert plan(hub.snapshot()).empty
+
+
+def _run(entry: Assignment) -> tuple[str, int]:
+    return entry.uid, entry.epoch
 
 
 HubLife.TestCase.settings = settings(

@@ -259,7 +259,10 @@ class _Planner:
 
     def _continue_move(self, child: Wanted, running: list[OnRecord], target: OnRecord) -> None:
         member = self.members.get(target.member)
-        if member is None or member.phase is Phase.GONE or not self._may_still_go(child, member):
+        # One that is pinned and runs nowhere was edited in place: it waits for its member as it would have before.
+        stays = child.pinned and not running and (not child.nodes or child.nodes[0] == target.member)
+        lost = member is not None and (member.phase is Phase.GONE or not self._may_still_go(child, member))
+        if member is None or (lost and not stays):
             # Given up: with the source still on record it simply stays there.
             self._put(target.member, child.id, None)
             if running:
@@ -268,6 +271,9 @@ class _Planner:
                 self.new.append(child)
             return
         self.load[member.name] += 1
+        if member.phase is Phase.GONE:
+            self.unplaced[child.id] = _unavailable(member.name)
+            return
         self.moving += 1
         if not child.bound:
             self.unsteady.append((child, member.name))
