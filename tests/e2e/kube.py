@@ -161,8 +161,8 @@ class Release:
 
     def upgrade(self, *options: str) -> str:
         """helm upgrade --install, waiting until it is ready."""
-        arguments = ("upgrade", "--install", "processhub", str(self._chart), "--namespace", SYSTEM, "--wait")
-        return self._kube.helm(*arguments, *options)
+        arguments = ("upgrade", "--install", "processhub", str(self._chart), "--namespace", SYSTEM)
+        return self._kube.helm(*arguments, "--wait", "--reset-values", *options)
 
     def operators(self) -> list[str]:
         """The operator's pods."""
