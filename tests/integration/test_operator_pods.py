@@ -48,8 +48,8 @@ class Pods:
         async def check() -> dict[str, Run]:
             record, live, runs = await self.world.record(), self.world.watch.live(), {}
             for child_id in ids:
-                (place,) = record[child_id]
-                (run,) = live[child_id]
+                assert (len(record[child_id]), len(live[child_id])) == (1, 1), (record[child_id], live[child_id])
+                place, run = record[child_id][0], live[child_id][0]
                 assert (place.state, place.epoch, place.member) == ("Running", run.epoch, run.member), (place, run)
                 ready = find_condition((await self.world.get_child(child_id)).status.conditions, "Ready")
                 assert ready, child_id
@@ -137,6 +137,25 @@ async def test_an_edited_template_makes_a_new_pod_under_a_new_epoch_after_the_ol
         assert second["b"].pid == first["b"].pid
 
     await settles(edited)
+    never_two(world.watch)
+
+
+async def test_changed_nodes_move_a_pod_child_to_the_new_members_node(world: World) -> None:
+    await world.hub(**TWO, distribution={"strategy": "Guided"})
+    pods = Pods(world)
+    await world.child("a", nodes=["hub-0"], pod=pod(SLOW, grace=20))
+    first = (await pods.running("a"))["a"]
+    assert first.member == "hub-0"
+
+    await world.edit_child("a", nodes=["hub-1"])
+
+    async def moved() -> None:
+        second = (await pods.running("a"))["a"]
+        assert second.member == "hub-1"
+        assert second.epoch > first.epoch
+
+    await settles(moved)
+    assert (await pods.of("a")).spec.node_name == (await world.pod("hub-1")).spec.node_name
     never_two(world.watch)
 
 

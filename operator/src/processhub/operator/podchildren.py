@@ -125,6 +125,9 @@ class PodChildren:
     async def follow(self, members: Mapping[str, Member], chosen: Mapping[str, KnownChild], now: float) -> None:
         """Delete what the slices no longer ask for, make what they do. Raises ApiError."""
         asked = asked_for(members)
+        refused = self._memory.refused_pods
+        for child_id in refused.keys() - asked.keys():
+            del refused[child_id]
         if not asked and not self._state.child_pods:
             return
         names = {self._name(child_id): child_id for child_id in asked}
@@ -141,9 +144,6 @@ class PodChildren:
             *(delete_pod(self._client, pod, self._gate) for pod in surplus),
             *(self._make(item, chosen.get(item.place.child_id), now) for item in missing[:_A_ROUND]),
         )
-        refused = self._memory.refused_pods
-        for child_id in refused.keys() - {item.place.child_id for item in asked.values()}:
-            del refused[child_id]
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
