@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from images import PLAIN, PYTHON
-from kube import SLEEP, Kube, World, docker, moved, settles
+from kube import SLEEP, Json, Kube, World, docker, moved, settles
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
 IDS = [f"c{number}" for number in range(12)]
@@ -105,3 +105,47 @@ def test_actors_come_from_a_package_in_the_users_image(world: World, images: Non
         assert "hello from the package greeter" in world.kubectl("logs", "hub-0")
 
     settles(said)
+
+
+def test_pod_children_are_pods_on_their_members_node(world: World, images: None) -> None:
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "main", "image": PLAIN, "command": SLEEP, "securityContext": security}
+    world.hub()
+    world.children(
+        "p", "q", pod={"template": {"spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}}
+    )
+    world.children_ready("p", "q")
+
+    def pods() -> dict[str, Json]:
+        found = world.kube.items("pods", "-n", world.namespace, "-l", "app.kubernetes.io/component=child")
+        return {item["metadata"]["annotations"]["processhub.dev/child-id"]: item for item in found}
+
+    registry, nodes, first = world.registry(), world.nodes_of(), pods()
+    assert registry.keys() == first.keys() == {"p", "q"}
+    assert {child_id: pod["spec"]["nodeName"] for child_id, pod in first.items()} == {
+        child_id: nodes[member] for child_id, member in registry.items()
+    }
+
+    world.kubectl("delete", "pod", first["p"]["metadata"]["name"])
+
+    def replaced() -> None:
+        now = pods()
+        assert now["p"]["metadata"]["uid"] != first["p"]["metadata"]["uid"]
+        assert now["q"]["metadata"]["uid"] == first["q"]["metadata"]["uid"]
+        assert world.registry() == registry
+
+    settles(replaced)
+    world.kubectl("delete", "child", "p", "--wait=false")
+
+    def gone() -> None:
+        assert pods().keys() == {"q"}
+        assert world.registry().keys() == {"q"}
+
+    settles(gone)
+    assert world.watch.overlaps() == []
