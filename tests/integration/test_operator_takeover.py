@@ -11,7 +11,7 @@ import pytest
 from operatorworld import World, members_of, never_two, settles, started_once, stays, untouched
 
 from processhub.cluster.errors import InvalidError
-from processhub.cluster.kinds import PODS, SLICES
+from processhub.cluster.kinds import PODS, SLICES, untyped
 
 pytest_plugins = ("operatorworld",)
 TAKEOVER_SECONDS = 20.0  # after kill -9
@@ -132,6 +132,16 @@ async def test_while_no_operator_runs_children_are_kept_up_by_their_members(worl
     untouched(before, after, ids[1:])
     assert (after["c0"].member, after["c0"].epoch) == (before["c0"].member, before["c0"].epoch)
     never_two(world.watch)
+
+
+async def test_the_leader_lease_goes_with_the_operators_deployment(world: World) -> None:
+    """Whoever uninstalls finds nothing left; the term lives on in the slices."""
+    deployments = untyped("apps/v1", "deployments")
+    deployment = await world.api.get(deployments, world.operators.namespace, "processhub-operator")
+
+    (owner,) = (await world.operators.lease()).metadata.owner_references
+
+    assert (owner.kind, owner.uid) == ("Deployment", deployment["metadata"]["uid"])
 
 
 async def restarts_of(world: World, pod: str) -> int:

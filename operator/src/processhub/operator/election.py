@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import ObjectMeta
+from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import ANNOTATION_TERM
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
@@ -36,11 +36,22 @@ def micro_time() -> str:
 
 
 class Election:
-    """One candidate. ``acquire`` returns the term; ``hold`` returns when leadership is lost."""
+    """One candidate. ``acquire`` returns the term; ``hold`` returns when leadership is lost.
 
-    def __init__(self, client: Client, namespace: str, identity: str, watch_namespaces: tuple[str, ...]) -> None:
+    The Lease goes with ``owner``: the term is in the slices too, so it need not outlive an installation.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        identity: str,
+        watch_namespaces: tuple[str, ...],
+        owner: OwnerReference | None = None,
+    ) -> None:
         self._client, self._namespace = client, namespace
         self._watch_namespaces = watch_namespaces
+        self._owners = (owner,) if owner else ()
         self.identity = f"{identity}_{uuid.uuid4().hex[:8]}"
         self._seen: tuple[str | None, str | None] | None = None
         self._seen_at = 0.0
@@ -117,11 +128,14 @@ class Election:
         )
         try:
             if lease is None:
-                metadata = ObjectMeta(name=LEASE_NAME, annotations={ANNOTATION_TERM: str(self.term)})
+                annotations = {ANNOTATION_TERM: str(self.term)}
+                metadata = ObjectMeta(name=LEASE_NAME, annotations=annotations, owner_references=self._owners)
                 self._lease = await self._client.create(LEASES, self._namespace, Lease(metadata=metadata, spec=spec))
             else:
                 annotations = {**lease.metadata.annotations, ANNOTATION_TERM: str(self.term)}
-                metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
+                metadata = msgspec.structs.replace(
+                    lease.metadata, annotations=annotations, owner_references=self._owners
+                )
                 await self._write(Lease(metadata=metadata, spec=spec))
         except (AlreadyExistsError, ConflictError):
             return False

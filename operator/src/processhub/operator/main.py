@@ -12,8 +12,11 @@ from collections.abc import Coroutine
 import kopf
 import uvloop
 
+from processhub.api.meta import OwnerReference
 from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError
+from processhub.cluster.errors import ApiError
+from processhub.cluster.kinds import untyped
 from processhub.cluster.logs import configure_logging
 from processhub.operator import metrics
 from processhub.operator.election import Election
@@ -24,6 +27,7 @@ from processhub.operator.login import connection_info
 from processhub.operator.settings import OperatorSettings, SettingsError, from_environment
 from processhub.operator.takeover import DeposedError
 
+_DEPLOYMENT = "processhub-operator"  # the chart's names are fixed
 _STOP_SECONDS = 20.0  # for writes in the midst
 log = logging.getLogger(__name__)
 
@@ -58,7 +62,8 @@ async def _run(settings: OperatorSettings) -> int:
             ready=lambda: True,
         )
         try:
-            election = Election(client, settings.namespace, settings.pod_name, settings.namespaces)
+            owner = await _deployment(client, settings.namespace)
+            election = Election(client, settings.namespace, settings.pod_name, settings.namespaces, owner)
             term = await _unless(stop, election.acquire())
             if term is None:
                 return 0
@@ -67,6 +72,17 @@ async def _run(settings: OperatorSettings) -> int:
             return await _lead(client, settings, election, engine, stop)
         finally:
             await runner.cleanup()
+
+
+async def _deployment(client: Client, namespace: str) -> OwnerReference | None:
+    """The Deployment that this is a pod of; None where it is run by other means."""
+    kind = untyped("apps/v1", "deployments")
+    try:
+        found = await client.get(kind, namespace, _DEPLOYMENT)
+    except ApiError as error:  # without one the Lease only stays behind when the operator is uninstalled
+        log.info("the leader Lease gets no owner: %s", error.message)
+        return None
+    return OwnerReference(api_version="apps/v1", kind="Deployment", name=_DEPLOYMENT, uid=found["metadata"]["uid"])
 
 
 async def _lead(
