@@ -59,7 +59,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
         packages.ensure(["no-such-program-1", "no-such-program-2"], install=False)
 
 
-@pytest.mark.parametrize("pid", ["4194305", str(os.getpid())])
+@pytest.mark.parametrize("pid", ["4194305", str(os.getpid())], ids=["no process", "another process"])
 def test_the_pid_file_of_a_daemon_that_is_gone_is_removed(tmp_path: Path, pid: str) -> None:
     """No pid is above 4194304; this process is no dockerd."""
     pid_file = tmp_path / "docker.pid"
