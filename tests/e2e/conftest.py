@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from images import build
-from kube import Kube, Release, World, run
+from kube import Kube, Measured, Release, World, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / ".local" / "e2e"
@@ -68,6 +68,16 @@ def world(kube: Kube, release: Release) -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Keeps how many seconds something took, for docs/operations.md: in junit.xml."""
+
+    def keep(what: str, seconds: float) -> None:
+        record_property(what, round(seconds, 1))
+
+    return keep
 
 
 @pytest.hookimpl(wrapper=True)

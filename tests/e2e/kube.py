@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 Json = dict[str, Any]
+Measured = Callable[[str, float], None]
 PATIENCE = 90.0  # for what takes some seconds on an idle machine
 LEASE_SECONDS = 15  # of a hub by default
 SLEEP = ["sleep", "100000"]

@@ -6,15 +6,14 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
 
-from kube import LEASE_SECONDS, SYSTEM, Kube, Release, World, docker, moved, settles
+from kube import LEASE_SECONDS, SYSTEM, Kube, Measured, Release, World, docker, moved, settles
 
 IDS = [f"c{number}" for number in range(24)]
 
 
 def test_children_of_a_killed_node_run_elsewhere_and_it_takes_its_share_when_it_is_back(
-    kube: Kube, release: Release, world: World, record_property: Callable[[str, object], None]
+    kube: Kube, release: Release, world: World, measured: Measured
 ) -> None:
     world.hub()
     world.children(*IDS)
@@ -38,12 +37,13 @@ def test_children_of_a_killed_node_run_elsewhere_and_it_takes_its_share_when_it_
         settles(elsewhere, within=LEASE_SECONDS + 30)
         replaced = [world.watch.live()[child_id][0].started for child_id in victims]
         took = max(replaced) - killed
-        record_property("seconds from docker kill until all run elsewhere", round(took, 1))
+        measured("docker kill of a node, until its children run elsewhere", took)
         assert took <= LEASE_SECONDS + 5
         after = world.running(IDS)
         assert moved(before, after) == victims
     finally:
         docker("start", node)
+    started = time.monotonic()
     kube("wait", f"node/{node}", "--for=condition=Ready", "--timeout=120s", timeout=130)
     world.hub_ready(timeout=180)
 
@@ -53,11 +53,14 @@ def test_children_of_a_killed_node_run_elsewhere_and_it_takes_its_share_when_it_
         assert {now[child_id] for child_id in moved(after, now)} == {member}
 
     settles(share_taken)
+    measured("docker start of it, until its member has its share again", time.monotonic() - started)
     assert world.watch.overlaps() == []
     release.ready()
 
 
-def test_a_drained_node_is_emptied_one_member_at_a_time(kube: Kube, release: Release, world: World) -> None:
+def test_a_drained_node_is_emptied_one_member_at_a_time(
+    kube: Kube, release: Release, world: World, measured: Measured
+) -> None:
     world.hub(members={"replicas": 6})  # two on each node
     world.children(*IDS)
     before = world.running(IDS)
@@ -65,6 +68,7 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(kube: Kube, release: Rel
     node = kube.workers()[0]
     drained = {member for member, place in places.items() if place == node}
     assert len(drained) == 2
+    begun = time.monotonic()
     try:
         said = kube("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s", timeout=160)
         # Both are evicted only if the first is ready elsewhere before the second may go: the budget allows one.
@@ -76,6 +80,7 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(kube: Kube, release: Rel
         settles(gone)
         world.hub_ready(timeout=180)
         after = world.running(IDS)
+        measured("kubectl drain of a node with 2 of 6 members, until all are ready elsewhere", time.monotonic() - begun)
         # From the drained ones, or onto them: they come back empty, elsewhere, and take their share.
         assert {c for c in moved(before, after) if not {before[c], after[c]} & drained} == set()
         stayed = {child_id for child_id in IDS if before[child_id] not in drained} - moved(before, after)
@@ -86,20 +91,26 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(kube: Kube, release: Rel
     release.ready()
 
 
-def test_rollout_restart_of_operator_and_members(kube: Kube, release: Release, world: World) -> None:
+def test_rollout_restart_of_operator_and_members(
+    kube: Kube, release: Release, world: World, measured: Measured
+) -> None:
     world.hub()
     world.children(*IDS)
     before = world.running(IDS)
 
+    begun = time.monotonic()
     kube("-n", SYSTEM, "rollout", "restart", "deployment/processhub-operator")
     release.ready()
+    measured("rollout restart of the operator", time.monotonic() - begun)
     assert world.running(IDS) == before
     assert set(world.starts().values()) == {1}
 
+    begun = time.monotonic()
     world.kubectl("rollout", "restart", "statefulset/hub")
     world.kubectl("rollout", "status", "statefulset/hub", "--timeout=180s", timeout=190)
     world.hub_ready()
     assert world.running(IDS) == before
+    measured("rollout restart of 3 members, until all children run again in place", time.monotonic() - begun)
     assert set(world.starts().values()) == {2}
     assert world.watch.overlaps() == []
 
