@@ -217,9 +217,9 @@ def test_member_may_not_write_what_it_shall_run(as_member: Callable[..., Write])
 
 
 @pytest.mark.parametrize(
-    "command", [["get", "secrets"], ["get", "pods"], ["get", "configmaps"], ["create", "token", "default"]]
+    "command", [["get", "secrets"], ["delete", "pods", "--all"], ["get", "configmaps"], ["create", "token", "default"]]
 )
-def test_member_reads_nothing_but_the_registry(as_member: Callable[..., Write], command: list[str]) -> None:
+def test_member_may_do_nothing_but_follow_and_report(as_member: Callable[..., Write], command: list[str]) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match="is forbidden"):
