@@ -87,7 +87,7 @@ integration: setup ## Tests on a local cluster of their own
 
 .PHONY: e2e
 e2e: kind-up image kind-load ## Tests on the kind cluster, which they need for themselves; logs in .local/e2e (E2E=-k …)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --timeout 400 --junitxml=.local/e2e/junit.xml $(E2E)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
 
 .PHONY: bench
 bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --only=…)

@@ -222,7 +222,7 @@ class World:
 
     def children(self, *names: str, hub: str = "hub", **spec: Any) -> None:
         """Create Children; they sleep unless they have a workload."""
-        workload = {} if {"exec", "python"} & spec.keys() else {"exec": {"command": SLEEP}}
+        workload = {} if {"exec", "python", "pod"} & spec.keys() else {"exec": {"command": SLEEP}}
         objects = [
             {
                 "apiVersion": "processhub.dev/v1alpha1",
