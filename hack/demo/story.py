@@ -59,7 +59,7 @@ class Story:
         await stage.run(f"kubectl -n {NAMESPACE} get children --field-selector spec.hub=guided")
         places = hub.places()
         _check(len(places) == 12, f"12 children of my-hub should run, {len(places)} do")
-        self._check_alive(hub, places)
+        await self._check_alive(hub, places)
         guided = json.loads(await stage.quietly(f"kubectl hub dump --hub guided -n {NAMESPACE}"))
         at = {child_id: [node["name"] for node in found["nodes"]] for child_id, found in guided.items()}
         _check(at == {"guided-a": ["guided-0"], "guided-b": ["guided-2"]}, f"the guided children are at {at}")
@@ -90,7 +90,7 @@ class Story:
 
         took = await self._kill(mover, victim, moved, f"the children of {victim} run elsewhere")
         after = mover.places()
-        self._check_alive(mover, after)
+        await self._check_alive(mover, after)
         stayed = {child_id: place for child_id, place in after.items() if child_id in others}
         _check(stayed == others, f"the others should have stayed as they were: {others}, now {stayed}")
         went = "; ".join(f"{child_id} to {after[child_id].member}" for child_id in ids)
@@ -121,7 +121,7 @@ class Story:
 
         took = await self._kill(hub, victim, back, f"the children of {victim} run again on it")
         after = hub.places()
-        self._check_alive(hub, after)
+        await self._check_alive(hub, after)
         others = {child_id: place for child_id, place in before.items() if child_id not in ids}
         stayed = {child_id: place for child_id, place in after.items() if child_id in others}
         _check(stayed == others, f"the others should have stayed as they were: {others}, now {stayed}")
@@ -177,10 +177,10 @@ class Story:
         _check("nowhere-2" in refused, "the refusal should name the child")
         stage.means("The object says what is missing and what to write; the command line refuses before it writes.")
 
-    def _check_alive(self, watch: Watch, places: Places) -> None:
+    async def _check_alive(self, watch: Watch, places: Places) -> None:
         for child_id, place in places.items():
             try:
-                self._ground.process(place.member, place.pid)
+                await asyncio.to_thread(self._ground.process, place.member, place.pid)
             except NotAsToldError:
                 if watch.places().get(child_id) == place:
                     raise
