@@ -106,9 +106,7 @@ class KindGround:
     async def install(self) -> None:
         """Helm upgrade --install."""
         helm = str(tools.ensure(["helm"])["helm"])
-        namespace = ("--namespace", install.NAMESPACE, "--create-namespace")
-        command = (helm, "upgrade", "--install", install.RELEASE, str(install.CHART), *namespace, "--wait")
-        await asyncio.to_thread(_run, command, self.environment)
+        await asyncio.to_thread(_run, (helm, *install.UPGRADE), self.environment)
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
         """In its node's /proc: from inside its container nobody can kill process 1."""

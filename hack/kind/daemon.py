@@ -15,7 +15,7 @@ from kind.docker import Daemon
 from kind.layout import KIND, RUN, KindError
 from kind.pidrecord import PidRecord, runs
 
-_PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
+PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
 # Written by dockerd and its containerd, left behind where they are killed.
 _PID_FILES = {"/run/docker.pid": "dockerd", "/run/docker/containerd/containerd.pid": "containerd"}
 _START_SECONDS = 60.0
@@ -45,10 +45,10 @@ def ensure(*, start: bool) -> None:
         case Daemon.FORBIDDEN:
             raise KindError("Docker's daemon runs, but you may not use it: be root, or join the group `docker`")
         case Daemon.NO_CLIENT if not start:
-            packages.ensure(_PROGRAMS, install=False)
+            packages.ensure(PROGRAMS, install=False)
         case _:
             _ensure_may_start(start)
-    packages.ensure(_PROGRAMS, install=start)
+    packages.ensure(PROGRAMS, install=start)
     _start()
 
 
@@ -83,8 +83,13 @@ def stop() -> str:
 
 def lacks_sys_resource(status: str) -> bool:
     """Whether the process of this /proc/<pid>/status text lacks CAP_SYS_RESOURCE, as its children then do."""
-    bounding = next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:"))
-    return not int(bounding, 16) >> _CAP_SYS_RESOURCE & 1
+    return not has_capability(status, "CapBnd", _CAP_SYS_RESOURCE)
+
+
+def has_capability(status: str, which: str, number: int) -> bool:
+    """Whether the set ``which`` (CapBnd, CapEff) of this /proc/<pid>/status text has capability ``number``."""
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith(f"{which}:"))
+    return bool(int(mask, 16) >> number & 1)
 
 
 def command(*, shim: Path | None) -> list[str]:

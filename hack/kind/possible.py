@@ -6,11 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from kind import docker, packages
+from kind import daemon, docker, packages
 from kind.docker import Daemon
 
 _CAP_SYS_ADMIN = 21  # linux/capability.h
-_PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
 
 
 def why_not() -> str:
@@ -22,17 +21,11 @@ def why_not() -> str:
         return "Docker's daemon runs, but this user may not use it"
     if os.geteuid() != 0:
         return "Docker's daemon is not running, and only root can start it"
-    if not may_mount(Path("/proc/self/status").read_text()):
+    if not daemon.has_capability(Path("/proc/self/status").read_text(), "CapEff", _CAP_SYS_ADMIN):
         return "Docker's daemon is not running, and without CAP_SYS_ADMIN none can"
-    if any(packages.find(program) is None for program in _PROGRAMS) and packages.find("apt-get") is None:
+    if any(packages.find(program) is None for program in daemon.PROGRAMS) and packages.find("apt-get") is None:
         return "Docker is not installed, and there is no apt-get to install it"
     return ""
-
-
-def may_mount(status: str) -> bool:
-    """Whether the process of this /proc/<pid>/status text has CAP_SYS_ADMIN."""
-    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(effective, 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ from localcluster.layout import CHECKOUT, ClusterError
 CHART = CHECKOUT / "charts" / "processhub"
 NAMESPACE = "processhub-system"
 RELEASE = "processhub"
+# helm's arguments: installs the release, or upgrades it, and returns when it is ready.
+UPGRADE = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace", "--wait")
 
 
 def install(cluster: Cluster, *options: str, timeout_seconds: int = 120) -> None:
@@ -23,12 +25,7 @@ def install(cluster: Cluster, *options: str, timeout_seconds: int = 120) -> None
 
     Raises ClusterError with helm's message.
     """
-    helm(
-        cluster,
-        *("upgrade", "--install", RELEASE, str(CHART)),
-        *("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", f"{timeout_seconds}s"),
-        *options,
-    )
+    helm(cluster, *UPGRADE, "--timeout", f"{timeout_seconds}s", *options)
     _wait_leader(cluster, timeout_seconds)
 
 

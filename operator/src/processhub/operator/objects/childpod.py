@@ -8,7 +8,6 @@ import msgspec
 
 from processhub.api.child import Child, PodWorkload
 from processhub.api.hub import Hub
-from processhub.api.meta import API_VERSION
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
@@ -27,7 +26,7 @@ from processhub.api.naming import (
 )
 from processhub.api.reasons import RestartPolicy
 from processhub.api.slice import Assignment
-from processhub.operator.objects.owned import AGENT_PORT
+from processhub.operator.objects.owned import AGENT_PORT, owner_reference
 
 # What Kubernetes does when a container ends, where the template doesn't say: as the child's own policy has it.
 _RESTARTS = {
@@ -65,7 +64,7 @@ def child_pod(hub: Hub, child: Child, place: PodPlace, workload: PodWorkload) ->
             "namespace": hub.metadata.namespace,
             "labels": {**(given.get("labels") or {}), **_labels(hub, place)},
             "annotations": {**(given.get("annotations") or {}), **marks(place.child_id, place.entry)},
-            "ownerReferences": [_owner(child)],
+            "ownerReferences": [owner_reference(child)],
         },
         "spec": spec,
     }
@@ -91,17 +90,6 @@ def _labels(hub: Hub, place: PodPlace) -> dict[str, str]:
         LABEL_HUB_UID: hub.metadata.uid,
         LABEL_MEMBER: label_value(place.member),
         LABEL_CHILD: id_hash(place.child_id),
-    }
-
-
-def _owner(child: Child) -> dict[str, Any]:
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "Child",
-        "name": child.metadata.name,
-        "uid": child.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 

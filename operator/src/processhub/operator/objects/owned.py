@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_NAME
@@ -16,13 +17,13 @@ def selector_labels(hub: Hub) -> dict[str, str]:
     return {LABEL_NAME: "processhub", LABEL_COMPONENT: "agent", LABEL_HUB: hub.metadata.name}
 
 
-def owner_reference(hub: Hub) -> dict[str, Any]:
-    """The Hub as controlling owner: deleting it deletes the object."""
+def owner_reference(owner: Hub | Child) -> dict[str, Any]:
+    """The Hub or Child as controlling owner: deleting it deletes the object."""
     return {
         "apiVersion": API_VERSION,
-        "kind": "Hub",
-        "name": hub.metadata.name,
-        "uid": hub.metadata.uid,
+        "kind": owner.kind,
+        "name": owner.metadata.name,
+        "uid": owner.metadata.uid,
         "controller": True,
         "blockOwnerDeletion": True,
     }
