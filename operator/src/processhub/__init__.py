@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from processhub.actor import Actor
-    from processhub.client.errors import HubError
     from processhub.client.hub import Hub
+    from processhub.requesterrors import HubError
 
 __all__ = ["Actor", "Hub", "HubError"]
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Actor": "processhub.actor",
     "Hub": "processhub.client.hub",
-    "HubError": "processhub.client.errors",
+    "HubError": "processhub.requesterrors",
 }
 
 

@@ -1,4 +1,7 @@
-"""Two actors to try the hub with. Standard library only, as all that runs in a runner."""
+"""Two actors and a hook's handler to try the hub with. Standard library only, as all that runs in a runner.
+
+``python -m processhub.examples PORT`` is a receiver for webhooks that prints what it is told.
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,43 @@ class Cache(Actor):
     async def handle_call(self, request: Any) -> dict[str, Any]:
         """The number, and the member that it was answered on."""
         return {"value": self.state, "member": self.member}
+
+
+def enrich(event: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+    """A handler for PreChildStart: the child gets ``args["metadata"]`` and ``args["tags"]``.
+
+    Where its metadata lack one of the keys that ``args["require"]`` lists, it is not started.
+    """
+    missing = [key for key in args.get("require", ()) if key not in event["data"]["metadata"]]
+    if missing:
+        return {"allow": False, "reason": f"the child's metadata lack {', '.join(missing)}"}
+    return {"metadata": args.get("metadata", {}), "tags": args.get("tags", [])}
+
+
+def receive(port: int) -> None:
+    """Take events on ``port`` (0: any) of all addresses until interrupted; each is a line on stdout."""
+    import json
+    import sys
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            sys.stdout.write(f"{event['type']} {event['subject']} {json.dumps(event['data'])}\n")
+            sys.stdout.flush()
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing beside the events."""
+
+    with ThreadingHTTPServer(("", port), Handler) as server:
+        sys.stdout.write(f"listening on port {server.server_port}\n")
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    import sys
+
+    receive(int(sys.argv[1]) if len(sys.argv) > 1 else 8088)

@@ -6,19 +6,32 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import AsyncIterator
+from typing import Any
 
+from processhub.agent.access import Access
+from processhub.agent.child import Child
+from processhub.agent.claims import Claims
+from processhub.agent.courier import Batch, Taken
+from processhub.agent.demand import Demand
+from processhub.agent.desk import Desk
 from processhub.agent.env import Environment
 from processhub.agent.execchild import ExecStarter
+from processhub.agent.handover import Handovers
 from processhub.agent.http import Server
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers import Peers
 from processhub.agent.podchild import PodStarter
 from processhub.agent.pythonchild import PythonStarter
+from processhub.agent.router import Router
 from processhub.agent.spawner import Spawner, WardenProcess
 from processhub.agent.status import Author, StatusBook
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.sync import Sync, Wanted
+from processhub.agent.usage import Meter
+from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
@@ -28,7 +41,8 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_NO_WARDEN, EXIT_OTHER_HOLDER = 0, 1, 70, 75
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
-_MARGIN_SECONDS = 8.0  # of the pod's grace period, for what comes after the children's end
+_FINISH_SECONDS = 5.0
+_MARGIN_SECONDS = 12.0  # of the pod's grace period, for what comes after the children's end
 
 
 class Agent:
@@ -45,31 +59,90 @@ class Agent:
         self._begun = False  # each child of its beginning has started or failed once
         self.metrics = Metrics()
         self._spawner = Spawner(warden, nofile, self._warden_lost)
-        self.lease = LeaseKeeper(env, Settings(), warden.feed, self._lease_held, self._other_holder)
-        self._pythons = PythonStarter(env, self._spawner, sink)
+        self.usage = Meter(
+            warden.process.pid,
+            lambda: float(self.supervisor.settings.lease_seconds),
+            lambda: sum(child.state == State.RUNNING for child in tuple(self.supervisor.children.values())),
+            lambda: self._pythons.spare_pid,
+        )
+        self.lease = LeaseKeeper(
+            env, Settings(), warden.feed, self._lease_held, self._other_holder, lambda: self.usage.latest
+        )
+        self._pythons = PythonStarter(env, self._spawner, sink, self._ask)
         self.supervisor = Supervisor(
             ExecStarter(env, self._spawner, sink),
             self._pythons,
             PodStarter(env, client, self._begin),
             self._may_start,
-            lambda child, urgent: self._status.child_changed(child, urgent=urgent),
+            self._child_changed,
             self._previous,
             self.metrics,
         )
-        self.sync = Sync(client, env, self.lease.identity, self.supervisor.want, self._own_slice, self._settings)
-        self._status = StatusBook(
-            Author(client, self.lease.identity, lambda: self.lease.renewals, self.metrics, self.sync.informer.put)
+        self.sync = Sync(
+            client,
+            env,
+            self.lease.identity,
+            self.supervisor.want,
+            self._own_slice,
+            self._settings,
+            self._registry_changed,
         )
-        self._server = Server(env, self.sync, self.supervisor, self.metrics, self.healthy, self.ready)
+        self._status = StatusBook(
+            Author(
+                client,
+                self.lease.identity,
+                env.pod_ip,
+                lambda: self.lease.renewals,
+                self.metrics,
+                self.sync.informer.put,
+                lambda: self._handovers.busy,
+            )
+        )
+        children = self.supervisor.children
+        self._desk = Desk(children.get, lambda: self._may_start(again=True), lambda: self.sync.settings)
+        self.supervisor.busy = self._desk.at_work
+        self._peers = Peers(env)
+        self._claims = Claims(
+            env,
+            self.sync,
+            self._peers,
+            children,
+            self.supervisor.want,
+            lambda: self.lease.held(self._session) and not self.supervisor.closing,
+        )
+        self.router = Router(
+            env,
+            self.sync,
+            children,
+            self._desk,
+            self._peers,
+            Demand(env, client, lambda: self.sync.settings, self.sync.registry),
+            self._claims,
+        )
+        self.router.partitioned = self._partitioned
+        self._handovers = Handovers(env, self.sync, self._peers)
+        self.supervisor.handovers = self._handovers
+        self._server = Server(
+            env,
+            self.sync,
+            self.router,
+            Access(env, client),
+            self._receive,
+            self._take,
+            self.metrics,
+            self.healthy,
+            self.ready,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self.metrics.observe(
             self.supervisor.count,
             {
-                "lease_renewals": ("Successful renewals of the member's Lease.", lambda: self.lease.renewals),
-                "lease_failures": ("Failed renewals of the member's Lease.", lambda: self.lease.failures),
-                "log_lines_dropped": ("Lines of output dropped: the log is read too slowly.", lambda: sink.dropped),
+                "processhub_agent_lease_renewals": lambda: self.lease.renewals,
+                "processhub_agent_lease_failures": lambda: self.lease.failures,
+                "processhub_agent_log_lines_dropped": lambda: sink.dropped,
             },
+            {"processhub_agent_requests_waiting": lambda: self._desk.waiting},
         )
 
     async def run(self) -> int:
@@ -79,6 +152,7 @@ class Agent:
         await self._server.start()
         self._begin(self.sync.informer.run())
         self._begin(self._wait_for_slices())
+        self.usage.start()
         self._pythons.warm()
         code = await self.exit
         if code == EXIT_OK:
@@ -86,9 +160,11 @@ class Agent:
             await asyncio.wait((self._ending,))
             if self._ending.cancelled() or self._ending.exception() is not None:
                 code = EXIT_FAILED
+        self.usage.stop()
         for task in self._tasks:
             task.cancel()
         await self._server.stop()
+        await self._peers.close()
         return code
 
     # what the parts tell
@@ -111,9 +187,30 @@ class Agent:
             await asyncio.sleep(0.02)
         self.lease.start()
 
+    def _child_changed(self, child: Child, urgent: bool) -> None:
+        self._status.child_changed(child, urgent=urgent)
+        self._desk.child_changed(child)
+
+    async def _receive(self, child_id: str, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]) -> None:
+        await self._handovers.receive(self.supervisor.children.get(child_id), uid, epoch, checksum, body)
+
+    def _take(self, batch: Batch) -> tuple[Taken, ...]:
+        children = self.supervisor.children
+        taken = tuple(self._handovers.take(children.get(state.id), state) for state in batch.states)
+        self._handovers.expect(batch.more)
+        return taken
+
+    async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> dict[str, Any]:
+        return await self.router.ask(operation, child_id, value, to)
+
     def _settings(self, settings: Settings) -> None:
         self.supervisor.apply(settings)
         self.lease.apply(settings)
+
+    def _registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        self._claims.registry_changed()
+        self._handovers.registry_changed()
+        self.router.watch.changed(old, new)
 
     def _own_slice(self, item: RegistrySlice | None, name: str) -> None:
         self._status.slice_changed(item, name, self.supervisor.children.values())
@@ -130,11 +227,19 @@ class Agent:
                 log.warning("slices can't be read: %s", error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            if not self._ever_held:
+                self._handovers.follow(self.supervisor.children.values())
             self._session, self._ever_held = session, True
             self._status.open()
             self._pythons.warm()
             self.supervisor.advance()
             return
+
+    def _partitioned(self) -> str:
+        """Why requests can't be served, "" where they can: its children are stopped."""
+        if not self.supervisor.settings.partitioned:
+            return ""
+        return f"hub {self.env.hub} has lost its quorum: its children are stopped until enough members are live again"
 
     def _may_start(self, again: bool) -> bool:
         """With Divergence what this agent runs is restarted over an outage too; all else needs a valid Lease."""
@@ -150,7 +255,8 @@ class Agent:
         text = item.status.entries.get(child_id, "")
         with contextlib.suppress(EntryError):
             report = parse_report(text)
-            if (report.uid, report.epoch) == (wanted.assignment.uid, wanted.assignment.epoch):
+            entry = wanted.assignment
+            if report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
                 return report
         return None
 
@@ -164,6 +270,7 @@ class Agent:
 
     def _told_to_end(self) -> None:
         log.info("told to end: stopping %d children", len(self.supervisor.children))
+        self._server.leave()
         self._finish(EXIT_OK)
 
     def _finish(self, code: int) -> None:
@@ -177,12 +284,18 @@ class Agent:
     # its end
 
     async def _end_in_order(self) -> None:
-        """No restarts any more, children stopped, that said in the status, the Lease released."""
-        grace = min(self.supervisor.limits.stop_seconds, max(0.0, self.env.grace_seconds - _MARGIN_SECONDS))
-        await self.supervisor.stop_all(grace)
+        """Children handed over or stopped, no restarts any more, that said in the status, the Lease released."""
+        began, left = self._loop.time(), max(0.0, self.env.grace_seconds - _MARGIN_SECONDS)
+        grace = min(self.supervisor.limits.stop_seconds, left)
+        if self.lease.held(self._session):
+            # The operator moves them, with their state, while their pod is terminating.
+            await self.supervisor.emptied(min(self.supervisor.settings.handover_seconds, left - grace))
+        await self.supervisor.stop_all(grace, left - grace - (self._loop.time() - began))
         self.supervisor.forget_all()
         await self._status.flush(_FLUSH_SECONDS)
         await self.lease.release()
+        # What other members' children still work on is answered here; who waits for an owner asks another member.
+        await self._server.finish(min(self.supervisor.settings.request_seconds, _FINISH_SECONDS))
 
     # what is asked
 

@@ -9,12 +9,16 @@ import os
 import shutil
 import signal
 from collections import deque
+from pathlib import Path
 
 from processhub.agent.child import Child
+from processhub.agent.childhttp import ChildHttp
+from processhub.agent.courier import Content
 from processhub.agent.env import Environment
 from processhub.agent.incarnation import End, Handle
 from processhub.agent.logs import LogSink
 from processhub.agent.output import PipeReader, tagged
+from processhub.agent.request import Answer, Request
 from processhub.agent.spawner import Spawner
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec
@@ -30,10 +34,11 @@ class ExecStarter:
         self.env, self.spawner, self.sink = env, spawner, sink
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
+        self._closing: set[asyncio.Task[None]] = set()
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec) -> Handle:
-        """Have the child started; it hears of the outcome."""
-        run = ExecRun(self, child, wanted, workload)
+    def launch(self, child: Child, wanted: Wanted, workload: Exec, state: Content | None = None) -> Handle:
+        """Have the child started, with that state; it hears of the outcome."""
+        run = ExecRun(self, child, wanted, workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
             # Not at once: the child must know its handle before it hears of a failure.
@@ -51,6 +56,12 @@ class ExecStarter:
                 return
         self._flying -= 1
 
+    def close(self, http: ChildHttp) -> None:
+        """Break the connections to a child that has ended: a process outside its group may hold them open."""
+        task = asyncio.get_running_loop().create_task(http.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     def forget(self, child_id: str) -> None:
         """Remove the files of a child that is gone from this member."""
         shutil.rmtree(self.env.child_dir(child_id), ignore_errors=True)
@@ -59,13 +70,19 @@ class ExecStarter:
 class ExecRun:
     """One incarnation of an exec child."""
 
-    def __init__(self, starter: ExecStarter, child: Child, wanted: Wanted, workload: Exec) -> None:
+    def __init__(
+        self, starter: ExecStarter, child: Child, wanted: Wanted, workload: Exec, state: Content | None
+    ) -> None:
         self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
+        self._role, self._epoch = wanted.assignment.role, wanted.assignment.epoch
+        self._inherited = state
+        self._leave_to: Path | None = None
         self._key = ""
         self._landed = False
         self._begun = False
         self.cancelled = False  # stopped before it was begun
         self._outputs: list[PipeReader] = []
+        self._http: ChildHttp | None = None  # once it was asked something
 
     # what the child orders
 
@@ -82,11 +99,23 @@ class ExecRun:
         """SIGKILL to the group."""
         self.stop(0)
 
-    def role(self, role: str) -> None:
-        """Rewrite the role file, then send roleSignal where one is set."""
-        self._write_role(role)
-        if self._workload.role_signal and self._key:
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """End it as at any stop: what it writes to HUB_HANDOVER_FILE then is its state."""
+        self._leave_to = path
+        self.stop(grace)
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it."""
+        self._role, self._epoch = role, epoch
+        self._write_role()
+        if told and self._workload.role_signal and self._key:
             self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
+
+    async def request(self, request: Request) -> Answer:
+        """POST it to the socket that the child was told to serve."""
+        if self._http is None:
+            self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
+        return await self._http.post("http://child", request)
 
     # what the warden tells
 
@@ -107,7 +136,11 @@ class ExecRun:
             folder.mkdir(mode=0o700, exist_ok=True)
             for name in ("handover", "socket"):
                 (folder / name).unlink(missing_ok=True)
-            self._write_role(self._wanted.assignment.role)
+            if isinstance(self._inherited, bytes):
+                (folder / "handover").write_bytes(self._inherited)
+            elif self._inherited is not None:
+                shutil.copyfile(self._inherited, folder / "handover")
+            self._write_role()
             fds = self._pipes()
         except OSError as error:
             self._end(End(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
@@ -144,6 +177,9 @@ class ExecRun:
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
+        if self._leave_to is not None:
+            with contextlib.suppress(FileNotFoundError):  # it left none
+                shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
         self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
 
     # inside
@@ -157,6 +193,8 @@ class ExecRun:
         self._land()
         for output in self._outputs:
             output.finish()
+        if self._http is not None:
+            self._starter.close(self._http)
         self._child.ended(end)
 
     def _pipes(self) -> dict[int, int]:
@@ -168,7 +206,7 @@ class ExecRun:
         return {1: self._outputs[0].write_end, 2: self._outputs[1].write_end}
 
     def _environment(self) -> dict[str, str]:
-        env, entry = self._starter.env, self._wanted.assignment
+        env = self._starter.env
         folder = env.child_dir(self._child.id)
         container = {name: env.container[name] for name in ("PATH", "HOME") if name in env.container}
         return {
@@ -178,21 +216,26 @@ class ExecRun:
             "HUB_NAMESPACE": env.namespace,
             "HUB_MEMBER": env.member,
             "HUB_CHILD_ID": self._child.id,
-            "HUB_EPOCH": str(entry.epoch),
-            "HUB_ROLE": entry.role,
+            "HUB_EPOCH": str(self._epoch),
+            "HUB_ROLE": self._role,
             "HUB_URL": env.url,
             "HUB_TOKEN_FILE": env.token_file,
             "HUB_ROLE_FILE": str(folder / "role"),
+            "HUB_EPOCH_FILE": str(folder / "epoch"),
             "HUB_HANDOVER_FILE": str(folder / "handover"),
             "HUB_SOCKET": str(folder / "socket"),
         }
 
-    def _write_role(self, role: str) -> None:
-        path = self._starter.env.child_dir(self._child.id) / "role"
-        scratch = path.with_name("role.new")
+    def _write_role(self) -> None:
+        self._write("epoch", str(self._epoch))  # first: who sees the new role finds the epoch that goes with it
+        self._write("role", self._role)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._starter.env.child_dir(self._child.id) / name
+        scratch = path.with_name(name + ".new")
         with contextlib.suppress(FileNotFoundError):  # its folder: the child is gone, nobody reads it
-            scratch.write_text(role + "\n")
-            os.replace(scratch, path)  # noqa: PTH105 a reader sees the old role or the new one, never half
+            scratch.write_text(text + "\n")
+            os.replace(scratch, path)  # noqa: PTH105 a reader sees the old text or the new one, never half
 
 
 def exit_text(status: int, fenced: bool) -> str:

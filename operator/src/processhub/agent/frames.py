@@ -17,6 +17,8 @@ from typing import Any
 _LENGTH = struct.Struct("!I")
 _CHUNK = 256 * 1024
 _MAX_FDS = 16
+# Bytes of a child's state that goes in a message and is kept in memory; larger ones are in files.
+STATE_IN_MESSAGE_MAX = 8 * 1024
 Message = dict[str, Any]
 
 

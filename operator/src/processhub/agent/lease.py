@@ -21,8 +21,9 @@ from processhub.agent.env import Environment
 from processhub.agent.spawner import Feed
 from processhub.agent.warden.linux import boottime
 from processhub.api.kubernetes import Lease
-from processhub.api.naming import LABEL_HUB_UID, lease_name
+from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
 from processhub.api.slice import Settings
+from processhub.api.usage import Usage, format_usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES
@@ -37,8 +38,10 @@ _STUCK_SECONDS = 45.0  # longer than any one request may take
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
-    ``on_held(session)`` is called when it is taken, and again with a higher number when it was taken back after it
-    had run out; ``on_other(holder)`` when another holds it. Both are called on the thread that made the keeper.
+    ``on_held(session)`` is called when it is taken, again with a higher number when it was taken back after it had run
+    out, and with the same when a renewal was answered only after that; ``on_other(holder)`` when another holds it. Both
+    are called on the thread that made the keeper. What ``usage()`` says goes with each renewal: that costs no write of
+    its own.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class LeaseKeeper:
         feed: Feed,
         on_held: Callable[[int], None],
         on_other: Callable[[str], None],
+        usage: Callable[[], Usage | None] = lambda: None,
     ) -> None:
         self.identity = f"{env.pod_uid}/{secrets.token_hex(4)}"
         self.session = 0
@@ -55,7 +59,7 @@ class LeaseKeeper:
         self.beat = boottime()  # when the thread was last alive, for /healthz
         self._env, self._settings, self._feed = env, settings, feed
         self._name = lease_name(env.hub, env.member)
-        self._on_held, self._on_other = on_held, on_other
+        self._on_held, self._on_other, self._usage = on_held, on_other, usage
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
         self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
@@ -212,7 +216,11 @@ class LeaseKeeper:
             spec = msgspec.structs.replace(
                 spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
             )
-        body = msgspec.structs.replace(lease, spec=spec)
+        metadata = lease.metadata
+        if (usage := self._usage()) is not None:
+            annotations = {**metadata.annotations, ANNOTATION_LOAD: format_usage(usage)}
+            metadata = msgspec.structs.replace(metadata, annotations=annotations)
+        body = msgspec.structs.replace(lease, metadata=metadata, spec=spec)
         try:
             self._lease = await client.replace(LEASES, self._env.namespace, self._name, body)
         except (ConflictError, NotFoundError):
@@ -224,12 +232,15 @@ class LeaseKeeper:
             self._missed = 0
         # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
+        # Sent in time and answered late: between the two it counted as lost, and starts were put off.
+        late = not fresh and boottime() >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1
         self._renewed = began
         self._feed_warden()
         if fresh:
             log.info("holding the member's Lease as %s", self.identity)
+        if fresh or late:
             self._main.call_soon_threadsafe(self._on_held, self.session)
         return True
 

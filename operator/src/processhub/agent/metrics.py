@@ -8,6 +8,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+Asked = dict[str, Callable[[], int]]
+# Kept elsewhere, by name: what each tells.
+COUNTERS = {
+    "processhub_agent_lease_renewals": "Successful renewals of the member's Lease.",
+    "processhub_agent_lease_failures": "Failed renewals of the member's Lease.",
+    "processhub_agent_log_lines_dropped": "Lines of output dropped: the log is read too slowly.",
+}
+GAUGES = {"processhub_agent_requests_waiting": "Requests that wait for this member's children."}
 _START_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -28,28 +36,32 @@ class Metrics:
         self.status_writes = Counter(
             "processhub_agent_status_writes", "Writes of slice status, by outcome.", ["outcome"], registry=self.registry
         )
+        self.requests = Counter(
+            "processhub_agent_requests",
+            "Requests that callers sent to this member, by kind (call, cast) and by status of the answer.",
+            ["kind", "status"],
+            registry=self.registry,
+        )
 
-    def observe(
-        self, children: Callable[[], dict[str, int]], counters: dict[str, tuple[str, Callable[[], int]]]
-    ) -> None:
-        """Add gauges of children by state, and counters kept elsewhere (name → help, value)."""
-        self.registry.register(_Asked(children, counters))
+    def observe(self, children: Callable[[], dict[str, int]], counters: Asked, gauges: Asked) -> None:
+        """Add gauges of children by state, and the values of all COUNTERS and GAUGES, by name."""
+        self.registry.register(_Elsewhere(children, counters, gauges))
 
     def text(self) -> bytes:
         """The exposition."""
         return generate_latest(self.registry)
 
 
-class _Asked(Collector):
-    def __init__(
-        self, children: Callable[[], dict[str, int]], counters: dict[str, tuple[str, Callable[[], int]]]
-    ) -> None:
-        self._children, self._counters = children, counters
+class _Elsewhere(Collector):
+    def __init__(self, children: Callable[[], dict[str, int]], counters: Asked, gauges: Asked) -> None:
+        self._children, self._counters, self._gauges = children, counters, gauges
 
     def collect(self) -> Iterable[Metric]:
         gauge = GaugeMetricFamily("processhub_agent_children", "This member's children by state.", labels=["state"])
         for state, count in self._children().items():
             gauge.add_metric([state], count)
         yield gauge
-        for name, (text, value) in self._counters.items():
-            yield CounterMetricFamily(f"processhub_agent_{name}", text, value=value())
+        for name, text in COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=self._counters[name]())
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=self._gauges[name]())

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from processhub.agent.child import Child
+from processhub.agent.childhttp import ChildHttp
 from processhub.agent.env import Environment
 from processhub.agent.incarnation import End, Handle
+from processhub.agent.request import Answer, OutcomeUnknownError, Request
 from processhub.agent.sync import Wanted
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
-    ANNOTATION_EPOCH,
+    GATE_SOLE,
     LABEL_CHILD,
     LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
-    child_pod_name,
+    child_pod_names,
     label_value,
+    run_of,
 )
 from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
@@ -52,6 +56,7 @@ class PodStarter:
         self._runs: dict[str, PodRun] = {}
         self.ended: dict[str, str] = {}  # child's id → uid of the Pod with which its last run ended
         self.closing = False
+        self.http = ChildHttp()
 
     @property
     def synced(self) -> bool:
@@ -64,7 +69,7 @@ class PodStarter:
             self._watching = True
             self._begin(self._informer.run())
         child.settled = True  # a rollout of members need not wait for Pods: those live on
-        run = self._runs[child.id] = PodRun(self, child, wanted)
+        run = self._runs[child.id] = PodRun(self, child, wanted, workload)
         # Not at once: the child must know its handle before it hears of anything.
         asyncio.get_running_loop().call_soon(run.look)
         return run
@@ -73,10 +78,11 @@ class PodStarter:
         """The agent ends: Pods live on."""
         self.closing = True
 
-    def pod_of(self, child_id: str) -> Pod | None:
-        """The Pod of the child on this member, of whatever incarnation."""
-        name = child_pod_name(self._env.hub, self._env.hub_uid, child_id)
-        return self._informer.items.get((self._env.namespace, name))
+    def pods_of(self, child_id: str) -> list[Pod]:
+        """The Pods of the child on this member, of whatever incarnation; one, or two where copies are new."""
+        names = child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
+        found = (self._informer.items.get((self._env.namespace, name)) for name in names)
+        return [pod for pod in found if pod is not None]
 
     def over(self, run: PodRun, child_id: str) -> None:
         """The run has told of its end."""
@@ -101,12 +107,13 @@ class PodStarter:
 class PodRun:
     """One incarnation of a pod child, or what this agent finds of it."""
 
-    def __init__(self, starter: PodStarter, child: Child, wanted: Wanted) -> None:
-        self._starter, self._child = starter, child
-        self._uid, self._epoch = wanted.assignment.uid, str(wanted.assignment.epoch)
+    def __init__(self, starter: PodStarter, child: Child, wanted: Wanted, workload: PodWorkload) -> None:
+        self._starter, self._child, self._port = starter, child, workload.port
+        self._uid, self._run = wanted.assignment.uid, str(wanted.assignment.started_with)
         self._was_up, child.was_up = child.was_up, False
         self._seen = ""  # uid of its Pod
         self._up = self._stopping = self._over = False
+        self._posts: set[asyncio.Future[Answer]] = set()
 
     # what the child orders
 
@@ -120,8 +127,28 @@ class PodRun:
         """Its start has no time limit."""
         self.stop(0)
 
-    def role(self, role: str) -> None:
-        """A Pod has one role from its start to its end."""
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """A Pod's state is its own affair: it is not asked."""
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        """The operator tells the Pod, by its annotations."""
+
+    async def request(self, request: Request) -> Answer:
+        """POST it to the Pod's port."""
+        pod = self._pod()
+        if pod is None or not pod.status.pod_ip:
+            raise OutcomeUnknownError("its pod is gone")
+        address = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
+        post = asyncio.ensure_future(self._starter.http.post(f"http://{address}:{self._port}", request))
+        self._posts.add(post)
+        try:
+            await asyncio.wait((post,))
+            if post.cancelled():
+                raise OutcomeUnknownError("its pod is gone")
+            return post.result()
+        finally:
+            post.cancel()
+            self._posts.discard(post)
 
     # what the watch tells
 
@@ -134,8 +161,8 @@ class PodRun:
             return
         if not self._starter.synced:
             return
-        pod = self._starter.pod_of(self._child.id)
-        if pod is None or not self._is_mine(pod):
+        pod = self._pod()
+        if pod is None:
             self._absent()
         elif self._stopping or pod.metadata.uid == self._starter.ended.get(self._child.id):
             pass  # until the operator's deletion has been carried out
@@ -145,9 +172,13 @@ class PodRun:
             self._seen = pod.metadata.uid
             self._present(pod)
 
+    def _pod(self) -> Pod | None:
+        """The Pod of this incarnation."""
+        return next((pod for pod in self._starter.pods_of(self._child.id) if self._is_mine(pod)), None)
+
     def _is_mine(self, pod: Pod) -> bool:
         annotations = pod.metadata.annotations
-        return (annotations.get(ANNOTATION_CHILD_UID), annotations.get(ANNOTATION_EPOCH)) == (self._uid, self._epoch)
+        return (annotations.get(ANNOTATION_CHILD_UID), run_of(annotations)) == (self._uid, self._run)
 
     def _absent(self) -> None:
         if self._stopping or self._seen or self._was_up:
@@ -168,6 +199,8 @@ class PodRun:
 
     def _end(self, end: End) -> None:
         self._over = True
+        for post in self._posts:
+            post.cancel()
         self._starter.over(self, self._child.id)
         self._child.ended(end)
 
@@ -197,9 +230,14 @@ def hindrance(pod: Pod) -> Hindrance:
     if pod.metadata.deletion_timestamp is not None:
         return Hindrance(State.STARTING, Reason.RESTARTING, f"pod {name} is being deleted; a new one follows")
     for condition in pod.status.conditions:
-        if condition.type == "PodScheduled" and condition.status == "False":
+        if condition.type == "PodScheduled" and condition.status == "False" and not _is_gated(pod):
             return Hindrance(State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {condition.message}")
     return Hindrance(State.STARTING, Reason.STARTING, f"pod {name} is not Ready yet{_restarted(pod)}")
+
+
+def _is_gated(pod: Pod) -> bool:
+    """Whether it waits for nothing but the operator's word, which follows at once."""
+    return [gate.name for gate in pod.spec.scheduling_gates] == [GATE_SOLE]
 
 
 def _restarted(pod: Pod) -> str:

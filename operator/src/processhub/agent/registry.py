@@ -3,12 +3,90 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from processhub.api.slice import EntryError, RegistrySlice, parse_assignment, parse_report
+import msgspec
+
+from processhub.api.reasons import State
+from processhub.api.slice import EntryError, HandoverOrder, RegistrySlice, parse_assignment, parse_report
 
 Entry = dict[str, Any]
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """One copy on record, for routing: whether its member reports it Running at the entry's very epoch."""
+
+    member: str
+    address: str  # the member's, "" where it has not said
+    role: str
+    epoch: int
+    wait: bool
+    running: bool
+
+
+class Giver(msgspec.Struct, frozen=True):
+    """A copy that is to hand its state over; ``gave_for``: the waiting entry's epoch for which it says that it did."""
+
+    uid: str
+    gave_for: int = 0
+
+
+def givers(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[Giver]:
+    """The copies that are to hand the child's state over to the member ``target``."""
+    for item in slices:
+        text = item.spec.entries.get(child_id)
+        if not text or " to=" not in text:
+            continue
+        with contextlib.suppress(EntryError):
+            entry = parse_assignment(text)
+            if not entry.to or HandoverOrder.parse(entry.to).member != target:
+                continue
+            gave = ""
+            with contextlib.suppress(EntryError):
+                gave = parse_report(item.status.entries.get(child_id, "")).gave
+            epoch = gave.partition(":")[0]
+            yield Giver(entry.uid, int(epoch) if epoch.isdecimal() else 0)
+
+
+def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
+    """The child's copies in registry order: the active one first, then by member. Of one member the newest."""
+    found: dict[str, Copy] = {}
+    for item in slices:
+        text = item.spec.entries.get(child_id)
+        if not text:
+            continue
+        with contextlib.suppress(EntryError):
+            entry = parse_assignment(text)
+            known = found.get(item.spec.member)
+            if known is not None and known.epoch > entry.epoch:
+                continue
+            running = False
+            with contextlib.suppress(EntryError):
+                if told := item.status.entries.get(child_id):
+                    report = parse_report(told)
+                    # One that was promoted runs on, though it may not have heard of its new epoch yet.
+                    current = report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
+                    running = current and report.state == State.RUNNING
+            found[item.spec.member] = Copy(
+                item.spec.member, item.status.address, entry.role, entry.epoch, entry.wait, running
+            )
+    return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
+
+
+def claimant(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> Copy | None:
+    """The copy that another member than the owner started, because it could not reach that: of several the first."""
+    found: list[Copy] = []
+    for item in slices:
+        text = item.status.entries.get(child_id)
+        if not text or child_id in item.spec.entries:
+            continue
+        with contextlib.suppress(EntryError):
+            report = parse_report(text)
+            if report.claim and report.epoch == epoch:
+                running = report.state == State.RUNNING
+                found.append(Copy(item.spec.member, item.status.address, report.role, epoch, False, running))
+    return min(found, key=lambda copy: copy.member, default=None)
 
 
 def lookup(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:

@@ -28,6 +28,8 @@ _GATHER_SECONDS = 0.1  # between two writes while many children change,
 _GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
 _GATHER_MAX = 0.3
 _LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
+_BUSY_MAX = 0.5  # a write waits no longer for the rest of what makes many changes
+_LOOK_SECONDS = 0.02  # until it is looked again whether that is over which makes many changes
 _RETRY_SECONDS = 0.5
 _RENEWALS_TO_SETTLE = 2  # the first may have been under way
 _MAX_TEXT = 384 * 1024  # characters of all entries
@@ -35,16 +37,19 @@ _MAX_TEXT = 384 * 1024  # characters of all entries
 
 @dataclass(frozen=True)
 class Author:
-    """Who writes, as which holder of the member's Lease.
+    """Who writes, as which holder of the member's Lease and at which address.
 
-    ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored.
+    ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
+    while many children are about to have something to say, which had better go with one write.
     """
 
     client: Client
     holder: str
+    address: str
     renewals: Callable[[], int]
     metrics: Metrics
     written: Callable[[RegistrySlice], None]
+    busy: Callable[[], bool]
 
 
 class StatusBook:
@@ -190,6 +195,8 @@ class _Page:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._urgent.wait(), rest)
                     continue
+            if rest <= 0 and self._author.busy() and now < self._since + _BUSY_MAX:
+                rest = _LOOK_SECONDS
             if rest <= 0:
                 break
             await asyncio.sleep(rest)
@@ -210,7 +217,10 @@ class _Page:
                 self._entries[child_id] = text
         self.dirty.clear()
         status = SliceStatus(
-            observed_generation=item.metadata.generation, holder=self._author.holder, entries=_bounded(self._entries)
+            observed_generation=item.metadata.generation,
+            holder=self._author.holder,
+            address=self._author.address,
+            entries=_bounded(self._entries),
         )
         if self._said == (status.observed_generation, status.entries):
             return None

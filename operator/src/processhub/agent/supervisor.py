@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from processhub.agent.child import Child
+from processhub.agent.courier import Content
 from processhub.agent.incarnation import End, Handle, Limits
 from processhub.agent.metrics import Metrics
+from processhub.agent.request import Answer, Request
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
+
+if TYPE_CHECKING:
+    from processhub.agent.handover import Handovers
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +28,8 @@ log = logging.getLogger(__name__)
 class ExecLauncher(Protocol):
     """What starts exec children."""
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec) -> Handle:
-        """Have it started."""
+    def launch(self, child: Child, wanted: Wanted, workload: Exec, state: Content | None) -> Handle:
+        """Have it started, with that state."""
 
     def forget(self, child_id: str) -> None:
         """It is gone from this member."""
@@ -31,8 +38,8 @@ class ExecLauncher(Protocol):
 class PythonLauncher(Protocol):
     """What starts Python children."""
 
-    def launch(self, child: Child, wanted: Wanted, workload: Python) -> Handle:
-        """Have it started."""
+    def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None) -> Handle:
+        """Have it started, with that state."""
 
 
 class PodLauncher(Protocol):
@@ -69,17 +76,30 @@ class Supervisor:
         self._execs, self._pythons, self._pods = execs, pythons, pods
         self._may_start, self._on_change, self._previous = may_start, on_change, previous
         self._metrics = metrics
+        self._answers_first = True
+        self.busy: Callable[[Child], bool] = lambda _: False  # whether a request is being answered
+        self.handovers: Handovers | None = None
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     # orders
 
     def apply(self, settings: Settings) -> None:
-        """Take changed settings; they hold from the next start or stop on."""
-        self.settings = settings
+        """Take changed settings; they hold from the next start or stop on, but for a partition, which stops all."""
+        before, self.settings = self.settings, settings
         self.limits.start_seconds, self.limits.stop_seconds = settings.start_seconds, settings.stop_seconds
+        self.limits.request_seconds = settings.request_seconds
         self.limits.restarts_max = settings.restarts_max
         self.limits.restarts_window = settings.restarts_window_seconds
+        self.limits.redundancy_signal = settings.redundancy_signal
+        self.limits.handover_seconds = settings.handover_seconds
+        if settings.partitioned and not before.partitioned:
+            log.warning("the hub has lost its quorum: stopping %d children until it is back", len(self.children))
+            for child in list(self.children.values()):
+                child.stop(settings.stop_seconds)
+        elif before.partitioned and not settings.partitioned:
+            log.info("the hub has its quorum again")
+            self.advance()
 
     def want(self, changes: dict[str, Wanted | None]) -> None:
         """Take changed orders."""
@@ -98,9 +118,13 @@ class Supervisor:
         for child in list(self.children.values()):
             child.advance()
 
-    async def stop_all(self, grace: float) -> None:
-        """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods."""
+    async def stop_all(self, grace: float, patience: float) -> None:
+        """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods.
+
+        Where ``patience`` seconds are enough for any request, one that is at work answers first, as at any stop.
+        """
         self.closing = True
+        self._answers_first = patience >= self.settings.request_seconds
         self._pods.let_go()
         for child in list(self.children.values()):
             child.stop(grace)
@@ -130,18 +154,23 @@ class Supervisor:
     # what children ask and tell
 
     def may_start(self, child: Child, *, again: bool) -> bool:
-        """The Lease, the shutdown and the entry itself allow a start now."""
-        if self.closing or child.wanted is None:
+        """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
+        if self.closing or self.settings.partitioned or child.wanted is None:
             return False
         return (child.wanted.startable or again) and self._may_start(again)
+
+    def lacks_state(self, child: Child) -> bool:
+        """Whether the state that it is to start with is not here, but with its former member."""
+        return self.handovers is not None and self.handovers.lacks(child)
 
     def launch(self, child: Child, wanted: Wanted) -> Handle:
         """Hand the child to what runs its kind of workload."""
         workload = wanted.workload
+        state = self.handovers.state_for(child.id, wanted) if self.handovers is not None else None
         if isinstance(workload, Exec):
-            return self._execs.launch(child, wanted, workload)
+            return self._execs.launch(child, wanted, workload, state)
         if isinstance(workload, Python):
-            return self._pythons.launch(child, wanted, workload)
+            return self._pythons.launch(child, wanted, workload, state)
         if isinstance(workload, PodWorkload):
             return self._pods.launch(child, wanted, workload)
         end = End(
@@ -159,13 +188,47 @@ class Supervisor:
             self._empty.set()
         self._on_change(child, urgent)
 
+    def at_work(self, child: Child) -> bool:
+        """Whether a stop is to wait for an answer; not where the pod's grace leaves no time for it."""
+        return self._answers_first and self.busy(child)
+
     def gone(self, child: Child) -> None:
         """Nothing of it is left or wanted."""
         if self.children.get(child.id) is child:
             del self.children[child.id]
             self._execs.forget(child.id)
+            if self.handovers is not None:
+                self.handovers.forget(child.id)
         self._empty.set()
         self._on_change(child, True)
+
+    def hand_over(self, child: Child, wanted: Wanted) -> None:
+        """Its state is to go to another member."""
+        if self.handovers is not None:
+            self.handovers.begin(child, wanted)
+
+    def stays(self, child: Child) -> None:
+        """It does not want to be moved."""
+        if self.handovers is not None:
+            self.handovers.stays(child)
+
+    def quiesced(self, child: Child, end: End) -> None:
+        """It ended so that its state can go."""
+        if self.handovers is not None:
+            self.handovers.quiesced(child, end)
+
+    def up(self, child: Child) -> None:
+        """What it was started with is its own now."""
+        if self.handovers is not None:
+            self.handovers.up(child.id)
+
+    async def emptied(self, seconds: float) -> None:
+        """Return when nothing is wanted or runs here any more, after ``seconds`` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.children:
+                    self._empty.clear()
+                    await self._empty.wait()
 
     def restarted(self, child: Child) -> None:
         """It is being restarted."""
@@ -186,5 +249,12 @@ class _Nothing:
     def give_up(self) -> None:
         """The same."""
 
-    def role(self, role: str) -> None:
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """It has no state."""
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
         """There is nobody to tell."""
+
+    async def request(self, request: Request) -> Answer:
+        """There is nobody to ask."""
+        raise AssertionError("it never runs")

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from processhub.agent.env import Environment
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
@@ -34,11 +36,12 @@ class Wanted:
     slice: str
     term: int
     startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
+    claim: str = ""  # the member whose entry says so, which could not be reached (agent/claims.py)
 
     def same_run(self, other: Wanted) -> bool:
         """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
         mine, theirs = self.assignment, other.assignment
-        return mine.uid == theirs.uid and mine.epoch == theirs.epoch and self.workload == other.workload
+        return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
 
 class _Own:
@@ -51,10 +54,12 @@ class _Own:
         self.workload_texts: dict[str, str] = {}
         self.term = 0
         self.holder = ""
+        self.partitioned = False
 
     def take(self, new: RegistrySlice) -> set[str]:
         """Parse what changed; returns the ids that may be affected."""
         spec = new.spec
+        self.partitioned = spec.settings.partitioned
         touched = {child for child in self.texts if child not in spec.entries}
         for digest, text in spec.workloads.items():
             if self.workload_texts.get(digest) != text:
@@ -88,9 +93,11 @@ class _Own:
 class Sync:
     """Follows the hub's slices.
 
+    ``on_registry(old, new)`` is told of each slice of the hub that changed, after all others.
+
     ``on_wanted(changes)`` gets ``{id: Wanted or None}`` for what changed in this member's own slices, at once and in
     order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)`` changed
-    settings, from the own slice with the highest term.
+    settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says so.
     """
 
     def __init__(
@@ -101,7 +108,9 @@ class Sync:
         on_wanted: Callable[[dict[str, Wanted | None]], None],
         on_own: Callable[[RegistrySlice | None, str], None],
         on_settings: Callable[[Settings], None],
+        on_registry: Callable[[RegistrySlice | None, RegistrySlice | None], None] = lambda *_: None,
     ) -> None:
+        self._on_registry = on_registry
         self._env, self._client, self._identity = env, client, identity
         self._on_wanted, self._on_own, self._on_settings = on_wanted, on_own, on_settings
         self._own: dict[str, _Own] = {}
@@ -151,6 +160,10 @@ class Sync:
         item = new or old
         if item is None or not self._of_this_hub(item):
             return
+        self._act_on(item, old, new)
+        self._on_registry(old, new)
+
+    def _act_on(self, item: RegistrySlice, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         mine = item.spec.member == self._env.member
         if new is None:
             if mine:
@@ -181,10 +194,14 @@ class Sync:
             self._on_own(None, name)
 
     def _take_settings(self, item: RegistrySlice) -> None:
-        if item.spec.term >= self._settings_term and item.spec.settings != self.settings:
-            self._settings_term = item.spec.term
-            self.settings = item.spec.settings
-            self._on_settings(self.settings)
+        settings = item.spec.settings if item.spec.term >= self._settings_term else self.settings
+        # The slices are written one after the other: the last that says so still holds all children back.
+        partitioned = any(own.partitioned for own in self._own.values())
+        settings = msgspec.structs.replace(settings, partitioned=partitioned)
+        if settings != self.settings:
+            self._settings_term = max(self._settings_term, item.spec.term)
+            self.settings = settings
+            self._on_settings(settings)
 
     def _resolve(self, child: str) -> Wanted | None:
         """The entry with the highest (term, epoch) among the own slices."""

@@ -87,6 +87,7 @@ class ChildStatus(Wire, frozen=True, kw_only=True):
     member: str = ""
     role: str = ""
     state: str = ""
+    first_started_at: str = ""
     nodes: tuple[NodeStatus, ...] = ()
 
 

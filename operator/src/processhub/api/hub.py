@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from processhub.api.child import ChildSpec
-from processhub.api.meta import Condition, ObjectMeta, Wire
+from processhub.api.child import ChildSpec, Workload
+from processhub.api.hooks import Hook
+from processhub.api.meta import Condition, ObjectMeta, Wire, find_condition
+from processhub.api.reasons import Reason
 
 
 class PythonModules(Wire, frozen=True, kw_only=True):
@@ -47,7 +49,7 @@ class Distribution(Wire, frozen=True, kw_only=True):
 class Redundancy(Wire, frozen=True, kw_only=True):
     """How many copies a child has."""
 
-    strategy: Literal["Singularity", "Replication"] = "Singularity"
+    strategy: str = "Singularity"
     replication_factor: int | Literal["ClusterSize"] = 2
     replication_model: Literal["ActiveActive", "ActivePassive"] = "ActiveActive"
     redundancy_signal: Literal["None", "Active", "Passive", "All"] = "None"
@@ -56,10 +58,15 @@ class Redundancy(Wire, frozen=True, kw_only=True):
 class Migration(Wire, frozen=True, kw_only=True):
     """How a child changes its member."""
 
-    strategy: Literal["ColdSwap", "HotSwap"] = "ColdSwap"
+    strategy: str = "ColdSwap"
     handover_timeout_seconds: int = 15
     on_restart: Literal["Hold", "Move"] | None = None
     hold_seconds: int = 30
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether state may go with a child that is moved: with HotSwap, and as a strategy of the user's decides."""
+        return self.strategy != "ColdSwap"
 
     @property
     def holds(self) -> bool:
@@ -72,7 +79,7 @@ class Migration(Wire, frozen=True, kw_only=True):
 class PartitionTolerance(Wire, frozen=True, kw_only=True):
     """What happens when members can't be reached."""
 
-    strategy: Literal["Divergence", "StaticQuorum", "DynamicQuorum", "MajorityQuorum"] = "Divergence"
+    strategy: str = "Divergence"
     quorum_size: int | None = None
     quorum_percent: int = 50
     threshold_seconds: int = 30
@@ -94,6 +101,15 @@ class Restarts(Wire, frozen=True, kw_only=True):
     window_seconds: int = 60
 
 
+class OnDemand(Workload, frozen=True, kw_only=True):
+    """What a first request for an unknown id starts. ``max``: how many such children may exist; None: no limit."""
+
+    ttl_seconds: int | None = None
+    idle_seconds: int | None = None
+    max: int | None = None
+    on_owner_lost: Literal["Wait", "Local"] = "Wait"
+
+
 class HubSpec(Wire, frozen=True, kw_only=True):
     """What the user asks for."""
 
@@ -105,9 +121,19 @@ class HubSpec(Wire, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     restarts: Restarts = Restarts()
     children: tuple[ChildSpec, ...] = ()
-    on_demand: dict[str, Any] | None = None
+    on_demand: OnDemand | None = None
     suspend: bool = False
-    hooks: tuple[dict[str, Any], ...] = ()
+    hooks: tuple[Hook, ...] = ()
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether the hub may keep more than one copy of a child."""
+        return self.redundancy.strategy != "Singularity" or self.distribution.strategy == "ForEach"
+
+    @property
+    def keeps_standbys(self) -> bool:
+        """Whether only one of a child's copies is active."""
+        return self.redundancy.strategy != "Singularity" and self.redundancy.replication_model == "ActivePassive"
 
 
 class Summary(Wire, frozen=True, kw_only=True, omit_defaults=False):
@@ -127,6 +153,8 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     ready: bool = False
     weight: int = 1
     children: int = 0
+    cpu: str = ""
+    memory: str = ""
 
 
 class ChildCounts(Wire, frozen=True, kw_only=True, omit_defaults=False):
@@ -188,3 +216,11 @@ class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):
     metadata: ObjectMeta
     spec: HubSpec = HubSpec()
     status: HubStatus = HubStatus()
+
+    @property
+    def partitioned(self) -> str:
+        """Why the hub has lost its quorum, as its condition says; "" where it has not."""
+        quorate = find_condition(self.status.conditions, "Quorate")
+        if quorate is None or quorate.status != "False" or quorate.reason != Reason.PARTITIONED:
+            return ""
+        return quorate.message or "too few members are live"

@@ -78,10 +78,17 @@ class PodCondition(Wire, frozen=True, kw_only=True):
     message: str = ""
 
 
+class SchedulingGate(Wire, frozen=True, kw_only=True):
+    """PodSchedulingGate: while a Pod has one it gets no node."""
+
+    name: str
+
+
 class PodSpec(Wire, frozen=True, kw_only=True):
     """The part of PodSpec that is read."""
 
     node_name: str = ""
+    scheduling_gates: tuple[SchedulingGate, ...] = ()
 
 
 class PodStatus(Wire, frozen=True, kw_only=True):

@@ -59,6 +59,17 @@ class Condition(Wire, frozen=True, kw_only=True, omit_defaults=False):
     last_transition_time: str = ""
 
 
+def condition_of(kind: str, holds: bool, reason: str, message: str, generation: int) -> Condition:
+    """A condition that holds or does not, of an object in this generation."""
+    return Condition(
+        type=kind,
+        status="True" if holds else "False",
+        reason=reason,
+        message=message,
+        observed_generation=generation,
+    )
+
+
 def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
     """The condition of this type, if there is one."""
     return next((condition for condition in conditions if condition.type == kind), None)

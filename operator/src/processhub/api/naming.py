@@ -3,25 +3,66 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import xxhash
 
 LABEL_NAME = "app.kubernetes.io/name"
+"""``processhub``, on all that ProcessHub makes."""
 LABEL_COMPONENT = "app.kubernetes.io/component"
+"""What a pod is: ``operator``, ``agent`` (a member) or ``child`` (a pod child)."""
 LABEL_HUB = "processhub.dev/hub"
+"""The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"
+"""The Hub's uid, by which its pods are told from those of an earlier Hub of that name."""
 LABEL_MEMBER = "processhub.dev/member"
+"""The member's name; shortened with a hash where it has more than 63 characters."""
 LABEL_CHILD = "processhub.dev/child"
-ANNOTATION_CHILD_ID = "processhub.dev/child-id"
-ANNOTATION_CHILD_UID = "processhub.dev/child-uid"
-ANNOTATION_EPOCH = "processhub.dev/epoch"
-ANNOTATION_ROLE = "processhub.dev/role"
-ANNOTATION_WORKLOAD = "processhub.dev/workload"
+"""Sixteen hex digits of the xxh3-64 of a child's id; the id itself is an annotation."""
+
 ANNOTATION_PAUSED = "processhub.dev/paused"
-ANNOTATION_TERM = "processhub.dev/term"
-ANNOTATION_MODE = "processhub.dev/mode"
-ANNOTATION_JOINING = "processhub.dev/joining"
+"""An order, on a Hub: while it is ``true`` the operator lets the hub be."""
+ANNOTATION_DRAINED = "processhub.dev/drained"
+"""An order, on a Hub (``kubectl hub drain``): members to empty, by commas; with ``=force`` of bound children too."""
 ANNOTATION_FORCE_SCALE_DOWN = "processhub.dev/force-scale-down"
+"""An order, on a Hub: while it is ``true`` a scale-down stops children that are bound to their member."""
+ANNOTATION_QUORUM_RESET = "processhub.dev/quorum-reset"
+"""An order, on a Hub (``kubectl hub quorum reset``): any text; taken off when it is done."""
+ANNOTATION_MOVE_TO = "processhub.dev/move-to"
+"""An order, on a Child (``kubectl hub move``): the member that it shall go to; taken off when it has been obeyed.
+
+On a ChildSet a JSON object: the ids of children of the set, and the member that each shall go to.
+"""
+ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
+"""The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet a JSON object, by id."""
+
+ANNOTATION_CHILD_ID = "processhub.dev/child-id"
+"""On a Child and on a pod child's Pod: the child's id."""
+ANNOTATION_START = "processhub.dev/start"
+"""On a Child: which call of a client created it."""
+ANNOTATION_CHILD_UID = "processhub.dev/child-uid"
+"""On a pod child's Pod: the uid of the Child that it is of."""
+ANNOTATION_EPOCH = "processhub.dev/epoch"
+"""On a pod child's Pod: its epoch."""
+ANNOTATION_RUN = "processhub.dev/run"
+"""On a pod child's Pod: the epoch under which it was started. Its epoch is a later one once it was made active."""
+ANNOTATION_ROLE = "processhub.dev/role"
+"""On a pod child's Pod: its role."""
+ANNOTATION_WORKLOAD = "processhub.dev/workload"
+"""On a pod child's Pod: the hash of what it runs."""
+ANNOTATION_TERM = "processhub.dev/term"
+"""On the operator's Lease: the leader's term."""
+ANNOTATION_MODE = "processhub.dev/mode"
+"""On a member's Lease: the hub's members.mode, for the admission policy."""
+ANNOTATION_LOAD = "processhub.dev/load"
+"""On a member's Lease: CPU and memory that its children use."""
+ANNOTATION_JOINING = "processhub.dev/joining"
+"""On a member's slice 0: it joins and has still to draw its share."""
+ANNOTATION_SETTLED = "processhub.dev/settled"
+"""On a member's slice 0: by which strategy and weights it has its share."""
+
+GATE_SOLE = "processhub.dev/sole"  # the scheduling gate of a pod child's Pod, until it is known to be the only one
+AUDIENCE = "processhub"  # of the tokens with which members are asked
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME_MAX = 253
@@ -45,9 +86,23 @@ def child_object_name(child_id: str) -> str:
     return f"{slug}-{digits}" if slug else f"child-{digits}"
 
 
-def child_pod_name(hub: str, hub_uid: str, child_id: str) -> str:
-    """The name of a pod child's Pod: one for each id of a hub, so that the API server keeps it from having two."""
-    return f"{hub}-{id_hash(f'{hub_uid}/{child_id}')}"
+def child_pod_name(hub: str, hub_uid: str, child_id: str, member: str = "") -> str:
+    """The name of a pod child's Pod: one for each id of a hub, so that the API server keeps it from having two.
+
+    Where the hub keeps copies it is one for each id and ``member``.
+    """
+    copy = f"\0{label_value(member)}" if member else ""
+    return f"{hub}-{id_hash(f'{hub_uid}/{child_id}{copy}')}"
+
+
+def run_of(annotations: Mapping[str, str]) -> str:
+    """The epoch under which a pod child's Pod was started, as text."""
+    return annotations.get(ANNOTATION_RUN) or annotations.get(ANNOTATION_EPOCH, "")
+
+
+def child_pod_names(hub: str, hub_uid: str, child_id: str, member: str) -> tuple[str, str]:
+    """The names that a Pod of the child on the member may have: as the only one, and as a copy's."""
+    return child_pod_name(hub, hub_uid, child_id), child_pod_name(hub, hub_uid, child_id, member)
 
 
 def _bounded(text: str, limit: int) -> str:

@@ -2,13 +2,26 @@
 
 An entry of ``spec.entries`` (the operator's word), fields parted by one space::
 
-    <uid> <epoch> <role> <workload hash> [wait] [restart=<policy>] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>]
+    <uid> <epoch> <role> <workload hash> [wait] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
+        [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
 
-``wait`` means: on record, not to be started yet (the target of a move whose source still runs).
+``wait`` means: on record, not to be started yet (the target of a move whose source still runs). ``run`` is the epoch
+that the copy was started with, where it was promoted since: it got a new epoch with its role and runs on. ``to`` is the
+order to end and hand the state to that member, whose waiting entry has that epoch; ``must``: without asking the child
+whether it may be moved. ``state`` is the checksum of the state that the copy is started with. After ``idle`` seconds
+without a request the member reports the child Idle; ``demand`` marks one that a request started. ``ask`` is the digest
+of the child as its user wrote it, where a hook changed it: as long as that stands, so does the entry.
 
 An entry of ``status.entries`` (the member's word)::
 
     <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [exit=<text>] [msg=<text>]
+        [gave=<epoch>:<checksum>] [kept=<epoch>:<why>[:<text>]] [got=<checksum>]
+        [claim=<member>]
+
+``gave``: quiesced, and the state for that waiting entry was sent; ``kept``: it was not, and why: the child ``refused``,
+is ``stateless``, or it ``failed``, with a text for people; ``got``: the state for this waiting entry is here, whole. On
+the target ``kept`` says that the state came and was ``lost`` with the agent that had it: it waits to be sent once more.
+``claim``: no entry of this member's says so, but that of the named one, which could not be reached.
 
 ``-`` stands for an empty positional field; values after ``=`` are percent-encoded. Readers ignore
 options that they don't know. Both grammars are format 1.
@@ -28,6 +41,7 @@ from processhub.api.meta import ObjectMeta, Wire
 FORMAT = 1
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
+DEMAND_OPTION = " demand"  # as it stands in a spec entry, for counting without parsing
 MAX_BYTES = 512 * 1024
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -38,6 +52,46 @@ class EntryError(ValueError):
     """An entry that does not follow the grammar; the message names the text."""
 
 
+class HandoverOrder(msgspec.Struct, frozen=True):
+    """What an entry's ``to`` says: to whom the state goes, for which waiting entry's epoch, and whether unasked."""
+
+    member: str
+    epoch: int
+    must: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> HandoverOrder:
+        """The order. Raises EntryError."""
+        member, _, rest = text.partition(":")
+        epoch, _, must = rest.partition(":")
+        if not member or not epoch.isdecimal():
+            raise EntryError(f"not an order to hand over: {text!r}")
+        return cls(member, int(epoch), must == "must")
+
+    def text(self) -> str:
+        """As the entry holds it."""
+        return f"{self.member}:{self.epoch}" + (":must" if self.must else "")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a report's ``kept`` says: for which waiting entry's epoch a state was not handed over, and why."""
+
+    epoch: int
+    why: str
+    text: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Kept | None:
+        """What it says; None where it says nothing that can be read."""
+        epoch, _, rest = text.partition(":")
+        why, _, said = rest.partition(":")
+        return cls(int(epoch), why, unquote(said)) if epoch.isdecimal() else None
+
+    def format(self) -> str:
+        """As the report holds it."""
+        return f"{self.epoch}:{self.why}" + (f":{_encode(self.text)}" if self.text else "")
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One parsed entry of spec.entries: this member shall run that child."""
 
@@ -46,9 +100,20 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "Active"
     workload: str
     wait: bool = False
+    run: int = 0  # the epoch of its start where that is not ``epoch``
+    to: str = ""
+    state: str = ""
     restart_policy: str = "Permanent"
+    idle_seconds: int = 0
+    on_demand: bool = False
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
+    asked: str = ""  # digest of the child as it was before hooks changed it
+
+    @property
+    def started_with(self) -> int:
+        """The epoch of the incarnation that this entry means."""
+        return self.run or self.epoch
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,17 +129,35 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     last_exit: str = ""
     message: str = ""
+    gave: str = ""
+    kept: str = ""
+    got: str = ""
+    claim: str = ""
 
 
 class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """What a member needs to know of its Hub, in seconds; ``fence`` is true with a quorum strategy."""
+    """What a member needs to know of its Hub, in seconds.
+
+    ``fence`` is true with a quorum strategy; ``redundancy_signal`` says which roles a child is told of; ``on_demand``
+    whether a first request starts a child, and ``on_demand_max`` how many of those there may be (0: no limit).
+    ``partitioned``: the hub has lost its quorum; whatever its entries say, the member runs nothing.
+    ``handover_seconds`` is how long a handover of state may take, 0 where none is made (ColdSwap).
+    ``on_owner_lost_local``: the hub's onDemand.onOwnerLost is Local.
+    """
 
     start_seconds: int = 10
     stop_seconds: int = 10
     lease_seconds: int = 15
+    request_seconds: int = 5
     restarts_max: int = 0
     restarts_window_seconds: int = 60
     fence: bool = False
+    partitioned: bool = False
+    redundancy_signal: str = "None"
+    on_demand: bool = False
+    on_demand_max: int = 0
+    handover_seconds: int = 0
+    on_owner_lost_local: bool = False
 
 
 class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
@@ -97,10 +180,11 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """A member's word on what it runs."""
+    """A member's word on what it runs, and where it takes requests: ``address`` is its pod's IP, "" where unknown."""
 
     observed_generation: int = 0
     holder: str = ""
+    address: str = ""
     entries: dict[str, str] = {}
 
 
@@ -129,12 +213,24 @@ def format_assignment(entry: Assignment) -> str:
     text = f"{entry.uid} {entry.epoch} {entry.role} {entry.workload}"
     if entry.wait:
         text += " wait"
+    if entry.run:
+        text += f" run={entry.run}"
+    if entry.to:
+        text += f" to={entry.to}"
+    if entry.state:
+        text += f" state={entry.state}"
     if entry.restart_policy != "Permanent":
         text += f" restart={entry.restart_policy}"
+    if entry.idle_seconds:
+        text += f" idle={entry.idle_seconds}"
+    if entry.on_demand:
+        text += DEMAND_OPTION
     if entry.tags:
         text += " tags=" + ",".join(map(_encode, entry.tags))
     if entry.metadata:
         text += " meta=" + ",".join(f"{_encode(key)}:{_encode(value)}" for key, value in entry.metadata)
+    if entry.asked:
+        text += f" ask={entry.asked}"
     return text
 
 
@@ -143,28 +239,47 @@ def parse_assignment(text: str) -> Assignment:
     fields = text.split(" ")
     try:
         uid, epoch, role, workload = fields[:4]
-        wait, restart_policy = False, "Permanent"
+        wait, run, to, state, restart_policy, asked = False, 0, "", "", "Permanent", ""
+        idle_seconds, on_demand = 0, False
         tags: tuple[str, ...] = ()
         metadata: tuple[tuple[str, str], ...] = ()
         for name, value in _options(fields[4:]):
             if name == "wait":
                 wait = True
+            elif name == "run":
+                run = int(value)
+            elif name == "to":
+                to = value
+            elif name == "state":
+                state = value
             elif name == "restart":
                 restart_policy = value
+            elif name == "idle":
+                idle_seconds = int(value)
+            elif name == "demand":
+                on_demand = True
             elif name == "tags":
                 tags = tuple(map(unquote, value.split(",")))
             elif name == "meta":
                 pairs = (pair.partition(":") for pair in value.split(","))
                 metadata = tuple((unquote(key), unquote(text)) for key, _, text in pairs)
+            elif name == "ask":
+                asked = value
         return Assignment(
             uid=uid,
             epoch=int(epoch),
             role=role,
             workload=workload,
             wait=wait,
+            run=run,
+            to=to,
+            state=state,
             restart_policy=restart_policy,
+            idle_seconds=idle_seconds,
+            on_demand=on_demand,
             tags=tags,
             metadata=metadata,
+            asked=asked,
         )
     except ValueError as error:
         raise EntryError(f"not a spec entry of format {FORMAT}: {text!r}") from error
@@ -182,6 +297,14 @@ def format_report(entry: Report) -> str:
         text += f" exit={_encode(entry.last_exit)}"
     if entry.message:
         text += f" msg={_encode(entry.message)}"
+    if entry.gave:
+        text += f" gave={entry.gave}"
+    if entry.kept:
+        text += f" kept={entry.kept}"
+    if entry.got:
+        text += f" got={entry.got}"
+    if entry.claim:
+        text += f" claim={entry.claim}"
     return text
 
 
@@ -202,6 +325,10 @@ def parse_report(text: str) -> Report:
             reason=options.get("reason", ""),
             last_exit=unquote(options.get("exit", "")),
             message=unquote(options.get("msg", "")),
+            gave=options.get("gave", ""),
+            kept=options.get("kept", ""),
+            got=options.get("got", ""),
+            claim=options.get("claim", ""),
         )
     except ValueError as error:
         raise EntryError(f"not a status entry of format {FORMAT}: {text!r}") from error

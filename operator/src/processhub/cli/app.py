@@ -272,52 +272,109 @@ def logs(
 @app.command()
 def call(
     child: IdArgument,
-    request: Annotated[str, typer.Argument(metavar="JSON", help="The request.", show_default=False)],
+    request: Annotated[str, typer.Argument(metavar="JSON", help="The request; - is stdin.", show_default=False)],
+    timeout: TimeoutOption = "1m",
     hub: HubOption = None,
     namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Ask a child (not supported yet)."""
-    _later("call: requests to children")
+    """Ask a child and print its answer."""
+    from processhub.cli.ask import call as call_child
+
+    _finish(call_child(child, request, Target(hub, namespace, context, kubeconfig, output), timeout=timeout))
 
 
 @app.command()
 def cast(
     child: IdArgument,
-    message: Annotated[str, typer.Argument(metavar="JSON", help="The message.", show_default=False)],
+    message: Annotated[str, typer.Argument(metavar="JSON", help="The message; - is stdin.", show_default=False)],
+    everywhere: Annotated[bool, typer.Option("--all", help="To every running copy of the child.")] = False,
+    timeout: TimeoutOption = "1m",
     hub: HubOption = None,
     namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Send a child a message (not supported yet)."""
-    _later("cast: messages to children")
+    """Send a child a message; returns when it is in its queue."""
+    from processhub.cli.ask import cast as cast_to_child
+
+    target = Target(hub, namespace, context, kubeconfig, output)
+    _finish(cast_to_child(child, message, target, everywhere=everywhere, timeout=timeout))
 
 
 @app.command()
 def drain(
     member: MemberArgument,
-    force: Annotated[bool, typer.Option("--force", help="Strand guided and pinned children.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop guided and pinned children, which can't leave it.")
+    ] = False,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = "60s",
     hub: HubOption = None,
     namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Empty a member (not supported yet)."""
-    _later("drain: emptying a member; scale the hub, or cordon the node, meanwhile")
+    """Empty a member: it gives its children away and takes none until it is undrained."""
+    from processhub.cli.moves import drain as drain_member
+
+    target = Target(hub, namespace, context, kubeconfig, output)
+    _finish(drain_member(member, target, force=force, wait=wait, timeout=timeout))
 
 
 @app.command()
-def undrain(member: MemberArgument, hub: HubOption = None, namespace: NamespaceOption = None) -> None:
-    """Let a drained member take children again (not supported yet)."""
-    _later("undrain: giving a drained member children again")
+def undrain(
+    member: MemberArgument,
+    hub: HubOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a drained member take children again, as one that joins."""
+    from processhub.cli.moves import undrain as undrain_member
+
+    _finish(undrain_member(member, Target(hub, namespace, context, kubeconfig, output)))
 
 
 @app.command()
-def move(child: IdArgument, member: MemberArgument, hub: HubOption = None, namespace: NamespaceOption = None) -> None:
-    """Move a child to a member (not supported yet)."""
-    _later("move: moving one child by hand; on a Guided hub edit the child's spec.nodes meanwhile")
+def move(
+    child: IdArgument,
+    member: MemberArgument,
+    wait: WaitOption = False,
+    timeout: TimeoutOption = "30s",
+    hub: HubOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move a child to a member; on a Guided hub its spec.nodes is changed.
+
+    Of several copies the one there becomes the active one; where there is none, the active one moves, or, of copies
+    that are all active, the one that is placed worst.
+    """
+    from processhub.cli.moves import move as move_child
+
+    _finish(move_child(child, member, Target(hub, namespace, context, kubeconfig, output), wait=wait, timeout=timeout))
 
 
 @app.command()
-def top(hub: HubOption = None, namespace: NamespaceOption = None) -> None:
-    """Show what children use (not supported yet)."""
-    _later("top: what children use of CPU and memory")
+def top(
+    hub: HubOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what members' children use of CPU and memory, and which children restart most."""
+    from processhub.cli.top import top as show_top
+
+    _finish(show_top(Target(hub, namespace, context, kubeconfig, output)))
 
 
 quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup_mode=None)
@@ -325,12 +382,16 @@ app.add_typer(quorum, name="quorum")
 
 
 @quorum.command()
-def reset(hub: HubOption = None, namespace: NamespaceOption = None) -> None:
-    """Forget the largest size seen, for MajorityQuorum (not supported yet)."""
-    _later("quorum reset: forgetting the largest size seen")
+def reset(
+    wait: WaitOption = False,
+    timeout: TimeoutOption = "30s",
+    hub: HubOption = None,
+    namespace: NamespaceOption = None,
+    context: ContextOption = None,
+    kubeconfig: KubeconfigOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take the members that are live now for the hub's size: the others are gone for good."""
+    from processhub.cli.quorum import reset as reset_quorum
 
-
-def _later(what: str) -> None:
-    from processhub.cli.errors import CliError
-
-    raise CliError(f"not supported yet: {what}")
+    _finish(reset_quorum(Target(hub, namespace, context, kubeconfig, output), wait=wait, timeout=timeout))

@@ -9,17 +9,22 @@ from typing import Any
 import msgspec
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured, table
 from processhub.cli.target import opened
+from processhub.client.childsets import find_owner
 from processhub.client.records import Record
 from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
 from processhub.cluster.kinds import untyped
-from processhub.core.placement import Candidate, load_caps, rank
+from processhub.core.distribution import Scene, Seat
+from processhub.core.distribution.hashing import Modulo
+from processhub.core.placement import Candidate, child_key, load_caps, rank
+from processhub.core.snapshot import Wanted
 
 _EVENTS = untyped("v1", "events")
 
@@ -30,6 +35,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     child_id: str
     hub: Hub
     child: Child | None
+    owner: ChildSet | None  # where it has no Child object
     record: Record | None
     choices: list[Choice]
     reasons: list[str]
@@ -54,23 +60,30 @@ async def explain(child_id: str, target: Target) -> int:
         record = session.registry.records.get(child_id)
         with translated(f"child {child_id!r} can't be explained"):
             child = (await find_children(session, [child_id])).get(child_id)
-            if child is None and record is None:
+            owner = await find_owner(session, child_id)
+            if owner is not None and (child is None or record is not None):
+                child = None  # a Child that waits for the set's id
+            else:
+                owner = None
+            asks = child or owner
+            if asks is None and record is None:
                 raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
-            events = await _history(session, child) if child else []
+            events = await _history(session, asks) if asks else []
         choices = candidates(hub, child_id, session.registry.records)
         found = Explanation(
             child_id=child_id,
             hub=hub,
             child=child,
+            owner=owner,
             record=record,
             choices=choices,
-            reasons=why(hub, child, record, choices),
+            reasons=why(hub, asks, record, choices),
             events=events,
         )
         if target.output is Output.TABLE:
             _print(found)
         elif target.output is Output.NAME:
-            out(f"child/{child.metadata.name}" if child else child_id)
+            out(f"{asks.kind.lower()}/{asks.metadata.name}" if asks else child_id)
         else:
             structured(_plain(found), target.output)
     return DONE
@@ -99,17 +112,20 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
     ]
 
 
-def why(hub: Hub, child: Child | None, record: Record | None, choices: list[Choice]) -> list[str]:
-    """The sentences that tell it, in the order in which the operator decides."""
+def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices: list[Choice]) -> list[str]:
+    """The sentences that tell it, in the order in which the operator decides; ``child`` is what asks for it."""
     strategy = hub.spec.distribution.strategy
+    spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
     if record is None:
-        held_back = [condition for condition in (child.status.conditions if child else ()) if _holds_back(condition)]
+        kinds = ("Accepted", "Ready") if isinstance(child, ChildSet) else ("Accepted", "Placed")
+        conditions = child.status.conditions if child else ()
+        held_back = [found for found in conditions if found.status != "True" and found.type in kinds]
         said = [f"{condition.reason}: {condition.message}" for condition in held_back]
         return said or ["the operator has not answered yet"]
     here = record.nodes[0].name
     sentences = []
-    if child and child.spec.nodes:
-        sentences.append(f"its spec.nodes names {', '.join(child.spec.nodes)} ({strategy})")
+    if spec and spec.nodes:
+        sentences.append(f"its spec.nodes names {', '.join(spec.nodes)} ({strategy})")
     elif strategy == "ConsistentHashing" and choices:
         names = [choice.member for choice in choices if choice.weight > 0]
         place = names.index(here) + 1 if here in names else 0
@@ -118,18 +134,22 @@ def why(hub: Hub, child: Child | None, record: Record | None, choices: list[Choi
         elif place:
             sentences.append(
                 f"{here} is its choice number {place}: when it was placed, {', '.join(names[: place - 1])} was full "
-                "(loadCapPercent), away or not yet there; a child on record stays where it is"
+                "(loadCapPercent), away or not yet there, or it was moved by hand; a child on record stays where it is"
             )
         else:
             sentences.append(f"{here} is no member any more; the child moves when it is proven to have stopped there")
-    if child and child.spec.pinned:
+    elif strategy != "ConsistentHashing":
+        sentences.append(by_strategy(hub, record.spec.id, spec.origin if spec else "", here))
+    if spec and spec.pinned:
         sentences.append("it is pinned: never moved, it waits for its member")
     if any(node.waiting for node in record.nodes):
         waiting = next(node.name for node in record.nodes if node.waiting)
-        if waiting == here:  # an edit in place
-            sentences.append(f"{here} starts it anew when the pod that it had before its edit is gone")
+        if waiting == here:  # a move whose source is off the record already, or a pod child edited in place
+            sentences.append(f"{here} starts it as soon as what ran for it before has ended")
         else:
             sentences.append(f"it is moving to {waiting}, which starts it when {here} has stopped it")
+    if hub.partitioned:
+        sentences.append(f"the hub has lost its quorum: {hub.partitioned}")
     if not record.alive:
         node = record.nodes[0]
         reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""
@@ -137,14 +157,39 @@ def why(hub: Hub, child: Child | None, record: Record | None, choices: list[Choi
     return sentences
 
 
-def _holds_back(condition: Any) -> bool:
-    return bool(condition.status != "True" and condition.type in ("Accepted", "Placed"))
+def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
+    """Why the strategy has the child where it is, as far as that can be told afterwards."""
+    strategy = hub.spec.distribution.strategy
+    stays = "a child on record stays where it is"
+    if strategy == "Modulo":
+        order = [member.name for member in hub.status.members]
+        seats = tuple(Seat(name=name) for name in order)
+        wanted = Wanted(id=child_id, uid="", key=child_key(child_id), workload="")
+        home = order[int(Modulo().homes([wanted], Scene(spec=hub.spec, seats=seats))[0])] if order else ""
+        if home == here:
+            return f"{here} is the member of its number (Modulo)"
+        return f"its member by number is {home}; while that is away or full it goes by the hash, and back when it joins"
+    if strategy == "Local" and origin:
+        if origin == here:
+            return f"{here} is its origin (Local)"
+        return f"its origin is {origin}; while that is away or full it goes by the hash, and back when it joins"
+    if strategy == "NotLocal" and origin:
+        if origin == here:
+            return f"{here} is its origin: no other member could take it (NotLocal, notLocalFallback)"
+        return f"any member but its origin {origin} may have it, by the hash (NotLocal)"
+    if strategy == "RoundRobin":
+        return f"it went to {here} by turns (RoundRobin), or by the hash after a loss; {stays}"
+    if strategy == "LeastLoaded":
+        return f"{here} was the least loaded member when it was placed (LeastLoaded); {stays}"
+    if strategy in ("Local", "NotLocal"):
+        return f"it has no origin: {here} by the hash ({strategy})"
+    return f"placed by the strategy {strategy}"
 
 
-async def _history(session: Session, child: Child) -> list[tuple[str, str, str]]:
-    """``(time, reason, message)`` of the Events about the child, oldest first."""
+async def _history(session: Session, child: Child | ChildSet) -> list[tuple[str, str, str]]:
+    """``(time, reason, message)`` of the Events about the child, or its ChildSet, oldest first."""
     found, _ = await session.client.list(
-        _EVENTS, session.namespace, fields=f"involvedObject.kind=Child,involvedObject.name={child.metadata.name}"
+        _EVENTS, session.namespace, fields=f"involvedObject.kind={child.kind},involvedObject.name={child.metadata.name}"
     )
     events = [event for event in found if isinstance(event, dict)]
     mine = [event for event in events if event.get("involvedObject", {}).get("uid") in ("", None, child.metadata.uid)]
@@ -161,8 +206,10 @@ async def _history(session: Session, child: Child) -> list[tuple[str, str, str]]
 
 def _print(found: Explanation) -> None:
     now = datetime.now(UTC)
-    child, record, distribution = found.child, found.record, found.hub.spec.distribution
-    out(f"Child:     {found.child_id}{f' (child/{child.metadata.name})' if child else ''}")
+    child, record, distribution = found.child or found.owner, found.record, found.hub.spec.distribution
+    out(f"Child:     {found.child_id}{f' (child/{found.child.metadata.name})' if found.child else ''}")
+    if found.owner:
+        out(f"ChildSet:  {found.owner.metadata.name} (it has no Child object; conditions and history are the set's)")
     out(
         f"Hub:       {found.hub.metadata.name} "
         f"({distribution.strategy}, loadCapPercent {distribution.load_cap_percent})"
@@ -196,13 +243,15 @@ def _print(found: Explanation) -> None:
 
 
 def _plain(found: Explanation) -> dict[str, Any]:
-    record, child = found.record, found.child
+    record, child = found.record, found.child or found.owner
+    spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
     return {
         "id": found.child_id,
         "hub": found.hub.metadata.name,
         "strategy": found.hub.spec.distribution.strategy,
         "member": record.nodes[0].name if record else None,
-        "pinned": bool(child and child.spec.pinned),
+        "childSet": found.owner.metadata.name if found.owner else None,
+        "pinned": bool(spec and spec.pinned),
         "nodes": msgspec.to_builtins(record.nodes) if record else [],
         "why": found.reasons,
         "candidates": msgspec.to_builtins(found.choices),

@@ -1,4 +1,4 @@
-"""Reading ``-f FILE``: Hub and Child manifests, lists of them, or bare child specs."""
+"""Reading ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
+from processhub.api.child import ChildSpec
+from processhub.api.childset import ChildSet
 from processhub.api.meta import API_VERSION
 from processhub.cli.errors import UsageError
+from processhub.client.specs import check_id, parse_child
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -41,6 +45,31 @@ def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(spec, dict):
         raise UsageError(f"{where}: a Child needs a spec with hub and a workload")
     return {**spec, "id": spec.get("id") or metadata.get("name") or ""}
+
+
+def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
+    """The children of a ChildSet manifest. Raises UsageError, InvalidChild."""
+    plain = found.get("spec")
+    template = plain.get("template") if isinstance(plain, dict) else None
+    if not isinstance(template, dict):
+        raise UsageError(f"{where}: a ChildSet needs a spec with hub, replicas or ids, and a template")
+    for field in ("hub", "id"):
+        if template.get(field):
+            raise UsageError(f"{where}: spec.template has {field}; leave it out, each child gets the set's")
+    try:
+        item = msgspec.convert(found, ChildSet)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from error
+    if not item.metadata.name:
+        raise UsageError(f"{where}: the ChildSet has no metadata.name")
+    if (item.spec.replicas is None) == ("ids" not in found["spec"]):
+        raise UsageError(f"{where}: a ChildSet has exactly one of spec.replicas and spec.ids")
+    if not item.ids:
+        return []
+    model = parse_child({**template, "id": item.ids[0]}, f"{where}, spec.template")
+    for child_id in item.spec.ids:
+        check_id(child_id, f"{where}, spec.ids")
+    return [msgspec.structs.replace(model, hub=item.spec.hub, id=child_id) for child_id in item.ids]
 
 
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:

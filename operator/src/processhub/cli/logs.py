@@ -34,7 +34,8 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
     """Print the lines that the child itself wrote on its present member; the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
-        pod = own_pod(session, child_id, record) or pod_of(session.living_hub(), record.nodes[0].name)
+        member = record.nodes[0].name
+        pod = await own_pod(session, child_id, record, member) or pod_of(session.living_hub(), member)
         workload = record.spec.pod
         own = workload.template["spec"]["containers"][0]["name"] if workload is not None else ""
         if not pod:

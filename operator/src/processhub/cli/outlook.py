@@ -5,28 +5,45 @@ The planner is the operator's own; here nothing is executed, so each planned ste
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from processhub.api.child import Child, ChildSpec
+from processhub.api.childset import ChildSet
+from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
 from processhub.api.slice import encode_workload
+from processhub.api.usage import parse_usage
+from processhub.cli.errors import CliError
 from processhub.client.records import Record
+from processhub.core.acceptance import MIGRATIONS, REDUNDANCIES
+from processhub.core.distribution import BUILT_IN, Strategy, strategy_of
 from processhub.core.membership import Phase
+from processhub.core.migration import Migrating, migration_of
 from processhub.core.plan import Move, Plan, Unplaced
 from processhub.core.planner import plan
 from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, wanted_child
+from processhub.extensions import own_strategies
+from processhub.strategies import Member
 
+T = TypeVar("T")
 _NO_LIMIT = 10**9
 _ROUNDS = 20
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """What a change comes to. ``before`` and ``after`` count children by member; ``placed`` are new ones."""
+    """What a change comes to.
 
+    ``children`` are on record before it; ``placed`` are new ones, with the members of their copies, the active one
+    first. ``before`` and ``after`` count copies by member.
+    """
+
+    children: int
     moves: tuple[Move, ...]
-    placed: Mapping[str, str]
+    placed: Mapping[str, tuple[str, ...]]
     unplaced: Mapping[str, Unplaced]
     stranded: Mapping[str, tuple[str, ...]]
     before: Mapping[str, int]
@@ -41,8 +58,10 @@ def from_files(hub: Hub, children: Iterable[ChildSpec]) -> HubSnapshot:
     return HubSnapshot(spec=hub.spec, members=members, children=wanted, record={}, next_epoch=1)
 
 
-def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Child]) -> HubSnapshot:
-    """A hub as its registry has it now, with the Child objects that wait to be placed.
+def from_cluster(
+    hub: Hub, records: Mapping[str, Record], children: Iterable[Child], sets: Iterable[ChildSet] = ()
+) -> HubSnapshot:
+    """A hub as its registry has it now, with what Child and ChildSet objects wait to have placed.
 
     Members that are not ready keep what they have and take nothing.
     """
@@ -56,19 +75,38 @@ def from_cluster(hub: Hub, records: Mapping[str, Record], children: Iterable[Chi
         bound[child.id] = child.spec
         if child.id not in records and accepted and not child.spec.suspend:
             wanted[child.id] = _wanted(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
+    for item in sets:
+        accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
+        template = item.spec.template
+        for child_id in item.ids:
+            known_as = records.get(child_id)
+            if known_as is not None and known_as.uid == item.metadata.uid:
+                bound[child_id] = template
+            elif known_as is None and child_id not in bound and accepted and not template.suspend:
+                bound[child_id] = template
+                wanted[child_id] = _wanted(msgspec.structs.replace(template, id=child_id), item.metadata.uid)
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
         spec = bound.get(child_id)
         # As the registry has it: edits that are still to be taken up are no moves.
         wanted[child_id] = _wanted(
-            msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned) if spec else known.spec, known.uid
+            msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned, origin=spec.origin)
+            if spec
+            else known.spec,
+            known.uid,
         )
         record[child_id] = tuple(
             OnRecord(node.name, wanted[child_id].entry(node.epoch, wait=node.waiting)) for node in known.nodes
         )
-    ready = {member.name for member in hub.status.members if member.ready}
-    members = tuple(_member(hub, name, Phase.LIVE if name in ready else Phase.HELD) for name in sorted(names))
-    return HubSnapshot(spec=hub.spec, members=members, children=wanted, record=record, next_epoch=_NO_LIMIT**2)
+    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    known_members = {member.name: member for member in hub.status.members}
+    members = []
+    for name in sorted(names, key=lambda name: (member_ordinal(hub.metadata.name, name) or 0, name)):
+        status = known_members.get(name)
+        view = _member(hub, name, Phase.LIVE if status is not None and status.ready else Phase.HELD)
+        usage = parse_usage(f"cpu={status.cpu} memory={status.memory} children={status.children}") if status else None
+        members.append(msgspec.structs.replace(view, draining=name in drained, usage=usage))
+    return HubSnapshot(spec=hub.spec, members=tuple(members), children=wanted, record=record, next_epoch=_NO_LIMIT**2)
 
 
 def settled(snapshot: HubSnapshot) -> HubSnapshot:
@@ -85,6 +123,9 @@ def changed(snapshot: HubSnapshot, hub: Hub, *, add: int = 0, remove: Iterable[s
     ]
     names = new_names(hub, {member.name for member in members}, add)
     members += [msgspec.structs.replace(_member(hub, name), joining=True) for name in names]
+    strategy, weights = _strategy(hub.spec.distribution.strategy), hub.spec.members.weights
+    if strategy.fingerprint(weights, _order(snapshot.members)) != strategy.fingerprint(weights, _order(members)):
+        members = [msgspec.structs.replace(member, joining=True) for member in members]
     return msgspec.structs.replace(snapshot, members=tuple(members))
 
 
@@ -100,9 +141,10 @@ def outlook(snapshot: HubSnapshot) -> Outlook:
     before = _counts(snapshot)
     rested, plans = _played(snapshot)
     after = _counts(rested)
-    places = {child_id: record[0].member for child_id, record in rested.record.items() if record}
+    places = {child_id: tuple(place.member for place in record) for child_id, record in rested.record.items() if record}
     last = plans[-1]
     return Outlook(
+        children=len(snapshot.record),
         moves=tuple(move for step in plans for move in step.moves),
         placed={child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys())},
         unplaced=last.unplaced,
@@ -115,8 +157,11 @@ def outlook(snapshot: HubSnapshot) -> Outlook:
 def _played(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
     plans = []
     snapshot = msgspec.structs.replace(snapshot, move_budget=_NO_LIMIT)
+    strategy = _strategy(snapshot.spec.distribution.strategy)
+    migration = _migration(snapshot.spec.migration.strategy)
     for _ in range(_ROUNDS):
-        step = plan(snapshot)
+        snapshot = msgspec.structs.replace(snapshot, copies=_copies(snapshot))
+        step = plan(snapshot, strategy, migration)
         plans.append(step)
         if step.empty:
             break
@@ -132,22 +177,64 @@ def _done(snapshot: HubSnapshot, step: Plan) -> HubSnapshot:
             others = tuple(place for place in record.get(child_id, ()) if place.member != member)
             places = (*others, OnRecord(member, entry)) if entry is not None else others
             if places:
-                record[child_id] = places
+                record[child_id] = tuple(sorted(places, key=lambda place: (place.entry.role, place.member)))
             else:
                 record.pop(child_id, None)
     members = tuple(
         msgspec.structs.replace(member, joining=step.joining.get(member.name, member.joining))
         for member in snapshot.members
     )
-    return msgspec.structs.replace(snapshot, record=record, members=members, next_epoch=step.next_epoch)
+    return msgspec.structs.replace(
+        snapshot, record=record, members=members, next_epoch=step.next_epoch, last_placed=step.last_placed
+    )
 
 
 def _counts(snapshot: HubSnapshot) -> dict[str, int]:
     counts = dict.fromkeys(sorted(member.name for member in snapshot.members), 0)
     for places in snapshot.record.values():
-        for place in places[:1]:
+        for place in places:
             counts[place.member] = counts.get(place.member, 0) + 1
     return counts
+
+
+def _strategy(name: str) -> Strategy:
+    own = own_strategies().distribution
+    return _known("distribution", name, lambda: strategy_of(name, own), (*BUILT_IN, *own))
+
+
+def _migration(name: str) -> Migrating:
+    own = own_strategies().migration
+    return _known("migration", name, lambda: migration_of(name, own), (*MIGRATIONS, *own))
+
+
+def _known(kind: str, name: str, find: Callable[[], T], there: Iterable[str]) -> T:
+    try:
+        return find()
+    except KeyError:
+        raise CliError(
+            f"the hub's {kind} strategy {name!r} is not known here; install its package beside kubectl-hub "
+            f"(there are {', '.join(there)})"
+        ) from None
+
+
+def _copies(snapshot: HubSnapshot) -> int | None:
+    """As a redundancy strategy of the user's says."""
+    name = snapshot.spec.redundancy.strategy
+    if name in REDUNDANCIES:
+        return None
+    own = own_strategies().redundancy
+    if name not in own:
+        raise CliError(
+            f"the hub's redundancy strategy {name!r} is not known here; install its package beside kubectl-hub"
+        )
+    wanted = [member for member in snapshot.members if member.wanted]
+    return own[name].copies(
+        [Member(name=member.name, weight=member.weight, ready=member.phase is Phase.LIVE) for member in wanted]
+    )
+
+
+def _order(members: Iterable[MemberView]) -> list[str]:
+    return [member.name for member in members if member.wanted]
 
 
 def _member(hub: Hub, name: str, phase: Phase = Phase.LIVE) -> MemberView:

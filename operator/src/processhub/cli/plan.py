@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents
+from processhub.cli.files import check_kind, child_spec, documents, set_specs
 from processhub.cli.options import Output, Target
 from processhub.cli.outlook import Outlook, changed, from_cluster, from_files, outlook, settled
 from processhub.cli.output import out, say, structured, table
@@ -28,13 +29,15 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
             snapshot = settled(snapshot)
     else:
         from processhub.cli.target import opened
+        from processhub.client.childsets import list_sets
         from processhub.client.resolve import list_children
         from processhub.client.session import translated
 
         async with opened(target, members=remove) as session:
             hub = session.living_hub()
             with translated(f"children of hub {session.name} can't be listed"):
-                snapshot = from_cluster(hub, session.registry.records, await list_children(session))
+                children_there, sets = await list_children(session), await list_sets(session)
+            snapshot = from_cluster(hub, session.registry.records, children_there, sets)
     members = {member.name for member in snapshot.members}
     for name in remove:
         if name not in members:
@@ -59,9 +62,12 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
     children: list[ChildSpec] = []
     for path in paths:
         for where, found in documents(path):
-            if check_kind(where, found, "Hub", "Child") == "Hub":
+            kind = check_kind(where, found, "Hub", "Child", "ChildSet")
+            if kind == "Hub":
                 hub = _hub(where, found)
                 hubs[hub.metadata.name] = hub
+            elif kind == "ChildSet":
+                children += set_specs(where, found)
             else:
                 children.append(parse_child(child_spec(where, found), where))
     if name is None and len(hubs) == 1:
@@ -72,7 +78,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
     chosen = hubs[name]
     mine = [spec for spec in children if spec.hub in ("", name)]
     ids = [spec.id for spec in (*chosen.spec.children, *mine)]
-    if twice := sorted({child_id for child_id in ids if ids.count(child_id) > 1} if len(ids) != len(set(ids)) else ()):
+    if twice := sorted(child_id for child_id, count in Counter(ids).items() if count > 1):
         raise InvalidChild(f"the files have child {twice[0]!r} twice; an id is unique in its hub")
     return chosen, mine
 
@@ -81,7 +87,9 @@ def plain(found: Outlook) -> dict[str, Any]:
     """The outlook as plain data."""
     return {
         "moves": [{"id": move.id, "from": move.source, "to": move.target, "why": move.why} for move in found.moves],
-        "placed": [{"id": child_id, "member": member} for child_id, member in found.placed.items()],
+        "placed": [
+            {"id": child_id, "member": members[0], "members": members} for child_id, members in found.placed.items()
+        ],
         "unplaced": [
             {"id": child_id, "reason": str(why.reason), "message": why.message}
             for child_id, why in sorted(found.unplaced.items())
@@ -108,7 +116,7 @@ def _print(found: Outlook) -> None:
         table(("ID", "FROM", "TO", "WHY"), ((move.id, move.source, move.target, move.why) for move in found.moves))
         out("")
     if found.placed:
-        table(("ID", "MEMBER"), found.placed.items())
+        table(("ID", "MEMBER"), ((child_id, ", ".join(members)) for child_id, members in found.placed.items()))
         out("")
     if found.unplaced:
         rows = ((child_id, str(why.reason), why.message) for child_id, why in sorted(found.unplaced.items()))
@@ -118,8 +126,8 @@ def _print(found: Outlook) -> None:
         ("MEMBER", "BEFORE", "AFTER"),
         ((name, str(found.before.get(name, 0)), str(count)) for name, count in sorted(found.after.items())),
     )
-    total = sum(found.before.values())
-    share = f" ({100 * len(found.moves) / total:.1f} %)" if total else ""
-    out(f"\n{len(found.moves)} of {total} children move{share}, {len(found.placed)} are placed; nothing was changed")
+    share = f" ({100 * len(found.moves) / found.children:.1f} %)" if found.children else ""
+    moved = f"{len(found.moves)} of {found.children} children move{share}"
+    out(f"\n{moved}, {len(found.placed)} are placed; nothing was changed")
     for member, ids in sorted(found.stranded.items()):
         say(f"warning: {len(ids)} guided or pinned children can't leave {member}: {', '.join(ids[:10])}")

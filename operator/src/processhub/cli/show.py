@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub as HubObject
-from processhub.api.naming import child_object_name, child_pod_name
+from processhub.api.naming import LABEL_MEMBER, child_object_name, child_pod_names, label_value
 from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say, structured, table
 from processhub.cli.target import opened
+from processhub.client.childsets import find_owner, list_sets
 from processhub.client.hub import Hub
 from processhub.client.records import Node, Record
 from processhub.client.resolve import find_children
 from processhub.client.resolve import list_children as list_objects
 from processhub.client.session import Session, translated
+from processhub.cluster.errors import ForbiddenError, NotFoundError
+from processhub.cluster.kinds import PODS
 
 
 async def list_children(target: Target, member: str | None) -> int:
@@ -41,16 +47,25 @@ async def list_children(target: Target, member: str | None) -> int:
         listed = sorted((child_id, nodes) for child_id, nodes in found.items() if nodes)
         if target.output is Output.NAME:
             with translated(f"children of hub {session.name} can't be listed"):
-                names = {child.id: child.metadata.name for child in await list_objects(session)}
-            for child_id, _ in listed:
-                out(f"child/{names.get(child_id) or child_object_name(child_id)}")
+                names = {child.id: f"child/{child.metadata.name}" for child in await list_objects(session)}
+                sets = await list_sets(session)
+            owners = {item.metadata.uid: f"childset/{item.metadata.name}" for item in sets}
+            records = session.registry.records
+            objects = (
+                (owners.get(records[child_id].uid) if child_id in records else None)
+                or names.get(child_id)
+                or f"child/{child_object_name(child_id)}"
+                for child_id, _ in listed
+            )
+            for name in dict.fromkeys(objects):  # a ChildSet once, however many of its children there are
+                out(name)
         elif target.output is Output.TABLE:
             _list_table(session, listed)
         else:
             structured([entry(child_id, nodes, hub) for child_id, nodes in listed], target.output)
         unplaced = hub.status.children.desired - len(session.registry.records) if hub.status.children else 0
         if unplaced > 0 and not member:
-            say(f"{unplaced} more are not placed: kubectl get children -n {session.namespace} says why")
+            say(f"{unplaced} more are not placed: kubectl get children,childsets -n {session.namespace} says why")
     return DONE
 
 
@@ -69,7 +84,7 @@ async def where(child_id: str, target: Target) -> int:
                     (
                         child_id,
                         node.name,
-                        own_pod(session, child_id, record) or pod_of(session.living_hub(), node.name),
+                        await own_pod(session, child_id, record, node.name) or pod_of(session.living_hub(), node.name),
                         member.node if member else "",
                         node.role,
                         node.state,
@@ -91,6 +106,10 @@ async def lookup(child_id: str, target: Target) -> int:
         else:
             nodes = entry(child_id, record.nodes, session.living_hub())["nodes"]
             found = {"id": child_id, "uid": record.uid, "spec": record.spec.to_dict(), "nodes": nodes}
+            with translated(f"child {child_id!r} can't be looked up"):
+                owner = await find_owner(session, child_id)
+            if owner is not None:
+                found["childSet"] = owner.metadata.name
             structured(found, Output.YAML if target.output is Output.TABLE else target.output)
     return DONE
 
@@ -143,11 +162,14 @@ async def on_record(session: Session, child_id: str) -> Record:
         return record
     with translated(f"child {child_id!r} can't be looked up"):
         child = (await find_children(session, [child_id])).get(child_id)
-    if child is None:
+        owner = await find_owner(session, child_id) if child is None else None
+    asks: Child | ChildSet | None = child or owner
+    if asks is None:
         raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
-    refused = [condition for condition in child.status.conditions if condition.status == "False"]
+    of = f"hub {session.name}" if owner is None else f"childset/{owner.metadata.name} of hub {session.name}"
+    refused = [condition for condition in asks.status.conditions if condition.status == "False"]
     why = f"{refused[0].reason}: {refused[0].message}" if refused else "the operator has not answered yet"
-    raise CliError(f"child {child_id!r} of hub {session.name} is not placed: {why}")
+    raise CliError(f"child {child_id!r} of {of} is not placed: {why}")
 
 
 def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any]:
@@ -165,11 +187,19 @@ def pod_of(hub: HubObject, member: str) -> str:
     return known or (member if hub.spec.members.mode == "Replicas" else "")
 
 
-def own_pod(session: Session, child_id: str, record: Record) -> str:
-    """The Pod of a pod child, empty for any other."""
+async def own_pod(session: Session, child_id: str, record: Record, member: str) -> str:
+    """The Pod of a pod child on the member, empty for any other."""
     if record.spec.pod is None:
         return ""
-    return child_pod_name(session.name, session.living_hub().metadata.uid, child_id)
+    hub = session.living_hub()
+    single, copy = child_pod_names(session.name, hub.metadata.uid, child_id, member)
+    names = (copy, single) if hub.spec.keeps_copies else (single, copy)
+    for name in names:  # one that was made before the hub began, or ceased, to keep copies has the other
+        with contextlib.suppress(NotFoundError, ForbiddenError):
+            pod = await session.client.get(PODS, session.namespace, name)
+            if pod.metadata.labels.get(LABEL_MEMBER) == label_value(member):
+                return name
+    return names[0]
 
 
 def _members(session: Session) -> set[str]:
@@ -204,4 +234,8 @@ def _list_table(session: Session, listed: list[tuple[str, list[Node]]]) -> None:
 async def _name(session: Session, child_id: str) -> None:
     with translated(f"child {child_id!r} can't be looked up"):
         child = (await find_children(session, [child_id])).get(child_id)
-    out(f"child/{child.metadata.name if child else child_object_name(child_id)}")
+        owner = await find_owner(session, child_id)
+    if owner is not None:
+        out(f"childset/{owner.metadata.name}")
+    else:
+        out(f"child/{child.metadata.name if child else child_object_name(child_id)}")

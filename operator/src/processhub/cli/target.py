@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.slice import RegistrySlice
 from processhub.cli.errors import CliError, UsageError
 from processhub.cli.options import Target
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client
-from processhub.cluster.kinds import CHILDREN, SLICES
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, SLICES
 
 
 @asynccontextmanager
@@ -61,4 +62,6 @@ async def _with_them(
     if not having and ids:
         children, _ = await client.list(CHILDREN, namespace)
         having = {item.spec.hub for item in children if isinstance(item, Child) and item.id in ids}
+        sets, _ = await client.list(CHILD_SETS, namespace)
+        having |= {item.spec.hub for item in sets if isinstance(item, ChildSet) and any(map(item.has, ids))}
     return [hub for hub in hubs if hub.metadata.name in having]

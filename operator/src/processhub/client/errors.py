@@ -10,14 +10,46 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from processhub.requesterrors import (
+    BadRequest,
+    Busy,
+    ChildNotFound,
+    HubError,
+    NoOwner,
+    NotAllowed,
+    OutcomeUnknown,
+    Partitioned,
+    RequestFailed,
+    Timeout,
+)
+
 if TYPE_CHECKING:
     from processhub.client.results import Result
 
+__all__ = [
+    "BadRequest",
+    "Busy",
+    "ChildError",
+    "ChildMappingMismatch",
+    "ChildNotFound",
+    "ChildrenFailed",
+    "ClientReason",
+    "HubError",
+    "HubNotFound",
+    "InvalidChild",
+    "InvalidHook",
+    "MissingChildMapping",
+    "NoChildren",
+    "NoOwner",
+    "NotAllowed",
+    "OutcomeUnknown",
+    "Partitioned",
+    "RequestFailed",
+    "Timeout",
+    "Unreachable",
+    "names",
+]
 _NAMED = 10  # ids that a message names before it counts the rest
-
-
-class HubError(Exception):
-    """Base of all errors of the client."""
 
 
 class HubNotFound(HubError):
@@ -52,21 +84,8 @@ class ChildMappingMismatch(HubError):
         self.ids = ids
 
 
-class Partitioned(HubError):
-    """The hub has lost its quorum: nothing new is placed until it is back."""
-
-
-class NotSupportedYet(HubError):
-    """The call belongs to a later version."""
-
-
-class Timeout(HubError):
-    """The deadline passed; ``pending`` are the ids that were not done, ``result`` accounts for all."""
-
-    def __init__(self, message: str, pending: tuple[str, ...] = (), result: Result | None = None) -> None:
-        super().__init__(message)
-        self.pending = pending
-        self.result = result
+class InvalidHook(HubError):
+    """Hooks that can't be registered (a name that is taken, not valid, a handler that is not there) or cancelled."""
 
 
 class ChildrenFailed(HubError):
@@ -81,18 +100,28 @@ class ClientReason(StrEnum):
     """Reasons that only a client gives, beside the API's own."""
 
     NOT_FOUND = "NotFound"
+    """There is no child of that id, or it was deleted before it ran."""
     TIMEOUT = "Timeout"
+    """It was still on its way when the time was over."""
     FORBIDDEN = "Forbidden"
+    """The account may not write Children in that namespace."""
     UNREACHABLE = "Unreachable"
+    """The API server gave no answer; whether the Child was written is not known."""
     STATIC_CHILD = "StaticChild"
+    """It is one of the hub's spec.children: change the Hub."""
+    CHILD_SET = "ChildSet"
+    """It belongs to a ChildSet: change or scale that."""
     NOT_SENT = "NotSent"
+    """The time was over before its turn came: nothing was written."""
 
 
 class ChildError(msgspec.Struct, frozen=True):
-    """Why one child was not started or stopped: a reason of the API and a sentence."""
+    """Why one child was not started or stopped."""
 
     reason: str
+    """A word of ``Reason`` or ``ClientReason``."""
     message: str
+    """A sentence for people."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

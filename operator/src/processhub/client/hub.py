@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from processhub.api.meta import find_condition
+from processhub.client import moves
 from processhub.client.errors import (
     ChildrenFailed,
     HubError,
-    NotSupportedYet,
     Partitioned,
     Timeout,
     names,
 )
+from processhub.client.hooks import cancel, parse_hooks, register
+from processhub.client.moves import DrainResult
 from processhub.client.records import Processes, Spec
 from processhub.client.registry import Registry
+from processhub.client.requests import Requests
 from processhub.client.results import Result, StopResult
 from processhub.client.session import Session, connected, find_hub, translated
 from processhub.client.specs import ChildLike, checked_ids, prepare
@@ -46,6 +48,7 @@ class Hub:
         self._where = (namespace, context, kubeconfig)
         self._stack = AsyncExitStack()
         self._session_or_none: Session | None = None
+        self._requests_or_none: Requests | None = None
         self._bind(Registry(name, ""))
 
     @classmethod
@@ -93,6 +96,7 @@ class Hub:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close_requests()
         self._session_or_none = None
         await self._stack.aclose()
 
@@ -133,8 +137,10 @@ class Hub:
             A Result that accounts for every child.
 
         Raises:
-            NoChildren, InvalidChild, MissingChildMapping, ChildMappingMismatch, Partitioned: nothing was written.
-            HubNotFound: the hub was deleted. Unreachable: no answer from the API server.
+            NoChildren, InvalidChild, MissingChildMapping, ChildMappingMismatch, Partitioned: said before anything is
+                written.
+            HubNotFound: the hub was deleted.
+            Unreachable: no answer from the API server.
         """
         session = self._session
         if on_failure not in ("continue", "rollback"):
@@ -143,7 +149,7 @@ class Hub:
             children, session.living_hub(), child_mapping=child_mapping, metadata=metadata, tags=tags
         )
         if self.is_partitioned():
-            raise Partitioned(f"hub {self.name} has lost its quorum: nothing is started until enough members are back")
+            raise Partitioned(f"hub {self.name} has lost its quorum: {session.living_hub().partitioned}")
         call = StartCall(session, specs, check_existing=check_existing, on_failure=on_failure)
         call.result.errors.update(errors)
         with translated(f"children of hub {self.name} can't be started"):
@@ -181,6 +187,24 @@ class Hub:
         """
         with translated(f"children of hub {self.name} can't be stopped"):
             return await stop_children(self._session, ids, wait=wait, timeout=timeout)
+
+    async def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
+        """Add hooks, each written as in the Hub's spec.hooks, and return when the hub has them.
+
+        Raises InvalidHook (a name that is taken, a hook that is not valid; nothing is changed), HubNotFound, Timeout
+        (no operator took them), Unreachable.
+        """
+        hooks = parse_hooks(handlers)
+        with translated(f"hooks of hub {self.name} can't be registered"):
+            await register(self._session, hooks)
+
+    async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
+        """Remove the hooks of these names and return when the hub is without them.
+
+        Raises InvalidHook where one is not there (nothing is changed), HubNotFound, Timeout, Unreachable.
+        """
+        with translated(f"hooks of hub {self.name} can't be cancelled"):
+            await cancel(self._session, names)
 
     # looking up: local, from the registry as last seen
 
@@ -258,34 +282,70 @@ class Hub:
     def is_partitioned(self) -> bool:
         """Whether the hub has lost its quorum."""
         hub = self._session.hub
-        quorate = find_condition(hub.status.conditions, "Quorate") if hub else None
-        return quorate is not None and quorate.status == "False"
+        return hub is not None and bool(hub.partitioned)
 
-    # of later versions
+    # asking children
 
-    async def call(self, child_id: str, request: Any, timeout: float | None = None) -> Any:
-        """Raises NotSupportedYet."""
-        raise _later("call: requests to children")
+    async def call(
+        self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = ""
+    ) -> Any:
+        """Ask a child, through any member, and return its answer: a JSON value, or text where it is none.
 
-    async def cast(self, child_id: str, message: Any) -> None:
-        """Raises NotSupportedYet."""
-        raise _later("cast: messages to children")
+        Requests of one child are served one at a time, in order of arrival; one that waits goes to the child's next
+        owner. ``timeout`` (seconds) covers all of that; without it the hub's own limits hold.
 
-    async def drain(self, member: str) -> None:
-        """Raises NotSupportedYet."""
-        raise _later("drain: emptying a member; `kubectl cordon` and `kubectl scale hub` move children today")
+        Raises:
+            OutcomeUnknown: it was handed to the child and no answer came (a crash, a lost member); it is not run twice.
+            Timeout: no answer within the hub's requestSeconds, or ``timeout``; it may still be running.
+            NoOwner, Busy, ChildNotFound, Partitioned, NotAllowed, BadRequest: it was not run.
+            RequestFailed: the child answered with an HTTP status that is no success.
+        """
+        return await self._requests.call(child_id, request, timeout, idempotency_key)
 
-    async def migrate_child(self, child_id: str, member: str) -> None:
-        """Raises NotSupportedYet."""
-        raise _later("migrate_child: moving one child by hand; on a Guided hub edit the child's spec.nodes")
+    async def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
+        """Send a child a message without an answer; returns when it is in its queue. It is handed over once at most.
 
-    async def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
-        """Raises NotSupportedYet."""
-        raise _later("register_hook_handlers: hooks")
+        ``to="all"``: every running copy; returns the members that took it ([] otherwise). Raises as ``call``.
+        """
+        return await self._requests.cast(child_id, message, to, timeout)
 
-    async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
-        """Raises NotSupportedYet."""
-        raise _later("cancel_hook_handlers: hooks")
+    # moving
+
+    async def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
+        """Have a member emptied: it gives its children away and takes none until ``undrain``.
+
+        Guided and pinned children can't leave it: they run on and are named in the result's ``stranded``; with
+        ``force`` they are stopped and wait for the member. With ``wait`` return when nothing else is left on it.
+        Raises HubError for a member that is not there, Timeout, HubNotFound, Unreachable.
+        """
+        with translated(f"member {member} of hub {self.name} can't be drained"):
+            return await moves.drain(self._session, member, force=force, wait=wait, timeout=timeout)
+
+    async def undrain(self, member: str) -> bool:
+        """Let a drained member take children again, as one that joins; False where it was not drained.
+
+        Raises HubError for a member that is not there, HubNotFound, Unreachable.
+        """
+        with translated(f"member {member} of hub {self.name} can't be undrained"):
+            return await moves.undrain(self._session, member)
+
+    async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
+        """Have a child moved to a member; with ``wait`` return when it runs there.
+
+        On a Guided hub its ``spec.nodes`` is changed; elsewhere it is moved once, and a later join may move it again.
+        Of several copies the one on ``member`` becomes the active one; where it has none, the active one moves there,
+        or, of copies that are all active, the one that is placed worst.
+        Raises HubError where it can't be (no such child or member, not ready, drained, full, pinned), Timeout,
+        HubNotFound, Unreachable.
+        """
+        with translated(f"child {child_id!r} can't be moved"):
+            await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)
+
+    async def close_requests(self) -> None:
+        """Close the connections to members, where there are any; leaving ``async with`` does."""
+        requests, self._requests_or_none = self._requests_or_none, None
+        if requests is not None:
+            await requests.close()
 
     def _attach(self, session: Session) -> None:
         self._session_or_none = session
@@ -297,11 +357,13 @@ class Hub:
         self._records, self._lookups, self._pids = registry.records, registry.lookups, registry.pids
 
     @property
+    def _requests(self) -> Requests:
+        if self._requests_or_none is None:
+            self._requests_or_none = Requests(self._session)
+        return self._requests_or_none
+
+    @property
     def _session(self) -> Session:
         if self._session_or_none is None:
             raise HubError(f"the client of hub {self.name} is not connected; use it inside 'async with Hub.connect(…)'")
         return self._session_or_none
-
-
-def _later(what: str) -> NotSupportedYet:
-    return NotSupportedYet(f"not supported yet: {what}")

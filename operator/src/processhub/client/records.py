@@ -68,7 +68,7 @@ class Copy(msgspec.Struct, frozen=True):
         return (
             assignment is not None
             and report is not None
-            and report.epoch == assignment.epoch
+            and report.epoch in (assignment.epoch, assignment.run)
             and report.uid == assignment.uid
         )
 

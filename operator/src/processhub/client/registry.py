@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from processhub.api.child import Workload
+from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, parse_assignment, parse_report
 from processhub.client.records import Copy, Node, Processes, Record, Spec, node_of, record_of, spec_of
 
@@ -106,6 +107,14 @@ class Registry:
                 if copy.assignment is None:
                     yield child_id, node_of(copy)
 
+    def on_member(self, member: str) -> Iterator[str]:
+        """The ids of which something is on the member: on record to run there, or not yet seen to have ended."""
+        for child_id, copies in tuple(self._copies.items()):
+            for copy in copies:
+                ordered = copy.assignment is not None and not copy.assignment.wait
+                if copy.member == member and (ordered or _has_process(copy)):
+                    yield child_id
+
     # inside
 
     def _copy(self, child_id: str, item: RegistrySlice, before: _Shelf, shelf: _Shelf) -> Copy | None:
@@ -165,6 +174,10 @@ class Registry:
         if changed:
             for listener in tuple(self._listeners):
                 listener(changed)
+
+
+def _has_process(copy: Copy) -> bool:
+    return copy.report is not None and copy.report.state not in (State.PENDING, State.STOPPED, State.FAILED)
 
 
 def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:

@@ -11,25 +11,28 @@ from processhub.client.records import Processes
 
 
 class Rollback(msgspec.Struct, frozen=True):
-    """What undoing a start came to: ids removed without a trace, and those that are left, each with its reason."""
+    """What undoing a start came to."""
 
     removed: tuple[str, ...]
+    """The ids of which nothing is left."""
     left: dict[str, ChildError]
+    """By id, why it could not be removed."""
 
 
 class Result:
-    """The outcome of a start.
+    """The outcome of a start. Every id of the call is in it.
 
-    ``started``: by id, the ``(member, pid)`` it runs as; without waiting the list is empty and the id means created.
-    ``errors``: by id, why it was not started. ``rollback``: None where nothing was undone; else what was, and every
-    id is in exactly one of ``started``, ``errors`` and ``rollback.removed`` (a removed one that had failed itself is
-    in ``errors`` too).
+    It is in exactly one of ``started``, ``errors`` and, where the call was undone, ``rollback.removed``; one that was
+    removed and had failed itself is in ``errors`` too.
     """
 
     def __init__(self, wait: Callable[[float], Awaitable[None]] | None = None) -> None:
         self.started: dict[str, Processes] = {}
+        """By id, the ``(member, pid)`` that it runs as; empty where the call did not wait: created."""
         self.errors: dict[str, ChildError] = {}
+        """By id, why it was not started."""
         self.rollback: Rollback | None = None
+        """What was undone; None where nothing was."""
         self._wait = wait
 
     @property
@@ -51,11 +54,13 @@ class Result:
 
 
 class StopResult:
-    """The outcome of a stop: ``stopped`` ids (ordered to, or, with waiting, ended), and by id why others were not."""
+    """The outcome of a stop. Every id of the call is in it."""
 
     def __init__(self) -> None:
         self.stopped: list[str] = []
+        """The ids that were told to stop; where the call waited: that have ended."""
         self.errors: dict[str, ChildError] = {}
+        """By id, why it was not stopped."""
 
     @property
     def ok(self) -> bool:

@@ -11,8 +11,9 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, child_object_name
+from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_START, child_object_name
 from processhub.api.reasons import Reason
+from processhub.client.childsets import list_sets, owner_among
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Processes
 from processhub.client.removal import Removal
@@ -33,7 +34,6 @@ from processhub.cluster.kinds import CHILDREN
 
 OnFailure = Literal["continue", "rollback"]
 
-ANNOTATION_START = "processhub.dev/start"  # which call created the object: tells our own from a namesake's
 _ROLLBACK_SECONDS = 60.0
 
 
@@ -56,6 +56,7 @@ class StartCall:
         clock = asyncio.get_running_loop().time
         taken = [child_id for child_id in self._specs if child_id in self._session.registry.records]
         live = await find_children(self._session, taken) if taken else {}
+        sets = await list_sets(self._session) if live.keys() != set(taken) else []
 
         async def one(child_id: str) -> None:
             if deadline is not None and clock() >= deadline:
@@ -63,7 +64,14 @@ class StartCall:
                 return
             existing = live.get(child_id)
             # One that is on record without an object is ending: its successor may be created and waits for it.
-            if existing is not None and existing.metadata.deletion_timestamp is None:
+            owner = owner_among(sets, self._session, child_id) if child_id in self._session.registry.records else None
+            if owner is not None:
+                self._fail(
+                    child_id,
+                    Reason.ALREADY_STARTED,
+                    f"the id belongs to childset/{owner.metadata.name}; take another id",
+                )
+            elif existing is not None and existing.metadata.deletion_timestamp is None:
                 self._exists(child_id, existing)
             else:
                 await self._create(child_id)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 from processhub.api.naming import child_object_name
+from processhub.client.childsets import list_sets, not_stopped, owner_among
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.removal import Removal
 from processhub.client.resolve import find_children
@@ -35,9 +36,15 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     await removal.delete(quick)
     open_ids = [child_id for child_id in wanted if child_id not in quick or child_id in removal.absent]
     found = await find_children(session, open_ids) if open_ids else {}
+    sets = await list_sets(session) if open_ids else []
     for child_id in open_ids:
         child = found.get(child_id)
-        if child is None:
+        owner = owner_among(sets, session, child_id)
+        if owner is not None and (child is None or child_id in records):
+            found.pop(child_id, None)  # a Child that waits for the id runs nothing
+            removal.ordered.pop(child_id, None)
+            result.errors[child_id] = not_stopped(owner)
+        elif child is None:
             if child_id not in removal.ordered:
                 result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
         elif child.metadata.owned_by(hub.metadata.uid):

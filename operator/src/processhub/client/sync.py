@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from processhub.client.errors import HubError
+from processhub.client.moves import DrainResult
 from processhub.client.results import Result, StopResult
 from processhub.client.specs import ChildLike
 from processhub.client.start import OnFailure
@@ -149,21 +150,25 @@ class SyncHub:
         """As ``Hub.is_partitioned``."""
         return self._hub.is_partitioned()
 
-    def call(self, child_id: str, request: Any, timeout: float | None = None) -> Any:
+    def call(self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = "") -> Any:
         """As ``Hub.call``."""
-        return self._run(self._hub.call(child_id, request, timeout))
+        return self._run(self._hub.call(child_id, request, timeout, idempotency_key=idempotency_key))
 
-    def cast(self, child_id: str, message: Any) -> None:
+    def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
         """As ``Hub.cast``."""
-        self._run(self._hub.cast(child_id, message))
+        return self._run(self._hub.cast(child_id, message, to, timeout=timeout))
 
-    def drain(self, member: str) -> None:
+    def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
         """As ``Hub.drain``."""
-        self._run(self._hub.drain(member))
+        return self._run(self._hub.drain(member, force=force, wait=wait, timeout=timeout))
 
-    def migrate_child(self, child_id: str, member: str) -> None:
+    def undrain(self, member: str) -> bool:
+        """As ``Hub.undrain``."""
+        return self._run(self._hub.undrain(member))
+
+    def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """As ``Hub.migrate_child``."""
-        self._run(self._hub.migrate_child(child_id, member))
+        self._run(self._hub.migrate_child(child_id, member, wait=wait, timeout=timeout))
 
     def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
         """As ``Hub.register_hook_handlers``."""

@@ -10,17 +10,20 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
 from processhub.client.session import Session
 from processhub.cluster.informer import Informer
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
 _QUIET_SECONDS = 0.3
 _QUIET_SECONDS_EACH = 0.0002  # more for many: reading them all costs the API server while it still starts them
 _SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS_EACH = 0.005
+_SETTLE_AT_MOST = 5  # times that, however much is said of others
 _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
 
 
@@ -102,14 +105,23 @@ class Start:
             namespace=self._session.namespace,
             fields=f"spec.hub={self._session.name}",
         )
-        running = asyncio.create_task(informer.run())
+        sets = Informer(
+            self._session.client,
+            CHILD_SETS,
+            self._set_changed,
+            namespace=self._session.namespace,
+            fields=f"spec.hub={self._session.name}",
+        )
+        running = [asyncio.create_task(each.run()) for each in (informer, sets)]
         try:
             await informer.synced.wait()
+            await sets.synced.wait()
             self._missing()
-            await running
+            await asyncio.gather(*running)
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     def _child_changed(self, old: Child | None, new: Child | None) -> None:
         child = new or old
@@ -127,6 +139,19 @@ class Start:
             self._done(child_id)
         elif hint := _hindrance(new):
             self.hints[child_id] = hint
+        self._moved.set()
+
+    def _set_changed(self, _: ChildSet | None, new: ChildSet | None) -> None:
+        if new is None:
+            return
+        for child_id in [child_id for child_id, uid in self.pending.items() if not uid and new.has(child_id)]:
+            self._silent.discard(child_id)
+            accepted = find_condition(new.status.conditions, "Accepted")
+            if accepted is not None and accepted.status == "False":
+                self.failed[child_id] = ChildError(accepted.reason, f"childset/{new.metadata.name}: {accepted.message}")
+                self._done(child_id)
+            elif (ready := find_condition(new.status.conditions, "Ready")) is not None and ready.status != "True":
+                self.hints[child_id] = ChildError(ready.reason, f"childset/{new.metadata.name}: {ready.message}")
         self._moved.set()
 
     def _missing(self) -> None:
@@ -152,23 +177,43 @@ class Stop:
         self._session = session
         self.pending = dict(wanted)
         self._unseen = set(wanted).difference(seen)
+        self._later: asyncio.TimerHandle | None = None  # when the silence of those is believed
+        self._latest = float("inf")  # till when words of others put that off
         self._done = asyncio.Event()
 
     async def until(self, deadline: float | None) -> None:
         """Return when none is pending or the event loop's clock reaches ``deadline`` (seconds; None: never)."""
-        unlisten = self._session.registry.listen(self._settle)
-        # One that was never on record may be in a plan that is being written right now: believe the silence only
-        # when it has lasted longer than a round of the operator.
-        later = asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self._believe)
+        self._latest = asyncio.get_running_loop().time() + _SETTLE_AT_MOST * self._patience
+        unlisten = self._session.registry.listen(self._heard)
         try:
-            self._settle(tuple(self.pending))
+            self._heard(tuple(self.pending))
             async with asyncio.timeout_at(deadline):
                 await self._done.wait()
         except TimeoutError:
             return
         finally:
-            later.cancel()
             unlisten()
+            if self._later is not None:
+                self._later.cancel()
+
+    def _heard(self, changed: Iterable[str]) -> None:
+        """One that was never on record may be in a plan that is being written right now.
+
+        The silence is believed only when it has lasted longer than a round of the operator, which takes longer with
+        many; whatever slices say meanwhile shows that it is at work. Reports count too: while a round is being planned
+        they are all there is to hear. But a child in a crash loop reports for ever, so there is an end to it.
+        """
+        self._settle(changed)
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        if self._unseen:
+            loop = asyncio.get_running_loop()
+            self._later = loop.call_at(min(loop.time() + self._patience, self._latest), self._believe)
+
+    @property
+    def _patience(self) -> float:
+        return _SETTLE_SECONDS + _SETTLE_SECONDS_EACH * len(self._unseen)
 
     def _settle(self, changed: Iterable[str]) -> None:
         for child_id in [child_id for child_id in changed if child_id in self.pending]:

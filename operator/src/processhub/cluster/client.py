@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -248,6 +249,29 @@ class Client:
         """Any other request (tokens, logs, discovery): the answer's body."""
         return await self._request(method, path, query=query, body=body)
 
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, query: dict[str, str], protocol: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket to a path that offers one (port-forward), by this subprotocol."""
+        if self._session is None:
+            raise RuntimeError("the client is closed; use it inside 'async with'")
+        token = await self.config.token()
+        try:
+            async with self._session.ws_connect(
+                f"{self.config.host}{path}?{urlencode(query)}",
+                protocols=(protocol,),
+                headers={"Authorization": token} if token else {},
+                ssl=self.config.ssl,
+                server_hostname=self.config.server_hostname,
+                max_msg_size=0,
+            ) as socket:
+                yield socket
+        except aiohttp.WSServerHandshakeError as error:
+            raise api_error(error.status, f"{path}: HTTP {error.status}".encode()) from error
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise ConnectionFailedError(f"{path}: {error or type(error).__name__}") from error
+
     # inside
 
     async def _request(
@@ -350,6 +374,9 @@ class _Sending:
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json"}
+        if self._method != "GET":
+            # A write's answer says again what was written: to pack and unpack that costs more than to carry it.
+            headers["Accept-Encoding"] = "identity"
         if self._content_type and self._payload is not None:
             headers["Content-Type"] = self._content_type
         if token := await self._config.token():

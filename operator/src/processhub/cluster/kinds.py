@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.meta import GROUP, VERSION
@@ -41,6 +42,7 @@ class Kind(Generic[T]):
 
 HUBS = Kind(GROUP, VERSION, "hubs", Hub)
 CHILDREN = Kind(GROUP, VERSION, "children", Child)
+CHILD_SETS = Kind(GROUP, VERSION, "childsets", ChildSet)
 SLICES = Kind(GROUP, VERSION, "registryslices", RegistrySlice)
 LEASES = Kind("coordination.k8s.io", "v1", "leases", Lease)
 PODS = Kind("", "v1", "pods", Pod)

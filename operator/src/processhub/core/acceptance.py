@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
 from processhub.api.child import ChildSpec
-from processhub.api.hub import HubSpec
+from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
+from processhub.core.distribution import BUILT_IN
+from processhub.core.migration import BUILT_IN as WAYS
 
-STRATEGIES = ("ConsistentHashing", "Guided")
+STRATEGIES = tuple(BUILT_IN)
+REDUNDANCIES = ("Singularity", "Replication")
+MIGRATIONS = tuple(WAYS)
+PARTITIONS = ("Divergence", "StaticQuorum", "DynamicQuorum", "MajorityQuorum")
 MAX_WORKLOAD_BYTES = 128 * 1024
 # What a Pod's own restart policy may be under a child's: Kubernetes must not restart what the child's policy lets rest.
 _POD_RESTARTS = {
@@ -18,7 +23,6 @@ _POD_RESTARTS = {
     "Transient": ("OnFailure", "Never"),
     "Temporary": ("Never",),
 }
-LATER_STRATEGIES = ("RoundRobin", "LeastLoaded", "Modulo", "Local", "NotLocal", "ForEach")
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -32,9 +36,21 @@ HubCheck = Callable[[HubSpec], Refusal | None]
 ChildCheck = Callable[[ChildSpec, HubSpec], Refusal | None]
 
 
-def refuse_hub(spec: HubSpec) -> Refusal | None:
-    """The first check that the Hub fails, None where it is accepted."""
-    return next((refusal for check in _HUB_CHECKS if (refusal := check(spec))), None)
+def refuse_hub(
+    spec: HubSpec,
+    distributions: Collection[str] = (),
+    redundancies: Collection[str] = (),
+    partitions: Collection[str] = (),
+    migrations: Collection[str] = (),
+) -> Refusal | None:
+    """The first check that the Hub fails, None where it is accepted; beside it the names of users' own strategies."""
+    refusal = (
+        _known("distribution", spec.distribution.strategy, STRATEGIES, distributions)
+        or _known("redundancy", spec.redundancy.strategy, REDUNDANCIES, redundancies)
+        or _known("migration", spec.migration.strategy, MIGRATIONS, migrations)
+        or _known("partitionTolerance", spec.partition_tolerance.strategy, PARTITIONS, partitions)
+    )
+    return refusal or next((refusal for check in _HUB_CHECKS if (refusal := check(spec))), None)
 
 
 def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
@@ -42,52 +58,105 @@ def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     return next((refusal for check in _CHILD_CHECKS if (refusal := check(spec, hub))), None)
 
 
-def _later(field: str, instead: str) -> Refusal:
-    return Refusal(Reason.NOT_SUPPORTED_YET, f"{field} is not supported yet; {instead}")
+def on_demand_spec(spec: ChildSpec, template: OnDemand) -> ChildSpec:
+    """What a child with ``onDemand: true`` runs by this template, and how long where it doesn't say."""
+    return msgspec.structs.replace(
+        spec,
+        exec=template.exec,
+        python=template.python,
+        pod=template.pod,
+        ttl_seconds=template.ttl_seconds if spec.ttl_seconds is None else spec.ttl_seconds,
+        idle_seconds=template.idle_seconds if spec.idle_seconds is None else spec.idle_seconds,
+    )
 
 
-def _distribution(spec: HubSpec) -> Refusal | None:
-    strategy = spec.distribution.strategy
-    if strategy in STRATEGIES:
+def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection[str]) -> Refusal | None:
+    if strategy in built_in or strategy in own:
         return None
-    if strategy in LATER_STRATEGIES:
-        return _later(f"spec.distribution.strategy {strategy}", f"use one of {_listed(STRATEGIES)}")
     return Refusal(
         Reason.UNKNOWN_STRATEGY,
-        f"spec.distribution.strategy {strategy!r} is not known; there are {_listed(STRATEGIES + LATER_STRATEGIES)}",
+        f"spec.{field}.strategy {strategy!r} is not known; there are {_listed((*built_in, *sorted(own)))}",
     )
 
 
 def _redundancy(spec: HubSpec) -> Refusal | None:
-    if spec.redundancy.strategy != "Singularity":
-        return _later(f"spec.redundancy.strategy {spec.redundancy.strategy}", "use Singularity")
-    if spec.redundancy.redundancy_signal != "None":
-        return _later(f"spec.redundancy.redundancySignal {spec.redundancy.redundancy_signal}", "use None")
-    return None
-
-
-def _migration(spec: HubSpec) -> Refusal | None:
-    if spec.migration.strategy != "ColdSwap":
-        return _later(f"spec.migration.strategy {spec.migration.strategy}", "use ColdSwap")
+    redundancy, strategy = spec.redundancy, spec.distribution.strategy
+    if strategy == "Guided" and redundancy.strategy not in REDUNDANCIES:
+        return Refusal(
+            Reason.INVALID,
+            f"spec.redundancy.strategy {redundancy.strategy} can't be had with the distribution strategy Guided, where "
+            "each child names its members; use Replication with a replicationFactor",
+        )
+    if strategy == "Guided" and redundancy.strategy == "Replication" and redundancy.replication_factor == "ClusterSize":
+        return Refusal(
+            Reason.INVALID,
+            "spec.redundancy.replicationFactor ClusterSize can't be had with the distribution strategy Guided, where "
+            "each child names its members; give a number, or use the strategy ForEach",
+        )
     return None
 
 
 def _partitions(spec: HubSpec) -> Refusal | None:
-    if spec.partition_tolerance.strategy != "Divergence":
-        return _later(f"spec.partitionTolerance.strategy {spec.partition_tolerance.strategy}", "use Divergence")
+    tolerance, field = spec.partition_tolerance, "spec.partitionTolerance"
+    if tolerance.strategy == "StaticQuorum" and (tolerance.quorum_size or 0) < 1:
+        return Refusal(Reason.INVALID, f"{field}.strategy StaticQuorum needs quorumSize, for example quorumSize: 2")
+    if tolerance.strategy == "DynamicQuorum":
+        if not 1 <= tolerance.quorum_percent <= 100:
+            return Refusal(Reason.INVALID, f"{field}.quorumPercent is {tolerance.quorum_percent}; write 1 to 100")
+        if tolerance.threshold_seconds < 1:
+            return Refusal(
+                Reason.INVALID, f"{field}.thresholdSeconds is {tolerance.threshold_seconds}; write 1 or more"
+            )
     return None
 
 
 def _on_demand(spec: HubSpec) -> Refusal | None:
-    return _later("spec.onDemand", "leave it out") if spec.on_demand is not None else None
+    template = spec.on_demand
+    if template is None:
+        return None
+    if spec.distribution.strategy == "Guided":
+        return Refusal(
+            Reason.INVALID,
+            "spec.onDemand: a Guided hub places a child where its spec.nodes say, and what a request starts has none;"
+            " leave onDemand out, or use another distribution strategy",
+        )
+    if template.on_owner_lost == "Local" and spec.partition_tolerance.strategy != "Divergence":
+        return Refusal(
+            Reason.INVALID,
+            "spec.onDemand.onOwnerLost Local needs partitionTolerance.strategy Divergence; write Wait, or leave it out",
+        )
+    if template.exec is None and template.python is None and template.pod is None:
+        return Refusal(Reason.INVALID, "spec.onDemand names no workload; give one of exec, python or pod")
+    refusal = _pod(on_demand_spec(ChildSpec(on_demand=True), template), spec)
+    return refusal and Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
 
 
 def _hooks(spec: HubSpec) -> Refusal | None:
-    return _later("spec.hooks", "leave it out") if spec.hooks else None
+    """What the schema refuses as well, for specs that no API server has seen."""
+    names: set[str] = set()
+    for hook in spec.hooks:
+        if hook.name in names:
+            return Refusal(Reason.INVALID, f"spec.hooks names {hook.name!r} twice; give each hook a name of its own")
+        names.add(hook.name)
+        if (hook.webhook is None) == (hook.python is None):
+            return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: give exactly one of webhook and python")
+        if hook.webhook is not None and not hook.webhook.url.startswith(("http://", "https://")):
+            return Refusal(
+                Reason.INVALID,
+                f"spec.hooks {hook.name!r}: webhook.url {hook.webhook.url!r} must begin with http:// or https://",
+            )
+    return None
 
 
 def _static_children(spec: HubSpec) -> Refusal | None:
     for child in spec.children:
+        for field, value in (("ttlSeconds", child.ttl_seconds), ("idleSeconds", child.idle_seconds)):
+            if value is not None:
+                return Refusal(
+                    Reason.INVALID,
+                    f"spec.children {child.id!r}: {field}: the hub would start it again at once; leave it out, or"
+                    " create a Child of its own",
+                )
         if not child.id:
             return Refusal(Reason.INVALID, "an entry of spec.children has no id; each static child needs one")
         if child.hub:
@@ -97,7 +166,13 @@ def _static_children(spec: HubSpec) -> Refusal | None:
 
 def _workload(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     if spec.on_demand:
-        return _later("spec.onDemand", "use exec, python or pod")
+        if hub.on_demand is not None:
+            return None
+        return Refusal(
+            Reason.INVALID,
+            "spec.onDemand is true, but the hub has no spec.onDemand to take the workload from; give it one, or use"
+            " exec, python or pod here",
+        )
     if spec.exec is None and spec.python is None and spec.pod is None:
         return Refusal(Reason.INVALID, "spec names no workload; give one of exec, python or pod")
     return None
@@ -128,14 +203,6 @@ def _pod(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     return None
 
 
-def _lifetimes(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
-    if spec.ttl_seconds is not None:
-        return _later("spec.ttlSeconds", "leave it out")
-    if spec.idle_seconds is not None:
-        return _later("spec.idleSeconds", "leave it out")
-    return None
-
-
 def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     guided = hub.distribution.strategy == "Guided"
     if not guided:
@@ -151,10 +218,17 @@ def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
             Reason.MISSING_CHILD_MAPPING,
             "the hub's distribution strategy is Guided; give spec.nodes with the name of a member",
         )
-    if len(spec.nodes) != 1:
+    redundancy = hub.redundancy
+    copies = redundancy.replication_factor if redundancy.strategy == "Replication" else 1
+    if len(spec.nodes) != copies:
         return Refusal(
             Reason.CHILD_REPLICATION_MISMATCH,
-            f"spec.nodes names {len(spec.nodes)} members, but the hub keeps 1 copy of a child; name exactly 1",
+            f"spec.nodes names {len(spec.nodes)} members, but the hub keeps {copies} "
+            f"{'copy' if copies == 1 else 'copies'} of a child; name exactly {copies}",
+        )
+    if len(set(spec.nodes)) < len(spec.nodes):
+        return Refusal(
+            Reason.INVALID_CHILD_MAPPING, "spec.nodes names a member twice; each copy needs a member of its own"
         )
     return None
 
@@ -188,12 +262,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 _HUB_CHECKS: tuple[HubCheck, ...] = (
-    _distribution,
     _redundancy,
-    _migration,
     _partitions,
     _on_demand,
     _hooks,
     _static_children,
 )
-_CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _pod, _lifetimes, _mapping)
+_CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _pod, _mapping)

@@ -40,6 +40,7 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True):
     holds: bool = True  # Hold with holdSeconds above 0
     hold_seconds: int = 30
     restarting_seconds: float = 0.0  # since the restart was first seen; 0 where it is seen now
+    hands_over: bool = False  # a pod that is deleted hands its children over, whatever it is deleted for
     ordered_away: bool = False  # scale-down, or a drain that was asked for
 
 
@@ -56,7 +57,8 @@ class Judgement(msgspec.Struct, frozen=True):
 def judge(facts: MemberFacts) -> Judgement:
     """The member's phase. A missing pod proves nothing; a Lease that ran out, a release or the kubelet's word does."""
     holder_pod = facts.holder.partition("/")[0]
-    draining = facts.ordered_away or (facts.pod_deleting and (facts.pod_disrupted or facts.node_unschedulable))
+    leaves = facts.hands_over or facts.pod_disrupted or facts.node_unschedulable
+    draining = facts.ordered_away or (facts.pod_deleting and leaves)
     limit = facts.lease_seconds + LEASE_GRACE_SECONDS
     expired = facts.unrenewed_seconds >= limit
     replaced = facts.pod_uid != holder_pod

@@ -10,7 +10,7 @@ and Flood, 2014), so a score costs no hashing. Nothing depends on the process, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 
 import msgspec
@@ -68,44 +68,55 @@ def rank(child_id: str, members: Sequence[Candidate]) -> list[tuple[str, float]]
 
 def best(keys: Keys, members: Sequence[Candidate]) -> NDArray[np.int64]:
     """The index of the highest-scoring member for each child, NOWHERE where all weights are 0. Shape (n,)."""
-    chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
-    top = np.zeros(len(keys), dtype=np.float64)
-    # By name, so that a tie (one in 2**52) does not depend on the order of members.
-    for index, member in sorted(enumerate(members), key=lambda pair: pair[1].name):
-        if member.weight <= 0:
-            continue
-        drawn = scores(keys, member.name, member.weight)
-        better = drawn > top
-        chosen[better] = index
-        top[better] = drawn[better]
-    return chosen
+    return place(keys, [Candidate(member.name, member.weight) for member in members])
 
 
 def place(keys: Keys, members: Sequence[Candidate]) -> NDArray[np.int64]:
-    """The member's index for each child, no member above its room; NOWHERE where none has room. Shape (n,).
-
-    A child whose member is full goes to its next best member that has room; a full member keeps those that it
-    scores highest for.
-    """
-    chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
+    """The member's index for each child, no member above its room; NOWHERE where none has room. Shape (n,)."""
     room = [member.room if member.room is not None else len(keys) for member in members]
-    waiting = np.arange(len(keys))
+    return place_scored(
+        np.arange(len(keys)),
+        [member.name for member in members],
+        [places if member.weight > 0 else 0 for places, member in zip(room, members, strict=True)],
+        lambda rows, index: scores(keys[rows], members[index].name, members[index].weight),
+    )
+
+
+def place_scored(
+    rows: NDArray[np.int64],
+    names: Sequence[str],
+    room: Sequence[int],
+    score: Callable[[NDArray[np.int64], int], Scores],
+) -> NDArray[np.int64]:
+    """The member's index for each row, no member above its room, none with a score of 0; else NOWHERE. Shape (n,).
+
+    ``score(rows, index)`` is that of these rows at one member. A child whose member is full goes to its next best
+    member that has room; a full member keeps those that it scores highest for.
+    """
+    chosen = np.full(len(rows), NOWHERE, dtype=np.int64)
+    left = list(room)
+    waiting = np.arange(len(rows))
+    # By name, so that a tie (one in 2**52) does not depend on the order of members.
+    order = sorted(range(len(names)), key=lambda index: names[index])
     while len(waiting):
-        open_members = [
-            (index, member) for index, member in enumerate(members) if room[index] > 0 and member.weight > 0
-        ]
-        if not open_members:
-            break
-        picked = best(keys[waiting], [member for _, member in open_members])
+        open_members = [index for index in order if left[index] > 0]
+        picked = np.full(len(waiting), NOWHERE, dtype=np.int64)
+        top = np.zeros(len(waiting), dtype=np.float64)
+        for index in open_members:
+            drawn = score(rows[waiting], index)
+            better = drawn > top
+            picked[better] = index
+            top[better] = drawn[better]
         left_over = []
-        for position, (index, member) in enumerate(open_members):
-            mine = waiting[picked == position]
-            if len(mine) > room[index]:
-                order = np.argsort(-scores(keys[mine], member.name, member.weight), kind="stable")
-                left_over.append(mine[order[room[index] :]])
-                mine = mine[order[: room[index]]]
+        for index in open_members:
+            here = np.flatnonzero(picked == index)
+            mine = waiting[here]
+            if len(mine) > left[index]:
+                strongest = np.argsort(-top[here], kind="stable")
+                left_over.append(mine[strongest[left[index] :]])
+                mine = mine[strongest[: left[index]]]
             chosen[mine] = index
-            room[index] -= len(mine)
+            left[index] -= len(mine)
         waiting = np.sort(np.concatenate(left_over)) if left_over else np.empty(0, dtype=np.int64)
     return chosen
 

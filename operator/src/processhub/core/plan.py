@@ -35,14 +35,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...] = ()  # begun by this plan, planned and after a loss
     joining: Mapping[str, bool] = {}  # changes to who counts as joining
     stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → bound children that can't leave it
+    answered: Mapping[str, str] = {}  # orders that are done with, by id: "" carried out, else why not
+    put_off: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
+    imbalance: tuple[str, str] | None = None  # the most and the least loaded member, where the strategy minds
+    last_placed: str = ""  # the member that the newest child went to
     next_epoch: int
     pending_moves: int = 0  # wanted by a join or drain but over the budget of this round
     moving: int = 0  # moves under way, these included
+    restarts: int = 0  # in place, of paced children
+    pending_restarts: int = 0  # over the budget of this round
 
     @property
     def planned_moves(self) -> int:
-        """How many of the moves were begun by choice: these count against maxMovesPerSecond."""
-        return sum(not move.lost for move in self.moves)
+        """How many moves and restarts were begun by choice: these count against maxMovesPerSecond."""
+        return sum(not move.lost for move in self.moves) + self.restarts
 
     @property
     def empty(self) -> bool:

@@ -12,79 +12,78 @@ Placement is sticky: a child on record stays where it is. Rules by number are PR
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment
+from processhub.api.reasons import Reason, Role
+from processhub.core.distribution import HASH, Strategy, strategy_of
+from processhub.core.distribution.scene import scene_of
+from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, Draft, same_attributes, takes, unavailable
+from processhub.core.halt import halted
+from processhub.core.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
 from processhub.core.membership import Phase
-from processhub.core.placement import NOWHERE, Candidate, load_caps, place, scores
+from processhub.core.migration import Migrating, Way, migration_of
+from processhub.core.migration import Move as Possible
+from processhub.core.placement import NOWHERE
 from processhub.core.plan import Move, Plan, Unplaced
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.replicas import Replicas
+from processhub.core.snapshot import Claim, HubSnapshot, MemberView, OnRecord, Wanted
 
 
-def plan(snapshot: HubSnapshot) -> Plan:
-    """What to change now. Executing it and planning again with the outcome leads, step by step, to rest."""
-    planner = _Planner(snapshot)
+def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: Migrating | None = None) -> Plan:
+    """What to change now. Executing it and planning again with the outcome leads, step by step, to rest.
+
+    ``strategy`` and ``migration`` are the hub's where they are none of ProcessHub's own; without, KeyError is raised.
+    """
+    if snapshot.partitioned:
+        return halted(snapshot)
+    strategy = strategy or strategy_of(snapshot.spec.distribution.strategy)
+    if snapshot.spec.keeps_copies:
+        replicas = Replicas(snapshot, strategy)
+        replicas.sweep_record()
+        replicas.follow_children()
+        replicas.obey()
+        replicas.top_up()
+        replicas.rebalance()
+        return replicas.result()
+    planner = _Singles(snapshot, strategy, migration or migration_of(snapshot.spec.migration.strategy))
     planner.sweep_record()
     planner.follow_children()
     planner.place_new()
+    planner.obey()
     planner.drain()
     planner.rebalance()
+    planner.weigh()
     return planner.result()
 
 
-class _Planner:
-    """The working state of one plan: counts and changes so far."""
+class _Singles(Draft):
+    """One copy of each child."""
 
-    def __init__(self, snapshot: HubSnapshot) -> None:
-        self.snapshot = snapshot
-        self.members: dict[str, MemberView] = {member.name: member for member in snapshot.members}
-        self.changes: dict[str, dict[str, Assignment | None]] = {}
-        self.unplaced: dict[str, Unplaced] = {}
-        self.moves: list[Move] = []
-        self.joining: dict[str, bool] = {}
-        self.stranded: dict[str, list[str]] = {}
-        self.next_epoch = snapshot.next_epoch
-        self.budget = snapshot.move_budget
-        self.pending_moves = 0
-        self.moving = 0
-        self.load: Counter[str] = Counter()
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy, migration: Migrating) -> None:
+        super().__init__(snapshot)
+        self.strategy, self.migration = strategy, migration
         self.new: list[Wanted] = []
         self.lost_from: dict[str, str] = {}  # id → the member it was lost with or is to leave
         self.leaving: list[tuple[Wanted, str]] = []  # children of members that are drained
         self.movable: list[tuple[Wanted, str]] = []  # steady children that a join may move, and their member
         self.unsteady: list[tuple[Wanted, str]] = []  # those that it may move later, and the member they will be on
-        self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
-        self.blocking = [member for member in snapshot.members if member.phase is not Phase.GONE and (member.lingering)]
-        for member in snapshot.members:
-            # One that was lost or is being emptied takes its share again when it is back.
-            leaves = member.phase is Phase.GONE or member.draining
-            if leaves and member.wanted and not member.joining and snapshot.formed:
-                self.joining[member.name] = True
 
     # steps
-
-    def sweep_record(self) -> None:
-        """Take off the record what nobody wants any more: that is the order to stop."""
-        children = self.snapshot.children
-        for child_id, places in self.snapshot.record.items():
-            if child_id not in children:
-                for on_record in places:
-                    self._put(on_record.member, child_id, None)
 
     def follow_children(self) -> None:
         """Bring each child's entries one step nearer to what it asks for; collect those without a place."""
         record = self.snapshot.record
-        live = Phase.LIVE
-        members = self.members
+        live, active, put_off = Phase.LIVE, Role.ACTIVE, self.snapshot.put_off
+        members, claims = self.members, self.snapshot.claims
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id)
             if places is None:
                 self.new.append(child)
+                continue
+            if claims and child_id in claims and self._confirm(child, places, claims[child_id]):
                 continue
             if len(places) == 1:
                 # The fast path: on record once, on a live member, as asked for.
@@ -98,12 +97,14 @@ class _Planner:
                     and not entry.wait
                     and entry.workload == child.workload
                     and entry.uid == child.uid
+                    and entry.role == active
+                    and not entry.to
                     and (not child.nodes or child.nodes[0] == member.name)
-                    and _same_attributes(entry, child)
+                    and same_attributes(entry, child)
                 ):
                     self.load[member.name] += 1
-                    if not child.nodes and not child.pinned:
-                        self.movable.append((child, member.name))
+                    if not child.nodes and not child.pinned and not child.refused:
+                        (self.unsteady if child_id in put_off else self.movable).append((child, member.name))
                     continue
             self._follow(child, places)
 
@@ -111,7 +112,7 @@ class _Planner:
         """Find a member for each child that has none."""
         ready: list[Wanted] = []
         for child in self.new:
-            if blocked := self._blocked(child.id):
+            if blocked := self.blocked(child.id):
                 self.unplaced[child.id] = blocked
             elif child.nodes:
                 self._place_bound(child, child.nodes[0])
@@ -119,32 +120,60 @@ class _Planner:
                 ready.append(child)
         if not ready:
             return
-        candidates = self._candidates(len(ready))
-        if not candidates:
+        if not any(takes(member) for member in self.snapshot.members) or not self.snapshot.formed:
             message = "no member of the hub is ready; placed when one is"
             self.unplaced.update({child.id: Unplaced(Reason.NO_MEMBERS, message) for child in ready})
             return
-        chosen = place(_keys(ready), candidates)
-        for child, index in zip(ready, chosen.tolist(), strict=True):
+        again = [child for child in ready if child.id in self.lost_from] if self.strategy.hash_after_loss else []
+        fresh = [child for child in ready if child.id not in self.lost_from] if again else ready
+        self._place(again, HASH)
+        self._place(fresh, self.strategy)
+
+    def _place(self, children: list[Wanted], strategy: Strategy) -> None:
+        if not children:
+            return
+        scene = scene_of(self, self.strategy, len(children))
+        left_over = []
+        for child, index in zip(children, strategy.place(children, scene).tolist(), strict=True):
             if index == NOWHERE:
-                self.unplaced[child.id] = self._no_room(candidates)
+                left_over.append(child)
                 continue
-            self._start(child, candidates[index].name)
+            name = scene.seats[index].name
+            if child.id not in self.lost_from:
+                self.last_placed = name
+            self._start(child, name)
+        if left_over:
+            scene, full = scene_of(self, self.strategy, 0), self.no_room(self.candidates(0))
+            self.unplaced.update({child.id: strategy.why_not(child, scene) or full for child in left_over})
+
+    def obey(self) -> None:
+        """Move children to where somebody asked to have them, within the budget."""
+        if not self.snapshot.orders:
+            return
+        sources = {child.id: source for child, source in (*self.leaving, *self.movable)}
+        begun = set[str]()
+        for child_id, name in self.snapshot.orders.items():
+            answer = self._obey(child_id, name, sources, begun)
+            if answer is not None:
+                self.answered[child_id] = answer
+        if begun:
+            self.movable = [pair for pair in self.movable if pair[0].id not in begun]
+            self.leaving = [pair for pair in self.leaving if pair[0].id not in begun]
 
     def drain(self) -> None:
         """Move children off the members that are to be emptied, within the budget."""
         now = self.leaving[: max(self.budget, 0)]
         self.pending_moves += len(self.leaving) - len(now)
-        candidates = self._candidates(len(now)) if now else []
-        if not candidates:
-            self.pending_moves += len(now)
+        if not now:
             return
-        chosen = place(_keys(child for child, _ in now), candidates)
+        scene = scene_of(self, self.strategy, len(now))
+        strategy = HASH if self.strategy.hash_after_loss else self.strategy
+        chosen = strategy.place([child for child, _ in now], scene)
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
             if index == NOWHERE:
                 self.pending_moves += 1
             else:
-                self._begin_move(child, source, candidates[index].name, f"{source} is drained")
+                self.begin_move(child, source, scene.seats[index].name, f"{source} is drained")
 
     def rebalance(self) -> None:
         """Move onto the joiners the children that they outrank the present member for, within the budget."""
@@ -162,21 +191,56 @@ class _Planner:
             if member.name not in unfinished:
                 self.joining[member.name] = False
 
-    def result(self) -> Plan:
-        """The plan."""
-        flags = {member.name: member.joining for member in self.snapshot.members}
-        return Plan(
-            entries=self.changes,
-            unplaced=self.unplaced,
-            moves=tuple(self.moves),
-            joining={name: value for name, value in self.joining.items() if flags[name] != value},
-            stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
-            next_epoch=self.next_epoch,
-            pending_moves=self.pending_moves,
-            moving=self.moving,
-        )
+    def weigh(self) -> None:
+        """Look for an imbalance of loads, once nothing else is under way."""
+        restless = self.moving or self.pending_moves or any(member.joining for member in self.snapshot.members)
+        if not restless and not self.joining:
+            self.imbalance = self.strategy.imbalance(scene_of(self, self.strategy, 0))
 
     # one child
+
+    def begin_move(self, child: Wanted, source: str, target: str, why: str) -> None:
+        """Put the waiting entry on ``target``, and have the source hand over where the hub does that.
+
+        The state is not taken before the waiting entry is there, so the two need no order. A source whose entry changes
+        otherwise is told in the next round.
+        """
+        super().begin_move(child, source, target, why)
+        if child.id in self.changes.get(source, ()) or self._way(child, source, target) is not Way.HOT:
+            return
+        entry = self.changes[target][child.id]
+        there = next((place for place in self.snapshot.record[child.id] if place.member == source), None)
+        if entry is not None and there is not None:
+            self._order(child, there, OnRecord(target, entry))
+
+    def _way(self, child: Wanted, source: str, target: str, *, by_choice: bool = False) -> Way:
+        return self.migration.way(child, Possible(source=source, target=target, by_choice=by_choice))
+
+    def _confirm(self, child: Wanted, places: tuple[OnRecord, ...], claim: Claim) -> bool:
+        """Put a child on record where it was started because its owner could not be reached; whether that is so.
+
+        The one case where another owner starts before the last one is proven stopped: the hub asks for it
+        (onDemand.onOwnerLost Local), and gives up for it that there is one at a time.
+        """
+        template, member, (owner, *others) = self.snapshot.spec.on_demand, self.members.get(claim.member), places
+        if template is None or template.on_owner_lost != "Local" or not child.on_demand or child.bound or others:
+            return False
+        if owner.entry.wait or (owner.entry.uid, owner.entry.epoch) != (claim.uid, claim.epoch):
+            return False
+        if owner.member == claim.member or child.uid != claim.uid or member is None or not takes(member):
+            return False
+        run = owner.entry.started_with if owner.entry.workload == child.workload else 0
+        self.put(claim.member, child.id, self.assignment(child, run=run))
+        self.put(owner.member, child.id, None)
+        self.load[claim.member] += 1
+        why = f"{claim.member} was asked for it and could not reach {owner.member}"
+        self.moves.append(Move(child.id, owner.member, claim.member, why, lost=True))
+        return True
+
+    def _order(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+        member = self.members.get(source.member)
+        order = order_for(target, must=member is not None and member.draining)
+        self.put(source.member, child.id, msgspec.structs.replace(source.entry, to=order))
 
     def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
         running = [place for place in places if not place.entry.wait]
@@ -184,78 +248,102 @@ class _Planner:
         if any(place.entry.uid != child.uid for place in places):
             # Deleted and re-created under the same id: the old one ends first.
             for on_record in places:
-                self._put(on_record.member, child.id, None)
+                self.put(on_record.member, child.id, None)
             self.unplaced[child.id] = Unplaced(
                 Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
             )
+        elif handed := _handed_over(running):
+            self._finish_move(child, *handed)
         elif waiting:
             self._continue_move(child, running, waiting[0])
             for surplus in waiting[1:]:
-                self._put(surplus.member, child.id, None)
+                self.put(surplus.member, child.id, None)
         else:
-            keeper, *older = sorted(running, key=lambda place: -place.entry.epoch)
+            # Of a hub that kept several copies, the active one stays.
+            keeper, *older = sorted(running, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
             for on_record in older:
-                self._put(on_record.member, child.id, None)
+                self.put(on_record.member, child.id, None)
             self._settle(child, keeper)
 
     def _settle(self, child: Wanted, place: OnRecord) -> None:
         """A child with one entry: lost, to be moved, to be changed, or as it should be."""
         member = self.members.get(place.member)
         if member is None or (member.phase is Phase.GONE and not self._waits_for(child, member)):
-            self._put(place.member, child.id, None)
+            self.put(place.member, child.id, None)
             self.lost_from[child.id] = place.member
             self.new.append(child)
             return
         self.load[member.name] += 1
-        self._refresh(child, place)
+        waits = self._refresh(child, place)
         if member.phase is Phase.GONE:
-            self.unplaced[child.id] = _unavailable(member.name)
+            self.unplaced[child.id] = unavailable(member.name)
             return
+        if waits:
+            return  # one step at a time: a second waiting entry would have to be taken back
         if child.nodes and child.nodes[0] != member.name:
             self._move_bound(child, place)
         elif member.draining:
             self._leave(child, member)
-        elif not child.bound:
+        elif child.movable:
             self.unsteady.append((child, member.name))
 
     def _waits_for(self, child: Wanted, member: MemberView) -> bool:
         """Whether the child stays on record with a member that is gone."""
         return child.pinned or (member.wanted and bool(child.nodes) and child.nodes[0] == member.name)
 
-    def _refresh(self, child: Wanted, place: OnRecord) -> None:
+    def _refresh(self, child: Wanted, place: OnRecord) -> bool:
+        """Bring the entry up to what is asked for; whether it has to wait for something now."""
         entry = place.entry
+        if entry.role != Role.ACTIVE and (
+            blocked := self.blocked(
+                child.id, besides=(place.member,), besides_pods_of=self.passive_pods(child.id, (place,))
+            )
+        ):
+            # Of a hub that kept several copies: the active one may run yet, whatever else is to change here. Nor is it
+            # moved: a handover makes its target active without asking again.
+            self.unplaced[child.id] = blocked
+            return True
+        besides = (place.member, *self._waiting(child.id))
+        if entry.to and (blocked := self.blocked(child.id, besides, besides_pods_of=(place.member,))):
+            # Its target may have started it, and is not proven to have ended it: it was taken for gone, and is back.
+            self.unplaced[child.id] = blocked
+            return True
+        child = self.due(child, entry)
         if entry.workload != child.workload:
             # With a Pod of its own it waits as at the end of a move: what follows starts when that is gone (23).
-            self._put(place.member, child.id, self._assignment(child, wait=child.id in self.snapshot.pods))
-        elif not _same_attributes(entry, child):
-            self._put(place.member, child.id, self._assignment(child, epoch=entry.epoch))
+            waits = child.id in self.snapshot.pods
+            self.put(place.member, child.id, self.assignment(child, wait=waits))
+            return waits
+        if refreshed := self.refreshed(child, entry, Role.ACTIVE):
+            self.put(place.member, child.id, refreshed)
+        return False
+
+    def _waiting(self, child_id: str) -> list[str]:
+        """The members whose entry of the child is no order to start it."""
+        return [place.member for place in self.snapshot.record[child_id] if place.entry.wait]
 
     def _move_bound(self, child: Wanted, place: OnRecord) -> None:
         target = self.members.get(child.nodes[0])
-        if target is None or not _takes(target):
+        if target is None or not takes(target):
             # It runs on where it is until its new member is there.
-            self.unplaced[child.id] = _unavailable(child.nodes[0])
-        elif full := self._full(target.name):
+            self.unplaced[child.id] = unavailable(child.nodes[0])
+        elif full := self.full(target.name):
             self.unplaced[child.id] = full
         elif self.budget > 0:
-            self._begin_move(child, place.member, target.name, "its nodes were changed")
+            self.begin_move(child, place.member, target.name, "its nodes were changed")
         else:
             self.pending_moves += 1
 
     def _leave(self, child: Wanted, member: MemberView) -> None:
-        if child.bound:
+        if child.bound and not (member.forced and member.wanted):
             self.stranded.setdefault(member.name, []).append(child.id)
+        if child.bound and member.forced:
+            # On record with its member, not to be started: as at the end of a move.
+            self.put(member.name, child.id, self.assignment(child, wait=True))
+            self.unplaced[child.id] = unavailable(member.name)
             return
-        self.leaving.append((child, member.name))
-
-    def _begin_move(self, child: Wanted, source: str, target: str, why: str) -> None:
-        self.budget -= 1
-        self.moving += 1
-        self.load[source] -= 1
-        self.load[target] += 1
-        # A new epoch at once: the target's entry is the newer word, whoever reads both.
-        self._put(target, child.id, self._assignment(child, wait=True))
-        self.moves.append(Move(child.id, source, target, why))
+        if not child.bound:
+            self.leaving.append((child, member.name))
 
     def _continue_move(self, child: Wanted, running: list[OnRecord], target: OnRecord) -> None:
         member = self.members.get(target.member)
@@ -264,52 +352,126 @@ class _Planner:
         lost = member is not None and (member.phase is Phase.GONE or not self._may_still_go(child, member))
         if member is None or (lost and not stays):
             # Given up: with the source still on record it simply stays there.
-            self._put(target.member, child.id, None)
+            self.put(target.member, child.id, None)
             if running:
                 self._settle(child, max(running, key=lambda place: place.entry.epoch))
             else:
                 self.new.append(child)
             return
         self.load[member.name] += 1
-        if member.phase is Phase.GONE:
-            self.unplaced[child.id] = _unavailable(member.name)
+        if member.phase is Phase.GONE or (member.draining and member.forced):
+            self.unplaced[child.id] = unavailable(member.name)
+            if not member.wanted:
+                self.stranded.setdefault(member.name, []).append(child.id)
             return
         self.moving += 1
         if not child.bound:
             self.unsteady.append((child, member.name))
         for source in running:
             # While the target restarts the source runs on.
-            if member.phase is Phase.LIVE or self._lost(source.member):
-                self._put(source.member, child.id, None)
+            if member.phase is Phase.LIVE or self.lost(source.member):
+                self._let_go(child, source, target)
         if running:
             return
-        blocked = self._blocked(child.id, besides=member.name)
+        blocked = self.blocked(child.id, besides=(member.name,))
         if blocked is None:
-            self._put(member.name, child.id, self._assignment(child))
+            self.put(member.name, child.id, self.assignment(child, state=target.got))
         elif child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # that may take long, and is the pod's node's affair
 
-    def _lost(self, name: str) -> bool:
-        member = self.members.get(name)
-        return member is None or member.phase is Phase.GONE
+    def _let_go(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+        """One step further in taking the child from its source, with its state where the hub hands that over."""
+        # What was ordered stands: only then is there a state that could be lost.
+        hot = goes_to(source) == target.member or self._way(child, source.member, target.member) is Way.HOT
+        source_member = self.members.get(source.member)
+        following = next_step(source, source_member, target) if hot else Next(Step.COLD)
+        match following.step:
+            case Step.COLD:
+                self.put(source.member, child.id, None)
+            case Step.ORDER:
+                self._order(child, source, target)
+            case Step.COMMIT:
+                self.put(target.member, child.id, self.assignment(child, state=following.checksum))
+            case Step.AGAIN:
+                self.put(target.member, child.id, self.assignment(child, wait=True))
+            case Step.PUT_OFF:
+                self.moving -= 1
+                self.load[target.member] -= 1
+                self.put(target.member, child.id, None)
+                self.put_off.append(child.id)
+                if not child.bound:
+                    self.joining[target.member] = True  # it still draws the child: asked again when it is not put off
+                self._settle(child, source)
+
+    def _finish_move(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+        """The target has the state and the order to start; the source keeps its copy while that may be needed."""
+        source_member, member = self.members.get(source.member), self.members.get(target.member)
+        emptied = source_member is not None and source_member.draining
+        if self.lost(source.member) or has_taken_over(target, emptied=emptied):
+            self.put(source.member, child.id, None)
+            self._settle(child, target)
+        elif member is None or self.lost(target.member):
+            self.put(target.member, child.id, None)
+            self._settle(child, source)
+        elif target.failed and not self._may_still_go(child, member):
+            # It does not come up there, and is not to stay: the source resumes when its end there is proven.
+            self.put(target.member, child.id, None)
+            self.load[source.member] += 1
+        else:
+            self.moving += 1
+            self.load[target.member] += 1
+            edited = self.due(child, target.entry)
+            if has_lost(target):
+                self.put(target.member, child.id, self.assignment(child, wait=True))
+            elif edited.workload != target.entry.workload:
+                # It may not come up as it was: the edit starts it anew with the same state.
+                self.put(target.member, child.id, self.assignment(edited, state=target.entry.state))
 
     def _may_still_go(self, child: Wanted, member: MemberView) -> bool:
         return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
 
     def _place_bound(self, child: Wanted, name: str) -> None:
         member = self.members.get(name)
-        if member is None or not _takes(member) or not self.snapshot.formed:
-            self.unplaced[child.id] = _unavailable(name)
-        elif full := self._full(name):
+        if member is None or not takes(member) or not self.snapshot.formed:
+            self.unplaced[child.id] = unavailable(name)
+        elif full := self.full(name):
             self.unplaced[child.id] = full
         else:
             self._start(child, name)
 
     def _start(self, child: Wanted, name: str) -> None:
         self.load[name] += 1
-        self._put(name, child.id, self._assignment(child))
+        self.put(name, child.id, self.assignment(child))
         if source := self.lost_from.get(child.id):
             self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
+
+    # orders
+
+    def _obey(self, child_id: str, name: str, sources: Mapping[str, str], begun: set[str]) -> str | None:
+        """How the order ended: "" where the child is on record there, else why not; None while it is under way.
+
+        ``sources``: the member of each child that may be moved now. One whose move begins is put into ``begun``.
+        """
+        child, places = self.snapshot.children.get(child_id), self.snapshot.record.get(child_id, ())
+        if child is None or not places:
+            return NOT_PLACED
+        if name in (place.member for place in places):
+            return ""
+        if child.nodes:
+            return MAPPED
+        if child.pinned:
+            return PINNED
+        if unfit := self.unfit(name):
+            return unfit
+        if full := self.full(name):
+            return full.message
+        source = sources.get(child_id)
+        if source is not None and self.budget > 0:
+            begun.add(child_id)
+            self.begin_move(child, source, name, "it was asked for")
+        else:
+            self.pending_moves += 1
+        return None
 
     # joins
 
@@ -319,22 +481,35 @@ class _Planner:
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
             return set()
-        chosen, drawn = self._outranked_by(joiners, movable)
-        room = self._room(0)
-        unfinished = set()
+        scene = scene_of(self, self.strategy, 0)
+        chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], scene)
+        seats = {seat.name: seat for seat in scene.seats}
+        unfinished, full, left = set[str](), set[str](), set[str]()
         for index, joiner in enumerate(joiners):
             wanting = np.flatnonzero(chosen == index)
             # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
             order = wanting[np.argsort(-drawn[wanting], kind="stable")]
-            take = min(len(order), max(room.get(joiner.name, 0), 0))
+            room = seats[joiner.name].room if self.strategy.capped else seats[joiner.name].space
+            take = min(len(order), room)
             now = min(take, max(self.budget, 0))
             for position in order[:now].tolist():
                 child, source = movable[position]
-                self._begin_move(child, source, joiner.name, f"{joiner.name} joined")
+                if self._way(child, source, joiner.name, by_choice=True) is Way.LATER:
+                    self.put_off.append(child.id)
+                    unfinished.add(joiner.name)
+                    continue
+                left.add(source)
+                self.begin_move(child, source, joiner.name, f"{joiner.name} {self._why(joiner)}")
             self.pending_moves += take - now
             if take > now:
                 unfinished.add(joiner.name)
-        return unfinished
+            if len(order) > take:
+                full.add(joiner.name)
+        # Where members trade children, one that is full has room again when those that leave it have.
+        return unfinished | (full & left)
+
+    def _why(self, joiner: MemberView) -> str:
+        return "draws it by strategy and weights" if joiner.resettles else "joined"
 
     def _to_be_seen(self, joiners: list[MemberView]) -> set[str]:
         """The joiners that stay so, because children that they may outrank the member of can't be moved yet.
@@ -345,124 +520,16 @@ class _Planner:
             return {member.name for member in joiners}
         if not self.unsteady:
             return set()
-        chosen, _ = self._outranked_by(joiners, self.unsteady)
+        chosen, _ = self.strategy.draw(
+            self.unsteady, [joiner.name for joiner in joiners], scene_of(self, self.strategy, 0)
+        )
         return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}
 
-    def _outranked_by(
-        self, joiners: list[MemberView], placed: list[tuple[Wanted, str]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The joiner's index for each ``(child, member)``, NOWHERE where the member outranks them; its score. (n,)."""
-        keys = _keys(child for child, _ in placed)
-        top = _scores_at([name for _, name in placed], keys, self.members)
-        chosen = np.full(len(keys), NOWHERE, dtype=np.int64)
-        for index, joiner in enumerate(joiners):
-            drawn = scores(keys, joiner.name, joiner.weight)
-            better = drawn > top
-            chosen[better] = index
-            top[better] = drawn[better]
-        return chosen, top
 
-    # what has room
-
-    def _candidates(self, more: int) -> list[Candidate]:
-        """The members that may take children now, with their room under cap and capacity for ``more`` new ones."""
-        if not self.snapshot.formed:
-            return []
-        room = self._room(more)
-        open_members = [member for member in self.snapshot.members if _takes(member)]
-        if more and sum(room[member.name] for member in open_members) < more:
-            # The cap's members are not all there: only the capacity limits.
-            limit = self.snapshot.spec.members.max_children
-            room = {member.name: max(0, limit - self.load[member.name]) for member in open_members}
-        return [Candidate(member.name, member.weight, room[member.name]) for member in open_members]
-
-    def _no_room(self, candidates: list[Candidate]) -> Unplaced:
-        """Why none of the ready members takes a child."""
-        if all(candidate.weight <= 0 for candidate in candidates):
-            names = ", ".join(candidate.name for candidate in candidates)
-            return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
-        limit = self.snapshot.spec.members.max_children
-        return Unplaced(
-            Reason.CAPACITY_EXCEEDED,
-            f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
-        )
-
-    def _full(self, name: str) -> Unplaced | None:
-        """Why a child that is bound to the member can't have it, None where it can."""
-        limit = self.snapshot.spec.members.max_children
-        if self.load[name] < limit:
-            return None
-        return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
-
-    def _room(self, more: int) -> dict[str, int]:
-        open_members = [member for member in self.snapshot.members if _takes(member)]
-        total = more + sum(self.load[member.name] for member in open_members)
-        caps = load_caps(
-            total,
-            {member.name: member.weight for member in open_members},
-            self.snapshot.spec.distribution.load_cap_percent,
-        )
-        limit = self.snapshot.spec.members.max_children
-        return {name: max(0, min(cap, limit) - self.load[name]) for name, cap in caps.items()}
-
-    # proofs and changes
-
-    def _blocked(self, child_id: str, besides: str = "") -> Unplaced | None:
-        """Why ``child_id`` may not start yet: a member may still run it (7)."""
-        if not self.settled:
-            late = [member.name for member in self.snapshot.members if not member.settled]
-            return Unplaced(
-                Reason.WAITING, f"waiting until {', '.join(sorted(late))} confirmed what it runs after a leader change"
-            )
-        for member in self.blocking:
-            if member.name != besides and child_id in member.lingering:
-                return Unplaced(
-                    Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {member.name}"
-                )
-        if pod := self.snapshot.pods.get(child_id):
-            return Unplaced(
-                Reason.ALREADY_STARTED,
-                f"an earlier {child_id!r} has not yet been seen to stop: its pod {pod} is still there",
-            )
-        for on_record in self.snapshot.record.get(child_id, ()):
-            holder = self.members.get(on_record.member)
-            if on_record.member != besides and holder is not None and holder.phase is not Phase.GONE:
-                return Unplaced(Reason.ALREADY_STARTED, f"{child_id!r} is still on record on {on_record.member}")
-        return None
-
-    def _assignment(self, child: Wanted, *, epoch: int | None = None, wait: bool = False) -> Assignment:
-        if epoch is None:
-            epoch = self.next_epoch
-            self.next_epoch += 1
-        return child.entry(epoch, wait=wait)
-
-    def _put(self, member: str, child_id: str, entry: Assignment | None) -> None:
-        self.changes.setdefault(member, {})[child_id] = entry
-
-
-def _takes(member: MemberView) -> bool:
-    return member.phase is Phase.LIVE and not member.draining and member.wanted
-
-
-def _same_attributes(entry: Assignment, child: Wanted) -> bool:
-    return (
-        entry.restart_policy == child.restart_policy and entry.tags == child.tags and entry.metadata == child.metadata
-    )
-
-
-def _keys(children: Iterable[Wanted]) -> NDArray[np.uint64]:
-    return np.fromiter((child.key for child in children), dtype=np.uint64)
-
-
-def _scores_at(sources: list[str], keys: NDArray[np.uint64], members: dict[str, MemberView]) -> NDArray[np.float64]:
-    """The score of each child at the member it is on; shape (n,)."""
-    names = np.array(sources)
-    present = np.zeros(len(keys), dtype=np.float64)
-    for name in set(sources):
-        here = names == name
-        present[here] = scores(keys[here], name, members[name].weight)
-    return present
-
-
-def _unavailable(name: str) -> Unplaced:
-    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} is not ready; started when it is")
+def _handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
+    """Source and target of a handover that is committed, None where there is none."""
+    for source in running:
+        for target in running:
+            if target.entry.state and goes_to(source) == target.member:
+                return source, target
+    return None

@@ -8,7 +8,7 @@ import msgspec
 
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason, Role, State
 from processhub.api.slice import Assignment, Report
 from processhub.core.acceptance import Refusal
 from processhub.core.membership import Phase
@@ -32,18 +32,29 @@ def copies_of(child_id: str, members: Mapping[str, Member]) -> list[Copy]:
     for member in members.values():
         for known in member.slices:
             entry = known.assignments.get(child_id)
-            report = known.reports.get(child_id) if known.present.status.holder == member.holder else None
+            # What a member that is gone said last is nothing that it runs.
+            speaks = known.present.status.holder == member.holder and member.phase is not Phase.GONE
+            report = known.reports.get(child_id) if speaks else None
             if entry is not None or report is not None:
                 copies.append(Copy(member, entry, report))
-    copies.sort(key=lambda copy: (copy.entry is None, copy.entry.wait if copy.entry else True))
+    copies.sort(key=order)
     return copies
+
+
+def order(copy: Copy) -> tuple[bool, bool, bool]:
+    """The key that puts what is on record first, the active one before the others."""
+    entry = copy.entry
+    return entry is None, entry is not None and entry.wait, entry is not None and entry.role != Role.ACTIVE
 
 
 def node_of(copy: Copy) -> NodeStatus:
     """The copy as status.nodes shows it."""
     pod = copy.member.pod.metadata.name if copy.member.pod else ""
     entry, report = copy.entry, copy.report
-    current = entry is None or (report is not None and report.uid == entry.uid and report.epoch == entry.epoch)
+    # One that was promoted runs on, though it may not have heard of its new epoch yet.
+    current = entry is None or (
+        report is not None and report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
+    )
     if report is None or not current or copy.member.phase is Phase.GONE or copy.member.judgement.restarting:
         # Not reported yet, or nobody is there to run it: on record only.
         assert entry is not None or report is not None
@@ -69,6 +80,7 @@ def child_status(
     refusal: Refusal | None,
     unplaced: Unplaced | None,
     now: str,
+    first_started_at: str = "",
 ) -> ChildStatus:
     """The status; ``now`` (RFC 3339) marks conditions that changed."""
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
@@ -77,7 +89,7 @@ def child_status(
     conditions = (
         _accepted(refusal, generation),
         _placed(own, refusal, unplaced, generation),
-        _ready(own, nodes, refusal, generation),
+        _ready(own, nodes, refusal, unplaced, generation),
     )
     first = nodes[0] if nodes else None
     return ChildStatus(
@@ -87,6 +99,7 @@ def child_status(
         member=first.name if first else "",
         role=first.role if first else "",
         state=first.state if first else (State.STOPPED if _is_suspended(refusal) else State.PENDING),
+        first_started_at=first_started_at or child.status.first_started_at,
         nodes=nodes,
     )
 
@@ -126,10 +139,19 @@ def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None,
     return condition("False", Reason.WAITING, "waiting to be placed")
 
 
-def _ready(own: list[Copy], nodes: tuple[NodeStatus, ...], refusal: Refusal | None, generation: int) -> Condition:
+def _ready(
+    own: list[Copy],
+    nodes: tuple[NodeStatus, ...],
+    refusal: Refusal | None,
+    unplaced: Unplaced | None,
+    generation: int,
+) -> Condition:
     def condition(status: str, reason: str, message: str = "") -> Condition:
         return Condition(type="Ready", status=status, reason=reason, message=message, observed_generation=generation)
 
+    runs = bool(nodes) and nodes[0].state == State.RUNNING
+    if unplaced is not None and unplaced.reason is Reason.PARTITIONED and not runs:
+        return condition("False", Reason.PARTITIONED, unplaced.message)
     if not nodes:
         if refusal is not None:
             return condition("False", refusal.reason, refusal.message)

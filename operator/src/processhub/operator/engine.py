@@ -8,7 +8,6 @@ import logging
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.operator import metrics
-from processhub.operator.childsets import ChildSetAnswers
 from processhub.operator.hubstate import HubKey
 from processhub.operator.reconcile import Reconciler
 from processhub.operator.settings import OperatorSettings
@@ -54,7 +53,6 @@ class Engine:
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.status.run(), name="child status"),
-            asyncio.create_task(ChildSetAnswers(self._client, self._settings.namespaces).run(), name="child sets"),
         ]
         self.answered()
         self._reconciler = reconciler
@@ -68,6 +66,8 @@ class Engine:
         """Stop all work; nothing is written after this."""
         if self._queue is not None:
             await self._queue.close()
+        if self._reconciler is not None:
+            await self._reconciler.hooks.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

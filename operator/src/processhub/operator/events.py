@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client
@@ -17,6 +18,7 @@ from processhub.operator.election import micro_time
 
 EVENTS = untyped("v1", "events")
 _RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
+_SET_RATE, _SET_BURST = 0.2, 5.0  # Events of one ChildSet: a second, at once
 _QUEUE = 1000
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,25 @@ class EventRecorder:
         self._buckets: dict[str, TokenBucket] = {}
         self._skipped: dict[tuple[str, EventReason], int] = {}
         self._last: dict[tuple[str, str], str] = {}
+        self._of_sets: dict[tuple[str, EventReason], int] = {}  # children that are not told of yet
+        self._set_buckets: dict[str, TokenBucket] = {}
 
     def about_hub(self, hub: Hub, reason: EventReason, message: str, *, warning: bool = False) -> None:
         """Post an Event on a Hub."""
         self._put("Hub", hub, reason, message, warning)
 
-    def about_child(self, hub: Hub, child: Child, reason: EventReason, message: str, *, warning: bool = False) -> None:
+    def about_set(self, item: ChildSet, reason: EventReason, count: int) -> None:
+        """Tell how many of a ChildSet's children this happened to; what is over the rate is told with what follows."""
+        key = (item.metadata.uid, reason)
+        self._of_sets[key] = self._of_sets.get(key, 0) + count
+        bucket = self._set_buckets.setdefault(item.metadata.uid, TokenBucket(_SET_RATE, _SET_BURST))
+        if self._of_sets[key] and bucket.take(asyncio.get_running_loop().time()):
+            count = self._of_sets.pop(key)
+            self._put("ChildSet", item, reason, f"{count} children: {str(reason).lower()}", warning=False)
+
+    def about_child(
+        self, hub: Hub, child: Child | ChildSet, reason: EventReason, message: str, *, warning: bool = False
+    ) -> None:
         """Post an Event on a Child, or count it where its hub posts too many; a repeated message is not posted."""
         key = (child.metadata.uid, str(reason))
         if self._last.get(key) == message:
@@ -46,7 +61,7 @@ class EventRecorder:
             if len(self._last) > 20_000:
                 self._last.clear()
             self._last[key] = message
-            self._put("Child", child, reason, message, warning)
+            self._put(child.kind, child, reason, message, warning)
         else:
             skipped = (hub.metadata.uid, reason)
             self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
@@ -66,7 +81,7 @@ class EventRecorder:
             except ApiError as error:
                 log.warning("event %s not posted: %s", event["reason"], error.message)
 
-    def _put(self, kind: str, item: Hub | Child, reason: EventReason, message: str, warning: bool) -> None:
+    def _put(self, kind: str, item: Hub | Child | ChildSet, reason: EventReason, message: str, warning: bool) -> None:
         now = micro_time()
         metadata = item.metadata
         event = {

@@ -15,12 +15,15 @@ async def serve(bind: str, port: int, healthy: Callable[[], bool], ready: Callab
         return web.Response(text=f"{word}\n" if good else f"not {word}\n", status=200 if good else 503)
 
     async def healthz(_: web.Request) -> web.Response:
+        """Whether this replica works, leader or standby: 200 or 503."""
         return await answer(healthy(), "ok")
 
     async def readyz(_: web.Request) -> web.Response:
+        """Whether this replica has started, to lead or to stand by: 200 or 503."""
         return await answer(ready(), "ready")
 
     async def metrics(_: web.Request) -> web.Response:
+        """The replica's metrics, in Prometheus' text format."""
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

@@ -11,10 +11,13 @@ from typing import TypeVar
 
 import msgspec
 
-from processhub.api.child import Child
-from processhub.api.hub import HubSpec
+from processhub.api.child import Child, ChildSpec
+from processhub.api.childset import ChildSet
+from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.kubernetes import Lease, Pod
-from processhub.api.naming import lease_name
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import ANNOTATION_MOVE_TO, lease_name
+from processhub.api.reasons import Role
 from processhub.api.slice import (
     Assignment,
     EntryError,
@@ -24,8 +27,9 @@ from processhub.api.slice import (
     parse_assignment,
     parse_report,
 )
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size
+from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
 from processhub.core.snapshot import Wanted, wanted_child
+from processhub.operator.childsets import KnownSet, known_set, refuse_set, shared_ids
 
 T = TypeVar("T")
 HubKey = tuple[str, str]  # (namespace, name)
@@ -33,24 +37,43 @@ log = logging.getLogger(__name__)
 
 
 class KnownChild(msgspec.Struct, frozen=True):
-    """A Child with what is derived from its spec: the planner's view and the workload's JSON."""
+    """A Child with what is derived from its spec: the planner's view and the workload's JSON.
+
+    ``spec`` is the Child's; one on demand has the workload and lifetimes of the Hub's template in it.
+    """
 
     child: Child
     wanted: Wanted
     workload: str  # JSON
+    spec: ChildSpec
+
+    @property
+    def metadata(self) -> ObjectMeta:
+        """The object's metadata."""
+        return self.child.metadata
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"child/{self.child.metadata.name}"
 
 
 class KnownLease(msgspec.Struct, frozen=True):
-    """A member Lease and when (monotonic seconds) its renewal was seen to change."""
+    """A member Lease and when (monotonic seconds) its renewal was seen to change.
+
+    ``renewing``: that was seen since the clocks were started, and not only a Lease that somebody held before.
+    """
 
     lease: Lease
     renewed_at: float
+    renewing: bool = False
 
 
 class KnownSlice:
     """A slice with its entries parsed; only texts that changed are parsed again.
 
-    ``unproven``: id → the generation that removed it from spec, None while the write's outcome is unknown.
+    ``unproven``: id → the generation that removed it from spec, or took the active role from it; None while the
+    write's outcome is unknown.
     """
 
     def __init__(self) -> None:
@@ -58,6 +81,9 @@ class KnownSlice:
         self.assignments: dict[str, Assignment] = {}
         self.reports: dict[str, Report] = {}
         self.unproven: dict[str, int | None] = {}
+        self.asked: set[str] = set()  # ids whose entry a hook changed
+        self.leaving: set[str] = set()  # ids whose entry orders a handover
+        self.claims: set[str] = set()  # ids that the member runs though another's entry says so
 
     @property
     def present(self) -> RegistrySlice:
@@ -82,12 +108,19 @@ class KnownSlice:
         changed = _reparse(
             old.spec.entries if old else {}, new.spec.entries, self.assignments, parse_assignment, new.metadata.name
         )
-        changed |= _reparse(
+        self.asked -= changed
+        self.asked |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].asked}
+        self.leaving -= changed
+        self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
+        told = _reparse(
             old.status.entries if old else {}, new.status.entries, self.reports, parse_report, new.metadata.name
         )
+        self.claims -= told
+        self.claims |= {child_id for child_id in told & self.reports.keys() if self.reports[child_id].claim}
+        changed |= told
         self.object = new
         for child_id, generation in list(self.unproven.items()):
-            if generation is None and child_id not in new.spec.entries:
+            if generation is None and (child_id not in new.spec.entries or self._passive(child_id)):
                 self.unproven[child_id] = new.metadata.generation
         return changed
 
@@ -99,19 +132,38 @@ class KnownSlice:
         proven = {
             child_id
             for child_id, generation in self.unproven.items()
-            if generation is not None and status.observed_generation >= generation and child_id not in status.entries
+            if generation is not None and status.observed_generation >= generation and self._ended(child_id)
         }
         for child_id in proven:
             del self.unproven[child_id]
         return proven
 
+    def _passive(self, child_id: str) -> bool:
+        entry = self.assignments.get(child_id)
+        return entry is not None and entry.role == Role.PASSIVE
+
+    def _ended(self, child_id: str) -> bool:
+        """Whether the status says that what was removed, or was active, runs no more: (uid, epoch) is another."""
+        report, entry = self.reports.get(child_id), self.assignments.get(child_id)
+        if report is None:
+            return child_id not in self.present.status.entries
+        return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
+
     def lingering(self, holder: str) -> set[str]:
-        """The ids that may still run on the member though no entry of this slice says so."""
+        """The ids that may still run on the member, or be active there, though no entry of this slice says so.
+
+        Besides what this leader noted that is what the member reports: all that a leader has who came after the write.
+        """
         ids = set(self.unproven)
         if self.present.status.holder == holder:
             for child_id, report in self.reports.items():
                 entry = self.assignments.get(child_id)
-                if entry is None or entry.uid != report.uid or (entry.wait and entry.epoch != report.epoch):
+                if (
+                    entry is None
+                    or entry.uid != report.uid
+                    or (entry.wait and entry.epoch != report.epoch)
+                    or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
+                ):
                     ids.add(child_id)
         return ids
 
@@ -141,20 +193,29 @@ class HubState:
     def __init__(self, key: HubKey) -> None:
         self.key = key
         self.children: dict[str, KnownChild] = {}  # by object name
+        self.mortal: set[str] = set()  # names of the children that end by ttl or by idling
         self.by_id: dict[str, set[str]] = {}  # id → object names
+        self.sets: dict[str, KnownSet] = {}  # by object name
         self.slices: dict[str, KnownSlice] = {}
         self.pods: dict[str, Pod] = {}  # of members
-        self.child_pods: dict[str, Pod] = {}  # of pod children, by object name
+        self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
+        self.changed_pods: dict[str, tuple[str, ...]] = {}  # by name: marks of those that somebody changed
+        self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
+        self.strange_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
         self.leases: dict[str, KnownLease] = {}  # by object name
+        self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
+        self._template: OnDemand | None = None
         self._judged_by: HubSpec | None = None
         self._judged: dict[str, Refusal | None] = {}
+        self._judged_sets: dict[str, Refusal | None] = {}
+        self._shared: dict[str, list[KnownSet]] | None = None  # ids that several sets ask for; None: to be looked for
 
     @property
     def empty(self) -> bool:
         """Whether nothing of this hub is left."""
-        return not (self.children or self.slices or self.pods or self.child_pods or self.leases)
+        return not (self.children or self.sets or self.slices or self.pods or self.child_pods or self.leases)
 
     def put_child(self, child: Child) -> None:
         """Take a new or changed Child."""
@@ -162,18 +223,36 @@ class HubState:
         before = self.children.get(name)
         if before is not None and before.child.metadata.generation == child.metadata.generation:
             # Only metadata or status changed: what is derived from the spec stands.
-            self.children[name] = KnownChild(child, before.wanted, before.workload)
+            self.children[name] = msgspec.structs.replace(before, child=child)
         else:
-            self.children[name] = _known(child)
+            self._derive(child)
             self._judged.pop(name, None)
+        if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
+            self.orders[name] = member
+        else:
+            self.orders.pop(name, None)
         self.by_id.setdefault(child.id, set()).add(name)
         self.dirty.add(child.id)
 
+    def take_template(self, template: OnDemand | None) -> None:
+        """The Hub's spec.onDemand as it is now: children on demand run what it says."""
+        if template == self._template:
+            return
+        self._template = template
+        for known in list(self.children.values()):
+            if known.child.spec.on_demand:
+                self._derive(known.child)
+
+    def _derive(self, child: Child) -> None:
+        name = child.metadata.name
+        known = self.children[name] = _known(child, self._template)
+        self.mortal.discard(name)
+        if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
+            self.mortal.add(name)
+
     def refusal(self, name: str, hub: HubSpec) -> Refusal | None:
         """Why the Child is not accepted as it is, None where it is; computed once a spec of Child and Hub."""
-        if self._judged_by is not hub:
-            self._judged_by = hub
-            self._judged.clear()
+        self._judge_by(hub)
         try:
             return self._judged[name]
         except KeyError:
@@ -181,18 +260,60 @@ class HubState:
             judged = self._judged[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
             return judged
 
+    def refusal_of_set(self, name: str, hub: HubSpec) -> Refusal | None:
+        """Why the ChildSet is not accepted as it is, None where it is; computed once a spec of ChildSet and Hub."""
+        self._judge_by(hub)
+        if name not in self._judged_sets:
+            self._judged_sets[name] = refuse_set(self.sets[name], hub)
+        return self._judged_sets[name]
+
+    def _judge_by(self, hub: HubSpec) -> None:
+        if self._judged_by is not hub:
+            self._judged_by = hub
+            self._judged.clear()
+            self._judged_sets.clear()
+
     def drop_child(self, child: Child) -> None:
         """A Child was deleted."""
         known = self.children.get(child.metadata.name)
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return
         del self.children[child.metadata.name]
+        self.mortal.discard(child.metadata.name)
         self._judged.pop(child.metadata.name, None)
+        self.orders.pop(child.metadata.name, None)
         names = self.by_id.get(child.id, set())
         names.discard(child.metadata.name)
         if not names:
             self.by_id.pop(child.id, None)
         self.dirty.add(child.id)
+
+    def put_set(self, item: ChildSet) -> None:
+        """Take a new or changed ChildSet."""
+        name = item.metadata.name
+        before = self.sets.get(name)
+        known = self.sets[name] = known_set(item, before)
+        if before is None or before.wanted is not known.wanted:
+            self._judged_sets.pop(name, None)
+            self._shared = None
+
+    def drop_set(self, item: ChildSet) -> None:
+        """A ChildSet was deleted."""
+        known = self.sets.get(item.metadata.name)
+        if known is not None and known.metadata.uid == item.metadata.uid:
+            del self.sets[item.metadata.name]
+            self._judged_sets.pop(item.metadata.name, None)
+            self._shared = None
+
+    def contested(self) -> dict[str, list[KnownSet]]:
+        """The ids that a set asks for and something else does too, with the sets that do."""
+        if self._shared is None:
+            self._shared = shared_ids(self.sets.values())
+        found = dict(self._shared)
+        for known in self.sets.values():
+            for child_id in known.wanted.keys() & self.by_id.keys():
+                found.setdefault(child_id, [known])
+        return found
 
     def put_slice(self, item: RegistrySlice) -> None:
         """Take a new or changed slice."""
@@ -216,7 +337,8 @@ class HubState:
         known = self.leases.get(lease.metadata.name)
         same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
         renewed_at = known.renewed_at if known is not None and same else now
-        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at)
+        renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
+        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing)
 
     def restart_lease_clocks(self, now: float) -> None:
         """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
@@ -237,6 +359,9 @@ class HubState:
         return self.leases.get(lease_name(self.key[1], member))
 
 
-def _known(child: Child) -> KnownChild:
-    digest, text = encode_workload(child.spec)
-    return KnownChild(child, wanted_child(child.spec, child.id, child.metadata.uid, digest), text)
+def _known(child: Child, template: OnDemand | None) -> KnownChild:
+    spec = child.spec
+    if spec.on_demand and template is not None:
+        spec = on_demand_spec(spec, template)
+    digest, text = encode_workload(spec)
+    return KnownChild(child, wanted_child(spec, child.id, child.metadata.uid, digest), text, spec)

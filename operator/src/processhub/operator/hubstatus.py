@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from processhub.api.drained import parse_drained
 from processhub.api.hub import (
     ChildCounts,
     Hub,
@@ -18,12 +19,14 @@ from processhub.api.hub import (
     RegistryNode,
     Summary,
 )
-from processhub.api.meta import Condition, merge_conditions
-from processhub.api.reasons import Reason, State
+from processhub.api.meta import Condition, condition_of, merge_conditions
+from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.core.acceptance import Refusal
 from processhub.core.membership import Phase
 from processhub.core.plan import Plan
-from processhub.operator.childstatus import Copy, node_of
+from processhub.core.quorum import Verdict
+from processhub.operator.childstatus import Copy, node_of, order
 from processhub.operator.hubstate import KnownSlice
 from processhub.operator.members import Member
 from processhub.operator.objects.owned import selector_labels
@@ -35,9 +38,9 @@ REGISTRY_MAX = 500
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     """The status of a Hub that is not accepted: what it has runs on, nothing is changed."""
     generation = hub.metadata.generation
-    conditions = [_condition("Accepted", False, refusal.reason, refusal.message, generation)]
+    conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
     if not hub.status.conditions:
-        conditions.append(_condition("Ready", False, refusal.reason, refusal.message, generation))
+        conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
     kept = [condition for condition in hub.status.conditions if condition.type != "Accepted"]
     return _replace_conditions(hub, (*conditions, *kept), now)
 
@@ -48,14 +51,13 @@ def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubS
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
     ready = [member for member in wanted if member.ready]
-    live = sum(member.phase is Phase.LIVE for member in members.values())
     desired = len(observation.snapshot.children)
     running, failed = counts[State.RUNNING], counts[State.FAILED]
-    largest = max(live, hub.status.quorum.largest_seen if hub.status.quorum else 0)
+    quorum = observation.quorum
     conditions = (
-        _condition("Accepted", True, Reason.ACCEPTED, "", hub.metadata.generation),
-        _ready(hub, wanted, ready, desired, running),
-        _condition("Quorate", True, "NotRequired", "Divergence asks for no quorum", hub.metadata.generation),
+        condition_of("Accepted", True, Reason.ACCEPTED, "", hub.metadata.generation),
+        _ready(hub, wanted, ready, desired, running, quorum),
+        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, hub.metadata.generation),
         _balanced(hub, plan),
     )
     labels = selector_labels(hub)
@@ -71,15 +73,15 @@ def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubS
         children=ChildCounts(
             desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
         ),
-        quorum=Quorum(required=0, live=live, largest_seen=largest),
+        quorum=Quorum(required=quorum.required, live=quorum.live, largest_seen=quorum.largest_seen),
         registry=registry,
         registry_size=len(observation.snapshot.record),
     )
 
 
 def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
-    """The first entries of the registry by id, and how many copies there are in each state."""
-    counts: Counter[str] = Counter()
+    """The first entries of the registry by id, and how many children there are in each state."""
+    states: dict[str, str] = {}
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
     for member in members.values():
         present = member.phase is not Phase.GONE and not member.judgement.restarting
@@ -88,8 +90,11 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
             for child_id, entry in known.assignments.items():
                 places.setdefault(child_id, []).append((member, known))
                 report = reports.get(child_id)
-                current = report is not None and report.epoch == entry.epoch and not entry.wait
-                counts[report.state if report is not None and current else State.PENDING] += 1
+                current = report is not None and report.epoch in (entry.epoch, entry.run) and not entry.wait
+                state = report.state if report is not None and current else State.PENDING
+                # Of several copies the active ones speak for the child; it runs where one of these does.
+                if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
+                    states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
     registry = []
     for child_id in heapq.nsmallest(REGISTRY_MAX, places):
         copies = [
@@ -100,9 +105,9 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
             )
             for member, known in places[child_id]
         ]
-        copies.sort(key=lambda copy: copy.entry is not None and copy.entry.wait)
+        copies.sort(key=order)
         registry.append(RegistryEntry(id=child_id, nodes=tuple(_registry_node(copy) for copy in copies)))
-    return tuple(registry), counts
+    return tuple(registry), Counter(states.values())
 
 
 def _registry_node(copy: Copy) -> RegistryNode:
@@ -111,7 +116,7 @@ def _registry_node(copy: Copy) -> RegistryNode:
 
 
 def _member(member: Member, children: int) -> MemberStatus:
-    pod = member.pod
+    pod, usage = member.pod, member.usage
     return MemberStatus(
         name=member.name,
         pod=pod.metadata.name if pod else "",
@@ -120,47 +125,51 @@ def _member(member: Member, children: int) -> MemberStatus:
         ready=member.ready,
         weight=member.weight,
         children=children,
+        cpu=f"{usage.cpu}m" if usage else "",
+        memory=f"{usage.memory}Mi" if usage else "",
     )
 
 
-def _ready(hub: Hub, wanted: list[Member], ready: list[Member], desired: int, running: int) -> Condition:
+def _ready(
+    hub: Hub, wanted: list[Member], ready: list[Member], desired: int, running: int, quorum: Verdict
+) -> Condition:
     generation = hub.metadata.generation
+    if quorum.partitioned:
+        return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
     if hub.spec.suspend:
-        return _condition("Ready", False, Reason.SUSPENDED, "spec.suspend is true", generation)
+        return condition_of("Ready", False, Reason.SUSPENDED, "spec.suspend is true", generation)
     if not wanted or len(ready) < len(wanted):
         absent = [member.name for member in wanted if not member.ready]
         message = f"{len(ready)} of {len(wanted)} members ready; not ready: {', '.join(absent[:5]) or 'all'}"
-        return _condition("Ready", False, "MembersNotReady", message, generation)
+        return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
-    return _condition("Ready", True, "MembersReady", f"{running} of {desired} children running", generation)
+    return condition_of(
+        "Ready", True, GroupReason.MEMBERS_READY, f"{running} of {desired} children running", generation
+    )
 
 
 def _balanced(hub: Hub, plan: Plan) -> Condition:
     generation = hub.metadata.generation
     if plan.stranded:
         member, ids = next(iter(sorted(plan.stranded.items())))
-        return _condition(
+        by_order = member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+        remedy = (
+            f"stop them with kubectl hub drain {member} --force"
+            if by_order
+            else "annotate the hub with processhub.dev/force-scale-down=true"
+        )
+        return condition_of(
             "Balanced",
             False,
-            "Stranded",
+            GroupReason.STRANDED,
             f"{member} can't be emptied: {len(ids)} children are bound to it ({', '.join(ids[:5])}); delete or rebind "
-            "them, or annotate the hub with processhub.dev/force-scale-down=true",
+            f"them, or {remedy}",
             generation,
         )
     if plan.moving or plan.pending_moves:
         message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
-        return _condition("Balanced", False, "Rebalancing", message, generation)
-    return _condition("Balanced", True, "Balanced", "", generation)
-
-
-def _condition(kind: str, holds: bool, reason: str, message: str, generation: int) -> Condition:
-    return Condition(
-        type=kind,
-        status="True" if holds else "False",
-        reason=reason,
-        message=message,
-        observed_generation=generation,
-    )
+        return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
+    return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
 
 
 def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:

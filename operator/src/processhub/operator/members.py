@@ -7,14 +7,25 @@ from datetime import datetime
 
 import msgspec
 
+from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import ContainerStatus, Lease, Node, Pod
-from processhub.api.naming import ANNOTATION_JOINING, LABEL_HUB_UID, LABEL_MEMBER, member_ordinal
+from processhub.api.naming import (
+    ANNOTATION_DRAINED,
+    ANNOTATION_JOINING,
+    ANNOTATION_LOAD,
+    ANNOTATION_SETTLED,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    member_ordinal,
+)
+from processhub.api.usage import Usage, parse_usage
 from processhub.core.membership import Judgement, MemberFacts, Phase, judge
 from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
 from processhub.operator.memory import HubMemory
 
 AGENT_CONTAINER = "agent"
+LABEL_ZONE = "topology.kubernetes.io/zone"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,15 +34,23 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     wanted: bool
     weight: int
+    drained: bool = False  # by an order on the Hub
+    forced: bool = False  # bound children are stopped where it is drained
     pod: Pod | None
     lease: KnownLease | None
     slices: tuple[KnownSlice, ...]
     judgement: Judgement
+    zone: str = ""
 
     @property
     def holder(self) -> str:
         """Who holds the Lease, "" where nobody does."""
         return (self.lease.lease.spec.holder_identity or "") if self.lease else ""
+
+    @property
+    def node(self) -> str:
+        """The Kubernetes node that its pod is on, "" where it has none."""
+        return self.pod.spec.node_name if self.pod else ""
 
     @property
     def phase(self) -> Phase:
@@ -43,6 +62,16 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it is on record as one that has not taken its share yet."""
         first = self.slices[0].present.metadata.annotations if self.slices else {}
         return ANNOTATION_JOINING in first
+
+    @property
+    def settled_by(self) -> str:
+        """The fingerprint of the strategy and weights by which it has its share, "" where it has none yet."""
+        return self.slices[0].present.metadata.annotations.get(ANNOTATION_SETTLED, "") if self.slices else ""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What its children use, as its agent told with the Lease; None where it has not."""
+        return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
 
     @property
     def ready(self) -> bool:
@@ -67,6 +96,7 @@ def observe_members(
         if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
     }
     pod_of = _pods_by_node(pods) if per_node else pods
+    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     slices = state.member_slices()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()}
     if not per_node:
@@ -79,7 +109,11 @@ def observe_members(
         lease = state.member_lease(name)
         own = tuple(slices.get(name, ()))
         facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
-        facts = msgspec.structs.replace(facts, restarting_seconds=now - memory.restarting_since.get(name, now))
+        facts = msgspec.structs.replace(
+            facts,
+            restarting_seconds=now - memory.restarting_since.get(name, now),
+            ordered_away=facts.ordered_away or name in drained,
+        )
         judgement = judge(facts)
         if judgement.restarting:
             memory.restarting_since.setdefault(name, now)
@@ -87,7 +121,16 @@ def observe_members(
             memory.restarting_since.pop(name, None)
         weight = hub.spec.members.weights.get(name, 1)
         members[name] = Member(
-            name=name, wanted=wanted, weight=weight, pod=pod, lease=lease, slices=own, judgement=judgement
+            name=name,
+            wanted=wanted,
+            weight=weight,
+            drained=name in drained,
+            forced=drained.get(name, False),
+            pod=pod,
+            lease=lease,
+            slices=own,
+            judgement=judgement,
+            zone=node.metadata.labels.get(LABEL_ZONE, "") if node else "",
         )
     return members
 
@@ -124,6 +167,7 @@ def _facts(
         node_unschedulable=node is not None and node.spec.unschedulable,
         holds=migration.holds,
         hold_seconds=migration.hold_seconds,
+        hands_over=migration.hands_over,
         ordered_away=not wanted or (per_node and node is not None and node.spec.unschedulable),
     )
 

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from processhub.api.reasons import Reason
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.acceptance import Refusal
+from processhub.core.distribution.patience import Patience
 from processhub.core.plan import Plan, Unplaced
 
+if TYPE_CHECKING:
+    from processhub.operator.quorumwatch import QuorumWatch
+    from processhub.operator.setorders import HeldBack
+
 HUB_STATUS_RATE = 2.0
+PUT_OFF_SECONDS = 30.0  # for which a child that would not be moved is let be
 SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
+
+
+class Away(msgspec.Struct, frozen=True):
+    """A member that was lost: who held its Lease, and the ids that were placed elsewhere since."""
+
+    holder: str
+    ids: set[str]
 
 
 class HubMemory:
@@ -31,14 +47,28 @@ class HubMemory:
         self.unplaced: dict[str, Unplaced] = {}
         self.refusals: Mapping[str, Refusal] = {}  # Child object's name → why it was refused in the round before
         self.plan: Plan | None = None
+        self.quorum: QuorumWatch | None = None  # from the first round on
+        self.away: dict[str, Away] = {}  # members that were lost, by name
         self.slice_buckets: dict[str, TokenBucket] = {}
         self.status_bucket = TokenBucket(rate=HUB_STATUS_RATE, burst=4)
         self.status_written_at = float("-inf")
         self.storm = False  # so many entries are under way that what only tells of them gives way
         self.moves_refilled_at: float | None = None
         self.move_tokens = 0.0
-        self.refused_pods: dict[str, tuple[int, float, Reason, str]] = {}  # id → epoch, not again before, and why
+        self.first_started: dict[str, str] = {}  # child's uid → when it was seen to run, until its status says so
+        self.held_back: dict[str, HeldBack] = {}  # by ChildSet's uid
+        self.ended: dict[str, float] = {}  # uid of a child that was deleted because its time was up → when
+        self.put_off: dict[str, float] = {}  # id of a child that was not moved as it was to be → till when it is let be
+        # by id and member → epoch, not again before, and why
+        self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
         self.doubtful_pods: set[str] = set()  # made, perhaps: there was no answer
+        self.unlabelled: set[str] = set()  # uids of pods that could not be labelled
+        self.fingerprint = ""  # of the strategy and weights as they are
+        self.last_placed = ""  # the member that the newest child went to
+        self.copies = 1  # as a redundancy strategy of the user's said last
+        self.strategy_failure = ""  # as it was told last
+        self.patience = Patience()
+        self.taker = ""  # a member that draws children, because loads have differed for long
         self.applied: str = ""  # fingerprint of the owned objects as last applied
         self.applied_at = 0.0
 
@@ -53,6 +83,20 @@ class HubMemory:
         if bucket is None:
             bucket = self.slice_buckets[name] = TokenBucket(*SLICE_WRITES)
         return bucket
+
+    def put_these_off(self, ids: Iterable[str], now: float) -> None:
+        """Let these children be for a while: they would not be moved."""
+        self.put_off.update(dict.fromkeys(ids, now + PUT_OFF_SECONDS))
+
+    def still_put_off(self, now: float) -> frozenset[str]:
+        """The children that are let be."""
+        if self.put_off:
+            self.put_off = {child_id: until for child_id, until in self.put_off.items() if until > now}
+        return frozenset(self.put_off)
+
+    def put_off_wait(self, now: float) -> float | None:
+        """Seconds until one of them may be moved again, None where there is none."""
+        return max(0.05, min(self.put_off.values()) - now) if self.put_off else None
 
     def move_budget(self, per_second: int, now: float) -> int:
         """How many moves may begin now: at most a second's worth at once."""

@@ -13,6 +13,7 @@ MEMBERS = Gauge("processhub_hub_members_live", "Members whose Lease is held", ["
 ROUND_SECONDS = Histogram("processhub_round_seconds", "Duration of one reconcile round of a hub")
 PLAN_SECONDS = Histogram("processhub_plan_seconds", "Duration of plan()")
 FAILED_ROUNDS = Counter("processhub_failed_rounds_total", "Rounds that ended with an error and are tried again")
+HOOK_EVENTS = Counter("processhub_hook_events_total", "Events for hooks: delivered, failed or dropped", ["outcome"])
 
 
 def forget(key: tuple[str, str]) -> None:

@@ -1,22 +1,45 @@
 """Pod children: their Pods follow the slices (PROTOCOL.md 23).
 
-Everything is derived from objects, so that an operator may end between any two writes. Two rules keep an id from having
-two Pods: its Pod has one name, and nothing is placed while a Pod of it is there (the planner sees them). A Pod is made
-where the member's agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.
+Everything is derived from objects, so that an operator may end between any two writes. A Pod is made where the member's
+agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.
+
+In a hub with one copy of each child two rules keep an id from having two Pods: its Pod has one name, and nothing is
+placed while a Pod of it is there (the planner sees them). Where the hub keeps copies, each has a Pod of its own, and
+with standby copies each Pod begins as passive: active it is once it is there and told so by its annotations. While a
+Pod that was told is there, no other is.
+
+A creation that was not answered may take effect at any time, under a later leader too, and when the hub keeps fewer
+copies or the child is no Pod any more. So a Pod is made with a scheduling gate, with which it gets no node, and that is
+taken off one that is there, is the incarnation that the slices ask for, and has no rival. One that comes too late is
+deleted as it is, before anything of it has run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from processhub.api.child import PodWorkload
+from processhub.api.child import Child, PodWorkload
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
-from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, child_pod_name, label_value
-from processhub.api.reasons import Reason, RestartPolicy, State
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_EPOCH,
+    ANNOTATION_ROLE,
+    ANNOTATION_RUN,
+    GATE_SOLE,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    child_pod_name,
+    label_value,
+    run_of,
+)
+from processhub.api.reasons import Reason, RestartPolicy, Role, State
 from processhub.api.slice import Report, decode_workload, is_pod_workload
 from processhub.cluster.client import Client
 from processhub.cluster.errors import (
@@ -27,21 +50,30 @@ from processhub.cluster.errors import (
     InvalidError,
     NamespaceTerminatingError,
     NotFoundError,
+    UnavailableError,
 )
 from processhub.cluster.kinds import PODS
+from processhub.core.draft import pod_there
 from processhub.core.membership import Phase
 from processhub.core.plan import Unplaced
-from processhub.operator.hubstate import HubState, KnownChild
+from processhub.operator.hubstate import HubState
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
-from processhub.operator.objects.childpod import PodPlace, child_pod, marks
+from processhub.operator.objects.childpod import PodPlace, child_pod, marks, name_and_node
+from processhub.operator.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
+from processhub.operator.podmarks import marks_to_put_back, recognised
 from processhub.operator.store import Store
 
 FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
 _A_ROUND = 200  # Pods made in one round at most: slices must not wait for all of a storm
-_REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again
+_REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
+_CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
 log = logging.getLogger(__name__)
+Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
+
+
+Key = tuple[str, str]  # a child's id and its member, as a label's value
 
 
 class Asked(NamedTuple):
@@ -52,10 +84,16 @@ class Asked(NamedTuple):
     report: Report | None
     live: bool  # the member is there and its node is known
 
+    @property
+    def key(self) -> Key:
+        """What it is listed by."""
+        return self.place.child_id, label_value(self.place.member)
 
-def asked_for(members: Mapping[str, Member]) -> dict[str, Asked]:
-    """The pod children that shall run, by id."""
-    asked: dict[str, Asked] = {}
+
+def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked]:
+    """The pod children that shall run; without ``copies`` one of each id."""
+    asked: dict[Key, Asked] = {}
+    newest: dict[str, Asked] = {}  # by id
     for member in members.values():
         for known in member.slices:
             workloads = known.present.spec.workloads
@@ -67,20 +105,23 @@ def asked_for(members: Mapping[str, Member]) -> dict[str, Asked]:
             for child_id, entry in known.assignments.items():
                 if entry.wait or entry.workload not in pods:
                     continue
-                before = asked.get(child_id)
-                if before is not None and before.place.entry.epoch > entry.epoch:
-                    continue
+                before = asked.get((child_id, label_value(member.name))) if copies else newest.get(child_id)
+                if before is not None:
+                    if before.place.entry.epoch > entry.epoch:
+                        continue
+                    del asked[before.key]
                 report = known.reports.get(child_id) if told else None
                 if report is not None and (report.uid, report.epoch) != (entry.uid, entry.epoch):
                     report = None
                 place = PodPlace(child_id=child_id, member=member.name, node=node, entry=entry)
                 live = member.phase is Phase.LIVE and bool(node)
-                asked[child_id] = Asked(place, workloads[entry.workload], report, live)
+                item = newest[child_id] = Asked(place, workloads[entry.workload], report, live)
+                asked[item.key] = item
     return asked
 
 
 def to_be_made(asked: Asked, pod: Pod | None) -> bool:
-    """Whether a Pod is wanted now and nothing of that name is there."""
+    """Whether a Pod is wanted now and none is there that is in its way."""
     return pod is None and asked.live and asked.report is not None and asked.report.state == State.STARTING
 
 
@@ -90,9 +131,11 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
         return False
     if asked is None:
         return True
-    entry, annotations = asked.place.entry, pod.metadata.annotations
-    if any(annotations.get(name) != value for name, value in marks(asked.place.child_id, entry).items()):
+    entry = asked.place.entry
+    if not _is_run_of(pod, asked.place):
         return True
+    if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
+        return True  # somebody else told it: it may act on that, whatever it is told later
     if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
         return True
     if given_up(asked.report):
@@ -100,6 +143,40 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
     if entry.restart_policy == RestartPolicy.PERMANENT:
         return pod.status.phase in FINAL
     return entry.restart_policy == RestartPolicy.TRANSIENT and pod.status.phase == "Failed"
+
+
+def to_be_told(asked: Asked | None, pod: Pod) -> dict[str, str]:
+    """The annotations that the Pod is to have: its copy was made active. None where it has them."""
+    if asked is None or not _is_wanted(asked, pod):
+        return {}
+    wanted = marks(asked.place.child_id, asked.place.entry)
+    return {} if wanted.items() <= pod.metadata.annotations.items() else wanted
+
+
+def to_be_let_go(asked: Asked | None, pod: Pod) -> bool:
+    """Whether the Pod waits for the operator's word to start, and is what the slices ask for."""
+    return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
+
+
+def may_run(asked: Asked, pod: Pod) -> bool:
+    """Whether the Pod is what the slices ask for, and was let go."""
+    return _is_wanted(asked, pod) and not _is_gated(pod)
+
+
+def _is_wanted(asked: Asked, pod: Pod) -> bool:
+    return pod.metadata.deletion_timestamp is None and _is_run_of(pod, asked.place)
+
+
+def _is_gated(pod: Pod) -> bool:
+    return any(gate.name == GATE_SOLE for gate in pod.spec.scheduling_gates)
+
+
+def _is_run_of(pod: Pod, place: PodPlace) -> bool:
+    """Whether the Pod is the incarnation that the entry means, whatever it has been told of epoch and role."""
+    annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
+    told = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
+    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - told)
+    return same and run_of(annotations) == wanted[ANNOTATION_RUN]
 
 
 def given_up(report: Report | None) -> bool:
@@ -113,63 +190,111 @@ class PodChildren:
     def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory) -> None:
         self._client, self._store, self._hub = client, store, hub
         self._state, self._memory = state, memory
+        self._copies = hub.spec.keeps_copies
+        self._hub_labels = (hub.metadata.name, hub.metadata.uid)
+        self._waiting: dict[str, Unplaced] = {}  # by id: a Pod is in the way
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.retry_in: float | None = None
+        self.changed: list[tuple[Pod, str]] = []  # Pods of which somebody changed what tells whose they are, and how
 
     async def settle_doubts(self) -> None:
-        """Read the Pods whose creation was not answered: the planner must know whether they are. Raises ApiError."""
+        """Find out which Pods are there, before the planner looks at them. Raises ApiError.
+
+        Those whose creation was not answered are read, and those that the watch tells of no more.
+        """
         for name in list(self._memory.doubtful_pods):
             await self._read(name)
             self._memory.doubtful_pods.discard(name)
+        while self._state.strange_pods:
+            _, pod = self._state.strange_pods.popitem()
+            self._recognise(pod)
+        await look_for_vanished(self._client, self._store, self._state, self._gate)
+        if self._state.vanished_pods:
+            self._again_in(LOOK_AGAIN_SECONDS)
 
-    async def follow(self, members: Mapping[str, Member], chosen: Mapping[str, KnownChild], now: float) -> None:
+    def _recognise(self, pod: Pod) -> bool:
+        """File a Pod that does not say of which child it is, where its name does; whether that is so."""
+        known = recognised(pod, self._hub, self._state)
+        if known is not None:
+            self._store.child_pod(self._hub.metadata.key, pod, known)
+        return known is not None
+
+    async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
         """Delete what the slices no longer ask for, make what they do. Raises ApiError."""
-        asked = asked_for(members)
+        # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
+        partitioned = self._memory.quorum is not None and self._memory.quorum.partitioned
+        asked = {} if partitioned else asked_for(members, copies=self._copies)
         refused = self._memory.refused_pods
-        for child_id in refused.keys() - asked.keys():
-            del refused[child_id]
+        for key in refused.keys() - asked.keys():
+            del refused[key]
         if not asked and not self._state.child_pods:
             return
-        names = {self._name(child_id): child_id for child_id in asked}
-        pods = dict(self._state.child_pods)
-        surplus = [pod for name, pod in pods.items() if to_be_deleted(asked.get(names.get(name, "")), pod)]
+        pods = [(asked.get(_key_of(pod)), pod) for pod in self._state.child_pods.values()]
+        mended = [self._state.child_pods[name] for name in self._state.changed_pods]
+        there = {self._rival(*_key_of(pod)): pod for _, pod in pods}
+        rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
+        free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
+        surplus: list[Pod] = []
+        news: list[tuple[Asked, Pod, bool]] = []
+        for item, pod in pods:
+            if to_be_deleted(item, pod):
+                surplus.append(pod)
+                continue
+            if item is None:
+                continue  # it is being deleted
+            place = self._rival(*item.key)
+            gated, sole = to_be_let_go(item, pod), rivals[place] == 1
+            if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
+                surplus.append(pod)  # it came late, and nothing of it has run
+            elif (gated and sole) or to_be_told(item, pod):
+                news.append((item, pod, gated and sole))
         missing = [
             item
-            for name, child_id in names.items()
-            if to_be_made(item := asked[child_id], pods.get(name)) and not self._refused(item, now)
+            for item in asked.values()
+            if to_be_made(item, there.get(self._rival(*item.key))) and not self._refused(item, now)
         ]
+        for item in asked.values():
+            rival = there.get(self._rival(*item.key))
+            if rival is not None and not _is_run_of(rival, item.place):
+                self._waiting[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
             self.retry_in = 0.0
-        await asyncio.gather(
+        # All of them are waited for: none may go on beside the next round.
+        results = await asyncio.gather(
             *(delete_pod(self._client, pod, self._gate) for pod in surplus),
-            *(self._make(item, chosen.get(item.place.child_id), now) for item in missing[:_A_ROUND]),
+            *(self._mend(pod) for pod in mended),
+            *(self._tell(item, pod, now, go=go) for item, pod, go in news),
+            *(self._make(item, owner(item.place.child_id, item.place.entry.uid), now) for item in missing[:_A_ROUND]),
+            return_exceptions=True,
         )
+        for error in results:
+            if error is not None:
+                raise error
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
-        return {
-            child_id: Unplaced(reason, text) for child_id, (_, _, reason, text) in self._memory.refused_pods.items()
-        }
+        refused = self._memory.refused_pods.items()
+        return self._waiting | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
 
     def _refused(self, item: Asked, now: float) -> bool:
-        epoch, until, _, _ = self._memory.refused_pods.get(item.place.child_id, (0, 0.0, Reason.INVALID, ""))
+        epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))
         if epoch != item.place.entry.epoch or now >= until:
             return False
         self._again_in(until - now)
         return True
 
-    async def _make(self, item: Asked, known: KnownChild | None, now: float) -> None:
+    async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
         place = item.place
-        if known is None or known.child.metadata.uid != place.entry.uid:
-            return  # its Child is gone, and its entry soon
+        if owner is None:
+            return  # what asked for it is gone, and its entry soon
         workload = decode_workload(item.workload)
         assert isinstance(workload, PodWorkload)
-        name = self._name(place.child_id)
         try:
-            manifest = child_pod(self._hub, known.child, place, workload)
+            manifest = child_pod(self._hub, owner, place, workload)
         except (AttributeError, TypeError) as error:  # the schema lets any object be a template
-            self._refuse(place, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
+            self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return
+        name = manifest["metadata"]["name"]
         async with self._gate:
             try:
                 pod = await self._client.create(PODS, self._hub.metadata.namespace, manifest)
@@ -177,22 +302,70 @@ class PodChildren:
                 await self._read(name)
                 if name not in self._state.child_pods:
                     text = f"pod {name} is there already and not the hub's; started when it is gone"
-                    self._refuse(place, now, Reason.NAME_CONFLICT, text)
+                    self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
-            except ConnectionFailedError:
+            except (ConnectionFailedError, UnavailableError):
                 self._memory.doubtful_pods.add(name)
                 raise
             except NamespaceTerminatingError:
                 raise
             except (ForbiddenError, InvalidError) as error:
-                self._refuse(place, now, Reason.INVALID, f"its pod is refused: {error.message}"[:1000])
+                self._refuse(item, now, Reason.INVALID, f"its pod is refused: {error.message}"[:1000])
                 return
-        self._memory.refused_pods.pop(place.child_id, None)
+        self._memory.refused_pods.pop(item.key, None)
         self._store.put("pods", pod)
         log.info("pod %s made on %s", name, place.node, extra={"hub": self._hub.metadata.name, "child": place.child_id})
+        await self._tell(item, pod, now, go=True)
 
-    def _refuse(self, place: PodPlace, now: float, reason: Reason, text: str) -> None:
-        self._memory.refused_pods[place.child_id] = (place.entry.epoch, now + _REFUSED_SECONDS, reason, text)
+    async def _tell(self, item: Asked, pod: Pod, now: float, *, go: bool) -> None:
+        """Tell the Pod its role and epoch, and with ``go`` take its gate off: from here on it may start.
+
+        The Pod as it was seen, no later one: a leader that stood still between look and word would speak to one of
+        which another leader has judged that it is passive, or is to go.
+        """
+        if self._refused(item, now):
+            return
+        metadata = pod.metadata
+        patch: dict[str, Any] = {"metadata": _as_seen(pod)}
+        if told := to_be_told(item, pod):
+            patch["metadata"]["annotations"] = told
+        if go:
+            others = [{"name": gate.name} for gate in pod.spec.scheduling_gates if gate.name != GATE_SOLE]
+            patch["spec"] = {"schedulingGates": others or None}
+        async with self._gate:
+            try:
+                self._store.put("pods", await self._client.patch(PODS, metadata.namespace, metadata.name, patch))
+            except (NotFoundError, ConflictError) as error:
+                log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
+                self._again_in(_CHANGED_SECONDS)
+            except (ForbiddenError, InvalidError) as error:
+                what = "let start" if go else "told its role and epoch"
+                text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
+                self._refuse(item, now, Reason.INVALID, text)
+            else:
+                self._memory.refused_pods.pop(item.key, None)
+
+    async def _mend(self, pod: Pod) -> None:
+        """Put back what tells whose the Pod is: its member, and the next leader, know it by nothing else."""
+        metadata = pod.metadata
+        names = ", ".join(self._state.changed_pods[metadata.name])
+        async with self._gate:
+            try:
+                patch = {"metadata": {**_as_seen(pod), **marks_to_put_back(pod)}}
+                patched = await self._client.patch(PODS, metadata.namespace, metadata.name, patch)
+            except (NotFoundError, ConflictError) as error:
+                log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
+                self._again_in(_CHANGED_SECONDS)
+                return
+            except (ForbiddenError, InvalidError) as error:
+                self.changed.append((pod, f"{names} of pod {metadata.name} can't be put back: {error.message}"))
+                self._again_in(_REFUSED_SECONDS)
+                return
+        self._store.put("pods", patched)
+        self.changed.append((pod, f"somebody changed {names} of pod {metadata.name}, by which it is known: put back"))
+
+    def _refuse(self, item: Asked, now: float, reason: Reason, text: str) -> None:
+        self._memory.refused_pods[item.key] = (item.place.entry.epoch, now + _REFUSED_SECONDS, reason, text)
         self._again_in(_REFUSED_SECONDS)
 
     async def _read(self, name: str) -> None:
@@ -201,29 +374,28 @@ class PodChildren:
         except NotFoundError:
             self._again_in(0.2)
             return
-        if pod.metadata.labels.get(LABEL_HUB_UID) == self._hub.metadata.uid:
+        if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
+        elif self._recognise(pod):
+            self._state.vanished_pods.add(name)  # the watch does not tell of it
+            self._again_in(0.0)
 
-    def _name(self, child_id: str) -> str:
-        return child_pod_name(self._hub.metadata.name, self._hub.metadata.uid, child_id)
+    def _name_of(self, item: Asked) -> str:
+        member = item.place.member if self._copies else ""
+        return child_pod_name(self._hub.metadata.name, self._hub.metadata.uid, item.place.child_id, member)
+
+    def _rival(self, child_id: str, member: str) -> Key:
+        """What Pods have in common of which there may be only one: the child's id, and the member of a copy."""
+        return (child_id, member) if self._copies else (child_id, "")
 
     def _again_in(self, seconds: float) -> None:
         self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
 
-async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
-    """Delete a Pod, this very one, with its own grace: it is gone when its node says that its processes are."""
-    metadata = pod.metadata
-    if metadata.deletion_timestamp is not None:
-        return
-    async with gate:
-        try:
-            await client.delete(PODS, metadata.namespace, metadata.name, uid=metadata.uid)
-        except (NotFoundError, ConflictError) as error:
-            log.debug("pod %s is gone already: %s", metadata.name, error.message)
+def _key_of(pod: Pod) -> Key:
+    return pod.metadata.annotations.get(ANNOTATION_CHILD_ID, ""), pod.metadata.labels.get(LABEL_MEMBER, "")
 
 
-async def delete_all(client: Client, pods: Mapping[str, Pod]) -> None:
-    """Delete these Pods: their hub is gone, whereas their Children may stay."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-    await asyncio.gather(*(delete_pod(client, pod, gate) for pod in list(pods.values())))
+def _as_seen(pod: Pod) -> dict[str, Any]:
+    """What of a patch's metadata makes the API server refuse it where the Pod is another by now."""
+    return {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}

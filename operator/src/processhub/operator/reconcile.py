@@ -10,50 +10,66 @@ from typing import TypeVar
 import msgspec
 
 from processhub.api.child import Child, ChildStatus
+from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import (
     ANNOTATION_FORCE_SCALE_DOWN,
     ANNOTATION_PAUSED,
+    ANNOTATION_QUORUM_RESET,
     LABEL_HUB_UID,
     lease_name,
     member_ordinal,
 )
-from processhub.api.reasons import Reason
-from processhub.cluster.client import Client
+from processhub.api.reasons import EventReason, Reason
+from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,
+    InvalidError,
     NamespaceTerminatingError,
     NotFoundError,
 )
-from processhub.cluster.kinds import LEASES
+from processhub.cluster.kinds import HUBS, LEASES
 from processhub.core.acceptance import Refusal, refuse_hub
+from processhub.core.distribution import Strategy, strategy_of
+from processhub.core.distribution.own import Own
 from processhub.core.membership import Phase
+from processhub.core.migration import Migrating, OwnMigration, migration_of
 from processhub.core.plan import Plan
 from processhub.core.planner import plan as make_plan
+from processhub.extensions import own_strategies
 from processhub.operator import metrics
+from processhub.operator.callrights import CallRights
+from processhub.operator.childsetstatus import ChildSetWriter, child_set_status, refused_set_status, tallies
 from processhub.operator.childstatus import child_status, copies_of
 from processhub.operator.events import EventRecorder
 from processhub.operator.execute import Executor, workload_texts
+from processhub.operator.hooks.hooks import Hooks
 from processhub.operator.hubstate import HubKey, HubState
 from processhub.operator.hubstatus import hub_status, refused_status
+from processhub.operator.lifetimes import Lifetimes, first_started
+from processhub.operator.memberlabels import label_pods
 from processhub.operator.members import Member, observe_members
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_lease
 from processhub.operator.observe import Observation, formation_wait, observe
+from processhub.operator.orders import OrderDesk
 from processhub.operator.ownedobjects import NameConflictError, desired_objects, ensure, fingerprint
-from processhub.operator.podchildren import PodChildren, delete_all
+from processhub.operator.ownrules import OwnRules
+from processhub.operator.podchildren import PodChildren
+from processhub.operator.podends import delete_all
 from processhub.operator.settings import OperatorSettings
 from processhub.operator.slicewriter import SliceWriter
 from processhub.operator.staticchildren import sync_static_children
 from processhub.operator.statuswriter import ChildKey, StatusWriter, rfc3339
 from processhub.operator.store import Store
-from processhub.operator.telling import tell
+from processhub.operator.telling import tell, tell_changed_pods
 
 _REAPPLY_SECONDS = 300.0
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
-_STORM_STATUS_SECONDS = 1.0  # and the Hub's is written so often
+_STORM_STATUS_SECONDS = 2.0  # and the Hub's is written so often
+_MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
 Told = TypeVar("Told")
 log = logging.getLogger(__name__)
@@ -69,24 +85,31 @@ class Reconciler:
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._memory: dict[HubKey, HubMemory] = {}
         self._observed: dict[HubKey, Observation] = {}
+        self._own = own_strategies()
         self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
         self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.events = EventRecorder(client, settings.pod_name)
+        self._rights = CallRights(client, settings.namespaces)
         self.status = StatusWriter(client, store, self._latest_child_status)
+        self.sets = ChildSetWriter(client, store, wake)
+        self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)
+        self._paused: set[str] = set()  # uids of hubs
 
     async def reconcile(self, key: HubKey) -> float | None:
         """One round; the seconds until the next one is due without any event."""
         hub, state = self._store.hubs.get(key), self._store.state(key)
         if hub is None or hub.metadata.deletion_timestamp is not None:
             return await self._without_hub(key, state)
-        if hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true":
+        if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
+        await self.hooks.prepare(hub)
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
             state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
             wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
+            wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
             return 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
         # What changes from here on may not be in this round's observation: it is told after the next one.
         dirty, state.dirty = state.dirty, set()
@@ -100,6 +123,22 @@ class Reconciler:
             state.dirty |= dirty
             raise
 
+    def _is_paused(self, hub: Hub) -> bool:
+        """Whether its user wants it left alone, which is told when it begins and ends: its status says nothing then."""
+        uid, paused = hub.metadata.uid, hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true"
+        if paused and uid not in self._paused:
+            self._paused.add(uid)
+            self.events.about_hub(
+                hub,
+                EventReason.PAUSED,
+                f"nothing is placed, moved or told in its status until the annotation {ANNOTATION_PAUSED} is taken off;"
+                " what runs runs on",
+            )
+        elif not paused and uid in self._paused:
+            self._paused.discard(uid)
+            self.events.about_hub(hub, EventReason.RESUMED, "it is reconciled again")
+        return paused
+
     # one round
 
     async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, dirty: set[str]) -> float | None:
@@ -110,22 +149,39 @@ class Reconciler:
         members = self._members(hub, state, memory, loop.time())
         writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
         executor = Executor(self._client, self._store, writer)
-        if await self._doubtful(members, executor):
+        if await self._doubtful(members, executor, hub.spec.keeps_copies):
             members = self._members(hub, state, memory, loop.time())
-        observation = observe(hub, state, members, memory, loop.time())
+        strategy = strategy_of(hub.spec.distribution.strategy, self._own.distribution)
+        migration = migration_of(hub.spec.migration.strategy, self._own.migration)
+        own = OwnRules(hub, members, self._own.redundancy, self._own.partition, memory.copies)
+        gate = self.hooks.gate(hub, state)
+        observation = observe(hub, state, members, memory, loop.time(), strategy, gate, own)
+        memory.copies = own.copies or 1
+        observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
-            plan = make_plan(observation.snapshot)
-        memory.storm = _changes(plan) + _unanswered(members) > _MANY
+            plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
+        memory.storm = _changes(plan) + _unanswered(members) + plan.moving > _MANY
         self.status.give_way(key, memory.storm)
         memory.next_epoch = plan.next_epoch
         memory.move_tokens -= plan.planned_moves
+        self._tell_failure(hub, memory, strategy, migration, own)
+        memory.last_placed = plan.last_placed
+        memory.put_these_off(plan.put_off, loop.time())
+        memory.taker = memory.patience.taker(plan.imbalance, loop.time())
         await writer.disown_late_slices()
         await self._make_leases(hub, state, members)
         complete = await executor.execute(observation, plan, workload_texts(observation))
-        await pods.follow(members, observation.chosen, loop.time())
-        plan = msgspec.structs.replace(plan, unplaced={**plan.unplaced, **pods.unplaced()})
+        await pods.follow(members, observation.owner, loop.time())
+        tell_changed_pods(self.events, hub, observation, pods.changed)
+        plan = msgspec.structs.replace(plan, unplaced={**plan.unplaced, **pods.unplaced(), **observation.held})
+        orders = OrderDesk(self._client, self._store, self.events, hub, memory.held_back)
+        held_back = await orders.answer(observation, plan.answered, loop.time())
+        lifetimes = Lifetimes(self._client, state, memory)
+        await lifetimes.end(observation, loop.time())
         await self._retire(hub, state, members, writer)
+        await self._end_quorum_reset(hub, memory)
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
+        await label_pods(self._client, self._store, members.values(), memory.unlabelled)
         self._after(key, hub, state, memory, observation, plan, dirty)
         if conflict is not None:
             self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
@@ -134,10 +190,15 @@ class Reconciler:
             0.0 if not complete else None,
             writer.retry_in,
             pods.retry_in,
+            held_back,
+            lifetimes.next_in,
             self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
-            0.05 if plan.moving else None,
-            0.2 if plan.pending_moves else None,
+            0.05 if memory.taker else None,
+            _MOVING_SECONDS if plan.moving else None,
+            0.2 if plan.pending_moves or plan.pending_restarts else None,
+            self._tell_sets(key, plan),
             formation_wait(hub, memory, loop.time()),
+            memory.put_off_wait(loop.time()),
             *(member.judgement.recheck_seconds for member in members.values()),
         )
 
@@ -146,15 +207,17 @@ class Reconciler:
             hub, state, self._store.nodes.items, memory, now, leases_observed=self._store.leases_observed(now)
         )
 
-    async def _doubtful(self, members: dict[str, Member], executor: Executor) -> bool:
+    async def _doubtful(self, members: dict[str, Member], executor: Executor, copies: bool) -> bool:
         """Whether a member that seems gone is, by a live read of its Lease, not: a watch may lag (rules 10, 11).
 
-        Also one whose entries are removed already: a new holder may have read its slices before that.
+        Also one whose entries are removed already: a new holder may have read its slices before that. And, where there
+        are copies that may take its roles, one that restarts.
         """
         silent = [
             member
             for member in members.values()
-            if member.phase is Phase.GONE and any(known.assignments or known.unproven for known in member.slices)
+            if (member.phase is Phase.GONE or (copies and member.judgement.restarting))
+            and any(known.assignments or known.unproven for known in member.slices)
         ]
         alive = await asyncio.gather(*(executor.still_gone(member) for member in silent))
         return not all(alive)
@@ -177,6 +240,7 @@ class Reconciler:
     ) -> Refusal | None:
         """Apply the owned objects where they changed or some time passed."""
         replicas = _replicas(hub, observation, plan)
+        await self._rights.keep(self._store.hubs, now)
         manifests = desired_objects(hub, self._settings, replicas)
         digest = fingerprint(manifests)
         if digest == memory.applied and now - memory.applied_at < _REAPPLY_SECONDS:
@@ -187,6 +251,20 @@ class Reconciler:
             return Refusal(Reason.NAME_CONFLICT, str(error))
         memory.applied, memory.applied_at = digest, now
         return None
+
+    async def _end_quorum_reset(self, hub: Hub, memory: HubMemory) -> None:
+        """Take an order to reset the quorum off the Hub once its outcome is on record."""
+        if memory.quorum is None or not memory.quorum.reset_done(hub):
+            return
+        path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
+        order = hub.metadata.annotations[ANNOTATION_QUORUM_RESET]
+        patch = [{"op": "test", "path": path, "value": order}, {"op": "remove", "path": path}]
+        try:
+            stored = await self._client.patch(HUBS, *hub.metadata.key, patch, content_type=JSON_PATCH)
+        except (NotFoundError, ConflictError, InvalidError) as error:
+            log.debug("quorum reset of hub %s: %s", hub.metadata.name, error.message)
+            return
+        self._store.put("hubs", stored)
 
     async def _retire(self, hub: Hub, state: HubState, members: dict[str, Member], writer: SliceWriter) -> None:
         """Delete what is left of members that are gone for good, and slices that have become empty."""
@@ -227,14 +305,17 @@ class Reconciler:
     ) -> None:
         # What was written is seen at once: the status shows the record as it is now, not as it was planned from.
         members = self._members(hub, state, memory, asyncio.get_running_loop().time())
+        self._observed[key] = msgspec.structs.replace(observation, members=members)
+        # But a member that was lost is told so, though it is back by now: its children went to others.
+        members = {name: _as_judged(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
-        self._observed[key] = fresh
         changed_phase = {name for name, member in members.items() if memory.phases.get(name) != str(member.phase)}
         for name in changed_phase:
             for known in members[name].slices:
-                dirty |= known.assignments.keys()
+                dirty |= known.assignments.keys() | known.reports.keys()
         dirty |= _differing(plan.unplaced, memory.unplaced)
         tell(self.events, hub, state, fresh, plan, memory)
+        self.hooks.after_round(hub, fresh, plan, dirty)
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
         for name in names:
@@ -251,24 +332,40 @@ class Reconciler:
         hub_key = (key[0], child.spec.hub)
         hub = self._store.hubs.get(hub_key)
         if hub is None:
-            refusal = Refusal(
-                Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {child.spec.hub!r} in namespace {key[0]!r}"
-            )
-            return child, child_status(child, [], refusal, None, rfc3339())
+            return child, child_status(child, [], _no_hub(hub_key), None, rfc3339())
         observation, memory = self._observed.get(hub_key), self._memory.get(hub_key)
         if observation is None or memory is None:
-            refused = refuse_hub(hub.spec)
+            refused = self._refused(hub)
             if refused is None:
                 return None  # the first round has not ended yet
-            message = f"the hub is not accepted: {refused.message}"
-            return child, child_status(child, [], Refusal(refused.reason, message), None, rfc3339())
+            return child, child_status(child, [], _of_hub(refused), None, rfc3339())
         if not observation.has_seen(child):
             return None  # the next round will
         refusal_of_child = observation.refusals.get(child.metadata.name)
-        status = child_status(
-            child, copies_of(child.id, observation.members), refusal_of_child, memory.unplaced.get(child.id), rfc3339()
-        )
+        copies = copies_of(child.id, observation.members)
+        started = first_started(child, copies, memory)
+        unplaced = memory.unplaced.get(child.id)
+        status = child_status(child, copies, refusal_of_child, unplaced, rfc3339(), started)
         return child, status
+
+    def _tell_sets(self, key: HubKey, plan: Plan) -> float | None:
+        """Have the ChildSets' statuses written; the seconds to wait where it is not the time of one of them yet."""
+        observation = self._observed[key]
+
+        def compute() -> dict[str, ChildSetStatus]:
+            counted = tallies(observation.sets, observation.members)
+            return {
+                uid: child_set_status(seen, counted[uid], plan.unplaced, rfc3339())
+                for uid, seen in observation.sets.items()
+            }
+
+        return self.sets.tell(key, [seen.known.object for seen in observation.sets.values()], compute)
+
+    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
+        items = [known.object for known in state.sets.values()]
+        return self.sets.tell(
+            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, rfc3339()) for item in items}
+        )
 
     def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> float | None:
         """Have the Hub's status written where it differs; the seconds to wait where it is not its time yet."""
@@ -300,10 +397,45 @@ class Reconciler:
             memory.takeover = self.takeover
         return memory
 
+    def _tell_failure(
+        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: Migrating, own: OwnRules
+    ) -> None:
+        """Post what went wrong in a strategy of the user's, once as long as it is the same."""
+        failure = own.failure
+        if isinstance(strategy, Own) and strategy.failure:
+            failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
+        if isinstance(migration, OwnMigration) and migration.failure:
+            failure = (
+                f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
+            )
+            migration.failure = ""
+        if failure and failure != memory.strategy_failure:
+            log.warning("hub %s/%s: %s", *hub.metadata.key, failure)
+            self.events.about_hub(hub, EventReason.STRATEGY_FAILED, failure, warning=True)
+            memory.strategy_failure = failure
+
+    def _refused(self, hub: Hub) -> Refusal | None:
+        own, spec = self._own, hub.spec
+        refusal = refuse_hub(
+            spec, own.distribution, own.redundancy, own.partition, own.migration
+        ) or self.hooks.refusal(spec)
+        if refusal is None or refusal.reason is not Reason.UNKNOWN_STRATEGY:
+            return refusal
+        names = (
+            spec.distribution.strategy,
+            spec.redundancy.strategy,
+            spec.migration.strategy,
+            spec.partition_tolerance.strategy,
+        )
+        why = next((own.failed[name] for name in names if name in own.failed), None)
+        if why is None:
+            return refusal
+        return msgspec.structs.replace(refusal, message=f"{refusal.message}; its entry point can't be used: {why}")
+
     def _refusal(self, hub: Hub, state: HubState) -> Refusal | None:
         if broken := self._store.broken_hubs.get(hub.metadata.key):
             return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
-        if refusal := refuse_hub(hub.spec):
+        if refusal := self._refused(hub):
             return refusal
         uid = hub.metadata.uid
         older = [f"registryslice {name}" for name, known in state.slices.items() if known.present.spec.hub_uid != uid]
@@ -324,14 +456,17 @@ class Reconciler:
         """The Hub is not there (any more): its Children say so, its objects go by owner reference."""
         self._observed.pop(key, None)
         self._mark_children(key, state)
+        wait = self._refuse_sets(key, state, _no_hub(key))
         state.dirty.clear()
+        look_again = await delete_all(self._client, self._store, state)
         if self._store.hubs.get(key) is None:
+            await self._rights.keep(self._store.hubs, asyncio.get_running_loop().time())
             self._drop_memory(key)
+            self.hooks.forget(key)
             metrics.forget(key)
             if state.empty:
                 self._store.forget(key)
-        await delete_all(self._client, state.child_pods)
-        return None
+        return _soonest(wait, look_again)
 
     def _drop_memory(self, key: HubKey) -> None:
         if memory := self._memory.pop(key, None):
@@ -340,6 +475,15 @@ class Reconciler:
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:
             self.status.mark((key[0], name))
+
+
+def _of_hub(refusal: Refusal) -> Refusal:
+    """What the children of a refused hub are told."""
+    return Refusal(refusal.reason, f"the hub is not accepted: {refusal.message}")
+
+
+def _no_hub(key: HubKey) -> Refusal:
+    return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")
 
 
 def _differing(now: Mapping[str, Told], before: Mapping[str, Told]) -> set[str]:
@@ -375,7 +519,13 @@ def _replicas(hub: Hub, observation: Observation, plan: Plan) -> int:
         if ordinal is None or member.wanted or member.phase is Phase.GONE:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
-        occupied = any(known.assignments for known in member.slices) or view.lingering
+        # Also what was told to stop in this very round, which the view can't know yet.
+        occupied = any(known.assignments or known.unproven for known in member.slices) or view.lingering
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)
     return replicas
+
+
+def _as_judged(member: Member, before: Member | None) -> Member:
+    """The member with what was judged of it before the plan was made."""
+    return member if before is None else msgspec.structs.replace(member, judgement=before.judgement)

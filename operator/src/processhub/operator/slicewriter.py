@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import msgspec
 
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_JOINING
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
+from processhub.api.reasons import Role
 from processhub.api.slice import Assignment, RegistrySlice, SliceSpec
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
@@ -61,9 +62,9 @@ class SliceWriter:
                 writes.append(self._create(member, content, grant, joining))
                 continue
             spec = self._spec(known.present, content, grant)
-            flagged = joining if index == 0 else False
-            if spec != known.present.spec or flagged != (ANNOTATION_JOINING in known.present.metadata.annotations):
-                writes.append(self._replace(known, spec, flagged))
+            annotations = self._annotations(known, joining)
+            if spec != known.present.spec or annotations != known.present.metadata.annotations:
+                writes.append(self._replace(known, spec, annotations))
         await asyncio.gather(*writes)
 
     async def disown_late_slices(self) -> None:
@@ -71,7 +72,7 @@ class SliceWriter:
         for known in list(self._state.slices.values()):
             if known.present.spec.term < self._term:
                 spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
-                await self._replace(known, spec, joining=False)
+                await self._replace(known, spec, known.present.metadata.annotations)
 
     async def delete(self, known: KnownSlice) -> None:
         """Delete an empty slice, only as it was seen."""
@@ -83,6 +84,20 @@ class SliceWriter:
         except (NotFoundError, ConflictError) as error:
             log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
 
+    def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
+        """What slice 0 says of its member: that it is to take its share yet, or by what it has taken it."""
+        annotations = dict(known.present.metadata.annotations)
+        annotations.pop(ANNOTATION_JOINING, None)
+        if known.index == 0 and joining:
+            annotations[ANNOTATION_JOINING] = "true"
+        elif known.index == 0:
+            annotations[ANNOTATION_SETTLED] = self._memory.fingerprint
+        return annotations
+
+    @property
+    def _partitioned(self) -> bool:
+        return self._memory.quorum is not None and self._memory.quorum.partitioned
+
     def _grant(self, member: Member) -> str | None:
         """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
         if self._hub.spec.migration.holds:
@@ -93,7 +108,7 @@ class SliceWriter:
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
-            settings=slice_settings(self._hub),
+            settings=slice_settings(self._hub, partitioned=self._partitioned),
             holder=present.spec.holder if grant is None else grant,
         )
         if content is not None:
@@ -101,7 +116,14 @@ class SliceWriter:
         return spec
 
     async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
-        item = new_slice(self._hub, member.name, content.index, self._term, joining=joining, holder=grant or "")
+        annotations: dict[str, str] = {}
+        if content.index == 0:
+            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._memory.fingerprint}
+        item = new_slice(
+            *(self._hub, member.name, content.index, self._term, annotations),
+            holder=grant or "",
+            partitioned=self._partitioned,
+        )
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
         try:
@@ -112,7 +134,7 @@ class SliceWriter:
             self._again_in(_RETRY_SECONDS)
         self.wrote += 1
 
-    async def _replace(self, known: KnownSlice, spec: SliceSpec, joining: bool) -> None:
+    async def _replace(self, known: KnownSlice, spec: SliceSpec, annotations: Mapping[str, str]) -> None:
         present = known.present
         name = present.metadata.name
         now = asyncio.get_running_loop().time()
@@ -123,10 +145,7 @@ class SliceWriter:
         # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
         removed = _removed(known, spec)
         known.unproven.update(dict.fromkeys(removed))
-        annotations = {key: value for key, value in present.metadata.annotations.items() if key != ANNOTATION_JOINING}
-        if joining:
-            annotations[ANNOTATION_JOINING] = "true"
-        metadata = msgspec.structs.replace(present.metadata, annotations=annotations)
+        metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
         body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
         try:
             try:
@@ -171,10 +190,14 @@ class SliceWriter:
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
-    """The ids whose entry goes, or becomes another uid's."""
+    """The ids whose entry goes, becomes another uid's, or is active no more."""
     gone = []
     for child_id, entry in known.assignments.items():
         text = spec.entries.get(child_id)
-        if text is None or text.partition(" ")[0] != entry.uid:
+        if text is None:
+            gone.append(child_id)
+            continue
+        uid, _, role, _ = text.split(" ", 3)
+        if uid != entry.uid or (entry.role == Role.ACTIVE and role != Role.ACTIVE):
             gone.append(child_id)
     return gone

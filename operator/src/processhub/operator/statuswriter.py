@@ -13,7 +13,7 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.hub import Hub, HubStatus
 from processhub.api.meta import find_condition
-from processhub.api.reasons import Reason
+from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
@@ -25,6 +25,7 @@ _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
 _STORM_SECONDS = 1.0  # from the last round of a storm; the next calm one ends it before
 _SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
+_MOTION_SECONDS = 3.0  # one of many that are moved is told once, when all have arrived or after this
 ChildKey = tuple[str, str]  # (namespace, object name)
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class StatusWriter:
         self._calm = asyncio.Event()
         self._buckets: dict[ChildKey, TokenBucket] = {}
         self._settling: dict[ChildKey, float] = {}  # until when a start may stay untold
+        self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
         self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._storms: dict[HubKey, float] = {}  # until when each hub starts many
 
@@ -66,6 +68,9 @@ class StatusWriter:
             self._storms[hub] = now + _STORM_SECONDS
         elif self._storms.pop(hub, None) is not None and not self._storms:
             self._calm.set()
+            held, self._held = self._held, {}
+            for key in held:
+                self.mark(key)
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -135,6 +140,11 @@ class StatusWriter:
             asyncio.get_running_loop().call_later(1.0, self.mark, key)
 
     async def _child(self, key: ChildKey) -> None:
+        loop = asyncio.get_running_loop()
+        held = self._held.get(key)
+        if held is not None and loop.time() < held:
+            return
+        self._held.pop(key, None)
         found = self._latest(key)
         if found is None:
             self._buckets.pop(key, None)
@@ -144,7 +154,11 @@ class StatusWriter:
         if status == child.status:
             self._settling.pop(key, None)
             return
-        loop = asyncio.get_running_loop()
+        stormy = self._storms.get((key[0], child.spec.hub), 0.0) > loop.time()
+        if stormy and held is None and child.status.nodes and _in_motion(status):
+            self._held[key] = loop.time() + _MOTION_SECONDS
+            loop.call_later(_MOTION_SECONDS, self.mark, key)
+            return
         if _is_starting(status) and not child.status.nodes:
             until = self._settling.setdefault(key, loop.time() + _SETTLE_SECONDS)
             if loop.time() < until:
@@ -176,6 +190,11 @@ def _is_starting(status: ChildStatus) -> bool:
     return not refused and ready is not None and ready.reason in (Reason.PENDING, Reason.STARTING)
 
 
+def _in_motion(status: ChildStatus) -> bool:
+    """Whether a copy comes or goes."""
+    return any(node.state in (State.PENDING, State.STARTING, State.STOPPING) for node in status.nodes)
+
+
 def _complete(status: ChildStatus) -> dict[str, object]:
     """All fields, also empty ones: a merge patch leaves what it does not name."""
     return {
@@ -185,5 +204,6 @@ def _complete(status: ChildStatus) -> dict[str, object]:
         "member": status.member,
         "role": status.role or None,  # the schema knows no empty role and state
         "state": status.state or None,
+        "firstStartedAt": status.first_started_at or None,
         "nodes": status.nodes,
     }

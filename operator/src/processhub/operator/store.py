@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_HUB_UID, child_pod_name
+from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
-from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
+from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, is_child_pod, with_marks
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
@@ -30,6 +32,7 @@ class Store:
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
         self.informers: list[Informer[Any]] = []
+        self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # of children's Pods, by namespace and name
         self._answered_at = 0.0  # when the API server last took a write of ours
         self._tasks: list[asyncio.Task[None]] = []
         self.slices: list[Informer[RegistrySlice]] = []
@@ -38,6 +41,7 @@ class Store:
         for namespace in namespaces or (None,):
             self._add(Informer(client, HUBS, self._hub, namespace=namespace, on_broken=self._broken_hub))
             self.children.append(self._add(Informer(client, CHILDREN, self._child, namespace=namespace)))
+            self._add(Informer(client, CHILD_SETS, self._child_set, namespace=namespace))
             self.slices.append(self._add(Informer(client, SLICES, self._slice, namespace=namespace)))
             self._add(Informer(client, PODS, self._pod, namespace=namespace, labels=LABEL_HUB))
             leases = Informer(
@@ -139,7 +143,19 @@ class Store:
             state.drop_child(child)
         else:
             state.put_child(new)
-            if old is not None and old.metadata.generation == new.metadata.generation:
+            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
+                return  # our own status write
+        self._wake(key)
+
+    def _child_set(self, old: ChildSet | None, new: ChildSet | None) -> None:
+        item = new or old
+        assert item is not None
+        key = (item.metadata.namespace, item.spec.hub)
+        if new is None:
+            self.state(key).drop_set(item)
+        else:
+            self.state(key).put_set(new)
+            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
                 return  # our own status write
         self._wake(key)
 
@@ -153,23 +169,64 @@ class Store:
             self.state(key).put_slice(new)
         self._wake(key)
 
+    def child_pod(self, key: HubKey, pod: Pod, known: Pod | None = None) -> None:
+        """File the Pod of a child, with the marks of ``known``: as it was seen before. None: as it is."""
+        state, name = self.state(key), pod.metadata.name
+        changed = changed_marks(known, pod) if known is not None else ()
+        state.child_pods[name] = pod if known is None else with_marks(known, pod)
+        if changed:
+            state.changed_pods[name] = changed
+        else:
+            state.changed_pods.pop(name, None)
+        state.strange_pods.pop(name, None)
+        self._hubs_of_pods[pod.metadata.key] = key
+
+    def child_pod_gone(self, key: HubKey, name: str) -> None:
+        """Forget a child's Pod: the object of that name and uid is there no more."""
+        state = self.state(key)
+        state.child_pods.pop(name, None)
+        state.changed_pods.pop(name, None)
+        state.vanished_pods.discard(name)
+        self._hubs_of_pods.pop((key[0], name), None)
+
     def _pod(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
         assert pod is not None
-        key = (pod.metadata.namespace, pod.metadata.labels[LABEL_HUB])
+        name, at = pod.metadata.name, self._hubs_of_pods.get(pod.metadata.key)
+        if at is not None:
+            known = self.state(at).child_pods[name]
+            if known.metadata.uid == pod.metadata.uid:
+                self._known_child_pod(at, known, new)
+                return
+            self.child_pod_gone(at, name)  # this one has its name
+            self._wake(at)
+        for seen in (old, new):
+            if seen is None or LABEL_HUB not in seen.metadata.labels:
+                continue
+            key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
+            state = self.state(key)
+            if seen is old:
+                state.pods.pop(name, None)
+                state.strange_pods.pop(name, None)
+            elif not claims_to_be_child_pod(seen):
+                state.pods[name] = seen
+            elif is_child_pod(seen):
+                self.child_pod(key, seen)
+            else:
+                state.strange_pods[name] = seen
+            self._wake(key)
+
+    def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
         state = self.state(key)
-        pods = state.pods
-        if LABEL_CHILD in pod.metadata.labels:
-            if not _is_child_pod(pod):
-                return  # somebody's copy: not ours to delete
-            pods = state.child_pods
         if new is None:
-            pods.pop(pod.metadata.name, None)
-        else:
-            pods[pod.metadata.name] = new
-            if pods is state.child_pods and old is not None and _same_stage(old, new):
-                return  # how its containers fare is its member's to report
-        self._wake(key)
+            state.vanished_pods.add(known.metadata.name)
+            self._wake(key)
+            return
+        state.vanished_pods.discard(known.metadata.name)
+        self.child_pod(key, new, known)
+        changed = known.metadata.name in state.changed_pods
+        if changed or not _same_stage(known, new):
+            self._wake(key)  # else: how its containers fare is its member's to report
 
     def _lease(self, old: Lease | None, new: Lease | None) -> None:
         lease = new or old
@@ -197,19 +254,16 @@ class Store:
             self._wake(key)
 
 
-def _is_child_pod(pod: Pod) -> bool:
-    """Whether the Pod has the name that the operator gives to what its labels and annotations say it is."""
-    metadata = pod.metadata
-    child_id = metadata.annotations.get(ANNOTATION_CHILD_ID, "")
-    return metadata.name == child_pod_name(metadata.labels[LABEL_HUB], metadata.labels.get(LABEL_HUB_UID, ""), child_id)
-
-
 def _same_stage(old: Pod, new: Pod) -> bool:
     return (
         old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         and old.status.phase == new.status.phase
-        and old.spec.node_name == new.spec.node_name
+        and old.spec == new.spec
     )
+
+
+def _same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
+    return old.metadata.annotations.get(ANNOTATION_MOVE_TO) == new.metadata.annotations.get(ANNOTATION_MOVE_TO)
 
 
 def _same_metadata(old: Hub, new: Hub) -> bool:

@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import importlib
 import inspect
+import itertools
+import json
 import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from processhub.actor import Actor, HubHandle
+from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
+from processhub.requesterrors import request_error
 
 Message = dict[str, Any]
 _ASYNC_METHODS = (
@@ -65,7 +70,11 @@ class Hosted:
         over: Callable[[str], None],
     ) -> None:
         self.key: str = order["key"]
-        self._order, self._hub, self._tell, self._over = order, hub, tell, over
+        self._order, self._tell, self._over = order, tell, over
+        self._hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
+        self._numbers = itertools.count()
+        self._asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = {}
+        self._handling: asyncio.Task[Any] | None = None  # the task in which a message is handled
         self._child = (str(order["id"]), int(order["epoch"]))
         self._actor: Actor | None = None
         self._mailbox: deque[Message] = deque()
@@ -83,6 +92,14 @@ class Hosted:
         """Queue a message behind those that wait."""
         self._mailbox.append(message)
         self._poke(self._arrival)
+
+    def asked(self, message: Message) -> None:
+        """The answer to what the actor asked of another child."""
+        loop, answer = self._asked.pop(message["ask"], (None, None))
+        if loop is None or answer is None:
+            return
+        with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, answer, message)
 
     def stop(self, grace: float, reason: str) -> None:
         """End it in order after the running message; ``grace`` seconds from now the handler is cancelled."""
@@ -139,6 +156,10 @@ class Hosted:
                 return
             actor = self._make(kind)
             await actor.init(self._order["args"])
+            if (text := self._inherited()) is not None:
+                await actor.accept_handover(json.loads(text))
+            if self._order.get("signal"):
+                await actor.redundancy_signal(actor.role)
             self._tell({"ev": "running", "key": self.key})
             await self._serve(actor)
             if self._stop is not None:
@@ -151,6 +172,13 @@ class Hosted:
         finally:
             self._cleaning = True
             await self._clean_up()
+
+    def _inherited(self) -> str | None:
+        """The JSON text of the state that it begins with."""
+        if path := self._order.get("state_file"):
+            return Path(path).read_text()
+        state: str | None = self._order.pop("state", None)  # nobody needs it any more
+        return state
 
     def _make(self, kind: type[Actor]) -> Actor:
         actor = kind.__new__(kind)
@@ -169,22 +197,86 @@ class Hosted:
                 continue
             message = self._mailbox.popleft()
             operation = message["op"]
-            if operation == "call":
-                value = await actor.handle_call(message["value"])
-                self._tell({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
-            elif operation == "cast":
-                await actor.handle_cast(message["value"])
+            if operation in ("call", "cast"):
+                await self._handle(actor, operation, message)
             elif operation == "info":
                 await actor.handle_info(message["value"])
+            elif operation == "handover":
+                await self._hand_over(actor, message)
             elif operation == "role":
-                actor.role = message["role"]
+                actor.role, actor.epoch = message["role"], message["epoch"]
                 if message.get("signal"):
                     await actor.redundancy_signal(actor.role)
+        # What was handed over before the order to stop is answered, within the grace.
+        for message in [message for message in self._mailbox if message["op"] in ("call", "cast")]:
+            await self._handle(actor, message["op"], message)
+
+    async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
+        actor.idempotency_key = message.get("idempotency", "")
+        self._handling = asyncio.current_task()
+        try:
+            value = None
+            if operation == "call":
+                value = await actor.handle_call(message["value"])
+            else:
+                await actor.handle_cast(message["value"])
+        finally:
+            self._handling = None
+        self._tell({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
+
+    async def _hand_over(self, actor: Actor, message: Message) -> None:
+        """Tell the state, or write it to a file, whole or not at all, and end."""
+        if message["ask"] and not await self._agrees(actor, float(message["patience"])):
+            self._tell({"ev": "kept", "key": self.key, "order": message["order"]})
+            return
+        state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
+        if len(state) <= STATE_IN_MESSAGE_MAX:  # bytes: json.dumps writes ASCII
+            self._tell({"ev": "handed", "key": self.key, "state": state})
+        else:
+            _write(message["path"], state)
+            self._tell({"ev": "handed", "key": self.key})
+        if self._stop is None:
+            self._stop = (float(message["grace"]), "stop")
+            self._told_to_stop()
+
+    async def _agrees(self, actor: Actor, patience: float) -> bool:
+        """Whether the actor may be moved now; one that asks for time gets ``patience`` seconds in all."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        while True:
+            agreed = await actor.can_migrate()
+            if isinstance(agreed, bool):
+                return agreed
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(max(0.01, float(agreed)), left))
+
+    async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> Any:
+        """Have the agent send a request to another child; runs in whatever loop the actor's code does."""
+        if child_id == self._child[0] and operation == "call" and asyncio.current_task() is self._handling:
+            raise RuntimeError(
+                f"child {child_id!r} calls itself while it handles a message: it takes one at a time and would wait"
+                " for ever"
+            )
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        number = next(self._numbers)
+        self._asked[number] = (loop, answer)
+        self._tell(
+            {"ev": "ask", "key": self.key, "ask": number, "op": operation, "id": child_id, "value": value, "to": to}
+        )
+        try:
+            return await answer
+        finally:
+            if self._asked.pop(number, None) is not None:
+                self._tell({"ev": "unask", "key": self.key, "ask": number})
 
     async def _clean_up(self) -> None:
         """End the tasks that the actor started; what resists is never run again once the loop is closed."""
         loop = asyncio.get_running_loop()
-        others = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+        assert isinstance(loop, ActorLoop)
+        others = {task for task in loop.tasks if not task.done()} - {asyncio.current_task()}
         for task in others:
             task.cancel()
         if others:
@@ -214,6 +306,23 @@ class Hosted:
                 stream.forget(self._child)
         self._over(self.key)
         self._tell(self._end)
+
+
+def _settle(answer: asyncio.Future[Any], message: Message) -> None:
+    if answer.done():
+        return
+    if "code" in message:
+        answer.set_exception(
+            request_error(message["status"], message["code"], message["detail"], message.get("retry_after", 0))
+        )
+    else:
+        answer.set_result(message["value"])
+
+
+def _write(path: str, text: str) -> None:
+    scratch = Path(path + ".part")
+    scratch.write_text(text)
+    scratch.replace(path)
 
 
 def _print_trace(error: BaseException) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 
@@ -75,12 +76,22 @@ class ParkingSelector(selectors.BaseSelector):
 
 
 class ActorLoop(asyncio.SelectorEventLoop):
-    """``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked."""
+    """``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked.
+
+    ``tasks`` are its own: ``asyncio.all_tasks`` goes through those of all loops of the process.
+    """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
         self._on_wake = on_wake
+        self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.parking = ParkingSelector()
         super().__init__(self.parking)
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        """As any loop, and remember the task."""
+        task = super().create_task(coro, **more)
+        self.tasks.add(task)
+        return task
 
     # The pipe by which other threads wake a sleeping loop: nobody sleeps here, so two descriptors an actor are saved.
     def _make_self_pipe(self) -> None:

@@ -1,7 +1,8 @@
 """The runner's main thread: orders from the agent, actors started and told.
 
-Messages (frames.py) from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``call``, ``cast``, ``info``;
-to it: ``ready``, ``running``, ``answer``, ``ended``. ``ended`` says that nothing of the actor will run any more.
+Messages (frames.py) from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``call``, ``cast``, ``info``,
+``asked``; to it: ``ready``, ``running``, ``answer`` (to a call or cast), ``ask``, ``unask``, ``ended``. ``ended`` says
+that nothing of the actor will run any more.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Runner:
                 return  # it ended meanwhile; the agent is told of that
             if operation == "stop":
                 found.stop(message["grace"], message.get("reason", "stop"))
+            elif operation == "asked":
+                found.asked(message)
             else:
                 found.deliver(message)
 

@@ -187,7 +187,7 @@ class Scheduler:
             strand.watching = None
 
     def _wait_for_all(self) -> None:
-        taken = -1
+        taken, since = -1, 0.0  # what was taken from the queue when it was first seen to wait, and when that was
         while True:
             timeout: float | None = None
             with self._lock:
@@ -203,11 +203,14 @@ class Scheduler:
                 if self._timers:
                     timeout = self._timers[0][0] - now
                 if len(self._ready) > self._idle:
-                    if self._taken == taken:
+                    if self._taken != taken:
+                        taken, since = self._taken, now
+                    elif now - since >= _STALL_SECONDS:  # the bell and descriptors wake this thread more often
+                        since = now
                         for _ in range(min(len(self._ready), self._threads // 2 + 1)):
                             self._grow()
-                    taken = self._taken
-                    timeout = _STALL_SECONDS if timeout is None else min(timeout, _STALL_SECONDS)
+                    stalled = since + _STALL_SECONDS - now
+                    timeout = stalled if timeout is None else min(timeout, stalled)
                 else:
                     taken = -1
                 self._rung = False

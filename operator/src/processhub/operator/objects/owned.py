@@ -5,11 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_NAME
+from processhub.api.naming import AUDIENCE, LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_NAME
 
 AGENT_PORT = 8080
+# A token of the pod's account with which members are asked; it says nothing to the API server.
+TOKEN_FILE = "/var/run/secrets/processhub/token"  # noqa: S105 a path
+TOKEN_VOLUME: dict[str, Any] = {
+    "name": "processhub-token",
+    "projected": {
+        "sources": [{"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}}]
+    },
+}
+TOKEN_MOUNT: dict[str, Any] = {
+    "name": "processhub-token",
+    "mountPath": "/var/run/secrets/processhub",
+    "readOnly": True,
+}
 
 
 def selector_labels(hub: Hub) -> dict[str, str]:
@@ -17,8 +31,8 @@ def selector_labels(hub: Hub) -> dict[str, str]:
     return {LABEL_NAME: "processhub", LABEL_COMPONENT: "agent", LABEL_HUB: hub.metadata.name}
 
 
-def owner_reference(owner: Hub | Child) -> dict[str, Any]:
-    """The Hub or Child as controlling owner: deleting it deletes the object."""
+def owner_reference(owner: Hub | Child | ChildSet) -> dict[str, Any]:
+    """The Hub, Child or ChildSet as controlling owner: deleting it deletes the object."""
     return {
         "apiVersion": API_VERSION,
         "kind": owner.kind,

@@ -10,7 +10,6 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import (
-    ANNOTATION_JOINING,
     ANNOTATION_MODE,
     LABEL_HUB,
     LABEL_HUB_UID,
@@ -23,24 +22,33 @@ from processhub.api.slice import RegistrySlice, Settings, SliceSpec
 from processhub.operator.objects.owned import owned_metadata
 
 
-def slice_settings(hub: Hub) -> Settings:
-    """What the members need to know of the Hub's spec."""
-    timeouts, restarts = hub.spec.timeouts, hub.spec.restarts
+def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
+    """What the members need to know of the Hub's spec, and whether it has lost its quorum."""
+    timeouts, restarts, migration = hub.spec.timeouts, hub.spec.restarts, hub.spec.migration
+    on_demand = hub.spec.on_demand
     return Settings(
         start_seconds=timeouts.start_seconds,
         stop_seconds=timeouts.stop_seconds,
         lease_seconds=timeouts.lease_seconds,
+        request_seconds=timeouts.request_seconds,
         restarts_max=restarts.max,
         restarts_window_seconds=restarts.window_seconds,
+        handover_seconds=migration.handover_timeout_seconds if migration.hands_over else 0,
+        redundancy_signal=hub.spec.redundancy.redundancy_signal,
         fence=hub.spec.partition_tolerance.strategy != "Divergence",
+        partitioned=partitioned,
+        on_demand=on_demand is not None,
+        on_demand_max=(on_demand.max or 0) if on_demand else 0,
+        on_owner_lost_local=on_demand is not None and on_demand.on_owner_lost == "Local",
     )
 
 
-def new_slice(hub: Hub, member: str, index: int, term: int, *, joining: bool, holder: str) -> RegistrySlice:
+def new_slice(
+    hub: Hub, member: str, index: int, term: int, annotations: dict[str, str], *, holder: str, partitioned: bool
+) -> RegistrySlice:
     """An empty slice of a member."""
     metadata = _metadata(hub, slice_name(hub.metadata.name, member, index), member)
-    if joining and index == 0:
-        metadata = msgspec.structs.replace(metadata, annotations={ANNOTATION_JOINING: "true"})
+    metadata = msgspec.structs.replace(metadata, annotations=annotations)
     spec = SliceSpec(
         hub=hub.metadata.name,
         hub_uid=hub.metadata.uid,
@@ -48,7 +56,7 @@ def new_slice(hub: Hub, member: str, index: int, term: int, *, joining: bool, ho
         mode=hub.spec.members.mode,
         holder=holder,
         term=term,
-        settings=slice_settings(hub),
+        settings=slice_settings(hub, partitioned=partitioned),
     )
     return RegistrySlice(metadata=metadata, spec=spec)
 

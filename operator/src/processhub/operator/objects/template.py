@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from processhub.api.hub import Hub
+from processhub.api.hub import Hub, HubSpec
 from processhub.api.naming import LABEL_HUB_UID, member_account
-from processhub.operator.objects.owned import AGENT_PORT, selector_labels
+from processhub.operator.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, selector_labels
 from processhub.operator.settings import OperatorSettings
 
 PYTHON_PATH = "/var/lib/processhub/python"
@@ -23,6 +23,12 @@ _MERGE_KEYS = {
 }
 
 
+def _grace(spec: HubSpec) -> int:
+    """For stopping the children, for handing them over before that, and for what comes after."""
+    handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
+    return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
+
+
 def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     """The PodTemplateSpec of a hub's members."""
     spec = hub.spec
@@ -31,12 +37,12 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
         "metadata": {"labels": labels},
         "spec": {
             "serviceAccountName": member_account(hub.metadata.name),
-            "terminationGracePeriodSeconds": spec.timeouts.stop_seconds + _GRACE_SECONDS,
+            "terminationGracePeriodSeconds": _grace(spec),
             "enableServiceLinks": False,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "affinity": _spread(hub),
             "containers": [_agent(hub, settings)],
-            "volumes": [{"name": "run", "emptyDir": {}}, *_python_volumes(hub)],
+            "volumes": [{"name": "run", "emptyDir": {}}, TOKEN_VOLUME, *_python_volumes(hub)],
         },
     }
     if spec.members.image:
@@ -80,6 +86,7 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             _field("POD_IP", "status.podIP"),
             _field("NODE_NAME", "spec.nodeName"),
             _field("HUB_MEMBER", "spec.nodeName" if per_node else "metadata.name"),
+            {"name": "HUB_TOKEN_FILE", "value": TOKEN_FILE},
             {"name": "PROCESSHUB_PYTHON_PATH", "value": PYTHON_PATH if hub.spec.members.python.config_map else ""},
         ],
         "ports": [{"name": "http", "containerPort": AGENT_PORT}],
@@ -93,7 +100,7 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
         },
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, *_python_mounts(hub)],
+        "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, TOKEN_MOUNT, *_python_mounts(hub)],
     }
 
 

@@ -1,0 +1,157 @@
+"""Who may ask: ServiceAccount tokens for the audience ``processhub``, checked by the API server.
+
+Any account of the hub's namespace may; others need the verb ``create`` on ``hubs/call``. A verdict holds 10 s. While
+the API server can't be reached, one that it gave before goes on, for some minutes at most: children run on then, and so
+do their requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
+from processhub.api.meta import GROUP
+from processhub.api.naming import AUDIENCE, member_account
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
+
+log = logging.getLogger(__name__)
+_FRESH_SECONDS = 10.0
+_STALE_SECONDS = 300.0
+_VERDICTS_MAX = 4096
+_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+_ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+
+
+class _User(msgspec.Struct, frozen=True):
+    username: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: dict[str, Any] = {}
+
+
+class _ReviewStatus(msgspec.Struct, frozen=True):
+    authenticated: bool = False
+    audiences: tuple[str, ...] = ()
+    user: _User = _User()
+    error: str = ""
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _ReviewStatus = _ReviewStatus()
+
+
+class _AccessStatus(msgspec.Struct, frozen=True):
+    allowed: bool = False
+    reason: str = ""
+
+
+class _AccessReview(msgspec.Struct, frozen=True):
+    status: _AccessStatus = _AccessStatus()
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    at: float  # monotonic seconds
+    problem: tuple[int, str, str] | None  # what to answer; None: come in
+    user: str = ""
+
+
+class Access:
+    """The check of one member."""
+
+    def __init__(self, env: Environment, client: Client) -> None:
+        self._env, self._client = env, client
+        self._own_account = f"system:serviceaccount:{env.namespace}:{member_account(env.hub)}"
+        self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
+        self._checks: dict[bytes, asyncio.Task[_Verdict]] = {}
+
+    async def check(self, authorization: str | None, *, members_only: bool = False) -> None:
+        """Return where the header's token may ask; ``members_only``: where it is the hub's members' own.
+
+        Raises Problem (401, 403, or 503 where nobody can say).
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise Problem(
+                401,
+                "unauthorized",
+                f"send 'Authorization: Bearer <token>' with a ServiceAccount token for the audience {AUDIENCE}",
+            )
+        digest = hashlib.sha256(token.encode()).digest()
+        verdict = self._verdicts.get(digest)
+        loop = asyncio.get_running_loop()
+        if verdict is None or loop.time() - verdict.at > _FRESH_SECONDS:
+            check = self._checks.get(digest)
+            if check is None:
+                # One for all who come with this token at once.
+                check = self._checks[digest] = loop.create_task(self._review(token, digest))
+                check.add_done_callback(lambda _: self._checks.pop(digest, None))
+            verdict = await asyncio.shield(check)
+        if verdict.problem is not None:
+            raise Problem(*verdict.problem)
+        if members_only and verdict.user != self._own_account:
+            raise Problem(403, "forbidden", f"that is for members of hub {self._env.hub} only")
+
+    async def _review(self, token: str, digest: bytes) -> _Verdict:
+        now = asyncio.get_running_loop().time()
+        try:
+            problem, user = await self._judge(token)
+            verdict = _Verdict(now, problem, user)
+        except ApiError as error:
+            before = self._verdicts.get(digest)
+            if before is not None and now - before.at < _STALE_SECONDS:
+                return before
+            log.warning("a token can't be checked: %s", error.message)
+            return _Verdict(now, (503, "not_ready", f"the token can't be checked now: {error.message}"))
+        self._verdicts[digest] = verdict
+        self._verdicts.move_to_end(digest)
+        while len(self._verdicts) > _VERDICTS_MAX:
+            self._verdicts.popitem(last=False)
+        return verdict
+
+    async def _judge(self, token: str) -> tuple[tuple[int, str, str] | None, str]:
+        """What to answer, None to let it in, and whose token it is."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [AUDIENCE]},
+        }
+        review = msgspec.json.decode(await self._client.raw("POST", _REVIEWS, body=body), type=_Review).status
+        if not review.authenticated or AUDIENCE not in review.audiences:
+            return (401, "unauthorized", f"the token is not valid for the audience {AUDIENCE}"), ""
+        user = review.user
+        if user.username.startswith(f"system:serviceaccount:{self._env.namespace}:"):
+            return None, user.username
+        request = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": user.username,
+                "uid": user.uid,
+                "groups": user.groups,
+                "extra": user.extra,
+                "resourceAttributes": {
+                    "namespace": self._env.namespace,
+                    "verb": "create",
+                    "group": GROUP,
+                    "resource": "hubs",
+                    "subresource": "call",
+                    "name": self._env.hub,
+                },
+            },
+        }
+        answer = msgspec.json.decode(await self._client.raw("POST", _ACCESS, body=request), type=_AccessReview)
+        if answer.status.allowed:
+            return None, user.username
+        why = f"{user.username} may not call children of hub {self._env.hub} in namespace {self._env.namespace}"
+        return (403, "forbidden", f"{why}; it needs the verb create on hubs/call there"), user.username

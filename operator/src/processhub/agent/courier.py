@@ -1,0 +1,136 @@
+"""States on their way to other members: small ones many in a request, large ones in a stream each.
+
+A request for each of a thousand small states would cost many times what the states do. To each member one request with
+small states is under way at a time; what is ready when it returns goes with the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+SMALL_MAX = 64 * 1024  # bytes of a state that goes with others
+_BATCH_BYTES = 1024 * 1024
+_BATCH_STATES = 256
+_STREAMS = 4  # large states at a time
+
+
+Content = bytes | Path  # a state that is here: in memory, or in a file
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A state of ``size`` bytes, and the waiting entry that it is for."""
+
+    id: str
+    uid: str
+    epoch: int
+    checksum: str
+    content: Content
+    size: int
+
+
+class SmallState(msgspec.Struct, frozen=True, array_like=True):
+    """A state as it goes with others."""
+
+    id: str
+    uid: str
+    epoch: int
+    checksum: str
+    state: bytes
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """Several of them; ``more``: others follow soon."""
+
+    states: tuple[SmallState, ...]
+    more: bool = False
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True):
+    """What the target says of a state: status 204 where it has it, else as an HTTP answer's would be, and why.
+
+    Status 0: it could not be asked.
+    """
+
+    status: int
+    detail: str = ""
+
+
+Parcel = tuple[Outgoing, asyncio.Future[Taken]]
+
+
+class Courier:
+    """What sends them.
+
+    ``stream(address, state)`` and ``batch(address, batch)`` carry them, the latter with one answer for each, in order;
+    ``under_way()`` is how many states are on their way or are about to be.
+    """
+
+    def __init__(
+        self,
+        stream: Callable[[str, Outgoing], Awaitable[Taken]],
+        batch: Callable[[str, Batch], Awaitable[tuple[Taken, ...]]],
+        under_way: Callable[[], int],
+    ) -> None:
+        self._stream, self._batch, self._under_way = stream, batch, under_way
+        self._waiting: dict[str, deque[Parcel]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._streams = asyncio.Semaphore(_STREAMS)
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, address: str, state: Outgoing) -> Taken:
+        """What the member at the address says. Cancel it to give up."""
+        if state.size > SMALL_MAX:
+            async with self._streams:
+                return await self._stream(address, state)
+        taken: asyncio.Future[Taken] = self._loop.create_future()
+        self._waiting.setdefault(address, deque()).append((state, taken))
+        if address not in self._tasks:
+            self._tasks[address] = self._loop.create_task(self._serve(address))
+        return await taken
+
+    async def _serve(self, address: str) -> None:
+        """Send until nothing waits for this member."""
+        waiting = self._waiting[address]
+        parcels: list[Parcel] = []
+        try:
+            await asyncio.sleep(0)  # what the same event made ready goes with it
+            while waiting:
+                states, parcels = _packed(waiting)
+                if states:
+                    answers = await self._batch(address, Batch(states, more=self._under_way() > len(states)))
+                    for (_, taken), answer in zip(parcels, answers, strict=True):
+                        _settle(taken, answer)
+        finally:
+            del self._tasks[address], self._waiting[address]
+            for _, taken in (*parcels, *waiting):
+                _settle(taken, Taken(0, "it was not sent"))
+
+
+def _packed(waiting: deque[Parcel]) -> tuple[tuple[SmallState, ...], list[Parcel]]:
+    """As many as go with one request; those that nobody waits for any more are left out."""
+    states: list[SmallState] = []
+    packed: list[Parcel] = []
+    room = _BATCH_BYTES
+    while waiting and len(packed) < _BATCH_STATES and waiting[0][0].size <= room:
+        state, taken = waiting.popleft()
+        if taken.done():
+            continue
+        try:
+            content = state.content if isinstance(state.content, bytes) else state.content.read_bytes()
+        except OSError as error:
+            _settle(taken, Taken(0, f"{error.strerror}: {error.filename}"))
+            continue
+        room -= state.size
+        states.append(SmallState(state.id, state.uid, state.epoch, state.checksum, content))
+        packed.append((state, taken))
+    return tuple(states), packed
+
+
+def _settle(taken: asyncio.Future[Taken], answer: Taken) -> None:
+    if not taken.done():
+        taken.set_result(answer)

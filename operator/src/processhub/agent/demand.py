@@ -1,0 +1,142 @@
+"""Ids that no slice names: children that are not placed yet, and those that a first request starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
+from processhub.api.child import Child
+from processhub.api.meta import API_VERSION
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
+from processhub.api.slice import DEMAND_OPTION, RegistrySlice, Settings
+from processhub.cluster.client import Client
+from processhub.cluster.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError, NotFoundError
+from processhub.cluster.kinds import CHILDREN
+
+_LOOKED_SECONDS = 0.5  # for which what was found or made for an id holds
+_RETRY_AFTER = 1
+
+
+class Demand:
+    """What this member does about them. ``settings()`` are the hub's, ``registry()`` all its slices."""
+
+    def __init__(
+        self,
+        env: Environment,
+        client: Client,
+        settings: Callable[[], Settings],
+        registry: Callable[[], Iterable[RegistrySlice]],
+    ) -> None:
+        self._env, self._client, self._settings, self._registry = env, client, settings, registry
+        self._met: dict[str, float] = {}
+        self._meeting: dict[str, asyncio.Task[None]] = {}
+
+    async def met(self, child_id: str) -> None:
+        """Return where an owner is worth waiting for. Raises Problem."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._met.get(child_id, float("-inf")) < _LOOKED_SECONDS:
+            return
+        meeting = self._meeting.get(child_id)
+        if meeting is None:
+            # One for all who ask for the id at once.
+            meeting = self._meeting[child_id] = loop.create_task(self._meet(child_id))
+            meeting.add_done_callback(lambda _: self._meeting.pop(child_id, None))
+        await asyncio.shield(meeting)
+
+    async def why(self, child_id: str) -> str:
+        """The first condition of the child that does not hold, as a clause; "" where nothing is known."""
+        try:
+            child = await self._read(child_id)
+        except Problem:
+            return ""
+        if child is None:
+            return ""
+        false = [condition for condition in child.status.conditions if condition.status == "False"]
+        return f"{false[0].reason}, {false[0].message}" if false else ""
+
+    async def _meet(self, child_id: str) -> None:
+        if not self._settings().on_demand:
+            if await self._read(child_id) is None:
+                raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
+        else:
+            await self._start(child_id)
+        now = asyncio.get_running_loop().time()
+        for old in [known for known, at in self._met.items() if now - at > _LOOKED_SECONDS]:
+            del self._met[old]
+        self._met[child_id] = now
+
+    async def _start(self, child_id: str) -> None:
+        """Create the child; that another member, or a user, has done so before is fine."""
+        self._check_room(child_id)
+        what = f"child {child_id!r} can't be started on demand"
+        for name in self._names(child_id):
+            try:
+                await self._client.create(CHILDREN, self._env.namespace, self._manifest(name, child_id))
+                return
+            except AlreadyExistsError:
+                if await self._get(name, child_id) is not None:
+                    return
+            except ForbiddenError as error:
+                raise Problem(503, "no_owner", f"{what}: {error.message}") from error
+            except InvalidError as error:
+                raise Problem(400, "bad_request", f"{what}: {error.message}") from error
+            except ApiError as error:
+                raise Problem(503, "not_ready", f"{what}: {error.message}") from error
+        taken = " and ".join(f"child/{name}" for name in self._names(child_id))
+        raise Problem(503, "no_owner", f"{what}: {taken} are there and have another id or hub; delete or rename one")
+
+    def _names(self, child_id: str) -> tuple[str, str]:
+        """The object's name as every client derives it, and one for where another hub's child has that."""
+        return child_object_name(child_id), child_object_name(f"{self._env.hub}/{child_id}")
+
+    def _manifest(self, name: str, child_id: str) -> dict[str, Any]:
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "Child",
+            "metadata": {
+                "name": name,
+                "labels": {LABEL_NAME: "processhub", LABEL_HUB: self._env.hub, LABEL_CHILD: id_hash(child_id)},
+                "annotations": {ANNOTATION_CHILD_ID: child_id},
+            },
+            "spec": {"hub": self._env.hub, "id": child_id, "onDemand": True, "origin": self._env.member},
+        }
+
+    def _check_room(self, child_id: str) -> None:
+        """The operator places no more than onDemand.max; here those are counted that it has placed."""
+        limit = self._settings().on_demand_max
+        if not limit:
+            return
+        ids = {
+            known
+            for item in self._registry()
+            for known, text in item.spec.entries.items()
+            if text.endswith(DEMAND_OPTION) or DEMAND_OPTION + " " in text
+        }
+        if len(ids) >= limit:
+            raise Problem(
+                429,
+                "busy",
+                f"child {child_id!r} is not there, and the hub has its {limit} children on demand (spec.onDemand.max)",
+                _RETRY_AFTER,
+            )
+
+    async def _read(self, child_id: str) -> Child | None:
+        for name in self._names(child_id):
+            if (child := await self._get(name, child_id)) is not None:
+                return child
+        return None
+
+    async def _get(self, name: str, child_id: str) -> Child | None:
+        """The Child of this name where it is this hub's and has the id."""
+        try:
+            child = await self._client.get(CHILDREN, self._env.namespace, name)
+        except NotFoundError:
+            return None
+        except ApiError as error:
+            raise Problem(
+                503, "not_ready", f"child {child_id!r} is not in the registry, and can't be looked up: {error.message}"
+            ) from error
+        return child if (child.spec.hub, child.id) == (self._env.hub, child_id) else None

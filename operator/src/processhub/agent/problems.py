@@ -1,0 +1,51 @@
+"""Errors as answers: RFC 9457 problems."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PROBLEM_TYPE = "application/problem+json"
+
+
+class Problem(Exception):  # noqa: N818 RFC 9457's word
+    """An answer that is an error: HTTP status, the type's last part, a sentence, and Retry-After in whole seconds."""
+
+    def __init__(self, status: int, kind: str, detail: str, retry_after: int = 0) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail, self.retry_after = status, kind, detail, retry_after
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what handlers raise."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return respond(problem)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status, "bad_request")
+        return respond(Problem(error.status, kind, f"{request.method} {request.path}: {error.reason}"))
+
+
+def respond(problem: Problem) -> web.Response:
+    """The answer."""
+    body = {
+        "type": f"https://processhub.dev/problems/{problem.kind}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "code": problem.kind,
+        "detail": problem.detail,
+    }
+    answer = web.Response(body=msgspec.json.encode(body), status=problem.status, content_type=PROBLEM_TYPE)
+    if problem.retry_after:
+        answer.headers["Retry-After"] = str(problem.retry_after)
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer

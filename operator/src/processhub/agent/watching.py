@@ -1,0 +1,48 @@
+"""Waiting for what the registry says of one child."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from processhub.api.slice import RegistrySlice
+
+
+class RegistryWatch:
+    """Who waits for which id. ``changed`` is told of each changed slice."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def on(self, child_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at each change of the child's entries; whoever waits clears it."""
+        event = asyncio.Event()
+        self._waiting.setdefault(child_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = self._waiting[child_id]
+            events.discard(event)
+            if not events:
+                del self._waiting[child_id]
+
+    def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        """A slice changed: wake those whose child it says something else of."""
+        for child_id, events in self._waiting.items():
+            if _said(old, child_id) != _said(new, child_id):
+                for event in events:
+                    event.set()
+
+    def wake(self) -> None:
+        """Wake all that wait."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
+
+def _said(item: RegistrySlice | None, child_id: str) -> tuple[str | None, str | None]:
+    if item is None:
+        return None, None
+    return item.spec.entries.get(child_id), item.status.entries.get(child_id)

@@ -1,0 +1,53 @@
+"""The ChildSet resource: many like children in one object. Defaults equal the CRD's; a test holds the two together."""
+
+from __future__ import annotations
+
+from processhub.api.child import ChildSpec
+from processhub.api.meta import Condition, ObjectMeta, Wire
+
+
+class ChildSetSpec(Wire, frozen=True, kw_only=True):
+    """What the user asks for: exactly one of ``replicas`` and ``ids``. The template's hub and id are empty."""
+
+    hub: str
+    replicas: int | None = None
+    ids: tuple[str, ...] = ()
+    template: ChildSpec
+
+
+class ChildSetStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """What the operator says of the set; the counts are of children."""
+
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: int = 0
+    desired: int = 0
+    running: int = 0
+    pending: int = 0
+    failed: int = 0
+
+
+class ChildSet(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """Many like children of a hub. No Child objects are made for them."""
+
+    api_version: str = "processhub.dev/v1alpha1"
+    kind: str = "ChildSet"
+    metadata: ObjectMeta
+    spec: ChildSetSpec
+    status: ChildSetStatus = ChildSetStatus()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of its children: spec.ids, else ``<name>-0`` to ``<name>-(replicas - 1)``."""
+        if self.spec.replicas is None:
+            return self.spec.ids
+        name = self.metadata.name
+        return tuple(f"{name}-{number}" for number in range(self.spec.replicas))
+
+    def has(self, child_id: str) -> bool:
+        """Whether the set asks for this id."""
+        if self.spec.replicas is None:
+            return child_id in self.spec.ids
+        name, _, digits = child_id.rpartition("-")
+        if name != self.metadata.name or not (digits.isascii() and digits.isdigit()):
+            return False
+        return str(int(digits)) == digits and int(digits) < self.spec.replicas

@@ -1,0 +1,63 @@
+"""``kubectl hub drain``, ``undrain`` and ``move``."""
+
+from __future__ import annotations
+
+import msgspec
+
+from processhub.api.naming import child_object_name
+from processhub.cli.durations import seconds
+from processhub.cli.errors import DONE, FAILED
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, say, structured
+from processhub.cli.show import pod_of
+from processhub.cli.target import opened
+from processhub.client.errors import names
+from processhub.client.hub import Hub
+
+
+async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout: str) -> int:
+    """Order a member to be emptied and say what can't leave it; the exit code."""
+    limit = seconds(timeout)
+    async with opened(target, members=(member,), follow=wait) as session:
+        result = await Hub.attached(session).drain(member, force=force, wait=wait, timeout=limit)
+        if target.output in (Output.JSON, Output.YAML):
+            structured(msgspec.to_builtins(result), target.output)
+        elif target.output is Output.NAME:
+            out(f"pod/{pod_of(session.living_hub(), member) or member}")
+        else:
+            out(f"member/{member} {'drained' if wait and not result.left else 'draining'}")
+    if result.stranded:
+        say(
+            f"error: {len(result.stranded)} guided or pinned children can't leave {member}: {names(result.stranded)}; "
+            "delete or rebind them, or stop them there with --force"
+        )
+        return FAILED
+    return DONE
+
+
+async def undrain(member: str, target: Target) -> int:
+    """Let a member take children again; the exit code."""
+    async with opened(target, members=(member,)) as session:
+        changed = await Hub.attached(session).undrain(member)
+        if target.output in (Output.JSON, Output.YAML):
+            structured({"member": member, "drained": False, "changed": changed}, target.output)
+        elif target.output is Output.NAME:
+            out(f"pod/{pod_of(session.living_hub(), member) or member}")
+        else:
+            out(f"member/{member} {'takes children again' if changed else 'was not drained'}")
+    return DONE
+
+
+async def move(child_id: str, member: str, target: Target, *, wait: bool, timeout: str) -> int:
+    """Have a child moved; the exit code."""
+    limit = seconds(timeout)
+    async with opened(target, ids=(child_id,), follow=wait) as session:
+        await Hub.attached(session).migrate_child(child_id, member, wait=wait, timeout=limit)
+    name = f"child/{child_object_name(child_id)}"
+    if target.output in (Output.JSON, Output.YAML):
+        structured({"id": child_id, "member": member, "done": wait}, target.output)
+    elif target.output is Output.NAME:
+        out(name)
+    else:
+        out(f"{name} {'running on' if wait else 'moving to'} {member}")
+    return DONE

@@ -1,0 +1,68 @@
+"""``kubectl hub quorum reset``: what is live now is the hub's size from here on."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_QUORUM_RESET
+from processhub.cli.durations import seconds
+from processhub.cli.errors import DONE, UsageError
+from processhub.cli.options import Output, Target
+from processhub.cli.output import out, structured
+from processhub.cli.target import opened
+from processhub.client.errors import Timeout
+from processhub.client.session import Session, translated
+from processhub.cluster.kinds import HUBS
+
+_LOOK_SECONDS = 0.1
+_FORGETFUL = ("MajorityQuorum", "DynamicQuorum")
+
+
+async def reset(target: Target, *, wait: bool, timeout: str) -> int:
+    """Order it by an annotation, which the operator takes off when it is done; the exit code."""
+    limit = seconds(timeout)
+    async with opened(target) as session:
+        hub, name = session.living_hub(), f"hub/{session.name}"
+        strategy = hub.spec.partition_tolerance.strategy
+        if strategy not in _FORGETFUL:
+            raise UsageError(
+                f"hub {session.name} has partition strategy {strategy}, which remembers no size; "
+                f"quorum reset is for {' and '.join(_FORGETFUL)}"
+            )
+        order = datetime.now(UTC).isoformat()
+        with translated(f"the quorum of hub {session.name} can't be reset"):
+            body = {"metadata": {"annotations": {ANNOTATION_QUORUM_RESET: order}}}
+            await session.client.patch(HUBS, session.namespace, session.name, body)
+            done = await _done(session, order, limit) if wait else None
+    if target.output is Output.NAME:
+        out(name)
+    elif target.output is Output.TABLE:
+        out(f"{name} quorum reset" if done else f"{name} quorum reset ordered")
+        if done:
+            quorum = _quorum(done)
+            live, required = quorum["live"], quorum["required"]
+            out(f"{live} {'member is' if live == 1 else 'members are'} live, {required} needed")
+    else:
+        structured({"hub": session.name, "quorum": _quorum(done) if done else None}, target.output)
+    return DONE
+
+
+async def _done(session: Session, order: str, limit: float) -> Hub:
+    """The Hub once the order was carried out. Raises Timeout, ApiError."""
+    try:
+        async with asyncio.timeout(limit):
+            while True:
+                hub = await session.client.get(HUBS, session.namespace, session.name)
+                if hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET) != order:
+                    return hub
+                await asyncio.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        raise Timeout(f"not reset within {limit:g} s: no operator has answered; it will be when one leads") from None
+
+
+def _quorum(hub: Hub) -> dict[str, Any]:
+    told = hub.status.quorum
+    return {"required": told.required, "live": told.live, "largestSeen": told.largest_seen} if told else {}

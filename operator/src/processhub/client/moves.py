@@ -1,0 +1,203 @@
+"""Emptying members and moving single children by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from processhub.api.drained import format_drained, parse_drained
+from processhub.api.hub import Hub, MemberStatus
+from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.reasons import Role
+from processhub.client.childsets import find_owner, list_sets
+from processhub.client.errors import HubError, Partitioned, Timeout, names
+from processhub.client.orders import OnChild, OnSet
+from processhub.client.records import Record
+from processhub.client.resolve import find_children, list_children
+from processhub.client.session import Session
+from processhub.client.writes import patiently
+from processhub.cluster.errors import ConflictError
+from processhub.cluster.kinds import HUBS
+
+_ATTEMPTS = 10
+_LOOK_SECONDS = 0.3  # at the Child, while its move is waited for
+
+
+class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a drain comes to."""
+
+    member: str
+    """The member's name."""
+    left: tuple[str, ...] = ()
+    """The ids of which something is on the member still."""
+    stranded: tuple[str, ...] = ()
+    """The ids that can't leave it: guided or pinned."""
+
+
+async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
+    """Order the member to be emptied. Raises HubError for a member that is not there, ApiError, Timeout."""
+    known_member(session.living_hub(), member)
+    await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
+    stranded = () if force else await _bound_on(session, member)
+    if wait:
+        await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), timeout)
+    left = tuple(sorted(session.registry.on_member(member)))
+    if wait and set(left) - set(stranded):
+        raise Timeout(f"member {member} is not empty within {timeout:g} s; there are still {names(left)}", left)
+    return DrainResult(member=member, left=left, stranded=stranded)
+
+
+async def undrain(session: Session, member: str) -> bool:
+    """Let the member take children again; False where it was not drained. Raises ApiError."""
+    if member not in parse_drained(session.living_hub().metadata.annotations.get(ANNOTATION_DRAINED, "")):
+        known_member(session.living_hub(), member)
+    return await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
+
+
+async def move_child(session: Session, child_id: str, member: str, *, wait: bool, timeout: float) -> None:
+    """Have a child moved. Raises HubError where that can't be, Timeout, ApiError."""
+    hub = session.living_hub()
+    order = await _order_of(session, child_id)
+    guided, copies = hub.spec.distribution.strategy == "Guided", hub.spec.keeps_copies
+    record = session.registry.records.get(child_id)
+    nodes = order.spec.nodes
+    mapped, ordered = guided and not (copies and member in nodes), False
+    _check(hub, order, record, member, guided=guided)
+    if not mapped:
+        if not _is_there(hub, record, member) or (await order.outcome()).stands:
+            await order.give(member)
+            ordered = True
+    elif nodes != (member,):
+        await order.map_to(_mapping(nodes, record, member) if copies else [member])
+    if wait:
+        await _moved(session, order, member, timeout, ordered=ordered)
+
+
+async def _order_of(session: Session, child_id: str) -> OnChild | OnSet:
+    child = (await find_children(session, [child_id])).get(child_id)
+    record = session.registry.records.get(child_id)
+    if child is not None and (record is None or record.uid == child.metadata.uid):
+        return OnChild(session, child)
+    if owner := await find_owner(session, child_id):
+        return OnSet(session, owner, child_id)
+    if child is not None:
+        return OnChild(session, child)
+    raise HubError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+
+
+def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> list[str]:
+    """The spec.nodes with ``member`` in place of the active copy's, and first, so that it is made active."""
+    placed = tuple(node.name for node in record.nodes) if record is not None else ()
+    nodes = nodes or placed  # the hub was made Guided later: the other copies stay where they are
+    kept = [name for name in nodes if name != member]
+    if member not in nodes and kept:
+        kept.remove(placed[0] if placed and placed[0] in kept else kept[-1])
+    return [member, *kept]
+
+
+def known_member(hub: Hub, name: str) -> MemberStatus:
+    """The member's status. Raises HubError, which lists those there are."""
+    found = next((member for member in hub.status.members if member.name == name), None)
+    if found is None:
+        there = ", ".join(member.name for member in hub.status.members) or "none"
+        raise HubError(f"hub {hub.metadata.name} has no member {name!r}; it has {there}")
+    return found
+
+
+def _check(hub: Hub, order: OnChild | OnSet, record: Record | None, name: str, *, guided: bool) -> None:
+    if hub.partitioned:
+        raise Partitioned(f"hub {hub.metadata.name} has lost its quorum: {hub.partitioned}")
+    member = known_member(hub, name)
+    if name in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+        raise HubError(f"member {name} is drained; kubectl hub undrain {name} lets it take children again")
+    if not member.ready:
+        raise HubError(f"member {name} is not ready; move child {order.id!r} when it is")
+    if hub.spec.distribution.strategy == "ForEach" and not hub.spec.keeps_standbys:
+        raise HubError(f"hub {hub.metadata.name} runs child {order.id!r} on every member; there is nothing to move")
+    if record is not None and name in (node.name for node in record.nodes):
+        return
+    if member.children >= hub.spec.members.max_children:
+        limit = hub.spec.members.max_children
+        raise HubError(f"member {name} has its {limit} children (spec.members.maxChildren of the hub)")
+    if order.spec.pinned and not guided:
+        raise HubError(f"child {order.id!r} is pinned; set its spec.pinned to false first")
+
+
+def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
+    """Whether the child is on record as it is after a move to the member, whether it runs or not."""
+    if record is None:
+        return False
+    names = [node.name for node in record.nodes if not node.waiting and node.role == Role.ACTIVE]
+    return member in names if hub.spec.keeps_copies else names == [member] == [node.name for node in record.nodes]
+
+
+async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
+    """Change the hub's annotation; whether that made a difference."""
+    for _ in range(_ATTEMPTS):
+        hub = await patiently(lambda: session.client.get(HUBS, session.namespace, session.name))
+        before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+        after = change(before)
+        if after == before:
+            return False
+        text = format_drained(after) or None
+        patch = {
+            "metadata": {
+                "resourceVersion": hub.metadata.resource_version,
+                "annotations": {ANNOTATION_DRAINED: text},
+            }
+        }
+        try:
+            session.hub = await session.client.patch(HUBS, session.namespace, session.name, patch)
+        except ConflictError:
+            continue  # its status was written, or somebody drains another member
+        return True
+    raise HubError(f"hub {session.name} changes too quickly; try again")
+
+
+async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
+    """The ids on the member that can't leave it."""
+    there = set(session.registry.on_member(member))
+    bound = {child.id for child in await list_children(session) if child.spec.pinned or child.spec.nodes}
+    for item in await list_sets(session):
+        if item.spec.template.pinned or item.spec.template.nodes:
+            bound.update(item.ids)
+    return tuple(sorted(there & bound))
+
+
+async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout: float, *, ordered: bool) -> None:
+    """Wait until it runs there. A refusal that stands where nothing was ``ordered`` is of an earlier order."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    hub = session.living_hub()
+
+    def there() -> bool:
+        record = session.registry.records.get(order.id)
+        return record is not None and record.running and not record.locked and _is_there(hub, record, member)
+
+    while True:
+        outcome = await order.outcome()
+        if not outcome.stands and there():
+            return
+        if outcome.refused and ordered:
+            raise HubError(f"child {order.id!r} is not moved to {outcome.refused}")
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise Timeout(f"child {order.id!r} does not run on {member} within {timeout:g} s", (order.id,))
+        # The registry says nothing of an order: while it stands only the next look can tell.
+        await _until(session, there if not outcome.stands else lambda: False, min(left, _LOOK_SECONDS))
+
+
+async def _until(session: Session, holds: Callable[[], bool], timeout: float) -> None:
+    """Return when ``holds`` does, looked at whenever the registry changes, or after the timeout (seconds)."""
+    changed = asyncio.Event()
+    unlisten = session.registry.listen(lambda _: changed.set())
+    try:
+        async with asyncio.timeout(timeout):
+            while not holds():
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        return
+    finally:
+        unlisten()

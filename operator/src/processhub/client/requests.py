@@ -1,0 +1,163 @@
+"""Requests to children, sent to any member that answers; that one finds the child's owner."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from processhub.api.requests import ANSWER_HEADER, KEY_HEADER, read_problem
+from processhub.client.errors import HubError, NoOwner, OutcomeUnknown, RequestFailed, Timeout
+from processhub.client.membertoken import MemberToken
+from processhub.client.session import Session
+from processhub.client.ways import Ways
+from processhub.requesterrors import request_error
+
+_CONNECT_SECONDS = 2.0
+_PAUSE_SECONDS = 0.25  # doubled each time
+_ATTEMPTS = 3  # at one member or Service, which may give us to another member each time
+_KEEP_SECONDS = 15.0  # members keep connections for longer
+
+
+class _Reply(NamedTuple):
+    status: int
+    headers: Any
+    body: bytes
+
+
+class Requests:
+    """The requests of one client. ``close`` it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._token = MemberToken(session)
+        self._ways = Ways(session)
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._ways.close()
+        if self._http is not None:
+            await self._http.close()
+
+    async def call(self, child_id: str, request: Any, timeout: float | None, key: str) -> Any:
+        """The child's answer: a JSON value, or text where it is none."""
+        reply = await self._send(child_id, "call", "", request, timeout, key)
+        if reply.headers.get("Content-Type", "").partition(";")[0].strip() == "application/json":
+            with contextlib.suppress(ValueError):
+                return json.loads(reply.body)
+        return reply.body.decode(errors="replace")
+
+    async def cast(self, child_id: str, message: Any, to: str, timeout: float | None) -> list[str]:
+        """Returns when it is in the child's queue; with ``to`` all the members that took it."""
+        if to not in ("one", "all"):
+            raise HubError(f"to is {to!r}; it is 'one' or 'all'")
+        reply = await self._send(child_id, "cast", "?to=all" if to == "all" else "", message, timeout, "")
+        found = json.loads(reply.body)
+        return list(found.get("members", ()))
+
+    async def _send(self, child_id: str, kind: str, query: str, value: Any, timeout: float | None, key: str) -> _Reply:
+        try:
+            body = json.dumps(value, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise HubError(f"the request to child {child_id!r} does not fit JSON: {error}") from error
+        path = f"/v1/children/{quote(child_id, safe='')}/{kind}{query}"
+        headers = {"Content-Type": "application/json", **({KEY_HEADER: key} if key else {})}
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await self._to_some_member(child_id, path, body, headers)
+        except TimeoutError:
+            raise Timeout(
+                f"child {child_id!r} has not answered within {timeout:g} s; it may still do what it was asked to"
+            ) from None
+        if ANSWER_HEADER in reply.headers:
+            if reply.status < 400:
+                return reply
+            text = reply.body[:500].decode(errors="replace")
+            raise RequestFailed(f"child {child_id!r} answered {reply.status}: {text}", reply.status, "child_error")
+        problem = read_problem(reply.body)
+        retry_after = reply.headers.get("Retry-After", "")
+        raise request_error(
+            reply.status,
+            problem.code,
+            problem.detail or f"a member of hub {self._session.name} answered with status {reply.status}",
+            float(retry_after) if retry_after.isdigit() else 0.0,
+        )
+
+    async def _to_some_member(self, child_id: str, path: str, body: bytes, headers: dict[str, str]) -> _Reply:
+        """The first answer of a member that takes the request; they are asked again while all of them restart."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + self._session.living_hub().spec.timeouts.request_seconds, _PAUSE_SECONDS
+        while True:
+            tried: list[str] = []
+            async for base in self._ways.bases():
+                reply = await self._to_member(base, child_id, path, body, headers, tried)
+                if reply is not None:
+                    self._ways.worked(base)
+                    return reply
+                await self._ways.failed(base)
+            if loop.time() + pause > deadline:
+                listed = "; ".join(tried + self._ways.troubles) or "none is ready"
+                raise NoOwner(f"no member of hub {self._session.name} could be asked: {listed}", 0, "no_owner")
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    async def _to_member(
+        self, base: str, child_id: str, path: str, body: bytes, headers: dict[str, str], tried: list[str]
+    ) -> _Reply | None:
+        """A member's answer; None where it did not take the request, with the reason in ``tried``.
+
+        The body goes out when the member asks for it (100 Continue): a connection that breaks before, as one that is
+        kept does when its member ends, has run nothing.
+        """
+        fresh = False
+        for _ in range(_ATTEMPTS):
+            sent, token = asyncio.Event(), await self._token.get(fresh=fresh)
+            try:
+                async with self._open().post(
+                    URL(base + path, encoded=True),
+                    data=body,
+                    headers={**headers, "Authorization": f"Bearer {token}"},
+                    expect100=True,
+                    allow_redirects=False,
+                    trace_request_ctx=sent,
+                ) as answer:
+                    reply = _Reply(answer.status, answer.headers, await answer.read())
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                tried.append(f"{base} ({error})")
+                return None
+            except (aiohttp.ClientError, OSError) as error:
+                if sent.is_set():
+                    text = f"the connection to {base} broke while child {child_id!r} was asked"
+                    raise OutcomeUnknown(f"{text}: {error or type(error).__name__}", 0, "outcome_unknown") from error
+                tried.append(f"{base} ({error or type(error).__name__})")
+                continue
+            if ANSWER_HEADER not in reply.headers and (problem := read_problem(reply.body)).code == "not_ready":
+                tried.append(f"{base} ({problem.detail})")
+                continue
+            if reply.status != 401 or fresh:
+                return reply
+            fresh = True
+        return None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            traces = aiohttp.TraceConfig()
+            traces.on_request_chunk_sent.append(_body_goes_out)
+            self._http = aiohttp.ClientSession(
+                trace_configs=[traces],
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._http
+
+
+async def _body_goes_out(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.set()

@@ -1,0 +1,83 @@
+"""Where a hub's members can be reached from here.
+
+In a child or a member $HUB_URL; in another pod of the cluster the hub's Service; from outside a member's own address
+where that answers (the local cluster, a routed network), else a port-forward through the API server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator
+
+from processhub.client.portforward import PortForward
+from processhub.client.session import Session
+from processhub.cluster.errors import ApiError
+
+_PORT = 8080
+_CONNECT_SECONDS = 1.0
+
+
+class Ways:
+    """The ways of one client; the one that worked last comes first."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._last = ""
+        self._forwards: dict[str, PortForward] = {}  # by base URL
+        self.troubles: list[str] = []  # why members could not be reached, of the last look
+
+    async def bases(self) -> AsyncIterator[str]:
+        """Base URLs to try in turn."""
+        self.troubles = []
+        given = os.environ.get("HUB_URL")
+        mine = os.environ.get("HUB_NAME") == self._session.name
+        if given and mine and os.environ.get("HUB_NAMESPACE") == self._session.namespace:
+            yield given
+        if os.environ.get("KUBERNETES_SERVICE_HOST"):
+            yield f"http://{self._session.name}.{self._session.namespace}.svc:{_PORT}"
+        if self._last:
+            yield self._last
+        members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
+        for member in random.sample(members, len(members)):
+            host = f"[{member.pod_ip}]" if ":" in member.pod_ip else member.pod_ip
+            base = f"http://{host}:{_PORT}"
+            if base != self._last and await _answers(member.pod_ip):
+                yield base
+        for member in members:
+            forward = PortForward(self._session.client, self._session.namespace, member.pod, _PORT)
+            try:
+                base = await forward.open()
+            except (ApiError, TimeoutError, TypeError) as error:
+                await forward.close()
+                self.troubles.append(f"port-forward to pod {member.pod}: {error or type(error).__name__}")
+                continue
+            self._forwards[base] = forward
+            yield base
+
+    def worked(self, base: str) -> None:
+        """Somebody answered there."""
+        self._last = base
+
+    async def failed(self, base: str) -> None:
+        """Nobody takes requests there."""
+        if self._last == base:
+            self._last = ""
+        if (forward := self._forwards.pop(base, None)) is not None:
+            await forward.close()
+
+    async def close(self) -> None:
+        """Close what was opened on the way."""
+        for forward in self._forwards.values():
+            await forward.close()
+        self._forwards.clear()
+
+
+async def _answers(address: str) -> bool:
+    with contextlib.suppress(OSError, TimeoutError):
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, _PORT), _CONNECT_SECONDS)
+        writer.close()
+        return True
+    return False

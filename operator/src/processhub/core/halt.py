@@ -1,0 +1,27 @@
+"""The plan of a hub that has lost its quorum: nothing is started or moved, and what is on record stays there.
+
+Members run nothing while their slices say that the hub is partitioned (PROTOCOL.md 6). So the record needs no change:
+when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its member is gone.
+What nobody wants any more still comes off the record.
+"""
+
+from __future__ import annotations
+
+from processhub.api.reasons import Reason
+from processhub.core.draft import Draft
+from processhub.core.plan import Plan, Unplaced
+from processhub.core.snapshot import HubSnapshot
+
+
+def halted(snapshot: HubSnapshot) -> Plan:
+    """What to change now; ``snapshot.partitioned`` says why everything else is left as it is."""
+    draft = Draft(snapshot)
+    draft.joining.clear()  # members that return keep what they have: that is no join
+    draft.sweep_record()
+    for child_id, child in snapshot.children.items():
+        for place in snapshot.record.get(child_id, ()):
+            if place.entry.uid != child.uid:
+                draft.put(place.member, child_id, None)
+    why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")
+    draft.unplaced = dict.fromkeys(snapshot.children, why)
+    return draft.result()

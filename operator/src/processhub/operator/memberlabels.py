@@ -1,0 +1,37 @@
+"""The label ``processhub.dev/member`` on pods of members: their StatefulSet gives all of them the same labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from processhub.api.naming import LABEL_MEMBER, label_value
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import PODS
+from processhub.operator.members import Member
+from processhub.operator.store import Store
+
+log = logging.getLogger(__name__)
+
+
+async def label_pods(client: Client, store: Store, members: Iterable[Member], tried: set[str]) -> None:
+    """Label the pods that are not labelled yet; ``tried`` remembers the uids of those that could not be."""
+    for member in members:
+        pod = member.pod
+        if pod is None or pod.metadata.uid in tried or pod.metadata.deletion_timestamp is not None:
+            continue
+        wanted = label_value(member.name)
+        if pod.metadata.labels.get(LABEL_MEMBER) == wanted:
+            continue
+        # The uid: of a pod that was replaced meanwhile nothing is known.
+        patch = {"metadata": {"uid": pod.metadata.uid, "labels": {LABEL_MEMBER: wanted}}}
+        try:
+            stored = await client.patch(PODS, pod.metadata.namespace, pod.metadata.name, patch)
+        except (NotFoundError, ConflictError) as error:
+            log.debug("pod %s: %s", pod.metadata.name, error.message)
+        except ApiError as error:
+            tried.add(pod.metadata.uid)
+            log.warning("pod %s gets no label %s: %s", pod.metadata.name, LABEL_MEMBER, error.message)
+        else:
+            store.put("pods", stored)

@@ -1,0 +1,117 @@
+"""What tells whose a child's Pod is: kept as it was first seen, and put back where somebody changed it.
+
+A Pod acts on whatever its labels and annotations say. Were it followed by what they say now, one from which a mark was
+taken off would be no child's Pod any more, and another could be started beside it. So the object is followed, by name
+and uid, with its marks as they were when it was made. And one that leaves the watch is read before it counts as gone,
+because that also happens when a label that the watch selects by is taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Pod
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
+    ANNOTATION_ROLE,
+    ANNOTATION_RUN,
+    ANNOTATION_WORKLOAD,
+    LABEL_CHILD,
+    LABEL_COMPONENT,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    child_pod_name,
+    child_pod_names,
+    id_hash,
+    label_value,
+)
+from processhub.api.reasons import Role
+from processhub.operator.hubstate import HubState
+
+_LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
+_ANNOTATIONS = (ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID, ANNOTATION_RUN, ANNOTATION_WORKLOAD)
+
+
+def claims_to_be_child_pod(pod: Pod) -> bool:
+    """Whether its labels say that it is no member's pod."""
+    return LABEL_CHILD in pod.metadata.labels or pod.metadata.labels.get(LABEL_COMPONENT) == "child"
+
+
+def is_child_pod(pod: Pod) -> bool:
+    """Whether the Pod has the name that the operator gives to what its labels and annotations say it is."""
+    labels, child_id = pod.metadata.labels, pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "")
+    hub, uid, member = (labels.get(label, "") for label in (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER))
+    return LABEL_CHILD in labels and pod.metadata.name in child_pod_names(hub, uid, child_id, member)
+
+
+def changed_marks(known: Pod, now: Pod) -> tuple[str, ...]:
+    """The labels and annotations that somebody else changed or took off.
+
+    The role may become Active, which the operator tells a Pod; that is never taken back, nor is the epoch a mark.
+    """
+    labels, annotations = known.metadata.labels, known.metadata.annotations
+    changed = [name for name in _LABELS if name in labels and now.metadata.labels.get(name) != labels[name]]
+    after = now.metadata.annotations
+    changed += [name for name in _ANNOTATIONS if name in annotations and after.get(name) != annotations[name]]
+    role = annotations.get(ANNOTATION_ROLE)
+    if role is not None and after.get(ANNOTATION_ROLE) not in (role, Role.ACTIVE):
+        changed.append(ANNOTATION_ROLE)
+    return tuple(changed)
+
+
+def with_marks(known: Pod, now: Pod) -> Pod:
+    """The Pod as it is now, with the marks by which it is known."""
+    names = changed_marks(known, now)
+    if not names:
+        return now
+    metadata = msgspec.structs.replace(
+        now.metadata,
+        labels=now.metadata.labels | _these(names, known.metadata.labels),
+        annotations=now.metadata.annotations | _these(names, known.metadata.annotations),
+    )
+    return msgspec.structs.replace(now, metadata=metadata)
+
+
+def _these(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    return {name: given[name] for name in names if name in given}
+
+
+def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
+    """Labels and annotations, as a merge patch's metadata has them."""
+    labels = _these(_LABELS, pod.metadata.labels)
+    return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
+
+
+def recognised(pod: Pod, hub: Hub, state: HubState) -> Pod | None:
+    """The Pod with the marks that its name proves, None where it is none of the hub's.
+
+    For one that was changed while no leader knew it: its owner says which ids it may be of, and no other Pod has the
+    name of that. A copy that somebody made of a Pod has another.
+    """
+    if len(pod.metadata.name) != len(child_pod_name(hub.metadata.name, hub.metadata.uid, "")):
+        return None  # before the names of all children are made up
+    owners = {owner.uid for owner in pod.metadata.owner_references}
+    ids = [known.child.id for known in state.children.values() if known.metadata.uid in owners]
+    for known_set in state.sets.values():
+        if known_set.metadata.uid in owners:
+            ids.extend(known_set.wanted)
+    members = ["", *{known.present.spec.member for known in state.slices.values()}]
+    name, uid = hub.metadata.name, hub.metadata.uid
+    for child_id in ids:
+        for member in members:
+            if pod.metadata.name == child_pod_name(name, uid, child_id, member):
+                labels = {LABEL_HUB: name, LABEL_HUB_UID: uid, LABEL_CHILD: id_hash(child_id)}
+                if member:
+                    labels[LABEL_MEMBER] = label_value(member)
+                metadata = msgspec.structs.replace(
+                    pod.metadata,
+                    labels={**pod.metadata.labels, **labels},
+                    annotations={**pod.metadata.annotations, ANNOTATION_CHILD_ID: child_id},
+                )
+                return msgspec.structs.replace(pod, metadata=metadata)
+    return None
