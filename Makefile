@@ -66,18 +66,20 @@ kind-down: setup ## Delete it; stop Docker's daemon if kind-up started it
 
 ##@ Checks
 .PHONY: test lint unit integration
-test: setup ## Lint, unit and integration tests, in two lots at once (WORKERS=0: one after the other)
+test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup tests/unit tests/integration
+	@# No test has a group: with loadgroup each goes to whoever is free, so that both are done at about the same time.
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup tests/unit tests/parity tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
-	@$(BIN)/ruff format --check --quiet operator hack tests
-	@$(BIN)/ruff check --quiet operator hack tests
+	@$(BIN)/ruff format --check --quiet operator hack tests examples
+	@$(BIN)/ruff check --quiet operator hack tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir $(CACHE)/mypy
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@git ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
 	@$(BIN)/helm lint --quiet --strict charts/processhub
 	@$(PY) hack/render_manifests.py --check
+	@$(PY) -m reference --check
 
 unit: setup ## Tests without a cluster
 	@$(PYTEST) tests/unit
@@ -85,9 +87,12 @@ unit: setup ## Tests without a cluster
 integration: setup ## Tests on a local cluster of their own
 	@$(PYTEST) tests/integration
 
-.PHONY: e2e
+.PHONY: e2e e2e-faults
 e2e: kind-up image kind-load ## Tests on the kind cluster, which they need for themselves; logs in .local/e2e (E2E=-k …)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --ignore tests/e2e/faults --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
+
+e2e-faults: kind-up image kind-load ## Break its nodes under children that write who they are; figures in .local/e2e-faults (E2E=-k …)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e/faults $(E2E)
 
 .PHONY: bench
 bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --only=…)
@@ -105,14 +110,13 @@ lock: setup ## Pin the image's wheels anew
 			--no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$lock; \
 	done
 
-.PHONY: manifests clean
+.PHONY: manifests docs clean
 manifests: setup ## Render manifests/install.yaml from the chart
 	@$(PY) hack/render_manifests.py
 
-clean: down ## Stop the local cluster and remove .venv and caches
-	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results
+docs: setup ## Write docs/reference from CRDs, command line and docstrings
+	@$(PY) -m reference
 
-##@ Later
-.PHONY: docs
-docs: ## Not there yet
-	@echo "make $@ is not there yet" >&2; exit 1
+clean: down ## Stop the local and the kind cluster and remove .venv and caches
+	@[ ! -e .local/kind ] || $(MAKE) kind-down
+	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results

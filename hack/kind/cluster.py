@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from kind import config, daemon, docker, network, nodeimage
-from kind.layout import CLUSTER, CONTEXT, KUBECONFIG, LOCAL, KindError, locked
+from kind.layout import CLUSTER, CONTEXT, KUBECONFIG, LOCAL, SHARED, KindError, locked
 from localcluster import tools
 from localcluster.layout import CHECKOUT
 
@@ -125,7 +125,7 @@ def _problem(paths: dict[str, Path]) -> str | None:
 
 def _create(paths: dict[str, Path], image: str) -> None:
     """Create the cluster; kind's own lines of progress go to stderr as they come."""
-    LOCAL.mkdir(parents=True, exist_ok=True)
+    SHARED.mkdir(parents=True, exist_ok=True)
     command = [
         *(str(paths["kind"]), "create", "cluster", "--name", CLUSTER, "--image", image, "--config", "-"),
         *("--kubeconfig", str(KUBECONFIG), "--retain"),  # kept where it fails, for its logs

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from kind.layout import CLUSTER
+from kind.layout import CLUSTER, SHARED, SHARED_IN_NODE
 
 WORKERS = 3
 # As the local cluster labels its nodes (localcluster/kubelet/node.py), so that tests and examples run on both.
@@ -14,6 +14,7 @@ _REGIONS = ("r1", "r2")
 _ZONES = ("a", "b", "c")
 # Only kubelets after 1.34 refuse cgroup v1 unless told; said for them.
 _KUBELET = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "failCgroupV1": False}
+_SHARED = {"hostPath": str(SHARED), "containerPath": SHARED_IN_NODE}
 
 
 def labels(index: int) -> dict[str, str]:
@@ -33,7 +34,7 @@ def cluster() -> dict[str, Any]:
         "networking": {"ipFamily": "ipv4", "apiServerAddress": "127.0.0.1"},
         "nodes": [
             {"role": "control-plane"},
-            *({"role": "worker", "labels": labels(index)} for index in range(WORKERS)),
+            *({"role": "worker", "labels": labels(index), "extraMounts": [dict(_SHARED)]} for index in range(WORKERS)),
         ],
         "kubeadmConfigPatches": [yaml.safe_dump(_KUBELET)],
     }

@@ -52,9 +52,17 @@ def ensure(*, start: bool) -> None:
     _start()
 
 
+START_BY_SYSTEMD = "Docker's daemon is not running; start it with: sudo systemctl start docker"
+
+
+def under_systemd() -> bool:
+    """Whether systemd is what starts daemons here."""
+    return Path("/run/systemd/system").exists()
+
+
 def _ensure_may_start(start: bool) -> None:
-    if Path("/run/systemd/system").exists():
-        raise KindError("Docker's daemon is not running; start it with: sudo systemctl start docker")
+    if under_systemd():
+        raise KindError(START_BY_SYSTEMD)
     if os.geteuid() != 0:
         raise KindError("Docker's daemon is not running, and only root can start it; have it started, or be root")
     if not start:

@@ -16,6 +16,9 @@ CONTEXT = f"kind-{CLUSTER}"
 KIND = Path(__file__).resolve().parent
 LOCAL = CHECKOUT / ".local" / "kind"
 KUBECONFIG = LOCAL / "kubeconfig"
+# A folder that all workers share, and where they have it: what children write there outlives their nodes.
+SHARED = LOCAL / "shared"
+SHARED_IN_NODE = "/srv/processhub-shared"
 # What a daemon of ours is: for this machine, not for a checkout, and gone with a reboot as the daemon is.
 RUN = Path("/run/processhub-kind")
 

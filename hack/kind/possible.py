@@ -13,12 +13,14 @@ _CAP_SYS_ADMIN = 21  # linux/capability.h
 
 
 def why_not() -> str:
-    """Why Docker can't run here, by what is missing for good; empty where it runs or can be started."""
+    """Why Docker can't be used here as things are; empty where it runs or is ours to start."""
     state = docker.state()
     if state is Daemon.ANSWERS:
         return ""
     if state is Daemon.FORBIDDEN:
         return "Docker's daemon runs, but this user may not use it"
+    if daemon.under_systemd():
+        return daemon.START_BY_SYSTEMD
     if os.geteuid() != 0:
         return "Docker's daemon is not running, and only root can start it"
     if not daemon.has_capability(Path("/proc/self/status").read_text(), "CapEff", _CAP_SYS_ADMIN):

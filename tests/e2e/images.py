@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from kube import CommandError, docker
@@ -10,6 +11,7 @@ from image.base import choose
 
 PLAIN = "localhost/e2e-plain:1"
 PYTHON = "localhost/e2e-python:1"
+WRITER = "localhost/e2e-writer:1"
 OF_EXAMPLE = "debian:bookworm-slim"  # manifests/examples/11-image.yaml
 
 _GREETER = '''"""A user's package."""
@@ -42,6 +44,13 @@ def build(folder: Path) -> list[str]:
     except CommandError:
         docker("tag", PLAIN, OF_EXAMPLE)  # no registry: any Debian will do
     return [PLAIN, PYTHON, OF_EXAMPLE]
+
+
+def build_writer(folder: Path) -> str:
+    """The image of the fault tests' children (faults/children); its name."""
+    shutil.copytree(Path(__file__).with_name("faults") / "children", folder / "packages")
+    _build(folder, WRITER, f"FROM {choose('')}\nCOPY packages /srv/packages\nENV PYTHONPATH=/srv/packages\n")
+    return WRITER
 
 
 def _build(folder: Path, name: str, dockerfile: str) -> None:

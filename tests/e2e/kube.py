@@ -184,13 +184,13 @@ class Release:
 class World:
     """One namespace."""
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, kube: Kube, labels: Mapping[str, str] = RESTRICTED) -> None:
         from processwatch import ProcessWatch
 
         self.kube = kube
         self.namespace = f"e2e-{secrets.token_hex(3)}"
         kube.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": RESTRICTED}}
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": dict(labels)}}
         )
         self.watch = ProcessWatch(self.namespace)
         self.watch.start()
@@ -245,9 +245,9 @@ class World:
         assert status["registrySize"] == len(status.get("registry") or []), "all of it fits into the status here"
         found = {}
         for entry in status.get("registry") or []:
-            (node,) = entry["nodes"]
-            assert node["state"] == "Running", entry
-            found[entry["id"]] = node["name"]
+            nodes = entry["nodes"]
+            assert [node["state"] for node in nodes] == ["Running"], entry
+            found[entry["id"]] = nodes[0]["name"]
         return found
 
     def running(self, names: Iterable[str], hub: str = "hub", within: float = PATIENCE) -> dict[str, str]:

@@ -91,6 +91,43 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(
     release.ready()
 
 
+def test_a_node_that_leaves_the_cluster_and_one_that_joins_it_are_followed(
+    kube: Kube, release: Release, world: World, measured: Measured
+) -> None:
+    world.hub(members={"mode": "PerNode"}, migration={"holdSeconds": 1})
+    world.children(*IDS)
+    before = world.running(IDS)
+    node = kube.workers()[-1]
+    assert node in before.values()
+    try:
+        kube("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s", timeout=160)
+        docker("stop", node)
+        kube("delete", "node", node)
+
+        def left() -> dict[str, str]:
+            assert set(world.nodes_of()) == set(before.values()) - {node}
+            after = world.running(IDS)
+            assert node not in after.values()
+            assert {before[child_id] for child_id in moved(before, after)} == {node}
+            return after
+
+        without = settles(left, within=120)
+    finally:
+        docker("start", node)
+    begun = time.monotonic()
+
+    def joined() -> None:
+        after = world.running(IDS)
+        assert {after[child_id] for child_id in moved(without, after)} == {node}
+
+    settles(joined, within=180)
+    measured("a node that joins the cluster, until its member has its share", time.monotonic() - begun)
+    assert not kube.get("node", node)["spec"].get("unschedulable"), "it is another node object than the drained one"
+    assert world.watch.overlaps() == []
+    world.hub_ready(timeout=180)
+    release.ready()
+
+
 def test_rollout_restart_of_operator_and_members(
     kube: Kube, release: Release, world: World, measured: Measured
 ) -> None:
@@ -130,12 +167,11 @@ def test_while_operators_are_killed_for_a_minute_children_start_and_stop(
             stopped = wave[::2]
             world.kubectl("delete", "children", *stopped, "--wait=false")
             kept |= set(wave) - set(stopped)
-        victim = release.operators()[kills % 2]
+        victim = settles(lambda: release.operators()[kills % 2])  # noqa: B023 called at once
         kube("-n", SYSTEM, "delete", "pod", victim, "--grace-period=0", "--force")
         kills += 1
         if not wave and time.monotonic() > deadline:
             break
-        settles(release.operators)
     assert kills >= len(waves)
     release.ready()
 

@@ -29,6 +29,7 @@ from processhub.api.child import EnvVar, Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import (
+    AUDIENCE,
     LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
@@ -56,7 +57,7 @@ _addresses = itertools.count(1)
 
 
 async def until(
-    condition: Callable[[], Awaitable[T | None] | T | None], seconds: float = 20, what: str = "", every: float = 0.02
+    condition: Callable[[], Awaitable[T | None] | T | None], seconds: float = 40, what: str = "", every: float = 0.02
 ) -> T:
     """The first true value of ``condition``; AssertionError with ``what`` after the deadline."""
     deadline = time.monotonic() + seconds
@@ -91,12 +92,15 @@ SLEEP = program("sleep", "1000")
 
 PODS = untyped("v1", "pods")
 ACCOUNTS = untyped("v1", "serviceaccounts")
+CLUSTER_ROLES = untyped("rbac.authorization.k8s.io/v1", "clusterroles", namespaced=False)
+CLUSTER_BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
 ROLES = untyped("rbac.authorization.k8s.io/v1", "roles")
 BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
 # What the chart's ClusterRole gives members, as far as an agent needs it today.
 RULES = [
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices/status"], "verbs": ["update", "patch"]},
+    {"apiGroups": ["processhub.dev"], "resources": ["children"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {
         "apiGroups": ["coordination.k8s.io"],
@@ -104,6 +108,23 @@ RULES = [
         "verbs": ["get", "list", "watch", "update", "patch"],
     },
 ]
+# And in the whole cluster: to check the tokens of callers.
+REVIEWS = [
+    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+    {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
+]
+
+
+async def token_of(client: Client, namespace: str, account: str, **spec: Any) -> str:
+    """A token of the account: for members' HTTP, or by ``spec`` for others."""
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": 3600, "audiences": [AUDIENCE], **spec},
+    }
+    answer = await client.raw("POST", ACCOUNTS.path(namespace, account, "token"), body=body)
+    token: str = json.loads(answer)["status"]["token"]
+    return token
 
 
 class Member:
@@ -121,6 +142,10 @@ class Member:
         self.settings = Settings(**settings)
         self.namespace = namespace
         self.agents: list[Agent] = []
+        self.token = ""  # of the hub's account, for the members' HTTP
+        self.token_file = folder / "token"
+        self.first: Member | None = None  # the member of this hub that was there before
+        self.peers: list[Member] = []
         self._uids: dict[str, str] = {}
 
     def _metadata(self, name: str) -> ObjectMeta:
@@ -134,9 +159,25 @@ class Member:
         await self.client.create(LEASES, self.namespace, lease)
         await self.add_slice(0, term=term)
 
+    async def peer(self, index: int = 1) -> Member:
+        """Another member of the same hub, with its Lease and slice 0; closed with this one."""
+        folder = self.folder / f"member-{index}"
+        folder.mkdir()
+        other = Member(self.client, folder, self.admin_kubeconfig, self.namespace)
+        other.hub, other.hub_uid, other.settings = self.hub, self.hub_uid, self.settings
+        other.name, other.first = f"{self.hub}-{index}", self
+        self.peers.append(other)
+        await other.create()
+        return other
+
     async def _identity(self) -> None:
         account = member_account(self.hub)
         names = {"name": account, "namespace": self.namespace}
+        if self.first is None:
+            await self._account(account, names)
+        await self._tokens(account)
+
+    async def _account(self, account: str, names: dict[str, str]) -> None:
         await self.client.create(ACCOUNTS, self.namespace, {"metadata": names})
         await self.client.create(ROLES, self.namespace, {"metadata": names, "rules": RULES})
         binding = {
@@ -145,6 +186,16 @@ class Member:
             "subjects": [{"kind": "ServiceAccount", **names}],
         }
         await self.client.create(BINDINGS, self.namespace, binding)
+        reviews = {"metadata": {"name": self.hub}, "rules": REVIEWS}
+        await self.client.create(CLUSTER_ROLES, None, reviews)
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": self.hub}
+        await self.client.create(
+            CLUSTER_BINDINGS,
+            None,
+            {"metadata": {"name": self.hub}, "roleRef": role, "subjects": [{"kind": "ServiceAccount", **names}]},
+        )
+
+    async def _tokens(self, account: str) -> None:
         pod = {
             "metadata": {"name": self.name, "namespace": self.namespace},
             "spec": {
@@ -155,17 +206,11 @@ class Member:
         }
         stored = await self.client.create(PODS, self.namespace, pod)
         bound = {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": stored["metadata"]["uid"]}
-        answer = await self.client.raw(
-            "POST",
-            ACCOUNTS.path(self.namespace, account, "token"),
-            body={
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"expirationSeconds": 3600, "boundObjectRef": bound},
-            },
-        )
+        token = await token_of(self.client, self.namespace, account, audiences=[], boundObjectRef=bound)
+        self.token = await token_of(self.client, self.namespace, account)
+        self.token_file.write_text(self.token)
         config = yaml.safe_load(Path(self.admin_kubeconfig).read_text())  # noqa: ASYNC240 a small file
-        config["users"] = [{"name": "member", "user": {"token": json.loads(answer)["status"]["token"]}}]
+        config["users"] = [{"name": "member", "user": {"token": token}}]
         for context in config["contexts"]:
             context["context"]["user"] = "member"
         Path(self.kubeconfig).write_text(yaml.safe_dump(config))  # noqa: ASYNC240
@@ -234,7 +279,7 @@ class Member:
         """The parsed entries of a slice's status."""
         return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}
 
-    async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 20) -> Report:
+    async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 40) -> Report:
         """The child's report once it is as it should be."""
         last: Report | None = None
 
@@ -248,14 +293,14 @@ class Member:
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {last}") from None
 
-    async def running(self, child: str, seconds: float = 20, epoch: int = 0) -> int:
+    async def running(self, child: str, seconds: float = 40, epoch: int = 0) -> int:
         """The child's pid once it is reported Running."""
         report = await self.report(
             child, lambda report: report.state == "Running" and (not epoch or report.epoch == epoch), seconds
         )
         return report.pid
 
-    async def acknowledged(self, item: RegistrySlice, index: int = 0, seconds: float = 20) -> RegistrySlice:
+    async def acknowledged(self, item: RegistrySlice, index: int = 0, seconds: float = 40) -> RegistrySlice:
         """The slice once its status answers this generation."""
 
         async def look() -> RegistrySlice | None:
@@ -287,10 +332,14 @@ class Member:
 
     async def close(self) -> None:
         """End all agents and delete the pod."""
+        for peer in self.peers:
+            await peer.close()
         for agent in self.agents:
             agent.kill()
         with contextlib.suppress(Exception):
-            # The rest goes with the test's namespace.
+            # The rest goes with the test's namespace, but for what is in none.
+            await self.client.delete(CLUSTER_BINDINGS, None, self.hub)
+            await self.client.delete(CLUSTER_ROLES, None, self.hub)
             await self.client.delete(PODS, self.namespace, self.name, grace_period_seconds=0)
 
 
@@ -316,7 +365,12 @@ class Cable:
             writer.transport.abort()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = self._server
         far_reader, far_writer = await asyncio.open_connection(*self._target)
+        if server is None or not server.is_serving():  # cut meanwhile
+            writer.transport.abort()
+            far_writer.transport.abort()
+            return
         self._writers |= {writer, far_writer}
         with contextlib.suppress(OSError):
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
@@ -350,6 +404,7 @@ class Agent:
             "POD_IP": ip,
             "NODE_NAME": "node",
             "KUBECONFIG": member.kubeconfig,
+            "HUB_TOKEN_FILE": str(member.token_file),
             "PYTHONPATH": str(Path(__file__).parent / "actors"),
             **extra,
         }
@@ -398,7 +453,7 @@ class Agent:
             os.kill(self.pid, signal.SIGKILL)
         self.process.wait(20)
 
-    async def exit_code(self, seconds: float = 20) -> int:
+    async def exit_code(self, seconds: float = 40) -> int:
         """Its exit code once it has ended."""
         await until(lambda: self.process.poll() is not None, seconds, f"agent's end; log:\n{self.log()[-3000:]}")
         code = self.process.returncode

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,29 +18,93 @@ from waiting import ENDS_WITH_US, eventually
 
 import render_manifests
 from localcluster.cluster import Cluster
+from processhub import Hub as Connection
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION, find_condition
 from processhub.cluster.client import Client
-from processhub.cluster.kinds import CHILDREN, HUBS
+from processhub.cluster.kinds import CHILDREN, HUBS, untyped
 
+_ACTORS = Path(__file__).parent / "actors" / "sample_actors.py"
+_CONFIG_MAPS = untyped("v1", "configmaps")
 SLEEP = {"command": ["sleep", "1000"]}
+COUNTER = {"target": "processhub.examples:Counter"}
+
+
+def sleepers(*ids: str, **more: Any) -> list[dict[str, Any]]:
+    """Children that do nothing; ``more``: further fields of each."""
+    return [{"id": child_id, "exec": SLEEP, **more} for child_id in ids]
+
+
+async def started(hub: Connection, children: list[dict[str, Any]], **options: Any) -> dict[str, str]:
+    """Start these and wait until all run; the member of each."""
+    result = await hub.start_children(children, wait=True, timeout=90, **options)
+    assert result.ok, result.errors
+    return {child_id: processes[0][0] for child_id, processes in result.started.items()}
+
+
+def places(hub: Connection) -> dict[str, str]:
+    """The member of each child that has a process."""
+    return {child_id: processes[0][0] for child_id, processes in hub.process_list().items()}
+
+
+class Operator:
+    """The operator's process."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._environment, self._log = environment, log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self._log.open("ab") as file:
+            self._process = await asyncio.create_subprocess_exec(
+                *ENDS_WITH_US,
+                "processhub-operator",
+                env=self._environment,
+                stdout=file,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+
+    def said(self) -> str:
+        """Its log."""
+        return self._log.read_text()
 
 
 class Live:
     """One namespace in which hubs work."""
 
-    def __init__(self, cluster: Cluster, api: Client, namespace: str) -> None:
-        self.cluster, self.api, self.namespace = cluster, api, namespace
+    def __init__(self, cluster: Cluster, api: Client, namespace: str, operator: Operator) -> None:
+        self.cluster, self.api, self.namespace, self.operator = cluster, api, namespace, operator
+        self._named = Counter[str]()  # hubs of each test that have no name of their own
 
     @property
     def kubeconfig(self) -> str:
         """The administrator's kubeconfig."""
         return str(self.cluster.kubeconfig)
 
+    def connect(self, hub: str) -> Connection:
+        """The client of a hub, as the administrator."""
+        return Connection.connect(hub, namespace=self.namespace, kubeconfig=self.kubeconfig)
+
+    async def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+        """kubectl in the namespace, as its user; raises ClusterError with its message."""
+        return await asyncio.to_thread(
+            self.cluster.kubectl, "-n", self.namespace, *arguments, stdin=stdin, timeout=timeout
+        )
+
+    async def apply(self, kind: str, name: str, **spec: Any) -> None:
+        """kubectl apply of an object of this product's."""
+        manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+        await self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
     async def hub(self, name: str = "", *, replicas: int = 2, ready: bool = True, **spec: Any) -> str:
         """Create a hub and wait until its members are ready; its name."""
-        name = name or f"h{secrets.token_hex(3)}"
+        name = name or self._name()
         members = {"replicas": replicas, **spec.pop("members", {})}
         manifest = {
             "apiVersion": API_VERSION,
@@ -47,8 +114,23 @@ class Live:
         }
         await self.api.create(HUBS, self.namespace, manifest)
         if ready:
-            await eventually(lambda: self._is_ready(name, replicas), f"hub {name} ready", within=60)
+            await self.ready(name, replicas)
         return name
+
+    async def actors(self) -> None:
+        """Make the ConfigMap ``actors``, the module sample_actors, for hubs whose ``members.python`` names it."""
+        data = {_ACTORS.name: _ACTORS.read_text()}
+        await self.api.create(_CONFIG_MAPS, self.namespace, {"metadata": {"name": "actors"}, "data": data})
+
+    def _name(self) -> str:
+        """The same in each run of a test: where its children are placed goes by it."""
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+        self._named[test] += 1
+        return f"h{zlib.crc32(f'{test} {self._named[test]}'.encode()):08x}"
+
+    async def ready(self, name: str, replicas: int) -> None:
+        """Wait until so many members of the hub are ready."""
+        await eventually(lambda: self._is_ready(name, replicas), f"hub {name} ready", within=90)
 
     async def child(self, name: str, hub: str, **spec: Any) -> Child:
         """Create a Child object as kubectl does."""
@@ -73,8 +155,8 @@ class Live:
 
 
 @asynccontextmanager
-async def live(cluster: Cluster, api: Client, folder: Path) -> AsyncIterator[Live]:
-    """A new namespace with an operator of its own, which ends with the block."""
+async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> AsyncIterator[Live]:
+    """A new namespace with an operator of its own, which ends with the block; ``more`` goes to its environment."""
     namespace = f"live-{secrets.token_hex(3)}"
     rules = render_manifests.render("-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
@@ -86,19 +168,15 @@ async def live(cluster: Cluster, api: Client, folder: Path) -> AsyncIterator[Liv
         "WATCH_NAMESPACES": namespace,
         "POD_IP": "127.0.0.1",
         "PORT": str(_free_port()),
+        **more,
     }
-    log = folder / "operator.log"
-    with log.open("wb") as file:
-        process = await asyncio.create_subprocess_exec(
-            *ENDS_WITH_US, "processhub-operator", env=environment, stdout=file, stderr=asyncio.subprocess.STDOUT
-        )
-        try:
-            yield Live(cluster, api, namespace)
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-            cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    operator = Operator(environment, folder / "operator.log")
+    await operator.start()
+    try:
+        yield Live(cluster, api, namespace, operator)
+    finally:
+        await operator.stop()
+        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 @asynccontextmanager

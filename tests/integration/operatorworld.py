@@ -1,8 +1,8 @@
 """A cluster with the operator installed through the chart, and one namespace of it for each test.
 
 A test module takes the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
-conftest.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes off.
-Its files are in the checkout, because operator pods see an empty folder of their own at /tmp.
+controlplane.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes
+off. Its files are in the checkout, because operator pods see an empty folder of their own at /tmp.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import pytest
 import pytest_asyncio
+from leases import past_the_second_of_its_lease
 from processwatch import ProcessWatch, Run
 from waiting import alive
 
@@ -54,15 +55,19 @@ SLEEP = ["sleep", "100000"]
 SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
 REGIONS = {"node-0": "r1", "node-1": "r2", "node-2": "r1"}  # as the local cluster labels its nodes
 PATIENCE = 40.0  # for what takes a second or two on an idle machine
+_OPERATOR_PODS = "app.kubernetes.io/component=operator"
 
 
 async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float = 0.1) -> T:
-    """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error."""
+    """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error.
+
+    A ValueError too: so many are not there yet as it unpacks.
+    """
     deadline = time.monotonic() + within
     while True:
         try:
             return await check()
-        except (AssertionError, NotFoundError, LookupError):
+        except (AssertionError, NotFoundError, LookupError, ValueError):
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(every)
@@ -169,6 +174,15 @@ class World:
             patch["metadata"] = {"annotations": dict(annotations)}
         return await self.api.patch(HUBS, self.namespace, name, patch)
 
+    async def hub_observed(self, name: str = "hub") -> None:
+        """Wait until the operator has acted on the Hub's present spec; what is created next, it may see first."""
+
+        async def check() -> None:
+            hub = await self.get_hub(name)
+            assert hub.status.observed_generation == hub.metadata.generation
+
+        await settles(check)
+
     async def hub_condition(self, kind: str, status: str, reason: str = "", hub: str = "hub") -> Condition:
         """The Hub's condition once it is so."""
 
@@ -216,13 +230,13 @@ class World:
         await asyncio.gather(*(self.api.delete(CHILDREN, self.namespace, name) for name in names))
 
     async def gone(self, name: str) -> None:
-        """Wait until there is no such Child object."""
+        """Wait until there is no such Child object: garbage collection learns of new CRDs every 30 s."""
 
         async def check() -> None:
             with contextlib.suppress(NotFoundError):
                 raise AssertionError(f"still there: {await self.get_child(name)}")
 
-        await settles(check)
+        await settles(check, within=120)
 
     async def condition(
         self, name: str, kind: str, status: str, reason: str = "", within: float = PATIENCE
@@ -316,7 +330,8 @@ class World:
         return await self.api.get(PODS, self.namespace, name)
 
     async def kill_agent(self, member: str) -> None:
-        """kill -9 of the member's agent."""
+        """kill -9 of the member's agent, at a time at which that is seen."""
+        await past_the_second_of_its_lease(self.api, self.namespace, member)
         await self.faults.kill_pod(self.pod_key(member))
 
     async def pause_agent(self, member: str) -> None:
@@ -430,7 +445,9 @@ class Operators:
         await self.api.patch(deployments, self.namespace, "processhub-operator", {"spec": {"replicas": replicas}})
 
         async def check() -> None:
-            assert len(await self.pods()) == replicas
+            # Those that are ending too: they may still act.
+            items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
+            assert len(items) == len(await self.pods()) == replicas
 
         await settles(check)
 
@@ -450,7 +467,7 @@ class Operators:
 
     async def pods(self) -> list[Pod]:
         """The pods that are to stay."""
-        items, _ = await self.api.list(PODS, self.namespace, labels="app.kubernetes.io/component=operator")
+        items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
         return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
 
 

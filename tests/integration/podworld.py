@@ -44,7 +44,7 @@ class Pods:
     async def get(self, name: str) -> Json:
         return await self.api.get(PODS, self.namespace, name)
 
-    async def until(self, name: str, check: Any, what: str, within: float = 15.0) -> Json:
+    async def until(self, name: str, check: Any, what: str, within: float = 40.0) -> Json:
         async def look() -> Json | None:
             found = await self.get(name)
             return found if check(found) else None
@@ -55,7 +55,7 @@ class Pods:
         await self.create(body)
         return await self.until(body["metadata"]["name"], is_ready, "is Ready")
 
-    async def gone(self, name: str, within: float = 15.0) -> None:
+    async def gone(self, name: str, within: float = 40.0) -> None:
         async def look() -> bool:
             try:
                 await self.get(name)

@@ -101,6 +101,8 @@ class ProcessWatch:
                     run = self._live.pop(fd)
                     run.ended = True
                     del self._pids[run.pid]
+                    # Closing alone takes it off the poll only if no child process that is being forked has a copy.
+                    self._poll.unregister(fd)
                     os.close(fd)
             for run in self._live.values():
                 run.seen = now
@@ -110,6 +112,8 @@ class ProcessWatch:
                 self._look(pid, now)
 
     def _look(self, pid: int, now: float) -> None:
+        if pid in self._pids:
+            return
         try:
             fd = os.pidfd_open(pid)
         except OSError:
@@ -129,6 +133,8 @@ class ProcessWatch:
             if now - started > _YOUNG_SECONDS:
                 self._foreign.add(pid)
             return
+        if parent not in self._foreign:
+            self._look(parent, now)  # it may be as new as this one
         above = self._pids.get(parent)
         if above is not None and above.id == values["HUB_CHILD_ID"]:
             os.close(fd)

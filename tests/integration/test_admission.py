@@ -137,19 +137,28 @@ def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFac
 
 
 def _until_in_force(cluster: Cluster, member: Write) -> None:
-    """A new policy and a new RoleBinding take effect within a second or two."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            member("get", "leases")
-            cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-1.0"))
-            in_force = False
-        except ClusterError as error:
-            in_force = "is the word of member" in str(error)
-        if in_force:
-            return
-        assert time.monotonic() < deadline, "the admission policies do not take effect"
-        time.sleep(0.2)
+    """A new RoleBinding and new policies take effect within a second or two, each at its own time."""
+
+    def own_child() -> None:
+        member("create", "--dry-run=server", "-f", "-", stdin=child("left", exec=SLEEP))
+
+    for refused, sentence in (
+        (lambda: cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-1.0")), "is the word of member"),
+        (lambda: member(*lease_patch("left.left-1")), "may write its own Lease only"),
+        (own_child, "with onDemand: true only"),
+    ):
+        deadline = time.monotonic() + 60
+        while not _is_refused(refused, sentence):
+            assert time.monotonic() < deadline, f"the admission policies do not take effect: {sentence}"
+            time.sleep(0.2)
+
+
+def _is_refused(write: Callable[[], object], sentence: str) -> bool:
+    try:
+        write()
+    except ClusterError as error:
+        return sentence in str(error)
+    return False
 
 
 def test_member_writes_its_own_slice_status_and_lease(as_member: Callable[..., Write]) -> None:
@@ -252,7 +261,9 @@ def test_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[...
         member("delete", "child", "users")
 
 
-def test_the_operator_is_no_member_though_its_account_is_named_alike(cluster: Cluster, hubs: None) -> None:
+def test_the_operator_is_no_member_though_its_account_is_named_alike(
+    cluster: Cluster, as_member: Callable[..., Write]
+) -> None:
     operator = ["-n", NAMESPACE, f"--as=system:serviceaccount:{OPERATOR}", "--as-group=system:masters"]
 
     cluster.kubectl(*operator, "apply", "-f", "-", stdin=child("left", "static", exec=SLEEP))

@@ -12,7 +12,7 @@ from waiting import alive
 from localcluster.cluster import Cluster
 from processhub.api.slice import SliceSpec
 
-PROMPT_SECONDS = 5  # 2 are promised on an idle machine
+PROMPT_SECONDS = 10  # 2 are promised on an idle machine
 
 
 @pytest.fixture
@@ -88,31 +88,34 @@ async def test_a_daemon_with_a_wiped_environment_does_not_outlive_its_child(memb
     await until(lambda: not alive(pid) and not alive(runaway))
 
 
-async def test_a_child_that_ignores_sigterm_is_killed_after_stop_seconds(member: Member) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed_after_stop_seconds(member: Member, tmp_path: Path) -> None:
     member.start_agent()
-    await member.write({"a": shell("trap '' TERM; while :; do sleep 0.1; done")})
-    pid = await member.running("a")
-
-    began = time.monotonic()
-    await member.write({"a": None})
-    await until(lambda: not alive(pid), 10)
-
-    assert 1.5 < time.monotonic() - began < 6
-
-
-async def test_the_stop_signal_is_the_workloads(member: Member, tmp_path: Path) -> None:
-    member.start_agent()
-    note = tmp_path / "note"
     ready = tmp_path / "ready"
-    script = f"trap 'echo usr1 > {note}; exit' USR1; touch {ready}; while :; do sleep 0.05; done"
-    await member.write({"a": shell(script, stop_signal="SIGUSR1")})
+    await member.write({"a": shell(f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done")})
     pid = await member.running("a")
     await until(ready.exists)
 
+    began = time.monotonic()
     await member.write({"a": None})
-
     await until(lambda: not alive(pid))
-    assert note.read_text() == "usr1\n"
+
+    assert 1.5 < time.monotonic() - began < 9  # by default it has 10 s
+
+
+async def test_the_stop_signal_is_the_workloads(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    async with new_member(tmp_path, str(cluster.kubeconfig), namespace, stop_seconds=30) as member:
+        member.start_agent()
+        note = tmp_path / "note"
+        ready = tmp_path / "ready"
+        script = f"trap 'echo usr1 > {note}; exit' USR1; touch {ready}; while :; do sleep 0.05; done"
+        await member.write({"a": shell(script, stop_signal="SIGUSR1")})
+        pid = await member.running("a")
+        await until(ready.exists)
+
+        await member.write({"a": None})
+
+        await until(lambda: not alive(pid))
+        assert note.read_text() == "usr1\n"
 
 
 @pytest.mark.parametrize(
@@ -149,12 +152,12 @@ async def test_a_restart_storm_touches_nobody_else(member: Member) -> None:
     before = {child: await member.running(child) for child in [f"good-{number}" for number in range(5)]}
 
     await member.write({f"bad-{number}": program("false") for number in range(20)})
-    await member.report("bad-7", lambda report: report.restarts >= 5)
+    # It is up for a moment each time, and then says nothing.
+    await member.report("bad-7", lambda report: report.restarts >= 5 and "BackOff" in report.message)
 
     reports = await member.reports()
     assert {child: reports[child].pid for child in before} == before
     assert all(reports[child].restarts == 0 for child in before)
-    assert "BackOff" in reports["bad-7"].message
 
 
 async def test_restarts_over_the_limit_fail_until_the_spec_changes(

@@ -13,13 +13,13 @@ from waiting import alive
 
 from localcluster.cluster import Cluster
 
-PROMPT_SECONDS = 5  # 2 are promised on an idle machine
+PROMPT_SECONDS = 10  # 2 are promised on an idle machine
 
 
 @pytest.fixture
 async def member(cluster: Cluster, namespace: str, tmp_path: Path):
     async with new_member(
-        tmp_path, str(cluster.kubeconfig), namespace, start_seconds=2, stop_seconds=2, lease_seconds=6
+        tmp_path, str(cluster.kubeconfig), namespace, start_seconds=4, stop_seconds=2, lease_seconds=6
     ) as member:
         yield member
 
@@ -91,7 +91,7 @@ async def test_an_actor_that_blocks_delays_neither_neighbours_nor_lease(member: 
     async def renews() -> bool:
         return (await member.lease()).spec.renew_time != renewed
 
-    await until(renews, 5)
+    await until(renews)
     assert agent.process.poll() is None
     assert len({(await member.reports())[child].pid for child in ("tick", "block-0", "new")}) == 1
 
@@ -174,10 +174,10 @@ async def test_a_slow_start_is_a_start_timeout_and_disturbs_nobody(
     await member.write({"tick": actor("sample_actors:Ticker", file=str(file))})
     pid = await member.running("tick")
 
-    await member.write({"slow": actor("sample_actors:SlowInit", seconds=6, block=block)})
+    await member.write({"slow": actor("sample_actors:SlowInit", seconds=12, block=block)})
     report = await member.report("slow", lambda report: report.reason == "StartTimeout")
 
-    assert "2 s" in report.message
+    assert "4 s" in report.message
     again = await member.report("slow", lambda report: report.restarts >= 1)
     assert again.reason == "StartTimeout"
     assert (await member.reports())["tick"].pid == pid

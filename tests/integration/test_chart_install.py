@@ -80,6 +80,26 @@ def names(cluster: Cluster, *what: str) -> list[str]:
     return cluster.kubectl("get", *what, "-o", "jsonpath={.items[*].metadata.name}").split()
 
 
+def until(holds: Callable[[], bool], what: str, within: float = 60) -> None:
+    deadline = time.monotonic() + within
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.2)
+
+
+def may(cluster: Cluster, *what: str) -> bool:
+    try:
+        cluster.kubectl("auth", "can-i", *what)
+    except ClusterError:
+        return False
+    return True
+
+
+def until_allowed(cluster: Cluster, *what: str) -> None:
+    """A role and its binding take effect a moment after they were made."""
+    until(lambda: may(cluster, *what), " ".join(what))
+
+
 def leader_lease(cluster: Cluster, renewed: datetime, **spec: Any) -> None:
     lease = {
         "apiVersion": "coordination.k8s.io/v1",
@@ -112,9 +132,9 @@ def test_install_limited_to_namespaces(helm: Helm, own: Cluster) -> None:
 
     operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
     assert "serves the namespaces team-a, team-b" in notes
-    own.kubectl("auth", "can-i", "create", "statefulsets", "-n", "team-a", operator)
-    own.kubectl("auth", "can-i", "list", "nodes", operator)
-    own.kubectl("auth", "can-i", "update", "lease/processhub-operator", "-n", NAMESPACE, operator)
+    until_allowed(own, "create", "statefulsets", "-n", "team-a", operator)
+    until_allowed(own, "list", "nodes", operator)
+    until_allowed(own, "update", "lease/processhub-operator", "-n", NAMESPACE, operator)
     for verb, resource, namespace in (
         ("create", "statefulsets", "default"),
         ("list", "children.processhub.dev", "default"),
@@ -138,6 +158,8 @@ def test_upgrade_keeps_the_accounts_of_the_hubs(helm: Helm, own: Cluster) -> Non
     install(helm)
     subject = {"kind": "ServiceAccount", "name": "processhub-my-hub", "namespace": "default"}
     operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
+    until_allowed(own, "patch", "clusterrolebinding/processhub-agents", operator)
+    until_allowed(own, "bind", "clusterrole/processhub-agents", operator)
     own.kubectl(
         *("patch", "clusterrolebinding", "processhub-agents", "--type=merge", operator),
         *("-p", json.dumps({"subjects": [subject]})),
@@ -153,6 +175,8 @@ def test_operator_gives_nobody_more_than_a_members_rights(helm: Helm, own: Clust
     install(helm)
     operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
     bind = ["create", "rolebinding", "--serviceaccount=default:default", "-n", "default", operator]
+    until_allowed(own, "create", "rolebindings", "-n", "default", operator)
+    until_allowed(own, "bind", "clusterrole/processhub-agent", "-n", "default", operator)
 
     own.kubectl(*bind, "allowed", "--clusterrole=processhub-agent")
     own.kubectl("delete", "rolebinding", "allowed", "-n", "default")
@@ -171,7 +195,8 @@ def test_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
     assert names(own, "hubs", "-n", "default") == ["kept"]
     ours = "-l=app.kubernetes.io/name=processhub"
     assert names(own, KINDS, ours) == []
-    assert names(own, "all,serviceaccounts,roles,rolebindings,poddisruptionbudgets", "-n", NAMESPACE, ours) == []
+    namespaced = "all,serviceaccounts,roles,rolebindings,poddisruptionbudgets"
+    until(lambda: names(own, namespaced, "-n", NAMESPACE, ours) == [], "garbage collection of what the deployment had")
 
 
 def test_install_again_takes_the_kept_crds_over(helm: Helm, own: Cluster) -> None:
@@ -200,24 +225,20 @@ def test_users_roles_reach_those_who_edit_and_view(helm: Helm, own: Cluster) -> 
     for user, role in (("ed", "edit"), ("vi", "view")):
         own.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", "default")
 
-    def may(user: str, verb: str, resource: str) -> bool:
-        try:
-            own.kubectl("auth", "can-i", verb, resource, f"--as={user}", "-n", "default")
-        except ClusterError:
-            return False
-        return True
+    def user_may(user: str, verb: str, resource: str) -> bool:
+        return may(own, verb, resource, f"--as={user}", "-n", "default")
 
-    deadline = time.monotonic() + 20
-    while not (may("vi", "list", "hubs.processhub.dev") and may("ed", "create", "hubs.processhub.dev")):
-        assert time.monotonic() < deadline, "the controller does not aggregate the roles"
-        time.sleep(0.2)
-    assert may("ed", "create", "hubs.processhub.dev/call")
-    assert may("ed", "patch", "hubs.processhub.dev/scale")
-    assert may("ed", "delete", "children.processhub.dev")
-    assert may("vi", "list", "registryslices.processhub.dev")
-    assert not may("ed", "update", "registryslices.processhub.dev")
-    assert not may("vi", "create", "children.processhub.dev")
-    assert not may("vi", "create", "hubs.processhub.dev/call")
+    def aggregated() -> bool:
+        return user_may("vi", "list", "hubs.processhub.dev") and user_may("ed", "create", "hubs.processhub.dev")
+
+    until(aggregated, "the controller aggregates the roles")
+    assert user_may("ed", "create", "hubs.processhub.dev/call")
+    assert user_may("ed", "patch", "hubs.processhub.dev/scale")
+    assert user_may("ed", "delete", "children.processhub.dev")
+    assert user_may("vi", "list", "registryslices.processhub.dev")
+    assert not user_may("ed", "update", "registryslices.processhub.dev")
+    assert not user_may("vi", "create", "children.processhub.dev")
+    assert not user_may("vi", "create", "hubs.processhub.dev/call")
 
 
 def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> None:
@@ -234,6 +255,8 @@ def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> Non
     helm("install", *release)
     for example in ("01-hub.yaml", "02-children.yaml"):
         own.kubectl("apply", "-n", "default", "-f", str(examples / example))
+        # A member that is ready later would take its share of the children.
+        own.kubectl(*("wait", "hub", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=90s", timeout=100)
     own.kubectl(*("wait", "child", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=60s", timeout=70)
     before = running(), pods()
 

@@ -7,13 +7,12 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 import yaml
+from hubcli import Cli
 from livehub import SLEEP, Live, live
 from waiting import alive, eventually
 
@@ -25,59 +24,18 @@ HUB = "shop"
 TALK = "echo out; echo err >&2; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.1; done"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command said, and its exit code."""
-
-    out: str
-    err: str
-    code: int
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """The table's rows, its header left out."""
-        return [line.split() for line in self.out.splitlines()[1:]]
-
-
-class Cli:
-    """``kubectl hub`` in the product's namespace."""
-
-    def __init__(self, product: Live) -> None:
-        self.product = product
-
-    async def begin(self, *words: str, program: tuple[str, ...] = ("kubectl-hub",), **env: str) -> Any:
-        defaults = {"HUB_NAMESPACE": self.product.namespace, "HUB_NAME": HUB}
-        environment = self.product.cluster.environment() | defaults | env
-        return await asyncio.create_subprocess_exec(
-            *program,
-            *words,
-            env=environment,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-    async def __call__(self, line: str, *more: str, stdin: str = "", **env: str) -> Answer:
-        """Run ``line`` (parted by spaces) and ``more`` (as they are)."""
-        process = await self.begin(*line.split(" "), *more, **env)
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 90)
-        return Answer(out.decode(), err.decode(), process.returncode)
-
-
 @pytest_asyncio.fixture(scope="module")
 async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
     async with live(cluster, api, tmp_path_factory.mktemp("live")) as running:
         await running.hub(HUB, children=[{"id": "fixed", "exec": SLEEP}])
+        async with running.connect(HUB) as hub:
+            await hub.wait_children(["fixed"], timeout=40)
         yield running
 
 
 @pytest.fixture
 def cli(product: Live) -> Cli:
-    return Cli(product)
+    return Cli(product, HUB)
 
 
 async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
@@ -102,10 +60,14 @@ async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> 
     assert looked_up["spec"]["exec"]["command"] == ["sleep", "1000"]
     assert looked_up["spec"]["tags"] == ["eu"]
 
-    explained = (await cli("explain story")).out
+    async def placed() -> str | None:
+        """What is explained, once the Child's status follows."""
+        said = (await cli("explain story")).out
+        return said if "Placed     True     Placed" in said else None
+
+    explained = await eventually(placed, "the condition Placed")
     assert f"Member:    {member} (Running, pid {pid}" in explained
     assert f"{member} has the highest score of the 2 members" in explained or "choice number 2" in explained
-    assert "Placed     True     Placed" in explained
     told = (await cli("explain story -o json")).json
     assert [choice["member"] for choice in told["candidates"]] in (["shop-0", "shop-1"], ["shop-1", "shop-0"])
 
@@ -177,7 +139,8 @@ async def test_rollback_says_what_it_removed_and_leaves_nothing(cli: Cli, produc
 async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product: Live) -> None:
     empty = await product.hub(replicas=0, ready=False)
     process = await cli.begin(
-        *("start", "cut-1", "cut-2", "--hub", empty, "--wait", "--on-failure", "rollback", "--exec", "--", "sleep", "9")
+        *("start", "cut-1", "cut-2", "--hub", empty, "--wait", "--timeout", "120", "--on-failure", "rollback"),
+        *("--exec", "--", "sleep", "9"),
     )
 
     async def created() -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 from operatorworld import World, never_two, settles, started_once, stays, untouched
 from processwatch import Run
+from waiting import eventually
 
 from processhub.api.meta import find_condition
 from processhub.cluster.kinds import HUBS, PODS
@@ -16,19 +16,17 @@ from processhub.cluster.kinds import HUBS, PODS
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
 GUIDED = {**TWO, "distribution": {"strategy": "Guided"}}
-# Says goodbye slowly: it outlives its order to stop by seconds.
-SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time.sleep(4) or exit()); time.sleep(9999)"]
 
 
 async def test_a_child_deleted_and_created_again_at_once_waits_until_the_first_has_ended(world: World) -> None:
-    await world.hub(**TWO, timeouts={"stopSeconds": 20})
-    await world.child("a", command=SLOW)
+    await world.hub(**TWO, timeouts={"stopSeconds": 60})
+    await world.child("a")
     first = (await world.ready("a"))["a"]
-    await says_goodbye(first.status.nodes[0].pid)
 
-    await world.delete_children("a")
-    await world.child("a", command=SLOW)
-    waiting = await world.condition("a", "Placed", "False", "AlreadyStarted")
+    with world.stopped([first.status.nodes[0].pid]):  # it can't end before it is told to go on
+        await world.delete_children("a")
+        await world.child("a")
+        waiting = await world.condition("a", "Placed", "False", "AlreadyStarted")
     second = (await world.ready("a"))["a"]
 
     assert "still stopping" in waiting.message or "not yet been seen to stop" in waiting.message
@@ -129,7 +127,11 @@ async def test_changed_nodes_move_a_guided_child(world: World) -> None:
         untouched(before, after, ["b"])
 
     await settles(moved_over)
-    assert "from hub-0 to hub-1: its nodes were changed" in await world.events("a", "Moved")
+
+    async def told() -> None:
+        assert "from hub-0 to hub-1: its nodes were changed" in await world.events("a", "Moved")
+
+    await settles(told)
 
     await world.edit_child("a", nodes=["hub-7"])
 
@@ -149,7 +151,11 @@ async def test_a_suspended_child_is_stopped_and_kept_on_record_until_it_is_resum
     await world.condition("a", "Ready", "False", "Suspended")
     await world.no_process("a")
     assert (await world.condition("a", "Accepted", "True")).status == "True"
-    assert (await world.get_child("a")).status.state == "Stopped"
+
+    async def said() -> None:
+        assert (await world.get_child("a")).status.state == "Stopped"
+
+    await settles(said)
 
     await world.edit_child("a", suspend=False)
     after = await world.running(["a", "b"])
@@ -277,6 +283,8 @@ async def test_a_paused_hub_is_left_alone_and_its_members_restart_what_crashes(w
     await world.children(["a", "b"])
     before = await world.running(["a", "b"])
     await world.edit_hub(annotations={"processhub.dev/paused": "true"})
+    (said,) = await eventually(lambda: world.events("hub", "Paused"), "it is seen to be paused")
+    assert "until the annotation processhub.dev/paused is taken off; what runs runs on" in said
 
     await world.child("late")
     await world.delete_children("b")
@@ -297,6 +305,9 @@ async def test_a_paused_hub_is_left_alone_and_its_members_restart_what_crashes(w
     await world.edit_hub(annotations={"processhub.dev/paused": None})
     after = await world.running(["a", "late"])
     assert (after["a"].member, after["a"].epoch) == (before["a"].member, before["a"].epoch)
+    assert await eventually(lambda: world.events("hub", "Resumed"), "that it is over is told") == [
+        "it is reconciled again"
+    ]
 
 
 async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
@@ -313,24 +324,9 @@ async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
     await world.api.delete(HUBS, world.namespace, "one")
 
     await world.condition("a", "Accepted", "False", "HubNotFound")
-    await world.no_process("a", "one")
+    await world.no_process("a", "one", within=120)  # garbage collection learns of new CRDs every 30 s
     untouched(two, await world.running(["a"], "two"))
     started_once(world.watch.runs("two"))
-
-
-async def says_goodbye(pid: int) -> None:
-    """Wait until the process handles SIGTERM."""
-
-    async def check() -> None:
-        assert handles(pid, signal.SIGTERM)
-
-    await settles(check)
-
-
-def handles(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal."""
-    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
 
 
 async def test_refusals_amid_many_starts_are_told(world: World) -> None:
@@ -344,7 +340,7 @@ async def test_refusals_amid_many_starts_are_told(world: World) -> None:
     for name in bad:
         refused = await world.condition(name, "Accepted", "False", "InvalidChildMapping")
         assert "spec.nodes" in refused.message
-    await world.running(good)
+    await world.running(good, within=90)
 
 
 async def test_what_a_hubs_edit_makes_unacceptable_is_told(world: World) -> None:
@@ -356,3 +352,5 @@ async def test_what_a_hubs_edit_makes_unacceptable_is_told(world: World) -> None
 
     await world.condition("a", "Accepted", "False", "InvalidChildMapping")
     assert (await world.get_child("a")).status.nodes == before["a"].status.nodes, "the last good one runs on"
+    await world.hub_condition("Balanced", "True")
+    assert (await world.get_child("a")).status.nodes == before["a"].status.nodes, "and stays where it is"

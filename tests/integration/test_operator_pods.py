@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from signal import SIGTERM
 from typing import Any
 
 from operatorworld import Json, World, never_two, settles, started_once, stays
 from processwatch import Run
+from waiting import catches, until
 
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import find_condition
@@ -16,7 +18,7 @@ pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 # Says goodbye slowly: it outlives its order to stop by seconds.
-SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time.sleep(4) or exit()); time.sleep(9999)"]
+SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time.sleep(6) or exit()); time.sleep(9999)"]
 
 
 def pod(command: list[str] | None = None, grace: int = 2, **spec: Any) -> Json:
@@ -63,7 +65,7 @@ class Pods:
         async def check() -> None:
             assert [item.metadata.name for item in await self.all()] == []
 
-        await settles(check)
+        await settles(check, 120)  # the garbage collector may have to learn of our kinds first
 
 
 async def test_a_pod_child_runs_on_its_members_node_and_goes_with_its_child(world: World) -> None:
@@ -124,6 +126,7 @@ async def test_an_edited_template_makes_a_new_pod_under_a_new_epoch_after_the_ol
     await world.child("a", pod=pod(SLOW, grace=20))
     await world.child("b", pod=pod())
     first = await pods.running("a", "b")
+    await until(lambda: catches(first["a"].pid, SIGTERM), "it would take its time")
 
     await world.edit_child("a", pod=pod(["sleep", "99999"]))
 
@@ -295,4 +298,44 @@ async def test_fifty_pod_children_are_started_once_over_the_death_of_the_operato
     await pods.running(*ids, within=150)
     assert len(await pods.all()) == len(ids)
     started_once(world.watch.runs())
+    never_two(world.watch)
+
+
+async def test_a_pod_whose_marks_somebody_takes_off_is_still_the_childs(world: World) -> None:
+    await world.hub(**TWO)
+    pods = Pods(world)
+    await world.child("a", pod=pod())
+    first, before = (await pods.running("a"))["a"], await pods.of("a")
+    name = before.metadata.name
+
+    async def whole() -> None:
+        now = await pods.of("a")
+        assert now.metadata.uid == before.metadata.uid
+        assert (now.metadata.labels, now.metadata.annotations) == (before.metadata.labels, before.metadata.annotations)
+
+    for kind, mark in (("annotate", "child-id"), ("label", "hub"), ("label", "child"), ("annotate", "run")):
+        await world.kubectl(kind, "pod", name, f"processhub.dev/{mark}-")
+        await settles(whole)
+
+        async def told(mark: str = mark) -> None:
+            texts = await world.events("a", "PodChanged")
+            assert [text for text in texts if f"processhub.dev/{mark} of pod {name}" in text], texts
+
+        await settles(told)
+
+    assert (await pods.running("a"))["a"].pid == first.pid
+    never_two(world.watch)
+
+    await world.operators.scale(0)
+    await world.kubectl("annotate", "pod", name, "processhub.dev/child-id-", "processhub.dev/run-")
+    await world.operators.scale(2)
+    await settles(whole)
+    assert (await pods.running("a"))["a"].pid == first.pid
+
+    await world.kubectl("label", "pod", name, "processhub.dev/hub-")
+    await world.delete_children("a")
+    await world.no_process("a")
+    await pods.none()
+    await world.child("a", pod=pod())
+    await pods.running("a")
     never_two(world.watch)

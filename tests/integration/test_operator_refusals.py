@@ -22,7 +22,7 @@ KINDS = {
     "ChildSet": untyped(API_VERSION, "childsets"),
 }
 CONTAINERS = [{"name": "main", "image": "none", "command": SLEEP}]
-KNOWN = "ConsistentHashing, Guided, RoundRobin, LeastLoaded, Modulo, Local, NotLocal, ForEach"
+KNOWN = "ConsistentHashing, Guided, ForEach, RoundRobin, LeastLoaded, Modulo, Local, NotLocal"
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,10 @@ BEFORE = {
     "plain": {},
     "guided": {"distribution": {"strategy": "Guided"}},
     "suspended": {"suspend": True},
-    "refused": {"migration": {"strategy": "HotSwap"}},
+    "refused": {"distribution": {"strategy": "Nearest"}},
 }
 LATER = "is not supported yet; "
 ROWS = [
-    *(
-        hub(
-            f"strategy {name}",
-            "NotSupportedYet",
-            f"spec.distribution.strategy {name} {LATER}use one of ConsistentHashing, Guided",
-            **strategy(name),
-        )
-        for name in ("RoundRobin", "LeastLoaded", "Modulo", "Local", "NotLocal", "ForEach")
-    ),
     hub(
         "unknown strategy",
         "UnknownStrategy",
@@ -83,43 +74,34 @@ ROWS = [
         **strategy("Nearest"),
     ),
     hub(
-        "replication",
-        "NotSupportedYet",
-        f"spec.redundancy.strategy Replication {LATER}use Singularity",
-        redundancy={"strategy": "Replication"},
+        "a copy for each member of a list",
+        "Invalid",
+        "spec.redundancy.replicationFactor ClusterSize can't be had with the distribution strategy Guided, where "
+        "each child names its members; give a number, or use the strategy ForEach",
+        redundancy={"strategy": "Replication", "replicationFactor": "ClusterSize"},
+        **strategy("Guided"),
     ),
     hub(
-        "redundancy signal",
-        "NotSupportedYet",
-        f"spec.redundancy.redundancySignal All {LATER}use None",
-        redundancy={"redundancySignal": "All"},
-    ),
-    hub(
-        "hot swap",
-        "NotSupportedYet",
-        f"spec.migration.strategy HotSwap {LATER}use ColdSwap",
-        migration={"strategy": "HotSwap"},
-    ),
-    *(
-        hub(
-            f"partition {name}",
-            "NotSupportedYet",
-            f"spec.partitionTolerance.strategy {name} {LATER}use Divergence",
-            partitionTolerance={"strategy": name, **more},
-        )
-        for name, more in (("StaticQuorum", {"quorumSize": 2}), ("DynamicQuorum", {}), ("MajorityQuorum", {}))
-    ),
-    hub(
-        "on demand of a hub",
-        "NotSupportedYet",
-        f"spec.onDemand {LATER}leave it out",
+        "on demand of a guided hub",
+        "Invalid",
+        "spec.onDemand: a Guided hub places a child where its spec.nodes say, and what a request starts has none;"
+        " leave onDemand out, or use another distribution strategy",
         onDemand={"exec": {"command": SLEEP}},
+        distribution={"strategy": "Guided"},
     ),
     hub(
-        "hooks",
-        "NotSupportedYet",
-        f"spec.hooks {LATER}leave it out",
-        hooks=[{"name": "audit", "event": "ChildStarted", "webhook": {"url": "http://audit.example/hook"}}],
+        "static child that ends",
+        "Invalid",
+        "spec.children 'a': ttlSeconds: the hub would start it again at once; leave it out, or create a Child of"
+        " its own",
+        children=[{"id": "a", "exec": {"command": SLEEP}, "ttlSeconds": 5}],
+    ),
+    hub(
+        "hook with a handler that is not there",
+        "Invalid",
+        "spec.hooks 'audit': python.handler 'audit:started' can't be imported: No module named 'audit'; name a "
+        "function of a module in the operator's image",
+        hooks=[{"name": "audit", "event": "ChildStarted", "python": {"handler": "audit:started"}}],
     ),
     child("no such hub", "HubNotFound", "spec.hub: there is no hub 'nowhere' in namespace '{namespace}'", to="nowhere"),
     child(
@@ -143,9 +125,13 @@ ROWS = [
         pod={"template": {"spec": {"containers": CONTAINERS, "restartPolicy": "Always"}}},
         restartPolicy="Temporary",
     ),
-    child("on demand child", "NotSupportedYet", f"spec.onDemand {LATER}use exec, python or pod", onDemand=True),
-    child("time to live", "NotSupportedYet", f"spec.ttlSeconds {LATER}leave it out", ttlSeconds=5),
-    child("idle time", "NotSupportedYet", f"spec.idleSeconds {LATER}leave it out", idleSeconds=60),
+    child(
+        "on demand child",
+        "Invalid",
+        "spec.onDemand is true, but the hub has no spec.onDemand to take the workload from; give it one, or use exec,"
+        " python or pod here",
+        onDemand=True,
+    ),
     child(
         "nodes without guided",
         "InvalidChildMapping",
@@ -189,16 +175,17 @@ ROWS = [
     child("suspended child", "Suspended", "spec.suspend is true", condition="Placed", suspend=True),
     child(
         "of a refused hub",
-        "NotSupportedYet",
-        f"the hub is not accepted: spec.migration.strategy HotSwap {LATER}use ColdSwap",
+        "UnknownStrategy",
+        f"the hub is not accepted: spec.distribution.strategy 'Nearest' is not known; there are {KNOWN}",
         to="refused",
     ),
     Refused(
         "child set",
         "ChildSet",
-        {"hub": "plain", "replicas": 3, "template": {"exec": {"command": SLEEP}}},
-        "NotSupportedYet",
-        "ChildSet is not supported yet; create a Child for each id",
+        {"hub": "plain", "replicas": 3, "template": {"exec": {"command": SLEEP}, "nodes": ["plain-0"]}},
+        "InvalidChildMapping",
+        "spec.template.nodes is for hubs with distribution strategy Guided, this hub's is ConsistentHashing;"
+        " leave nodes out, or change the hub",
     ),
 ]
 
@@ -241,7 +228,7 @@ async def test_the_operator_says_what_is_wrong(answered: World, row: Refused) ->
 
 
 async def test_nothing_is_made_for_a_refused_hub(answered: World) -> None:
-    await condition(answered, KINDS["Hub"], "hot-swap", "Accepted")
+    await condition(answered, KINDS["Hub"], "unknown-strategy", "Accepted")
 
     made, _ = await answered.api.list(STATEFUL_SETS, answered.namespace)
     names = {item["metadata"]["name"] for item in made if isinstance(item, dict)}
@@ -307,7 +294,7 @@ async def test_a_workload_of_the_hubs_name_that_is_not_its_own_is_left_alone(ans
 async def test_a_hub_that_is_corrected_is_accepted(answered: World) -> None:
     await condition(answered, KINDS["Hub"], "refused", "Accepted")
 
-    await answered.edit_hub("refused", migration={"strategy": "ColdSwap"})
+    await answered.edit_hub("refused", distribution={"strategy": "ConsistentHashing"})
 
     await answered.hub_condition("Accepted", "True", hub="refused")
     await answered.condition("of-a-refused-hub", "Accepted", "True")

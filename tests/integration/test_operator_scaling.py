@@ -62,7 +62,7 @@ async def test_a_join_moves_nothing_where_on_join_is_false_but_takes_new_childre
 
 
 async def test_moves_are_spread_over_time_by_max_moves_per_second(world: World) -> None:
-    await world.hub(members={"replicas": 1}, distribution={"rebalance": {"maxMovesPerSecond": 4}})
+    await world.hub(members={"replicas": 1}, distribution={"rebalance": {"maxMovesPerSecond": 2}})
     await world.children(IDS)
     before = await world.running(IDS)
     share = drawn_to("hub-1", before)
@@ -76,8 +76,9 @@ async def test_moves_are_spread_over_time_by_max_moves_per_second(world: World) 
     await settles(share_taken)
     assert "to be moved" in rebalancing.message
     starts = sorted(world.watch.runs()[child_id][1].started for child_id in share)
-    # The first second's worth goes at once; half a second is left to how long each takes.
-    assert starts[-1] - starts[0] >= (len(share) - 4) / 4 - 0.5
+    # The first second's worth goes at once. A joiner's first start may come seconds late, its last one not early: half
+    # of the time is left to that. Without the limit all of them start within one second.
+    assert starts[-1] - starts[0] >= (len(share) - 2) / 2 * 0.5
     never_two(world.watch)
 
 
@@ -102,8 +103,12 @@ async def test_scale_down_empties_members_before_they_go(world: World) -> None:
     after = await settles(gone)
     untouched(before, after, set(IDS) - leaving)
     assert not [line for line in await world.events("hub", "MemberLost") if "hub-2" in line], "it left in order"
-    pods = json.loads(await world.kubectl("get", "pods", "-o", "json"))["items"]
-    assert sorted(pod["metadata"]["name"] for pod in pods) == ["hub-0", "hub-1"]
+
+    async def pods_gone() -> None:
+        pods = json.loads(await world.kubectl("get", "pods", "-o", "json"))["items"]
+        assert sorted(pod["metadata"]["name"] for pod in pods) == ["hub-0", "hub-1"]
+
+    await settles(pods_gone)
     never_two(world.watch)
 
 

@@ -77,7 +77,11 @@ async def test_hub_ready_waits_with_kubectl_and_shows_in_columns(world: World) -
         assert (await world.kubectl("get", "hub", "small", "--no-headers")).split()[1:3] == ["2/2", "1/1"]
 
     await settles(hub_columns)
-    assert "on small-" in (await world.events("a", "Placed"))[0]
+
+    async def told() -> None:
+        assert "on small-" in (await world.events("a", "Placed"))[0]
+
+    await settles(told)
 
 
 async def test_what_a_hub_owns_goes_with_it_and_nothing_waits_for_a_finalizer(world: World) -> None:
@@ -103,7 +107,7 @@ async def test_what_a_hub_owns_goes_with_it_and_nothing_waits_for_a_finalizer(wo
         assert names == {("Child", "mine"), ("ServiceAccount", "default")}, names
         assert world.watch.live() == {}
 
-    await settles(nothing_owned_is_left)
+    await settles(nothing_owned_is_left, within=120)
     never_two(world.watch)
 
 

@@ -68,6 +68,7 @@ async def test_start_seconds_bounds_a_start(world: World) -> None:
 
     # The limit in force when a start begins is that start's.
     await world.edit_hub(timeouts={"startSeconds": 2})
+    await world.hub_observed()
     await world.child("never-too", python={"target": "never:NeverUp"})
 
     failed = await world.condition("never-too", "Ready", "False", "StartTimeout")

@@ -31,6 +31,7 @@ from podworld import (
 from waiting import eventually
 
 from localcluster.cluster import Cluster
+from localcluster.kubelet.publish import STRATEGIC_MERGE_PATCH
 from localcluster.layout import CHECKOUT
 from processhub.cluster.client import Client
 
@@ -141,7 +142,7 @@ async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Clus
         await pods.gone("flat")
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 40) == 0
         await pods.api.delete(NODES, None, node)
 
 
@@ -220,7 +221,7 @@ async def test_ready_follows_the_readiness_probe_and_gates(pods: Pods, api: Clie
         pods.namespace,
         "probed",
         {"status": {"conditions": [gate]}},
-        content_type="application/strategic-merge-patch+json",
+        content_type=STRATEGIC_MERGE_PATCH,
         subresource="status",
     )
     await pods.until("probed", is_ready, "is Ready")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from waiting import alive, eventually
 from localcluster.cluster import Cluster
 from localcluster.faults import FaultRefusedError, Faults
 from localcluster.kubelet.proctree import state
+from localcluster.kubelet.publish import STRATEGIC_MERGE_PATCH
 from localcluster.layout import ClusterError
 from processhub.cluster.client import Client
 
@@ -46,7 +48,7 @@ async def test_pause_stops_every_process_until_resumed(pods: Pods) -> None:
     async def look() -> bool:
         return beat.read_text() not in ("", before)
 
-    await eventually(look, "it goes on", within=2)
+    await eventually(look, "it goes on")
 
 
 ASKING = """
@@ -104,6 +106,55 @@ async def test_killed_node_is_lost_and_its_pods_start_anew_when_it_is_back(pods:
 
     await eventually(back, "the node is Ready")
     await pods.until("on-node", lambda found: is_ready(found) and restarts(found) == 1, "runs again")
+
+
+async def test_readiness_that_the_node_controller_took_is_given_back(pods: Pods, api: Client) -> None:
+    body = await pods.running(pod("told", SLEEP))
+    conditions = [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]
+
+    written = await api.patch(
+        PODS,
+        pods.namespace,
+        "told",
+        {"status": {"conditions": conditions}},
+        content_type=STRATEGIC_MERGE_PATCH,
+        subresource="status",
+    )
+    assert not is_ready(written)
+
+    found = await pods.until("told", is_ready, "is Ready again")
+    assert restarts(found) == restarts(body) == 0
+
+
+async def test_pod_that_was_bound_while_its_node_was_off_runs_once(pods: Pods, tmp_path: Path) -> None:
+    first = await pods.running(pod("first", SLEEP))
+    node = first["spec"]["nodeName"]
+    starts = tmp_path / "starts"
+    late = pod("late", shell("echo started >> /shared/starts; exec sleep 1000"), **shared_folder(tmp_path))
+    late["spec"]["nodeName"] = node
+
+    await pods.faults.kill_node(node)
+    try:
+        await pods.create(late)
+    finally:
+        await pods.faults.heal_node(node)
+
+    await pods.until("late", is_ready, "is Ready")
+    await pods.until("first", lambda found: is_ready(found) and restarts(found) == 1, "runs again")
+
+    async def started() -> bool:
+        return starts.exists() and starts.read_text().endswith("\n")
+
+    await eventually(started, "its shell has written")
+    assert len(await pods.pids("late")) == 1
+    assert starts.read_text() == "started\n"
+
+
+def shared_folder(path: Path) -> dict[str, Any]:
+    return {
+        "spec": {"volumes": [{"name": "shared", "hostPath": {"path": str(path)}}]},
+        "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
+    }
 
 
 async def test_cut_node_runs_its_pods_on_and_learns_of_deletions_when_healed(pods: Pods, api: Client) -> None:

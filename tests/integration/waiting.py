@@ -13,14 +13,23 @@ ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 40.0) -> T:
-    """The first result of ``look`` that is neither None nor False; AssertionError after ``within`` seconds."""
+    """The first result of ``look`` that is true (an empty list is not); AssertionError after ``within`` seconds."""
     deadline = time.monotonic() + within
     while True:
         found = await look()
-        if found is not None and found is not False:
+        if found:
             return found
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
         await asyncio.sleep(0.02)
+
+
+async def until(holds: Callable[[], T | None], what: str, within: float = 40.0) -> T:
+    """The same for a ``holds`` that is at hand at once, such as a look-up of the client."""
+
+    async def look() -> T | None:
+        return holds()
+
+    return await eventually(look, what, within)
 
 
 def alive(pid: int) -> bool:
@@ -30,3 +39,13 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def catches(pid: int, signum: int) -> bool:
+    """Whether the process has a handler for the signal by now."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            caught = next(line.split()[1] for line in file if line.startswith("SigCgt:"))
+    except OSError:
+        return False
+    return bool(int(caught, 16) >> (signum - 1) & 1)

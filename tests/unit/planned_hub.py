@@ -8,21 +8,35 @@ from typing import Any
 import msgspec
 
 from processhub.api.hub import HubSpec
+from processhub.api.reasons import Role, State
 from processhub.api.slice import Assignment
 from processhub.core.membership import Phase
 from processhub.core.placement import child_key
 from processhub.core.plan import Plan
 from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.snapshot import ChildPod, HubSnapshot, MemberView, OnRecord, Wanted
 
 FIRST_EPOCH = 10**9
 
 
-def hub_spec(cap_percent: int = 125, max_children: int = 10_000, on_join: bool = True) -> HubSpec:
+def hub_spec(
+    cap_percent: int = 125,
+    max_children: int = 10_000,
+    on_join: bool = True,
+    strategy: str = "ConsistentHashing",
+    redundancy: dict[str, Any] | None = None,
+    **distribution: Any,
+) -> HubSpec:
     return msgspec.convert(
         {
             "members": {"maxChildren": max_children},
-            "distribution": {"loadCapPercent": cap_percent, "rebalance": {"onJoin": on_join}},
+            "distribution": {
+                "strategy": strategy,
+                "loadCapPercent": cap_percent,
+                "rebalance": {"onJoin": on_join},
+                **distribution,
+            },
+            "redundancy": redundancy or {},
         },
         HubSpec,
     )
@@ -42,6 +56,11 @@ def children_of(count: int) -> list[Wanted]:
     return [child(f"tenant/{number}") for number in range(count)]
 
 
+def one_pod(member: str, run: int = 0, role: str = Role.ACTIVE) -> tuple[ChildPod, ...]:
+    """A child's only Pod."""
+    return (ChildPod(member, "hub-0123 on node-1", str(run), role),)
+
+
 class PlannedHub:
     """The state between plans. At ``acknowledge`` agents do what they were told; till then what was stopped lingers."""
 
@@ -55,7 +74,12 @@ class PlannedHub:
         self.running: dict[str, dict[str, Assignment]] = {name: {} for name in self.members}
         self.next_epoch = FIRST_EPOCH
         self.formed = True
-        self.pods: dict[str, str] = {}
+        self.partitioned = ""
+        self.pods: dict[str, tuple[ChildPod, ...]] = {}
+        self.orders: dict[str, str] = {}
+        self.answers: dict[str, str] = {}
+        self.last_placed = ""
+        self.states: dict[tuple[str, str], str] = {}  # (id, member) → what is reported instead of what is so
 
     def want(self, children: Iterable[Wanted]) -> None:
         self.children.update({child.id: child for child in children})
@@ -65,7 +89,7 @@ class PlannedHub:
         member = self.members.get(name) or MemberView(name=name)
         self.members[name] = msgspec.structs.replace(member, **fields)
         self.running.setdefault(name, {})
-        if fields.get("phase") is Phase.GONE:
+        if fields.get("phase") is Phase.GONE or fields.get("ended"):
             self.running[name] = {}
 
     def snapshot(self, budget: int = 10**9) -> HubSnapshot:
@@ -78,23 +102,41 @@ class PlannedHub:
             members=tuple(members),
             children=self.children,
             record={
-                id_: tuple(OnRecord(name, entry) for name, entry in places.items())
+                id_: tuple(OnRecord(name, entry, self._state(name, id_, entry)) for name, entry in places.items())
                 for id_, places in self.record.items()
                 if places
             },
             next_epoch=self.next_epoch,
             move_budget=budget,
             formed=self.formed,
+            partitioned=self.partitioned,
             pods=self.pods,
+            orders=self.orders,
+            last_placed=self.last_placed,
         )
+
+    def resettle(self, spec: HubSpec | None = None) -> None:
+        """Strategy or weights were changed: all members count as joining, as the operator has it."""
+        self.spec = spec or self.spec
+        for name in self.members:
+            self.change(name, joining=True, resettles=True)
 
     def _told(self, name: str, id_: str, entry: Assignment) -> bool:
         now = self.record.get(id_, {}).get(name)
-        return now is not None and now.uid == entry.uid
+        demoted = now is not None and entry.role == Role.ACTIVE and now.role == Role.PASSIVE
+        return now is not None and now.uid == entry.uid and not demoted
+
+    def _state(self, name: str, id_: str, entry: Assignment) -> str:
+        if (id_, name) in self.states:
+            return self.states[id_, name]
+        run = self.running[name].get(id_)
+        return State.RUNNING if run is not None and run.started_with == entry.started_with else ""
 
     def write(self, planned: Plan) -> None:
         """Write what the plan says; nobody has acted on it yet."""
-        self.next_epoch = planned.next_epoch
+        self.next_epoch, self.last_placed = planned.next_epoch, planned.last_placed
+        self.answers.update(planned.answered)
+        self.orders = {id_: name for id_, name in self.orders.items() if id_ not in planned.answered}
         for name, entries in planned.entries.items():
             for id_, entry in entries.items():
                 places = self.record.setdefault(id_, {})
@@ -111,7 +153,9 @@ class PlannedHub:
             if self.members[name].phase is not Phase.LIVE:
                 continue
             self.running[name] = {
-                id_: places[name] for id_, places in self.record.items() if name in places and not places[name].wait
+                id_: places[name]
+                for id_, places in self.record.items()
+                if name in places and not places[name].wait and not self.partitioned
             }
             self.change(name, lingering=frozenset(), settled=True)
 
@@ -140,6 +184,10 @@ class PlannedHub:
                 assert id_ not in found, f"{id_} runs on {found[id_]} and {name}"
                 found[id_] = name
         return found
+
+    def roles(self, id_: str) -> dict[str, str]:
+        """The members that run it, with the role in which they do."""
+        return {name: running[id_].role for name, running in self.running.items() if id_ in running}
 
     def on(self, name: str) -> set[str]:
         return set(self.running[name])

@@ -57,6 +57,7 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.open = True
+        self.asked = False
         self.launched: list[Wanted] = []
         self.orders: list[str] = []
         self.gone_: list[str] = []
@@ -64,6 +65,9 @@ class Supervisor:
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         return self.open
+
+    def lacks_state(self, child: Child) -> bool:
+        return False
 
     def launch(self, child: Child, wanted: Wanted) -> Supervisor:
         self.launched.append(wanted)
@@ -76,11 +80,14 @@ class Supervisor:
     def give_up(self) -> None:
         self.orders.append("give up")
 
-    def role(self, role: str) -> None:
-        self.orders.append(f"role {role}")
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        self.orders.append(f"role {role} of {epoch}{', told' if told else ''}")
 
     def changed(self, child: Child, *, urgent: bool) -> None:
         self.urgent += urgent
+
+    def at_work(self, child: Child) -> bool:
+        return self.asked
 
     def gone(self, child: Child) -> None:
         self.gone_.append(child.id)
@@ -89,6 +96,9 @@ class Supervisor:
         pass
 
     def started(self, child: Child, seconds: float) -> None:
+        pass
+
+    def up(self, child: Child) -> None:
         pass
 
 
@@ -232,7 +242,7 @@ def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, owner:
 
     child.want(wanted(tags=("eu",), policy="Temporary", role="Passive"))
 
-    assert owner.orders == ["role Passive"]
+    assert owner.orders == ["role Passive of 1"]
     assert (said(child).state, said(child).role) == ("Running", "Passive")
     child.ended(CRASH)
     assert said(child).state == "Stopped"
@@ -336,3 +346,15 @@ def test_what_an_earlier_agent_reported_is_taken_over(
     assert len(owner.launched) == starts
     assert said(child).restarts == 3
     assert said(child).state == ("Starting" if starts else "Stopped")
+
+
+def test_a_promoted_child_runs_on_and_is_told_where_the_hub_says_so(owner: Supervisor, clock: Clock) -> None:
+    child = Child("a", owner, Limits(redundancy_signal="Active"), clock)  # type: ignore[arg-type]
+    child.want(wanted(role="Passive"))
+    child.running(7)
+
+    child.want(wanted(2, role="Active", run=1))
+
+    assert owner.orders == ["role Active of 2, told"]
+    report = said(child)
+    assert (report.state, report.role, report.epoch, report.pid) == ("Running", "Active", 2, 7)

@@ -1,14 +1,25 @@
-"""What a member says of a Pod that is not Ready."""
+"""What a member says of a Pod that is not Ready, and of one whose copy is made active."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 
-from processhub.agent.podchild import hindrance
+from processhub.agent.child import Child
+from processhub.agent.env import Environment
+from processhub.agent.incarnation import Handle, Limits
+from processhub.agent.podchild import PodStarter, hindrance
+from processhub.agent.sync import Wanted
+from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
+from processhub.api.naming import child_pod_name
+from processhub.api.reasons import State
+from processhub.api.slice import Assignment, parse_report
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
 
 CRASHED = {"terminated": {"exitCode": 3, "reason": "Error"}}
 NO_PROGRAM = {"terminated": {"exitCode": 128, "reason": "StartError", "message": "no such file"}}
@@ -20,8 +31,9 @@ def waiting(reason: str, message: str = "", last: Any = None) -> dict[str, Any]:
 
 
 def pod(*containers: dict[str, Any], **fields: Any) -> Pod:
-    metadata = {"name": "p", **fields.pop("metadata", {})}
-    return msgspec.convert({"metadata": metadata, "status": {"containerStatuses": containers, **fields}}, Pod)
+    metadata, spec = {"name": "p", **fields.pop("metadata", {})}, fields.pop("spec", {})
+    status = {"containerStatuses": containers, **fields}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, Pod)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +66,93 @@ def pod(*containers: dict[str, Any], **fields: Any) -> Pod:
             *("Starting", "Pending", "pod p has no node yet: 0/3 nodes are available"),
         ),
         (
+            pod(
+                conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
+                spec={"schedulingGates": [{"name": "processhub.dev/sole"}]},
+            ),
+            *("Starting", "Starting", "pod p is not Ready yet"),
+        ),
+        (
             pod(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}),
             *("Starting", "Restarting", "pod p is being deleted; a new one follows"),
         ),
     ],
-    ids=["image", "config", "crash loop", "no program", "creating", "not ready", "no node", "deleted"],
+    ids=["image", "config", "crash loop", "no program", "creating", "not ready", "no node", "gated", "deleted"],
 )
 def test_a_pod_that_is_not_ready_says_why(found: Pod, state: str, reason: str, message: str) -> None:
     assert hindrance(found) == (state, reason, message)
+
+
+ENV = Environment("shop", "ns", "hub-uid", "shop-1", "shop-1", "pod-uid", "10.0.0.1", "node-1")
+WORKLOAD = PodWorkload(template={"spec": {"containers": [{"name": "main"}]}})
+
+
+class Alone:
+    """The owner of one child that runs in a Pod."""
+
+    closing = False
+
+    def __init__(self, starter: PodStarter) -> None:
+        self.starter = starter
+
+    def may_start(self, child: Child, *, again: bool) -> bool:
+        return True
+
+    def launch(self, child: Child, wanted: Wanted) -> Handle:
+        return self.starter.launch(child, wanted, WORKLOAD)
+
+    def at_work(self, child: Child) -> bool:
+        return False
+
+    lacks_state = at_work
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        pass
+
+    changed = gone = hand_over = stays = quiesced = up = restarted = started = _nothing
+
+
+def copy(epoch: int, role: str, version: int) -> Pod:
+    """The Pod that was started under epoch 5, with what it has been told."""
+    marks = {"child-id": "a", "child-uid": "u1", "workload": "w", "run": "5", "epoch": str(epoch), "role": role}
+    metadata = {
+        "name": child_pod_name("shop", "hub-uid", "a", "shop-1"),
+        "namespace": "ns",
+        "uid": "p1",
+        "resourceVersion": str(version),
+        "annotations": {f"processhub.dev/{name}": value for name, value in marks.items()},
+    }
+    return pod(metadata=metadata, phase="Running", conditions=[{"type": "Ready", "status": "True"}])
+
+
+def entry(epoch: int, role: str) -> Wanted:
+    assignment = Assignment(uid="u1", workload="w", epoch=epoch, run=5, role=role, restart_policy="Temporary")
+    return Wanted(assignment, WORKLOAD, "slice", 1, True)
+
+
+@pytest.mark.parametrize("pod_first", [False, True])
+async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_first: bool) -> None:
+    client = Client(Config(host="http://127.0.0.1:1", namespace="ns", ssl=False, token=None))
+    starter = PodStarter(ENV, client, lambda watch: watch.close())
+    child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
+    starter._informer.synced.set()
+    child.want(entry(5, "Passive"))
+    await asyncio.sleep(0)
+    starter._informer._take(copy(5, "Passive", 1))
+    assert child.state == State.RUNNING
+
+    def hears_of_the_pod() -> None:
+        starter._informer._take(copy(10, "Active", 2))
+
+    def hears_of_the_entry() -> None:
+        child.want(entry(10, "Active"))
+
+    news = [hears_of_the_pod, hears_of_the_entry]
+    for hears in news if pod_first else reversed(news):
+        hears()
+        await asyncio.sleep(0.01)
+
+    assert (child.state, child.restarts) == (State.RUNNING, 0)
+    report = child.report_for("slice")
+    assert report is not None
+    assert (parse_report(report).epoch, parse_report(report).role) == (10, "Active")

@@ -48,6 +48,13 @@ class Run:
         return self.result
 
 
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_timers_descriptors_threads_and_tasks_work(scheduler: Scheduler) -> None:
     async def work() -> list[object]:
         loop = asyncio.get_running_loop()
@@ -106,6 +113,29 @@ def test_blocked_loops_delay_no_other(scheduler: Scheduler) -> None:
         run.wait()
 
 
+def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("processhub.agent.runner.scheduler._STALL_SECONDS", 3600.0)
+    before = set(threading.enumerate())
+    scheduler, release = Scheduler(), threading.Event()
+    pool = len(set(threading.enumerate()) - before)
+
+    async def block() -> None:
+        release.wait(DEADLINE)
+
+    async def look() -> int:
+        return len(set(threading.enumerate()) - before)
+
+    blocked = [Run(scheduler, block) for _ in range(pool)]
+    waiting = []
+    for _ in range(20):
+        waiting.append(Run(scheduler, look))
+        until(lambda: not scheduler._rung)  # each has the thread that waits for all look at the queue
+    release.set()
+    assert {run.wait() for run in waiting} == {pool}
+    for run in blocked:
+        run.wait()
+
+
 def test_calls_from_other_threads_wake_a_parked_loop(scheduler: Scheduler) -> None:
     loops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -116,10 +146,7 @@ def test_calls_from_other_threads_wake_a_parked_loop(scheduler: Scheduler) -> No
         return "woken"
 
     runs = [Run(scheduler, work) for _ in range(50)]
-    deadline = time.monotonic() + DEADLINE
-    while len(loops) < 50:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: len(loops) == 50)
     for loop, event in loops:
         loop.call_soon_threadsafe(event.set)
 
@@ -153,3 +180,24 @@ def test_an_earlier_timer_set_later_still_fires_first(scheduler: Scheduler) -> N
         return order
 
     assert Run(scheduler, work).wait() == ["early", "late"]
+
+
+def test_a_loop_knows_its_own_tasks_however_they_were_begun(scheduler: Scheduler) -> None:
+    async def work() -> set[str]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, ActorLoop)
+        begun: list[asyncio.Task[object]] = []
+        async with asyncio.TaskGroup() as group:
+            begun.append(group.create_task(asyncio.sleep(0), name="group"))
+            begun.append(asyncio.create_task(asyncio.sleep(0), name="create"))
+            begun.append(loop.create_task(asyncio.sleep(0), name="loop"))
+            begun.append(asyncio.ensure_future(asyncio.sleep(0)))
+            known = set(loop.tasks)
+            assert known == asyncio.all_tasks()
+            await asyncio.gather(*begun)
+        return {task.get_name() for task in begun if task in known}
+
+    several = [Run(scheduler, work) for _ in range(3)]
+    names = [run.wait() for run in several]
+
+    assert all(isinstance(found, set) and {"group", "create", "loop"} < found for found in names), names

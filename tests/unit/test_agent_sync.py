@@ -139,3 +139,28 @@ def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> Non
     followed.put("h.h-0.0", {"a": 1})
 
     assert order == ["a", "h.h-0.0"]
+
+
+def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Followed) -> None:
+    lost, whole = Settings(partitioned=True), Settings()
+    followed.put("h.h-0.0", {}, settings=whole)
+    followed.put("h.h-0.1", {}, settings=lost)
+    followed.put("h.h-1.0", {}, settings=lost, member="h-1")
+    assert followed.sync.settings.partitioned
+
+    followed.put("h.h-0.0", {"a": 1}, settings=whole)
+    assert followed.sync.settings.partitioned
+
+    followed.put("h.h-0.1", {}, settings=whole)
+    assert not followed.sync.settings.partitioned
+    assert [settings.partitioned for settings in followed.settings] == [True, False]
+
+
+def test_a_partition_is_known_before_anything_is_wanted(followed: Followed) -> None:
+    order: list[str] = []
+    followed.sync._on_wanted = lambda changes: order.extend(changes)
+    followed.sync._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
+
+    followed.put("h.h-0.0", {"a": 1}, settings=Settings(partitioned=True))
+
+    assert order == ["partitioned: True", "a"]

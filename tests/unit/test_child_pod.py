@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import Hub, HubSpec
+from processhub.api.hub import Hub, HubSpec, Redundancy
 from processhub.api.kubernetes import Pod, PodStatus
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import child_pod_name, id_hash
+from processhub.api.naming import child_pod_name, child_pod_names, id_hash
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Report, encode_workload, is_pod_workload
 from processhub.core.acceptance import refuse_child
 from processhub.operator.objects.childpod import PodPlace, child_pod
 from processhub.operator.objects.owned import selector_labels
-from processhub.operator.podchildren import Asked, to_be_deleted, to_be_made
+from processhub.operator.podchildren import Asked, to_be_deleted, to_be_made, to_be_told
 
 HUB = Hub(metadata=ObjectMeta(name="shop", namespace="ns", uid="hub-uid"), spec=HubSpec())
 CHILD = Child(metadata=ObjectMeta(name="tenant-42", namespace="ns", uid="u1"), spec=ChildSpec(hub="shop"))
@@ -89,6 +89,7 @@ def test_the_pod_is_its_childs_and_says_which_incarnation_it_is() -> None:
         "processhub.dev/child-id": "tenant/42",
         "processhub.dev/child-uid": "u1",
         "processhub.dev/epoch": "7",
+        "processhub.dev/run": "7",
         "processhub.dev/role": "Active",
         "processhub.dev/workload": "w",
     }
@@ -135,6 +136,7 @@ def test_each_container_is_told_and_its_own_variables_override_nothing_of_it() -
         "HUB_EPOCH": "7",
         "HUB_ROLE": "Active",
         "HUB_URL": "http://shop.ns.svc:8080",
+        "HUB_TOKEN_FILE": "/var/run/secrets/processhub/token",
     }
     assert env(found["containers"][0]) == told | {"WHO": "$(HUB_CHILD_ID)"}
     assert found["containers"][0]["env"][-1]["name"] == "WHO", "after those that it refers to"
@@ -168,12 +170,21 @@ def test_the_node_is_added_to_each_of_the_users_alternatives() -> None:
     assert plain == {"nodeSelectorTerms": [{"matchFields": [HERE]}]}
 
 
+def test_it_gets_no_node_before_the_operator_lets_it_go_and_the_users_own_gates_stay() -> None:
+    given = {"schedulingGates": [{"name": "user.dev/later"}, {"name": "processhub.dev/sole"}]}
+    spec = {"containers": [{"name": "main"}], **given}
+
+    assert made({"spec": spec})["spec"]["schedulingGates"] == given["schedulingGates"]
+    assert made()["spec"]["schedulingGates"] == [{"name": "processhub.dev/sole"}]
+
+
 def test_nothing_is_added_that_pod_security_restricted_looks_at() -> None:
     bare = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
     found = made(bare)["spec"]
 
-    assert found.keys() == {"containers", "restartPolicy", "affinity"}
-    assert found["containers"][0].keys() == {"name", "image", "env"}
+    assert found.keys() == {"containers", "restartPolicy", "affinity", "volumes", "schedulingGates"}
+    assert found["containers"][0].keys() == {"name", "image", "env", "volumeMounts"}
+    assert [volume.keys() - {"name"} for volume in found["volumes"]] == [{"projected"}], "a kind that it allows"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +262,53 @@ def test_a_pod_is_deleted_when_the_slices_ask_for_another_or_none(
     wanted: Asked | None, there: Pod, answer: bool
 ) -> None:
     assert to_be_deleted(wanted, there) is answer
+
+
+def test_a_copy_that_is_made_active_keeps_its_pod_which_is_told() -> None:
+    passive = pod(epoch="5", run="5", role="Passive")
+    promoted = asked(epoch=7, run=5, role="Active")
+
+    assert not to_be_deleted(promoted, passive)
+    assert to_be_told(promoted, passive) == {
+        **passive.metadata.annotations,
+        "processhub.dev/epoch": "7",
+        "processhub.dev/role": "Active",
+    }
+    assert to_be_told(promoted, pod(epoch="7", run="5")) == {}
+    assert to_be_told(None, passive) == {}
+
+
+def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
+    template = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
+    roles = {}
+    for model in ("ActivePassive", "ActiveActive"):
+        redundancy = Redundancy(strategy="Replication", replication_model=model)
+        hub = Hub(metadata=HUB.metadata, spec=HubSpec(redundancy=redundancy))
+        manifest = child_pod(hub, CHILD, place(), PodWorkload(template=template))
+        told = manifest["metadata"]["annotations"]["processhub.dev/role"]
+        roles[model] = (told, env(manifest["spec"]["containers"][0])["HUB_ROLE"])
+        assert manifest["metadata"]["name"] == child_pod_name("shop", "hub-uid", "tenant/42", "shop-1")
+
+    assert roles == {"ActivePassive": ("Passive", "Passive"), "ActiveActive": ("Active", "Active")}
+
+
+def test_a_copy_that_steps_back_or_began_anew_gets_another_pod() -> None:
+    for wanted in (asked(epoch=7, role="Passive"), asked(epoch=7, run=6), asked(uid="u2", epoch=7, run=5)):
+        assert to_be_deleted(wanted, pod(epoch="5", run="5"))
+        assert to_be_told(wanted, pod(epoch="5", run="5")) == {}
+    assert to_be_deleted(asked(epoch=7, run=5), pod(epoch="8", run="8")), "of a later run"
+
+
+def test_a_passive_copys_pod_that_somebody_told_to_be_active_is_not_told_otherwise_but_replaced() -> None:
+    assert to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Active"))
+    assert not to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Passive"))
+
+
+def test_copies_have_names_of_their_own() -> None:
+    names = {child_pod_name("shop", "hub-uid", "a", member) for member in ("", "shop-0", "shop-1")}
+
+    assert len(names) == 3
+    assert set(child_pod_names("shop", "hub-uid", "a", "shop-0")) < names
 
 
 def test_a_pod_workload_is_known_by_its_text() -> None:

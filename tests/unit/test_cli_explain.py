@@ -108,6 +108,12 @@ def test_moving_child_names_its_target() -> None:
     assert said[-1] == f"it is moving to {BEST}, which starts it when {LAST} has stopped it"
 
 
+def test_child_whose_source_is_off_the_record_waits_for_what_ran_before() -> None:
+    said = reasons(child(), registry({}, waiting={"a": BEST}))
+
+    assert f"{BEST} starts it as soon as what ran for it before has ended" in said
+
+
 def test_failed_child_says_why() -> None:
     known = registry({"a": BEST}, state="Failed", pid=0, reason="Exited", message="exit code 1")
 
@@ -170,3 +176,30 @@ def test_live_plan_names_pinned_children_that_can_not_leave() -> None:
 
     assert found.stranded == {"h-0": ("a",)}
     assert [move.id for move in found.moves] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "spec", "sentence"),
+    [
+        ("RoundRobin", {}, "it went to h-0 by turns (RoundRobin), or by the hash after a loss"),
+        ("LeastLoaded", {}, "h-0 was the least loaded member when it was placed (LeastLoaded)"),
+        ("Local", {"origin": "h-0"}, "h-0 is its origin (Local)"),
+        ("Local", {"origin": "h-1"}, "its origin is h-1; while that is away or full"),
+        ("NotLocal", {"origin": "h-1"}, "any member but its origin h-1 may have it, by the hash (NotLocal)"),
+        ("NotLocal", {}, "it has no origin: h-0 by the hash (NotLocal)"),
+        ("ByRegion", {}, "placed by the strategy ByRegion"),
+    ],
+)
+def test_each_strategy_has_its_sentence(strategy: str, spec: dict[str, Any], sentence: str) -> None:
+    asked = hub(distribution={"strategy": strategy})
+    records = registry({"a": "h-0"}).records
+
+    assert sentence in why(asked, child(**spec), records["a"], candidates(asked, "a", records))[0]
+
+
+def test_modulo_names_the_member_of_the_number() -> None:
+    asked = hub(distribution={"strategy": "Modulo"})
+    records = registry({"4": "h-1", "5": "h-0"}).records
+
+    assert why(asked, child("4"), records["4"], []) == ["h-1 is the member of its number (Modulo)"]
+    assert "its member by number is h-2" in why(asked, child("5"), records["5"], [])[0]

@@ -50,6 +50,73 @@ def test_new_hub_places_every_child_once_within_the_cap(tmp_path: Path, capsys: 
     assert max(member["after"] for member in found["members"].values()) <= -(-301 * 125 // 300)
 
 
+def test_every_copy_is_told_and_counted_the_active_one_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {"strategy": "Replication", "replicationModel": "ActivePassive"}
+    path = files(tmp_path, [{"nodes": ["my-hub-2", "my-hub-0"]}], distribution={"strategy": "Guided"}, redundancy=spec)
+
+    found = planned(capsys, "-f", path)
+
+    assert found["placed"] == [{"id": "child-0", "member": "my-hub-2", "members": ["my-hub-2", "my-hub-0"]}]
+    assert {name: member["after"] for name, member in found["members"].items()} == {
+        "my-hub-0": 1,
+        "my-hub-1": 0,
+        "my-hub-2": 1,
+    }
+    assert main(["plan", "-f", path]) == 0
+    assert "child-0   my-hub-2, my-hub-0" in capsys.readouterr().out
+
+
+def with_set(folder: Path, *, children: list[dict[str, Any]] | None = None, **spec: Any) -> str:
+    path = Path(files(folder, children or []))
+    found = {
+        "apiVersion": "processhub.dev/v1alpha1",
+        "kind": "ChildSet",
+        "metadata": {"name": "many"},
+        "spec": {"hub": "my-hub", "template": {"exec": SLEEP}, **spec},
+    }
+    path.write_text(f"{path.read_text()}---\n{yaml.safe_dump(found)}")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "ids"), [({"replicas": 3}, {"many-0", "many-1", "many-2"}), ({"ids": ["a", "b/1"]}, {"a", "b/1"})]
+)
+def test_children_of_a_set_are_placed_like_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Any], ids: set[str]
+) -> None:
+    found = planned(capsys, "-f", with_set(tmp_path, **spec))
+
+    assert {entry["id"] for entry in found["placed"]} == ids
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({}, "a ChildSet has exactly one of spec.replicas and spec.ids"),
+        ({"replicas": 1, "ids": []}, "a ChildSet has exactly one of spec.replicas and spec.ids"),
+        ({"replicas": 1, "template": None}, "a ChildSet needs a spec with hub, replicas or ids, and a template"),
+        ({"replicas": 1, "template": {"id": "x"}}, "spec.template has id; leave it out"),
+        ({"replicas": 1, "template": {"tags": ["x"]}}, "exactly one of exec, python, pod, onDemand is needed"),
+    ],
+)
+def test_a_set_that_says_too_little_or_too_much_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Any], said: str
+) -> None:
+    assert main(["plan", "-f", with_set(tmp_path, **spec)]) == 2
+
+    assert said in capsys.readouterr().err
+
+
+def test_an_id_of_a_set_and_of_a_child_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = with_set(tmp_path, children=[{"id": "many-1"}], replicas=2)
+
+    assert main(["plan", "-f", path]) == 2
+
+    assert "the files have child 'many-1' twice" in capsys.readouterr().err
+
+
 def test_join_moves_only_onto_the_joiner_and_about_its_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,3 +190,24 @@ def test_next_members_get_the_next_free_names() -> None:
 
     assert new_names(hub, {"my-hub-0", "my-hub-1"}, 2) == ["my-hub-2", "my-hub-3"]
     assert new_names(hub, {"my-hub-1"}, 2) == ["my-hub-0", "my-hub-2"]
+
+
+def test_plan_of_a_hub_by_number_moves_all_that_have_another_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = files(tmp_path, [{"id": str(number)} for number in range(24)], distribution={"strategy": "Modulo"})
+
+    found = planned(capsys, "-f", path, "--add", "1")
+
+    assert {move["id"]: move["to"] for move in found["moves"]} == {
+        str(number): f"my-hub-{number % 4}" for number in range(24) if number % 3 != number % 4
+    }
+
+
+def test_plan_of_a_hub_with_a_strategy_that_is_not_installed_here_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = files(tmp_path, [{}], distribution={"strategy": "ByRegion"})
+
+    assert main(["plan", "-f", path]) == 1
+    assert "the hub's distribution strategy 'ByRegion' is not known here" in capsys.readouterr().err

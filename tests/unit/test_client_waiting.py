@@ -18,6 +18,7 @@ from processhub.api.slice import (
     format_assignment,
     format_report,
 )
+from processhub.client import waiting
 from processhub.client.session import Session
 from processhub.client.waiting import Start, Stop
 from processhub.cluster.client import Client
@@ -144,3 +145,23 @@ async def test_child_never_seen_on_record_is_not_believed_gone_at_once(session: 
     await waiting
 
     assert not stop.pending
+
+
+async def test_neighbours_that_report_for_ever_do_not_put_the_end_off_for_ever(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_SETTLE_SECONDS", 0.1)
+    put(session, {"noisy": report("noisy")})
+    stop = Stop(session, {"a": "u-a"}, seen=[])
+    stopping = asyncio.create_task(stop.until(None))
+    begun = soon()
+    number = 0
+    while not stopping.done() and soon() < begun + 10:
+        await asyncio.sleep(0.02)
+        number += 1
+        put(session, {"noisy": report("noisy", restarts=number)})
+    ended, over = stopping.done(), soon() - begun
+    stopping.cancel()
+
+    assert ended
+    assert over > 0.3, "the hub was at work, so the silence of a moment was not to be believed"

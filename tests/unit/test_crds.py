@@ -16,6 +16,7 @@ from msgspec import inspect
 
 from processhub.api import slice as registry_slice
 from processhub.api.child import ChildSpec, ChildStatus
+from processhub.api.childset import ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubSpec, HubStatus
 from processhub.api.slice import EPOCHS_PER_TERM, FORMAT, MAX_BYTES, MAX_ENTRIES, Settings, SliceSpec, SliceStatus
 
@@ -177,6 +178,8 @@ DEFAULTS = {
     "suspend": False,
     "hooks[].webhook.timeoutSeconds": 3,
     "hooks[].webhook.failurePolicy": "Ignore",
+    "hooks[].python.timeoutSeconds": 3,
+    "hooks[].python.failurePolicy": "Ignore",
 }
 NO_DEFAULT = ["members.weights", "migration.onRestart", "partitionTolerance.quorumSize", "onDemand", "hooks"]
 
@@ -242,6 +245,8 @@ MODELS = [
     pytest.param(HubStatus, part("hubs", "status"), "status", id="HubStatus"),
     pytest.param(ChildSpec, part("children", "spec"), "spec", id="ChildSpec"),
     pytest.param(ChildStatus, part("children", "status"), "status", id="ChildStatus"),
+    pytest.param(ChildSetSpec, part("childsets", "spec"), "spec", id="ChildSetSpec"),
+    pytest.param(ChildSetStatus, part("childsets", "status"), "status", id="ChildSetStatus"),
     pytest.param(SliceSpec, part("registryslices", "spec"), "spec", id="SliceSpec"),
     pytest.param(SliceStatus, part("registryslices", "status"), "status", id="SliceStatus"),
 ]
@@ -265,9 +270,9 @@ def differences(kind: inspect.Type, schema: Schema, path: str) -> Iterator[str]:
         return
     fields = {field.encode_name: field for field in kind.fields}
     properties = schema["properties"]
-    # A static child is a ChildSpec whose hub is the object around it.
-    if path == "spec.children[]":
-        fields.pop("hub")
+    # A static child is a ChildSpec whose hub is the object around it; so is a template, and its ids are the set's.
+    for name in {"spec.children[]": ("hub",), "spec.template": ("hub", "id")}.get(path, ()):
+        fields.pop(name)
     if fields.keys() != properties.keys():
         yield f"{path}: in one of them only: {sorted(fields.keys() ^ properties.keys())}"
     for name in fields.keys() & properties.keys():

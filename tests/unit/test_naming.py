@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processhub.api.drained import format_drained, parse_drained
 from processhub.api.naming import (
     child_object_name,
     id_hash,
@@ -112,3 +113,11 @@ def test_slices_of_one_member_are_numbered() -> None:
 )
 def test_an_ordinal_is_read_only_from_a_replicas_members_name(member: str, ordinal: int | None) -> None:
     assert member_ordinal("my-hub", member) == ordinal
+
+
+def test_drained_members_are_written_and_read_alike() -> None:
+    drained = {"my-hub-2": True, "my-hub-1": False}
+
+    assert format_drained(drained) == "my-hub-1,my-hub-2=force"
+    assert parse_drained(" my-hub-1, my-hub-2=force,") == drained
+    assert parse_drained("") == {}

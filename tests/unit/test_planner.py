@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
+from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec, one_pod
 
 from processhub.api.reasons import Reason
 from processhub.core.membership import Phase
@@ -817,7 +817,7 @@ def test_plans_are_the_same_in_every_process_and_with_every_hash_seed() -> None:
 def test_a_child_lost_with_its_member_waits_for_the_pod_that_was_made_for_it() -> None:
     hub = resting(children=6)
     id_ = first_on(hub, "hub-1")
-    hub.pods = {id_: "hub-0123 on node-1"}
+    hub.pods = {id_: one_pod("hub-1")}
 
     hub.change("hub-1", phase=Phase.GONE)
     hub.rest()
@@ -840,7 +840,7 @@ def test_a_changed_child_waits_in_place_until_its_pod_is_gone() -> None:
     hub = resting(children=6)
     id_ = first_on(hub, "hub-1")
     before = hub.epoch(id_)
-    hub.pods = {id_: "hub-0123 on node-1"}
+    hub.pods = {id_: one_pod("hub-1")}
 
     hub.want([child(id_, workload="other")])
     hub.rest()
@@ -857,9 +857,9 @@ def test_a_changed_child_waits_in_place_until_its_pod_is_gone() -> None:
 
 def test_a_child_with_a_pod_stays_where_it_is_and_moves_only_when_that_is_gone() -> None:
     hub = resting(children=6)
-    pods = {id_: f"pod of {id_}" for id_ in hub.children}
-    hub.pods = pods
     before = hub.where()
+    pods = {id_: one_pod(before[id_]) for id_ in hub.children}
+    hub.pods = pods
     assert plan(hub.snapshot()).empty
 
     hub.change("hub-1", draining=True)
@@ -867,9 +867,27 @@ def test_a_child_with_a_pod_stays_where_it_is_and_moves_only_when_that_is_gone()
     leaving = {id_ for id_, member in before.items() if member == "hub-1"}
     assert hub.where() == {id_: member for id_, member in before.items() if id_ not in leaving}
 
-    hub.pods = {id_: text for id_, text in pods.items() if id_ not in leaving}
+    hub.pods = {id_: found for id_, found in pods.items() if id_ not in leaving}
     hub.rest()
     assert {hub.where()[id_] for id_ in leaving} <= {"hub-0", "hub-2"}
+
+
+def test_a_child_with_a_pod_edited_while_its_member_is_emptied_waits_in_one_place() -> None:
+    hub = resting(children=6)
+    id_ = first_on(hub, "hub-1")
+    hub.pods = {id_: one_pod("hub-1")}
+    hub.change("hub-1", draining=True)
+    hub.want([child(id_, workload="other")])
+
+    hub.step()
+    assert len(hub.record[id_]) == 1
+    hub.rest()
+    assert id_ not in hub.where()
+
+    hub.pods = {}
+    hub.rest()
+    assert hub.where()[id_] != "hub-1"
+    assert len(hub.record[id_]) == 1
 
 
 def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() -> None:
@@ -877,7 +895,7 @@ def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() ->
     hub.want([child("a", pinned=True)])
     hub.rest()
     member = hub.where()["a"]
-    hub.pods = {"a": "hub-0123 on node-1"}
+    hub.pods = {"a": one_pod(member)}
 
     hub.want([child("a", pinned=True, workload="other")])
     hub.rest()
@@ -891,3 +909,16 @@ def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() ->
     hub.rest()
     assert hub.where() == {"a": member}
     assert hub.record["a"][member].workload == "other"
+
+
+def test_a_child_whose_edit_is_refused_is_not_moved_by_choice() -> None:
+    hub = PlannedHub(2)
+    hub.want([msgspec.structs.replace(wanted, refused=True) for wanted in children_of(30)])
+    hub.rest()
+    before = hub.where()
+
+    hub.change("hub-2", joining=True)
+    hub.rest()
+
+    assert hub.where() == before
+    assert not hub.members["hub-2"].joining

@@ -12,12 +12,15 @@ import msgspec
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec
+from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec, one_pod
 
 from processhub.api.slice import Assignment
+from processhub.api.usage import Usage
+from processhub.core.distribution import BUILT_IN
 from processhub.core.membership import Phase
 from processhub.core.plan import Plan
 from processhub.core.planner import plan
+from processhub.core.snapshot import Wanted
 
 POD = "pod"  # the workload of a child that is a Pod of its own
 MEMBERS = [f"hub-{number}" for number in range(5)]
@@ -25,14 +28,17 @@ IDS = [f"tenant/{number}" for number in range(12)]
 
 members = st.sampled_from(MEMBERS)
 ids = st.sampled_from(IDS)
+origins = st.sampled_from(["", *MEMBERS])
 
 
 class HubLife(RuleBasedStateMachine):
     """One hub; the rules are what users, members and the cluster do."""
 
+    strategy = "ConsistentHashing"
+
     def __init__(self) -> None:
         super().__init__()
-        self.hub = PlannedHub(3, hub_spec(cap_percent=150, max_children=8))
+        self.hub = PlannedHub(3, hub_spec(cap_percent=150, max_children=8, strategy=self.strategy))
         self.hub.want(child(id_, workload=POD if id_ in IDS[:3] else "w") for id_ in IDS[:6])
         self.uids = 0
         self.highest: dict[str, int] = {}
@@ -40,11 +46,11 @@ class HubLife(RuleBasedStateMachine):
 
     # what happens
 
-    @rule(id_=ids, pinned=st.booleans())
-    def child_created(self, id_: str, pinned: bool) -> None:
+    @rule(id_=ids, pinned=st.booleans(), origin=origins)
+    def child_created(self, id_: str, pinned: bool, origin: str) -> None:
         if id_ not in self.hub.children:
             self.uids += 1
-            self.hub.want([child(id_, uid=f"u{self.uids}", pinned=pinned)])
+            self.hub.want([child(id_, uid=f"u{self.uids}", pinned=pinned, origin=origin)])
 
     @rule(id_=ids, member=members)
     def guided_child_created_or_sent_elsewhere(self, id_: str, member: str) -> None:
@@ -101,12 +107,35 @@ class HubLife(RuleBasedStateMachine):
     @rule(name=members, draining=st.booleans())
     def member_drained_or_not(self, name: str, draining: bool) -> None:
         if name in self.hub.members:
-            self.hub.change(name, draining=draining, wanted=not draining)
+            self.hub.change(name, draining=draining, wanted=not draining, forced=False)
+
+    @rule(name=members, force=st.booleans())
+    def member_ordered_away(self, name: str, force: bool) -> None:
+        if name in self.hub.members:
+            self.hub.change(name, draining=True, wanted=True, forced=force)
 
     @rule(name=members, weight=st.integers(1, 3))
     def weight_changed(self, name: str, weight: int) -> None:
         if name in self.hub.members:
             self.hub.change(name, weight=weight)
+            self.hub.resettle()
+
+    @rule(
+        strategy=st.sampled_from(sorted(BUILT_IN.keys() - {"ForEach"})), fallback=st.sampled_from(["Pending", "Local"])
+    )
+    def strategy_changed(self, strategy: str, fallback: str) -> None:
+        spec = hub_spec(cap_percent=150, max_children=8, strategy=strategy, notLocalFallback=fallback)
+        self.hub.resettle(spec)
+
+    @rule(name=members, cpu=st.integers(0, 4000), memory=st.integers(0, 4000), count=st.integers(0, 8))
+    def load_reported(self, name: str, cpu: int, memory: int, count: int) -> None:
+        if name in self.hub.members:
+            self.hub.change(name, usage=Usage(cpu=cpu, memory=memory, children=count))
+
+    @rule(id_=ids, name=st.sampled_from([*MEMBERS, "hub-9"]))
+    def move_asked_for(self, id_: str, name: str) -> None:
+        if id_ in self.hub.children:
+            self.hub.orders[id_] = name
 
     @rule(names=st.sets(members))
     def some_members_act(self, names: set[str]) -> None:
@@ -133,10 +162,14 @@ class HubLife(RuleBasedStateMachine):
         return {id_ for id_, entry in self.pods.items() if self._owner(id_) != _run(entry)}
 
     def _tell_of_pods(self) -> None:
-        self.hub.pods = {id_: f"pod of {id_}" for id_ in self.pods}
+        self.hub.pods = {id_: one_pod("", entry.epoch) for id_, entry in self.pods.items()}
 
     def _owner(self, id_: str) -> tuple[str, int] | None:
         return next((_run(entry) for entry in self.hub.record.get(id_, {}).values() if not entry.wait), None)
+
+    @rule()
+    def quorum_lost_or_back(self) -> None:
+        self.hub.partitioned = "" if self.hub.partitioned else "too few members are live"
 
     @rule()
     def leader_changes(self) -> None:
@@ -157,25 +190,47 @@ class HubLife(RuleBasedStateMachine):
         hub = self.hub
         drains_and_joins = [move for move in planned.moves if not move.why.endswith("was lost")]
         assert len(drains_and_joins) <= budget
-        for name, entries in planned.entries.items():
-            for id_, entry in entries.items():
-                if entry is None:
-                    continue
-                # A new epoch is above all that the id ever had; the same one only for the same run in place.
-                before = hub.record.get(id_, {}).get(name)
-                in_place = before is not None and (before.epoch, before.uid) == (entry.epoch, entry.uid)
-                assert in_place or entry.epoch > self.highest.get(id_, 0)
-                self.highest[id_] = max(entry.epoch, self.highest.get(id_, 0))
-                assert entry.uid == hub.children[id_].uid
-                if not entry.wait:
-                    pod = self.pods.get(id_)
-                    assert pod is None or _run(pod) == _run(entry), f"{id_} is to start beside its pod"
-                    others = [other for other in hub.members if other != name and self._may_run(other, id_)]
-                    assert not others, f"{id_} is to start on {name} while it may run on {others}"
+        written = [
+            (entry.epoch, name, id_, entry)
+            for name, entries in planned.entries.items()
+            for id_, entry in entries.items()
+            if entry is not None
+        ]
+        for _, name, id_, entry in sorted(written, key=lambda item: item[:3]):
+            # A new epoch is above all that the id ever had; the same one only for the same run in place.
+            before = hub.record.get(id_, {}).get(name)
+            in_place = before is not None and (before.epoch, before.uid) == (entry.epoch, entry.uid)
+            assert in_place or entry.epoch > self.highest.get(id_, 0)
+            self.highest[id_] = max(entry.epoch, self.highest.get(id_, 0))
+            assert not hub.partitioned, f"{id_} gets an entry on {name} while the hub is partitioned"
+            assert entry.uid == hub.children[id_].uid
+            if not entry.wait:
+                pod = self.pods.get(id_)
+                assert pod is None or _run(pod) == _run(entry), f"{id_} is to start beside its pod"
+                others = [other for other in hub.members if other != name and self._may_run(other, id_)]
+                assert not others, f"{id_} is to start on {name} while it may run on {others}"
         for move in planned.moves:
             assert not hub.children[move.id].pinned or move.why == "its nodes were changed"
-            assert hub.members[move.target].phase is Phase.LIVE
-            assert not hub.members[move.target].draining
+            target = hub.members[move.target]
+            assert target.phase is Phase.LIVE
+            assert not target.draining
+            assert target.joining or not move.why.endswith(("joined", "weights"))
+        placed = Counter(
+            name
+            for name, entries in planned.entries.items()
+            for id_, entry in entries.items()
+            if entry is not None and name not in hub.record.get(id_, {})
+        )
+        for name in placed:
+            on_record = sum(name in places for places in hub.record.values())
+            assert on_record + placed[name] - self._leaving(planned, name) <= hub.spec.members.max_children
+
+    def _leaving(self, planned: Plan, name: str) -> int:
+        """Entries of the member that go, or whose child has one elsewhere already."""
+        going = {move.id for move in planned.moves if move.source == name}
+        going |= {id_ for id_, entry in planned.entries.get(name, {}).items() if entry is None}
+        going |= {id_ for id_, places in self.hub.record.items() if name in places and len(places) > 1}
+        return len(going)
 
     def _may_run(self, name: str, id_: str) -> bool:
         return self.hub.members[name].phase is not Phase.GONE and id_ in self.hub.running[name]
@@ -196,6 +251,7 @@ class HubLife(RuleBasedStateMachine):
     @rule(budget=st.sampled_from([1, 100]))
     def left_alone_it_comes_to_rest(self, budget: int) -> None:
         hub = self.hub
+        hub.partitioned = ""
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
@@ -217,22 +273,44 @@ class HubLife(RuleBasedStateMachine):
             if id_ in where:
                 assert hub.running[where[id_]][id_].uid == wanted.uid
                 assert hub.running[where[id_]][id_].workload == wanted.workload
-                assert wanted.bound or where[id_] in ready or full, f"{id_} stays on {where[id_]}"
+                kept = full or self._kept_from(wanted, ready)
+                assert wanted.bound or where[id_] in ready or kept, f"{id_} stays on {where[id_]}"
                 assert not wanted.nodes or where[id_] == wanted.nodes[0] or wanted.nodes[0] not in ready
             else:
                 assert id_ in at_rest.unplaced, f"{id_} runs nowhere and nobody says why"
-                assert wanted.bound or full, f"{id_} runs nowhere though there is room on {ready}"
+                kept = full or self._kept_from(wanted, ready)
+                assert wanted.bound or kept, f"{id_} runs nowhere though there is room on {ready}"
+
+        assert not hub.orders, "somebody asked for a move and got no answer"
 
         # A restart of the operator moves nothing.
         hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
         assert plan(hub.snapshot()).empty
+
+    def _kept_from(self, wanted: Wanted, ready: set[str]) -> bool:
+        """Whether NotLocal alone keeps the child from the members that are ready and have room."""
+        hub, distribution = self.hub, self.hub.spec.distribution
+        open_ = {name for name in ready if len(hub.on(name)) < hub.spec.members.max_children}
+        never = distribution.strategy == "NotLocal" and distribution.not_local_fallback == "Pending"
+        return never and open_ <= {wanted.origin}
 
 
 def _run(entry: Assignment) -> tuple[str, int]:
     return entry.uid, entry.epoch
 
 
-HubLife.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-TestHubLife = HubLife.TestCase
+def _lives(strategy: str, examples: int) -> type:
+    """The tests of hubs that begin with this strategy."""
+    case = type(f"{strategy}Life", (HubLife,), {"strategy": strategy}).TestCase
+    case.settings = settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    return case
+
+
+TestHubLife = _lives("ConsistentHashing", 60)
+TestRoundRobinLife = _lives("RoundRobin", 20)
+TestLeastLoadedLife = _lives("LeastLoaded", 20)
+TestModuloLife = _lives("Modulo", 20)
+TestLocalLife = _lives("Local", 20)
+TestNotLocalLife = _lives("NotLocal", 20)

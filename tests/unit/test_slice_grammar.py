@@ -34,6 +34,8 @@ assignments = st.builds(
     workload=words,
     wait=st.booleans(),
     restart_policy=st.sampled_from(["Permanent", "Transient", "Temporary"]),
+    idle_seconds=st.integers(0, 10**6),
+    on_demand=st.booleans(),
     tags=st.lists(texts, max_size=4).map(tuple),
     metadata=st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
 )
@@ -49,6 +51,7 @@ reports = st.builds(
     reason=st.sampled_from(["", "BackOff", "CommandNotFound"]),
     last_exit=texts,
     message=texts,
+    claim=st.one_of(st.just(""), words),
 )
 
 

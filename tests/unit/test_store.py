@@ -10,7 +10,7 @@ import pytest
 from processhub.api.kubernetes import Lease, LeaseSpec, Pod, PodCondition, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.cluster.client import Client
+from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.operator.hubstate import HubKey
 from processhub.operator.store import Store
@@ -118,3 +118,101 @@ async def test_how_the_containers_of_a_childs_pod_fare_wakes_nobody() -> None:
     assert woken == [HUB, HUB]
     seen("4", "Failed", "False")
     assert woken == [HUB] * 3
+
+
+def marked(version: int, *without: str, **changed: str) -> Pod:
+    """The Pod of child ``a``, seen in this version; ``without`` some marks or with others, by their short names."""
+    name = child_pod_name("hub", "u", "a", "hub-0")
+    marks = {"child-id": "a", "child-uid": "c", "run": "5", "role": "Active", "workload": "w"}
+    labels = {"hub": "hub", "hub-uid": "u", "member": "hub-0", "child": "0123"}
+
+    def left(given: dict[str, str]) -> dict[str, str]:
+        names = [name for name in given if name not in without]
+        return {f"processhub.dev/{name}": changed.get(name.replace("-", "_"), given[name]) for name in names}
+
+    return Pod(
+        metadata=ObjectMeta(
+            name=name,
+            namespace="default",
+            uid="pod",
+            resource_version=str(version),
+            labels=left(labels),
+            annotations=left(marks),
+        )
+    )
+
+
+@pytest.mark.parametrize("mark", ["child-id", "child-uid", "run", "role", "workload", "hub-uid", "member", "child"])
+async def test_a_childs_pod_is_known_by_what_it_was_made_with_whoever_takes_that_off(mark: str) -> None:
+    store = await watching([])
+    store.put("pods", marked(1))
+
+    store.put("pods", marked(2, mark))
+
+    state = store.state(HUB)
+    (known,) = state.child_pods.values()
+    assert (known.metadata.labels, known.metadata.annotations) == (
+        marked(1).metadata.labels,
+        marked(1).metadata.annotations,
+    )
+    assert known.metadata.resource_version == "2"
+    assert state.changed_pods == {known.metadata.name: (f"processhub.dev/{mark}",)}
+    assert (state.pods, state.strange_pods) == ({}, {}), "it is counted once"
+
+    store.put("pods", marked(3))
+    assert state.changed_pods == {}
+
+
+async def test_a_childs_pod_stays_with_its_hub_whatever_hub_its_label_names() -> None:
+    woken: list[HubKey] = []
+    store = await watching(woken)
+    store.put("pods", marked(1))
+
+    store.put("pods", marked(2, hub="other"))
+
+    assert len(store.state(HUB).child_pods) == 1
+    assert woken[-1] == HUB
+    assert store.state(("default", "other")).empty
+
+
+async def test_a_passive_pod_may_be_told_that_it_is_active_and_nothing_takes_that_back() -> None:
+    store = await watching([])
+    store.put("pods", marked(1, role="Passive"))
+    state = store.state(HUB)
+
+    store.put("pods", marked(2))
+    assert state.changed_pods == {}
+    store.put("pods", marked(3, role="Passive"))
+
+    (known,) = state.child_pods.values()
+    assert known.metadata.annotations["processhub.dev/role"] == "Active", "it may act as active yet"
+    assert list(state.changed_pods.values()) == [("processhub.dev/role",)]
+
+
+async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> None:
+    woken: list[HubKey] = []
+    store = await watching(woken)
+    store.put("pods", marked(1))
+    woken.clear()
+
+    (informer,) = store.informer_of("pods", "default")
+    informer._event(WatchEvent("DELETED", marked(2)))
+
+    state = store.state(HUB)
+    assert state.vanished_pods == set(state.child_pods) != set()
+    assert woken == [HUB]
+    store.child_pod_gone(HUB, *state.vanished_pods)
+    assert (state.child_pods, state.vanished_pods) == ({}, set())
+
+
+async def test_a_members_pod_is_filed_with_one_hub_only() -> None:
+    store = await watching([])
+    store.put("pods", pod("hub-0"))
+    moved = pod("hub-0")
+    labels = moved.metadata.labels | {LABEL_HUB: "other"}
+    metadata = msgspec.structs.replace(moved.metadata, labels=labels, resource_version="2")
+
+    store.put("pods", Pod(metadata=metadata))
+
+    assert store.state(HUB).pods == {}
+    assert set(store.state(("default", "other")).pods) == {"hub-0"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from localcluster.bench import changes, losses, operatorstart, pure, starts
+from localcluster.bench import changes, handovers, losses, operatorstart, pure, starts, stress
 from localcluster.bench.lab import Lab
 from localcluster.bench.measure import Value
 
@@ -48,6 +48,18 @@ def _kill(count: int, kind: starts.Kind) -> Figure:
     return Figure(f"kill-{count}-{kind}", title, lambda lab: losses.lose_member(lab, count, kind))
 
 
+def _promote(count: int, kind: starts.Kind) -> Figure:
+    title = f"a node lost, hub of 3 with {count:,} {kind} children in two copies, one active"
+    return Figure(f"promote-{count}-{kind}", title, lambda lab: losses.promote(lab, count, kind))
+
+
+def _stress(members: int, count: int, combination: str) -> Figure:
+    title = f"{count:,} children on {members} members, {combination}"
+    return Figure(
+        f"stress-{members}-{count}-{combination}", title, lambda lab: stress.stress(lab, members, count, combination)
+    )
+
+
 FIGURES: tuple[Figure, ...] = (
     *(
         _pure(
@@ -62,13 +74,19 @@ FIGURES: tuple[Figure, ...] = (
     *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
     *(_kill(5000, kind) for kind in starts.KINDS),
+    _promote(1000, "python"),
+    Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),
     Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
 )
-BY_NAME = {figure.name: figure for figure in FIGURES}
+# Half an hour: only where they are asked for by name.
+STRESS: tuple[Figure, ...] = tuple(
+    _stress(members, count, combination) for members, count in stress.SIZES for combination in stress.COMBINATIONS
+)
+BY_NAME = {figure.name: figure for figure in (*FIGURES, *STRESS)}
 
 
 def chosen(only: str) -> list[Figure]:
-    """The figures whose name is in the comma-separated list or begins with one of its words; all where it is empty.
+    """The figures whose name is in the comma-separated list or begins with one of its words; FIGURES where it is empty.
 
     Raises ValueError with the names there are.
     """
@@ -78,7 +96,7 @@ def chosen(only: str) -> list[Figure]:
     for word in words:
         if not any(_matches(name, word) for name in BY_NAME):
             raise ValueError(f"no figure {word!r}; there are {', '.join(BY_NAME)}")
-    return [figure for figure in FIGURES if any(_matches(figure.name, word) for word in words)]
+    return [figure for figure in BY_NAME.values() if any(_matches(figure.name, word) for word in words)]
 
 
 def _matches(name: str, word: str) -> bool:

@@ -81,5 +81,7 @@ def verdict(value: Value) -> str:
     sign = "≤" if value.better == "lower" else "≥"
     if value.met:
         return f"{sign} {number(value.goal)}: met"
+    if not value.goal:
+        return f"{sign} 0: missed"
     off = value.median / value.goal - 1 if value.better == "lower" else 1 - value.median / value.goal
     return f"{sign} {number(value.goal)}: missed by {max(1, round(100 * off))} %"

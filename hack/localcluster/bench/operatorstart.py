@@ -17,6 +17,7 @@ import aiohttp
 
 from localcluster.bench.lab import BenchError, Lab
 from localcluster.bench.measure import Value
+from localcluster.bench.processes import highest_rss
 from localcluster.bench.starts import specs
 from localcluster.cluster import Cluster
 from localcluster.install import NAMESPACE
@@ -24,7 +25,6 @@ from localcluster.install import NAMESPACE
 _DEPLOYMENT = "deployment/processhub-operator"
 _LEASE = ("get", "lease", "processhub-operator", "-o", "jsonpath={.spec.holderIdentity}")
 _PLANNED = re.compile(r"^processhub_plan_seconds_count ([\d.e+]+)$", re.M)
-_HIGHEST = re.compile(r"^VmHWM:\s+(\d+) kB$", re.M)
 _LEAD_SECONDS = 60
 
 
@@ -101,16 +101,8 @@ async def _first_plan(cluster: Cluster, namespace: str) -> tuple[float, float]:
                     raise BenchError("no plan within 120 s")
                 await asyncio.sleep(0.01)
         took = time.perf_counter() - begun
-        return took, _highest_rss(process.pid)
+        return took, highest_rss(process.pid)
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-def _highest_rss(pid: int) -> float:
-    """MiB."""
-    found = _HIGHEST.search(Path(f"/proc/{pid}/status").read_text())
-    if found is None:
-        raise BenchError(f"/proc/{pid}/status has no VmHWM")
-    return int(found[1]) / 1024

@@ -53,7 +53,7 @@ async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
             result = await hub.start_children(wanted, wait=True, timeout=600)
             registry = time.perf_counter() - begun
             _check(result.errors, count, len(result.started))
-            await _all_ready(client, namespace, count)
+            await all_ready(client, namespace, count)
             ready = time.perf_counter() - begun
             await asyncio.sleep(2)  # what is still being written, Events above all
             writes = await api_writes(client)
@@ -107,7 +107,7 @@ def _check(errors: dict[str, Any], wanted: int, started: int) -> None:
         raise BenchError(f"{started} of {wanted} children started, {len(errors)} errors: {first}")
 
 
-async def _all_ready(client: Client, namespace: str, count: int) -> None:
+async def all_ready(client: Client, namespace: str, count: int) -> None:
     """Until ``count`` Child objects of hub bench have Ready=True; begun when all run: it would disturb that."""
     ready: set[str] = set()
     done = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The part of a kubelet's HTTPS interface that ``kubectl logs`` reaches through the API server."""
+"""The parts of a kubelet's HTTPS interface that logs and port-forwards reach through the API server."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from localcluster.kubelet.connection import Server
 from localcluster.kubelet.node import KUBELET_PORT, Node
 from localcluster.kubelet.service import FaultError, Kubelet
 
+_FORWARDING = "v4.channel.k8s.io"
 _FOLLOW_SECONDS = 0.1
 _CHUNK = 64 * 1024
 
@@ -24,8 +25,13 @@ async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIte
     async def container_logs(request: web.Request) -> web.StreamResponse:
         return await _container_logs(kubelet, request)
 
+    async def port_forward(request: web.Request) -> web.StreamResponse:
+        return await _port_forward(kubelet, request)
+
     application = web.Application()
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", container_logs)
+    application.router.add_get("/portForward/{namespace}/{pod}", port_forward)
+    application.router.add_get("/portForward/{namespace}/{pod}/{uid}", port_forward)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     context = server.serving_context()
@@ -66,6 +72,46 @@ async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamR
             if left is not None and (left := left - len(chunk)) <= 0:
                 break
     return response
+
+
+async def _port_forward(kubelet: Kubelet, request: web.Request) -> web.StreamResponse:
+    """One port, by WebSocket: the form that programs use; kubectl's own, over SPDY, is not served."""
+    place = request.match_info
+    try:
+        worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
+    except FaultError as error:
+        raise web.HTTPNotFound(text=str(error)) from error
+    if worker.sandbox is None:
+        raise web.HTTPBadRequest(text=f'pod "{place["pod"]}" is not running')
+    port = int(request.query["port"])
+    socket = web.WebSocketResponse(protocols=(_FORWARDING,), max_msg_size=0)
+    await socket.prepare(request)
+    for channel in (b"\0", b"\1"):
+        await socket.send_bytes(channel + port.to_bytes(2, "little"))
+    try:
+        reader, writer = await asyncio.open_connection(worker.sandbox.place.pod_ip, port)
+    except OSError as error:
+        await socket.send_bytes(b"\1" + f"port {port}: {error}".encode())
+        return socket
+    down = asyncio.create_task(_pass_down(reader, socket))
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
+                writer.write(message.data[1:])
+                await writer.drain()
+    except ConnectionError:
+        pass  # the pod's side has gone
+    finally:
+        down.cancel()
+        writer.close()
+    return socket
+
+
+async def _pass_down(reader: asyncio.StreamReader, socket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(_CHUNK):
+            await socket.send_bytes(b"\0" + chunk)
+    await socket.close()
 
 
 async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:

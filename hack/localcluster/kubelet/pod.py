@@ -59,8 +59,10 @@ class PodWorker:
         if metadata.get("deletionTimestamp"):
             given = metadata.get("deletionGracePeriodSeconds")
             self._terminate(self._spec_grace if given is None else float(given))
-        elif pod["spec"].get("readinessGates"):
-            self._publisher.mark()  # a gate may have changed
+        else:
+            self._publisher.observe(pod)
+            if pod["spec"].get("readinessGates"):
+                self._publisher.mark()  # a gate may have changed
 
     def removed(self) -> None:
         """The object is gone (forced deletion): the processes are ended all the same."""

@@ -1,4 +1,8 @@
-"""Writing a pod's status: the newest state, as soon as the node is connected, never twice the same."""
+"""Writing a pod's status: the newest state, as soon as the node is connected, never twice the same.
+
+The node controller writes it as well: it takes Ready from the pods of a node that went silent. What this kubelet knows
+of a pod on its own node wins, so that is written again.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,21 @@ class Publisher:
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
         self._sent: Json | None = None
+        self._version = 0  # of the object, as the last write left it
         self.gone = False
 
     def mark(self) -> None:
         """The status may have changed."""
         self._settled.clear()
         self._dirty.set()
+
+    def observe(self, pod: Json) -> None:
+        """A version of the object: where another writer took or gave it Ready, the status is written again."""
+        if self._sent is None or int(pod["metadata"]["resourceVersion"]) <= self._version:
+            return
+        if _ready(pod.get("status") or {}) != _ready(self._sent):
+            self._sent = None
+            self.mark()
 
     async def settled(self) -> None:
         """Until the newest status is written or the object is gone."""
@@ -73,7 +86,7 @@ class Publisher:
     async def _write(self, body: Json) -> None:
         patch = {"metadata": {"uid": self._uid}, "status": body}
         try:
-            await self._client.patch(
+            written = await self._client.patch(
                 PODS,
                 self._namespace,
                 self._name,
@@ -83,3 +96,9 @@ class Publisher:
             )
         except (NotFoundError, ConflictError):
             self.gone = True  # the object, or its name belongs to another pod by now
+        else:
+            self._version = int(written["metadata"]["resourceVersion"])
+
+
+def _ready(status: Json) -> str | None:
+    return next((entry["status"] for entry in status.get("conditions") or () if entry["type"] == "Ready"), None)

@@ -86,10 +86,13 @@ class Run:
     async def pause(self) -> None:
         """SIGSTOP all of them; returns when none can run any more, those forked meanwhile included.
 
-        One in an uninterruptible call (``D``, as while its vfork child is stopped) stops before it runs on.
+        One in an uninterruptible call (``D``, as while its vfork child is stopped) is told too: it stops before it
+        runs on. Children are looked at before parents: one that has stopped lets no parent out of its vfork any more.
         """
-        while running := [pid for pid in self.processes() if proctree.state(pid) in "RS"]:
+        told: set[int] = set()
+        while running := [pid for pid in reversed(self.processes()) if _may_run(pid, told)]:
             for pid in running:
+                told.add(pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(0.001)
@@ -103,6 +106,11 @@ class Run:
     def _tell(self, number: signal.Signals) -> None:
         if self.alive:
             self.shim.send_signal(number)
+
+
+def _may_run(pid: int, told: set[int]) -> bool:
+    state = proctree.state(pid)
+    return state in "RS" or (state == "D" and pid not in told)
 
 
 def start(spec: Spec) -> Run:

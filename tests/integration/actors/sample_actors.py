@@ -1,5 +1,5 @@
 """Actors that the agent's tests run: they block and print on purpose."""
-# ruff: noqa: ASYNC230, ASYNC251, T201
+# ruff: noqa: ASYNC110, ASYNC230, ASYNC240, ASYNC251, T201
 
 from __future__ import annotations
 
@@ -90,6 +90,61 @@ class Reader(Actor):
         writer.write((await reader.readline()).upper())
         await writer.drain()
         writer.close()
+
+
+class Worker(Actor):
+    """Does what each request says: waits, ends, writes a line, asks another child."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        self.args, self.served = args, 0
+        if file := args.get("starts"):
+            with open(file, "a") as log:
+                log.write(f"{self.id} {self.member} {self.epoch}\n")
+
+    async def handle_call(self, request: Any) -> Any:
+        self.served += 1
+        self.write("begin", request)
+        if seconds := request.get("sleep"):
+            await asyncio.sleep(seconds)
+        if (path := request.get("until")) is not None:
+            while not Path(path).exists():
+                await asyncio.sleep(0.01)
+        if request.get("crash"):
+            raise ValueError("as told")
+        answer: Any = {"id": self.id, "member": self.member, "served": self.served, "key": self.idempotency_key}
+        if other := request.get("ask"):
+            answer["asked"] = await self.hub.call(other, request.get("with", {}), timeout=request.get("timeout"))
+        if other := request.get("tell"):
+            await self.hub.cast(other, request.get("with", {}))
+        if "echo" in request:
+            answer["echo"] = request["echo"]
+        self.write("end", request)
+        return answer
+
+    async def handle_cast(self, message: Any) -> None:
+        await self.handle_call(message)
+
+    def write(self, what: str, request: Any) -> None:
+        if file := self.args.get("file"):
+            with open(file, "a") as log:
+                log.write(f"{what} {request.get('n', '')}\n")
+
+
+class Mover(Actor):
+    """Asked whether it may be moved, it gives the answers of its args in turn, the last one from then on."""
+
+    async def init(self, args: dict[str, Any]) -> None:
+        self.answers: list[bool | float] = args["ready"]
+
+    async def can_migrate(self) -> bool | float:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class Hoarder(Actor):
+    """Goes, but does not give its state."""
+
+    async def prepare_handover(self) -> Any:
+        await asyncio.sleep(600)
 
 
 class Sync(Actor):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from localcluster.layout import Layout
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import untyped
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in the background by a shell without job control: what the tests interrupt would not hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("operatorworld")  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3

@@ -1,0 +1,91 @@
+"""The page of HTTP routes and metrics, from the calls in the source that make them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from processhub.agent import metrics as members_metrics
+from processhub.agent.env import PORT
+from reference.markdown import NotDescribedError, code, prose, table, words
+
+_METHODS = {"get": "GET", "post": "POST", "put": "PUT", "delete": "DELETE"}
+_METRICS = {
+    "Gauge": "gauge",
+    "Counter": "counter",
+    "Histogram": "histogram",
+    "GaugeMetricFamily": "gauge",
+    "CounterMetricFamily": "counter",
+}
+
+
+def page(source: Path) -> str:
+    """Of member and operator."""
+    kept_elsewhere = [
+        *((f"{name}_total", "counter", "", words(text)) for name, text in members_metrics.COUNTERS.items()),
+        *((name, "gauge", "", words(text)) for name, text in members_metrics.GAUGES.items()),
+    ]
+    return (
+        "\n\n".join(
+            [
+                "# HTTP and metrics",
+                "What members and operator answer over HTTP. Who may ask a member, what a caller can rely on and which "
+                "errors there are: [requests](../concepts.md#requests).",
+                "## A member's routes",
+                f"On port {PORT} of each member, and of the hub's Service. Errors are RFC 9457 problems.",
+                table(("route", "description"), _routes(source / "agent" / "http.py")),
+                "## A member's metrics",
+                "`GET /metrics` on the same port.",
+                _metrics_table([*_metrics(source / "agent" / "metrics.py"), *kept_elsewhere]),
+                "## The operator's routes",
+                "Of each replica, the leader and those that stand by.",
+                table(("route", "description"), _routes(source / "operator" / "health.py")),
+                "## The operator's metrics",
+                "`GET /metrics`, of the leader; others have no hubs to tell of.",
+                _metrics_table(_metrics(source / "operator" / "metrics.py")),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _metrics_table(rows: list[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> str:
+    return table(("metric", "type", "labels", "description"), sorted((code(name), *more) for name, *more in rows))
+
+
+def _routes(path: Path) -> Iterator[tuple[str, str]]:
+    """The calls ``web.get("/path", handler)``, and the handlers' docstrings."""
+    tree = ast.parse(path.read_text())
+    handlers = {node.name: ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)}
+    for call in _calls(tree):
+        function = call.func
+        if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
+            continue
+        if function.value.id != "web" or function.attr not in _METHODS:
+            continue
+        route, handler = ast.literal_eval(call.args[0]), call.args[1]
+        name = handler.attr if isinstance(handler, ast.Attribute) else ast.unparse(handler)
+        text = handlers.get(name)
+        if not text:
+            raise NotDescribedError(f"{path.name}: the handler {name} of {route} has no docstring")
+        shown = route.replace("{id:.+}", "{id}")
+        yield code(f"{_METHODS[function.attr]} {shown}"), prose(text).replace("\n\n", " ")
+
+
+def _metrics(path: Path) -> Iterator[tuple[str, ...]]:
+    """The calls that make a metric with a name and a help text that stand there."""
+    for call in _calls(ast.parse(path.read_text())):
+        kind = _METRICS.get(call.func.id) if isinstance(call.func, ast.Name) else None
+        if kind is None or not all(isinstance(argument, ast.Constant) for argument in call.args[:2]):
+            continue
+        name, text = (str(ast.literal_eval(argument)) for argument in call.args[:2])
+        labels = [keyword.value for keyword in call.keywords if keyword.arg == "labels"] or call.args[2:3]
+        shown = ", ".join(code(label) for label in ast.literal_eval(labels[0])) if labels else ""
+        yield f"{name.removesuffix('_total')}_total" if kind == "counter" else name, kind, shown, words(text)
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    """In the order in which they stand."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    yield from sorted(calls, key=lambda call: (call.lineno, call.col_offset))

@@ -1,0 +1,108 @@
+"""A webhook receiver of a test: an HTTP server that keeps what it is told and answers as it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+Json = dict[str, Any]
+Answer = Callable[[Json], web.StreamResponse]
+
+
+class Receiver:
+    """What came, by path, in order. ``answers``: path → what is answered there (default 204)."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.came: list[tuple[str, Json]] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: dict[str, Answer] = {}
+        self.hanging: set[str] = set()  # paths that do not answer before they are released
+        self._released = asyncio.Event()
+
+    def hook(self, name: str, event: str, path: str = "", priority: int = 0, **webhook: Any) -> Json:
+        """An entry of spec.hooks that is told here, under its name unless a path is given."""
+        return {
+            "name": name,
+            "event": event,
+            "priority": priority,
+            "webhook": {"url": f"{self.url}/{path or name}", **webhook},
+        }
+
+    def hooks(self, *events: str, path: str = "all") -> list[Json]:
+        """A hook for each event, all told at one path."""
+        return [self.hook(event.lower(), event, path) for event in events]
+
+    def told(self, path: str = "all", event: str = "", **data: Any) -> list[Json]:
+        """The events that came to a path, of one kind and with these data where given."""
+        return [
+            came
+            for where, came in self.came
+            if where == path
+            and event in ("", came["type"].removeprefix("dev.processhub."))
+            and data.items() <= came["data"].items()
+        ]
+
+    async def once(self, event: str, path: str = "all", within: float = 40.0, **data: Any) -> Json:
+        """The one event of this kind with these data, once it is there."""
+
+        deadline = time.monotonic() + within
+        while not (found := self.told(path, event, **data)):
+            assert time.monotonic() < deadline, f"no {event} with {data}; there came {self.summary(path)}"
+            await asyncio.sleep(0.02)
+        assert len(found) == 1, found
+        return found[0]
+
+    def summary(self, path: str = "all") -> list[str]:
+        """Kinds and subjects, for people."""
+        return [f"{came['type'].rpartition('.')[2]} {came['subject']}" for came in self.told(path)]
+
+    def release(self, path: str = "") -> None:
+        """Have a path (all, unless given) answer from now on, and what waits for that."""
+        self.hanging -= {path} if path else set(self.hanging)
+        released, self._released = self._released, asyncio.Event()
+        released.set()
+
+    def forget(self) -> None:
+        """Begin a new page."""
+        self.came.clear()
+        self.headers.clear()
+
+    async def _take(self, request: web.Request) -> web.StreamResponse:
+        path = request.path.lstrip("/")
+        event: Json = await request.json()
+        self.came.append((path, event))
+        self.headers.append(dict(request.headers))
+        while path in self.hanging:
+            await self._released.wait()
+        answer = self.answers.get(path)
+        return answer(event) if answer else web.Response(status=204)
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver on a free port of this machine."""
+    made = Receiver()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", made._take)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield made
+    finally:
+        made.release()
+        await runner.cleanup()
+
+
+def failing(statuses: Iterable[int]) -> Answer:
+    """These statuses one after the other, then 204."""
+    left = iter(statuses)
+    return lambda _: web.Response(status=next(left, 204))

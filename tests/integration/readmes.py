@@ -1,0 +1,148 @@
+"""Commands of a README, run in their order as a reader would, and what it says that they show.
+
+A fenced block ``sh`` or ``python`` is run. One with a comment right before it is not, unless the comment is ``in
+another terminal``: then it runs beside the others, to the end. A block ``text`` is what the block before it shows, or,
+with the comment ``in that terminal``, what comes in the other one: its lines in their order; ``…`` is anything.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clusterfolder import ROOT
+from waiting import ENDS_WITH_US
+
+ANOTHER, THAT = "in another terminal", "in that terminal"
+_FENCE = re.compile(
+    r"(?:^<!--(?P<comment>[^>]*)-->\n)?^```(?P<language>sh|python|text)\n(?P<code>.*?)^```$", re.M | re.S
+)
+_NOT_RUN = re.compile(r"not run here: (?P<why>.+); covered by: (?P<path>\S+)", re.S)
+_SHOWN_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; ``comment`` is the HTML comment right before it."""
+
+    path: Path
+    line: int
+    comment: str
+    language: str
+    code: str
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.path.relative_to(ROOT)}, line {self.line}"
+
+    def with_(self, old: str, new: str) -> Block:
+        """The same with another text in its code."""
+        return replace(self, code=self.code.replace(old, new))
+
+
+def blocks(path: Path) -> list[Block]:
+    """All that are commands or what these show."""
+    text = path.read_text()
+    return [
+        Block(path, text.count("\n", 0, match.start("code")), (match["comment"] or "").strip(), *match.group(2, 3))
+        for match in _FENCE.finditer(text)
+    ]
+
+
+def check_form(path: Path) -> None:
+    """What is not run says why and what covers it, no command hides in a block of another kind, links work."""
+    text = path.read_text()
+    for block in blocks(path):
+        if block.comment not in ("", ANOTHER, THAT):
+            said = _NOT_RUN.fullmatch(block.comment)
+            assert said, f"{block.where}: {block.comment}"
+            assert (ROOT / said["path"]).exists(), f"{block.where}: no {said['path']}"
+    fences = re.findall(r"^```(\w*)$", text, re.M)[::2]
+    assert set(fences) <= {"sh", "python", "text", ""}, fences
+    assert sum(map(bool, fences)) == len(blocks(path))
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (path.parent / target).exists(), target
+
+
+class Reader:
+    """A shell that goes on where the block before ended: its variables and its folder, the checkout."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._state, self._other = folder / "state.sh", folder / "terminal"
+        self._environment = {**environment, "STATE": str(self._state), "PYTHONUNBUFFERED": "1"}
+        self._beside: list[subprocess.Popen[bytes]] = []
+        self._state.write_text("")
+
+    def read(self, block: Block, said: str) -> str:
+        """Run the block, or find what it tells in ``said``, the answer to the one before; what it said itself."""
+        if block.language == "text":
+            if block.comment == THAT:
+                self._await(block)
+            else:
+                shows(block, said)
+        elif block.comment == ANOTHER:
+            self._begin(block)
+        elif not block.comment:
+            return self.follow(block)
+        return said
+
+    def follow(self, block: Block) -> str:
+        """Run the block; what it said."""
+        command = f'source "$STATE"\n{block.code}\nexport -p > "$STATE"\n'
+        if block.language == "python":
+            command = 'source "$STATE"\nexec python -'
+        answer = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            input=block.code if block.language == "python" else None,
+            stdin=None if block.language == "python" else subprocess.DEVNULL,
+            cwd=ROOT,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=150,
+        )
+        assert answer.returncode == 0, f"{block.where}:\n{block.code}\n{answer.stdout}"
+        return answer.stdout
+
+    def close(self) -> None:
+        """End what still runs beside."""
+        for process in self._beside:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+
+    def _begin(self, block: Block) -> None:
+        command = [*ENDS_WITH_US, "bash", "-euo", "pipefail", "-c", f'source "$STATE"\nexec {block.code.strip()}']
+        with self._other.open("wb") as file:
+            self._beside.append(
+                subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=file, stderr=subprocess.STDOUT)
+            )
+
+    def _await(self, block: Block) -> None:
+        """The other terminal shows it, now or soon."""
+        deadline = time.monotonic() + _SHOWN_SECONDS
+        while _missing(block, self._other.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        shows(block, self._other.read_text())
+
+
+def shows(block: Block, said: str) -> None:
+    """AssertionError where a line of the block is not in ``said``, after the one before it."""
+    missing = _missing(block, said)
+    assert missing is None, f"{block.where}: {missing!r} is not in:\n{said}"
+
+
+def _missing(block: Block, said: str) -> str | None:
+    lines = iter(said.splitlines())
+    for wanted in block.code.splitlines():
+        # Columns are as wide as they need to be.
+        pattern = r"\s+".join(re.escape(word).replace("…", ".*") for word in wanted.split())
+        if not any(re.fullmatch(rf"\s*{pattern}\s*", line) for line in lines):
+            return wanted
+    return None

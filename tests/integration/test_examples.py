@@ -1,0 +1,89 @@
+"""The README of each example, followed to the letter on a hub of its own; what it shows is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from clusterfolder import ROOT
+from livehub import Live, live
+from readmes import Reader, blocks, check_form
+
+from localcluster.cluster import Cluster
+from ownstrategy import installed
+from processhub.cluster.client import Client
+
+EXAMPLES = ROOT / "examples"
+NAMES = ["guided", "replicated", "handover", "choke-point", "hooks", "partition", "own-strategy"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples")
+
+
+@pytest.fixture(scope="module")
+def path(folder: Path) -> str:
+    """PYTHONPATH with the example's strategies on it."""
+    return os.pathsep.join((installed(folder), *filter(None, [os.environ.get("PYTHONPATH")])))
+
+
+@pytest_asyncio.fixture(scope="module")
+async def product(cluster: Cluster, api: Client, folder: Path, path: str) -> AsyncIterator[Live]:
+    async with live(cluster, api, folder, PYTHONPATH=path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def environment(product: Live, folder: Path, path: str) -> dict[str, str]:
+    """A reader's: the kubeconfig names the namespace."""
+    kubeconfig = folder / "kubeconfig"
+    shutil.copy(product.kubeconfig, kubeconfig)
+    product.cluster.kubectl(
+        "--kubeconfig", str(kubeconfig), "config", "set-context", "--current", f"--namespace={product.namespace}"
+    )
+    return {**product.cluster.environment(), "KUBECONFIG": str(kubeconfig), "PYTHONPATH": path}
+
+
+def test_the_index_names_each_example() -> None:
+    text = (EXAMPLES / "README.md").read_text()
+
+    assert {path.parent.name for path in EXAMPLES.glob("*/README.md")} == set(NAMES)
+    assert all(f"]({name})" in text for name in NAMES)
+    check_form(EXAMPLES / "README.md")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", NAMES)
+async def test_an_example_does_what_its_readme_says(name: str, environment: dict[str, str], tmp_path: Path) -> None:
+    readme = EXAMPLES / name / "README.md"
+    check_form(readme)
+    reader = Reader(environment, tmp_path)
+
+    def follow() -> None:
+        said, port = "", _free_port()
+        try:
+            for block in blocks(readme):
+                # The port of the hooks' receiver may be taken on this machine.
+                here = block.with_("8088", str(port)).with_(
+                    "apply -f manifests/examples/30-hooks.yaml",
+                    f"apply -f - < <(sed s/:8088/:{port}/ manifests/examples/30-hooks.yaml)",
+                )
+                said = reader.read(here, said)
+        finally:
+            reader.close()
+
+    await asyncio.to_thread(follow)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

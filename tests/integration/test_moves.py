@@ -1,0 +1,294 @@
+"""Children moved and members emptied by hand, by the client and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from hubcli import Cli
+from livehub import SLEEP, Live, live, places, sleepers
+from waiting import eventually, until
+
+from localcluster.cluster import Cluster
+from processhub.api.meta import API_VERSION
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, lease_name
+from processhub.api.setorders import parse_set_orders
+from processhub.api.usage import parse_usage
+from processhub.client.errors import HubError
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES
+
+IDS = [f"c{number}" for number in range(12)]
+
+
+@pytest_asyncio.fixture(scope="module")
+async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    async with live(cluster, api, tmp_path_factory.mktemp("moves")) as running:
+        yield running
+
+
+async def test_drain_empties_a_member_and_undrain_gives_it_its_share_again(product: Live) -> None:
+    # Without the load cap: a child that overflowed onto the member would not be drawn back by it.
+    name = await product.hub(replicas=3, distribution={"loadCapPercent": 1000})
+    async with product.connect(name) as hub:
+        assert (await hub.start_children(sleepers(*IDS), wait=True, timeout=40)).ok
+        before = places(hub)
+        here = {child_id for child_id, member in before.items() if member == f"{name}-1"}
+        assert here
+
+        out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
+
+        assert (out, err, code) == (f"member/{name}-1 drained\n", "", 0)
+
+        def moved() -> bool:
+            now = places(hub)  # as this client sees it, which is not the one that drained
+            return now.keys() == before.keys() and {each for each in IDS if now[each] != before[each]} == here
+
+        await until(moved, "its children, and no others, have moved")
+        assert (await hub.start_children(sleepers("late"), wait=True, timeout=20)).ok
+        assert places(hub)["late"] != f"{name}-1"
+
+        out, err, code = await Cli(product, name)(f"undrain {name}-1 -o json")
+
+        assert (json.loads(out), err, code) == ({"member": f"{name}-1", "drained": False, "changed": True}, "", 0)
+
+        async def back() -> bool:
+            return {child_id: member for child_id, member in places(hub).items() if child_id in here} == dict.fromkeys(
+                here, f"{name}-1"
+            )
+
+        await eventually(back, "its share is back")
+        assert not await hub.undrain(f"{name}-1")
+
+
+async def test_drain_names_what_it_strands_and_stops_it_by_force(product: Live) -> None:
+    name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
+    async with product.connect(name) as hub:
+        mapping = {"bound": [f"{name}-1"], "other": [f"{name}-0"]}
+        assert (await hub.start_children(sleepers(*mapping), wait=True, timeout=20, child_mapping=mapping)).ok
+
+        out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
+        assert code == 1
+        assert f"1 guided or pinned children can't leave {name}-1: bound; " in err
+        assert hub.is_alive("bound")
+
+        out, err, code = await Cli(product, name)(f"drain {name}-1 --force --wait")
+        assert (out, err, code) == (f"member/{name}-1 drained\n", "", 0)
+        await until(lambda: not hub.is_alive("bound"), "stopped")
+        assert hub.is_alive("other")
+
+        await hub.undrain(f"{name}-1")
+        assert (await hub.wait_children(["bound"], timeout=20)).ok
+
+
+async def test_drain_stops_bound_copies_by_force_and_another_is_made_active(product: Live) -> None:
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
+    name = await product.hub(replicas=2, redundancy=redundancy, distribution={"strategy": "Guided"})
+    first, second = f"{name}-0", f"{name}-1"
+    await product.child("bound-copies", name, nodes=[first, second])
+
+    async def roles() -> dict[str, str]:
+        """Of what runs, the active one first."""
+        child = await product.api.get(CHILDREN, product.namespace, "bound-copies")
+        return {node.name: node.role for node in child.status.nodes if node.state == "Running"}
+
+    async def both() -> bool:
+        return await roles() == {first: "Active", second: "Passive"}
+
+    await eventually(both, "two copies")
+    out, err, code = await Cli(product, name)(f"drain {first} --wait")
+    assert code == 1
+    assert f"1 guided or pinned children can't leave {first}: bound-copies; " in err
+    assert await both()
+
+    out, err, code = await Cli(product, name)(f"drain {first} --force --wait")
+
+    async def taken_over() -> bool:
+        return await roles() == {second: "Active"}
+
+    assert (out, err, code) == (f"member/{first} drained\n", "", 0)
+    await eventually(taken_over, "the other copy is active")
+
+    await Cli(product, name)(f"undrain {first}")
+
+    async def back() -> bool:
+        return await roles() == {second: "Active", first: "Passive"}
+
+    await eventually(back, "it is back, and takes no role")
+
+
+async def test_a_child_is_moved_once_and_stays(product: Live) -> None:
+    name = await product.hub(replicas=3)
+    async with product.connect(name) as hub:
+        assert (await hub.start_children(sleepers("a"), wait=True, timeout=20)).ok
+        target = next(member for member in hub.nodes() if member != places(hub)["a"])
+
+        out, err, code = await Cli(product, name)(f"move a {target} --wait")
+
+        assert (out, err, code) == (f"child/a running on {target}\n", "", 0)
+        await until(lambda: places(hub) == {"a": target}, "seen there")
+
+        async def taken_off() -> bool:
+            child = await product.api.get(CHILDREN, product.namespace, "a")
+            return ANNOTATION_MOVE_TO not in child.metadata.annotations
+
+        await eventually(taken_off, "the order is done with")
+        out, _, code = await Cli(product, name)("explain a")
+        assert "it was asked for" in out
+
+        other = next(member for member in hub.nodes() if member != target)
+        await hub.migrate_child("a", other, wait=True)
+        assert places(hub) == {"a": other}
+        for member, sentence in (("nobody", "has no member 'nobody'; it has"), (f"{name}-7", "has no member")):
+            with pytest.raises(HubError, match=sentence):
+                await hub.migrate_child("a", member)
+        with pytest.raises(HubError, match="no child 'z'"):
+            await hub.migrate_child("z", target)
+        assert (await Cli(product, name)(f"move a {name}-9"))[2] == 1
+
+
+async def test_an_order_that_is_refused_is_taken_off_and_says_why(product: Live) -> None:
+    name = await product.hub(replicas=2)
+    await product.child("stuck", name, pinned=True)
+    patch = {"metadata": {"annotations": {ANNOTATION_MOVE_TO: f"{name}-9"}}}
+
+    async def placed() -> bool:
+        return bool((await product.api.get(CHILDREN, product.namespace, "stuck")).status.member)
+
+    await eventually(placed, "placed")
+    await product.api.patch(CHILDREN, product.namespace, "stuck", patch)
+
+    async def refused() -> str | None:
+        annotations = (await product.api.get(CHILDREN, product.namespace, "stuck")).metadata.annotations
+        return None if ANNOTATION_MOVE_TO in annotations else annotations.get(ANNOTATION_MOVE_REFUSED)
+
+    assert await eventually(refused, "refused") == f"{name}-9: it is pinned; set spec.pinned to false first"
+
+
+async def test_move_on_a_guided_hub_edits_its_nodes(product: Live) -> None:
+    name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
+    async with product.connect(name) as hub:
+        mapping = {"g": [f"{name}-0"]}
+        assert (await hub.start_children(sleepers("g"), wait=True, timeout=20, child_mapping=mapping)).ok
+
+        await hub.migrate_child("g", f"{name}-1", wait=True)
+
+        assert places(hub) == {"g": f"{name}-1"}
+        assert (await product.api.get(CHILDREN, product.namespace, "g")).spec.nodes == (f"{name}-1",)
+
+
+async def test_a_child_of_a_set_is_moved_and_its_set_leaves_it_there(product: Live) -> None:
+    name = await product.hub(replicas=3)
+    manifest: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": "ChildSet",
+        "metadata": {"name": "web"},
+        "spec": {"hub": name, "replicas": 4, "template": {"exec": SLEEP}},
+    }
+    await product.api.create(CHILD_SETS, product.namespace, manifest)
+    async with product.connect(name) as hub:
+        assert (await hub.wait_children([f"web-{number}" for number in range(4)], timeout=30)).ok
+        before = places(hub)
+        target = next(member for member in hub.nodes() if member != before["web-1"])
+
+        out, err, code = await Cli(product, name)(f"move web-1 {target} --wait")
+        assert (out, err, code) == (f"child/web-1 running on {target}\n", "", 0)
+        await until(lambda: places(hub) == {**before, "web-1": target}, "seen there")
+
+        # What its set does next leaves it there.
+        await product.api.patch(CHILD_SETS, product.namespace, "web", {"spec": {"replicas": 5}})
+        assert (await hub.wait_children(["web-4"], timeout=20)).ok
+        assert places(hub)["web-1"] == target
+
+        order = {ANNOTATION_MOVE_TO: json.dumps({"web-1": "nobody", "web-9": target})}
+        await product.api.patch(CHILD_SETS, product.namespace, "web", {"metadata": {"annotations": order}})
+
+        async def refused() -> dict[str, str] | None:
+            annotations = (await product.api.get(CHILD_SETS, product.namespace, "web")).metadata.annotations
+            text = annotations.get(ANNOTATION_MOVE_REFUSED, "{}")
+            return None if ANNOTATION_MOVE_TO in annotations else parse_set_orders(text)
+
+        assert await eventually(refused, "refused") == {
+            "web-1": f"nobody: the hub has no member 'nobody'; its members are {name}-0, {name}-1, {name}-2",
+            "web-9": f"{target}: childset/web has no such child",
+        }
+        assert places(hub)["web-1"] == target
+
+
+async def test_a_move_makes_the_copy_there_active_and_brings_one_where_there_is_none(product: Live) -> None:
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
+    name = await product.hub(replicas=3, redundancy=redundancy)
+    async with product.connect(name) as hub:
+        assert (await hub.start_children(sleepers("twice"), wait=True, timeout=30)).ok
+
+        async def both_run() -> dict[str, int] | None:
+            """Member → pid, the active copy first."""
+            nodes = (await product.children(name))["twice"].status.nodes
+            steady = [node.role for node in nodes if node.state == "Running"] == ["Active", "Passive"]
+            return {node.name: node.pid for node in nodes} if steady else None
+
+        async def as_asked(*members: str) -> dict[str, int]:
+            async def both() -> dict[str, int] | None:
+                running = await both_run()
+                return running if running and list(running) == list(members) else None
+
+            return await eventually(both, f"copies on {members}")
+
+        before = await eventually(both_run, "two copies")
+        first, second = before
+
+        out, err, code = await Cli(product, name)(f"move twice {second} --wait")
+
+        assert (out, err, code) == (f"child/twice running on {second}\n", "", 0)
+        after = await as_asked(second, first)
+        assert after[second] == before[second], "it ran on"
+        assert after[first] != before[first], "only its end proves that it is active no more"
+
+        (third,) = set(hub.nodes()) - {first, second}
+        await hub.migrate_child("twice", third, wait=True, timeout=30)
+
+        await as_asked(third, first)
+        out, _, _ = await Cli(product, name)("explain twice")
+        assert f"from {first} to {second}: it was asked for" in out
+        assert f"from {second} to {third}: it was asked for" in out
+
+
+def keeper(child_id: str, megabytes: int) -> dict[str, Any]:
+    """A child that takes memory: how much CPU one gets depends on what else the machine does."""
+    command = ["sh", "-c", f"(head -c {megabytes}000000 /dev/zero; sleep 1000) | tail"]
+    return {"id": child_id, "exec": {"command": command}}
+
+
+async def test_top_shows_what_members_use_and_least_loaded_goes_by_it(product: Live) -> None:
+    name = await product.hub(
+        replicas=2, distribution={"strategy": "LeastLoaded", "loadCapPercent": 1000}, timeouts={"leaseSeconds": 6}
+    )
+    async with product.connect(name) as hub:
+        assert (await hub.start_children([keeper("heavy", 200)], wait=True, timeout=20)).ok
+        assert (await hub.start_children([keeper("light", 40)], wait=True, timeout=20)).ok
+        hot, cool = places(hub)["heavy"], places(hub)["light"]
+        assert hot != cool
+
+        async def reported() -> bool:
+            """Each member's report is of its one child: one that came after it counts with the hub's mean."""
+            members = (await product.api.get(HUBS, product.namespace, name)).status.members
+            memory = {member.name: int(member.memory.removesuffix("Mi") or 0) for member in members}
+            leases = [await product.api.get(LEASES, product.namespace, lease_name(name, member)) for member in memory]
+            counted = [parse_usage(lease.metadata.annotations.get(ANNOTATION_LOAD, "")) for lease in leases]
+            return memory[hot] >= 150 > memory[cool] >= 30 and all(usage and usage.children == 1 for usage in counted)
+
+        await eventually(reported, "the members' loads", within=60)
+        out, _, code = await Cli(product, name)("top -o json")
+        told = {member["name"]: member for member in json.loads(out)["members"]}
+        assert code == 0
+        assert int(told[hot]["memory"].removesuffix("Mi")) >= 150
+        assert told[cool]["cpu"].endswith("m")
+        assert (await Cli(product, name)("top"))[0].splitlines()[0].split() == [
+            *("MEMBER", "READY", "CHILDREN", "CPU", "MEMORY")
+        ]
+
+        assert (await hub.start_children(sleepers("next"), wait=True, timeout=20)).ok
+        assert places(hub)["next"] == cool

@@ -1,0 +1,486 @@
+"""Requests to children with the product at work: client, command line, members in pods, children on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+from agentharness import token_of
+from hubcalls import Caller
+from leases import past_the_second_of_its_lease
+from livehub import COUNTER, Live, live, started
+from waiting import eventually, until
+
+from localcluster.cluster import Cluster
+from localcluster.faults import Faults
+from processhub import Hub
+from processhub.api.child import Child
+from processhub.api.hub import Hub as HubObject
+from processhub.api.kubernetes import Pod
+from processhub.client.errors import ChildNotFound, HubError, NotAllowed, OutcomeUnknown, RequestFailed, Timeout
+from processhub.client.requests import Requests
+from processhub.cluster.client import Client
+from processhub.cluster.errors import NotFoundError
+from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
+
+ACCOUNTS = untyped("v1", "serviceaccounts")
+WORKER = "sample_actors:Worker"
+# Answers each POST with what it was sent and how often it was asked, as text.
+SERVER = """
+import http.server, os, socketserver, sys
+count = 0
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        global count
+        count += 1
+        sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if "die" in sent:
+            os._exit(3)
+        answer = f"{self.path} {sent} {count} {self.headers.get('Idempotency-Key')}".encode()
+        self.send_response(418 if "teapot" in sent else 200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+    def address_string(self):
+        return "hub"
+socketserver.UnixStreamServer(os.environ["HUB_SOCKET"], Handler).serve_forever()
+"""
+
+
+@pytest_asyncio.fixture(scope="module")
+async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Live]:
+    async with live(cluster, api, tmp_path_factory.mktemp("live")) as running:
+        await running.actors()
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module")
+async def name(product: Live) -> str:
+    """A hub of two members that tests share, each with ids of its own."""
+    return await product.hub("ask", members={"python": {"configMap": "actors"}})
+
+
+@pytest_asyncio.fixture
+async def hub(product: Live, name: str) -> AsyncIterator[Hub]:
+    async with product.connect(name) as client:
+        yield client
+
+
+def worker(child_id: str, **args: Any) -> dict[str, Any]:
+    return {"id": child_id, "python": {"target": WORKER, "args": args}}
+
+
+async def addresses(product: Live, name: str) -> list[str]:
+    """Where the members listen."""
+    found: HubObject = await product.api.get(HUBS, product.namespace, name)
+    return [member.pod_ip for member in found.status.members]
+
+
+async def test_the_client_asks_and_tells(hub: Hub) -> None:
+    ids = [f"c-{number}" for number in range(6)]
+    places = await started(hub, [{"id": child_id, "python": COUNTER} for child_id in ids])
+    assert len(set(places.values())) == 2, "some on each member"
+
+    for child_id in ids:
+        assert await hub.call(child_id, {"op": "add", "by": 2}) == 2
+        assert await hub.cast(child_id, {"op": "add"}) == []
+        assert await hub.call(child_id, {"op": "get"}) == 3
+        assert await hub.cast(child_id, {"op": "add"}, to="all") == [places[child_id]]
+        assert await hub.call(child_id, {"op": "get"}) == 4
+
+    with pytest.raises(ChildNotFound, match="nobody"):
+        await hub.call("nobody", {})
+    await started(hub, [worker("w")])
+    with pytest.raises(OutcomeUnknown, match="ValueError: as told"):
+        await hub.call("w", {"crash": True})
+    with pytest.raises(Timeout, match="not answered"):
+        await hub.call("w", {"sleep": 2}, timeout=0.3)
+
+
+async def test_no_request_fails_while_members_restart_one_by_one(product: Live) -> None:
+    name = await product.hub(members={"python": {"configMap": "actors"}})
+    asked, failed, done = Counter[str](), list[str](), asyncio.Event()
+
+    async def ask(client: Hub, child_id: str) -> None:
+        while not done.is_set():
+            try:
+                await client.call(child_id, {"op": "get"})
+                asked[child_id] += 1
+            except HubError as error:
+                failed.append(f"{type(error).__name__}: {error}")
+
+    async def pods() -> set[str]:
+        found, _ = await product.api.list(PODS, product.namespace, labels=f"processhub.dev/hub={name}")
+        return {pod.metadata.uid for pod in found if isinstance(pod, Pod)}
+
+    async def rolled() -> bool:
+        hub: HubObject = await product.api.get(HUBS, product.namespace, name)
+        return not before & await pods() and [member.ready for member in hub.status.members] == [True, True]
+
+    async with product.connect(name) as client:
+        ids = [f"roll-{number}" for number in range(6)]
+        await started(client, [{"id": child_id, "python": COUNTER} for child_id in ids])
+        before = await pods()
+        callers = [asyncio.create_task(ask(client, child_id)) for child_id in ids]
+        await eventually(lambda: _all_of(asked.keys() == set(ids)), "all are asked")
+        restart = ("-n", product.namespace, "rollout", "restart", f"statefulset/{name}")
+        await asyncio.to_thread(product.cluster.kubectl, *restart)
+        await eventually(rolled, "both members are others", within=90)
+        counts = asked.copy()
+        await eventually(
+            lambda: _all_of(all(asked[child_id] > counts[child_id] for child_id in ids)), "all answer again"
+        )
+        done.set()
+        await asyncio.gather(*callers)
+    assert failed == []
+
+
+async def _all_of(condition: bool) -> bool:
+    return condition
+
+
+async def test_an_exec_child_is_asked_over_its_socket(hub: Hub) -> None:
+    late = f"import time; time.sleep(1)\n{SERVER}"
+    await hub.start_children(
+        [
+            {"id": f"e-{index}", "exec": {"command": [sys.executable, "-c", script]}}
+            for index, script in enumerate((SERVER, late))
+        ],
+        wait=True,
+        timeout=30,
+    )
+
+    for child_id in ("e-0", "e-1"):  # the second one takes its time to serve: the call waits
+        assert await hub.call(child_id, {"a": 1}, idempotency_key="k") == '/call {"a":1} 1 k'
+        await hub.cast(child_id, [])
+        assert await hub.call(child_id, {}) == "/call {} 3 None"
+        with pytest.raises(RequestFailed, match="418") as caught:
+            await hub.call(child_id, "teapot")
+        assert caught.value.status == 418
+    with pytest.raises(OutcomeUnknown):
+        await hub.call("e-0", "die")
+    assert await hub.call("e-0", {}) == "/call {} 1 None", "the next incarnation"
+
+
+async def test_a_pod_child_is_asked_on_its_port_and_finds_its_way_back(hub: Hub) -> None:
+    """It answers with what another child of the hub answers it, which it asks with the token that it was given."""
+    script = """
+import http.server, os, urllib.request
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        token = open(os.environ["HUB_TOKEN_FILE"]).read()
+        url = os.environ.get("ASK_AT", os.environ["HUB_URL"]) + "/v1/children/behind/call"
+        request = urllib.request.Request(url, data=sent, headers={"Authorization": "Bearer " + token})
+        with urllib.request.urlopen(request) as answer:
+            body = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer((os.environ["IP"], 8090), Handler).serve_forever()
+"""
+    # No DNS here: the Service's name is replaced by a member's address.
+    member = hub._session.living_hub().status.members[0].pod_ip
+    container = {
+        "name": "main",
+        "image": "none",
+        "command": [sys.executable, "-c", script],
+        "env": [
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "ASK_AT", "value": f"http://{member}:8080"},
+        ],
+    }
+    pod = {"template": {"spec": {"containers": [container]}}, "port": 8090}
+    await started(hub, [{"id": "p", "pod": pod}, {"id": "behind", "python": COUNTER}])
+
+    assert await hub.call("p", {"op": "add", "by": 5}) == 5
+    assert await hub.call("p", {"op": "get"}) == 5
+
+
+async def test_the_command_line_asks(product: Live, name: str, hub: Hub) -> None:
+    await started(hub, [{"id": "k/1", "python": COUNTER}, worker("slow")])
+
+    async def run(*words: str) -> tuple[int, str, str]:
+        process = await asyncio.create_subprocess_exec(
+            "kubectl-hub",
+            *words,
+            env=product.cluster.environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    common = ("-n", product.namespace, "--hub", name)
+    assert await run("call", "k/1", '{"op":"add","by":3}', *common) == (0, "3\n", "")
+    assert await run("cast", "k/1", '{"op":"add"}', *common) == (0, "", "")
+    assert await run("call", "k/1", "{}", "-o", "json", *common) == (0, "4\n", "")
+    code, out, _ = await run("cast", "k/1", "{}", "--all", *common)
+    assert (code, out.startswith("ask-")) == (0, True)
+    code, _, err = await run("call", "nobody", "{}", *common)
+    assert (code, err) == (1, f"error: hub {name} has no child 'nobody'\n")
+    code, _, err = await run("call", "k/1", "{", *common)
+    assert (code, "is not JSON" in err) == (2, True)
+    code, _, err = await run("call", "slow", '{"sleep":3}', "--timeout", "500ms", *common)
+    assert (code, "has not answered within 0.5 s" in err) == (124, True)
+
+
+async def test_accounts_of_other_namespaces_need_the_right_to_call(product: Live, name: str, hub: Hub) -> None:
+    await started(hub, [{"id": "guarded", "python": COUNTER}])
+    stranger, role = f"stranger-{secrets.token_hex(3)}", f"caller-{secrets.token_hex(3)}"
+    for namespace, account in ((product.namespace, "mine"), ("default", stranger)):
+        await product.api.create(ACCOUNTS, namespace, {"metadata": {"name": account}})
+    ip = (await addresses(product, name))[0]
+    try:
+        async with Caller(await token_of(product.api, product.namespace, "mine")) as mine:
+            assert (await mine.call(ip, "guarded", {})).status == 200
+        async with Caller(await token_of(product.api, "default", stranger, audiences=[])) as other_audience:
+            assert (await other_audience.call(ip, "guarded", {})).status == 401
+        async with Caller(await token_of(product.api, "default", stranger)) as other:
+            reply = await other.call(ip, "guarded", {})
+            assert (reply.status, reply.code) == (403, "forbidden")
+            assert "hubs/call" in reply.value["detail"]
+            product.cluster.kubectl(
+                "-n", product.namespace, "create", "role", role, "--verb=create", "--resource=hubs.processhub.dev/call"
+            )
+            product.cluster.kubectl(
+                "-n",
+                product.namespace,
+                "create",
+                "rolebinding",
+                role,
+                f"--role={role}",
+                f"--serviceaccount=default:{stranger}",
+            )
+
+            async def allowed() -> bool:
+                return (await other.call(ip, "guarded", {})).status == 200
+
+            await eventually(allowed, "the right to call holds once the verdict is old", within=60)
+    finally:
+        await product.api.delete(ACCOUNTS, "default", stranger)
+
+
+async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Live, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    template = {"python": {"target": WORKER, "args": {"starts": str(starts)}}}
+    name = await product.hub(
+        onDemand={**template, "max": 3}, members={"python": {"configMap": "actors"}, "template": shared(tmp_path)}
+    )
+    ips = await addresses(product, name)
+    async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
+        replies = await asyncio.gather(*(caller.call(ips[number % 2], "one", {"n": number}) for number in range(1000)))
+
+        assert Counter(reply.status for reply in replies) == {200: 1000}
+        assert sorted(reply.value["served"] for reply in replies) == list(range(1, 1001)), "one child served them all"
+        assert len(starts.read_text().splitlines()) == 1
+        child = (await product.children(name))["one"]
+        assert child.spec.on_demand
+        assert child.spec.origin in {f"{name}-0", f"{name}-1"}
+
+        for other in ("two", "three"):
+            assert (await caller.call(ips[0], other, {})).status == 200
+        reply = await caller.call(ips[0], "four", {})
+        assert (reply.status, reply.code) == (429, "busy")
+        assert "onDemand.max" in reply.value["detail"]
+        assert reply.headers["Retry-After"] == "1"
+        assert (await caller.call(ips[0], "one", {})).status == 200
+
+
+def shared(folder: Path) -> dict[str, Any]:
+    """A member template with this folder of the machine at its own path."""
+    mount = {"name": "shared", "mountPath": str(folder)}
+    return {
+        "spec": {
+            "containers": [{"name": "agent", "volumeMounts": [mount]}],
+            "volumes": [{"name": "shared", "hostPath": {"path": str(folder)}}],
+        }
+    }
+
+
+async def test_ttl_ends_a_child_over_restarts_and_the_next_request_starts_another(product: Live) -> None:
+    name = await product.hub(
+        onDemand={"python": {"target": WORKER}, "ttlSeconds": 4}, members={"python": {"configMap": "actors"}}
+    )
+    await product.child("u", "another-hub")  # it has the object's name, and is no child of this hub
+    async with product.connect(name) as hub:
+        await hub.call("t", {})
+        first = (await product.children(name))["t"]
+        with pytest.raises(OutcomeUnknown):
+            await hub.call("t", {"crash": True})  # a restart begins nothing anew
+        assert (await hub.call("t", {}))["served"] == 1
+
+        async def another() -> Child | None:
+            answer = await hub.call("t", {})
+            now = (await product.children(name)).get("t")
+            fresh = answer["served"] == 1 and now is not None and now.metadata.uid != first.metadata.uid
+            return now if fresh else None
+
+        await eventually(another, "another child when the ttlSeconds of the first are over", within=30)
+
+        # The request at hand is let end, though the time is up in the midst of it.
+        assert (await hub.call("u", {"sleep": 4.5}))["served"] == 1
+
+
+async def test_a_child_that_nobody_asks_ends(product: Live, name: str, hub: Hub) -> None:
+    await product.child("idle", name, exec=None, python=COUNTER, idleSeconds=6)
+    await hub.wait_children(["idle"], timeout=30)
+    for _ in range(3):
+        assert await hub.call("idle", {}) == 0
+
+    async def gone() -> bool:
+        try:
+            await product.api.get(CHILDREN, product.namespace, "idle")
+        except NotFoundError:
+            return True
+        return False
+
+    await eventually(gone, "the idle child deleted", within=30)
+    with pytest.raises(ChildNotFound):
+        await hub.call("idle", {})
+
+
+async def test_a_lost_owner_takes_what_it_was_doing_with_it_and_nothing_else(
+    product: Live, faults: Faults, tmp_path: Path
+) -> None:
+    """With default timeouts: what was handed over is answered 502 at once, what was not goes to the next owner."""
+    log, go = tmp_path / "log", tmp_path / "go"
+    mounted = shared(tmp_path)
+    name = await product.hub(
+        "lost", members={"python": {"configMap": "actors"}, "template": mounted}, migration={"onRestart": "Move"}
+    )
+    async with product.connect(name) as hub:
+        owner = (await started(hub, [worker("lost", file=str(log))]))["lost"]
+        found: HubObject = await product.api.get(HUBS, product.namespace, name)
+        ip = next(member.pod_ip for member in found.status.members if member.name != owner)
+        async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
+            assert (await caller.call(ip, "lost", {})).status == 200  # the way there is known
+            running = asyncio.create_task(caller.call(ip, "lost", {"until": str(go), "n": "running"}))
+            await until(lambda: logged(log, "begin running"), "the first at work")
+            waiting = asyncio.create_task(caller.call(ip, "lost", {"n": "waiting"}))
+            await eventually(lambda: one_waits(caller, owner_ip(found, owner)), "one at work and one that waits")
+            await past_the_second_of_its_lease(product.api, product.namespace, owner)
+            await faults.kill_pod(f"{product.namespace}/{owner}")
+
+            lost, served = await asyncio.gather(running, waiting)
+
+        assert (lost.status, lost.code) == (502, "outcome_unknown"), lost
+        assert served.status == 200, served
+        lines = log.read_text().splitlines()
+        assert (lines.count("begin running"), lines.count("end running")) == (1, 0)
+        assert (lines.count("begin waiting"), lines.count("end waiting")) == (1, 1)
+
+
+def logged(log: Path, line: str) -> bool:
+    return log.exists() and line in log.read_text().splitlines()
+
+
+async def one_waits(caller: Caller, ip: str) -> bool:
+    """Whether one request waits on the member, besides the one that is being answered."""
+    text = (await caller.get(f"http://{ip}:8080/metrics")).value
+    return "processhub_agent_requests_waiting 1.0" in text
+
+
+@pytest.mark.timeout(200)
+async def test_a_silent_owner_has_a_successor_and_runs_nothing_of_it_when_it_is_back(
+    product: Live, faults: Faults, tmp_path: Path
+) -> None:
+    """With default timeouts: its Lease runs out, then what waited there is served elsewhere, and there alone."""
+    log, never = tmp_path / "log", tmp_path / "never"
+    mounted = shared(tmp_path)
+    name = await product.hub("silent", members={"python": {"configMap": "actors"}, "template": mounted})
+    async with product.connect(name) as hub:
+        owner = (await started(hub, [worker("silent", file=str(log))]))["silent"]
+        found: HubObject = await product.api.get(HUBS, product.namespace, name)
+        ip = next(member.pod_ip for member in found.status.members if member.name != owner)
+        async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
+            running = asyncio.create_task(caller.call(ip, "silent", {"until": str(never), "n": "running"}))
+            await until(lambda: logged(log, "begin running"), "the first at work")
+            waiting = asyncio.create_task(caller.call(ip, "silent", {"n": "waiting"}))
+            await eventually(lambda: one_waits(caller, owner_ip(found, owner)), "one at work and one that waits")
+            await faults.pause_pod(f"{product.namespace}/{owner}")
+            try:
+                lost, served = await asyncio.gather(running, waiting)
+            finally:
+                await faults.resume_pod(f"{product.namespace}/{owner}")
+            assert (lost.status, lost.code) == (502, "outcome_unknown"), lost
+            assert (served.status, served.value["member"]) == (200, name_of(found, ip)), served
+
+            async def back() -> bool:
+                return owner in hub.nodes()
+
+            await eventually(back, "the owner back as a member", within=60)
+            assert (await caller.call(ip, "silent", {"n": "after"})).status == 200
+            assert log.read_text().splitlines().count("begin waiting") == 1
+
+
+async def test_no_request_fails_while_its_child_moves(product: Live, name: str, hub: Hub) -> None:
+    first = (await started(hub, [worker("moving")]))["moving"]
+    (other,) = set(hub.nodes()) - {first}
+    answers: list[list[str]] = [[] for _ in range(5)]  # of each caller: those of several may overtake each other
+    over = asyncio.Event()
+
+    async def ask(members: list[str]) -> None:
+        while not over.is_set():
+            members.append((await hub.call("moving", {"sleep": 0.05}))["member"])
+
+    callers = [asyncio.create_task(ask(members)) for members in answers]
+    try:
+        await until(lambda: all(first in members for members in answers), f"answers from {first}")
+        await hub.migrate_child("moving", other, wait=True, timeout=60)
+        await until(lambda: all(other in members for members in answers), f"answers from {other}")
+    finally:
+        over.set()
+        await asyncio.gather(*callers)
+
+    for members in answers:
+        assert set(members[members.index(other) :]) == {other}, "never back"
+
+
+def name_of(found: HubObject, ip: str) -> str:
+    return next(member.name for member in found.status.members if member.pod_ip == ip)
+
+
+def owner_ip(found: HubObject, name: str) -> str:
+    return next(member.pod_ip for member in found.status.members if member.name == name)
+
+
+async def test_members_whose_addresses_do_not_answer_are_reached_by_port_forward(hub: Hub) -> None:
+    await started(hub, [{"id": "far", "python": COUNTER}])
+    session = hub._session
+    found = session.living_hub()
+    # Nobody listens there, as where a cluster's pod network is not routed to.
+    members = tuple(msgspec.structs.replace(member, pod_ip="127.255.255.254") for member in found.status.members)
+    session.hub = msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, members=members))
+
+    requests = Requests(session)
+    try:
+        for value in range(1, 4):
+            assert await requests.call("far", {"op": "add"}, 20, "") == value
+        big = "x" * 300_000
+        answers = await asyncio.gather(*(requests.call("far", {"op": "get", "n": big}, 20, "") for _ in range(8)))
+        assert answers == [3] * 8
+    finally:
+        await requests.close()
+        session.hub = found
+
+
+async def test_the_token_of_nobody_is_refused_with_what_to_do(
+    product: Live, name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUB_TOKEN_FILE", "/no/such/token")
+
+    with pytest.raises(NotAllowed, match="/no/such/token"):
+        await hub.call("guarded", {})

@@ -1,0 +1,74 @@
+"""Settings of a shared hub that a test changes, as they were when the test is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hookworld import edit
+from leases import past_the_second_of_its_lease
+from livehub import Live, started
+from waiting import eventually, until
+
+from localcluster.faults import Faults
+from processhub import Hub
+from processhub.api.meta import find_condition
+from processhub.cluster.client import JSON_PATCH
+from processhub.cluster.kinds import HUBS
+
+WAIT = 40  # seconds, for what takes one or two on an idle machine
+NEVER_UP = {"target": "sample_actors:SlowInit", "args": {"seconds": 600}}
+WITHOUT_QUORUM = {"partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 3}}
+
+
+async def kill_member(product: Live, faults: Faults, member: str) -> None:
+    """kill -9 of the member's agent, at a time at which that is seen."""
+    await past_the_second_of_its_lease(product.api, product.namespace, member)
+    await faults.kill_pod(f"{product.namespace}/{member}")
+
+
+@asynccontextmanager
+async def edited(product: Live, hub: Hub, **spec: Any) -> AsyncIterator[None]:
+    """The hub with this merged into its spec, then as it was: all members ready and no move outstanding."""
+    before = json.loads(await product.kubectl("get", "hub", hub.name, "-o", "json"))["spec"]
+    try:
+        await edit(product, hub.name, **spec)
+        yield
+    finally:
+        whole = [{"op": "replace", "path": "/spec", "value": before}]
+        await product.api.patch(HUBS, product.namespace, hub.name, whole, content_type=JSON_PATCH)
+        await at_rest(product, hub, before["members"]["replicas"])
+
+
+async def at_rest(product: Live, hub: Hub, members: int = 2) -> None:
+    """Wait until so many members are ready, the hub has a quorum and nothing is on the move."""
+    await product.ready(hub.name, members)
+    await until(lambda: not hub.is_partitioned(), f"a quorum of hub {hub.name}")
+
+    async def balanced() -> bool:
+        found = await product.api.get(HUBS, product.namespace, hub.name)
+        condition = find_condition(found.status.conditions, "Balanced")
+        current = condition is not None and condition.observed_generation == found.metadata.generation
+        return current and condition.status == "True"
+
+    await eventually(balanced, f"hub {hub.name} balanced")
+
+
+@asynccontextmanager
+async def without_quorum(product: Live, hub: Hub) -> AsyncIterator[None]:
+    """The hub asks for more members than it has, until the block is over."""
+    async with edited(product, hub, **WITHOUT_QUORUM):
+        await until(hub.is_partitioned, f"hub {hub.name} partitioned")
+        yield
+
+
+async def placed_by(product: Live, hub: Hub, strategy: str, children: list[dict[str, Any]]) -> dict[str, str]:
+    """The member of each of these children where the hub places by ``strategy``; they are stopped again."""
+    ids = [child["id"] for child in children]
+    async with edited(product, hub, distribution={"strategy": strategy}):
+        try:
+            return await started(hub, children)
+        finally:
+            await hub.stop_children(ids, wait=True)

@@ -1,0 +1,285 @@
+"""The queue of one child's requests: order, one at a time, and what becomes of what waits."""
+# ruff: noqa: ASYNC110 - conditions are polled, as in all tests
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from processhub.agent.child import Child
+from processhub.agent.desk import QUEUE_MAX, Desk
+from processhub.agent.incarnation import End, Limits
+from processhub.agent.problems import Problem
+from processhub.agent.request import Answer, MovedError, OutcomeUnknownError, Request
+from processhub.agent.sync import Wanted
+from processhub.api.child import Exec
+from processhub.api.reasons import Reason
+from processhub.api.slice import Assignment, Settings
+
+SETTINGS = Settings(lease_seconds=1, request_seconds=1)
+
+
+class World:
+    """A child with its desk; the other side of both protocols, which no process stands behind."""
+
+    closing = False
+
+    def __init__(self) -> None:
+        self.desk = Desk(lambda child_id: self.child if child_id == "a" else None, lambda: True, lambda: SETTINGS)
+        self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
+        self.asked: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self.stopped: list[float] = []
+        self.accepts = True
+
+    # a supervisor
+
+    def may_start(self, child: Child, *, again: bool) -> bool:
+        return True
+
+    def lacks_state(self, child: Child) -> bool:
+        return False
+
+    def launch(self, child: Child, wanted: Wanted) -> World:
+        return self
+
+    def changed(self, child: Child, *, urgent: bool) -> None:
+        self.desk.child_changed(child)
+
+    def at_work(self, child: Child) -> bool:
+        return self.desk.at_work(child)
+
+    def gone(self, child: Child) -> None:
+        self.desk.child_changed(child)
+
+    def restarted(self, child: Child) -> None:
+        pass
+
+    def started(self, child: Child, seconds: float) -> None:
+        pass
+
+    def up(self, child: Child) -> None:
+        pass
+
+    # what runs
+
+    def stop(self, grace: float) -> None:
+        self.stopped.append(grace)
+
+    def give_up(self) -> None:
+        pass
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        pass
+
+    async def request(self, request: Request) -> Answer:
+        while not self.accepts:
+            await asyncio.sleep(0)
+        request.handed_over.set()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.asked.append((request, answer))
+        return await answer
+
+    # the test's own
+
+    def want(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
+        entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
+        self.child.want(Wanted(entry, Exec(command=("x",)), "s", 1, startable=True))
+
+    def begin(self, **wanted: object) -> None:
+        self.want(**wanted)  # type: ignore[arg-type]
+        self.child.running(7)
+
+    def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Answer]:
+        return asyncio.get_running_loop().create_task(self.desk.serve("a", Request(kind, b"%d" % number)))
+
+    async def answer(self, position: int) -> None:
+        request, answer = self.asked[position]
+        answer.set_result(Answer(200, request.body or b""))
+        await settle()
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def settle() -> None:
+    """Let everything happen that waits for nothing else."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_one_at_a_time_in_order(world: World) -> None:
+    world.begin()
+    tasks = [world.serve(number) for number in range(3)]
+    await settle()
+    assert [request.body for request, _ in world.asked] == [b"0"]
+
+    for position in range(3):
+        await world.answer(position)
+
+    assert [task.result().body for task in tasks] == [b"0", b"1", b"2"]
+
+
+async def test_what_waits_is_served_by_the_next_incarnation_and_what_ran_is_not(world: World) -> None:
+    world.begin()
+    first, second = world.serve(1), world.serve(2)
+    await settle()
+
+    world.asked[0][1].set_exception(OutcomeUnknownError("it crashed"))
+    await settle()
+    with pytest.raises(Problem) as caught:
+        await first
+    assert (caught.value.status, caught.value.kind) == (502, "outcome_unknown")
+    assert len(world.asked) == 1
+    world.child.ended(End(Reason.EXITED, "exit code 1"))
+    world.child.running(8)
+    await settle()
+    await world.answer(1)
+
+    assert second.result().body == b"2"
+
+
+async def test_a_child_that_leaves_gives_back_what_it_was_not_asked(world: World) -> None:
+    world.begin()
+    first, second = world.serve(1), world.serve(2)
+    await settle()
+
+    world.child.want(None)
+    await settle()
+
+    with pytest.raises(MovedError):
+        await second
+    assert world.stopped == [], "the request at hand is let end"
+    await world.answer(0)
+    assert first.result().body == b"1"
+    assert len(world.stopped) == 1
+    with pytest.raises(MovedError):
+        await world.serve(3)
+
+
+async def test_a_stop_waits_no_longer_than_a_request_may_take(world: World) -> None:
+    world.begin()
+    first = world.serve(1)
+    await settle()
+
+    world.child.want(None)
+    await asyncio.wait((first,))
+
+    with pytest.raises(Problem) as caught:
+        first.result()
+    assert caught.value.kind == "timeout"
+    assert len(world.stopped) == 1
+
+
+async def test_after_a_timeout_the_next_waits_for_the_end_of_the_first(world: World) -> None:
+    world.begin()
+    first = world.serve(1)
+    await settle()
+    second = world.serve(2)
+    with pytest.raises(Problem) as caught:
+        await first
+    assert caught.value.status == 504
+    await settle()
+    assert len(world.asked) == 1
+
+    await world.answer(0)
+    await world.answer(1)
+
+    assert second.result().body == b"2"
+
+
+async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world: World) -> None:
+    world.want()
+    with pytest.raises(Problem) as caught:
+        await world.serve(1)
+    assert (caught.value.status, caught.value.kind) == (503, "no_owner")
+    assert "Starting" in caught.value.detail
+
+    world.accepts = False
+    world.child.running(7)
+    with pytest.raises(Problem) as caught:
+        await world.serve(1)
+    assert (caught.value.status, caught.value.kind) == (504, "timeout")
+    assert "not begun" in caught.value.detail
+    assert world.asked == []
+
+
+async def test_a_full_queue_is_busy(world: World) -> None:
+    world.want()
+    tasks = [world.serve(number) for number in range(QUEUE_MAX)]
+    await settle()
+
+    with pytest.raises(Problem) as caught:
+        await world.serve()
+    assert (caught.value.status, caught.value.kind, caught.value.retry_after) == (429, "busy", 1)
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+    assert world.desk.waiting == 0
+
+
+async def test_a_caller_that_leaves_takes_its_request_with_it_unless_it_runs(world: World) -> None:
+    world.begin()
+    running, waiting, last = world.serve(1), world.serve(2), world.serve(3)
+    await settle()
+
+    running.cancel()
+    waiting.cancel()
+    await settle()
+    assert len(world.asked) == 1
+    await world.answer(0)
+    await world.answer(1)
+
+    assert last.result().body == b"3"
+
+
+async def test_a_passive_copy_takes_messages_only(world: World) -> None:
+    world.begin(role="Passive")
+
+    with pytest.raises(MovedError):
+        await world.serve(1)
+    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    await settle()
+
+    assert [request.body for request, _ in world.asked] == [b"2"]
+
+
+async def test_a_message_goes_after_the_child(world: World) -> None:
+    moved: list[int] = []
+    world.want()
+    world.desk.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
+
+    world.want(role="Passive")
+    world.child.want(None)
+    await settle()
+
+    assert moved == [1]
+
+
+async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
+    world.begin(idle=1)
+    first = world.serve(1)
+    await settle()
+    with pytest.raises(Problem):
+        await first
+    await world.answer(0)
+    assert world.child.serving, "from the end of the last request on"
+
+    await asyncio.wait_for(_idle(world.child), 5)
+
+    assert world.child.reason == "Idle"
+    late = world.serve(2)
+    await settle()
+    assert len(world.asked) == 1, "no further request comes to it"
+    world.want(idle=60)
+    await settle()
+    await world.answer(1)
+    assert late.result().body == b"2"
+
+
+async def _idle(child: Child) -> None:
+    while not child.idle:
+        await asyncio.sleep(0.01)

@@ -1,0 +1,234 @@
+"""The target of a handover whose agent restarts: what came for its children ended with the agent before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import xxhash
+
+from processhub.agent.courier import SMALL_MAX, Content, SmallState
+from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.handover import Handovers
+from processhub.agent.incarnation import End
+from processhub.agent.metrics import Metrics
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Wanted
+from processhub.api.child import Python
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    Settings,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+)
+
+WORKLOAD = Python(target="module:Actor")
+SIZES = [1, STATE_IN_MESSAGE_MAX + 1]  # one that is kept in memory, one in a file
+assert max(SIZES) <= SMALL_MAX
+
+
+class Launcher:
+    """Starts nothing; remembers with which state it was asked to."""
+
+    def __init__(self) -> None:
+        self.states: list[bytes | None] = []
+
+    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+        self.states.append(state.read_bytes() if isinstance(state, Path) else state)
+        return self
+
+    def stop(self, grace: float) -> None: ...
+
+    def forget(self, child_id: str) -> None: ...
+
+
+@dataclass
+class Registry:
+    """The slices of the hub's other members, as this one has read them."""
+
+    slices: list[RegistrySlice] = field(default_factory=list)
+    settings: Settings = field(default_factory=lambda: Settings(handover_seconds=10))
+
+    def registry(self) -> Iterable[RegistrySlice]:
+        return self.slices
+
+    def source(self, entry: Assignment | None, report: Report | None = None) -> None:
+        """Have hub-0 have this entry of the child, and report this."""
+        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1)
+        if entry is not None:
+            spec.entries["a"] = format_assignment(entry)
+        status = SliceStatus(entries={"a": format_report(report)} if report is not None else {})
+        self.slices = [RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0"), spec=spec, status=status)]
+
+
+@dataclass(frozen=True)
+class Environment:
+    run_dir: Path
+    member: str = "hub-1"
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """No other member is asked for anything."""
+
+    send_state: None = None
+    send_states: None = None
+
+
+class Agent:
+    """A member's children and handovers, without what starts processes; a new one has nothing of the last one."""
+
+    def __init__(self, folder: Path, registry: Registry) -> None:
+        self.launcher = Launcher()
+        unused: Callable[..., None] = lambda *_: None  # noqa: E731
+        self.supervisor = Supervisor(
+            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
+        )  # type: ignore[arg-type]
+        self.handovers = Handovers(Environment(folder), registry, Nobody())  # type: ignore[arg-type]
+        self.supervisor.handovers = self.handovers
+
+    def want(self, entry: Assignment) -> None:
+        wanted = Wanted(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
+        self.supervisor.want({"a": wanted})
+
+    def take(self, state: bytes) -> None:
+        child = self.supervisor.children["a"]
+        taken = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        assert taken.status == 204, taken.detail
+
+    @property
+    def kept(self) -> str:
+        return self.supervisor.children["a"].kept
+
+    @property
+    def started(self) -> list[bytes | None]:
+        return self.launcher.states
+
+
+def _sum(state: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(state)
+
+
+def committed(state: bytes) -> Assignment:
+    return Assignment(uid="u", epoch=8, workload="w", state=_sum(state))
+
+
+async def looked() -> None:
+    """What the agent does once a list has come in is done."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+WAITING = Assignment(uid="u", epoch=7, workload="w", wait=True)
+SOURCE = Assignment(uid="u", epoch=3, workload="w", to="hub-1:7")
+GAVE = Report(uid="u", epoch=3, state="Stopping", gave=f"7:{_sum(b'1')}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_child_starts_with_the_state_that_came_for_it(tmp_path: Path, size: int) -> None:
+    state, registry = b"1" * size, Registry()
+    registry.source(SOURCE, GAVE)
+    agent = Agent(tmp_path, registry)
+    agent.want(WAITING)
+    agent.take(state)
+
+    agent.want(committed(state))
+
+    assert agent.started == [state]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_after_a_restart_it_is_not_started_without_while_its_source_has_it(tmp_path: Path, size: int) -> None:
+    state, registry = b"1" * size, Registry()
+    registry.source(SOURCE, GAVE)
+    before = Agent(tmp_path, registry)
+    before.want(WAITING)
+    before.take(state)
+
+    agent = Agent(tmp_path, registry)
+    agent.want(committed(state))
+    agent.handovers.registry_changed()
+    await looked()
+    assert agent.started == []
+    assert agent.kept == "8:lost"
+
+    again = Assignment(uid="u", epoch=9, workload="w", wait=True)
+    agent.want(again)
+    assert agent.kept == ""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, Assignment(uid="u", epoch=9, workload="w"), Assignment(uid="other", epoch=9, workload="w", to="hub-1:7")],
+)
+async def test_it_starts_afresh_once_its_source_is_on_record_no_more(tmp_path: Path, entry: Assignment | None) -> None:
+    registry = Registry()
+    registry.source(SOURCE, GAVE)
+    agent = Agent(tmp_path, registry)
+    agent.want(committed(b"1"))
+    assert agent.started == []
+
+    registry.source(entry)
+    agent.handovers.registry_changed()
+    assert agent.started == [], "the rest of what is read may say otherwise"
+    await looked()
+
+    assert agent.started == [None]
+    assert agent.kept == ""
+
+
+async def test_a_child_that_ran_here_with_its_state_starts_afresh_after_a_crash_or_a_restart(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.source(SOURCE, GAVE)
+    agent = Agent(tmp_path, registry)
+    agent.want(WAITING)
+    agent.take(b"1")
+    agent.want(committed(b"1"))
+    child = agent.supervisor.children["a"]
+    child.running(7)
+    child.ended(End(Reason.EXITED, "exit code 1"))
+    assert agent.started == [b"1", None]
+
+    registry.source(None)
+    later = Agent(tmp_path, registry)
+    later.want(committed(b"1"))
+    assert later.started == [None]
+
+
+async def test_a_restarted_target_says_of_a_waiting_child_that_its_state_came_and_is_lost(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.source(SOURCE)
+    agent = Agent(tmp_path, registry)
+    agent.want(WAITING)
+    agent.handovers.follow(agent.supervisor.children.values())
+    await looked()
+    assert agent.kept == "", "the source has not sent it yet"
+
+    registry.source(SOURCE, GAVE)  # the agent before had taken it
+    agent.handovers.registry_changed()
+    await looked()
+    assert agent.kept == "7:lost"
+
+
+async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.source(SOURCE)
+    agent = Agent(tmp_path, registry)
+    agent.want(WAITING)
+    agent.handovers.follow(agent.supervisor.children.values())
+
+    agent.take(b"1")
+    registry.source(SOURCE, GAVE)
+    agent.handovers.registry_changed()
+    await looked()
+
+    assert agent.kept == ""

@@ -1,0 +1,81 @@
+"""All children of a member: what a hub that loses its quorum means for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from processhub.agent.child import Child
+from processhub.agent.incarnation import End
+from processhub.agent.metrics import Metrics
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Wanted
+from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import Assignment, Settings
+
+
+class Launcher:
+    """Starts nothing; remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stopped: list[float] = []
+
+    def launch(self, child: Child, wanted: Wanted, workload: Exec | Python | PodWorkload, *_: object) -> Launcher:
+        self.started.append(child.id)
+        return self
+
+    def stop(self, grace: float) -> None:
+        self.stopped.append(grace)
+
+    def give_up(self) -> None: ...
+
+    def forget(self, child_id: str) -> None: ...
+
+    def let_go(self) -> None: ...
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None: ...
+
+
+def supervised() -> tuple[Supervisor, Launcher]:
+    launcher = Launcher()
+    supervisor = Supervisor(
+        launcher, launcher, launcher, lambda again: True, lambda *_: None, lambda *_: None, Metrics()
+    )  # type: ignore[arg-type]
+    return supervisor, launcher
+
+
+def wanted(child_id: str) -> Wanted:
+    entry = Assignment(uid=f"u-{child_id}", epoch=1, workload="w")
+    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice="s", term=1, startable=True)
+
+
+async def test_a_partition_stops_all_children_and_its_end_starts_them_again() -> None:
+    supervisor, launcher = supervised()
+    supervisor.want({"a": wanted("a"), "b": wanted("b")})
+    for child in supervisor.children.values():
+        child.running(7)
+
+    supervisor.apply(Settings(partitioned=True, stop_seconds=3))
+    assert launcher.stopped == [3, 3]
+    for child in supervisor.children.values():
+        child.ended(End(Reason.EXITED, "killed by SIGTERM"))
+    assert {child.state for child in supervisor.children.values()} == {State.PENDING}
+    assert {child.restarts for child in supervisor.children.values()} == {0}
+
+    supervisor.want({"c": wanted("c")})
+    await asyncio.sleep(0)
+    assert launcher.started == ["a", "b"]
+
+    supervisor.apply(Settings())
+    assert launcher.started == ["a", "b", "a", "b", "c"]
+
+
+async def test_settings_that_change_amid_a_partition_stop_nothing_twice() -> None:
+    supervisor, launcher = supervised()
+    supervisor.want({"a": wanted("a")})
+    supervisor.apply(Settings(partitioned=True))
+
+    supervisor.apply(Settings(partitioned=True, lease_seconds=20))
+
+    assert len(launcher.stopped) == 1

@@ -1,0 +1,89 @@
+"""Children that a member started because it could not reach their owner: when the planner puts them on record there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from planned_hub import PlannedHub, child
+
+from processhub.api.hub import HubSpec
+from processhub.core.membership import Phase
+from processhub.core.plan import Plan
+from processhub.core.planner import plan
+from processhub.core.snapshot import Claim
+
+
+def spec(how: str = "Local") -> HubSpec:
+    return msgspec.convert({"onDemand": {"python": {"target": "m:C"}, "onOwnerLost": how}}, HubSpec)
+
+
+class ClaimedHub(PlannedHub):
+    """A hub with one child on demand, "a"."""
+
+    def __init__(self, of: HubSpec | None = None, **fields: Any) -> None:
+        super().__init__(3, of or spec())
+        self.want([child("a", **{"on_demand": True, **fields})])
+        self.rest()
+        self.owner = self.where()["a"]
+        self.other = next(name for name in sorted(self.members) if name != self.owner)
+
+    def claimed(self, member: str = "", **words: Any) -> Plan:
+        """What is planned once the other member (or this one) says that it runs the child, in these words."""
+        claim = Claim(member or self.other, words.get("uid", "uid-a"), words.get("epoch", self.epoch("a")))
+        return plan(msgspec.structs.replace(self.snapshot(), claims={"a": claim}))
+
+
+@pytest.mark.parametrize("phase", [Phase.LIVE, Phase.HELD, Phase.GONE])
+def test_it_is_put_on_record_with_a_newer_epoch_and_runs_on(phase: Phase) -> None:
+    hub = ClaimedHub()
+    before = hub.epoch("a")
+    hub.change(hub.owner, phase=phase)
+
+    planned = hub.claimed()
+
+    entry = planned.entries[hub.other]["a"]
+    assert entry is not None
+    assert (entry.epoch > before, entry.run, entry.wait) == (True, before, False)
+    assert planned.entries[hub.owner]["a"] is None
+    (move,) = planned.moves
+    assert (move.source, move.target, move.lost) == (hub.owner, hub.other, True)
+    assert move.why == f"{hub.other} was asked for it and could not reach {hub.owner}"
+
+
+def test_one_that_was_edited_meanwhile_restarts_where_it_was_started() -> None:
+    hub = ClaimedHub()
+    hub.want([child("a", on_demand=True, workload="other")])
+
+    entry = hub.claimed().entries[hub.other]["a"]
+
+    assert entry is not None
+    assert (entry.run, entry.workload) == (0, "other")
+
+
+@pytest.mark.parametrize(
+    "words", [{"epoch": 1}, {"uid": "uid-of-another"}, {"member": "hub-9"}], ids=["stale", "other uid", "no member"]
+)
+def test_a_claim_on_what_is_not_on_record_so_changes_nothing(words: dict[str, Any]) -> None:
+    hub = ClaimedHub()
+
+    assert hub.claimed(**words).empty
+
+
+@pytest.mark.parametrize(
+    ("of", "fields"),
+    [(spec("Wait"), {}), (spec(), {"on_demand": False}), (spec(), {"pinned": True})],
+    ids=["Wait", "not on demand", "pinned"],
+)
+def test_only_children_on_demand_of_a_hub_that_says_so_follow(of: HubSpec, fields: dict[str, Any]) -> None:
+    hub = ClaimedHub(of, **fields)
+
+    assert hub.claimed().empty
+
+
+def test_a_member_that_is_emptied_gets_none() -> None:
+    hub = ClaimedHub()
+    hub.change(hub.other, draining=True)
+
+    assert "a" not in hub.claimed().entries.get(hub.other, {})

@@ -1,0 +1,567 @@
+"""Each distribution strategy by itself and in the planner: who gets a child, and what a join or a change moves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
+
+from processhub.api.reasons import Reason
+from processhub.api.usage import Usage, format_usage, parse_usage
+from processhub.core.distribution import BUILT_IN, LeastLoaded, Scene, Seat, strategy_of
+from processhub.core.membership import Phase
+from processhub.core.migration import migration_of
+from processhub.core.placement import Candidate, rank
+from processhub.core.planner import _Singles, plan
+from processhub.core.snapshot import MemberView, Wanted
+
+NAMES = ["hub-0", "hub-1", "hub-2"]
+SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # those that keep one copy
+
+
+def hub_of(strategy: str, members: int = 3, **spec: object) -> PlannedHub:
+    return PlannedHub(members, hub_spec(strategy=strategy, **spec))  # type: ignore[arg-type]
+
+
+def one_by_one(hub: PlannedHub, children: list[Wanted]) -> list[str]:
+    """The member that each goes to, arriving in this order, a round for each."""
+    places = []
+    for each in children:
+        hub.want([each])
+        hub.rest()
+        places.append(hub.where()[each.id])
+    return places
+
+
+def by_hash(child_id: str, *names: str) -> str:
+    return rank(child_id, [Candidate(name) for name in names])[0][0]
+
+
+def counts(hub: PlannedHub) -> dict[str, int]:
+    return {name: len(hub.on(name)) for name in hub.members}
+
+
+# all of them
+
+
+@pytest.mark.parametrize("strategy", SINGLES)
+def test_all_are_placed_where_there_is_room_and_none_above_the_capacity(strategy: str) -> None:
+    hub = hub_of(strategy, max_children=7)
+    hub.want(child(f"c{number}", origin=f"hub-{number % 3}") for number in range(25))
+
+    hub.rest()
+
+    assert counts(hub) == dict.fromkeys(NAMES, 7)
+    assert len(plan(hub.snapshot()).unplaced) == 4
+
+
+@pytest.mark.parametrize("strategy", SINGLES)
+def test_a_member_of_weight_0_gets_none(strategy: str) -> None:
+    hub = hub_of(strategy)
+    hub.change("hub-1", weight=0)
+    hub.want(child(f"{number}", origin="hub-1") for number in range(12))
+
+    hub.rest()
+
+    assert not hub.on("hub-1")
+    assert len(hub.where()) == 12
+
+
+@pytest.mark.parametrize("strategy", SINGLES)
+def test_a_change_to_any_strategy_comes_to_rest_and_back_again(strategy: str) -> None:
+    hub = hub_of("ConsistentHashing")
+    hub.want(child(f"{number}", origin=f"hub-{number % 3}") for number in range(60))
+    hub.rest()
+
+    hub.resettle(hub_spec(strategy=strategy))
+    hub.rest(budget=5)
+    assert len(hub.where()) == 60
+    assert not any(member.joining for member in hub.members.values())
+
+    hub.resettle(hub_spec())
+    hub.rest()
+    assert plan(hub.snapshot()).empty
+
+
+@pytest.mark.parametrize("strategy", SINGLES)
+def test_a_change_moves_nothing_where_on_join_is_false(strategy: str) -> None:
+    hub = hub_of("RoundRobin")
+    hub.want(children_of(30))
+    hub.rest()
+    before = hub.where()
+
+    hub.resettle(hub_spec(strategy=strategy, on_join=False))
+    hub.rest()
+
+    assert hub.where() == before
+
+
+def test_fingerprints_tell_what_moves_settled_children() -> None:
+    order = ["h-0", "h-1"]
+    plain = BUILT_IN["ConsistentHashing"].fingerprint({}, order)
+
+    assert plain == BUILT_IN["ConsistentHashing"].fingerprint({"h-0": 1}, [*order, "h-2"])
+    assert plain != BUILT_IN["ConsistentHashing"].fingerprint({"h-0": 2}, order)
+    assert len({strategy.fingerprint({}, order) for strategy in BUILT_IN.values()}) == len(BUILT_IN)
+    assert BUILT_IN["Modulo"].fingerprint({}, order) != BUILT_IN["Modulo"].fingerprint({}, [*order, "h-2"])
+
+
+def test_changed_weights_move_children_to_their_new_shares() -> None:
+    hub = hub_of("ConsistentHashing", cap_percent=1000)
+    hub.want(children_of(400))
+    hub.rest()
+    before = hub.where()
+
+    hub.change("hub-0", weight=3)
+    hub.resettle()
+    plans = hub.rest(budget=20)
+
+    moved = {id_ for id_, name in hub.where().items() if before[id_] != name}
+    assert all(len(step.moves) <= 20 for step in plans)
+    assert {hub.where()[id_] for id_ in moved} == {"hub-0"}
+    assert 0.5 < counts(hub)["hub-0"] / 400 < 0.7
+
+
+# RoundRobin
+
+
+def test_round_robin_goes_by_turns_in_order_of_arrival() -> None:
+    hub = hub_of("RoundRobin")
+
+    assert one_by_one(hub, children_of(7)) == ["hub-0", "hub-1", "hub-2", "hub-0", "hub-1", "hub-2", "hub-0"]
+
+
+def test_round_robin_of_many_at_once_is_the_same() -> None:
+    hub = hub_of("RoundRobin")
+    hub.want(children_of(7))
+
+    hub.rest()
+
+    assert [hub.where()[f"tenant/{number}"] for number in range(7)] == [*NAMES, *NAMES, "hub-0"]
+
+
+def test_round_robin_goes_on_after_a_restart_of_the_operator() -> None:
+    hub = hub_of("RoundRobin")
+    one_by_one(hub, children_of(4))
+
+    hub.last_placed, hub.next_epoch = "", 2 * FIRST_EPOCH
+
+    assert one_by_one(hub, [child("next")]) == ["hub-1"]
+
+
+def test_round_robin_does_not_begin_anew_when_the_newest_child_is_deleted() -> None:
+    hub = hub_of("RoundRobin")
+    one_by_one(hub, [child("a"), child("b")])
+
+    del hub.children["b"]
+    hub.rest()
+
+    assert one_by_one(hub, [child("c")]) == ["hub-2"]
+
+
+def test_round_robin_places_lost_children_by_the_hash() -> None:
+    hub = hub_of("RoundRobin", cap_percent=1000)
+    hub.want(children_of(30))
+    hub.rest()
+    lost = hub.on("hub-1")
+
+    hub.change("hub-1", phase=Phase.GONE)
+    hub.rest()
+
+    assert {id_: hub.where()[id_] for id_ in lost} == {id_: by_hash(id_, "hub-0", "hub-2") for id_ in lost}
+
+
+@pytest.mark.parametrize("strategy", ["RoundRobin", "LeastLoaded"])
+def test_a_joiner_draws_from_the_fullest_until_it_has_its_share(strategy: str) -> None:
+    hub = hub_of(strategy, members=2)
+    hub.want(children_of(30))
+    hub.rest()
+
+    hub.change("hub-2", joining=True)
+    plans = hub.rest(budget=3)
+
+    assert counts(hub) == {"hub-0": 10, "hub-1": 10, "hub-2": 10}
+    moves = [move for step in plans for move in step.moves]
+    assert {move.target for move in moves} == {"hub-2"}
+    assert len(moves) == 10
+    assert all(len(step.moves) <= 3 for step in plans)
+
+
+# Modulo
+
+
+def test_modulo_goes_by_the_number_whatever_the_cap() -> None:
+    hub = hub_of("Modulo")
+
+    places = one_by_one(hub, [child(str(number)) for number in (1, 4, 7, 10, 3, 2, 12345678901234567890123)])
+
+    assert places == ["hub-1"] * 4 + ["hub-0", "hub-2", f"hub-{12345678901234567890123 % 3}"]
+
+
+def test_modulo_of_any_other_id_is_its_hash() -> None:
+    hub = hub_of("Modulo")
+    children = [child("a"), child("-1"), child("1.5"), child("٣")]
+
+    assert one_by_one(hub, children) == [NAMES[each.key % 3] for each in children]
+
+
+def test_modulo_goes_by_the_hash_while_its_member_is_away_and_back() -> None:
+    hub = hub_of("Modulo", cap_percent=1000)
+    hub.want(child(str(number)) for number in range(9))
+    hub.rest()
+
+    hub.change("hub-1", phase=Phase.GONE)
+    hub.rest()
+    away = {str(number) for number in (1, 4, 7)}
+    assert {id_: hub.where()[id_] for id_ in away} == {id_: by_hash(id_, "hub-0", "hub-2") for id_ in away}
+
+    hub.change("hub-1", phase=Phase.LIVE)
+    plans = hub.rest()
+
+    assert {id_: hub.where()[id_] for id_ in hub.children} == {str(n): f"hub-{n % 3}" for n in range(9)}
+    assert {move.id for step in plans for move in step.moves} == away
+
+
+def test_modulo_of_a_scaled_hub_moves_each_child_once_to_its_new_member() -> None:
+    hub = hub_of("Modulo")
+    hub.want(child(str(number)) for number in range(20))
+    hub.rest()
+
+    hub.change("hub-3", joining=True, phase=Phase.HELD)  # its pod is not up yet
+    hub.resettle()
+    early = hub.rest()
+    hub.change("hub-3", phase=Phase.LIVE)
+    late = hub.rest(budget=2)
+
+    moved = Counter(move.id for step in (*early, *late) for move in step.moves)
+    assert hub.where() == {str(number): f"hub-{number % 4}" for number in range(20)}
+    assert set(moved.values()) == {1}
+    assert moved.keys() == {str(number) for number in range(20) if number % 3 != number % 4}
+
+
+# Local, NotLocal
+
+
+def test_local_goes_to_the_origin_whatever_the_cap_and_else_by_the_hash() -> None:
+    hub = hub_of("Local", cap_percent=100)
+    children = [child(f"at/{number}", origin="hub-2") for number in range(8)]
+
+    assert one_by_one(hub, children) == ["hub-2"] * 8
+
+    hub.spec = hub_spec(strategy="Local", cap_percent=1000)
+    strangers = [child("none"), child("gone", origin="hub-7")]
+    assert one_by_one(hub, strangers) == [by_hash("none", *NAMES), by_hash("gone", *NAMES)]
+
+
+def test_local_children_come_back_when_their_origin_joins() -> None:
+    hub = hub_of("Local", cap_percent=1000)
+    hub.want(child(f"c{number}", origin=f"hub-{number % 3}") for number in range(30))
+    hub.rest()
+    before = hub.where()
+
+    hub.change("hub-1", phase=Phase.GONE)
+    hub.rest()
+    assert not hub.on("hub-1")
+    hub.change("hub-1", phase=Phase.LIVE)
+    hub.rest()
+
+    assert hub.where() == before
+
+
+def test_not_local_goes_by_the_hash_of_the_others_whatever_the_cap() -> None:
+    hub = hub_of("NotLocal", members=2)
+    children = [child(f"c{number}", origin="hub-0") for number in range(10)]
+
+    assert one_by_one(hub, children) == ["hub-1"] * 10
+
+    hub = hub_of("NotLocal", cap_percent=1000)
+    hub.want([*children, child("any")])
+    hub.rest()
+    assert hub.where() == {
+        **{each.id: by_hash(each.id, "hub-1", "hub-2") for each in children},
+        "any": hub.where()["any"],
+    }
+    assert hub.where()["any"] == by_hash("any", *NAMES)
+
+
+def test_not_local_waits_where_only_the_origin_is_left() -> None:
+    hub = hub_of("NotLocal", members=1)
+    hub.want([child("a", origin="hub-0")])
+
+    (why,) = hub.step().unplaced.values()
+
+    assert why.reason is Reason.NO_MEMBERS
+    assert why.message == (
+        "only hub-0, its origin, is ready and has room, and the strategy is NotLocal; placed when another member is, "
+        "or write spec.distribution.notLocalFallback: Local in the hub"
+    )
+
+
+def test_not_local_with_fallback_runs_at_the_origin_until_another_member_joins() -> None:
+    hub = PlannedHub(1, hub_spec(strategy="NotLocal", notLocalFallback="Local"))
+    hub.want(child(f"c{number}", origin="hub-0") for number in range(6))
+    hub.rest()
+    assert counts(hub) == {"hub-0": 6}
+
+    hub.change("hub-1", joining=True)
+    hub.rest()
+
+    assert counts(hub) == {"hub-0": 0, "hub-1": 6}
+
+
+# LeastLoaded
+
+
+def seats(**usage: tuple[int, int, int]) -> Scene:
+    """Members a, b, … with CPU, memory and children as reported, and the children that they have."""
+    return Scene(
+        spec=hub_spec(),
+        seats=tuple(
+            Seat(
+                name=name,
+                children=children,
+                room=100,
+                space=100,
+                usage=Usage(cpu=cpu, memory=memory, children=children),
+            )
+            for name, (cpu, memory, children) in usage.items()
+        ),
+    )
+
+
+def test_least_loaded_counts_children_where_nothing_is_reported() -> None:
+    hub = hub_of("LeastLoaded")
+
+    assert Counter(one_by_one(hub, children_of(9))) == dict.fromkeys(NAMES, 3)
+
+
+def test_least_loaded_prefers_the_member_that_uses_less() -> None:
+    hub = hub_of("LeastLoaded", cap_percent=1000)
+    hub.want(children_of(9))
+    hub.rest()
+    for name, cpu in (("hub-0", 3000), ("hub-1", 3000), ("hub-2", 300)):
+        hub.change(name, usage=Usage(cpu=cpu, memory=500, children=3))
+
+    assert one_by_one(hub, [child("a"), child("b")]) == ["hub-2", "hub-2"]
+
+
+def test_least_loaded_counts_within_a_round_what_was_just_placed() -> None:
+    scene = seats(a=(2000, 100, 10), b=(1000, 100, 10), c=(1000, 100, 10))
+
+    chosen = LeastLoaded().place(children_of(12), scene).tolist()
+
+    assert Counter(chosen) == {0: 2, 1: 5, 2: 5}  # the loads are level then
+    assert chosen[:2] == [1, 2]
+
+
+def test_idle_members_are_not_told_apart_by_noise() -> None:
+    scene = seats(a=(60, 20, 5), b=(10, 40, 5))
+
+    assert LeastLoaded().place(children_of(4), scene).tolist() == [0, 1, 0, 1]
+    assert LeastLoaded().imbalance(scene) is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ({"a": (4000, 100, 10), "b": (400, 100, 10)}, ("a", "b")),
+        ({"a": (1100, 100, 10), "b": (1000, 100, 10)}, None),
+        ({"a": (0, 0, 30), "b": (0, 0, 10)}, ("a", "b")),
+        ({"a": (4000, 100, 1), "b": (400, 100, 1)}, None),  # the child alone is the load
+        ({"a": (4000, 100, 10)}, None),
+    ],
+)
+def test_imbalance_is_what_a_move_would_help(
+    usage: dict[str, tuple[int, int, int]], found: tuple[str, str] | None
+) -> None:
+    assert LeastLoaded().imbalance(seats(**usage)) == found
+
+
+def test_a_taker_draws_until_it_is_level_and_gives_nothing_back() -> None:
+    hub = PlannedHub(
+        [
+            MemberView(name="a", usage=Usage(cpu=4000, memory=100, children=10)),
+            MemberView(name="b", usage=Usage(cpu=400, memory=100, children=10)),
+        ],
+        hub_spec(strategy="LeastLoaded"),
+    )
+    hub.want(children_of(20))
+    hub.rest()
+    before = counts(hub)
+    hub.change("b", joining=True)
+
+    moves = [move for step in hub.rest(budget=1) for move in step.moves]
+
+    assert 0 < len(moves) < before["a"]
+    assert {move.target for move in moves} == {"b"}
+    hub.change("a", joining=True)
+    assert not [move for step in hub.rest() for move in step.moves]
+
+
+def test_usage_is_written_and_read_alike() -> None:
+    usage = Usage(cpu=250, memory=128, children=12)
+
+    assert format_usage(usage) == "cpu=250m memory=128Mi children=12"
+    assert parse_usage(format_usage(usage)) == usage
+    assert parse_usage("") is None
+    assert parse_usage("cpu=much") is None
+
+
+# orders
+
+
+def ordered(**fields: object) -> PlannedHub:
+    hub = hub_of("ConsistentHashing")
+    hub.want([child("a", **fields)])
+    hub.rest()
+    return hub
+
+
+def other(hub: PlannedHub) -> str:
+    return next(name for name in hub.members if name not in hub.record["a"])
+
+
+def test_an_ordered_move_is_carried_out_once_and_answered() -> None:
+    hub = ordered()
+    target = other(hub)
+    hub.orders = {"a": target}
+
+    (first, *_) = hub.rest()
+
+    assert [(move.target, move.why) for move in first.moves] == [(target, "it was asked for")]
+    assert hub.where() == {"a": target}
+    assert hub.answers == {"a": ""}
+
+
+def test_an_ordered_move_waits_for_the_budget() -> None:
+    hub = ordered()
+    hub.orders = {"a": other(hub)}
+
+    assert plan(hub.snapshot(budget=0)).pending_moves == 1
+    assert not plan(hub.snapshot(budget=0)).answered
+
+
+def test_an_order_whose_answer_was_lost_moves_nothing_more() -> None:
+    hub = ordered()
+    target = other(hub)
+    hub.orders = {"a": target}
+    hub.rest()
+
+    hub.orders = {"a": target}
+
+    assert not plan(hub.snapshot()).moves
+    assert plan(hub.snapshot()).answered == {"a": ""}
+
+
+def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
+    hub = ordered()
+    hub.change("hub-1", phase=Phase.HELD)
+    target = other(hub)
+
+    def answer(name: str) -> str:
+        hub.orders = {"a": name}
+        return plan(hub.snapshot()).answered["a"]
+
+    assert answer("hub-9") == "the hub has no member 'hub-9'; its members are hub-0, hub-1, hub-2"
+    if target == "hub-1" or "hub-1" not in hub.record["a"]:
+        assert answer("hub-1") == "member hub-1 is not ready"
+    hub.change(target, phase=Phase.LIVE, draining=True)
+    assert answer(target) == f"member {target} is drained"
+    hub.change(target, draining=False)
+    hub.children["a"] = msgspec.structs.replace(hub.children["a"], pinned=True)
+    assert answer(target) == "it is pinned; set spec.pinned to false first"
+    del hub.children["a"]
+    assert answer(target) == "it is not placed yet, or suspended"
+
+
+def test_a_refusal_names_a_few_of_many_members() -> None:
+    hub = hub_of("ConsistentHashing", members=400)
+    hub.want([child("a")])
+    hub.rest()
+    hub.orders = {"a": "hub-999"}
+
+    named = ", ".join(sorted(hub.members)[:10])
+    assert plan(hub.snapshot()).answered == {
+        "a": f"the hub has no member 'hub-999'; its members are {named} and 390 more"
+    }
+
+
+def test_many_orders_are_obeyed_as_one_is() -> None:
+    hub = hub_of("ConsistentHashing", members=4)
+    hub.want(child(f"c{number}") for number in range(40))
+    hub.rest()
+    hub.change("hub-3", draining=True)
+    at = {id_: next(iter(places)) for id_, places in hub.record.items()}
+    hub.orders = {id_: "hub-0" if member != "hub-0" else "hub-1" for id_, member in at.items()}
+
+    planned = plan(hub.snapshot(budget=15))
+
+    begun = {move.id: (move.source, move.target) for move in planned.moves}
+    assert begun == {id_: (at[id_], name) for id_, name in list(hub.orders.items())[:15]}
+    rest = [id_ for id_ in hub.orders if id_ not in begun]
+    assert planned.pending_moves == len(rest) + sum(at[id_] == "hub-3" for id_ in rest), "ordered, and to be drained"
+
+
+def test_orders_are_not_each_searched_for_among_all_children() -> None:
+    looked = 0
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal looked
+            looked += len(self)
+            return super().__iter__()
+
+    hub = hub_of("ConsistentHashing")
+    hub.want(child(f"c{number}") for number in range(500))
+    hub.rest()
+    hub.orders = {id_: "hub-0" if "hub-0" not in places else "hub-1" for id_, places in hub.record.items()}
+    planner = _Singles(hub.snapshot(budget=0), strategy_of("ConsistentHashing"), migration_of("ColdSwap"))
+    planner.follow_children()
+    planner.movable = Counted(planner.movable)
+
+    planner.obey()
+
+    assert looked <= 3 * len(hub.orders)
+
+
+def test_a_full_member_takes_no_ordered_child() -> None:
+    hub = hub_of("ConsistentHashing", members=2, max_children=1)
+    hub.want([child("a"), child("b")])
+    hub.rest()
+    hub.orders = {"a": other(hub)}
+
+    assert plan(hub.snapshot()).answered == {"a": f"{other(hub)} has its 1 children (spec.members.maxChildren)"}
+
+
+# drains by force
+
+
+@pytest.mark.parametrize("fields", [{"pinned": True}, {"nodes": ("hub-1",)}])
+def test_force_stops_bound_children_and_they_come_back_when_the_member_does(fields: dict[str, object]) -> None:
+    hub = hub_of("Guided")
+    hub.change("hub-0", weight=0)
+    hub.change("hub-2", weight=0)
+    hub.want([child("bound", **fields)])
+    hub.rest()
+    assert hub.where() == {"bound": "hub-1"}
+
+    hub.change("hub-1", draining=True)
+    assert plan(hub.snapshot()).stranded == {"hub-1": ("bound",)}
+
+    hub.change("hub-1", forced=True)
+    hub.rest()
+    asleep = plan(hub.snapshot())
+    assert hub.where() == {}
+    assert asleep.unplaced["bound"].reason is Reason.MEMBER_UNAVAILABLE
+    assert not asleep.stranded
+    if fields.get("pinned"):
+        hub.change("hub-1", wanted=False)
+        assert plan(hub.snapshot()).stranded == {"hub-1": ("bound",)}, "its entry keeps a member that is to go for good"
+
+    hub.change("hub-1", wanted=True, draining=False, forced=False)
+    hub.rest()
+    assert hub.where() == {"bound": "hub-1"}

@@ -1,0 +1,186 @@
+"""What a Pre hook may answer, and the child that follows from it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.child import Child, Workload
+from processhub.api.hub import HubSpec
+from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
+from processhub.core.acceptance import refuse_hub
+from processhub.core.draft import same_attributes
+from processhub.core.snapshot import wanted_child
+from processhub.operator.gate import Candidate
+from processhub.operator.hooks.answers import Answer, as_recorded, changed_child, digest, parse_answer
+from processhub.operator.hooks.handlers import HandlerError, find
+from processhub.operator.hooks.webhook import HookError
+
+EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
+PYTHON = {"python": {"target": "m:C", "args": {"a": 1, "b": 2}}}
+POD: dict[str, Any] = {"pod": {"template": {"spec": {"containers": [{"name": "c"}]}}}}
+
+
+def known(**spec: Any) -> Candidate:
+    child = msgspec.convert(
+        {
+            "metadata": {"name": "a", "uid": "u"},
+            "spec": {"hub": "h", "tags": ["own"], "metadata": {"k": "own"}, **spec},
+        },
+        Child,
+    )
+    name, text = encode_workload(child.spec)
+    return Candidate(wanted_child(child.spec, child.id, "u", name), child.spec, text, 1)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"allow": true}', None, {}, {"allow": True}])
+def test_an_answer_that_says_nothing_allows_and_changes_nothing(body: Any) -> None:
+    child = known(**EXEC)
+
+    assert parse_answer(body) == Answer()
+    assert changed_child(child, parse_answer(body)) == (child.wanted, child.workload)
+
+
+def test_a_denial_has_its_reason() -> None:
+    assert parse_answer(b'{"allow": false, "reason": "not today"}') == Answer(allow=False, reason="not today")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"yes", "malformed"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b'{"allow": "yes"}', "Expected `bool`, got `str` - at `$.allow`"),
+        (b'{"alow": true}', "unknown field `alow`"),
+        (b'{"tags": "gold"}', "at `$.tags`"),
+        (b'{"metadata": {"k": 1}}', "at `$.metadata"),
+        ("text", "Expected `object`, got `str`"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_refused_in_a_sentence(body: Any, why: str) -> None:
+    with pytest.raises(HookError, match="write a JSON object of allow, reason, metadata, tags, env and args") as raised:
+        parse_answer(body)
+
+    assert why in str(raised.value)
+
+
+def test_metadata_tags_and_environment_are_merged_over_the_childs_own() -> None:
+    answer = Answer(metadata={"k": "new", "l": "more"}, tags=("gold", "own"), env={"A": "2", "B": "3"})
+
+    changed, text = changed_child(known(**EXEC), answer)
+
+    assert changed.tags == ("own", "gold")
+    assert changed.metadata == (("k", "new"), ("l", "more"))
+    assert json.loads(text)["exec"]["env"] == [{"name": "A", "value": "2"}, {"name": "B", "value": "3"}]
+    assert encode_workload(msgspec.json.decode(text, type=Workload)) == (changed.workload, text)
+    assert changed.asked == digest(known(**EXEC).wanted)
+
+
+def test_arguments_are_merged_over_those_of_a_python_child() -> None:
+    _, text = changed_child(known(**PYTHON), Answer(args={"b": 3, "c": [4]}))
+
+    assert json.loads(text)["python"]["args"] == {"a": 1, "b": 3, "c": [4]}
+
+
+def test_of_several_answers_the_later_wins() -> None:
+    both = Answer(metadata={"k": "1", "l": "1"}, tags=("a",)).then(Answer(metadata={"k": "2"}, tags=("b", "a")))
+
+    assert both == Answer(metadata={"k": "2", "l": "1"}, tags=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "answer", "why"),
+    [
+        (PYTHON, Answer(env={"A": "1"}), "only exec children have one"),
+        (POD, Answer(env={"A": "1"}), "only exec children have one"),
+        (EXEC, Answer(args={"a": 1}), "only python children have them"),
+        (EXEC, Answer(env={"1A": "x"}), "env: at most 256 names of letters, digits and underscores"),
+        (EXEC, Answer(tags=("",)), "tags: at most 32 of 1 to 128 characters"),
+        (EXEC, Answer(tags=tuple(map(str, range(32)))), "tags: at most 32"),
+        (EXEC, Answer(metadata={"k": "x" * 1025}), "metadata: at most 32 keys"),
+        (EXEC, Answer(env={"A": "x" * 200_000}), "the workload is 2000"),
+    ],
+)
+def test_an_answer_that_makes_no_valid_child_is_refused(spec: dict[str, Any], answer: Answer, why: str) -> None:
+    with pytest.raises(HookError, match=why):
+        changed_child(known(**spec), answer)
+
+
+def test_what_a_hook_changed_is_on_record_and_read_from_there() -> None:
+    changed, _ = changed_child(known(**EXEC), Answer(tags=("gold",), env={"B": "2"}))
+
+    entry = parse_assignment(format_assignment(changed.entry(7)))
+
+    assert entry.asked == digest(known(**EXEC).wanted)
+    assert as_recorded(known(**EXEC).wanted, entry) == changed
+    assert same_attributes(entry, changed)
+    assert not same_attributes(entry, known(**EXEC).wanted)
+
+
+def test_an_edit_of_what_was_asked_about_is_another_question_and_another_pin_is_not() -> None:
+    before = digest(known(**EXEC).wanted)
+
+    assert digest(known(**EXEC, pinned=True).wanted) == before
+    assert digest(known(**EXEC, metadata={"k": "other"}).wanted) != before
+    assert digest(known(**EXEC, restartPolicy="Temporary").wanted) != before
+    assert digest(known(exec={"command": ["run"]}).wanted) != before
+
+
+def test_an_entry_without_a_question_stays_as_short_as_it_was() -> None:
+    assert "ask" not in format_assignment(Assignment(uid="u", epoch=1, workload="w"))
+
+
+# handlers and acceptance
+
+
+def test_a_handler_is_found_by_its_name() -> None:
+    assert find("processhub.examples:enrich").__name__ == "enrich"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module:f", "can't be imported: No module named 'no_such_module'"),
+        ("processhub.examples:nothing", "is not there: processhub.examples has no nothing"),
+        ("processhub.examples:Counter", "is no function of that module"),
+        ("processhub.operator.hooks.handlers:partial", "is no function of that module"),
+        ("os:remove", "is of Python's standard library"),
+        ("shutil:rmtree", "is of Python's standard library"),
+    ],
+)
+def test_a_handler_that_cannot_be_used_says_why(name: str, why: str) -> None:
+    with pytest.raises(HandlerError) as raised:
+        find(name)
+
+    assert str(raised.value) == why
+
+
+def hub(*hooks: dict[str, Any]) -> HubSpec:
+    return msgspec.convert({"hooks": list(hooks)}, HubSpec)
+
+
+WEBHOOK = {"url": "http://audit.example"}
+
+
+@pytest.mark.parametrize(
+    ("hooks", "message"),
+    [
+        (
+            [{"name": "a", "event": "ChildStarted", "webhook": WEBHOOK}] * 2,
+            "spec.hooks names 'a' twice; give each hook a name of its own",
+        ),
+        ([{"name": "a", "event": "ChildStarted"}], "spec.hooks 'a': give exactly one of webhook and python"),
+        (
+            [{"name": "a", "event": "ChildStarted", "webhook": {"url": "audit"}}],
+            "spec.hooks 'a': webhook.url 'audit' must begin with http:// or https://",
+        ),
+    ],
+)
+def test_hooks_that_no_api_server_has_seen_are_refused(hooks: list[dict[str, Any]], message: str) -> None:
+    refusal = refuse_hub(hub(*hooks))
+
+    assert refusal is not None
+    assert refusal.message == message

@@ -1,0 +1,122 @@
+"""The queue of one hub's events: in order, bounded, and not held up for long by a hook that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+
+from processhub.api.hooks import Hook, HookEvent
+from processhub.api.hub import Hub
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.operator.events import EventRecorder
+from processhub.operator.hooks import courier as module
+from processhub.operator.hooks.courier import QUEUE, Courier
+from processhub.operator.hooks.happening import CloudEventText, Happening
+from processhub.operator.hooks.webhook import HookError
+
+STARTED = HookEvent.CHILD_STARTED
+
+
+def hub(*names: str, event: str = STARTED) -> Hub:
+    hooks = [{"name": name, "event": event, "webhook": {"url": "http://a.example"}} for name in names]
+    return msgspec.convert({"metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": {"hooks": hooks}}, Hub)
+
+
+def happened(*subjects: str) -> list[Happening]:
+    return [Happening(STARTED, subject, {"child": subject}) for subject in subjects]
+
+
+class Calls:
+    """What was called, in order; ``gate`` holds calls back, ``failing`` names hooks that always fail."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.failing: set[str] = set()
+
+    async def __call__(self, hook: Hook, event: CloudEventText) -> None:
+        self.entered.set()
+        await self.gate.wait()
+        self.made.append((hook.name, event.content()["subject"]))
+        if hook.name in self.failing:
+            raise HookError("answered 503", retry=True)
+
+
+@pytest.fixture
+def recorder() -> EventRecorder:
+    async def nobody() -> str | None:
+        return None
+
+    return EventRecorder(Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody)), "test")
+
+
+def dropped() -> float:
+    return REGISTRY.get_sample_value("processhub_hook_events_total", {"outcome": "dropped"}) or 0.0
+
+
+async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> None:
+    calls = Calls()
+    courier = Courier(hub("b", "a"), calls, recorder)
+
+    courier.post(happened("x", "y"))
+    await courier.close(grace=5)
+
+    assert calls.made == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
+
+
+async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) -> None:
+    calls = Calls()
+    courier = Courier(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
+
+    courier.post(happened("x"))
+    await courier.close(grace=5)
+
+    assert calls.made == []
+
+
+async def test_the_queue_is_bounded_and_what_is_dropped_is_counted(recorder: EventRecorder) -> None:
+    calls, before = Calls(), dropped()
+    calls.gate.clear()
+    courier = Courier(hub("a"), calls, recorder)
+
+    courier.post(happened(*(str(number) for number in range(QUEUE + 5))))
+    await courier.close()
+
+    assert dropped() - before == 5
+
+
+async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
+    recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITS", (0.0, 0.0))
+    calls = Calls()
+    calls.failing.add("a")
+    courier = Courier(hub("a"), calls, recorder)
+
+    courier.post(happened("x", "y"))
+    await courier.close(grace=5)
+
+    assert calls.made == [("a", "x")] * 3 + [("a", "y")]
+
+
+async def test_a_hook_that_was_cancelled_is_not_called_for_what_waits(recorder: EventRecorder) -> None:
+    calls = Calls()
+    calls.gate.clear()
+    courier = Courier(hub("a", "b"), calls, recorder)
+    courier.post(happened("x", "y"))
+    await calls.entered.wait()
+
+    changed: Any = hub("b")
+    courier.update(changed)
+    calls.gate.set()
+    await courier.close(grace=5)
+
+    assert calls.made[-1] == ("b", "y")
+    assert ("a", "y") not in calls.made

@@ -1,0 +1,150 @@
+"""Loads as the agents measure them, and the patience with which imbalances are met."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from itertools import pairwise
+
+import pytest
+from planned_hub import PlannedHub, children_of, hub_spec
+
+from processhub.agent.usage import Meter, descendants, processes, rounded
+from processhub.api.usage import Usage, format_usage, parse_usage
+from processhub.core.distribution.patience import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, Patience
+
+ROUND = 5.0  # seconds
+
+
+def takers(patience: Patience, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0) -> list[float]:
+    """When a member was told to draw, with this imbalance at each round."""
+    rounds = [begin + ROUND * number for number in range(int(seconds / ROUND))]
+    return [now for now in rounds if patience.taker(imbalance, now)]
+
+
+def test_an_imbalance_is_met_once_it_has_lasted() -> None:
+    assert takers(Patience(), 300, ("a", "b")) == [AFTER_SECONDS]
+
+
+def test_one_that_ends_in_between_begins_anew() -> None:
+    patience = Patience()
+
+    assert not takers(patience, 50, ("a", "b"))
+    assert not takers(patience, 10, None, begin=50)
+    assert takers(patience, 120, ("a", "b"), begin=60) == [60 + AFTER_SECONDS]
+
+
+def test_loads_that_take_turns_move_nothing() -> None:
+    patience = Patience()
+
+    for turn in range(100):
+        imbalance = ("a", "b") if turn % 2 else ("b", "a")
+        assert not takers(patience, 50, imbalance, begin=turn * 50)
+
+
+def test_several_loaded_members_are_one_imbalance() -> None:
+    patience = Patience()
+
+    told = [patience.taker(("a" if number % 2 else "c", "b"), ROUND * number) for number in range(20)]
+
+    assert [number for number, taker in enumerate(told) if taker] == [int(AFTER_SECONDS / ROUND)]
+
+
+def test_levellings_are_far_apart_and_giving_back_takes_much_longer_each_time() -> None:
+    patience = Patience()
+    assert takers(patience, 65, ("a", "b")) == [60]
+
+    assert takers(patience, 700, ("c", "d"), begin=100) == [60 + REST_SECONDS]
+    back = takers(patience, 2 * BACK_SECONDS, ("d", "c"), begin=900)
+    assert back[0] == 60 + REST_SECONDS + BACK_SECONDS
+    again = takers(patience, 4 * BACK_SECONDS, ("c", "d"), begin=back[0] + ROUND)
+    assert again[0] == back[0] + 2 * BACK_SECONDS
+
+
+@pytest.mark.parametrize("period", [20.0, 100.0, 130.0, 500.0])
+def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None:
+    """Over two hours, whichever member is hot: no child goes back to where it was before."""
+    hub = PlannedHub(2, hub_spec(strategy="LeastLoaded", cap_percent=1000))
+    hub.want(children_of(20))
+    hub.rest()
+    patience, moves = Patience(), []
+    taker = ""
+    for number in range(int(7200 / ROUND)):
+        now = number * ROUND
+        hot = int(now / period) % 2
+        for index in (0, 1):
+            count = len(hub.on(f"hub-{index}"))
+            cpu = count * (200 if index == hot else 20)
+            hub.change(f"hub-{index}", usage=Usage(cpu=cpu, memory=100, children=count))
+        if taker:
+            hub.change(taker, joining=True)
+        for planned in hub.rest():
+            moves += [(now, move.id, move.source, move.target) for move in planned.moves]
+        taker = patience.taker(hub.step().imbalance, now)
+
+    # Shorter turns are not acted on at all; longer ones are taken for lasting once, and then let be for an hour.
+    times = sorted({now for now, *_ in moves})
+    assert bool(times) == (period > AFTER_SECONDS)
+    assert len(times) <= 2
+    assert all(later - earlier >= BACK_SECONDS for earlier, later in pairwise(times))
+
+
+def test_the_meter_sees_what_its_processes_use() -> None:
+    meter = Meter(os.getpid(), lambda: 1.0, lambda: 1)
+    process = subprocess.Popen(["sh", "-c", "sleep 100 & wait"])
+    try:
+        idle = meter.read(processes(), meter._at + 1)
+        busy = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 100"])
+        try:
+            while not _ticks(busy.pid) > 10:
+                pass
+            loaded = meter.read(processes(), meter._at + 1)
+        finally:
+            busy.kill()
+            busy.wait()
+    finally:
+        process.kill()
+        process.wait()
+
+    assert idle.cpu < 100
+    assert loaded.cpu >= 100
+    assert loaded.children == 1
+
+
+def _ticks(pid: int) -> int:
+    return processes()[pid][2]
+
+
+def test_the_meter_counts_all_below_its_root_and_not_the_root() -> None:
+    found = {1: (0, 0, 50, 1000), 2: (1, 0, 30, 512), 3: (2, 0, 30, 512), 9: (8, 0, 90, 9000)}
+    meter = Meter(1, lambda: 1.0, lambda: 2)
+
+    usage = meter.read(found, meter._at + 1)
+
+    assert sorted(descendants(found, 1)) == [2, 3]
+    assert usage == Usage(cpu=600, memory=8, children=2)
+    assert meter.read(found, meter._at + 1).cpu == 0
+
+
+def test_the_meter_leaves_out_what_runs_no_child_yet() -> None:
+    spare = 3
+    meter = Meter(1, lambda: 1.0, lambda: 1, lambda: spare)
+    waiting = meter.read({1: (0, 0, 50, 1000), 2: (1, 0, 30, 4096), 3: (1, 0, 90, 4096)}, meter._at + 1)
+    spare = 0
+    taken = meter.read({1: (0, 0, 50, 1000), 2: (1, 0, 30, 4096), 3: (1, 0, 110, 4096)}, meter._at + 1)
+
+    assert waiting == Usage(cpu=300, memory=16, children=1)
+    assert taken == Usage(cpu=200, memory=32, children=1), "only what it has used since then"
+
+
+def test_what_hardly_differs_is_told_alike() -> None:
+    assert [rounded(value, 20) for value in (0, 9, 31, 250, 1234, 98765)] == [0, 0, 40, 260, 1200, 99000]
+
+
+def test_usage_is_written_and_read_alike() -> None:
+    usage = Usage(cpu=250, memory=128, children=12)
+
+    assert format_usage(usage) == "cpu=250m memory=128Mi children=12"
+    assert parse_usage(format_usage(usage)) == usage
+    assert parse_usage("") is None
+    assert parse_usage("cpu=much") is None

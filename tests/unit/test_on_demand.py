@@ -1,0 +1,114 @@
+"""Children on demand as the operator sees them: their workload, how many there may be, and when their time began."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.child import Child, ChildSpec, ChildStatus
+from processhub.api.hub import Hub, HubSpec
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import DEMAND_OPTION, Assignment, encode_workload, format_assignment
+from processhub.core.acceptance import refuse_child, refuse_hub
+from processhub.operator.hubstate import HubState
+from processhub.operator.lifetimes import first_started
+from processhub.operator.memory import HubMemory
+from processhub.operator.observe import Observation, observe
+
+CACHE = {"python": {"target": "m:Cache"}}
+
+
+def hub(**spec: Any) -> Hub:
+    return Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"), spec=msgspec.convert(spec, HubSpec))
+
+
+def demanded(name: str, *, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Child:
+    metadata = ObjectMeta(name=name, namespace="n", uid=f"uid-{name}", generation=1, creation_timestamp=created)
+    return Child(metadata=metadata, spec=msgspec.convert({"hub": "hub", "onDemand": True, **spec}, ChildSpec))
+
+
+def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observation:
+    state = state or HubState(("n", "hub"))
+    for child in children:
+        state.put_child(child)
+    return observe(of, state, {}, HubMemory("hub-uid", 1), 0.0)
+
+
+def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
+    state = HubState(("n", "hub"))
+    wanted = seen(hub(onDemand=CACHE), demanded("a"), state=state).snapshot.children["a"]
+    digest, _ = encode_workload(msgspec.convert(CACHE, ChildSpec))
+    assert (wanted.workload, wanted.on_demand) == (digest, True)
+
+    other = {"exec": {"command": ["cache"]}, "idleSeconds": 60}
+    wanted = seen(hub(onDemand=other), state=state).snapshot.children["a"]
+    digest, text = encode_workload(msgspec.convert({"exec": {"command": ["cache"]}}, ChildSpec))
+    assert (wanted.workload, wanted.idle_seconds) == (digest, 60)
+    assert state.children["a"].workload == text
+    assert state.mortal == {"a"}
+
+
+def test_its_own_lifetimes_come_before_the_templates() -> None:
+    state = HubState(("n", "hub"))
+    seen(hub(onDemand={**CACHE, "ttlSeconds": 5}), demanded("a"), demanded("b", ttlSeconds=9), state=state)
+
+    assert [state.children[name].spec.ttl_seconds for name in "ab"] == [5, 9]
+
+
+def test_without_a_template_it_is_refused_with_what_to_write() -> None:
+    refusal = seen(hub(), demanded("a")).refusals["a"]
+
+    assert refusal.message.startswith("spec.onDemand is true, but the hub has no spec.onDemand")
+
+
+def test_beyond_the_limit_the_latest_wait_and_none_is_taken_away() -> None:
+    early, late, latest = (demanded(name, created=f"2026-01-01T00:00:0{second}Z") for second, name in enumerate("abc"))
+    limited = hub(onDemand={**CACHE, "max": 2})
+    found = seen(limited, latest, late, early)
+
+    assert set(found.snapshot.children) == {"a", "b"}
+    assert found.refusals["c"].reason == "CapacityExceeded"
+    assert "spec.onDemand.max" in found.refusals["c"].message
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"distribution": {"strategy": "Guided"}}, "a Guided hub places a child where its spec.nodes say"),
+        (
+            {"onDemand": {**CACHE, "onOwnerLost": "Local"}, "partitionTolerance": {"strategy": "MajorityQuorum"}},
+            "onOwnerLost Local needs partitionTolerance.strategy Divergence",
+        ),
+        ({"onDemand": {"pod": {"template": {}}}}, "spec.onDemand.pod.template has no spec.containers"),
+    ],
+)
+def test_templates_that_could_never_start_are_refused_on_the_hub(spec: dict[str, Any], words: str) -> None:
+    refusal = refuse_hub(msgspec.convert({"onDemand": CACHE, **spec}, HubSpec))
+
+    assert refusal is not None
+    assert words in refusal.message
+    assert refuse_hub(msgspec.convert({"onDemand": CACHE}, HubSpec)) is None
+
+
+def test_a_child_of_a_template_is_accepted() -> None:
+    assert refuse_child(demanded("a").spec, msgspec.convert({"onDemand": CACHE}, HubSpec)) is None
+
+
+def test_members_can_count_them_without_parsing() -> None:
+    entry = Assignment(uid="u", epoch=1, workload="w", on_demand=True, tags=("demand", "a demand"))
+
+    assert DEMAND_OPTION + " " in format_assignment(entry)
+    assert DEMAND_OPTION not in format_assignment(msgspec.structs.replace(entry, on_demand=False))
+
+
+def test_the_first_start_is_what_the_status_says() -> None:
+    memory = HubMemory("hub-uid", 1)
+    fresh = demanded("a")
+    assert first_started(fresh, [], memory) == "", "it has not run yet"
+
+    known = msgspec.structs.replace(fresh, status=ChildStatus(first_started_at="2026-01-01T00:00:00.250Z"))
+    memory.first_started["uid-a"] = "2026-01-02T00:00:00.000Z"
+    assert first_started(known, [], memory) == "2026-01-01T00:00:00.250Z"
+    assert memory.first_started == {}

@@ -1,0 +1,191 @@
+"""Taking orders to move children off their objects, with the answers: whatever is said, an order comes to an end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
+from processhub.cluster.errors import InvalidError
+from processhub.operator.childsets import SeenSet, known_set
+from processhub.operator.orders import OrderDesk
+from processhub.operator.setorders import HeldBack
+
+_ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's
+
+
+class OneObject:
+    """An API server with one object, and the client of it: annotations alone are patched."""
+
+    def __init__(self, kind: type[Child | ChildSet], spec: dict[str, Any], **annotations: str) -> None:
+        named = {"name": "web", "namespace": "ns", "uid": "u1"}
+        named_annotations = {f"processhub.dev/{name.replace('_', '-')}": text for name, text in annotations.items()}
+        self.item = msgspec.convert({"metadata": {**named, "annotations": named_annotations}, "spec": spec}, kind)
+        self.patches = 0
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return dict(self.item.metadata.annotations)
+
+    def order(self, text: str) -> None:
+        self._store({**self.annotations, ANNOTATION_MOVE_TO: text})
+
+    async def patch(self, _kind: Any, _namespace: str, _name: str, patch: Any, *, content_type: str) -> Any:
+        assert content_type == "application/json-patch+json"
+        self.patches += 1
+        after = self.annotations
+        for each in patch:
+            key = each["path"].removeprefix("/metadata/annotations/").replace("~1", "/").replace("~0", "~")
+            if each["op"] == "add":
+                after[key] = each["value"]
+            elif each["op"] == "remove":
+                del after[key]
+            elif key != "/metadata/uid" and after.get(key) != each["value"]:
+                raise InvalidError(422, "Invalid", "the server rejected our request due to an error in our request")
+        if sum(len(name) + len(text.encode()) for name, text in after.items()) > _ANNOTATIONS_BYTES:
+            raise InvalidError(422, "Invalid", "metadata.annotations: Too long: must have at most 262144 bytes")
+        self._store(after)
+        return self.item
+
+    def _store(self, annotations: dict[str, str]) -> None:
+        metadata = msgspec.structs.replace(self.item.metadata, annotations=annotations)
+        self.item = msgspec.structs.replace(self.item, metadata=metadata)
+
+
+class Desk:
+    """The desk of one hub, round by round."""
+
+    def __init__(self, api: OneObject) -> None:
+        self.api = api
+        self.held: dict[str, HeldBack] = {}
+
+    async def answer(self, answered: dict[str, str], now: float = 0.0, seen: Any = None) -> float | None:
+        """One round that saw the object as it is, or as it was when it was ``seen``."""
+        item = seen or self.api.item
+        chosen, sets, orders = {}, {}, {}
+        if isinstance(item, Child):
+            chosen = {item.id: SimpleNamespace(child=item)}
+            orders = {item.id: item.metadata.annotations[ANNOTATION_MOVE_TO]}
+        else:
+            sets = {"u1": SeenSet(known_set(item, None))}
+        observation = SimpleNamespace(chosen=chosen, sets=sets, snapshot=SimpleNamespace(orders=orders))
+        store = SimpleNamespace(put=lambda *_: None)
+        events = SimpleNamespace(about_child=lambda *_, **__: None)
+        hub = Hub(metadata=ObjectMeta(name="hub"))
+        desk = OrderDesk(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held)
+        return await desk.answer(cast(Any, observation), answered, now)
+
+
+def a_set(orders: dict[str, str], **annotations: str) -> OneObject:
+    spec = {"hub": "hub", "replicas": len(orders), "template": {"exec": {"command": ["true"]}}}
+    return OneObject(ChildSet, spec, move_to=json.dumps(orders), **annotations)
+
+
+def a_child(**annotations: str) -> OneObject:
+    return OneObject(Child, {"hub": "hub", "exec": {"command": ["true"]}}, **annotations)
+
+
+def web(count: int, member: str = "hub-1") -> dict[str, str]:
+    return {f"web-{number}": member for number in range(count)}
+
+
+async def test_all_that_are_refused_in_one_round_get_their_answer() -> None:
+    api = a_set(web(30))
+
+    await Desk(api).answer(dict.fromkeys(web(30), "hub-1 is full"))
+
+    assert ANNOTATION_MOVE_TO not in api.annotations
+    assert json.loads(api.annotations[ANNOTATION_MOVE_REFUSED]) == dict.fromkeys(web(30), "hub-1: hub-1 is full")
+
+
+@pytest.mark.parametrize("count", [20, 5000])
+async def test_long_refusals_of_a_set_are_cut_off_so_that_its_orders_end(count: int) -> None:
+    api = a_set(web(count))
+
+    await Desk(api).answer(dict.fromkeys(web(count), "no such member; there are " + "a-long-name, " * 2000))
+
+    assert ANNOTATION_MOVE_TO not in api.annotations
+    assert json.loads(api.annotations[ANNOTATION_MOVE_REFUSED]).keys() == web(count).keys()
+
+
+async def test_a_long_refusal_of_a_child_is_cut_off_so_that_its_order_ends() -> None:
+    api = a_child(move_to="hub-9")
+
+    await Desk(api).answer({"web": "there are " + "a-long-name, " * 30_000})
+
+    assert ANNOTATION_MOVE_TO not in api.annotations
+    assert len(api.annotations[ANNOTATION_MOVE_REFUSED]) == 200
+    assert api.annotations[ANNOTATION_MOVE_REFUSED].startswith("hub-9: there are a-long-name, ")
+
+
+@pytest.mark.parametrize("make", [lambda more: a_child(move_to="h", more=more), lambda more: a_set(web(1), more=more)])
+async def test_an_answer_for_which_there_is_no_room_is_left_out(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    api = make("x" * (_ANNOTATIONS_BYTES - 100))
+
+    await Desk(api).answer(dict.fromkeys(("web", "web-0"), "it is full of " + "children " * 20))
+
+    assert api.annotations.keys() == {"processhub.dev/more"}
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (
+            logging.WARNING,
+            f"the order on {api.item.kind} web is off without an answer: "
+            "metadata.annotations: Too long: must have at most 262144 bytes",
+        )
+    ]
+
+
+async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCaptureFixture) -> None:
+    api = a_set(web(1), move_refused='{"other": "why"}')
+    seen = api.item
+    api.order('{"web-0": "hub-2"}')
+
+    await Desk(api).answer({"web-0": "hub-1 is full"}, seen=seen)
+
+    assert api.annotations[ANNOTATION_MOVE_TO] == '{"web-0": "hub-2"}'
+    assert api.annotations[ANNOTATION_MOVE_REFUSED] == '{"other": "why"}'
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_orders_that_are_obeyed_by_and_by_are_taken_off_once_a_second() -> None:
+    api = a_set(web(5))
+    desk = Desk(api)
+
+    assert await desk.answer({"web-0": ""}, now=10.0) is None
+    assert await desk.answer({"web-1": ""}, now=10.25) == 0.75
+    assert await desk.answer({"web-2": ""}, now=10.5) == 0.5
+    assert (api.patches, desk.held["u1"].obeyed) == (1, {"web-1": "hub-1", "web-2": "hub-1"})
+
+    assert await desk.answer({}, now=11.0) is None
+    assert json.loads(api.annotations[ANNOTATION_MOVE_TO]).keys() == {"web-3", "web-4"}
+    assert (api.patches, desk.held["u1"].obeyed) == (2, {})
+
+
+async def test_neither_the_last_order_nor_a_refusal_is_held_back() -> None:
+    api = a_set(web(4))
+    desk = Desk(api)
+    await desk.answer({"web-0": ""}, now=10.0)
+    await desk.answer({"web-1": ""}, now=10.1)
+
+    assert await desk.answer({"web-2": "hub-1 is full"}, now=10.2) is None
+    assert json.loads(api.annotations[ANNOTATION_MOVE_TO]).keys() == {"web-3"}
+
+    assert await desk.answer({"web-3": ""}, now=10.3) is None
+    assert ANNOTATION_MOVE_TO not in api.annotations
+
+
+async def test_what_is_held_back_of_a_set_is_forgotten_with_it() -> None:
+    desk = Desk(a_child(move_to="hub-1"))
+    desk.held["u1"] = HeldBack(10.0, web(1))
+
+    await desk.answer({}, now=10.5)
+
+    assert not desk.held

@@ -1,0 +1,430 @@
+"""The Pods of pod children in hubs that keep copies, against an API server that is slow or says no."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
+from processhub.api.hub import Distribution, Hub, HubSpec, Redundancy
+from processhub.api.kubernetes import Pod
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import child_pod_name
+from processhub.api.reasons import Reason
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    encode_workload,
+    format_assignment,
+    format_report,
+)
+from processhub.cluster.client import Client, WatchEvent
+from processhub.cluster.config import Config
+from processhub.cluster.errors import ApiError, ConnectionFailedError
+from processhub.core.membership import Judgement, Phase
+from processhub.operator.hubstate import KnownSlice
+from processhub.operator.members import Member
+from processhub.operator.memory import HubMemory
+from processhub.operator.podchildren import PodChildren
+from processhub.operator.podends import delete_all, look_for_vanished
+from processhub.operator.store import Store
+
+TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
+DIGEST, TEXT = encode_workload(Workload(pod=PodWorkload(template=TEMPLATE)))
+STANDBY = HubSpec(redundancy=Redundancy(strategy="Replication", replication_model="ActivePassive"))
+HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"), spec=STANDBY)
+
+
+class Site:
+    """An API server for Pods; ``refuse`` and ``hold`` say what it does for which member."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.told: list[tuple[str, str]] = []  # (member, role), as Pods were made and told
+        self.refuse: dict[tuple[str, str], int] = {}  # (method, member) → status
+        self.hold: dict[str, asyncio.Event] = {}  # creations for this member wait for it
+        self.hangs_up = ""  # creations for this member are not answered
+        self.landed = asyncio.Event()
+        self.versions = itertools.count(10)
+
+    async def create(self, request: web.Request) -> web.Response:
+        pod: dict[str, Any] = await request.json()
+        member = pod["metadata"]["labels"]["processhub.dev/member"]
+        if status := self.refuse.get(("POST", member)):
+            return _no(status)
+        pod["metadata"] |= {"uid": f"uid-{member}"}
+        if member == self.hangs_up:
+            self._late = asyncio.create_task(self._land(member, pod))
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        if member in self.hold:
+            await self.hold[member].wait()
+        return self._stored(member, pod)
+
+    async def _land(self, member: str, pod: dict[str, Any]) -> None:
+        """Carry the creation out after its client was told nothing."""
+        await self.hold[member].wait()
+        self._stored(member, pod)
+        self.landed.set()
+
+    async def patch(self, request: web.Request) -> web.Response:
+        pod = self.pods[request.match_info["name"]]
+        member = pod["metadata"]["labels"]["processhub.dev/member"]
+        if status := self.refuse.get(("PATCH", member)):
+            return _no(status)
+        body: dict[str, Any] = await request.json()
+        patch: dict[str, Any] = body["metadata"]
+        if patch["resourceVersion"] != pod["metadata"]["resourceVersion"]:
+            return _no(409)
+        pod["metadata"]["annotations"] |= patch.get("annotations", {})
+        pod["metadata"]["labels"] |= patch.get("labels", {})
+        if "spec" in body:
+            pod["spec"]["schedulingGates"] = body["spec"]["schedulingGates"] or []
+        return self._stored(member, pod, told="annotations" in patch)
+
+    async def get(self, request: web.Request) -> web.Response:
+        pod = self.pods.get(request.match_info["name"])
+        return _no(404) if pod is None else web.json_response(pod)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """It ends some time."""
+        pod = self.pods[request.match_info["name"]]
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        return web.json_response(pod)
+
+    def _stored(self, member: str, pod: dict[str, Any], *, told: bool = True) -> web.Response:
+        pod["metadata"]["resourceVersion"] = str(next(self.versions))
+        self.pods[pod["metadata"]["name"]] = pod
+        if told:
+            self.told.append((member, pod["metadata"]["annotations"]["processhub.dev/role"]))
+        return web.json_response(pod)
+
+
+def _no(status: int) -> web.Response:
+    reason = {403: "Forbidden", 404: "NotFound", 409: "Conflict"}.get(status, "InternalError")
+    body = {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": "the policy says no"}
+    return web.json_response(body, status=status)
+
+
+class Round:
+    """What the rounds of an operator share."""
+
+    def __init__(self, site: Site, client: Client) -> None:
+        self.site, self.client = site, client
+        self.store = Store(client, (), lambda key: None)
+        self.store.put("hubs", HUB)
+        self.state, self.memory = self.store.state(HUB.metadata.key), HubMemory("hub-uid", 1)
+        self.hub = HUB
+
+    def seen(self, pod: dict[str, Any]) -> None:
+        """The watch tells of a Pod."""
+        pod["metadata"]["resourceVersion"] = str(next(self.site.versions))
+        self.store.put("pods", msgspec.convert(pod, Pod))
+
+    def unseen(self, pod: dict[str, Any]) -> None:
+        """It leaves the watch: it is gone, or a label that is selected by."""
+        (informer,) = self.store.informer_of("pods", "ns")
+        informer._event(WatchEvent("DELETED", msgspec.convert(pod, Pod)))
+
+    async def follow(self, **entries: Assignment) -> PodChildren:
+        """One round in which these members have child ``a`` on record so, and report that it starts."""
+        pods = PodChildren(self.client, self.store, self.hub, self.state, self.memory)
+        await pods.settle_doubts()
+        await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner, 0.0)
+        return pods
+
+
+@pytest.fixture
+async def round_() -> AsyncIterator[Round]:
+    site = Site()
+    app = web.Application()
+    pods, pod = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/pods/{name}"
+    app.add_routes([web.post(pods, site.create), web.get(pod, site.get)])
+    app.add_routes([web.patch(pod, site.patch), web.delete(pod, site.delete)])
+    async with TestServer(app) as server:
+        client = Client(Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token))
+        async with client:
+            yield Round(site, client)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+def owner(child_id: str, uid: str) -> Child:
+    return Child(metadata=ObjectMeta(name=child_id, namespace="ns", uid=uid), spec=ChildSpec(hub="hub"))
+
+
+def entry(epoch: int, role: str, run: int = 0) -> Assignment:
+    return Assignment(uid="u", epoch=epoch, role=role, run=run, workload=DIGEST)
+
+
+def member(name: str, wanted: Assignment) -> Member:
+    report = Report(uid=wanted.uid, epoch=wanted.epoch, role=wanted.role, state="Starting")
+    known = KnownSlice()
+    known.update(
+        RegistrySlice(
+            metadata=ObjectMeta(name=f"hub.{name}.0", namespace="ns", uid=f"slice-{name}", generation=1),
+            spec=SliceSpec(
+                hub="hub",
+                hub_uid="hub-uid",
+                member=name,
+                term=1,
+                workloads={DIGEST: TEXT},
+                entries={"a": format_assignment(wanted)},
+            ),
+            status=SliceStatus(observed_generation=1, entries={"a": format_report(report)}),
+        )
+    )
+    pod = msgspec.convert({"metadata": {"name": name}, "spec": {"nodeName": f"node-{name}"}}, Pod)
+    judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+    return Member(name=name, wanted=True, weight=1, pod=pod, lease=None, slices=(known,), judgement=judgement)
+
+
+async def test_the_active_copys_pod_is_told_once_it_is_there(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
+
+    assert sorted(round_.site.told) == [("one", "Active"), ("one", "Passive"), ("two", "Passive")]
+    assert round_.site.told.index(("one", "Passive")) < round_.site.told.index(("one", "Active"))
+
+
+async def test_a_round_that_fails_leaves_no_creation_behind(round_: Round) -> None:
+    round_.site.refuse["POST", "two"] = 500
+    lands = round_.site.hold["one"] = asyncio.Event()
+    failing = asyncio.create_task(round_.follow(one=entry(5, "Active"), two=entry(6, "Passive")))
+    await asyncio.sleep(0.05)
+    assert not failing.done(), "it waits for what is under way"
+    lands.set()
+
+    with pytest.raises(ApiError):
+        await failing
+    assert len(round_.state.child_pods) == 1, "what came of the other is known"
+
+
+async def test_a_pod_that_can_t_be_told_is_named_and_holds_up_nothing(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
+    round_.site.refuse["PATCH", "two"] = 403
+
+    pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
+
+    assert ("three", "Passive") in round_.site.told
+    said = pods.unplaced()["a"]
+    assert said.reason is Reason.INVALID
+    assert "could not be told its role and epoch: the policy says no" in said.message
+
+    round_.site.refuse.clear()
+    round_.memory.refused_pods.clear()  # as after the time that it waits
+    pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
+    assert round_.site.told[-1] == ("two", "Active")
+    assert pods.unplaced() == {}
+
+
+async def test_a_leader_that_stood_still_has_no_word_for_a_pod_that_was_changed_since(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
+    passive = next(pod for pod in round_.site.pods.values() if pod["metadata"]["uid"] == "uid-two")
+    passive["metadata"]["resourceVersion"] = str(next(round_.site.versions))  # by the leader after it
+
+    pods = await round_.follow(two=entry(9, "Active", run=6))
+
+    assert ("two", "Active") not in round_.site.told
+    assert pods.retry_in is not None, "if it still leads it has its say once it has seen the change"
+    round_.seen(passive)
+    await round_.follow(two=entry(9, "Active", run=6))
+    assert round_.site.told[-1] == ("two", "Active")
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+async def test_of_two_pods_of_an_incarnation_one_is_let_go(round_: Round, let_go: bool) -> None:
+    round_.hub, site = SINGLE, round_.site
+    site.hangs_up, site.hold["one"] = "one", asyncio.Event()
+    with pytest.raises(ConnectionFailedError):
+        await round_.follow(one=entry(5, "Active"))
+    lands = site.hold.pop("one")
+    # The hub keeps copies now, and what is made has another name; perhaps its leader had no word for it.
+    round_.hub, site.hangs_up = HUB, ""
+    if not let_go:
+        site.refuse["PATCH", "one"] = 409
+    await round_.follow(one=entry(5, "Active"))
+    site.refuse.clear()
+    lands.set()
+    await site.landed.wait()
+    late = next(pod for name, pod in site.pods.items() if name == child_pod_name("hub", "hub-uid", "a", ""))
+    late["metadata"]["uid"] = "uid-late"
+
+    for pod in site.pods.values():
+        round_.seen(pod)
+    await round_.follow(one=entry(5, "Active"))
+    assert late["metadata"]["deletionTimestamp"]
+    del site.pods[late["metadata"]["name"]]  # it had no node
+    round_.unseen(late)
+    await round_.follow(one=entry(5, "Active"))
+
+    assert [may_start(pod) for pod in site.pods.values()] == [True]
+
+
+async def test_it_is_said_that_an_earlier_pod_is_in_the_way(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (name,) = round_.site.pods
+
+    pods = await round_.follow(one=entry(9, "Active"))
+
+    assert f"its pod {name} on no node yet is still there" in pods.unplaced()["a"].message
+    assert round_.site.pods[name]["metadata"]["deletionTimestamp"]
+    assert len(round_.site.told) == 2, "no other was made"
+
+
+async def test_marks_that_somebody_took_off_a_pod_are_put_back(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    before = dict(pod["metadata"]["labels"]), dict(pod["metadata"]["annotations"])
+    del pod["metadata"]["annotations"]["processhub.dev/child-id"]
+    round_.seen(pod)
+
+    pods = await round_.follow(one=entry(5, "Active"))
+
+    assert (pod["metadata"]["labels"], pod["metadata"]["annotations"]) == before
+    assert "deletionTimestamp" not in pod["metadata"], "it is known which one it is"
+    ((changed, text),) = pods.changed
+    assert changed.metadata.name == pod["metadata"]["name"]
+    assert "somebody changed processhub.dev/child-id of pod" in text
+    assert (await round_.follow(one=entry(5, "Active"))).changed == []
+
+
+async def test_a_pod_that_lost_the_label_of_its_hub_is_no_pod_that_is_gone(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    del pod["metadata"]["labels"]["processhub.dev/hub"]
+    round_.unseen(pod)
+
+    pods = await round_.follow(one=entry(5, "Active"))
+
+    assert pod["metadata"]["labels"]["processhub.dev/hub"] == "hub"
+    assert len(pods.changed) == 1
+    assert [member for member, _ in round_.site.told].count("one") == 3, "made, told, put back; no other was made"
+
+    round_.unseen(pod)
+    round_.site.pods.clear()
+    await round_.follow()
+    assert round_.state.child_pods == {}
+
+
+async def test_a_pod_whose_name_another_takes_while_it_is_looked_for_is_looked_for_no_more(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    round_.unseen(pod)
+    other = {**pod, "metadata": {**pod["metadata"], "uid": "another", "labels": {"processhub.dev/hub": "hub"}}}
+    asyncio.get_running_loop().call_soon(round_.seen, other)  # before the first is read
+
+    await look_for_vanished(round_.client, round_.store, round_.state, asyncio.Semaphore(16))
+
+    assert round_.state.child_pods == {}
+
+
+async def test_a_pod_without_marks_that_a_new_leader_finds_is_known_by_its_name_and_owner(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    for annotation in ("child-id", "run", "epoch"):
+        del pod["metadata"]["annotations"][f"processhub.dev/{annotation}"]
+    copy = {**pod, "metadata": {**pod["metadata"], "name": "my-copy"}}
+    leader = Round(round_.site, round_.client)
+    leader.state.put_child(owner("a", "u"))
+    leader.state.put_slice(member("one", entry(5, "Active")).slices[0].present)
+    for item in (pod, copy):
+        leader.seen(item)
+
+    pods = await leader.follow(one=entry(5, "Active"))
+
+    assert set(leader.state.child_pods) == {pod["metadata"]["name"]}
+    assert pod["metadata"]["deletionTimestamp"], "which run it is nobody can say"
+    assert "is still there" in pods.unplaced()["a"].message
+
+
+async def test_the_pod_of_an_ended_hub_is_looked_for_until_it_is_gone(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    round_.unseen(pod)
+
+    assert await delete_all(round_.client, round_.store, round_.state) is not None
+    assert pod["metadata"]["deletionTimestamp"]
+    round_.site.pods.clear()
+
+    assert await delete_all(round_.client, round_.store, round_.state) is None
+    assert round_.state.child_pods == {}
+
+
+EACH = Hub(metadata=HUB.metadata, spec=HubSpec(distribution=Distribution(strategy="ForEach")))
+SINGLE = Hub(metadata=HUB.metadata, spec=HubSpec())
+
+
+def may_start(pod: dict[str, Any]) -> bool:
+    return not pod["spec"]["schedulingGates"] and "deletionTimestamp" not in pod["metadata"]
+
+
+async def test_a_pod_whose_creation_takes_effect_when_the_hub_keeps_one_copy_never_starts(round_: Round) -> None:
+    round_.hub, site = EACH, round_.site
+    site.hold["two"] = lands = asyncio.Event()
+    site.hangs_up = "two"
+    with pytest.raises(ConnectionFailedError):
+        await round_.follow(one=entry(5, "Active"), two=entry(6, "Active"))
+    assert [may_start(pod) for pod in site.pods.values()] == [True], "that of the other was answered"
+
+    round_.hub = SINGLE
+    await round_.follow(one=entry(5, "Active"))
+    lands.set()
+    await site.landed.wait()
+    late = next(pod for pod in site.pods.values() if pod["metadata"]["uid"] == "uid-two")
+    assert not may_start(late)
+    round_.seen(late)
+    await round_.follow(one=entry(5, "Active"))
+
+    assert late["metadata"]["deletionTimestamp"]
+    assert late["spec"]["schedulingGates"], "nothing of it has run"
+    assert len(site.pods) == 2
+
+
+async def test_a_pod_that_its_leader_did_not_let_go_is_let_go_by_the_next(round_: Round) -> None:
+    round_.hub, site = SINGLE, round_.site
+    site.refuse["PATCH", "one"] = 500
+    with pytest.raises(ApiError):
+        await round_.follow(one=entry(5, "Active"))
+    (pod,) = site.pods.values()
+    assert not may_start(pod)
+
+    site.refuse.clear()
+    leader = Round(site, round_.client)
+    leader.hub = SINGLE
+    leader.seen(pod)
+    await leader.follow(one=entry(5, "Active"))
+
+    assert may_start(pod)
+    assert len(site.pods) == 1
+
+
+async def test_a_pod_is_not_let_go_while_its_childs_other_one_is_there(round_: Round) -> None:
+    round_.hub, site = EACH, round_.site
+    await round_.follow(two=entry(4, "Active"))
+    round_.hub = SINGLE
+    (other,) = site.pods.values()
+    twin = {**other, "metadata": {**other["metadata"], "name": child_pod_name("hub", "hub-uid", "a"), "uid": "twin"}}
+    twin["spec"] = {**other["spec"], "schedulingGates": [{"name": "processhub.dev/sole"}, {"name": "user.dev/later"}]}
+    site.pods[twin["metadata"]["name"]] = twin
+    round_.seen(twin)
+
+    await round_.follow(two=entry(4, "Active"))
+    assert len(twin["spec"]["schedulingGates"]) == 2
+
+    del site.pods[other["metadata"]["name"]]
+    round_.unseen(other)
+    await round_.follow(two=entry(4, "Active"))
+    assert twin["spec"]["schedulingGates"] == [{"name": "user.dev/later"}], "its user's stays"

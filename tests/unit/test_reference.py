@@ -1,0 +1,92 @@
+"""docs/reference as it is made, links and pictures in the docs. `make lint` sees whether the pages are current."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from processhub.core.acceptance import MIGRATIONS, PARTITIONS, REDUNDANCIES, STRATEGIES
+from reference import python, vocabulary
+from reference.crds import Kind
+from reference.markdown import NotDescribedError, anchor, prose, table, words
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+_CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.M | re.S)
+_LINK = re.compile(r"\]\((?!\w+://)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def headings(text: str) -> set[str]:
+    without_code = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    return {anchor(line.replace("`", "")) for line in re.findall(r"^#+ (.+)$", without_code, re.M)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target, heading in _LINK.findall(_CODE.sub("", page.read_text())):
+        there = (page.parent / target) if target else page
+        assert there.exists(), target
+        if heading:
+            assert heading in headings(there.read_text()), f"{target}#{heading}"
+
+
+def test_concepts_have_a_picture_of_each_strategy() -> None:
+    fences = re.findall(r"^```\n(.*?)^```$", (ROOT / "docs" / "concepts.md").read_text(), re.M | re.S)
+
+    for name in (*STRATEGIES, *REDUNDANCIES, *MIGRATIONS, *PARTITIONS):
+        assert any(re.search(rf"^{name}\b", fence, re.M) for fence in fences), name
+
+
+def test_words_that_markdown_would_take_for_marks_are_shown_as_they_are() -> None:
+    assert words("ids <name>-0, *all*, ``a | b``") == "ids &lt;name&gt;-0, \\*all\\*, `a | b`"
+    assert table(("a",), [("`x | y`",)]).endswith("| `x \\| y` |")
+
+
+def test_a_docstrings_literal_block_is_code() -> None:
+    assert prose("Named so::\n\n    [a]\n    b = 1\n\n    c = 2\n\nAnd\nthen.") == (
+        "Named so:\n\n```python\n[a]\nb = 1\n\nc = 2\n```\n\nAnd then."
+    )
+
+
+def crd() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "children.yaml").read_text())
+    return loaded
+
+
+def test_a_field_shows_type_default_and_what_is_allowed() -> None:
+    page = Kind(crd(), {}).page()
+
+    assert "| `env[].name` | string | required | 1 to 256 characters;" in page
+    assert '| `restartPolicy` | string | `"Permanent"` | `Permanent`, `Transient`, `Temporary` |' in page
+    assert "| `spec.exec.command` | must name the program to run" in page
+
+
+def test_a_field_without_a_description_is_refused() -> None:
+    broken = crd()
+    schema = broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    del schema["properties"]["spec"]["properties"]["pinned"]["description"]
+
+    with pytest.raises(NotDescribedError, match="Child …pinned has no description; write one in crds/"):
+        Kind(broken, {}).page()
+
+
+def test_a_word_without_a_text_is_refused() -> None:
+    package = python.load()
+    package["api.reasons.Role"].members["ACTIVE"].docstring = None
+
+    with pytest.raises(NotDescribedError, match=r"api\.reasons\.Role\.ACTIVE has no text"):
+        vocabulary.page(package)
+
+
+def test_what_users_import_is_named_as_they_import_it() -> None:
+    page = python.Page(python.load(), "Title", "Intro")
+    page.classes("strategies.Distribution", "core.distribution.own.Child", "client.hub.Hub")
+
+    assert "from processhub.strategies import Distribution" in page.text()
+    assert "from processhub.strategies import Child" in page.text()
+    assert "from processhub import Hub" in page.text()
+    assert "Hub.attached" not in page.text()

@@ -1,0 +1,85 @@
+"""Orders to move children of a ChildSet, as its annotations hold them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.childset import ChildSet
+from processhub.api.naming import ANNOTATION_MOVE_TO
+from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders
+from processhub.operator.childsets import SeenSet, known_set
+from processhub.operator.setorders import HeldBack, orders_of_sets, refusal_of_id
+
+
+def seen(annotation: str, taken: dict[str, str] | None = None, **spec: Any) -> SeenSet:
+    item = msgspec.convert(
+        {
+            "metadata": {"name": "web", "uid": "u1", "annotations": {ANNOTATION_MOVE_TO: annotation}},
+            "spec": {"hub": "hub", "template": {"exec": {"command": ["true"]}}, **(spec or {"replicas": 3})},
+        },
+        ChildSet,
+    )
+    return SeenSet(known_set(item, None), taken=taken or {})
+
+
+def test_ids_of_any_text_are_told_apart() -> None:
+    orders = {"a,b=c": "hub-0", 'ten"ant/4 2': "hub-1"}
+
+    text = format_set_orders(orders)
+
+    assert text is not None
+    assert parse_set_orders(text) == orders
+    assert (parse_set_orders(""), format_set_orders({})) == ({}, None)
+
+
+@pytest.mark.parametrize("text", ["hub-1", "[]", '{"a": 1}', "{"])
+def test_what_is_no_order_is_refused_with_what_one_is(text: str) -> None:
+    with pytest.raises(SetOrderError, match="JSON object of ids and members, such as"):
+        parse_set_orders(text)
+
+
+def test_only_the_latest_refusals_are_kept() -> None:
+    earlier = {f"c{number}": "why" for number in range(50)}
+
+    assert list(latest(earlier, {"new": "why"})) == [f"c{number}" for number in range(31, 50)] + ["new"]
+
+
+def test_all_that_are_refused_at_once_are_told() -> None:
+    refused = {f"web-{number}": "hub-1: it is full" for number in range(30)}
+
+    assert latest({"earlier": "why"}, refused) == refused
+
+
+def test_refusals_leave_room_in_the_annotations_of_an_object() -> None:
+    refused = {f"web-{number}": "hub-1: " + "x" * 1000 for number in range(5000)}
+
+    told = latest({}, refused)
+
+    assert told.keys() == refused.keys()
+    assert all(why.startswith("hub-1: x") and why.endswith("…") for why in told.values())
+    assert len(json.dumps(told, ensure_ascii=False).encode()) < 240_000
+
+
+def test_a_set_s_orders_are_of_ids_that_it_has() -> None:
+    ours = seen('{"web-1": "hub-0", "web-2": "hub-0", "web-3": "hub-0"}', taken={"web-2": "child/other"})
+
+    assert orders_of_sets({"u1": ours}, {}) == {"web-1": "hub-0"}
+    assert refusal_of_id(ours, "web-2") == "the id belongs to child/other"
+    assert refusal_of_id(ours, "web-3") == "childset/web has no such child"
+
+
+def test_an_annotation_that_can_not_be_read_orders_nothing_and_hinders_no_other_set() -> None:
+    good = seen('{"a": "hub-2"}', ids=["a"])
+
+    assert orders_of_sets({"u1": seen("web-1 to hub-0"), "u2": good}, {}) == {"a": "hub-2"}
+
+
+def test_an_order_that_was_obeyed_and_stands_still_is_not_given_again() -> None:
+    ours = seen('{"web-0": "hub-1", "web-1": "hub-2"}')
+    held = {"u1": HeldBack(0.0, {"web-0": "hub-1", "web-1": "hub-0"})}
+
+    assert orders_of_sets({"u1": ours}, held) == {"web-1": "hub-2"}, "another member is another order"

@@ -1,0 +1,69 @@
+"""What a slice's status has to prove before an id counts as ended, for the leader that wrote and for the next one."""
+
+from __future__ import annotations
+
+import pytest
+
+from processhub.api.meta import ObjectMeta
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+)
+from processhub.operator.hubstate import KnownSlice
+
+HOLDER = "pod/nonce"
+
+
+def a_slice(generation: int, entry: Assignment, report: Report) -> RegistrySlice:
+    """Slice 0 of a member that has read ``generation`` and says ``report`` of the child a."""
+    return RegistrySlice(
+        metadata=ObjectMeta(name="hub.hub-1.0", namespace="default", uid="s", generation=generation),
+        spec=SliceSpec(hub="hub", hub_uid="h", member="hub-1", term=1, entries={"a": format_assignment(entry)}),
+        status=SliceStatus(observed_generation=generation, holder=HOLDER, entries={"a": format_report(report)}),
+    )
+
+
+ACTIVE = Assignment(uid="u", epoch=5, workload="w")
+PASSIVE = Assignment(uid="u", epoch=12, role="Passive", workload="w")
+RAN_ACTIVE = Report(uid="u", epoch=5, state="Running")
+ENDS_ACTIVE = Report(uid="u", epoch=5, state="Stopping")
+RUNS_PASSIVE = Report(uid="u", epoch=12, role="Passive", state="Running")
+
+
+def proven(known: KnownSlice) -> bool:
+    known.prove(HOLDER)
+    return "a" not in known.lingering(HOLDER)
+
+
+def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None:
+    known = KnownSlice()
+    known.update(a_slice(1, ACTIVE, RAN_ACTIVE))
+    known.unproven["a"] = None
+
+    known.update(a_slice(2, PASSIVE, ENDS_ACTIVE))
+    assert not proven(known)
+    known.update(a_slice(2, PASSIVE, RUNS_PASSIVE))
+    assert proven(known)
+
+
+@pytest.mark.parametrize("state", ["Stopping", "Failed", "Running"])
+def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> None:
+    known = KnownSlice()
+
+    known.update(a_slice(3, PASSIVE, Report(uid="u", epoch=5, state=state)))
+    assert not proven(known)
+    known.update(a_slice(3, PASSIVE, RUNS_PASSIVE))
+    assert proven(known)
+
+
+def test_a_copy_that_was_promoted_and_is_not_told_yet_does_not_linger() -> None:
+    promoted = Assignment(uid="u", epoch=13, run=12, workload="w")
+    known = KnownSlice()
+
+    known.update(a_slice(4, promoted, RUNS_PASSIVE))
+    assert proven(known)
