@@ -67,7 +67,7 @@ async def test_kill_9_of_the_agent_ends_every_process(member: Member, tmp_path: 
 
     agent.kill()
 
-    await until(lambda: not any(map(alive, pids)))
+    await until(lambda: not any(map(alive, pids)), what=f"the end of the processes {pids}")
 
 
 async def test_kill_9_of_the_warden_ends_every_process_and_the_agent(member: Member, tmp_path: Path) -> None:

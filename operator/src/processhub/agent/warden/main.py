@@ -56,6 +56,12 @@ class Warden:
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         for fd in (self._control, self._fence.feed, self._fence.timer.fd, wake):
             self._epoll.register(fd, select.EPOLLIN)
+        try:
+            self._serve(wake)
+        finally:
+            self._end()
+
+    def _serve(self, wake: int) -> None:
         while not (self._inbox.closed or self._outbox.closed):
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
@@ -75,7 +81,6 @@ class Warden:
             self._reap()
             self._sweep()
             self._poll_for_writing()
-        self._end()
 
     def _timeout(self) -> float | None:
         times = [ward.kill_at for ward in self._stopping.values()]
@@ -168,14 +173,15 @@ class Warden:
 
     # ends
 
-    def _reap(self) -> None:
+    def _reap(self) -> bool:
+        """Take note of all children that have ended; returns whether there are others."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return
+                return False
             if ended is None:
-                return
+                return True
             ward = self._by_pid.pop(ended.si_pid, None)
             if ward is not None:
                 # While it is a zombie nobody else can have its number, so the group is surely its own.
@@ -201,6 +207,8 @@ class Warden:
         guilty = []
         for pid, state in own_children(self._by_pid).items():
             if state in "ZX":
+                # It ended after the list was read: its own children came here then, and may not be on it.
+                left |= self._ending.keys()
                 continue
             nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
             if nonce == self._nonce and key in self._wards and key not in self._ending:
@@ -230,13 +238,10 @@ class Warden:
             if ward.status is None:
                 ward.kill()
         deadline = boottime() + _END_SECONDS
-        while boottime() < deadline:
-            self._reap()
-            left = [pid for pid, state in own_children(()).items() if state not in "ZX"]
-            if not left:
-                self._reap()
-                return
-            for pid in descendants(left):
+        # Only the kernel's word that no child is left ends this: by any list of them, one that ends while it is read
+        # leaves orphans that are not on it.
+        while self._reap() and boottime() < deadline:
+            for pid in descendants(own_children(())):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
