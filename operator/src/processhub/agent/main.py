@@ -81,26 +81,12 @@ def _serve(env: Environment, warden: WardenProcess, nofile: tuple[int, int] | No
 
 def _end_all(warden: WardenProcess) -> None:
     """Let the warden end what is left; if it is gone, end it here: nothing outlives the agent."""
-    import signal
-    import time
-
-    from processhub.agent.warden.linux import descendants, own_children
+    from processhub.agent.warden.linux import end_all
 
     warden.socket.close()
     with contextlib.suppress(Exception):
         warden.process.wait(timeout=20)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        left = [pid for pid, state in own_children(()).items() if state not in "ZX"]
-        if not left:
-            return
-        for pid in descendants(left):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
+    end_all(seconds=5)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from processhub.agent.warden.linux import (
     become_subreaper,
     boottime,
     descendants,
+    end_all,
     environment_value,
     own_children,
 )
@@ -59,7 +60,7 @@ class Warden:
         try:
             self._serve(wake)
         finally:
-            self._end()
+            end_all(_END_SECONDS)
 
     def _serve(self, wake: int) -> None:
         while not (self._inbox.closed or self._outbox.closed):
@@ -173,15 +174,14 @@ class Warden:
 
     # ends
 
-    def _reap(self) -> bool:
-        """Take note of all children that have ended; returns whether there are others."""
+    def _reap(self) -> None:
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
-                return False
+                return
             if ended is None:
-                return True
+                return
             ward = self._by_pid.pop(ended.si_pid, None)
             if ward is not None:
                 # While it is a zombie nobody else can have its number, so the group is surely its own.
@@ -231,20 +231,6 @@ class Warden:
             self._failed(ward.key, ward.failure)
         else:
             self._outbox.send({"ev": "exited", "key": ward.key, "status": ward.status, "fenced": ward.fenced})
-
-    def _end(self) -> None:
-        """The agent is gone: SIGKILL to everything below until nothing is left."""
-        for ward in self._wards.values():
-            if ward.status is None:
-                ward.kill()
-        deadline = boottime() + _END_SECONDS
-        # Only the kernel's word that no child is left ends this: by any list of them, one that ends while it is read
-        # leaves orphans that are not on it.
-        while self._reap() and boottime() < deadline:
-            for pid in descendants(own_children(())):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.005)
 
 
 def main() -> None:
