@@ -15,6 +15,7 @@ from waiting import ENDS_WITH_US, alive, until
 
 from processhub.agent.frames import Inbox, Message, Outbox
 
+WARDEN = "from processhub.agent.warden.main import main; main()"
 # Each child of this warden ends after the warden has listed it and before it is looked at: the moment in which its own
 # children come to the warden and are not on the list.
 ENDS_WHEN_LOOKED_AT = """
@@ -42,11 +43,11 @@ while ! test -e note; do sleep 0.01; done
 class Agent:
     """The agent's end of the warden's socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warden: str) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         feed, self.feed = os.pipe()
         self.process = subprocess.Popen(
-            [*ENDS_WITH_US, sys.executable, "-c", ENDS_WHEN_LOOKED_AT, str(its.fileno()), str(feed)],
+            [*ENDS_WITH_US, sys.executable, "-c", warden, str(its.fileno()), str(feed)],
             pass_fds=(its.fileno(), feed),
         )
         its.close()
@@ -55,20 +56,20 @@ class Agent:
         self.socket, self._folder, self._heard = mine, folder, list[Message]()
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
 
-    def spawn(self, script: str) -> None:
+    def spawn(self, script: str, key: str = "1") -> None:
         """Have a shell run the script in this test's folder."""
-        order = {"op": "spawn", "key": "1", "argv": ["sh", "-c", script], "env": dict(os.environ)}
+        order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
-    def hear(self, event: str) -> Message | None:
+    def hear(self, event: str, key: str = "1") -> Message | None:
         """The warden's message of that name, if it has come."""
         self._heard += self._inbox.read()
-        return next((message for message in self._heard if message["ev"] == event), None)
+        return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
 
 
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    agent = Agent(tmp_path)
+@pytest.fixture(params=[WARDEN], ids=["warden"])
+def agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
+    agent = Agent(tmp_path, request.param)
     yield agent
     agent.socket.close()
     os.close(agent.feed)
@@ -82,6 +83,10 @@ async def tree(folder: Path) -> int:
     return int(note.read_text())
 
 
+early_ends = pytest.mark.parametrize("agent", [ENDS_WHEN_LOOKED_AT], ids=["ends early"], indirect=True)
+
+
+@early_ends
 async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(TREE)
     last = await tree(tmp_path)
@@ -91,6 +96,7 @@ async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agen
     assert not alive(last)
 
 
+@early_ends
 async def test_the_wardens_own_end_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(f"{TREE} wait")
     last = await tree(tmp_path)
@@ -99,3 +105,16 @@ async def test_the_wardens_own_end_leaves_nothing(agent: Agent, tmp_path: Path) 
 
     await until(lambda: agent.process.poll() is not None, "the warden's end")
     assert not alive(last)
+
+
+async def test_a_daemon_amid_an_exec_is_not_taken_for_a_stray(agent: Agent, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.write_text(f"#!/bin/sh\nexec {again}\n")
+    again.chmod(0o700)
+    agent.spawn(f"(setsid sh -c 'echo $$ > note.new; mv note.new note; exec {again}' &); sleep 1000")
+    daemon = await tree(tmp_path)
+
+    for number in range(200):
+        agent.spawn("exit 0", f"other-{number}")
+        await until(lambda key=f"other-{number}": agent.hear("exited", key), "another's end")
+        assert alive(daemon)

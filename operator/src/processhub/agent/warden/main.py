@@ -29,6 +29,7 @@ from processhub.agent.warden.ward import Ward
 
 MARK = "PROCESSHUB_WARD"  # in the environment of all that a ward starts: whose it is, wherever it went
 _SWEEP_AGAIN_SECONDS = 0.02
+_LOOKS_FOR_A_MARK = 10
 _END_SECONDS = 30.0
 
 
@@ -43,6 +44,7 @@ class Warden:
         self._by_pid: dict[int, Ward] = {}
         self._stopping: dict[str, Ward] = {}  # told to stop, SIGKILL still to come
         self._ending: dict[str, Ward] = {}  # main process reaped, tree perhaps not gone
+        self._unmarked: dict[int, int] = {}  # orphans without a mark, and at how many looks in a row
         self._sweep_at = 0.0  # CLOCK_BOOTTIME before which the tree is not looked at again
         self._epoll = select.epoll()
         self._reports: dict[int, Ward] = {}
@@ -198,13 +200,14 @@ class Warden:
         """End what escaped from the groups of ended wards, and tell of those of which nothing is left.
 
         An orphan comes to the warden when its parent ends, before that end can be seen here. One whose mark
-        can't be read (a wiped environment) belongs to nobody and is ended: nothing runs unaccounted for.
+        can't be read (a wiped environment) belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec
+        there is none to read for a moment, so that takes several looks.
         """
         began = boottime()
         if not self._ending or began < self._sweep_at:
             return
         left: set[str] = set()
-        guilty = []
+        guilty, unmarked = [], dict[int, int]()
         for pid, state in own_children(self._by_pid).items():
             if state in "ZX":
                 # It ended after the list was read: its own children came here then, and may not be on it.
@@ -213,8 +216,12 @@ class Warden:
             nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
             if nonce == self._nonce and key in self._wards and key not in self._ending:
                 continue  # a daemon of a child that still runs
-            guilty.append(pid)
+            if not key:
+                unmarked[pid] = self._unmarked.get(pid, 0) + 1
+            if key or unmarked[pid] >= _LOOKS_FOR_A_MARK:
+                guilty.append(pid)
             left |= {key} & self._ending.keys() or self._ending.keys()
+        self._unmarked = unmarked
         for pid in descendants(guilty) if guilty else ():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
