@@ -911,6 +911,22 @@ def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() ->
     assert hub.record["a"][member].workload == "other"
 
 
+def test_a_child_that_is_pinned_on_its_way_arrives() -> None:
+    hub = PlannedHub(2)
+    hub.want([child("a")])
+    hub.rest()
+    (source,) = hub.where().values()
+    (target,) = hub.members.keys() - {source}
+    hub.orders = {"a": target}
+    hub.write(plan(hub.snapshot()))
+
+    hub.want([child("a", pinned=True)])
+    hub.step()
+    hub.rest()
+
+    assert hub.where() == {"a": target}, "where somebody asked to have it, to stay there"
+
+
 def test_a_child_whose_edit_is_refused_is_not_moved_by_choice() -> None:
     hub = PlannedHub(2)
     hub.want([msgspec.structs.replace(wanted, refused=True) for wanted in children_of(30)])

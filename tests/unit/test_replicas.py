@@ -857,6 +857,25 @@ def test_no_other_copy_is_made_active_before_the_one_that_is_stopped_by_force_ha
     assert hub.roles("a") == {"hub-1": Role.ACTIVE}
 
 
+@pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
+def test_a_pinned_child_of_a_hub_that_goes_back_to_one_copy_stays_where_it_runs(model: str) -> None:
+    hub = bound_twice("pinned", model)
+    asleep = active(hub, "a") if model == "ActivePassive" else "hub-0"
+    (other,) = hub.roles("a").keys() - {asleep}
+    hub.change(asleep, draining=True, forced=True)
+    hub.rest()
+    hub.change(asleep, draining=False, forced=False, phase=Phase.HELD, ended=True)
+    hub.rest()
+
+    hub.spec = hub_spec()
+    hub.rest()
+    hub.change(asleep, phase=Phase.LIVE, ended=False)
+    hub.rest()
+
+    assert hub.where() == {"a": other}
+    assert set(hub.record["a"]) == {other}
+
+
 def test_copies_that_are_not_bound_leave_a_member_that_is_drained_by_force_as_any() -> None:
     hub = replicated(2, members=3)
     hub.want(children_of(12))

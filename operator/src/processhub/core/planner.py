@@ -244,7 +244,8 @@ class _Singles(Draft):
 
     def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
         running = [place for place in places if not place.entry.wait]
-        waiting = [place for place in places if place.entry.wait]
+        # A move's target is to be active: what else waits slept, beside another copy, when the hub kept several.
+        waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
         if any(place.entry.uid != child.uid for place in places):
             # Deleted and re-created under the same id: the old one ends first.
             for on_record in places:
@@ -256,13 +257,15 @@ class _Singles(Draft):
             self._finish_move(child, *handed)
         elif waiting:
             self._continue_move(child, running, waiting[0])
-            for surplus in waiting[1:]:
-                self.put(surplus.member, child.id, None)
+            for surplus in places:
+                if surplus.entry.wait and surplus is not waiting[0]:
+                    self.put(surplus.member, child.id, None)
         else:
             # Of a hub that kept several copies, the active one stays.
-            keeper, *older = sorted(running, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
-            for on_record in older:
-                self.put(on_record.member, child.id, None)
+            keeper = min(running, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
+            for on_record in places:
+                if on_record is not keeper:
+                    self.put(on_record.member, child.id, None)
             self._settle(child, keeper)
 
     def _settle(self, child: Wanted, place: OnRecord) -> None:

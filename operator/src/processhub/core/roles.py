@@ -93,7 +93,10 @@ class Roles(Draft):
         return True
 
     def _keep_asleep_or_wake(self, child: Wanted, place: OnRecord) -> None:
-        """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before."""
+        """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
+
+        Asleep it is so even where all copies are active: that tells it from the target of a move.
+        """
         entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
         # What it was before has to be gone: an agent would take its Pod for what is to be started (23).
         over = child.id not in member.lingering and not any(
@@ -101,9 +104,9 @@ class Roles(Draft):
         )
         if entry.wait and over and member.phase is Phase.LIVE and not (member.draining and member.forced):
             self.put(place.member, child.id, self.assignment(child, role=role))
-        elif not entry.wait or entry.role != role:
+        elif not entry.wait or entry.role != Role.PASSIVE:
             # As passive: that it ends is to be proven before another is made active.
-            self.put(place.member, child.id, self.assignment(child, wait=True, role=role))
+            self.put(place.member, child.id, self.assignment(child, wait=True, role=Role.PASSIVE))
 
     def _active_one(self, child: Wanted, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
         """The copy that shall be active now, None where none may yet."""
