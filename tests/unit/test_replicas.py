@@ -668,6 +668,24 @@ def test_a_drained_active_copy_goes_to_where_it_was_asked_for() -> None:
     assert before not in hub.roles("a")
 
 
+@pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
+def test_a_child_of_which_all_copies_are_on_drained_members_goes_to_where_it_was_asked_for(model: str) -> None:
+    hub = replicated(2, model, members=5)
+    hub.want([child("a")])
+    hub.rest()
+    target = ranked(hub, "a")[-1]
+    for name in hub.record["a"]:
+        hub.change(name, draining=True)
+    hub.orders = {"a": target}
+
+    assert plan(hub.snapshot(budget=0)).answered == {}, "it waits for the budget"
+    hub.rest()
+
+    assert hub.answers == {"a": ""}
+    assert hub.roles("a")[target] == Role.ACTIVE
+    assert len(hub.roles("a")) == 2
+
+
 def test_roles_of_bound_children_change_by_hand_and_their_places_do_not() -> None:
     hub = replicated(2, strategy="Guided")
     hub.want([child("a", nodes=("hub-0", "hub-1")), child("b", nodes=("hub-0", "hub-1"))])

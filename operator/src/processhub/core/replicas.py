@@ -176,7 +176,7 @@ class Replicas(Roles):
                 if child.bound and member.draining and not (member.forced and member.wanted):
                     self.stranded.setdefault(member.name, []).append(child.id)
         staying = [place for place in kept if self._stays(child, place.member)]
-        move = self._ordered(child, staying)
+        move = self._ordered(child, kept, staying)
         kept = self._without_surplus(child, kept, staying, move)
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
@@ -252,7 +252,7 @@ class Replicas(Roles):
 
     # what was asked for
 
-    def _ordered(self, child: Wanted, staying: list[OnRecord]) -> CopyMove | None:
+    def _ordered(self, child: Wanted, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
         """How far the move is that somebody asked for; None where nobody did, or it is done with."""
         name = self.snapshot.orders.get(child.id)
         if name is None:
@@ -260,7 +260,7 @@ class Replicas(Roles):
         move = next_step(name, staying, self.wanted_copies(child), standby=self.standby)
         if move.step is CopyStep.DONE:
             self.answered[child.id] = ""
-        elif refusal := self._refusal(child, staying, move):
+        elif refusal := self._refusal(child, kept, move):
             self.answered[child.id] = refusal
         elif move.step is CopyStep.GIVE_UP:
             self.answered[child.id] = f"its copy on {name} does not run"
@@ -271,7 +271,7 @@ class Replicas(Roles):
             return move
         return None
 
-    def _refusal(self, child: Wanted, staying: list[OnRecord], move: CopyMove) -> str:
+    def _refusal(self, child: Wanted, kept: list[OnRecord], move: CopyMove) -> str:
         if self.every and not self.standby:
             return "the hub runs it on every member"
         if unfit := self.unfit(move.member):
@@ -280,7 +280,7 @@ class Replicas(Roles):
             return f"member {move.member} has weight 0, so it takes no copies"
         if move.there is not None:
             return ""
-        if not staying:
+        if not kept:
             return NOT_PLACED
         if child.nodes:
             return MAPPED
