@@ -359,6 +359,26 @@ def test_an_edit_of_a_child_that_does_not_come_up_at_its_target_starts_it_there_
     assert source in hub.record["a"], "until it is up"
 
 
+@pytest.mark.parametrize(
+    "fields", [{"tags": ("eu",)}, {"metadata": (("k", "v"),)}, {"restart_policy": "Temporary"}, {"idle_seconds": 5}]
+)
+def test_an_edit_that_restarts_nothing_reaches_a_child_that_does_not_come_up_at_its_target(
+    fields: dict[str, Any],
+) -> None:
+    hub = HandingHub(2)
+    source, target = _committed(hub)
+    hub.change(source, draining=False)
+    hub.failing.add((target, "a"))
+    hub.acknowledge()
+    before = hub.record["a"][target]
+
+    hub.want([child("a", **fields)])
+    hub.rest()
+
+    assert hub.record["a"][target] == msgspec.structs.replace(before, **fields)
+    assert source in hub.record["a"], "until it is up"
+
+
 def test_a_member_that_is_emptied_does_not_wait_for_a_child_that_does_not_come_up_at_its_target() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)

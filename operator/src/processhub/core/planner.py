@@ -429,6 +429,9 @@ class _Singles(Draft):
             elif edited.workload != target.entry.workload:
                 # It may not come up as it was: the edit starts it anew with the same state.
                 self.put(target.member, child.id, self.assignment(edited, state=target.entry.state))
+            elif not same_attributes(target.entry, edited):
+                entry = edited.entry(target.entry.epoch, run=target.entry.run, state=target.entry.state)
+                self.put(target.member, child.id, entry)
 
     def _may_still_go(self, child: Wanted, member: MemberView) -> bool:
         return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
