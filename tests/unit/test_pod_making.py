@@ -363,6 +363,63 @@ async def test_the_pod_of_an_ended_hub_is_looked_for_until_it_is_gone(round_: Ro
     assert round_.state.child_pods == {}
 
 
+def _without(pod: dict[str, Any], *marks: str) -> None:
+    for given in (pod["metadata"]["labels"], pod["metadata"]["annotations"]):
+        for mark in marks:
+            given.pop(mark, None)
+
+
+@pytest.mark.parametrize("marks", [("processhub.dev/child-id",), ("processhub.dev/child",), ("processhub.dev/member",)])
+async def test_a_pod_without_marks_that_a_new_leader_finds_goes_with_its_hub(
+    round_: Round, marks: tuple[str, ...]
+) -> None:
+    round_.hub = SINGLE
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    _without(pod, *marks)
+    copy = {**pod, "metadata": {**pod["metadata"], "name": "my-copy", "uid": "another"}}
+    leader = Round(round_.site, round_.client)
+    leader.state.put_child(owner("a", "u"))
+    for item in (pod, copy):
+        leader.seen(item)
+
+    await delete_all(leader.client, leader.store, leader.state)
+
+    assert pod["metadata"]["deletionTimestamp"]
+    assert "deletionTimestamp" not in copy["metadata"]
+
+
+async def test_a_pod_without_marks_of_an_earlier_hub_of_the_name_is_still_its_childs(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    _without(pod, "processhub.dev/child-id")
+    leader = Round(round_.site, round_.client)
+    leader.hub = Hub(metadata=msgspec.structs.replace(HUB.metadata, uid="another"), spec=STANDBY)
+    leader.state.put_child(owner("a", "u"))
+    leader.seen(pod)
+
+    await leader.follow()
+
+    assert set(leader.state.child_pods) == {pod["metadata"]["name"]}, "it holds its child's next Pod up"
+    assert pod["metadata"]["deletionTimestamp"]
+
+
+async def test_a_pod_without_the_labels_of_a_childs_is_known_by_its_owner(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"))
+    (pod,) = round_.site.pods.values()
+    _without(pod, "processhub.dev/child", "app.kubernetes.io/component")
+    leader = Round(round_.site, round_.client)
+    leader.state.put_child(owner("a", "u"))
+    leader.state.put_slice(member("one", entry(5, "Active")).slices[0].present)
+    leader.seen(pod)
+
+    assert leader.state.pods == {}, "it is no member's"
+    await leader.follow()
+
+    assert set(leader.state.child_pods) == {pod["metadata"]["name"]}
+    assert pod["metadata"]["deletionTimestamp"], "it is on record no more"
+
+
 EACH = Hub(metadata=HUB.metadata, spec=HubSpec(distribution=Distribution(strategy="ForEach")))
 SINGLE = Hub(metadata=HUB.metadata, spec=HubSpec())
 

@@ -214,7 +214,7 @@ class PodChildren:
 
     def _recognise(self, pod: Pod) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
-        known = recognised(pod, self._hub, self._state)
+        known = recognised(pod, self._hub.metadata.uid, self._state)
         if known is not None:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None

@@ -9,10 +9,10 @@ because that also happens when a label that the watch selects by is taken off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 
 import msgspec
 
-from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
@@ -35,11 +35,14 @@ from processhub.operator.hubstate import HubState
 
 _LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
 _ANNOTATIONS = (ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID, ANNOTATION_RUN, ANNOTATION_WORKLOAD)
+_OWNERS = ("Child", "ChildSet")
 
 
 def claims_to_be_child_pod(pod: Pod) -> bool:
-    """Whether its labels say that it is no member's pod."""
-    return LABEL_CHILD in pod.metadata.labels or pod.metadata.labels.get(LABEL_COMPONENT) == "child"
+    """Whether its labels say that it is no member's pod, or its owner does."""
+    labels, owners = pod.metadata.labels, pod.metadata.owner_references
+    marked = LABEL_CHILD in labels or labels.get(LABEL_COMPONENT) == "child"
+    return marked or any(owner.kind in _OWNERS for owner in owners)
 
 
 def is_child_pod(pod: Pod) -> bool:
@@ -87,31 +90,34 @@ def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
     return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
 
 
-def recognised(pod: Pod, hub: Hub, state: HubState) -> Pod | None:
-    """The Pod with the marks that its name proves, None where it is none of the hub's.
+def recognised(pod: Pod, hub_uid: str, state: HubState) -> Pod | None:
+    """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
 
     For one that was changed while no leader knew it: its owner says which ids it may be of, and no other Pod has the
-    name of that. A copy that somebody made of a Pod has another.
+    name of that. A copy that somebody made of a Pod has another. ``hub_uid``: "" where there is no hub any more.
     """
-    if len(pod.metadata.name) != len(child_pod_name(hub.metadata.name, hub.metadata.uid, "")):
+    _, hub = state.key
+    if len(pod.metadata.name) != len(child_pod_name(hub, "", "")):
         return None  # before the names of all children are made up
     owners = {owner.uid for owner in pod.metadata.owner_references}
     ids = [known.child.id for known in state.children.values() if known.metadata.uid in owners]
     for known_set in state.sets.values():
         if known_set.metadata.uid in owners:
             ids.extend(known_set.wanted)
-    members = ["", *{known.present.spec.member for known in state.slices.values()}]
-    name, uid = hub.metadata.name, hub.metadata.uid
-    for child_id in ids:
-        for member in members:
-            if pod.metadata.name == child_pod_name(name, uid, child_id, member):
-                labels = {LABEL_HUB: name, LABEL_HUB_UID: uid, LABEL_CHILD: id_hash(child_id)}
-                if member:
-                    labels[LABEL_MEMBER] = label_value(member)
-                metadata = msgspec.structs.replace(
-                    pod.metadata,
-                    labels={**pod.metadata.labels, **labels},
-                    annotations={**pod.metadata.annotations, ANNOTATION_CHILD_ID: child_id},
-                )
-                return msgspec.structs.replace(pod, metadata=metadata)
+    present = [known.present.spec for known in state.slices.values()]
+    labels = pod.metadata.labels
+    # What its labels say counts too: the name proves it.
+    uids = {hub_uid, labels.get(LABEL_HUB_UID, ""), *(spec.hub_uid for spec in present)} - {""}
+    members = {"", labels.get(LABEL_MEMBER, ""), *(spec.member for spec in present)}
+    for uid, child_id, member in product(uids, ids, members):
+        if pod.metadata.name == child_pod_name(hub, uid, child_id, member):
+            marks = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_CHILD: id_hash(child_id)}
+            if member:
+                marks[LABEL_MEMBER] = label_value(member)
+            metadata = msgspec.structs.replace(
+                pod.metadata,
+                labels=labels | marks,
+                annotations=pod.metadata.annotations | {ANNOTATION_CHILD_ID: child_id},
+            )
+            return msgspec.structs.replace(pod, metadata=metadata)
     return None
