@@ -478,6 +478,21 @@ def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
     assert answer(target) == "it is not placed yet, or suspended"
 
 
+def test_an_order_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
+    hub = ordered(refused=True)
+    before, target = hub.where(), other(hub)
+    hub.orders = {"a": target}
+    hub.rest()
+    assert hub.answers == {"a": "its last edit is not accepted; correct that first"}
+    assert hub.where() == before
+
+    hub.orders = {"a": target}
+    hub.change(before["a"], draining=True)
+    hub.rest()
+    assert hub.answers == {"a": ""}
+    assert hub.where() == {"a": target}
+
+
 def test_a_refusal_names_a_few_of_many_members() -> None:
     hub = hub_of("ConsistentHashing", members=400)
     hub.want([child("a")])

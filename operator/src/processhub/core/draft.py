@@ -23,6 +23,7 @@ from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
 NOT_PLACED = "it is not placed yet, or suspended"
 PINNED = "it is pinned; set spec.pinned to false first"
 MAPPED = "its spec.nodes names where it is; edit that"
+REFUSED = "its last edit is not accepted; correct that first"
 _NAMED = 10  # members: a hub may have hundreds
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from processhub.api.reasons import Reason, Role
 from processhub.core.distribution import HASH, Strategy, strategy_of
 from processhub.core.distribution.scene import scene_of
-from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, Draft, same_attributes, takes, unavailable
+from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, REFUSED, Draft, same_attributes, takes, unavailable
 from processhub.core.halt import halted
 from processhub.core.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
 from processhub.core.membership import Phase
@@ -472,6 +472,8 @@ class _Singles(Draft):
         if full := self.full(name):
             return full.message
         source = sources.get(child_id)
+        if source is None and child.refused:
+            return REFUSED
         if source is not None and self.budget > 0:
             begun.add(child_id)
             self.begin_move(child, source, name, "it was asked for")

@@ -14,7 +14,7 @@ from processhub.api.reasons import Reason, Role
 from processhub.core.copymove import CopyMove, CopyStep, next_step
 from processhub.core.distribution.base import Strategy
 from processhub.core.distribution.scene import scene_of
-from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, pod_there, same_attributes, takes, unavailable
+from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, REFUSED, pod_there, same_attributes, takes, unavailable
 from processhub.core.membership import Phase
 from processhub.core.plan import Move, Unplaced
 from processhub.core.roles import Roles, is_open
@@ -286,7 +286,7 @@ class Replicas(Roles):
             return MAPPED
         if child.pinned:
             return PINNED
-        return "its last edit is not accepted; correct that first" if child.refused else ""
+        return REFUSED if child.refused else ""
 
     # more copies
 
