@@ -493,6 +493,34 @@ def test_an_order_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_ha
     assert hub.where() == {"a": target}
 
 
+def test_an_order_to_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
+    hub = ordered()
+    (source,) = hub.record["a"]
+    hub.orders = {"a": other(hub)}
+    hub.write(plan(hub.snapshot()))
+    assert len(hub.record["a"]) == 2
+
+    hub.orders, hub.answers = {"a": source}, {}
+    hub.write(plan(hub.snapshot()))
+    assert hub.answers == {}, "it is on its way"
+    hub.acknowledge()
+    hub.rest()
+
+    assert hub.answers == {"a": ""}
+    assert hub.where() == {"a": source}
+
+
+def test_an_order_to_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
+    hub = ordered()
+    (lost,) = hub.record["a"]
+    hub.change(lost, phase=Phase.GONE)
+    hub.orders = {"a": lost}
+    hub.rest()
+
+    assert hub.answers == {"a": f"member {lost} is not ready"}
+    assert hub.where() != {"a": lost}
+
+
 def test_a_refusal_names_a_few_of_many_members() -> None:
     hub = hub_of("ConsistentHashing", members=400)
     hub.want([child("a")])

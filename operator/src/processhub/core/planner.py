@@ -461,7 +461,7 @@ class _Singles(Draft):
         child, places = self.snapshot.children.get(child_id), self.snapshot.record.get(child_id, ())
         if child is None or not places:
             return NOT_PLACED
-        if name in (place.member for place in places):
+        if name == self._ends_up_on(child_id, places):
             return ""
         if child.nodes:
             return MAPPED
@@ -480,6 +480,12 @@ class _Singles(Draft):
         else:
             self.pending_moves += 1
         return None
+
+    def _ends_up_on(self, child_id: str, places: tuple[OnRecord, ...]) -> str:
+        """The member that the child will be on when the move under way is over; "" where it is placed anew."""
+        left = [place for place in places if self.changes.get(place.member, {}).get(child_id, place.entry) is not None]
+        # A target's entry is newer than its source's.
+        return max(left, key=lambda place: place.entry.epoch).member if left else ""
 
     # joins
 
