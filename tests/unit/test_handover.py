@@ -412,6 +412,43 @@ def test_a_target_to_be_emptied_where_the_child_does_not_come_up_gives_it_back_o
     assert hub.lost_states == []
 
 
+@pytest.mark.parametrize("back", [True, False])
+def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_with_its_state(back: bool) -> None:
+    hub = HandingHub(3)
+    source, target = _committed(hub)
+    hub.change(source, draining=False)
+    hub.failing.add((target, "a"))
+    hub.acknowledge()
+    wanted = source if back else next(name for name in hub.members if name not in (source, target))
+
+    hub.orders = {"a": wanted}
+    hub.write(plan(hub.snapshot()))
+    assert set(hub.record["a"]) == {source}
+    assert hub.answers == ({"a": ""} if back else {})
+    hub.acknowledge()
+    hub.rest()
+
+    assert hub.acting("a") == [wanted]
+    assert hub.answers == {"a": ""}
+    assert hub.lost_states == []
+
+
+def test_an_order_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
+    hub = HandingHub(3)
+    source, target = _committed(hub)
+    hub.failing.add((target, "a"))
+    hub.change(source, draining=False)
+    hub.acknowledge()
+    third = next(name for name in hub.members if name not in (source, target))
+    hub.change(third, draining=True)
+
+    hub.orders = {"a": third}
+    hub.rest()
+
+    assert hub.answers == {"a": f"member {third} is drained"}
+    assert set(hub.record["a"]) == {source, target}
+
+
 def test_a_target_that_was_taken_for_gone_and_is_back_holds_its_source_up_until_it_has_answered() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
@@ -600,6 +637,17 @@ class HandingLife(RuleBasedStateMachine):
     @rule(id_=ids)
     def child_deleted(self, id_: str) -> None:
         self.hub.children.pop(id_, None)
+        self.hub.orders.pop(id_, None)
+
+    @rule(id_=ids, tags=st.sampled_from([(), ("eu",)]), pinned=st.booleans())
+    def child_edited(self, id_: str, tags: tuple[str, ...], pinned: bool) -> None:
+        if present := self.hub.children.get(id_):
+            self.hub.want([msgspec.structs.replace(present, tags=tags, pinned=pinned)])
+
+    @rule(id_=ids, name=members)
+    def move_asked_for(self, id_: str, name: str) -> None:
+        if id_ in self.hub.children:
+            self.hub.orders[id_] = name
 
     @rule(id_=ids, unwilling=st.booleans())
     def child_changes_its_mind(self, id_: str, unwilling: bool) -> None:
@@ -669,17 +717,24 @@ class HandingLife(RuleBasedStateMachine):
     @rule()
     def left_alone_it_comes_to_rest(self) -> None:
         hub = self.hub
-        hub.unwilling, hub.put_off, hub.failing, hub.given_up = set(), frozenset(), set(), set()
+        hub.unwilling, hub.put_off = set(), frozenset()
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
                 hub.change(name, phase=Phase.GONE, lingering=frozenset(), settled=True)
         hub.rest(100, rounds=200)
+        assert not hub.orders, "somebody asked for a move and got no answer"
+        for id_, wanted in hub.children.items():
+            entries = [entry for entry in hub.record.get(id_, {}).values() if not entry.to]
+            assert all(entry.tags == wanted.tags for entry in entries), f"an edit of {id_} waits for ever"
+        hub.failing, hub.given_up = set(), set()
+        hub.rest(100, rounds=200)
 
         ready = {name for name, member in hub.members.items() if member.phase is Phase.LIVE and not member.draining}
         assert not hub.quiet
-        for id_ in hub.children:
-            assert not ready or [name in ready for name in hub.acting(id_)] == [True], (id_, hub.acting(id_))
+        for id_, wanted in hub.children.items():
+            acting = [name in ready for name in hub.acting(id_)]
+            assert not ready or acting == [True] or wanted.pinned, (id_, hub.acting(id_))
 
 
 HandingLife.TestCase.settings = settings(

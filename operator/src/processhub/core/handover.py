@@ -11,8 +11,9 @@ The record goes through these steps; ``epoch`` is that of the target's waiting e
 
 Running may never be seen: a member's reports tell of the present, and a program may be quick. It took the state too if
 it was up before (``startedAt``), whatever it is by now. One that ended and was never up proves nothing: the source
-keeps its copy, with which an edit starts it anew, and takes it back where the target is lost or is to be emptied. Only
-a source that is to be emptied itself does not wait for that: the target has the state until its agent ends.
+keeps its copy, with which an edit starts it anew, and takes it back where the target is lost or is to be emptied, or
+somebody asks for the child elsewhere. Only a source that is to be emptied itself does not wait for that: the target has
+the state until its agent ends.
 
 Before the commit a target that is lost, or a state that can't be had, gives the move up: the source gets a newer epoch
 and runs on with what it has. After it, that is so only once the target is proven to run nothing. Where it is the source

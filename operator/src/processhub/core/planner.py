@@ -416,7 +416,7 @@ class _Singles(Draft):
         elif member is None or self.lost(target.member):
             self.put(target.member, child.id, None)
             self._settle(child, source)
-        elif target.failed and not self._may_still_go(child, member):
+        elif target.failed and (not self._may_still_go(child, member) or self._is_asked_for_elsewhere(child, member)):
             # It does not come up there, and is not to stay: the source resumes when its end there is proven.
             self.put(target.member, child.id, None)
             self.load[source.member] += 1
@@ -435,6 +435,10 @@ class _Singles(Draft):
 
     def _may_still_go(self, child: Wanted, member: MemberView) -> bool:
         return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
+
+    def _is_asked_for_elsewhere(self, child: Wanted, member: MemberView) -> bool:
+        ordered = self.snapshot.orders.get(child.id, member.name)
+        return ordered != member.name and not child.bound and not self.unfit(ordered)
 
     def _place_bound(self, child: Wanted, name: str) -> None:
         member = self.members.get(name)
