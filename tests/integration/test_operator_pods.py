@@ -328,6 +328,7 @@ async def test_a_pod_whose_marks_somebody_takes_off_is_still_the_childs(world: W
 
     await world.operators.scale(0)
     await world.kubectl("annotate", "pod", name, "processhub.dev/child-id-", "processhub.dev/run-")
+    await world.kubectl("label", "pod", name, "processhub.dev/hub-")
     await world.operators.scale(2)
     await settles(whole)
     assert (await pods.running("a"))["a"].pid == first.pid

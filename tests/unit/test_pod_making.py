@@ -389,6 +389,23 @@ async def test_a_pod_without_marks_that_a_new_leader_finds_goes_with_its_hub(
     assert "deletionTimestamp" not in copy["metadata"]
 
 
+async def test_a_pod_without_the_label_of_its_hub_that_a_new_leader_does_not_see_is_looked_for(round_: Round) -> None:
+    await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
+    pod, _ = round_.site.pods.values()
+    _without(pod, "processhub.dev/hub")
+    leader = Round(round_.site, round_.client)
+    leader.state.put_child(owner("a", "u"))
+    leader.state.put_slice(member("one", entry(5, "Active")).slices[0].present)
+    leader.state.put_slice(member("two", entry(6, "Passive")).slices[0].present)
+    pods = PodChildren(leader.client, leader.store, leader.hub, leader.state, leader.memory)
+
+    await pods.settle_doubts()
+
+    assert pod["metadata"]["name"] in leader.state.child_pods, "else the other is made active beside it"
+    await leader.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
+    assert pod["metadata"]["labels"]["processhub.dev/hub"] == "hub"
+
+
 async def test_a_pod_without_marks_of_an_earlier_hub_of_the_name_is_still_its_childs(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()

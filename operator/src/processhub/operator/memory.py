@@ -62,6 +62,7 @@ class HubMemory:
         # by id and member → epoch, not again before, and why
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
         self.doubtful_pods: set[str] = set()  # made, perhaps: there was no answer
+        self.looked_for_pods = False  # those that the slices ask for, when this leader began
         self.unlabelled: set[str] = set()  # uids of pods that could not be labelled
         self.fingerprint = ""  # of the strategy and weights as they are
         self.last_placed = ""  # the member that the newest child went to

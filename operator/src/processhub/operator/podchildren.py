@@ -200,17 +200,38 @@ class PodChildren:
     async def settle_doubts(self) -> None:
         """Find out which Pods are there, before the planner looks at them. Raises ApiError.
 
-        Those whose creation was not answered are read, and those that the watch tells of no more.
+        Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
+        those that the slices ask for and no watch has told of.
         """
-        for name in list(self._memory.doubtful_pods):
-            await self._read(name)
-            self._memory.doubtful_pods.discard(name)
+        if not self._memory.looked_for_pods:
+            self._memory.doubtful_pods |= self._not_seen()
+            self._memory.looked_for_pods = True
+        doubtful = (self._settle_doubt(name) for name in list(self._memory.doubtful_pods))
+        for error in await asyncio.gather(*doubtful, return_exceptions=True):
+            if error is not None:
+                raise error
         while self._state.strange_pods:
             _, pod = self._state.strange_pods.popitem()
             self._recognise(pod)
         await look_for_vanished(self._client, self._store, self._state, self._gate)
         if self._state.vanished_pods:
             self._again_in(LOOK_AGAIN_SECONDS)
+
+    def _not_seen(self) -> set[str]:
+        """The names of Pods that the slices ask for and no watch told of: not made, or without their hub's label."""
+        found: set[str] = set()
+        for known in self._state.slices.values():
+            spec = known.present.spec
+            pods = {digest for digest, text in spec.workloads.items() if is_pod_workload(text)}
+            asked = [child_id for child_id, entry in known.assignments.items() if entry.workload in pods]
+            member = spec.member if self._copies else ""
+            found.update(child_pod_name(*self._hub_labels, child_id, member) for child_id in asked)
+        return found - self._state.child_pods.keys()
+
+    async def _settle_doubt(self, name: str) -> None:
+        async with self._gate:
+            await self._read(name)
+        self._memory.doubtful_pods.discard(name)
 
     def _recognise(self, pod: Pod) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
