@@ -33,6 +33,17 @@ def end_and_look(pid):
 linux._stat = end_and_look
 main.main()
 """
+# A daemon with its first thread ended and another at work: to a look at /proc it is a zombie.
+HEADLESS = f"""
+setsid {sys.executable} -c '
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+open("note.new", "w").write(str(os.getpid()))
+os.rename("note.new", "note")
+ctypes.CDLL(None).pthread_exit(None)
+' &
+while ! test -e note; do sleep 0.01; done
+"""
 # A main process, below it one in a session of its own, below that another: only the warden can find the last one.
 TREE = """
 setsid sh -c 'trap "" TERM; setsid sh -c "echo \\$\\$ > note.new; mv note.new note; exec sleep 1000" & wait' &
@@ -66,14 +77,22 @@ class Agent:
         self._heard += self._inbox.read()
         return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
 
+    def end(self) -> None:
+        self.socket.close()
+        os.close(self.feed)
+        self.process.wait(40)
+
 
 @pytest.fixture(params=[WARDEN], ids=["warden"])
 def agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
     agent = Agent(tmp_path, request.param)
     yield agent
-    agent.socket.close()
-    os.close(agent.feed)
-    agent.process.wait(40)
+    agent.end()
+
+
+def is_there(pid: int) -> bool:
+    """Whether there is such a process, be it with a first thread that has ended."""
+    return Path(f"/proc/{pid}").exists()
 
 
 async def tree(folder: Path) -> int:
@@ -83,10 +102,12 @@ async def tree(folder: Path) -> int:
     return int(note.read_text())
 
 
-early_ends = pytest.mark.parametrize("agent", [ENDS_WHEN_LOOKED_AT], ids=["ends early"], indirect=True)
+def of(warden: str) -> pytest.MarkDecorator:
+    """The test's warden is this program."""
+    return pytest.mark.parametrize("agent", [warden], ids=[""], indirect=True)
 
 
-@early_ends
+@of(ENDS_WHEN_LOOKED_AT)
 async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(TREE)
     last = await tree(tmp_path)
@@ -96,7 +117,7 @@ async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agen
     assert not alive(last)
 
 
-@early_ends
+@of(ENDS_WHEN_LOOKED_AT)
 async def test_the_wardens_own_end_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(f"{TREE} wait")
     last = await tree(tmp_path)
@@ -118,3 +139,22 @@ async def test_a_daemon_amid_an_exec_is_not_taken_for_a_stray(agent: Agent, tmp_
         agent.spawn("exit 0", f"other-{number}")
         await until(lambda key=f"other-{number}": agent.hear("exited", key), "another's end")
         assert alive(daemon)
+
+
+async def test_a_process_whose_first_thread_has_ended_does_not_outlive_its_child(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(HEADLESS)
+    daemon = await tree(tmp_path)
+
+    await until(lambda: agent.hear("exited"), "the warden's word that it has exited")
+
+    assert not is_there(daemon)
+
+
+async def test_such_a_process_of_a_child_that_runs_holds_up_no_others_end(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(f"({HEADLESS}); exec sleep 1000")
+    daemon = await tree(tmp_path)
+
+    agent.spawn("exit 3", key="2")
+
+    assert (await until(lambda: agent.hear("exited", "2"), "the other's end"))["status"] == 3
+    assert is_there(daemon)

@@ -120,7 +120,7 @@ def _reap() -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State letter and parent; ``("X", 0)`` where the process is gone."""
+    """State letter and parent; ``("X", 0)`` where the process is gone, Z only where all of its threads have ended."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
@@ -128,7 +128,9 @@ def _stat(pid: int) -> tuple[str, int]:
     try:
         # The name in parentheses may hold anything, blanks and parentheses too.
         fields = os.read(fd, 512).rpartition(b")")[2].split()
-        return fields[0].decode(), int(fields[1])
+        # One whose first thread has ended looks like a zombie while others run.
+        state = "S" if fields[0] == b"Z" and int(fields[17]) > 1 else fields[0].decode()
+        return state, int(fields[1])
     except (OSError, IndexError):
         return "X", 0
     finally:
@@ -137,12 +139,11 @@ def _stat(pid: int) -> tuple[str, int]:
 
 def environment_value(pid: int, name: str) -> str | None:
     """A variable of the environment that a process was started with; None where it is not set or not readable."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            prefix = name.encode() + b"="
-            for item in file.read().split(b"\0"):
-                if item.startswith(prefix):
-                    return item[len(prefix) :].decode(errors="replace")
-    except OSError:
-        pass
+    prefix = name.encode() + b"="
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 names, as above; the first may have ended
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/environ", "rb") as file:
+                for item in file.read().split(b"\0"):
+                    if item.startswith(prefix):
+                        return item[len(prefix) :].decode(errors="replace")
     return None
