@@ -33,6 +33,13 @@ def end_and_look(pid):
 linux._stat = end_and_look
 main.main()
 """
+# Each fork of this one is killed before it has become the program, as by the kernel where memory is short.
+KILLED_AS_A_FORK = """
+import os, signal
+from processhub.agent.warden import launch, main
+launch._arrange = lambda fds: os.kill(os.getpid(), signal.SIGKILL)
+main.main()
+"""
 # A daemon with its first thread ended and another at work: to a look at /proc it is a zombie.
 HEADLESS = f"""
 setsid {sys.executable} -c '
@@ -158,3 +165,22 @@ async def test_such_a_process_of_a_child_that_runs_holds_up_no_others_end(agent:
 
     assert (await until(lambda: agent.hear("exited", "2"), "the other's end"))["status"] == 3
     assert is_there(daemon)
+
+
+@of(KILLED_AS_A_FORK)
+async def test_what_was_killed_before_it_became_a_program_was_not_started(agent: Agent) -> None:
+    agent.spawn("exit 3")
+
+    exited = await until(lambda: agent.hear("exited"), "its end")
+
+    assert exited["status"] == -signal.SIGKILL
+    assert agent.hear("started") is None
+
+
+async def test_a_program_that_ends_at_once_was_started(agent: Agent) -> None:
+    agent.spawn("exit 3")
+
+    exited = await until(lambda: agent.hear("exited"), "its end")
+
+    assert exited["status"] == 3
+    assert agent.hear("started") is not None

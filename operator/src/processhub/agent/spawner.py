@@ -22,7 +22,10 @@ _MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.warden.
 
 
 class Watcher(Protocol):
-    """Who asked for a process hears of it: ``started`` or ``failed``, and ``exited`` after a start."""
+    """Who asked for a process hears of it: ``started`` or ``failed``, and ``exited`` after a start.
+
+    ``exited`` comes alone where it was killed before the exec.
+    """
 
     def started(self, pid: int) -> None:
         """The exec took place."""

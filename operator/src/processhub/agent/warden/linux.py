@@ -12,6 +12,8 @@ from collections.abc import Container, Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_PF_FORKNOEXEC = 0x40  # of the kernel's flags of a process: forked, no exec since
+_STATE, _PARENT, _FLAGS, _THREADS = 0, 1, 6, 17  # in /proc/<pid>/stat, counted from behind the name
 _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 
@@ -121,20 +123,33 @@ def _reap() -> bool:
 
 def _stat(pid: int) -> tuple[str, int]:
     """State letter and parent; ``("X", 0)`` where the process is gone, Z only where all of its threads have ended."""
+    fields = _fields(pid)
+    if not fields:
+        return "X", 0
+    # One whose first thread has ended looks like a zombie while others run.
+    state = "S" if fields[_STATE] == b"Z" and int(fields[_THREADS]) > 1 else fields[_STATE].decode()
+    return state, int(fields[_PARENT])
+
+
+def _fields(pid: int) -> list[bytes]:
+    """What /proc tells of a process after its name; empty where it is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
-        return "X", 0
+        return []
     try:
         # The name in parentheses may hold anything, blanks and parentheses too.
-        fields = os.read(fd, 512).rpartition(b")")[2].split()
-        # One whose first thread has ended looks like a zombie while others run.
-        state = "S" if fields[0] == b"Z" and int(fields[17]) > 1 else fields[0].decode()
-        return state, int(fields[1])
-    except (OSError, IndexError):
-        return "X", 0
+        return os.read(fd, 512).rpartition(b")")[2].split()
+    except OSError:
+        return []
     finally:
         os.close(fd)
+
+
+def has_become(pid: int) -> bool:
+    """Whether a forked process has become a program, by an exec; asked before it is reaped, it may have ended."""
+    fields = _fields(pid)
+    return bool(fields) and not int(fields[_FLAGS]) & _PF_FORKNOEXEC
 
 
 def environment_value(pid: int, name: str) -> str | None:

@@ -23,6 +23,7 @@ from processhub.agent.warden.linux import (
     descendants,
     end_all,
     environment_value,
+    has_become,
     own_children,
 )
 from processhub.agent.warden.ward import Ward
@@ -136,13 +137,16 @@ class Warden:
         self._epoll.register(report, select.EPOLLIN)
 
     def _launched(self, fd: int) -> None:
-        """The exec's outcome is known: the launch pipe ended empty or says what failed."""
+        """The exec's outcome is known: the launch pipe says what failed, or ended empty.
+
+        It ends so too where the fork was killed before its exec: then no program ran, and "started" would be a lie.
+        """
         ward = self._reports.pop(fd)
         self._epoll.unregister(fd)
         ward.failure = os.read(fd, 4096).decode(errors="replace")
         os.close(fd)
         ward.report = -1
-        if not ward.failure:
+        if not ward.failure and has_become(ward.pid):
             self._outbox.send({"ev": "started", "key": ward.key, "pid": ward.pid})
             if ward.key in self._stopping:
                 ward.signal(ward.stop_signal)
@@ -188,11 +192,11 @@ class Warden:
             if ward is not None:
                 # While it is a zombie nobody else can have its number, so the group is surely its own.
                 ward.signal(signal.SIGKILL)
+                if ward.report >= 0:
+                    self._launched(ward.report)
             _, status = os.waitpid(ended.si_pid, 0)
             if ward is not None:
                 ward.status = os.waitstatus_to_exitcode(status)
-                if ward.report >= 0:
-                    self._launched(ward.report)
                 self._stopping.pop(ward.key, None)
                 self._ending[ward.key] = ward
 
