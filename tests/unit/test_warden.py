@@ -14,6 +14,8 @@ import pytest
 from waiting import ENDS_WITH_US, alive, until
 
 from processhub.agent.frames import Inbox, Message, Outbox
+from processhub.agent.spawner import Feed
+from processhub.agent.warden.linux import boottime
 
 WARDEN = "from processhub.agent.warden.main import main; main()"
 # Each child of this warden ends after the warden has listed it and before it is looked at: the moment in which its own
@@ -40,6 +42,19 @@ from processhub.agent.warden import launch, main
 launch._arrange = lambda fds: os.kill(os.getpid(), signal.SIGKILL)
 main.main()
 """
+# Each fork of this one becomes the program only when it is let, and notes that it waits for that.
+WAITS_AS_A_FORK = """
+import os, time
+from processhub.agent.warden import launch, main
+
+def wait(signum):
+    open("note", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+
+launch.set_death_signal = wait
+main.main()
+"""
 # A daemon with its first thread ended and another at work: to a look at /proc it is a zombie.
 HEADLESS = f"""
 setsid {sys.executable} -c '
@@ -63,10 +78,12 @@ class Agent:
 
     def __init__(self, folder: Path, warden: str) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        feed, self.feed = os.pipe()
+        feed, self._feed = os.pipe()
+        self.feed = Feed(self._feed)
         self.process = subprocess.Popen(
             [*ENDS_WITH_US, sys.executable, "-c", warden, str(its.fileno()), str(feed)],
             pass_fds=(its.fileno(), feed),
+            cwd=folder,
         )
         its.close()
         os.close(feed)
@@ -86,7 +103,7 @@ class Agent:
 
     def end(self) -> None:
         self.socket.close()
-        os.close(self.feed)
+        os.close(self._feed)
         self.process.wait(40)
 
 
@@ -184,3 +201,29 @@ async def test_a_program_that_ends_at_once_was_started(agent: Agent) -> None:
 
     assert exited["status"] == 3
     assert agent.hear("started") is not None
+
+
+async def test_what_the_fence_told_to_stop_ends_though_the_lease_is_renewed(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn("trap 'touch note' TERM; touch ready; while :; do sleep 0.01; done")
+    await until((tmp_path / "ready").exists, "the child")
+
+    agent.feed.set(boottime(), boottime() + 1)
+    await until((tmp_path / "note").exists, "the stop signal")
+    agent.feed.set(boottime() + 1000, boottime() + 2000)
+
+    exited = await until(lambda: agent.hear("exited"), "its end", within=10)
+    assert (exited["status"], exited["fenced"]) == (-signal.SIGKILL, True)
+
+
+@of(WAITS_AS_A_FORK)
+async def test_the_fences_stop_signal_is_not_lost_on_a_fork(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn("exec sleep 1000")
+    await until((tmp_path / "note").exists, "the fork")
+
+    agent.feed.set(boottime(), boottime() + 1000)
+    agent.spawn("exit 0", key="2")
+    await until(lambda: agent.hear("failed", "2"), "a start that is refused: the fence is closed")
+    (tmp_path / "go").touch()
+
+    exited = await until(lambda: agent.hear("exited"), "its end", within=10)
+    assert (exited["status"], exited["fenced"]) == (-signal.SIGTERM, True)

@@ -171,12 +171,14 @@ class Warden:
             del self._stopping[ward.key]
             ward.kill()
         if due := self._fence.due():
-            for ward in self._wards.values():
+            for ward in self._by_pid.values():
                 ward.fenced = True
                 if due == "kill":
                     ward.kill()
                 elif not ward.kill_at:
-                    ward.signal(ward.stop_signal)
+                    # With its SIGKILL, also if the Lease is renewed by then: one that was told to stop is of no use any
+                    # more, a runner whose other actors have ended already least of all.
+                    self._stop(ward, self._fence.kill_at - now)
 
     # ends
 
