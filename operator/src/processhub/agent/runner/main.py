@@ -66,6 +66,8 @@ class Runner:
         elif operation == "start":
             hosted = Hosted(message, self._hub, self._scheduler, self._tell, self._over)
             self._hosted[hosted.key] = hosted
+            if self._ending:
+                hosted.stop(_TERM_GRACE, "shutdown")  # it came late, and the others' end is told by the process's alone
         else:
             found = self._hosted.get(message["key"])
             if found is None:
