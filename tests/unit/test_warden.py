@@ -96,6 +96,10 @@ class Agent:
         order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
+    def stop(self) -> None:
+        """End what was spawned first."""
+        self._outbox.send({"op": "stop", "key": "1", "grace": 0})
+
     def hear(self, event: str, key: str = "1") -> Message | None:
         """The warden's message of that name, if it has come."""
         self._heard += self._inbox.read()
@@ -227,3 +231,25 @@ async def test_the_fences_stop_signal_is_not_lost_on_a_fork(agent: Agent, tmp_pa
 
     exited = await until(lambda: agent.hear("exited"), "its end", within=10)
     assert (exited["status"], exited["fenced"]) == (-signal.SIGTERM, True)
+
+
+@pytest.mark.parametrize("backlog", [0, 1000])
+async def test_after_a_pause_of_the_warden_alone_the_newest_deadline_counts(agent: Agent, backlog: int) -> None:
+    stale = (boottime() + 3, boottime() + 3)
+    agent.feed.set(*stale)
+    agent.spawn("exec sleep 1000")
+    await until(lambda: agent.hear("started"), "the child")
+    agent.process.send_signal(signal.SIGSTOP)
+    await until(lambda: boottime() > stale[1], "the time at which it was to be killed")
+
+    agent.spawn("exit 3", key="2")  # waits for the warden before the newest deadline does
+    for _ in range(backlog):
+        agent.feed.set(*stale)
+    agent.feed.set(boottime() + 1000, boottime() + 2000)
+    agent.process.send_signal(signal.SIGCONT)
+
+    ended = await until(lambda: agent.hear("exited", "2") or agent.hear("failed", "2"), "the other's end")
+    assert ended.get("status") == 3
+    assert agent.hear("exited") is None
+    agent.stop()
+    assert not (await until(lambda: agent.hear("exited"), "its end"))["fenced"]

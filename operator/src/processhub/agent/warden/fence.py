@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 
@@ -9,12 +10,14 @@ from processhub.agent.warden.linux import BootTimer, boottime
 
 FEED = struct.Struct("!dd")  # stop_at, kill_at in seconds of CLOCK_BOOTTIME; 0 0: not fenced
 _TICK = 0.05
+_CHUNK = 256 * FEED.size  # the agent writes whole ones, and a pipe takes what is so small whole or not at all
 
 
 class Fence:
     """What the agent fed last and what is due by it.
 
-    ``closed`` is true from the stop deadline until a newer feed: nothing may be started meanwhile.
+    ``closed`` is true from the stop deadline until a newer feed: nothing may be started meanwhile. Nothing is judged by
+    what was fed before the newest: after a pause of the warden alone more may wait to be read, and other orders too.
     """
 
     def __init__(self, feed: int) -> None:
@@ -26,22 +29,23 @@ class Fence:
     @property
     def closed(self) -> bool:
         """Whether the stop deadline has passed."""
+        self._read()
         return self.stop_at > 0 and boottime() >= self.stop_at
 
-    def read(self) -> None:
+    def _read(self) -> None:
         """Take the newest deadlines that the agent wrote."""
-        try:
-            data = os.read(self.feed, 4096)
-        except BlockingIOError:
-            return
-        if len(data) >= FEED.size:
-            end = len(data) - len(data) % FEED.size
-            self.stop_at, self.kill_at = FEED.unpack(data[end - FEED.size : end])
+        newest = b""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.feed, _CHUNK):
+                newest = data[-FEED.size :]
+        if newest:
+            self.stop_at, self.kill_at = FEED.unpack(newest)
             self._stopped = False
             self.timer.set(self.stop_at)
 
     def due(self) -> str:
         """``stop`` once at the stop deadline, ``kill`` from the kill deadline on, else empty."""
+        self._read()
         if not self.stop_at:
             return ""
         now = boottime()

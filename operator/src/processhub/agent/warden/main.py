@@ -72,8 +72,6 @@ class Warden:
                     self._outbox.flush()
                     for message in self._inbox.read():
                         self._obey(message)
-                elif fd == self._fence.feed:
-                    self._fence.read()
                 elif fd == self._fence.timer.fd:
                     self._fence.timer.acknowledge()
                 elif fd == wake:
