@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,9 @@ class Supervisor:
 
     def give_up(self) -> None:
         self.orders.append("give up")
+
+    def hand_over(self, *_: object, **__: object) -> None:
+        pass
 
     def role(self, role: str, epoch: int, *, told: bool) -> None:
         self.orders.append(f"role {role} of {epoch}{', told' if told else ''}")
@@ -270,6 +274,23 @@ def test_a_fenced_end_is_no_crash(child: Child, owner: Supervisor) -> None:
     owner.open = True
     child.advance()
     assert len(owner.launched) == 2
+
+
+def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_crash_is_one(
+    child: Child, owner: Supervisor
+) -> None:
+    child.want(wanted())
+    child.running(7)
+    child.want(wanted(to="hub-1:9"))
+    child.quiesce(Path("state"), ask=False)
+    child.ended(End(Reason.EXITED, "killed by SIGKILL", fenced=True))
+
+    child.want(wanted(10, run=1))
+    child.running(8)
+    assert child.serving
+
+    child.ended(CRASH)
+    assert (said(child).state, said(child).restarts) == ("Starting", 1)
 
 
 def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(

@@ -326,8 +326,8 @@ class Child:
             return
         if self._timed_out:
             end = End(Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s")
-        if self.leaving and not end.fenced:
-            self.leaving = False
+        leaving, self.leaving = self.leaving, False
+        if leaving and not end.fenced:
             self.state, self.reason, self.last_exit = State.STOPPING, "", end.text
             self.message = "its state is handed over"
             self._owner.quiesced(self, end)
