@@ -15,6 +15,11 @@ from agentharness import SLEEP, Agent, Member, actor, new_member, shell, until
 from waiting import alive
 
 from localcluster.cluster import Cluster
+from processhub.agent.env import Environment
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.spawner import Feed
+from processhub.agent.warden.fence import FEED
+from processhub.api.slice import Settings
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import LEASES
 
@@ -242,6 +247,32 @@ async def test_fencing_set_on_a_running_hub_takes_effect(member: Member) -> None
 
     await until(lambda: not alive(pid))
     agent.signal(signal.SIGCONT)
+
+
+async def test_a_longer_lease_counts_from_the_first_renewal_for_so_long(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", member.admin_kubeconfig)
+    feed_end, feed = os.pipe()
+    pod = {"pod": member.name, "pod_uid": "pod-a", "pod_ip": "127.0.0.1", "node": "node"}
+    env = Environment(hub=member.hub, namespace=member.namespace, hub_uid=member.hub_uid, member=member.name, **pod)
+    keeper = LeaseKeeper(env, Settings(lease_seconds=6, fence=True), Feed(feed), lambda _: None, lambda _: None)
+    keeper.start()
+    await until(lambda: keeper.session)
+
+    keeper.apply(Settings(lease_seconds=60, fence=True))
+    await until(lambda: keeper.renewals > 1)
+    await keeper.release()
+
+    fed = list(FEED.iter_unpack(os.read(feed_end, 4096)))
+    # SIGKILL comes a second before the Lease's end: so each tells when the renewal was sent that it is counted from.
+    short = {round(kill_at - 5, 3) for stop_at, kill_at in fed if kill_at - stop_at < 2}
+    long = {round(kill_at - 59, 3) for stop_at, kill_at in fed if kill_at - stop_at > 2}
+    assert short
+    assert long
+    assert not short & long
+    os.close(feed_end)
+    os.close(feed)
 
 
 async def test_without_its_environment_the_agent_says_what_is_missing(member: Member) -> None:

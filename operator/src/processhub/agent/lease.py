@@ -63,6 +63,7 @@ class LeaseKeeper:
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
         self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
+        self._granted = settings.lease_seconds  # the seconds that it asked for: who watches the Lease waits no longer
         self._lease: Lease | None = None
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
@@ -88,7 +89,11 @@ class LeaseKeeper:
         return session == self.session > 0 and boottime() < self._renewed + self._valid_seconds()
 
     def _valid_seconds(self) -> float:
-        return self._settings.lease_seconds * (2 / 3 if self._settings.fence else 1.0)
+        return self._seconds() * (2 / 3 if self._settings.fence else 1.0)
+
+    def _seconds(self) -> int:
+        """For how long the last renewal holds: a longer time that was set since has to be asked for first."""
+        return min(self._settings.lease_seconds, self._granted)
 
     @property
     def alive(self) -> bool:
@@ -119,7 +124,7 @@ class LeaseKeeper:
     def _feed_warden(self) -> None:
         settings = self._settings
         if settings.fence and self._renewed:
-            seconds = settings.lease_seconds
+            seconds = self._seconds()
             self._feed.set(self._renewed + seconds * 2 / 3, self._renewed + seconds - 1)
         else:
             self._feed.set(0, 0)
@@ -187,7 +192,7 @@ class LeaseKeeper:
 
     async def _renew(self, client: Client) -> bool:
         """Rest a fifth of the Lease's duration and renew it; False where it must be looked at anew."""
-        interval = self._settings.lease_seconds / 5
+        interval = self._seconds() / 5
         await self._rest(max(0.0, self._renewed + interval - boottime()) if self._renewed else 0.0)
         if self._lease is None:
             return False
@@ -204,12 +209,12 @@ class LeaseKeeper:
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
         """Renew, or take it over. False on a conflict: somebody wrote in between."""
-        began = boottime()
+        began, seconds = boottime(), self._settings.lease_seconds
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec = msgspec.structs.replace(
             lease.spec,
             holder_identity=self.identity,
-            lease_duration_seconds=self._settings.lease_seconds,
+            lease_duration_seconds=seconds,
             renew_time=now,
         )
         if taking:
@@ -236,7 +241,7 @@ class LeaseKeeper:
         late = not fresh and boottime() >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1
-        self._renewed = began
+        self._renewed, self._granted = began, seconds
         self._feed_warden()
         if fresh:
             log.info("holding the member's Lease as %s", self.identity)
