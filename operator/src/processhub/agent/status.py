@@ -104,6 +104,7 @@ class _Page:
         self._author = author
         self._item: RegistrySlice | None = None
         self._entries: dict[str, str] = {}
+        self._observed = 0  # the generation that is answered: what is not listed then has ended
         self.dirty: dict[str, Child] = {}
         self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
         self._wrote = False  # this agent has answered the slice
@@ -216,11 +217,14 @@ class _Page:
             else:
                 self._entries[child_id] = text
         self.dirty.clear()
+        entries, whole = _bounded(self._entries)
+        if whole:
+            self._observed = item.metadata.generation
         status = SliceStatus(
-            observed_generation=item.metadata.generation,
+            observed_generation=self._observed,
             holder=self._author.holder,
             address=self._author.address,
-            entries=_bounded(self._entries),
+            entries=entries,
         )
         if self._said == (status.observed_generation, status.entries):
             return None
@@ -291,15 +295,18 @@ class _Page:
             )
 
 
-def _bounded(entries: dict[str, str]) -> dict[str, str]:
-    """What fits: at most as many as a slice may hold, and no more text than etcd takes beside the spec.
+def _bounded(entries: dict[str, str]) -> tuple[dict[str, str], bool]:
+    """What fits, and whether it names all that may run.
 
-    What is being stopped must be told, what is Pending need not; and a thousand long messages are none.
+    It is at most as many as a slice may hold, and no more text than etcd takes beside the spec. What is Pending need
+    not be told, and a thousand long messages neither. What is being stopped must be, and there is no limit to it: the
+    room that it leaves in the spec is filled while it still runs.
     """
-    told = dict(entries)
+    told, whole = dict(entries), True
     if len(told) > MAX_ENTRIES:
         pending = f" {State.PENDING} "
-        told = dict(sorted(told.items(), key=lambda entry: pending in entry[1])[:MAX_ENTRIES])
+        order = sorted(told.items(), key=lambda entry: pending in entry[1])
+        told, whole = dict(order[:MAX_ENTRIES]), pending in order[MAX_ENTRIES][1]
     if sum(map(len, told.values())) > _MAX_TEXT:
         told = {child: text.partition(" msg=")[0] for child, text in told.items()}
-    return told
+    return told, whole

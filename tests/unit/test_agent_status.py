@@ -1,0 +1,69 @@
+"""What an agent's status of a slice claims, with this test in the API server's part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from test_agent_supervisor import supervised, wanted
+from waiting import until
+
+from processhub.agent.incarnation import End
+from processhub.agent.metrics import Metrics
+from processhub.agent.status import Author, StatusBook
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus, parse_report
+
+
+class Server:
+    """Stores each status that is written."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.status = SliceStatus()
+
+    @property
+    def slice(self) -> RegistrySlice:
+        metadata = ObjectMeta(name="s", namespace="default", uid="s", generation=self.generation)
+        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1)
+        return RegistrySlice(metadata=metadata, spec=spec, status=self.status)
+
+    async def replace(
+        self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
+    ) -> RegistrySlice:
+        self.status = body["status"]
+        return self.slice
+
+
+async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_generation() -> None:
+    server, supervisor = Server(), supervised()[0]
+    author = Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False)  # type: ignore[arg-type]
+    book = StatusBook(author)
+    old = [f"old-{number}" for number in range(MAX_ENTRIES - 1)]
+    new = ["new-1", "new-2"]
+
+    def order(stop: list[str], start: list[str]) -> None:
+        server.generation += 1
+        supervisor.want({**dict.fromkeys(stop), **{child_id: wanted(child_id) for child_id in start}})
+        for child_id in start:
+            supervisor.children[child_id].running(7)
+        book.slice_changed(server.slice, "s", supervisor.children.values())
+        for child in supervisor.children.values():
+            book.child_changed(child, urgent=True)
+
+    book.open()
+    order([], old)
+    await until(lambda: server.status.observed_generation == 1, "the first answer")
+    order(old, new)
+    await until(lambda: "new-1" in server.status.entries, "what there is room for")
+    order(new, [])
+    await until(lambda: parse_report(server.status.entries["new-1"]).state == State.STOPPING, "its end's begin")
+    assert "new-2" not in server.status.entries
+    assert server.status.observed_generation == 1
+
+    first = supervisor.children[old[0]]
+    first.ended(End(Reason.EXITED, "exit code 0"))
+    book.child_changed(first, urgent=True)
+    await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
+    assert "new-2" in server.status.entries
+    await book.flush(5)
