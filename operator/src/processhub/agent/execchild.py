@@ -17,7 +17,7 @@ from processhub.agent.courier import Content
 from processhub.agent.env import Environment
 from processhub.agent.incarnation import End, Handle
 from processhub.agent.logs import LogSink
-from processhub.agent.output import PipeReader, tagged
+from processhub.agent.output import PipeReader, open_pipes, tagged
 from processhub.agent.request import Answer, Request
 from processhub.agent.spawner import Spawner
 from processhub.agent.sync import Wanted
@@ -200,10 +200,9 @@ class ExecRun:
     def _pipes(self) -> dict[int, int]:
         env, entry = self._starter.env, self._wanted.assignment
         common = {"hub": env.hub, "member": env.member, "child": self._child.id, "epoch": entry.epoch}
-        for stream in ("stdout", "stderr"):
-            encode = tagged({**common, "stream": stream})
-            self._outputs.append(PipeReader(asyncio.get_running_loop(), self._starter.sink, encode))
-        return {1: self._outputs[0].write_end, 2: self._outputs[1].write_end}
+        encoders = {number: tagged({**common, "stream": stream}) for number, stream in ((1, "stdout"), (2, "stderr"))}
+        self._outputs, ends = open_pipes(asyncio.get_running_loop(), self._starter.sink, encoders)
+        return ends
 
     def _environment(self) -> dict[str, str]:
         env = self._starter.env

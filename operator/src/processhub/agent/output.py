@@ -99,5 +99,24 @@ class PipeReader:
             self._take(b"\n")
 
 
+def open_pipes(
+    loop: asyncio.AbstractEventLoop, sink: LogSink, encoders: dict[int, Encode]
+) -> tuple[list[PipeReader], dict[int, int]]:
+    """A pipe for each descriptor number of a new process: their readers, and the ends for it by number.
+
+    Raises OSError where descriptors have run out; none is left open then.
+    """
+    readers: list[PipeReader] = []
+    try:
+        for encode in encoders.values():
+            readers.append(PipeReader(loop, sink, encode))  # noqa: PERF401 one that fails must find those before it
+    except OSError:
+        for reader in readers:
+            os.close(reader.write_end)
+            reader.finish()
+        raise
+    return readers, dict(zip(encoders, (reader.write_end for reader in readers), strict=True))
+
+
 def _parts(line: bytes) -> list[bytes]:
     return [line[at : at + LINE_MAX] for at in range(0, len(line), LINE_MAX) or (0,)]

@@ -64,10 +64,13 @@ class PythonStarter:
     def warm(self) -> None:
         """Have a spare runner started."""
         if self._spare is None:
-            self._spare = self._new()
+            try:
+                self._spare = self._new()
+            except OSError as error:
+                log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
 
     def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None = None) -> Handle:
-        """Have the actor started in its module's runner."""
+        """Have the actor started in its module's runner. Raises OSError where none can be made."""
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
         version = self._modules_version()

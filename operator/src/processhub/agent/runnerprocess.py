@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 
@@ -13,7 +14,7 @@ from processhub.agent.env import Environment
 from processhub.agent.execchild import exit_text
 from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.logs import LogSink, now
-from processhub.agent.output import PipeReader, tagged
+from processhub.agent.output import Encode, open_pipes, tagged
 from processhub.agent.spawner import Spawner
 from processhub.api.reasons import Reason
 
@@ -22,7 +23,10 @@ _SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "
 
 
 class RunnerProcess:
-    """The process and its socket. A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``."""
+    """The process and its socket. Raises OSError where descriptors have run out.
+
+    A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``.
+    """
 
     def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
@@ -30,13 +34,19 @@ class RunnerProcess:
         self.last_words = ""  # the last line on stderr that was no actor's
         self._spawner, self._python = spawner, python
         self._loop = asyncio.get_running_loop()
-        mine, its = socket.socketpair()
+        encoders = {number: self._encoder(env, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
+        self._outputs, fds = open_pipes(self._loop, sink, encoders)
+        try:
+            mine, its = socket.socketpair()
+        except OSError:
+            for fd in fds.values():
+                os.close(fd)
+            self._finish_outputs()
+            raise
         mine.setblocking(False)
         self._socket = mine
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
         self._writing = False
-        self._outputs: list[PipeReader] = []
-        fds = {number: self._pipe(env, sink, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
         self._loop.add_reader(mine.fileno(), self.listen)
         self.send({"op": "hub", "name": env.hub, "namespace": env.namespace, "member": env.member})
         self._key = spawner.spawn(
@@ -101,14 +111,17 @@ class RunnerProcess:
             self._loop.remove_writer(self._socket.fileno())
 
     def _close(self) -> None:
-        for output in self._outputs:
-            output.finish()
+        self._finish_outputs()
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
             self._socket.close()
 
-    def _pipe(self, env: Environment, sink: LogSink, stream: str) -> int:
+    def _finish_outputs(self) -> None:
+        for output in self._outputs:
+            output.finish()
+
+    def _encoder(self, env: Environment, stream: str) -> Encode:
         common = {"hub": env.hub, "member": env.member}
         plain = tagged({**common, "stream": stream})
         head = msgspec.json.encode(common)[1:-1]
@@ -125,9 +138,7 @@ class RunnerProcess:
                         self.last_words = line.decode(errors="replace")
             return encoded
 
-        output = PipeReader(self._loop, sink, encode)
-        self._outputs.append(output)
-        return output.write_end
+        return encode
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):

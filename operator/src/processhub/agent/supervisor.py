@@ -39,7 +39,7 @@ class PythonLauncher(Protocol):
     """What starts Python children."""
 
     def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None) -> Handle:
-        """Have it started, with that state."""
+        """Have it started, with that state. Raises OSError where there is no room for its process."""
 
 
 class PodLauncher(Protocol):
@@ -170,15 +170,19 @@ class Supervisor:
         if isinstance(workload, Exec):
             return self._execs.launch(child, wanted, workload, state)
         if isinstance(workload, Python):
-            return self._pythons.launch(child, wanted, workload, state)
-        if isinstance(workload, PodWorkload):
+            try:
+                return self._pythons.launch(child, wanted, workload, state)
+            except OSError as error:
+                end = End(Reason.EXITED, "not started", message=f"no runner for it: {error}")
+        elif isinstance(workload, PodWorkload):
             return self._pods.launch(child, wanted, workload)
-        end = End(
-            Reason.INVALID,
-            "not started",
-            final=True,
-            message="this agent can't read its workload: a newer one is needed",
-        )
+        else:
+            end = End(
+                Reason.INVALID,
+                "not started",
+                final=True,
+                message="this agent can't read its workload: a newer one is needed",
+            )
         self._loop.call_soon(child.ended, end)
         return _Nothing()
 
