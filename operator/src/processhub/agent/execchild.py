@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from processhub.agent.sync import Wanted
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
+log = logging.getLogger(__name__)
 _IN_FLIGHT = 32  # starts the warden is given at a time: a start's time limit must not count those before it
 
 
@@ -105,9 +107,17 @@ class ExecRun:
         self.stop(grace)
 
     def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it."""
+        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it.
+
+        Where they can't be written it is started anew: it must not go on in a role that is another's.
+        """
         self._role, self._epoch = role, epoch
-        self._write_role()
+        try:
+            self._write_role()
+        except OSError as error:  # the disk is full, or the child has put something in the way
+            log.error("started anew: its role can't be written: %s", error, extra={"child": self._child.id})
+            self._child.stop(self._child.limits.stop_seconds)
+            return
         if told and self._workload.role_signal and self._key:
             self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
 
@@ -178,8 +188,12 @@ class ExecRun:
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
         if self._leave_to is not None:
-            with contextlib.suppress(FileNotFoundError):  # it left none
+            try:
                 shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
+            except FileNotFoundError:
+                pass  # it left none
+            except OSError as error:
+                log.error("what it left can't be kept: %s", error, extra={"child": self._child.id})
         self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
 
     # inside

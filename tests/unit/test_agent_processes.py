@@ -1,4 +1,4 @@
-"""An agent that has no descriptors left: children wait until it has, and no more happens."""
+"""An agent's children as processes, where descriptors run out or a child breaks its own files: nobody else suffers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import resource
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from waiting import until
 
+from processhub.agent.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.execchild import ExecStarter
 from processhub.agent.logs import LogSink
@@ -21,6 +23,7 @@ from processhub.agent.spawner import Spawner, WardenProcess
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, Python
+from processhub.api.naming import id_hash
 from processhub.api.slice import Assignment
 
 ROOM = 3  # for one pipe and not for a second one
@@ -72,6 +75,11 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     os.close(log)
 
 
+def wanted(workload: Exec | Python, epoch: int = 1, **fields: Any) -> Wanted:
+    entry = Assignment(uid="u", epoch=epoch, workload="w", **fields)
+    return Wanted(entry, workload, slice="s", term=1, startable=True)
+
+
 @pytest.mark.parametrize(
     "workload", [Exec(command=("sleep", "1000")), Python(target="processhub.examples:Counter")], ids=["exec", "python"]
 )
@@ -79,14 +87,48 @@ async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
     agent: tuple[Supervisor, PythonStarter], workload: Exec | Python
 ) -> None:
     supervisor, pythons = agent
-    wanted = Wanted(Assignment(uid="u", epoch=1, workload="w"), workload, slice="s", term=1, startable=True)
 
     with hardly_any_descriptors():
-        supervisor.want({"a": wanted})
+        supervisor.want({"a": wanted(workload)})
         pythons.warm()
         child = supervisor.children["a"]
-        await until(lambda: child.restarts == 2, "another try")
+        await until(lambda: child.restarts > 1, "another try")
         assert "Too many open files" in child.message
         assert free() == ROOM
 
     await until(lambda: child.state == "Running", "its start")
+
+
+# In place of its folder there is a file.
+BREAKS_ITS_FILES = 'folder=$(dirname "$HUB_ROLE_FILE"); rm -r "$folder"; touch "$folder"; exec sleep 1000'
+
+
+async def broken(supervisor: Supervisor, folder: Path) -> Child:
+    """A child whose files can't be written any more."""
+    supervisor.want({"a": wanted(Exec(command=("sh", "-c", BREAKS_ITS_FILES)), role="Passive")})
+    child = supervisor.children["a"]
+    await until(lambda: child.state == "Running", "its start")
+    await until((folder / id_hash("a")).is_file, "the file in place of its folder")
+    return child
+
+
+async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_one(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    child = await broken(agent[0], tmp_path)
+
+    agent[0].want({"a": wanted(child.run_of.workload, epoch=2, run=1)})
+
+    await until(lambda: child.restarts > 0, "a start that fails too")
+    assert "File exists" in child.message
+
+
+async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    child = await broken(agent[0], tmp_path)
+    agent[0].closing = True
+
+    child.quiesce(tmp_path / "state", ask=False)
+
+    await until(lambda: not child.alive, "its end")
