@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+import pytest
 from test_agent_supervisor import supervised, wanted
 from waiting import until
 
@@ -13,6 +15,7 @@ from processhub.agent.status import Author, StatusBook
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus, parse_report
+from processhub.cluster.config import ConfigError
 
 
 class Server:
@@ -21,6 +24,7 @@ class Server:
     def __init__(self) -> None:
         self.generation = 0
         self.status = SliceStatus()
+        self.troubles: list[Exception] = []  # what the next writes end in
 
     @property
     def slice(self) -> RegistrySlice:
@@ -31,14 +35,38 @@ class Server:
     async def replace(
         self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
     ) -> RegistrySlice:
+        if self.troubles:
+            raise self.troubles.pop()
         self.status = body["status"]
         return self.slice
 
 
+def book_of(server: Server) -> StatusBook:
+    book = StatusBook(
+        Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False)  # type: ignore[arg-type]
+    )
+    book.open()
+    return book
+
+
+@pytest.mark.parametrize(
+    "trouble", [ConfigError("no token"), msgspec.ValidationError("no slice")], ids=["401", "answer"]
+)
+async def test_what_could_not_be_written_for_whatever_reason_is_written_again(trouble: Exception) -> None:
+    server, supervisor = Server(), supervised()[0]
+    book = book_of(server)
+    server.generation, server.troubles = 1, [trouble]
+    supervisor.want({"a": wanted("a")})
+
+    book.slice_changed(server.slice, "s", supervisor.children.values())
+
+    await until(lambda: "a" in server.status.entries, "the status")
+    await book.flush(5)
+
+
 async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_generation() -> None:
     server, supervisor = Server(), supervised()[0]
-    author = Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False)  # type: ignore[arg-type]
-    book = StatusBook(author)
+    book = book_of(server)
     old = [f"old-{number}" for number in range(MAX_ENTRIES - 1)]
     new = ["new-1", "new-2"]
 
@@ -51,7 +79,6 @@ async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_gene
         for child in supervisor.children.values():
             book.child_changed(child, urgent=True)
 
-    book.open()
     order([], old)
     await until(lambda: server.status.observed_generation == 1, "the first answer")
     order(old, new)

@@ -178,9 +178,10 @@ class _Page:
                 self._author.metrics.status_writes.labels("written").inc()
             except NotFoundError:
                 log.info("a slice is gone while its status was written")
-            except ApiError as error:
+            except Exception as error:
                 self._author.metrics.status_writes.labels("failed").inc()
-                log.warning("status of slice not written: %s", error.message)
+                known = isinstance(error, ApiError)
+                log.warning("status of slice not written: %s", error, exc_info=None if known else error)
                 self._said = None
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._wake.set()
