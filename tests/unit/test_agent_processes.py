@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 from collections.abc import AsyncIterator, Iterator
@@ -55,7 +56,9 @@ def hardly_any_descriptors() -> Iterator[None]:
 
 @pytest.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter]]:
-    env = Environment("hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    env = Environment(
+        "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
+    )
     warden, log = WardenProcess(), os.open(os.devnull, os.O_WRONLY)
     spawner, sink = Spawner(warden, None, lambda: None), LogSink(log)
     pythons = PythonStarter(env, spawner, sink, None)  # type: ignore[arg-type]
@@ -97,6 +100,36 @@ async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
         assert free() == ROOM
 
     await until(lambda: child.state == "Running", "its start")
+
+
+BLOCKS = """
+import pathlib, time
+import processhub
+
+class Blocks(processhub.Actor):
+    async def init(self, args):
+        pathlib.Path(args["note"]).touch()
+        time.sleep(1000)
+"""
+
+
+async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_and_again(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds, note = 2.0, tmp_path / "note"
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    workload = Python(target="blocks:Blocks", args={"note": str(note)})
+    supervisor.want({"a": wanted(workload)})
+    await until(note.exists, "the actor")
+    supervisor.closing = True
+    epochs = itertools.count(2)
+
+    def ended_though_told_again() -> bool:
+        supervisor.want({"a": wanted(workload, next(epochs))})
+        return not supervisor.children["a"].alive
+
+    await until(ended_though_told_again, "its end", within=8)
 
 
 # In place of its folder there is a file.

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -203,6 +204,7 @@ class ActorRun:
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._end_by = math.inf  # by the loop's clock: when it must have ended
         self.grace = 0.0  # of the end after a handover
         self._state: bytes | None = None  # what it left
         self.order = 0  # the latest one to hand over: an answer to an earlier one says nothing
@@ -222,7 +224,9 @@ class ActorRun:
     def stop(self, grace: float) -> None:
         """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
         self._runner.send({"op": "stop", "key": self.key, "grace": grace})
-        self._later(grace, lambda: self._overdue(grace))
+        now = self._loop.time()
+        self._end_by = min(self._end_by, now + grace)  # told once more it gets no more time
+        self._later(self._end_by - now, lambda: self._overdue(grace))
 
     def ends(self, state: str | None) -> None:
         """It has left its state, which is told or in its file, and ends by itself, as at a stop."""
