@@ -21,9 +21,9 @@ os.dup2(int(sys.argv[1]), 3)
 from processhub.agent.runner.main import main
 main()
 """
-# Its end takes until it is let.
-SLOW = """
-import asyncio, pathlib
+# The end of the first takes until it is let.
+ACTORS = """
+import asyncio, multiprocessing, pathlib, time
 import processhub
 
 class Slow(processhub.Actor):
@@ -31,6 +31,20 @@ class Slow(processhub.Actor):
         pathlib.Path("ending").touch()
         while not pathlib.Path("go").exists():
             await asyncio.sleep(0.01)
+
+def below():
+    pathlib.Path("forked").touch()
+    time.sleep(1000)
+
+class Parent(processhub.Actor):
+    async def init(self, args):
+        child = multiprocessing.get_context("fork").Process(target=below)
+        child.start()
+        while not pathlib.Path("forked").exists():
+            await asyncio.sleep(0.01)
+        child.terminate()
+        await asyncio.to_thread(child.join)
+        pathlib.Path("exit").write_text(str(child.exitcode))
 """
 
 
@@ -38,7 +52,7 @@ class Runner:
     """The agent's end of a runner's socket."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "slow.py").write_text(SLOW)
+        (folder / "actors.py").write_text(ACTORS)
         mine, its = socket.socketpair()
         self.process = subprocess.Popen(
             [*ENDS_WITH_US, sys.executable, "-c", PROGRAM, str(its.fileno())], pass_fds=(its.fileno(),), cwd=folder
@@ -49,10 +63,10 @@ class Runner:
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
         self._outbox.send({"op": "hub", "name": "hub", "namespace": "default", "member": "hub-0"})
 
-    def start(self, key: str) -> None:
+    def start(self, key: str, actor: str) -> None:
         """Start an actor."""
         order = {"op": "start", "key": key, "id": f"child-{key}", "epoch": 1, "role": "Active", "args": {}}
-        self._outbox.send({**order, "target": "slow:Slow"})
+        self._outbox.send({**order, "target": f"actors:{actor}"})
 
     def hear(self, event: str, key: str) -> Message | None:
         """The runner's message of that name on that actor, if it has come."""
@@ -69,12 +83,21 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 
 
 async def test_a_runner_that_is_ending_is_not_kept_by_an_actor_that_comes_late(runner: Runner, tmp_path: Path) -> None:
-    runner.start("1")
+    runner.start("1", "Slow")
     await until(lambda: runner.hear("running", "1"), "the actor")
     runner.process.send_signal(signal.SIGTERM)
     await until((tmp_path / "ending").exists, "the order to end")
 
-    runner.start("2")
+    runner.start("2", "Slow")
     (tmp_path / "go").touch()
 
     await until(lambda: runner.process.poll() is not None, "the runner's end", within=10)
+
+
+async def test_a_signal_to_what_an_actor_forked_is_not_the_runners(runner: Runner, tmp_path: Path) -> None:
+    runner.start("1", "Parent")
+
+    await until(lambda: runner.hear("running", "1"), "the end of the actor's own process")
+
+    assert (tmp_path / "exit").read_text() == str(-signal.SIGTERM)
+    assert runner.process.poll() is None

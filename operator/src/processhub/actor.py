@@ -66,7 +66,8 @@ class Actor:
     """A small stateful worker. One message is handled at a time; an exception is a crash, and it is restarted.
 
     All methods are ``async``. An actor may block (``time.sleep``) without harm to others, but it can't be stopped
-    while it does: one that still blocks stopSeconds after the order takes its runner process with it.
+    while it does: one that still blocks stopSeconds after the order takes its runner process with it. Others live in
+    that process, so what an actor started by itself, threads or processes, is its own to end in ``terminate``.
     """
 
     id: str

@@ -42,18 +42,27 @@ class Runner:
         self._ending = False
 
     def run(self) -> None:
-        """Serve until the agent's socket ends."""
+        """Serve until the agent's socket ends; SIGTERM ends all actors in order, then the process."""
         inbox = Inbox(self._sock)
+        # A signal takes its turn among the orders: its handler may run amid one of them, or within a lock.
+        signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"\0"))
+        # A process that an actor forks is not this one, and ends by the signal as any does.
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
         poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
+        for fd in (self._sock.fileno(), signalled):
+            poll.register(fd, select.POLLIN)
         self._tell({"ev": "ready"})
         while not inbox.closed:
-            poll.poll()
-            for message in inbox.read():
-                self._obey(message)
+            for fd, _ in poll.poll():
+                if fd == signalled:
+                    os.read(signalled, 256)
+                    self._terminate()
+                else:
+                    for message in inbox.read():
+                        self._obey(message)
 
-    def terminate(self) -> None:
-        """End all actors in order, then the process."""
+    def _terminate(self) -> None:
         self._ending = True
         for hosted in list(self._hosted.values()):
             hosted.stop(_TERM_GRACE, "shutdown")
@@ -112,7 +121,6 @@ def main() -> None:
     sys.stdout, sys.stderr = out, err
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=err)
     runner = Runner(sock)
-    signal.signal(signal.SIGTERM, lambda *_: runner.terminate())
     with contextlib.suppress(KeyboardInterrupt):
         runner.run()
     os._exit(0)
