@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import resource
@@ -43,6 +44,7 @@ def free() -> int:
 
 @contextlib.contextmanager
 def hardly_any_descriptors() -> Iterator[None]:
+    gc.collect()  # what earlier tests left is not to be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
     taken = [os.dup(0) for _ in range(free() - ROOM)]
@@ -97,7 +99,7 @@ async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
         child = supervisor.children["a"]
         await until(lambda: child.restarts > 1, "another try")
         assert "Too many open files" in child.message
-        assert free() == ROOM
+        assert free() >= ROOM
 
     await until(lambda: child.state == "Running", "its start")
 
@@ -129,7 +131,7 @@ async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_an
         supervisor.want({"a": wanted(workload, next(epochs))})
         return not supervisor.children["a"].alive
 
-    await until(ended_though_told_again, "its end", within=8)
+    await until(ended_though_told_again, "its end")
 
 
 # In place of its folder there is a file.

@@ -91,7 +91,7 @@ async def test_a_runner_that_is_ending_is_not_kept_by_an_actor_that_comes_late(r
     runner.start("2", "Slow")
     (tmp_path / "go").touch()
 
-    await until(lambda: runner.process.poll() is not None, "the runner's end", within=10)
+    await until(lambda: runner.process.poll() is not None, "the runner's end")
 
 
 async def test_a_signal_to_what_an_actor_forked_is_not_the_runners(runner: Runner, tmp_path: Path) -> None:

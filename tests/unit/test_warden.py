@@ -211,11 +211,11 @@ async def test_what_the_fence_told_to_stop_ends_though_the_lease_is_renewed(agen
     agent.spawn("trap 'touch note' TERM; touch ready; while :; do sleep 0.01; done")
     await until((tmp_path / "ready").exists, "the child")
 
-    agent.feed.set(boottime(), boottime() + 1)
+    agent.feed.set(boottime(), boottime() + 4)
     await until((tmp_path / "note").exists, "the stop signal")
     agent.feed.set(boottime() + 1000, boottime() + 2000)
 
-    exited = await until(lambda: agent.hear("exited"), "its end", within=10)
+    exited = await until(lambda: agent.hear("exited"), "its end")
     assert (exited["status"], exited["fenced"]) == (-signal.SIGKILL, True)
 
 
@@ -229,16 +229,18 @@ async def test_the_fences_stop_signal_is_not_lost_on_a_fork(agent: Agent, tmp_pa
     await until(lambda: agent.hear("failed", "2"), "a start that is refused: the fence is closed")
     (tmp_path / "go").touch()
 
-    exited = await until(lambda: agent.hear("exited"), "its end", within=10)
+    exited = await until(lambda: agent.hear("exited"), "its end")
     assert (exited["status"], exited["fenced"]) == (-signal.SIGTERM, True)
 
 
 @pytest.mark.parametrize("backlog", [0, 1000])
 async def test_after_a_pause_of_the_warden_alone_the_newest_deadline_counts(agent: Agent, backlog: int) -> None:
-    stale = (boottime() + 3, boottime() + 3)
-    agent.feed.set(*stale)
     agent.spawn("exec sleep 1000")
     await until(lambda: agent.hear("started"), "the child")
+    stale = (boottime() + 4, boottime() + 4)
+    agent.feed.set(*stale)
+    agent.spawn("exit 0", key="before")
+    await until(lambda: agent.hear("exited", "before"), "an end that comes after the warden has read that")
     agent.process.send_signal(signal.SIGSTOP)
     await until(lambda: boottime() > stale[1], "the time at which it was to be killed")
 
