@@ -139,7 +139,8 @@ class Handovers:
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._own_path(child.id).unlink(missing_ok=True)
+        if not child.leaving:  # else it may have written it for an earlier order, and be about to end
+            self._own_path(child.id).unlink(missing_ok=True)
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
 

@@ -1,0 +1,122 @@
+"""The source of a handover: what its children leave is sent whole, and kept until the target has it."""
+# ruff: noqa: ASYNC110 - conditions are polled, as in all tests
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from processhub.agent.child import Child
+from processhub.agent.courier import Batch, Content, Outgoing, Taken
+from processhub.agent.handover import Handovers
+from processhub.agent.incarnation import End
+from processhub.agent.metrics import Metrics
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Wanted
+from processhub.api.child import Python
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, SliceStatus, format_assignment
+
+WORKLOAD = Python(target="module:Actor")
+WAITS = 40
+
+
+class Launcher:
+    """Starts nothing; remembers with which state it was asked to, and where an actor was told to leave its state."""
+
+    def __init__(self) -> None:
+        self.states: list[bytes | None] = []
+        self.paths: list[Path] = []
+
+    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+        self.states.append(state.read_bytes() if isinstance(state, Path) else state)
+        return self
+
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        self.paths.append(path)
+
+    def stop(self, grace: float) -> None: ...
+
+    def give_up(self) -> None: ...
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None: ...
+
+    def forget(self, child_id: str) -> None: ...
+
+
+class Registry:
+    """The other members: each has a slice with an entry of the child that waits."""
+
+    settings = Settings(handover_seconds=WAITS)
+
+    def registry(self) -> Iterable[RegistrySlice]:
+        for number in (2, 3):
+            entry = format_assignment(Assignment(uid="u", epoch=7, workload="w", wait=True))
+            spec = SliceSpec(hub="hub", hub_uid="h", member=f"hub-{number}", term=1, entries={"a": entry})
+            status = SliceStatus(address=f"10.0.0.{number}")
+            yield RegistrySlice(metadata=ObjectMeta(name=f"hub.hub-{number}.0"), spec=spec, status=status)
+
+
+@dataclass
+class Targets:
+    """The other members' answers to states, and what they were sent."""
+
+    answer: Taken = field(default_factory=lambda: Taken(204))
+    sent: list[bytes] = field(default_factory=list)
+
+    async def send_state(self, address: str, state: Outgoing) -> Taken:
+        raise AssertionError("all states here are small")
+
+    async def send_states(self, address: str, batch: Batch) -> tuple[Taken, ...]:
+        self.sent += [state.state for state in batch.states]
+        return (self.answer,) * len(batch.states)
+
+
+@dataclass(frozen=True)
+class Environment:
+    run_dir: Path
+    member: str = "hub-1"
+
+
+class Agent:
+    """A member's children and handovers, without what starts processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.launcher, self.targets = Launcher(), Targets()
+        unused: Callable[..., None] = lambda *_: None  # noqa: E731
+        self.supervisor = Supervisor(
+            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
+        )  # type: ignore[arg-type]
+        self.supervisor.handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
+
+    def want(self, epoch: int, to: str = "") -> Child:
+        entry = Assignment(uid="u", epoch=epoch, workload="w", to=to)
+        self.supervisor.want({"a": Wanted(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
+        return self.supervisor.children["a"]
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAITS):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.want(3).running(7)
+    child = agent.want(3, to="hub-2:7")
+    await until(lambda: agent.launcher.paths)
+    agent.launcher.paths[0].write_bytes(b"1")  # what it leaves; it is ending now
+
+    agent.want(3, to="hub-3:8")
+    await until(lambda: len(agent.launcher.paths) == 2)
+    child.ended(End(Reason.EXITED, "stopped"))
+    await until(lambda: child.gave or child.kept)
+
+    assert (child.gave, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert agent.targets.sent == [b"1"]
