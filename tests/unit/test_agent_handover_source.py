@@ -120,3 +120,27 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
 
     assert (child.gave, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
     assert agent.targets.sent == [b"1"]
+
+
+async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.want(3).running(7)
+    agent.targets.answer = Taken(400, "not now")
+    child = agent.want(3, to="hub-2:7")
+    await until(lambda: agent.launcher.paths)
+    child.ended(End(Reason.EXITED, "stopped", state=b"1"))
+    await until(lambda: child.kept)
+    agent.supervisor.limits.start_seconds = 0
+    agent.want(9)
+    assert agent.launcher.states == [None, b"1"]
+    child.begun()
+    await until(lambda: child.state == State.FAILED)  # it is being ended
+
+    agent.targets.answer = Taken(204)
+    agent.want(9, to="hub-2:11")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    child.ended(End(Reason.EXITED, "stopped"))
+    await until(lambda: child.gave or child.kept)
+
+    assert (child.gave, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")

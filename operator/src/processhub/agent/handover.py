@@ -129,11 +129,11 @@ class Handovers:
 
     async def _quiesced(self, child: Child, wanted: Wanted, *, ask: bool) -> str:
         """Wait until the child has ended and left its state here: ""; else why there is none."""
-        while child.alive and child.state == State.STARTING:  # noqa: ASYNC110 bounded by the time for all of it
-            await asyncio.sleep(_AGAIN_SECONDS)  # it may be taking up what it was moved with the last time
-        held = self._left.get(child.id)
+        # It may be taking up what it left the last time, or be ending without having done so.
+        while child.alive and (child.state == State.STARTING or self._has_left(child, wanted)):  # noqa: ASYNC110 bounded by the time for all of it
+            await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if held is not None and held.uid == wanted.assignment.uid else "stateless"
+            return "" if self._has_left(child, wanted) else "stateless"
         if isinstance(wanted.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
@@ -143,6 +143,11 @@ class Handovers:
             self._own_path(child.id).unlink(missing_ok=True)
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
+
+    def _has_left(self, child: Child, wanted: Wanted) -> bool:
+        """Whether a state of it is here that it has not come up with since."""
+        held = self._left.get(child.id)
+        return held is not None and held.uid == wanted.assignment.uid
 
     async def _send(self, child_id: str, order: HandoverOrder, held: _Held) -> str:
         """Send the state until the target has it; its checksum. Raises HandoverRefusedError."""
