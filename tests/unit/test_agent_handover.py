@@ -1,9 +1,10 @@
 """The target of a handover whose agent restarts: what came for its children ended with the agent before."""
+# ruff: noqa: ASYNC240 - nothing else is to be done meanwhile
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -232,3 +233,34 @@ async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: P
     await looked()
 
     assert agent.kept == ""
+
+
+async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp_path: Path) -> None:
+    state, agent = b"1" * SMALL_MAX + b"2" * SMALL_MAX, Agent(tmp_path, Registry())
+    agent.want(WAITING)
+    child, rest = agent.supervisor.children["a"], asyncio.Event()
+
+    async def first() -> AsyncIterator[bytes]:
+        yield state[:SMALL_MAX]
+        await rest.wait()
+        yield state[SMALL_MAX:]
+
+    async def second() -> AsyncIterator[bytes]:
+        yield state[:10]
+        rest.set()
+        await asyncio.wait((tries[0],))
+        raise ConnectionResetError("the source has gone")
+
+    def receive(body: AsyncIterator[bytes]) -> asyncio.Task[None]:
+        work = agent.handovers.receive(child, "u", WAITING.epoch, _sum(state), body)
+        return asyncio.get_running_loop().create_task(work)
+
+    tries = [receive(first())]
+    await asyncio.sleep(0)
+    tries.append(receive(second()))
+    ends = await asyncio.gather(*tries, return_exceptions=True)
+    agent.want(committed(state))
+
+    assert (ends[0], type(ends[1])) == (None, ConnectionResetError)
+    assert agent.started == [state]
+    assert len(list(tmp_path.glob("handover/*"))) == 1

@@ -67,6 +67,7 @@ class Handovers:
         self._starting: set[str] = set()  # ids that are being started with a state
         self._doubtful: dict[str, Child] = {}  # those for which an earlier agent may have got a state
         self._looking = False
+        self._tries = 0
         self._loop = asyncio.get_running_loop()
         self._courier = Courier(peers.send_state, peers.send_states, lambda: self._under_way)
 
@@ -181,7 +182,7 @@ class Handovers:
         assert child is not None
         self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._got_path(child.id, epoch)
-        scratch = path.with_suffix(".part")
+        scratch = self._scratch(path)
         digest, size = xxhash.xxh3_128(), 0
         try:
             with scratch.open("wb") as file:
@@ -306,6 +307,11 @@ class Handovers:
 
     def _own_path(self, child_id: str) -> Path:
         return self._folder / f"{id_hash(child_id)}.left"
+
+    def _scratch(self, path: Path) -> Path:
+        """Where what becomes this file is written: each try has its own, the last may not have ended yet."""
+        self._tries += 1
+        return path.with_suffix(f".{self._tries}.part")
 
     def _got_path(self, child_id: str, epoch: int) -> Path:
         return self._folder / f"{id_hash(child_id)}.{epoch}.got"
