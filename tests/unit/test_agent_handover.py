@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -262,5 +263,24 @@ async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp
     agent.want(committed(state))
 
     assert (ends[0], type(ends[1])) == (None, ConnectionResetError)
+    assert agent.started == [state]
+    assert len(list(tmp_path.glob("handover/*"))) == 1
+
+
+async def test_a_state_that_can_not_be_written_once_more_stays_as_it_came(tmp_path: Path) -> None:
+    state, agent = b"1" * (STATE_IN_MESSAGE_MAX + 1), Agent(tmp_path, Registry())
+    agent.want(WAITING)
+    agent.take(state)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (STATE_IN_MESSAGE_MAX, hard))
+    try:  # its source has not heard the answer
+        child = agent.supervisor.children["a"]
+        taken = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    agent.want(committed(state))
+
+    assert taken.status == 500
     assert agent.started == [state]
     assert len(list(tmp_path.glob("handover/*"))) == 1

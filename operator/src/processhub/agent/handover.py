@@ -9,6 +9,7 @@ is small: files for a thousand of them cost more than all else that is done for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -212,10 +213,14 @@ class Handovers:
         content: Content = state.state
         if len(state.state) > STATE_IN_MESSAGE_MAX:
             content = self._got_path(child.id, state.epoch)
+            scratch = self._scratch(content)
             try:
                 self._folder.mkdir(mode=0o700, exist_ok=True)
-                content.write_bytes(state.state)
+                scratch.write_bytes(state.state)
+                scratch.replace(content)
             except OSError as error:
+                with contextlib.suppress(OSError):
+                    scratch.unlink(missing_ok=True)
                 return Taken(500, f"it can't be kept on {self._env.member}: {error.strerror}")
         self._got[child.id] = _Held(state.uid, content, state.checksum)
         child.receive(state.checksum)
