@@ -120,6 +120,7 @@ class Peers:
             return Answer(answer.status, body, answer.headers.get("Content-Type", ""))
         problem = read_problem(body)
         if problem.code in _ELSEWHERE:
+            request.handed_over.clear()  # it had the body, but its child has not: it waits for the next one as before
             return None
         detail = problem.detail or f"member {owner.member} answered with status {answer.status}"
         if answer.status in (401, 403):
