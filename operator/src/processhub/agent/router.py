@@ -212,6 +212,10 @@ class Router:
             if problem.status in (502, 504) and self._claims.offered:
                 self._claims.unsettled(child_id, owner)
             raise
+        except asyncio.CancelledError:
+            if request.begun and self._claims.offered:  # whoever asked has left, which ends nothing there
+                self._claims.unsettled(child_id, owner)
+            raise
         finally:
             if watching is not None:
                 watching.cancel()

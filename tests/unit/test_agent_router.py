@@ -1,0 +1,171 @@
+"""Where a member sends requests, by what the registry says, and what it believes of those that it sent."""
+# ruff: noqa: ASYNC110 - conditions are polled, as in all tests
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from processhub.agent.claims import Claims
+from processhub.agent.courier import Content
+from processhub.agent.demand import Demand
+from processhub.agent.desk import Desk
+from processhub.agent.env import PORT, Environment
+from processhub.agent.metrics import Metrics
+from processhub.agent.peers import Peers
+from processhub.agent.registry import Copy
+from processhub.agent.request import Request
+from processhub.agent.router import Router
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Sync, Wanted
+from processhub.api.child import ChildSpec, Python
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import slice_name
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    Settings,
+    SliceSpec,
+    SliceStatus,
+    encode_workload,
+    format_assignment,
+    format_report,
+)
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+
+WAITS = 40
+HERE, OTHER = "127.0.7.1", "127.0.7.2"
+SETTINGS = Settings(lease_seconds=WAITS, request_seconds=WAITS)
+LOCAL = Settings(lease_seconds=WAITS, request_seconds=WAITS, on_demand=True, on_owner_lost_local=True)
+DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="module:Actor")))
+
+
+class Launcher:
+    """Starts nothing."""
+
+    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+        return self
+
+    def stop(self, grace: float) -> None: ...
+
+    def forget(self, child_id: str) -> None: ...
+
+
+class World:
+    """The member hub-1 without what starts processes, and without an API server."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        async def nobody() -> None:
+            return None
+
+        env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
+        client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody))
+        launcher, self.settings, self._version = Launcher(), settings, 0
+        self.supervisor = Supervisor(
+            launcher,
+            launcher,
+            launcher,
+            lambda again: True,
+            lambda child, urgent: self.desk.child_changed(child),
+            lambda *_: None,
+            Metrics(),
+        )  # type: ignore[arg-type]
+        children = self.supervisor.children
+        self.sync = Sync(
+            client,
+            env,
+            "p/1",
+            self.supervisor.want,
+            lambda *_: None,
+            self.supervisor.apply,
+            lambda old, new: self.router.watch.changed(old, new),
+        )
+        self.desk = Desk(children.get, lambda: True, lambda: self.sync.settings)
+        self.supervisor.busy = self.desk.at_work
+        self.peers = Peers(env)
+        self.claims = Claims(env, self.sync, self.peers, children, self.supervisor.want, lambda: True)
+        demand = Demand(env, client, lambda: self.sync.settings, self.sync.registry)
+        self.router = Router(env, self.sync, children, self.desk, self.peers, demand, self.claims)
+        self.put("hub-1")
+
+    def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:
+        """Have the member have this entry of child "a", and report this."""
+        self._version += 1
+        spec = SliceSpec(
+            hub="hub", hub_uid="h", member=member, term=1, settings=self.settings, workloads={DIGEST: WORKLOAD}
+        )
+        status = SliceStatus(address=HERE if member == "hub-1" else OTHER)
+        if entry is not None:
+            spec.entries["a"] = format_assignment(entry)
+        if report is not None:
+            status.entries["a"] = format_report(report)
+        metadata = ObjectMeta(
+            name=slice_name("hub", member, 0),
+            namespace="n",
+            uid=member,
+            resource_version=str(self._version),
+            generation=self._version,
+        )
+        self.sync.informer.put(RegistrySlice(metadata=metadata, spec=spec, status=status))
+
+
+@pytest.fixture
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    world = World(tmp_path, getattr(request, "param", SETTINGS))
+    yield world
+    await world.peers.close()
+
+
+@asynccontextmanager
+async def other(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[None]:
+    """Another member that answers so."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, OTHER, PORT, reuse_address=True).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAITS):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def entry(epoch: int, *, role: str = "Active", on_demand: bool = False) -> Assignment:
+    return Assignment(uid="u", epoch=epoch, workload=DIGEST, role=role, on_demand=on_demand)
+
+
+def running(epoch: int, role: str = "Active") -> Report:
+    return Report(uid="u", epoch=epoch, role=role, state="Running", pid=7)
+
+
+@pytest.mark.parametrize("world", [LOCAL], indirect=True)
+async def test_beside_a_request_whose_caller_left_nothing_is_started(world: World) -> None:
+    bodies: list[bytes] = []
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.read())
+        await asyncio.sleep(WAITS)
+        raise AssertionError("the caller is gone")
+
+    world.put("hub-2", entry(3, on_demand=True), running(3))
+    async with other(silent):
+        sending = asyncio.create_task(world.router.send("a", Request("call", b"1")))
+        await until(lambda: bodies)
+        sending.cancel()
+        await asyncio.wait((sending,))
+
+    owner = Copy("hub-2", OTHER, "Active", 3, wait=False, running=True)
+    assert not await world.claims.take("a", owner), "the request may be running at the owner yet"
