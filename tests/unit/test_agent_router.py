@@ -169,3 +169,13 @@ async def test_beside_a_request_whose_caller_left_nothing_is_started(world: Worl
 
     owner = Copy("hub-2", OTHER, "Active", 3, wait=False, running=True)
     assert not await world.claims.take("a", owner), "the request may be running at the owner yet"
+
+
+async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: World) -> None:
+    world.put("hub-2", entry(2, role="Passive"))
+    world.put("hub-1", entry(3))  # it is being started
+
+    took = await world.router.send_to_all("a", Request("cast", b"1"))
+
+    assert took == ["hub-1"]
+    assert world.desk.waiting == 1

@@ -76,6 +76,11 @@ class Router:
 
     async def send(self, child_id: str, request: Request) -> Answer:
         """The child's answer to a call; 202 once a cast is in its queue. Raises Problem."""
+        answer, _ = await self._send(child_id, request)
+        return answer
+
+    async def _send(self, child_id: str, request: Request) -> tuple[Answer, str]:
+        """The answer, and the member of the copy that was asked."""
         deadline = self._loop.time() + self._desk.patience
         with self.watch.on(child_id) as changed:
             while True:
@@ -92,7 +97,7 @@ class Router:
                     began = self._loop.time()
                     answer = await self._offer(owner, child_id, request, changed)
                     if answer is not None:
-                        return answer
+                        return answer, owner.member
                     if owner.member != self._env.member and await self._claims.take(child_id, owner):
                         continue
                     pause = _AGAIN_SECONDS
@@ -116,9 +121,8 @@ class Router:
         copies = [copy for copy in self._copies(child_id) if copy.running and not copy.wait]
         if not copies:
             # Nobody yet: it goes to the one that comes first.
-            await self.send(child_id, first)
-            copies = [copy for copy in self._copies(child_id) if copy.running and not copy.wait]
-            return sorted(copy.member for copy in copies[:1])
+            _, member = await self._send(child_id, first)
+            return [member]
         took: list[str] = []
         problems: list[Problem] = []
 
