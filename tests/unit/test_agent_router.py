@@ -26,6 +26,7 @@ from processhub.agent.sync import Sync, Wanted
 from processhub.api.child import ChildSpec, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import slice_name
+from processhub.api.requests import ANSWER_HEADER
 from processhub.api.slice import (
     Assignment,
     RegistrySlice,
@@ -179,3 +180,25 @@ async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: Wo
 
     assert took == ["hub-1"]
     assert world.desk.waiting == 1
+
+
+async def test_a_message_that_was_taken_reaches_the_next_owner_though_its_member_ends(world: World) -> None:
+    bodies: list[bytes] = []
+
+    async def owner(request: web.Request) -> web.Response:
+        bodies.append(await request.read())
+        return web.Response(status=202, headers={ANSWER_HEADER: "child"})
+
+    world.put("hub-1", entry(3))  # it is being started
+    assert (await world.router.send("a", Request("cast", b"1"))).status == 202
+
+    world.put("hub-1")
+    world.put("hub-2", entry(4))
+    world.router.leave()
+    await asyncio.sleep(0)
+    async with other(owner):
+        world.put("hub-2", entry(4), running(4))
+        async with asyncio.timeout(WAITS):
+            await world.router.delivered()
+
+    assert bodies == [b"1"]

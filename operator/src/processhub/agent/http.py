@@ -92,12 +92,14 @@ class Server:
         self._leaving = True
 
     async def finish(self, seconds: float) -> None:
-        """Take no request any more and wait until those that came are answered, for so long at most."""
+        """Take no request any more and wait until those that came are dealt with, for so long at most."""
         self._router.leave()
         self._idle.clear()
-        if self._at_work:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._at_work:
+                    await self._idle.wait()
+                await self._router.delivered()
 
     async def stop(self) -> None:
         """Close all connections."""

@@ -79,8 +79,13 @@ class Router:
         answer, _ = await self._send(child_id, request)
         return answer
 
-    async def _send(self, child_id: str, request: Request) -> tuple[Answer, str]:
-        """The answer, and the member of the copy that was asked."""
+    async def delivered(self) -> None:
+        """Return when no message is left that was taken here and goes to its child's next owner."""
+        while self._casts:
+            await asyncio.wait(self._casts)
+
+    async def _send(self, child_id: str, request: Request, *, taken: bool = False) -> tuple[Answer, str]:
+        """The answer, and the member of the copy that was asked; ``taken``: nobody else can send it any more."""
         deadline = self._loop.time() + self._desk.patience
         with self.watch.on(child_id) as changed:
             while True:
@@ -103,7 +108,8 @@ class Router:
                     pause = _AGAIN_SECONDS
                     if self._loop.time() - began > _HELD_SECONDS:
                         deadline = self._loop.time() + self._desk.patience
-                self.check_stays()
+                if not taken:
+                    self.check_stays()
                 left = deadline - self._loop.time()
                 if left <= 0:
                     why = await self._unknown.why(child_id)
@@ -231,7 +237,7 @@ class Router:
     async def _send_on(self, child_id: str, request: Request) -> None:
         """The child left before its turn came: a message that was accepted goes after it."""
         try:
-            await self.send(child_id, request)
+            await self._send(child_id, request, taken=True)
         except Problem as problem:
             log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
 
