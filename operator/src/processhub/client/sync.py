@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -46,6 +47,7 @@ class SyncHub:
         self._hub = hub
         self.name = hub.name
         self._working: set[asyncio.Task[Any] | None] = set()
+        self._open, self._lock = True, threading.Lock()  # what comes to the loop after its last task is never run
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hub {hub.name}", daemon=True)
         self._thread.start()
@@ -67,10 +69,13 @@ class SyncHub:
 
     def close(self) -> None:
         """End the watches and the thread; rollbacks under way are finished first."""
-        if not self._thread.is_alive():
+        with self._lock:
+            first, self._open = self._open, False
+        if not first:
+            self._thread.join()
             return
         try:
-            self._run(self._finish())
+            self._result(asyncio.run_coroutine_threadsafe(self._finish(), self._loop))
         finally:
             self._end_loop()
 
@@ -179,10 +184,14 @@ class SyncHub:
         self._run(self._hub.cancel_hook_handlers(names))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            work.close()
-            raise HubError(f"the client of hub {self.name} is closed; connect again")
-        future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+        with self._lock:
+            if not self._open:
+                work.close()
+                raise HubError(f"the client of hub {self.name} is closed; connect again")
+            future = asyncio.run_coroutine_threadsafe(self._tracked(work), self._loop)
+        return self._result(future)
+
+    def _result(self, future: Future[T]) -> T:
         try:
             return future.result()
         except BaseException:
@@ -203,8 +212,7 @@ class SyncHub:
         return look()
 
     async def _finish(self) -> None:
-        me = asyncio.current_task()
-        await asyncio.gather(*(task for task in self._working if task and task is not me), return_exceptions=True)
+        await asyncio.gather(*(task for task in self._working if task), return_exceptions=True)
         await self._hub.__aexit__(None, None, None)
 
     def _end_loop(self) -> None:

@@ -1,0 +1,82 @@
+"""The blocking client: used from several threads, no call is left waiting."""
+# ruff: noqa: ASYNC110 - conditions are polled, as in all tests
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, cast
+
+import pytest
+
+from processhub.client.errors import HubError
+from processhub.client.sync import SyncHub
+
+WAITS = 40
+
+
+class Hub:
+    """What the client drives, without a cluster: a call ends when the test says so."""
+
+    name, namespace = "hub", "n"
+
+    def __init__(self) -> None:
+        self.gates = {child_id: threading.Event() for child_id in "ab"}
+        self.entered = {child_id: threading.Event() for child_id in "ab"}
+
+    async def __aenter__(self) -> Hub:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def get_pid(self, child_id: str) -> None: ...
+
+    def get_pids(self) -> None: ...
+
+    async def call(self, child_id: str, request: Any, timeout: float | None, *, idempotency_key: str) -> str:
+        self.entered[child_id].set()
+        while not self.gates[child_id].is_set():
+            await asyncio.sleep(0.01)
+        return child_id
+
+
+def begin(work: Callable[[], Any]) -> Future[Any]:
+    """Do it in a thread that ends nobody's process."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 whatever it is, it is the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def test_a_call_that_comes_while_the_client_is_closed_does_not_wait_for_ever() -> None:
+    hub = Hub()
+    client = SyncHub(cast(Any, hub))
+    first = begin(lambda: client.call("a", 1))
+    assert hub.entered["a"].wait(WAITS)
+    closing = begin(client.close)
+    while not closing.done() and asyncio.run_coroutine_threadsafe(waited_for(), client._loop).result(WAITS) < 2:
+        pass
+
+    late = begin(lambda: client.call("b", 1))
+    while not late.done() and not hub.entered["b"].is_set():
+        pass
+    hub.gates["a"].set()
+    closing.result(WAITS)
+
+    assert first.result(WAITS) == "a"
+    with pytest.raises(HubError, match="is closed"):
+        late.result(WAITS)
+
+
+async def waited_for() -> int:
+    """How many tasks the client's loop has, but for this look: the call, and the close that waits for it."""
+    return len(asyncio.all_tasks()) - 1
