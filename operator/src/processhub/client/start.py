@@ -94,10 +94,20 @@ class StartCall:
             await work
         except BaseException:
             if self._on_failure == "rollback":
-                await asyncio.shield(asyncio.ensure_future(self.roll_back()))
+                await self._undo()
             raise
         if self._doomed():
-            await self.roll_back()
+            await self._undo()
+
+    async def _undo(self) -> None:
+        """Roll back; a call that is cancelled meanwhile ends when that is done."""
+        undoing = asyncio.ensure_future(self.roll_back())
+        try:
+            await asyncio.shield(undoing)
+        except asyncio.CancelledError:
+            if not undoing.done():
+                await asyncio.shield(undoing)
+            raise
 
     async def roll_back(self) -> None:
         """Remove everything that this call created, and nothing else; wait until it has ended."""
