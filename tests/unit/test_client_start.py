@@ -126,3 +126,15 @@ async def test_a_call_that_is_cancelled_while_it_is_undone_is_undone_to_the_end(
 
     assert running.cancelled()
     assert api.children == {}
+
+
+async def test_a_child_that_can_not_be_looked_up_keeps_no_other_from_being_undone(api: Api, session: Session) -> None:
+    lost, other = child_object_name("lost"), child_object_name("other")
+    api.creates[lost], api.reads[lost] = [0], [403]
+
+    result = await call(session, "lost", "other").run(wait=False, timeout=WAITS)
+
+    assert other not in api.children
+    assert result.rollback is not None
+    assert result.rollback.removed == ("other",)
+    assert result.rollback.left.keys() == {"lost"}

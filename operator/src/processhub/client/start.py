@@ -111,14 +111,14 @@ class StartCall:
 
     async def roll_back(self) -> None:
         """Remove everything that this call created, and nothing else; wait until it has ended."""
-        await self._clear_doubts()
+        unknown = await self._clear_doubts()
         removal = Removal(self._session)
         await removal.delete({child_id: (child_object_name(child_id), uid) for child_id, uid in self.created.items()})
         await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
         before = self.result.rollback
         self.result.started.clear()
         self.result.rollback = Rollback(
-            (*(before.removed if before else ()), *sorted(removal.gone)), {**removal.errors}
+            (*(before.removed if before else ()), *sorted(removal.gone)), {**unknown, **removal.errors}
         )
         self.created = {child_id: uid for child_id, uid in self.created.items() if child_id in removal.errors}
         self._uids.clear()
@@ -207,7 +207,10 @@ class StartCall:
         self.result.started.pop(child_id, None)
         self.result.errors[child_id] = ChildError(str(reason), message)
 
-    async def _clear_doubts(self) -> None:
+    async def _clear_doubts(self) -> dict[str, ChildError]:
+        """Look which of the doubtful ones this call created; why that can't be said, by id."""
+        unknown: dict[str, ChildError] = {}
+
         async def look(child_id: str) -> None:
             try:
                 child = await patiently(
@@ -215,11 +218,16 @@ class StartCall:
                 )
             except NotFoundError:
                 return
+            except ApiError as error:
+                text = f"{error.message}; whether it was created is not known"
+                unknown[child_id] = ChildError(error.reason or ClientReason.UNREACHABLE, text)
+                return
             if child.metadata.annotations.get(ANNOTATION_START) == self._mark:
                 self.created[child_id] = child.metadata.uid
 
         await each(tuple(self._doubtful), look)
-        self._doubtful.clear()
+        self._doubtful = set(unknown)
+        return unknown
 
 
 def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
