@@ -138,3 +138,13 @@ async def test_a_child_that_can_not_be_looked_up_keeps_no_other_from_being_undon
     assert result.rollback is not None
     assert result.rollback.removed == ("other",)
     assert result.rollback.left.keys() == {"lost"}
+
+
+async def test_a_child_whose_creation_was_answered_with_a_fault_is_undone_too(api: Api, session: Session) -> None:
+    name = child_object_name("a")
+    api.creates[name], api.reads[name] = [504], [403]  # it is tried again, and looked at in vain
+
+    result = await call(session, "a").run(wait=False, timeout=WAITS)
+
+    assert not result.ok
+    assert api.children == {}

@@ -160,6 +160,8 @@ class StartCall:
         except NotFoundError:
             self._fail(child_id, ClientReason.NOT_FOUND, f"there is no namespace {session.namespace}")
         except ApiError as error:
+            if error.status >= 500:
+                self._doubtful.add(child_id)  # it says nothing of what was done before
             self._fail(child_id, error.reason or ClientReason.UNREACHABLE, error.message)
         else:
             self._created(child_id, child)
@@ -169,6 +171,7 @@ class StartCall:
         try:
             existing = await patiently(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
         except ApiError as error:
+            self._doubtful.add(child_id)
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} was there a moment ago: {error.message}")
             return
         if existing.metadata.annotations.get(ANNOTATION_START) == self._mark:
