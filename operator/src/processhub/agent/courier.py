@@ -17,6 +17,7 @@ SMALL_MAX = 64 * 1024  # bytes of a state that goes with others
 _BATCH_BYTES = 1024 * 1024
 _BATCH_STATES = 256
 _STREAMS = 4  # large states at a time
+_ANSWER_SECONDS = 10.0  # for a request with small states
 
 
 Content = bytes | Path  # a state that is here: in memory, or in a file
@@ -102,13 +103,21 @@ class Courier:
             while waiting:
                 states, parcels = _packed(waiting)
                 if states:
-                    answers = await self._batch(address, Batch(states, more=self._under_way() > len(states)))
+                    answers = await self._carry(address, states)
                     for (_, taken), answer in zip(parcels, answers, strict=True):
                         _settle(taken, answer)
         finally:
             del self._tasks[address], self._waiting[address]
             for _, taken in (*parcels, *waiting):
                 _settle(taken, Taken(0, "it was not sent"))
+
+    async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Taken, ...]:
+        """What the member says of them. One that is silent holds up no later states: they are sent once more."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._batch(address, Batch(states, more=self._under_way() > len(states)))
+        except TimeoutError:
+            return (Taken(0, f"no answer within {_ANSWER_SECONDS:g} s"),) * len(states)
 
 
 def _packed(waiting: deque[Parcel]) -> tuple[tuple[SmallState, ...], list[Parcel]]:

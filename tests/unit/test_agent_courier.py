@@ -1,0 +1,39 @@
+"""Small states on their way: many in a request, and none held up for long by a member that is silent."""
+# ruff: noqa: ASYNC110 - conditions are polled, as in all tests
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from processhub.agent import courier
+from processhub.agent.courier import Batch, Courier, Outgoing, Taken
+
+WAITS = 40
+
+
+async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "_ANSWER_SECONDS", 0.1, raising=False)
+    sent: list[tuple[str, ...]] = []
+
+    async def stream(address: str, state: Outgoing) -> Taken:
+        raise AssertionError("all states here are small")
+
+    async def batch(address: str, batch: Batch) -> tuple[Taken, ...]:
+        sent.append(tuple(state.id for state in batch.states))
+        if len(sent) == 1:
+            await asyncio.Event().wait()  # its machine lost its power: not even the connection ends
+        return (Taken(204),) * len(batch.states)
+
+    carrier = Courier(stream, batch, lambda: 0)
+    first = asyncio.create_task(carrier.send("10.0.0.2", Outgoing("a", "u", 1, "", b"1", 1)))
+    while not sent:
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(WAITS):
+        taken = await carrier.send("10.0.0.2", Outgoing("b", "u", 2, "", b"2", 1))
+
+    assert taken == Taken(204)
+    assert (await first).status == 0
+    assert sent == [("a",), ("b",)]
