@@ -77,7 +77,9 @@ class Demand:
                 await self._client.create(CHILDREN, self._env.namespace, self._manifest(name, child_id))
                 return
             except AlreadyExistsError:
-                if await self._get(name, child_id) is not None:
+                # One that is gone by now was perhaps the child itself: under the other name there would be two of it.
+                there = await self._look(name)
+                if there is None or self._is(there, child_id):
                     return
             except ForbiddenError as error:
                 raise Problem(503, "no_owner", f"{what}: {error.message}") from error
@@ -131,12 +133,16 @@ class Demand:
 
     async def _get(self, name: str, child_id: str) -> Child | None:
         """The Child of this name where it is this hub's and has the id."""
+        child = await self._look(name)
+        return child if child is not None and self._is(child, child_id) else None
+
+    def _is(self, child: Child, child_id: str) -> bool:
+        return (child.spec.hub, child.id) == (self._env.hub, child_id)
+
+    async def _look(self, name: str) -> Child | None:
         try:
-            child = await self._client.get(CHILDREN, self._env.namespace, name)
+            return await self._client.get(CHILDREN, self._env.namespace, name)
         except NotFoundError:
             return None
         except ApiError as error:
-            raise Problem(
-                503, "not_ready", f"child {child_id!r} is not in the registry, and can't be looked up: {error.message}"
-            ) from error
-        return child if (child.spec.hub, child.id) == (self._env.hub, child_id) else None
+            raise Problem(503, "not_ready", f"child/{name} can't be looked up: {error.message}") from error
