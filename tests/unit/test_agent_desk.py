@@ -26,11 +26,13 @@ class World:
     closing = False
 
     def __init__(self) -> None:
-        self.desk = Desk(lambda child_id: self.child if child_id == "a" else None, lambda: True, lambda: SETTINGS)
+        self.desk = Desk(
+            lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
+        )
         self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
         self.asked: list[tuple[Request, asyncio.Future[Answer]]] = []
         self.stopped: list[float] = []
-        self.accepts = True
+        self.accepts = self.may_serve = True
 
     # a supervisor
 
@@ -257,6 +259,23 @@ async def test_a_message_goes_after_the_child(world: World) -> None:
     await settle()
 
     assert moved == [1]
+
+
+async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it_can(world: World) -> None:
+    world.begin()  # as a Pod does, it runs on while the member's Lease is not held
+    world.may_serve = False
+    first = world.serve(1)
+    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    await settle()
+    assert world.asked == []
+
+    world.may_serve = True
+    world.desk.advance()
+    await settle()
+    await world.answer(0)
+    await world.answer(1)
+
+    assert first.result().body == b"1"
 
 
 async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:

@@ -233,6 +233,7 @@ class Agent:
             self._status.open()
             self._pythons.warm()
             self.supervisor.advance()
+            self._desk.advance()
             return
 
     def _partitioned(self) -> str:

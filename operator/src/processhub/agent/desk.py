@@ -152,6 +152,11 @@ class Desk:
         else:
             self._pump(child.id, queue)
 
+    def advance(self) -> None:
+        """The member may serve again: what waits for children that are up the while is handed over."""
+        for child_id, queue in list(self._queues.items()):
+            self._pump(child_id, queue)
+
     def at_work(self, child: Child) -> bool:
         """Whether the child has a request that may still be answered in time."""
         queue = self._queues.get(child.id)
