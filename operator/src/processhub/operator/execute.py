@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -23,6 +22,7 @@ from processhub.operator.members import Member
 from processhub.operator.observe import Observation
 from processhub.operator.slicewriter import SliceWriter
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Executor:
             name: {child_id: entry for child_id, entry in entries.items() if child_id not in taken[name]}
             for name, entries in plan.entries.items()
         }
-        await asyncio.gather(
+        await together(
             *(
                 self._writer.write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
                 for name, member in members.items()

@@ -20,6 +20,7 @@ from processhub.operator.childstatus import Copy, copies_of
 from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation
+from processhub.operator.together import together
 
 _AT_ONCE = 16
 _AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not told of is ordered again
@@ -66,7 +67,7 @@ class Lifetimes:
         ended = self._memory.ended
         for uid in [uid for uid, at in ended.items() if now - at > _AGAIN_SECONDS]:
             del ended[uid]
-        await asyncio.gather(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
+        await together(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
 
     def _over(self, known: KnownChild, copies: list[Copy]) -> str:
         """Why it is to be deleted, "" where it is not (yet)."""

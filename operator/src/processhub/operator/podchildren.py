@@ -63,6 +63,7 @@ from processhub.operator.objects.childpod import PodPlace, child_pod, marks, nam
 from processhub.operator.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
 from processhub.operator.podmarks import marks_to_put_back, recognised
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
@@ -281,16 +282,12 @@ class PodChildren:
         if len(missing) > _A_ROUND:
             self.retry_in = 0.0
         # All of them are waited for: none may go on beside the next round.
-        results = await asyncio.gather(
+        await together(
             *(delete_pod(self._client, pod, self._gate) for pod in surplus),
             *(self._mend(pod) for pod in mended),
             *(self._tell(item, pod, now, go=go) for item, pod, go in news),
             *(self._make(item, owner(item.place.child_id, item.place.entry.uid), now) for item in missing[:_A_ROUND]),
-            return_exceptions=True,
         )
-        for error in results:
-            if error is not None:
-                raise error
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""

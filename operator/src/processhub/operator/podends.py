@@ -12,6 +12,7 @@ from processhub.cluster.kinds import PODS
 from processhub.operator.hubstate import HubState
 from processhub.operator.podmarks import recognised
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 LOOK_AGAIN_SECONDS = 1.0  # until a Pod of which no watch tells is read again
 _AT_ONCE = 16
@@ -37,7 +38,7 @@ async def delete_all(client: Client, store: Store, state: HubState) -> float | N
         if (known := recognised(pod, "", state)) is not None:
             store.child_pod(state.key, pod, known)
     await look_for_vanished(client, store, state, gate)
-    await asyncio.gather(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
+    await together(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
     return LOOK_AGAIN_SECONDS if state.vanished_pods else None
 
 
@@ -61,7 +62,4 @@ async def look_for_vanished(client: Client, store: Store, state: HubState, gate:
             store.child_pod(state.key, pod, known)
 
     # All of them are waited for: what was read must not be older than what the next round knows.
-    results = await asyncio.gather(*(look(name) for name in list(state.vanished_pods)), return_exceptions=True)
-    for error in results:
-        if error is not None:
-            raise error
+    await together(*(look(name) for name in list(state.vanished_pods)))

@@ -65,6 +65,7 @@ from processhub.operator.staticchildren import sync_static_children
 from processhub.operator.statuswriter import ChildKey, StatusWriter, rfc3339
 from processhub.operator.store import Store
 from processhub.operator.telling import tell, tell_changed_pods
+from processhub.operator.together import together
 
 _REAPPLY_SECONDS = 300.0
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
@@ -219,7 +220,7 @@ class Reconciler:
             if (member.phase is Phase.GONE or (copies and member.judgement.restarting))
             and any(known.assignments or known.unproven for known in member.slices)
         ]
-        alive = await asyncio.gather(*(executor.still_gone(member) for member in silent))
+        alive = await together(*(executor.still_gone(member) for member in silent))
         return not all(alive)
 
     async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member]) -> None:

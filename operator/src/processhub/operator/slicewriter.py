@@ -27,6 +27,7 @@ from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_slice, slice_settings
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 _RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class SliceWriter:
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
                 writes.append(self._replace(known, spec, annotations))
-        await asyncio.gather(*writes)
+        await together(*writes)
 
     async def disown_late_slices(self) -> None:
         """Empty a slice that a deposed leader made after this one took over; nothing was started from it (rule 2)."""

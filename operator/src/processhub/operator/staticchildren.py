@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -18,6 +17,7 @@ from processhub.cluster.kinds import CHILDREN
 from processhub.operator.hubstate import HubState
 from processhub.operator.objects.owned import owner_reference
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
         elif owned[name].spec != spec:
             work.append(_replace(client, store, owned[name], spec))
     work += [_delete(client, child) for name, child in owned.items() if name not in desired]
-    await asyncio.gather(*work)
+    await together(*work)
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:

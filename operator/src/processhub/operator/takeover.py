@@ -10,6 +10,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import SLICES
 from processhub.operator.store import Store
+from processhub.operator.together import together
 
 _CONCURRENT = 8
 log = logging.getLogger(__name__)
@@ -59,4 +60,4 @@ async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...],
         else:
             if not lower:
                 return generations
-            await asyncio.gather(*(raise_one(item) for item in lower))
+            await together(*(raise_one(item) for item in lower))

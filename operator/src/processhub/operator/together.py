@@ -1,0 +1,23 @@
+"""Doing several things at once as one step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def together(*work: Awaitable[T]) -> list[T]:
+    """All results, once all of the work has ended; then raises the first error of any.
+
+    ``asyncio.gather`` alone raises at once and lets the others go on: a write of this step could land beside the next.
+    """
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome)
+    return results
