@@ -189,3 +189,16 @@ async def test_closing_cancels_the_work_and_waits_for_its_end() -> None:
     await queue.close()
 
     assert ended
+
+
+async def test_a_closed_queue_begins_no_work() -> None:
+    """Watches go on for a while when the operator stops; what they tell must start no round without the Lease."""
+    record = Record()
+    queue = WorkQueue(record.note, debounce=DEBOUNCE)
+
+    await queue.close()
+    queue.add("a")
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert record.calls == []

@@ -30,9 +30,12 @@ class WorkQueue(Generic[K]):
         self._work, self._debounce = work, debounce
         self._dirty: dict[K, asyncio.Event] = {}
         self._tasks: dict[K, asyncio.Task[None]] = {}
+        self._closed = False
 
     def add(self, key: K) -> None:
-        """Have ``key`` worked on soon. Call from the event loop."""
+        """Have ``key`` worked on soon, unless the queue was closed. Call from the event loop."""
+        if self._closed:
+            return  # the watches outlive the work
         event = self._dirty.get(key)
         if event is None:
             event = self._dirty[key] = asyncio.Event()
@@ -41,7 +44,8 @@ class WorkQueue(Generic[K]):
             self._tasks[key] = asyncio.create_task(self._serve(key, event), name=f"queue {key}")
 
     async def close(self) -> None:
-        """Cancel all work and wait until it has ended."""
+        """Cancel all work and wait until it has ended; none begins any more."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
