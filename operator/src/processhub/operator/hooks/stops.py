@@ -26,13 +26,13 @@ class StopGate:
 
     def __init__(self, asker: Asker, wake: Callable[[], None]) -> None:
         self._asker, self._wake = asker, wake
-        self._telling: dict[str, asyncio.Task[None]] = {}  # by the child's uid; done: it may stop
+        self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
 
     def hold(self, plan: Plan, observation: Observation) -> Plan:
         """The plan without the orders to stop that have to wait; has their hooks told."""
         record, wanted = observation.snapshot.record, observation.snapshot.children
         entries: dict[str, Mapping[str, Assignment | None]] = {}
-        ending: set[str] = set()
+        ending: set[tuple[str, str]] = set()
         for member, changes in plan.entries.items():
             kept = dict(changes)
             for child_id, change in changes.items():
@@ -42,12 +42,12 @@ class StopGate:
                 now = wanted.get(child_id)
                 if now is not None and now.uid == entry.uid:
                     continue
-                ending.add(entry.uid)
+                ending.add((entry.uid, child_id))
                 if not self._told(child_id, member, entry, observation):
                     del kept[child_id]
             entries[member] = kept
-        for uid in self._telling.keys() - ending:
-            self._telling.pop(uid).cancel()
+        for key in self._telling.keys() - ending:
+            self._telling.pop(key).cancel()
         return msgspec.structs.replace(plan, entries={member: kept for member, kept in entries.items() if kept})
 
     def close(self) -> None:
@@ -56,14 +56,14 @@ class StopGate:
             task.cancel()
 
     def _told(self, child_id: str, member: str, entry: Assignment, observation: Observation) -> bool:
-        task = self._telling.get(entry.uid)
+        task = self._telling.get((entry.uid, child_id))
         if task is None:
             there = observation.owner(child_id, entry.uid) is not None
             data = {"child": child_id, "uid": entry.uid, "member": member, "epoch": entry.epoch, "role": entry.role}
             data |= {"tags": list(entry.tags), "metadata": dict(entry.metadata)}
             data |= {"reason": "Suspended" if there else "Deleted"}
             task = asyncio.create_task(self._tell(child_id, data), name=f"PreChildStop {child_id}")
-            self._telling[entry.uid] = task
+            self._telling[entry.uid, child_id] = task
         return task.done()
 
     async def _tell(self, child_id: str, data: Mapping[str, object]) -> None:

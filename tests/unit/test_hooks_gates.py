@@ -1,0 +1,72 @@
+"""What waits for the hooks that are asked: stops, starts and moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from waiting import until
+
+from processhub.api.hooks import Hook
+from processhub.api.hub import Hub
+from processhub.api.slice import Assignment
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.core.membership import Judgement, Phase
+from processhub.core.plan import Plan
+from processhub.core.quorum import Verdict
+from processhub.core.snapshot import HubSnapshot, OnRecord
+from processhub.operator.events import EventRecorder
+from processhub.operator.hooks.asking import Asker
+from processhub.operator.hooks.happening import CloudEventText
+from processhub.operator.hooks.stops import StopGate
+from processhub.operator.members import Member
+from processhub.operator.observe import Observation
+
+LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
+
+
+def hub(*events: str, **receiver: Any) -> Hub:
+    receiver = receiver or {"webhook": {"url": "http://127.0.0.1:9"}}
+    hooks = [{"name": f"hook-{event}", "event": event, **receiver} for event in events]
+    return msgspec.convert({"metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": {"hooks": hooks}}, Hub)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+@pytest.fixture
+def recorder() -> EventRecorder:
+    config = Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=no_token)
+    return EventRecorder(Client(config), "test")
+
+
+def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
+    """Children of this uid run on hub-0, and nobody asks for them any more."""
+    member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=(), judgement=LIVE)
+    entry = Assignment(uid=uid, epoch=1, workload="w")
+    record = {child_id: (OnRecord("hub-0", entry),) for child_id in ids}
+    snapshot = HubSnapshot(spec=hub.spec, members=(), children={}, record=record, next_epoch=2)
+    return Observation(members={"hub-0": member}, snapshot=snapshot, refusals={}, chosen={}, quorum=QUORATE)
+
+
+async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: EventRecorder) -> None:
+    """They all have the set's uid."""
+    told: list[str] = []
+
+    async def call(hook: Hook, event: CloudEventText) -> None:
+        told.append(event.content()["subject"])
+
+    stopping = hub("PreChildStop")
+    gate = StopGate(Asker(stopping, call, recorder), lambda: None)
+    plan = Plan(entries={"hub-0": {"web-3": None, "web-4": None}}, unplaced={}, next_epoch=2)
+    now = observed(stopping, "set-uid", "web-3", "web-4")
+
+    held = gate.hold(plan, now)
+    assert held.entries == {}, "both wait"
+    await until(lambda: sorted(told) == ["web-3", "web-4"], "both were told")
+    await until(lambda: gate.hold(plan, now).entries == plan.entries, "both may stop")
+    assert len(told) == 2
