@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from waiting import until
 
-from processhub.api.hooks import Hook
+from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
@@ -18,7 +18,9 @@ from processhub.core.plan import Plan
 from processhub.core.quorum import Verdict
 from processhub.core.snapshot import HubSnapshot, OnRecord
 from processhub.operator.events import EventRecorder
-from processhub.operator.hooks.asking import Asker
+from processhub.operator.hooks import moves
+from processhub.operator.hooks.answers import Answer
+from processhub.operator.hooks.asking import Asker, Unanswered
 from processhub.operator.hooks.happening import CloudEventText
 from processhub.operator.hooks.stops import StopGate
 from processhub.operator.members import Member
@@ -70,3 +72,35 @@ async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: Even
     await until(lambda: sorted(told) == ["web-3", "web-4"], "both were told")
     await until(lambda: gate.hold(plan, now).entries == plan.entries, "both may stop")
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("answer", [{"args": {"x": object()}}, {"env": {"X": "\ud800"}}, {"args": {"x": {1j: 1}}}])
+async def test_an_answer_that_is_no_json_counts_as_none(recorder: EventRecorder, answer: Any) -> None:
+    """It would end the question with an error that nobody waits for: its child, or all moves, would wait for ever."""
+
+    async def call(hook: Hook, event: CloudEventText) -> Any:
+        return answer
+
+    fail = hub("PreChildStart", webhook={"url": "http://127.0.0.1:9", "failurePolicy": "Fail"})
+    ignore = hub("PreChildStart", webhook={"url": "http://127.0.0.1:9", "failurePolicy": "Ignore"})
+
+    with pytest.raises(Unanswered, match="hook hook-PreChildStart gave no answer: its answer can't be read"):
+        await Asker(fail, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {})
+    assert await Asker(ignore, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {}) == Answer()
+
+
+async def test_moves_that_a_hook_has_put_off_are_asked_about_again_whatever_the_question_ended_in(
+    recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "AGAIN_SECONDS", 0.01)
+    troubles: list[Exception] = [RuntimeError("no answer that anybody thought of")]
+
+    async def call(hook: Hook, event: CloudEventText) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    asking = hub("PreRedistribution", webhook={"url": "http://127.0.0.1:9", "failurePolicy": "Fail"})
+    gate = moves.MoveGate(Asker(asking, call, recorder), lambda happenings: None, lambda: None)
+    gate.follow(Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1), ())
+
+    await until(lambda: gate.open, "the second answer")

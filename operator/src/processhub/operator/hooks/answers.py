@@ -58,10 +58,10 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
     if body is None or body == b"":
         return Answer()
     try:
-        if isinstance(body, bytes):
-            return msgspec.json.decode(body, type=Answer)
-        return msgspec.convert(body, Answer)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        # What a function returned may hold anything: what goes on from here has been JSON once.
+        text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return msgspec.json.decode(text, type=Answer)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise HookError(
             f"its answer can't be read: {error}; write a JSON object of allow, reason, metadata, tags, env and args"
         ) from error

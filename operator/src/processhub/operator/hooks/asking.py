@@ -52,8 +52,11 @@ class Asker:
                     answer = parse_answer(await self._attempt(hook, cloud_event(letter, self.hub.metadata.key)))
                     if answer.allow and check is not None:
                         check(together.then(answer))
-                except HookError as error:
-                    self._complain(hook, str(error))
+                except Exception as error:
+                    # Whatever it is: something waits for the outcome of this question, and is told by nothing else.
+                    if not isinstance(error, HookError):
+                        log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
+                    self._complain(hook, str(error) or type(error).__name__)
                     if hook.receiver.failure_policy == "Fail":
                         raise Unanswered(f"hook {hook.name} gave no answer: {error}") from error
                     continue
