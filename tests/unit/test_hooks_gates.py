@@ -22,7 +22,9 @@ from processhub.operator.hooks import moves
 from processhub.operator.hooks.answers import Answer
 from processhub.operator.hooks.asking import Asker, Unanswered
 from processhub.operator.hooks.happening import CloudEventText
+from processhub.operator.hooks.hooks import Hooks
 from processhub.operator.hooks.stops import StopGate
+from processhub.operator.hubstate import HubKey, HubState
 from processhub.operator.members import Member
 from processhub.operator.observe import Observation
 
@@ -104,3 +106,32 @@ async def test_moves_that_a_hook_has_put_off_are_asked_about_again_whatever_the_
     gate.follow(Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1), ())
 
     await until(lambda: gate.open, "the second answer")
+
+
+async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventRecorder) -> None:
+    """One that is added later is asked before the first move."""
+    asking, silent = hub("PreRedistribution"), hub("PreChildStart")
+    hooks = Hooks(recorder, 1, "test", (), lambda key: None)
+    hooks.call = answering  # type: ignore[method-assign]  # the receiver's part
+    state = HubState(asking.metadata.key)
+    pending = Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1)
+
+    def look(hub: Hub, plan: Plan) -> int:
+        """How many moves may begin in a round of this hub."""
+        hooks.gate(hub, state)
+        now = observed(hub)
+        snapshot = msgspec.structs.replace(now.snapshot, move_budget=5)
+        budget = hooks.before_plan(hub, msgspec.structs.replace(now, snapshot=snapshot)).snapshot.move_budget
+        hooks.before_execution(hub, now, plan)
+        return budget
+
+    assert look(asking, pending) == 0
+    await until(lambda: look(asking, pending), "the hook's leave")
+    assert look(silent, pending) == 5
+    assert look(silent, Plan(entries={}, unplaced={}, next_epoch=2)) == 5
+    assert look(asking, pending) == 0
+    await hooks.close()
+
+
+async def answering(hub: HubKey, hook: Hook, event: CloudEventText) -> None:
+    """It has nothing against it."""

@@ -123,6 +123,8 @@ class Hooks:
             return plan
         if _has(hub, HookEvent.PRE_REDISTRIBUTION):
             own.moves.follow(plan, observation.members.values())
+        else:
+            own.moves.reset()  # what is asked about later was allowed by nobody
         if _has(hub, HookEvent.PRE_CHILD_STOP):
             plan = own.stops.hold(plan, observation)
         return plan

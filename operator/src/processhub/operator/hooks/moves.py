@@ -33,8 +33,7 @@ class MoveGate:
         """Take a round's plan: ask where moves are outstanding; what was allowed ends with the last of them."""
         pending = plan.pending_moves + plan.pending_restarts  # both are paced by the same budget
         if not pending and not plan.moving:
-            self._allowed, self.deferred = False, ""
-            self.close()
+            self.reset()
             return
         if self._allowed or self._task is not None or not pending:
             return
@@ -45,6 +44,11 @@ class MoveGate:
             "leaving": [member.name for member in named if member.judgement.draining or not member.wanted],
         }
         self._task = asyncio.create_task(self._ask(data), name="PreRedistribution")
+
+    def reset(self) -> None:
+        """Forget what was allowed and asked: the next moves are another question."""
+        self._allowed, self.deferred = False, ""
+        self.close()
 
     def close(self) -> None:
         """Stop asking."""
