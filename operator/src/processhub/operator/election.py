@@ -55,6 +55,7 @@ class Election:
         self.identity = f"{identity}_{uuid.uuid4().hex[:8]}"
         self._seen: tuple[str | None, str | None] | None = None
         self._seen_at = 0.0
+        self._taken_at = 0.0  # when the write that took the Lease was sent
         self._lease: Lease | None = None
         self._writing = asyncio.Lock()  # a renewal that is under way would make the release conflict, or undo it
         self.term = 0
@@ -72,19 +73,22 @@ class Election:
     async def hold(self, on_renewed: Callable[[], None]) -> None:
         """Renew until it is lost: another holder, or no renewal for 10 s; ``on_renewed()`` after each renewal."""
         loop = asyncio.get_running_loop()
-        renewed = loop.time()
+        renewed = self._taken_at
         while True:
             await asyncio.sleep(RETRY_SECONDS)
             sent = loop.time()
             try:
+                # What a conflict means is asked within the same time: another may have the Lease after it.
                 async with asyncio.timeout(max(0.1, RENEW_DEADLINE_SECONDS - (sent - renewed))), self._writing:
-                    await self._renew()
-                renewed = sent
-                on_renewed()
-            except (ConflictError, NotFoundError) as error:
-                if not await self._still_ours():
-                    log.error("leadership lost: %s", error.message)
-                    return
+                    try:
+                        await self._renew()
+                    except (ConflictError, NotFoundError) as error:
+                        if not await self._still_ours():
+                            log.error("leadership lost: %s", error.message)
+                            return
+                    else:
+                        renewed = sent
+                        on_renewed()
             except (ApiError, TimeoutError) as error:
                 log.warning("leader Lease not renewed: %s", error or "no answer in time")
             if loop.time() - renewed >= RENEW_DEADLINE_SECONDS:
@@ -118,7 +122,7 @@ class Election:
             return False
         before = int(lease.metadata.annotations.get(ANNOTATION_TERM, "0")) if lease else 0
         self.term = max(before, await self._highest_term()) + 1
-        now = micro_time()
+        now, self._taken_at = micro_time(), asyncio.get_running_loop().time()
         spec = LeaseSpec(
             holder_identity=self.identity,
             lease_duration_seconds=LEASE_SECONDS,
@@ -167,10 +171,10 @@ class Election:
         await self._write(msgspec.structs.replace(self._lease, spec=spec))
 
     async def _still_ours(self) -> bool:
-        """After a conflict: an edit of the Lease by someone else is not the loss of it."""
+        """After a conflict: an edit of the Lease by someone else is not the loss of it. Raises ApiError."""
         try:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
-        except ApiError:
+        except NotFoundError:
             return False
         if lease.spec.holder_identity != self.identity:
             return False

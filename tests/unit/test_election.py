@@ -1,0 +1,137 @@
+"""How long a leader goes on without a renewal, against an API server that is slow or says no."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.operator import election as module
+from processhub.operator.election import Election
+
+DEADLINE = 40.0
+RENEW_DEADLINE = 1.0
+
+
+class Site:
+    """An API server with one Lease; ``reads`` and ``writes`` say how it answers the next ones, then it does its part.
+
+    A status; "late": after ``answer`` is set; "lost": it is stored, and the answer does not come; "never".
+    """
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 1
+        self.reads: list[int | str] = []
+        self.writes: list[int | str] = []
+        self.answer = asyncio.Event()
+        self.entered = asyncio.Event()
+
+    async def get(self, request: web.Request) -> web.Response:
+        if self.reads:
+            match self.reads.pop(0):
+                case int(status):
+                    return _no(status)
+                case _:
+                    await asyncio.Event().wait()
+        return web.json_response(self.lease) if self.lease else _no(404)
+
+    async def put(self, request: web.Request) -> web.Response:
+        lease = await request.json()
+        how = self.writes.pop(0) if self.writes else ""
+        if isinstance(how, int):
+            return _no(how)
+        if how == "never":
+            await asyncio.Event().wait()
+        if self.lease is not None and lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            return _no(409)
+        self.version += 1
+        lease["metadata"]["resourceVersion"] = str(self.version)
+        self.lease = lease
+        if how == "late":
+            self.entered.set()
+            await self.answer.wait()
+        return web.json_response(lease)
+
+    async def slices(self, request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+
+
+def _no(status: int) -> web.Response:
+    return web.json_response({"kind": "Status", "message": "no"}, status=status)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+@pytest.fixture
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Election]]:
+    monkeypatch.setattr(module, "RENEW_DEADLINE_SECONDS", RENEW_DEADLINE)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
+    site, app = Site(), web.Application()
+    leases = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
+    app.add_routes([web.get(leases + "/{name}", site.get), web.put(leases + "/{name}", site.put)])
+    app.add_routes([web.post(leases, site.put), web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            yield site, Election(client, "ns", "me", ())
+
+
+async def test_a_leader_whose_question_is_not_answered_ends_in_time(site: tuple[Site, Election]) -> None:
+    """Another may have the Lease by then: what the conflict means is not known until the answer comes."""
+    server, election = site
+    await election.acquire()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    server.writes, server.reads = [409], ["never"]
+    async with asyncio.timeout(DEADLINE):
+        await election.hold(lambda: None)
+
+    assert loop.time() - began < 10 * RENEW_DEADLINE
+
+
+async def test_a_leader_goes_on_when_the_api_server_fails_for_a_moment_after_a_conflict(
+    site: tuple[Site, Election],
+) -> None:
+    server, election = site
+    await election.acquire()
+    renewed = asyncio.Event()
+
+    server.writes, server.reads = [409], [503]
+    hold = asyncio.create_task(election.hold(renewed.set))
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.wait((hold, asyncio.create_task(renewed.wait())), return_when=asyncio.FIRST_COMPLETED)
+
+    assert not hold.done()
+    hold.cancel()
+
+
+async def test_a_lead_counts_from_when_the_lease_was_asked_for(site: tuple[Site, Election]) -> None:
+    """A Lease that was stored at once and answered late may be another's by then."""
+    server, election = site
+    server.writes = ["late"]
+    acquiring = asyncio.create_task(election.acquire())
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(DEADLINE):
+        await server.entered.wait()
+        stored = loop.time()
+        while loop.time() - stored < RENEW_DEADLINE:
+            await asyncio.wait((acquiring,), timeout=RENEW_DEADLINE)
+        server.writes = ["never"]
+        server.answer.set()
+        await acquiring
+        renewals: list[None] = []
+        began = loop.time()
+        await election.hold(lambda: renewals.append(None))
+
+    assert not renewals
+    assert loop.time() - began < RENEW_DEADLINE / 2
