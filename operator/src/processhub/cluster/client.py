@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config
+from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, GoneError, api_error
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
@@ -132,7 +132,8 @@ class Client:
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
             body = await self._request("GET", kind.path(namespace), query=query, timeout=60)
-            page = msgspec.json.decode(body, type=_Raw)
+            with _readable(kind.plural):
+                page = msgspec.json.decode(body, type=_Raw)
             items += [self._decode_leniently(kind, raw) for raw in page.items or ()]
             if not page.metadata.next_token:
                 return items, page.metadata.resource_version
@@ -306,7 +307,11 @@ class Client:
         if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
             return False
         self._reloaded_at = now
-        self.config = await self._reload()
+        try:
+            self.config = await self._reload()
+        except ConfigError as error:
+            log.warning("credentials not read again: %s", error)
+            return False
         return True
 
     def _send(
@@ -331,17 +336,20 @@ class Client:
         return decoder
 
     def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
-        return self._decoder(kind.type).decode(body)
+        with _readable(kind.plural):
+            return self._decoder(kind.type).decode(body)
 
     def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw) -> Any:
         try:
-            return self._decode(kind, body)
+            return self._decoder(kind.type).decode(body)
         except msgspec.ValidationError as error:
-            bare = msgspec.json.decode(body, type=_BareObject)
+            with _readable(kind.plural):
+                bare = msgspec.json.decode(body, type=_BareObject)
             return Undecodable(metadata=bare.metadata, error=str(error))
 
     def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
-        event = msgspec.json.decode(line, type=_RawEvent)
+        with _readable(kind.plural):
+            event = msgspec.json.decode(line, type=_RawEvent)
         if event.type == "ERROR":
             status = msgspec.json.decode(event.object, type=dict[str, Any])
             code = int(status.get("code") or 500)
@@ -350,7 +358,8 @@ class Client:
                 raise GoneError(code, "Expired", message)
             raise ApiError(code, str(status.get("reason", "")), message)
         if event.type == "BOOKMARK":
-            return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
+            with _readable(kind.plural):
+                return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
         return WatchEvent(event.type, self._decode_leniently(kind, event.object))
 
 
@@ -399,6 +408,15 @@ class _Sending:
             if error is not None:
                 self._answer.close()
             self._answer.release()
+
+
+@contextmanager
+def _readable(plural: str) -> Iterator[None]:
+    """What can't be read is no answer of an API server: a proxy's page, or half of one. What became of a write?"""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
 
 
 async def _raise_for_status(answer: aiohttp.ClientResponse) -> None:

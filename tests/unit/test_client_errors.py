@@ -1,0 +1,112 @@
+"""What a client raises: only what its callers know, whatever comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from waiting import until
+
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.errors import ApiError, ForbiddenError
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import HUBS
+
+HUB = {
+    "apiVersion": "processhub.dev/v1alpha1",
+    "kind": "Hub",
+    "metadata": {"name": "hub", "namespace": "ns", "uid": "u", "resourceVersion": "5"},
+    "spec": {},
+}
+PATH = "/apis/processhub.dev/v1alpha1/hubs"
+
+
+class Site:
+    """An API server of one hub; ``troubles`` are what the next answers are instead: a status, or a body."""
+
+    def __init__(self) -> None:
+        self.troubles: list[int | str] = []
+        self.in_watch: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if self.troubles:
+            match self.troubles.pop(0):
+                case int(status):
+                    return web.json_response({"kind": "Status", "message": "no"}, status=status)
+                case str(text):
+                    return web.Response(text=text)
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [HUB]})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while self.in_watch:
+            await response.write(self.in_watch.pop(0).encode())
+        await asyncio.Event().wait()
+        return response
+
+
+async def no_token() -> str | None:
+    return None
+
+
+async def no_credentials() -> Config:
+    raise ConfigError("the token is being rotated")
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[tuple[Site, Client]]:
+    site, app = Site(), web.Application()
+    app.add_routes([web.get(PATH, site.answer), web.get(PATH + "/{name}", site.answer)])
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config, reload=no_credentials) as client:
+            yield site, client
+
+
+async def test_credentials_that_can_not_be_read_again_leave_the_refusal_as_it_is(site: tuple[Site, Client]) -> None:
+    server, client = site
+    server.troubles = [401]
+
+    with pytest.raises(ForbiddenError):
+        await client.list(HUBS)
+
+
+@pytest.mark.parametrize("text", ["<html>busy</html>", "[]", '{"metadata": 1}'])
+async def test_an_answer_that_is_none_of_an_api_server_is_an_error_that_callers_know(
+    site: tuple[Site, Client], text: str
+) -> None:
+    server, client = site
+    server.troubles = [text]
+
+    with pytest.raises(ApiError, match="can't be read"):
+        await client.list(HUBS)
+
+
+@pytest.mark.parametrize(
+    ("troubles", "in_watch"),
+    [
+        ([401], []),
+        (["<html>busy</html>"], []),
+        ([], ["<html>\n"]),
+        ([], ['{"type": "ADDED", "object": {"metadata": 1}}\n']),
+    ],
+    ids=["credentials", "list", "watch", "object"],
+)
+async def test_an_informer_goes_on_whatever_came_back(
+    site: tuple[Site, Client], troubles: list[int | str], in_watch: list[str]
+) -> None:
+    server, client = site
+    server.troubles, server.in_watch = [*troubles], [*in_watch]
+    informer = Informer(client, HUBS, lambda old, new: None)
+    relists = 1 if troubles else 2
+
+    running = asyncio.create_task(informer.run())
+    await until(lambda: running.done() or informer.relists == relists, "a list after the trouble")
+
+    assert not running.done()
+    assert ("ns", "hub") in informer.items
+    running.cancel()
