@@ -18,7 +18,8 @@ from processhub.operator.engine import Engine
 def register(registry: kopf.OperatorRegistry, engine: Engine) -> None:
     """Add the handlers to ``registry``; all are coroutines, as kopf runs plain functions in threads."""
 
-    @kopf.on.startup(registry=registry)
+    # Of itself kopf would begin anew after a minute, in which this leader holds the Lease and does nothing.
+    @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False
         settings.scanning.disabled = True

@@ -122,15 +122,20 @@ async def _kopf(client: Client, settings: OperatorSettings, engine: Engine, ende
     async def login(**_: object) -> kopf.ConnectionInfo:
         return await connection_info(client.config)
 
-    await kopf.operator(
-        registry=registry,
-        # Else kopf asks for the user's name, and the uid of a container has none.
-        identity=settings.pod_name,  # type: ignore[arg-type]  # it does not export the type
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=ended,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            # Else kopf asks for the user's name, and the uid of a container has none.
+            identity=settings.pod_name,  # type: ignore[arg-type]  # it does not export the type
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=ended,
+        )
+    except Exception as error:
+        if isinstance(error.__cause__, DeposedError):  # kopf wraps what a handler raised
+            raise error.__cause__ from error
+        raise
 
 
 async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, int]) -> int | None:

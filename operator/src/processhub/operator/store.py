@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
@@ -21,6 +23,8 @@ from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, 
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
+_AGAIN_SECONDS = 0.5  # after a list that failed
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -75,9 +79,15 @@ class Store:
             await informer.synced.wait()
 
     async def read_leases(self) -> None:
-        """Take in all member Leases by a consistent read, whatever their watch has told so far. Raises ApiError."""
+        """Take in all member Leases by a consistent read, whatever their watch has told so far; tries until it can."""
         for namespace in self._namespaces or (None,):
-            items, _ = await self._client.list(LEASES, namespace, labels=LABEL_HUB)
+            while True:
+                try:
+                    items, _ = await self._client.list(LEASES, namespace, labels=LABEL_HUB)
+                    break
+                except ApiError as error:
+                    log.warning("member Leases not read, again: %s", error.message)
+                    await asyncio.sleep(_AGAIN_SECONDS)
             for item in items:
                 if isinstance(item, Lease):
                     self.put("leases", item)

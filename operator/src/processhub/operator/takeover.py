@@ -13,6 +13,7 @@ from processhub.operator.store import Store
 from processhub.operator.together import together
 
 _CONCURRENT = 8
+_AGAIN_SECONDS = 0.5  # after a request that failed
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,10 @@ async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...],
             except (NotFoundError, ConflictError) as error:
                 log.info("slice %s changed while its term was raised: %s", item.metadata.name, error.message)
                 return
+            except ApiError as error:
+                log.warning("takeover: slice %s: %s; again", item.metadata.name, error.message)
+                await asyncio.sleep(_AGAIN_SECONDS)
+                return
             generations[item.metadata.uid] = stored.metadata.generation
             store.put("registryslices", stored)
 
@@ -51,7 +56,7 @@ async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...],
                 items, _ = await client.list(SLICES, namespace)
             except ApiError as error:
                 log.warning("takeover: %s; listing again", error.message)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(_AGAIN_SECONDS)
                 break
             known = [item for item in items if isinstance(item, RegistrySlice)]
             if any(item.spec.term > term for item in known):

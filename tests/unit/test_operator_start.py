@@ -1,0 +1,108 @@
+"""How an operator begins to lead and ends, against an API server that fails for a moment or is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.operator.engine import Engine
+from processhub.operator.main import _kopf
+from processhub.operator.settings import OperatorSettings
+from processhub.operator.takeover import DeposedError
+
+DEADLINE = 40.0  # kopf would begin anew after 60 s
+TERM = 5
+
+
+def a_slice(term: int) -> dict[str, Any]:
+    return {
+        "apiVersion": "processhub.dev/v1alpha1",
+        "kind": "RegistrySlice",
+        "metadata": {"name": "hub.hub-0.0", "namespace": "ns", "uid": "s", "resourceVersion": "5", "generation": 1},
+        "spec": {"hub": "hub", "hubUid": "hub-uid", "member": "hub-0", "term": term, "format": 1},
+    }
+
+
+class Site:
+    """An API server that has ``items`` by plural; ``refuse``: how many of these requests are answered with 503."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, list[dict[str, Any]]] = {}
+        self.refuse: dict[tuple[str, str], int] = {}  # (method, plural)
+        self.refuse_then: dict[tuple[str, str], int] = {}  # the same, once a term was raised
+        self.version = 10
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        *_, name = parts = request.path.strip("/").split("/")
+        plural = next((part for part in reversed(parts) if part in KINDS), name)
+        if self.refuse.get((request.method, plural), 0) and "watch" not in request.query:
+            self.refuse[request.method, plural] -= 1
+            return web.json_response({"kind": "Status", "message": "overloaded"}, status=503)
+        if "watch" in request.query:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await asyncio.Event().wait()
+        if request.method == "PATCH" and plural == "registryslices":
+            body = await request.json()
+            (item,) = self.items[plural]
+            self.version += 1
+            item["spec"]["term"] = body["spec"]["term"]
+            item["metadata"] |= {"resourceVersion": str(self.version), "generation": 2}
+            self.refuse |= self.refuse_then
+            return web.json_response(item)
+        if request.method == "GET" and name == plural:
+            items = self.items.get(plural, [])
+            return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+        return web.json_response({"kind": "Status", "message": "no such object"}, status=404)
+
+
+KINDS = {"hubs", "children", "childsets", "registryslices", "pods", "leases", "nodes"}
+SETTINGS = OperatorSettings(pod_name="operator", pod_uid="u", namespace="ns")
+
+
+async def no_token() -> str | None:
+    return None
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[tuple[Site, Client]]:
+    site, app = Site(), web.Application()
+    app.router.add_route("*", "/{path:.*}", site.serve)
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            yield site, client
+
+
+@pytest.mark.parametrize("now", [True, False])
+async def test_a_new_leader_goes_on_when_the_api_server_fails_for_a_moment(
+    site: tuple[Site, Client], now: bool
+) -> None:
+    """It has the Lease: until it has begun nobody places anything."""
+    server, client = site
+    server.items["registryslices"] = [a_slice(TERM - 1)]
+    engine = Engine(client, SETTINGS, TERM)
+    server.refuse = {("PATCH", "registryslices"): 2} if now else {}
+    server.refuse_then = {("GET", "leases"): 2}
+
+    async with asyncio.timeout(DEADLINE):
+        await engine.start()
+    await engine.stop()
+
+    assert server.items["registryslices"][0]["spec"]["term"] == TERM
+
+
+async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Client]) -> None:
+    server, client = site
+    server.items["registryslices"] = [a_slice(TERM + 1)]
+
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(DeposedError):
+            await _kopf(client, SETTINGS, Engine(client, SETTINGS, TERM), asyncio.Event())
