@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from waiting import until
 
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
@@ -37,6 +38,7 @@ class Site:
         self.items: dict[str, list[dict[str, Any]]] = {}
         self.refuse: dict[tuple[str, str], int] = {}  # (method, plural)
         self.refuse_then: dict[tuple[str, str], int] = {}  # the same, once a term was raised
+        self.writing: list[web.Request] = []  # writes of statuses; none is ever answered
         self.version = 10
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -45,6 +47,9 @@ class Site:
         if self.refuse.get((request.method, plural), 0) and "watch" not in request.query:
             self.refuse[request.method, plural] -= 1
             return web.json_response({"kind": "Status", "message": "overloaded"}, status=503)
+        if name == "status":
+            self.writing.append(request)
+            await asyncio.Event().wait()
         if "watch" in request.query:
             response = web.StreamResponse()
             await response.prepare(request)
@@ -106,3 +111,21 @@ async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Clien
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(DeposedError):
             await _kopf(client, SETTINGS, Engine(client, SETTINGS, TERM), asyncio.Event())
+
+
+@pytest.mark.parametrize("plural", ["hubs", "childsets"])
+async def test_a_write_that_is_under_way_ends_with_the_operator(site: tuple[Site, Client], plural: str) -> None:
+    """It would land beside what the next leader writes: the Lease is released then."""
+    server, client = site
+    metadata = {"namespace": "ns", "uid": "u", "resourceVersion": "5", "generation": 1}
+    refused = {"distribution": {"strategy": "NoSuchStrategy"}}
+    template = {"hub": "none", "replicas": 1, "template": {"exec": {"command": ["true"]}}}
+    server.items[plural] = [{"metadata": metadata | {"name": "one"}, "spec": refused if plural == "hubs" else template}]
+    engine = Engine(client, SETTINGS, TERM)
+
+    await engine.start()
+    await until(lambda: server.writing, "a write")
+    await engine.stop()
+
+    (write,) = server.writing
+    await until(lambda: write.transport is None or write.transport.is_closing(), "the end of the write", within=5)

@@ -195,6 +195,13 @@ class ChildSetWriter:
             self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
         return min(waits) if waits else None
 
+    async def close(self) -> None:
+        """End the writes that are under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
         try:
             await self._apply(item, status)

@@ -66,11 +66,12 @@ class Engine:
         """Stop all work; nothing is written after this."""
         if self._queue is not None:
             await self._queue.close()
-        if self._reconciler is not None:
-            await self._reconciler.hooks.close()
+        # Hooks have seconds for what is queued: what a leader that was deposed still writes ends before.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._reconciler is not None:
+            await self._reconciler.close()
         await self.store.close()
         self.stopped.set()
 

@@ -140,6 +140,12 @@ class Reconciler:
             self.events.about_hub(hub, EventReason.RESUMED, "it is reconciled again")
         return paused
 
+    async def close(self) -> None:
+        """End what is under way beside the rounds; none may begin any more."""
+        await self.status.close()
+        await self.sets.close()
+        await self.hooks.close()
+
     # one round
 
     async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, dirty: set[str]) -> float | None:

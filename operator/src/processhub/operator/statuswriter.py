@@ -78,6 +78,13 @@ class StatusWriter:
             for number in range(_WORKERS):
                 group.create_task(self._work(gives_way=number > 0))
 
+    async def close(self) -> None:
+        """End the writes of Hubs' statuses that are under way; ``run`` was cancelled."""
+        tasks = list(self._hubs.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def busy_with(self, hub: Hub) -> bool:
         """Whether a write of this Hub's status is under way."""
         task = self._hubs.get(hub.metadata.key)
