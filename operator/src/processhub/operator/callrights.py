@@ -5,6 +5,7 @@ The chart makes it without subjects; only those of namespaces that this operator
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -30,10 +31,17 @@ class CallRights:
         self._client, self._namespaces = client, namespaces
         self._kept: frozenset[HubKey] | None = None
         self._kept_at = 0.0
+        self._keeping = asyncio.Lock()  # what one hub's round knew before must not win
 
     async def keep(self, hubs: Iterable[HubKey], now: float) -> None:
-        """Have the accounts of exactly these hubs in it; looks again after some minutes. Raises ApiError."""
-        wanted = frozenset(hubs)
+        """Have the accounts of exactly these hubs in it; looks again after some minutes. Raises ApiError.
+
+        ``hubs`` is read when it is this call's turn: give what is kept up to date.
+        """
+        async with self._keeping:
+            await self._keep(frozenset(hubs), now)
+
+    async def _keep(self, wanted: frozenset[HubKey], now: float) -> None:
         if wanted == self._kept and now - self._kept_at < _RECHECK_SECONDS:
             return
         for _ in range(_TRIES):

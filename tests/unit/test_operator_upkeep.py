@@ -1,0 +1,137 @@
+"""What the operator keeps as it should be beside its rounds, against an API server that is slow or fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from waiting import until
+
+from processhub.api.child import Child, ChildStatus
+from processhub.api.kubernetes import Pod
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.core.membership import Judgement, Phase
+from processhub.operator.callrights import BINDING, CallRights
+from processhub.operator.hubstate import HubKey
+from processhub.operator.memberlabels import label_pods
+from processhub.operator.members import Member
+from processhub.operator.statuswriter import StatusWriter
+from processhub.operator.store import Store
+
+DEADLINE = 40.0
+
+
+class Site:
+    """An API server with the members' binding, a pod and a child; ``troubles``: statuses of the next patches."""
+
+    def __init__(self) -> None:
+        self.binding: dict[str, Any] = {"metadata": {"name": BINDING, "resourceVersion": "1"}}
+        self.entered, self.answer = asyncio.Event(), asyncio.Event()
+        self.reads = 0
+        self.troubles: list[int] = []
+        self.stored: list[dict[str, Any]] = []
+
+    async def get(self, request: web.Request) -> web.Response:
+        self.reads += 1
+        if self.reads == 1:
+            self.entered.set()
+            await self.answer.wait()
+        return web.json_response(self.binding)
+
+    async def put(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body["metadata"]["resourceVersion"] != self.binding["metadata"]["resourceVersion"]:
+            return _no(409)
+        body["metadata"]["resourceVersion"] += "1"
+        self.binding = body
+        return web.json_response(body)
+
+    async def write(self, request: web.Request) -> web.Response:
+        if self.troubles:
+            return _no(self.troubles.pop(0))
+        body = await request.json()
+        self.stored.append(body)
+        metadata = {"name": request.match_info["name"], "namespace": "ns", "uid": "u", "resourceVersion": "9"}
+        return web.json_response({"spec": {"hub": "hub"}, **body, "metadata": metadata})
+
+
+def _no(status: int) -> web.Response:
+    return web.json_response({"kind": "Status", "message": "no"}, status=status)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[tuple[Site, Client]]:
+    site, app = Site(), web.Application()
+    binding = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}"
+    app.add_routes([web.get(binding, site.get), web.put(binding, site.put)])
+    app.add_routes([web.patch("/api/v1/namespaces/ns/pods/{name}", site.write)])
+    status = "/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}/status"
+    app.add_routes([web.put(status, site.write), web.patch(status, site.write)])
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            yield site, client
+
+
+async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
+    """Nothing else looks at the binding while both hubs are quiet: members of the second would refuse all requests."""
+    server, client = site
+    rights = CallRights(client, ())
+    hubs: dict[HubKey, None] = {("ns", "one"): None}
+
+    first = asyncio.create_task(rights.keep(hubs, 0.0))
+    async with asyncio.timeout(DEADLINE):
+        await server.entered.wait()
+        hubs["ns", "two"] = None
+        second = asyncio.create_task(rights.keep(hubs, 0.0))
+        await asyncio.wait((second,), timeout=0.5)
+        server.answer.set()
+        await asyncio.gather(first, second)
+
+    assert sorted(subject["name"] for subject in server.binding["subjects"]) == ["processhub-one", "processhub-two"]
+
+
+async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(site: tuple[Site, Client]) -> None:
+    server, client = site
+    pod = msgspec.convert({"metadata": {"name": "hub-0", "namespace": "ns", "uid": "u"}}, Pod)
+    live = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+    member = Member(name="hub-0", wanted=True, weight=1, pod=pod, lease=None, slices=(), judgement=live)
+    store, tried = Store(client, (), lambda key: None), set[str]()
+
+    server.troubles = [503]
+    assert await label_pods(client, store, (member,), tried), "it wants another round"
+    assert await label_pods(client, store, (member,), tried) is None
+    assert server.stored[0]["metadata"]["labels"] == {"processhub.dev/member": "hub-0"}
+
+    server.troubles = [403]
+    assert await label_pods(client, store, (member,), tried) is None
+    assert await label_pods(client, store, (member,), tried) is None
+    assert (len(server.stored), server.troubles) == (1, []), "who may not is not tried again"
+
+
+def child(name: str) -> Child:
+    metadata = {"name": name, "namespace": "ns", "uid": "u", "resourceVersion": "5", "generation": 1}
+    return msgspec.convert({"metadata": metadata, "spec": {"hub": "hub"}}, Child)
+
+
+async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client]) -> None:
+    """The API server says so of a patch, too, where many write the object at once."""
+    server, client = site
+    status = ChildStatus(id="a", state="Failed", observed_generation=1)
+    writer = StatusWriter(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
+    server.troubles = [409, 409]
+
+    running = asyncio.create_task(writer.run())
+    writer.mark(("ns", "a"))
+    await until(lambda: server.stored, "the status")
+    running.cancel()
