@@ -188,7 +188,7 @@ class Reconciler:
         await self._retire(hub, state, members, writer)
         await self._end_quorum_reset(hub, memory)
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
-        await label_pods(self._client, self._store, members.values(), memory.unlabelled)
+        unlabelled = await label_pods(self._client, self._store, members.values(), memory.unlabelled)
         self._after(key, hub, state, memory, observation, plan, dirty)
         if conflict is not None:
             self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
@@ -198,6 +198,7 @@ class Reconciler:
             writer.retry_in,
             pods.retry_in,
             held_back,
+            unlabelled,
             lifetimes.next_in,
             self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
             0.05 if memory.taker else None,
