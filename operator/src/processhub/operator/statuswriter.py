@@ -140,7 +140,7 @@ class StatusWriter:
     async def _retrying(self, key: ChildKey) -> None:
         try:
             await self._child(key)
-        except (NotFoundError, ConflictError) as error:
+        except NotFoundError as error:
             log.debug("status of child %s not written: %s", key[1], error.message)
         except ApiError as error:
             log.warning("status of child %s not written, trying again: %s", key[1], error.message)
