@@ -28,7 +28,8 @@ from processhub.core.membership import Judgement, Phase
 from processhub.core.plan import Unplaced
 from processhub.operator.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
 from processhub.operator.childsetstatus import Tally, child_set_status, refused_set_status, tallies
-from processhub.operator.hubstate import HubState
+from processhub.operator.hooks.answers import digest
+from processhub.operator.hubstate import HubState, KnownSlice
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation, observe
@@ -455,3 +456,18 @@ def test_an_edited_child_does_not_wait_for_the_budget() -> None:
 
 def running(hub: PlannedHub) -> dict[str, Assignment]:
     return {child_id: entry for runs in hub.running.values() for child_id, entry in runs.items()}
+
+
+def test_what_a_hook_made_of_the_template_is_no_former_one_until_the_template_changes() -> None:
+    before = known_set(child_set(replicas=1), None)
+    after = known_set(child_set(replicas=1, generation=2, template={"exec": {"command": ["other"]}}), before)
+    asked = digest(before.wanted["x-0"])
+    entry = Assignment(uid="uid-x", epoch=1, workload="as-the-hook-has-it", asked=asked)
+    known = KnownSlice()
+    spec = SliceSpec(hub="hub", hub_uid="hub-uid", member="hub-0", term=1, entries={"x-0": format_assignment(entry)})
+    known.update(RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0", namespace="n", uid="s"), spec=spec))
+    judgement = Judgement(Phase.LIVE, False, False, None, "")
+    member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=(known,), judgement=judgement)
+
+    assert tallies({"uid-x": SeenSet(before)}, {"hub-0": member})["uid-x"].former == set()
+    assert tallies({"uid-x": SeenSet(after)}, {"hub-0": member})["uid-x"].former == {"x-0"}

@@ -12,6 +12,7 @@ import msgspec
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
+from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
@@ -19,7 +20,9 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.acceptance import Refusal
 from processhub.core.membership import Phase
 from processhub.core.plan import Unplaced
+from processhub.core.snapshot import Wanted
 from processhub.operator.childsets import SeenSet
+from processhub.operator.hooks.answers import digest
 from processhub.operator.hubstate import HubKey
 from processhub.operator.members import Member
 from processhub.operator.store import Store
@@ -70,9 +73,15 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
                 current = report is not None and report.epoch in (entry.epoch, entry.run)
                 if report is not None and current and entry.role == Role.ACTIVE:
                     tally.add(child_id, report.state, report.reason)
-                if entry.workload != sets[entry.uid].known.digest:
+                known_set = sets[entry.uid].known
+                if entry.workload != known_set.digest and not _as_a_hook_has_it(entry, known_set.wanted.get(child_id)):
                     tally.former.add(child_id)
     return found
+
+
+def _as_a_hook_has_it(entry: Assignment, wanted: Wanted | None) -> bool:
+    """Whether a hook that was asked about the child as it is wanted now made it what it is."""
+    return bool(entry.asked) and wanted is not None and entry.asked == digest(wanted)
 
 
 def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:
