@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from processhub.api.child import Child
 from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.operator.childstatus import Copy, copies_of
 from processhub.operator.hubstate import HubState, KnownChild
@@ -23,7 +23,7 @@ from processhub.operator.observe import Observation
 from processhub.operator.together import together
 
 _AT_ONCE = 16
-_AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not told of is ordered again
+_AGAIN_SECONDS = 5.0  # after which a deletion that failed, or that the watch has not told of, is ordered again
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +54,7 @@ class Lifetimes:
         self.next_in: float | None = None
 
     async def end(self, observation: Observation, now: float) -> None:
-        """Delete those whose time is up. Raises ApiError."""
+        """Delete those whose time is up; one that can't be deleted now is tried again later."""
         due: list[tuple[Child, str]] = []
         for name in self._state.mortal:
             known = self._state.children[name]
@@ -67,6 +67,9 @@ class Lifetimes:
         ended = self._memory.ended
         for uid in [uid for uid, at in ended.items() if now - at > _AGAIN_SECONDS]:
             del ended[uid]
+        for child, _ in due:
+            if (at := ended.get(child.metadata.uid)) is not None:
+                self._again_in(at + _AGAIN_SECONDS - now)
         await together(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
 
     def _over(self, known: KnownChild, copies: list[Copy]) -> str:
@@ -75,10 +78,13 @@ class Lifetimes:
             left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
             if left <= 0:
                 return f"its ttlSeconds ({known.spec.ttl_seconds}) are over"
-            self.next_in = left if self.next_in is None else min(self.next_in, left)
+            self._again_in(left)
         if known.spec.idle_seconds and any(_idle(copy, known.child.metadata.uid) for copy in copies):
             return f"it was idle for {known.spec.idle_seconds} s (idleSeconds)"
         return ""
+
+    def _again_in(self, seconds: float) -> None:
+        self.next_in = seconds if self.next_in is None else min(self.next_in, seconds)
 
     async def _delete(self, child: Child, why: str, now: float) -> None:
         metadata = child.metadata
@@ -87,6 +93,12 @@ class Lifetimes:
                 await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
             except (NotFoundError, ConflictError) as error:
                 log.debug("child %s is gone already: %s", metadata.name, error.message)
+            except ApiError as error:
+                # A policy may keep it: the hub has more to do than this child.
+                self._memory.ended[metadata.uid] = now
+                self._again_in(_AGAIN_SECONDS)
+                log.warning("child %s not deleted (%s), again later: %s", metadata.name, why, error.message)
+                return
         self._memory.ended[metadata.uid] = now
         log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
 

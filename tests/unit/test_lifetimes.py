@@ -1,0 +1,68 @@
+"""Children whose time is up, where somebody does not let one of them be deleted."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.api.child import Child
+from processhub.api.hub import HubSpec
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.core.quorum import Verdict
+from processhub.core.snapshot import HubSnapshot
+from processhub.operator.hubstate import HubState
+from processhub.operator.lifetimes import Lifetimes
+from processhub.operator.memory import HubMemory
+from processhub.operator.observe import Observation
+
+QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
+
+
+def over(name: str) -> Child:
+    return msgspec.convert(
+        {
+            "metadata": {"name": name, "namespace": "ns", "uid": f"uid-{name}", "generation": 1},
+            "spec": {"hub": "hub", "exec": {"command": ["true"]}, "ttlSeconds": 1},
+            "status": {"firstStartedAt": "2026-01-01T00:00:00Z"},
+        },
+        Child,
+    )
+
+
+async def no_token() -> str | None:
+    return None
+
+
+async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub() -> None:
+    """What comes after it in a round would never be reached: members made, statuses told."""
+    deleted: list[str] = []
+
+    async def delete(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name == "kept":
+            return web.json_response({"kind": "Status", "message": "the policy says no"}, status=403)
+        deleted.append(name)
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.delete("/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}", delete)])
+    state, memory = HubState(("ns", "hub")), HubMemory("hub-uid", 1)
+    for name in ("kept", "other"):
+        state.put_child(over(name))
+    snapshot = HubSnapshot(spec=HubSpec(), members=(), children={}, record={}, next_epoch=1)
+    chosen = {known.child.id: known for known in state.children.values()}
+    observation = Observation(members={}, snapshot=snapshot, refusals={}, chosen=chosen, quorum=QUORATE)
+
+    async with TestServer(app) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            lifetimes = Lifetimes(client, state, memory)
+            await lifetimes.end(observation, 0.0)
+            again = Lifetimes(client, state, memory)
+            await again.end(observation, 1.0)
+
+    assert deleted == ["other"]
+    assert lifetimes.next_in == 5.0, "it is tried again"
+    assert again.next_in == 4.0
