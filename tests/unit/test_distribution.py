@@ -583,6 +583,28 @@ def test_a_full_member_takes_no_ordered_child() -> None:
 # drains by force
 
 
+def test_force_also_stops_a_child_that_waits_there_for_the_member_it_is_bound_to() -> None:
+    hub = hub_of("Guided")
+    hub.want([child("bound", nodes=("hub-1",))])
+    hub.rest()
+    hub.change("hub-0", phase=Phase.GONE)
+    hub.want([child("bound", nodes=("hub-0",))])
+    hub.rest()
+    assert hub.where() == {"bound": "hub-1"}, "until its new member is there"
+
+    hub.change("hub-1", draining=True)
+    assert plan(hub.snapshot()).stranded == {"hub-1": ("bound",)}
+
+    hub.change("hub-1", forced=True)
+    hub.rest()
+    assert hub.where() == {}
+    assert plan(hub.snapshot()).unplaced["bound"].reason is Reason.MEMBER_UNAVAILABLE
+
+    hub.change("hub-0", phase=Phase.LIVE)
+    hub.rest()
+    assert hub.where() == {"bound": "hub-0"}
+
+
 @pytest.mark.parametrize("fields", [{"pinned": True}, {"nodes": ("hub-1",)}])
 def test_force_stops_bound_children_and_they_come_back_when_the_member_does(fields: dict[str, object]) -> None:
     hub = hub_of("Guided")

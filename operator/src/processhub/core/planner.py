@@ -328,14 +328,21 @@ class _Singles(Draft):
     def _move_bound(self, child: Wanted, place: OnRecord) -> None:
         target = self.members.get(child.nodes[0])
         if target is None or not takes(target):
-            # It runs on where it is until its new member is there.
-            self.unplaced[child.id] = unavailable(child.nodes[0])
+            self._stay_until_taken(child, self.members[place.member], unavailable(child.nodes[0]))
         elif full := self.full(target.name):
-            self.unplaced[child.id] = full
+            self._stay_until_taken(child, self.members[place.member], full)
         elif self.budget > 0:
             self.begin_move(child, place.member, target.name, "its nodes were changed")
         else:
             self.pending_moves += 1
+
+    def _stay_until_taken(self, child: Wanted, member: MemberView, why: Unplaced) -> None:
+        """It runs on where it is until the member that it is bound to takes it, unless a drain is to end that."""
+        self.unplaced[child.id] = why
+        if member.draining and member.forced:
+            self.put(member.name, child.id, None)
+        elif member.draining:
+            self.stranded.setdefault(member.name, []).append(child.id)
 
     def _leave(self, child: Wanted, member: MemberView) -> None:
         if child.bound and not (member.forced and member.wanted):
