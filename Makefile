@@ -87,6 +87,10 @@ unit: setup ## Tests without a cluster
 integration: setup ## Tests on a local cluster of their own
 	@$(PYTEST) tests/integration
 
+.PHONY: search
+search: setup ## Run the state machines of tests/unit on examples by chance, RUNS times (10)
+	@for run in $$(seq $(or $(RUNS),10)); do HYPOTHESIS_PROFILE=search $(PYTEST) tests/unit -k Life; done
+
 .PHONY: e2e e2e-faults
 e2e: kind-up image kind-load ## Tests on the kind cluster, which they need for themselves; logs in .local/e2e (E2E=-k …)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --ignore tests/e2e/faults --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
