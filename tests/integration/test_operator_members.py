@@ -123,6 +123,33 @@ async def test_move_never_runs_a_child_of_a_force_deleted_pod_twice(world: World
     never_two(world.watch)
 
 
+@pytest.mark.parametrize(
+    "what", [("label", "lease", "processhub.dev/hub-"), ("delete", "lease")], ids=["label off", "deleted"]
+)
+async def test_a_lease_that_somebody_takes_away_proves_nothing_and_comes_back_as_it_was(
+    world: World, what: tuple[str, ...]
+) -> None:
+    before = await started_hub(world, migration={"onRestart": "Move"}, **STAY)
+    verb, kind, *more = what
+    name = f"hub.{crowded(before)}"
+    held = await world.api.get(LEASES, world.namespace, name)
+
+    await world.kubectl(verb, kind, name, *more)
+
+    async def renewed() -> None:
+        lease = await world.api.get(LEASES, world.namespace, name)
+        assert lease.metadata.labels == held.metadata.labels
+        assert lease.spec.holder_identity == held.spec.holder_identity
+        assert (lease.metadata.uid == held.metadata.uid) == (verb == "label")
+        assert lease.spec.renew_time != held.spec.renew_time
+
+    await settles(renewed)
+    after = await world.running(IDS)
+    assert moved(before, after) == set()
+    untouched(before, after, before.keys())
+    never_two(world.watch)
+
+
 async def test_children_of_a_member_that_stands_still_are_given_away_when_its_lease_ran_out(world: World) -> None:
     before = await started_hub(world, **STAY)
     member = crowded(before)

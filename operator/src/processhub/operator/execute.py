@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Role
 from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
@@ -68,16 +69,23 @@ class Executor:
         return not withheld
 
     async def still_gone(self, member: Member) -> bool:
-        """Whether the member's Lease is, by a consistent read, as it was when it was judged."""
-        if member.lease is None:
-            return True
-        metadata = member.lease.lease.metadata
+        """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
+
+        One that no watch tells of may be there without its labels. It gets them back, for the next judgement.
+        """
+        known = member.lease.lease if member.lease is not None else None
+        entries = member.slices[0].present
+        hub, namespace, name = entries.spec.hub, entries.metadata.namespace, lease_name(entries.spec.hub, member.name)
         try:
-            lease = await self._client.get(LEASES, metadata.namespace, metadata.name)
+            lease = await self._client.get(LEASES, namespace, name)
+            if LABEL_HUB not in lease.metadata.labels:
+                labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
+                marks = {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}
+                lease = await self._client.patch(LEASES, namespace, name, {"metadata": marks})
         except NotFoundError:
             return True
         self._store.put("leases", lease)
-        return lease.spec == member.lease.lease.spec
+        return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
 
 
 def _taken_from(member: Member, changes: Mapping[str, Assignment | None]) -> set[str]:

@@ -16,7 +16,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.kubernetes import Lease, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_MOVE_TO, lease_name
+from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB_UID, lease_name
 from processhub.api.reasons import Role
 from processhub.api.slice import (
     Assignment,
@@ -203,6 +203,7 @@ class HubState:
         self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
         self.strange_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
         self.leases: dict[str, KnownLease] = {}  # by object name
+        self.vanished_leases: set[str] = set()  # names of those that were held when they left the watch
         self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
@@ -339,6 +340,26 @@ class HubState:
         renewed_at = known.renewed_at if known is not None and same else now
         renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
         self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing)
+        self.vanished_leases.discard(lease.metadata.name)
+
+    def lose_lease(self, name: str, hub_uid: str) -> None:
+        """A member Lease left the watch: it was deleted, or somebody took its label off.
+
+        That proves nothing of the one who held it (rule 10): of the hub that there is (``hub_uid``, "" where there is
+        none) it is kept as it was, until it is there again or has run out.
+        """
+        known = self.leases.get(name)
+        if known is None:
+            return
+        if known.lease.spec.holder_identity and known.lease.metadata.labels.get(LABEL_HUB_UID) == hub_uid:
+            self.vanished_leases.add(name)
+        else:
+            self.forget_lease(name)
+
+    def forget_lease(self, name: str) -> None:
+        """Its member is gone for good, or the hub is."""
+        self.leases.pop(name, None)
+        self.vanished_leases.discard(name)
 
     def restart_lease_clocks(self, now: float) -> None:
         """Count afresh: Leases could not be observed until ``now`` (rule 11)."""

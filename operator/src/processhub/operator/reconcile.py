@@ -231,17 +231,25 @@ class Reconciler:
         return not all(alive)
 
     async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member]) -> None:
-        """A Lease for each member that is wanted, before its pod may need it."""
+        """A Lease for each member that is wanted, before its pod may need it.
+
+        One that somebody deleted is made as it was: whoever held it runs on, and renews it. One without its labels gets
+        them back.
+        """
         for member in members.values():
-            if not member.wanted or lease_name(hub.metadata.name, member.name) in state.leases:
+            name = lease_name(hub.metadata.name, member.name)
+            known = state.leases.get(name)
+            if not member.wanted or (known is not None and name not in state.vanished_leases):
                 continue
+            lease = new_lease(hub, member.name)
+            if known is not None:
+                lease = msgspec.structs.replace(lease, spec=known.lease.spec)
             try:
-                lease: Lease = await self._client.create(LEASES, hub.metadata.namespace, new_lease(hub, member.name))
+                stored: Lease = await self._client.create(LEASES, hub.metadata.namespace, lease)
             except AlreadyExistsError:
-                lease = await self._client.get(
-                    LEASES, hub.metadata.namespace, lease_name(hub.metadata.name, member.name)
-                )
-            self._store.put("leases", lease)
+                marks = {"labels": lease.metadata.labels, "annotations": lease.metadata.annotations}
+                stored = await self._client.patch(LEASES, hub.metadata.namespace, name, {"metadata": marks})
+            self._store.put("leases", stored)
 
     async def _make_members(
         self, hub: Hub, memory: HubMemory, observation: Observation, plan: Plan, now: float
@@ -296,8 +304,11 @@ class Reconciler:
                         uid=metadata.uid,
                         resource_version=metadata.resource_version,
                     )
-                except (NotFoundError, ConflictError):
+                except NotFoundError:
                     log.debug("lease %s is gone already", metadata.name)
+                except ConflictError:
+                    continue  # somebody writes it
+                state.forget_lease(metadata.name)
 
     # telling
 

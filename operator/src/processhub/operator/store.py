@@ -136,8 +136,15 @@ class Store:
             self.hubs[key] = new
             if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
                 return  # our own status write
-        self.state(key)
+        state = self.state(key)
+        for name in list(state.vanished_leases):
+            state.lose_lease(name, self._uid(key))
         self._wake(key)
+
+    def _uid(self, key: HubKey) -> str:
+        """The hub's uid, "" where there is none, or soon will be none."""
+        hub = self.hubs.get(key)
+        return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
 
     def _broken_hub(self, metadata: ObjectMeta, error: str) -> None:
         self.broken_hubs[metadata.key] = (metadata, error)
@@ -244,7 +251,7 @@ class Store:
         key = (lease.metadata.namespace, lease.metadata.labels[LABEL_HUB])
         state = self.state(key)
         if new is None:
-            state.leases.pop(lease.metadata.name, None)
+            state.lose_lease(lease.metadata.name, self._uid(key))
             self._wake(key)
             return
         state.put_lease(new, asyncio.get_running_loop().time())
