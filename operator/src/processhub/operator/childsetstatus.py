@@ -26,6 +26,7 @@ from processhub.operator.hooks.answers import digest
 from processhub.operator.hubstate import HubKey
 from processhub.operator.members import Member
 from processhub.operator.store import Store
+from processhub.operator.together import end
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
 _NAMED = 3  # ids that a message names
@@ -206,10 +207,7 @@ class ChildSetWriter:
 
     async def close(self) -> None:
         """End the writes that are under way."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._tasks.values())
 
     async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
         try:

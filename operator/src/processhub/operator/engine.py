@@ -13,6 +13,7 @@ from processhub.operator.reconcile import Reconciler
 from processhub.operator.settings import OperatorSettings
 from processhub.operator.store import Store
 from processhub.operator.takeover import raise_terms
+from processhub.operator.together import end
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,7 @@ class Engine:
         if self._queue is not None:
             await self._queue.close()
         # Hooks have seconds for what is queued: what a leader that was deposed still writes ends before.
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._reconciler is not None:
             await self._reconciler.close()
         await self.store.close()

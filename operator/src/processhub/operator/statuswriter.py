@@ -20,6 +20,7 @@ from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.operator.hubstate import HubKey
 from processhub.operator.store import Store
+from processhub.operator.together import end
 
 _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
@@ -80,10 +81,7 @@ class StatusWriter:
 
     async def close(self) -> None:
         """End the writes of Hubs' statuses that are under way; ``run`` was cancelled."""
-        tasks = list(self._hubs.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._hubs.values())
 
     def busy_with(self, hub: Hub) -> bool:
         """Whether a write of this Hub's status is under way."""

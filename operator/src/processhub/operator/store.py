@@ -20,6 +20,7 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
 from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, is_child_pod, with_marks
+from processhub.operator.together import end
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
@@ -94,9 +95,7 @@ class Store:
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     def failed(self) -> asyncio.Task[None] | None:
         """An informer that ended though it never should."""

@@ -1,10 +1,10 @@
-"""Doing several things at once as one step."""
+"""Doing several things at once as one step, and ending them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -21,3 +21,11 @@ async def together(*work: Awaitable[T]) -> list[T]:
             raise outcome
         results.append(outcome)
     return results
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and wait until all have ended, whatever in."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
