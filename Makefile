@@ -69,7 +69,8 @@ kind-down: setup ## Delete it; stop Docker's daemon if kind-up started it
 test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
 	@# No test has a group: with loadgroup each goes to whoever is free, so that both are done at about the same time.
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup tests/unit tests/parity tests/integration
+	@# A test process that ends by itself ends the run: with another in its place it may wait for ever.
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests examples
