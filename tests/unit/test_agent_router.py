@@ -202,3 +202,25 @@ async def test_a_message_that_was_taken_reaches_the_next_owner_though_its_member
             await world.router.delivered()
 
     assert bodies == [b"1"]
+
+
+async def test_messages_that_were_taken_go_after_their_child_in_order_and_before_what_comes_later(world: World) -> None:
+    bodies: list[bytes] = []
+
+    async def owner(request: web.Request) -> web.Response:
+        body = await request.read()
+        await asyncio.sleep(0.05 if body == b"1" else 0)
+        bodies.append(body)
+        return web.Response(status=202, headers={ANSWER_HEADER: "child"})
+
+    world.put("hub-1", entry(3))  # it is being started
+    for body in (b"1", b"2", b"3"):
+        await world.router.send("a", Request("cast", body))
+
+    world.put("hub-1")
+    world.put("hub-2", entry(4))
+    async with other(owner):
+        world.put("hub-2", entry(4), running(4))
+        await world.router.send("a", Request("call", b"4"))
+
+    assert bodies == [b"1", b"2", b"3", b"4"]

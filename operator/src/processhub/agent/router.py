@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -62,7 +63,9 @@ class Router:
         self.partitioned: Callable[[], str] = lambda: ""  # why the hub is, as a sentence; "" where it is not
         self._leaving = False
         self._loop = asyncio.get_running_loop()
-        self._casts: set[asyncio.Task[None]] = set()
+        # By id: messages that were taken here and go to their child's next owner, each with when it began to.
+        self._following: dict[str, deque[tuple[float, Request]]] = {}
+        self._followers: dict[str, asyncio.Task[None]] = {}
 
     def leave(self) -> None:
         """This member ends: who waits here for an owner is sent to another member."""
@@ -76,17 +79,22 @@ class Router:
 
     async def send(self, child_id: str, request: Request) -> Answer:
         """The child's answer to a call; 202 once a cast is in its queue. Raises Problem."""
+        if (before := self._followers.get(child_id)) is not None:
+            await asyncio.wait((before,), timeout=self._desk.patience)
         answer, _ = await self._send(child_id, request)
         return answer
 
     async def delivered(self) -> None:
         """Return when no message is left that was taken here and goes to its child's next owner."""
-        while self._casts:
-            await asyncio.wait(self._casts)
+        while self._followers:
+            await asyncio.wait(self._followers.values())
 
-    async def _send(self, child_id: str, request: Request, *, taken: bool = False) -> tuple[Answer, str]:
-        """The answer, and the member of the copy that was asked; ``taken``: nobody else can send it any more."""
-        deadline = self._loop.time() + self._desk.patience
+    async def _send(self, child_id: str, request: Request, taken: float | None = None) -> tuple[Answer, str]:
+        """The answer, and the member of the copy that was asked.
+
+        ``taken``: nobody else can send it any more, and it waits for an owner since then.
+        """
+        deadline = (self._loop.time() if taken is None else taken) + self._desk.patience
         with self.watch.on(child_id) as changed:
             while True:
                 if why := self.partitioned():
@@ -108,7 +116,7 @@ class Router:
                     pause = _AGAIN_SECONDS
                     if self._loop.time() - began > _HELD_SECONDS:
                         deadline = self._loop.time() + self._desk.patience
-                if not taken:
+                if taken is None:
                     self.check_stays()
                 left = deadline - self._loop.time()
                 if left <= 0:
@@ -231,20 +239,26 @@ class Router:
                 watching.cancel()
 
     def _deliver(self, child_id: str, request: Request) -> Answer:
-        self._desk.deliver(child_id, request, lambda: self._begin(self._send_on(child_id, request)))
+        self._desk.deliver(child_id, request, lambda: self._send_after(child_id, request))
         return Answer(202, b'{"accepted":true}')
 
-    async def _send_on(self, child_id: str, request: Request) -> None:
-        """The child left before its turn came: a message that was accepted goes after it."""
-        try:
-            await self._send(child_id, request, taken=True)
-        except Problem as problem:
-            log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
+    def _send_after(self, child_id: str, request: Request) -> None:
+        """The child left before its turn came: a message that was accepted goes after it, behind those before it."""
+        self._following.setdefault(child_id, deque()).append((self._loop.time(), request))
+        if child_id not in self._followers:
+            self._followers[child_id] = self._loop.create_task(self._follow(child_id))
 
-    def _begin(self, work: Any) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(work)
-        self._casts.add(task)
-        task.add_done_callback(self._casts.discard)
+    async def _follow(self, child_id: str) -> None:
+        following = self._following[child_id]
+        try:
+            while following:
+                taken, request = following.popleft()
+                try:
+                    await self._send(child_id, request, taken)
+                except Problem as problem:
+                    log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
+        finally:
+            del self._following[child_id], self._followers[child_id]
 
 
 def _owner(copies: list[Copy]) -> Copy | None:
