@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 from operatorworld import SHORT, Place, World, members_of, moved, never_two, settles, untouched
 
+from processhub.api.kubernetes import Lease
 from processhub.cluster.kinds import LEASES, PODS, untyped
 
 pytest_plugins = ("operatorworld",)
@@ -136,18 +137,44 @@ async def test_a_lease_that_somebody_takes_away_proves_nothing_and_comes_back_as
 
     await world.kubectl(verb, kind, name, *more)
 
-    async def renewed() -> None:
-        lease = await world.api.get(LEASES, world.namespace, name)
-        assert lease.metadata.labels == held.metadata.labels
-        assert lease.spec.holder_identity == held.spec.holder_identity
-        assert (lease.metadata.uid == held.metadata.uid) == (verb == "label")
-        assert lease.spec.renew_time != held.spec.renew_time
-
-    await settles(renewed)
+    lease = await came_back(world, held)
+    assert (lease.metadata.uid == held.metadata.uid) == (verb == "label")
     after = await world.running(IDS)
     assert moved(before, after) == set()
     untouched(before, after, before.keys())
     never_two(world.watch)
+
+
+@pytest.mark.parametrize("on_restart", ["Hold", "Move"])
+async def test_a_lease_that_is_deleted_while_no_operator_runs_proves_nothing_to_the_next(
+    world: World, on_restart: str
+) -> None:
+    before = await started_hub(world, migration={"onRestart": on_restart}, **STAY)
+    member = crowded(before)
+    held = await world.api.get(LEASES, world.namespace, f"hub.{member}")
+    await world.operators.scale(0)
+    await world.kubectl("delete", "lease", held.metadata.name)
+    await world.operators.scale(2)
+
+    await came_back(world, held)
+    after = await world.running(IDS)
+    assert moved(before, after) == set()
+    untouched(before, after, before.keys())
+    never_two(world.watch)
+    assert not await world.events("hub", "MemberLost")
+
+
+async def came_back(world: World, held: Lease) -> Lease:
+    """The member Lease as it was, renewed by the same holder."""
+
+    async def renewed() -> Lease:
+        lease = await world.api.get(LEASES, world.namespace, held.metadata.name)
+        assert lease.metadata.labels == held.metadata.labels
+        assert lease.spec.holder_identity == held.spec.holder_identity
+        assert lease.spec.renew_time not in (None, held.spec.renew_time)
+        return lease
+
+    return await settles(renewed)
 
 
 async def test_children_of_a_member_that_stands_still_are_given_away_when_its_lease_ran_out(world: World) -> None:

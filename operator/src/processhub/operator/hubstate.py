@@ -14,9 +14,9 @@ import msgspec
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import HubSpec, OnDemand
-from processhub.api.kubernetes import Lease, Pod
+from processhub.api.kubernetes import Lease, LeaseSpec, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB_UID, lease_name
+from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Role
 from processhub.api.slice import (
     Assignment,
@@ -355,6 +355,23 @@ class HubState:
             self.vanished_leases.add(name)
         else:
             self.forget_lease(name)
+
+    def miss_leases(self, hub_uid: str, now: float) -> None:
+        """Of a member that has run children there must be a Lease: one that is not was deleted while nobody led.
+
+        Whoever held it may run on. It counts as one that vanished ``now``, held by whom the slices name.
+        """
+        for member, (known, *_) in self.member_slices().items():
+            slice_ = known.present
+            holder = slice_.spec.holder or slice_.status.holder
+            if holder and slice_.spec.hub_uid == hub_uid and self.member_lease(member) is None:
+                name = lease_name(self.key[1], member)
+                metadata = ObjectMeta(name=name, namespace=self.key[0], labels={LABEL_HUB_UID: hub_uid})
+                metadata = msgspec.structs.replace(metadata, annotations={LABEL_MEMBER: member})
+                seconds = slice_.spec.settings.lease_seconds
+                spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
+                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now)
+                self.vanished_leases.add(name)
 
     def forget_lease(self, name: str) -> None:
         """Its member is gone for good, or the hub is."""

@@ -92,6 +92,9 @@ class Store:
             for item in items:
                 if isinstance(item, Lease):
                     self.put("leases", item)
+        now = asyncio.get_running_loop().time()
+        for key, state in self.states.items():
+            state.miss_leases(self._uid(key), now)
 
     async def close(self) -> None:
         """Stop watching."""
