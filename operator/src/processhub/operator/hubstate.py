@@ -366,8 +366,8 @@ class HubState:
             holder = slice_.spec.holder or slice_.status.holder
             if holder and slice_.spec.hub_uid == hub_uid and self.member_lease(member) is None:
                 name = lease_name(self.key[1], member)
-                metadata = ObjectMeta(name=name, namespace=self.key[0], labels={LABEL_HUB_UID: hub_uid})
-                metadata = msgspec.structs.replace(metadata, annotations={LABEL_MEMBER: member})
+                labels, annotations = {LABEL_HUB_UID: hub_uid}, {LABEL_MEMBER: member}
+                metadata = ObjectMeta(name=name, namespace=self.key[0], labels=labels, annotations=annotations)
                 seconds = slice_.spec.settings.lease_seconds
                 spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
                 self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now)

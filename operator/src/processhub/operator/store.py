@@ -80,7 +80,10 @@ class Store:
             await informer.synced.wait()
 
     async def read_leases(self) -> None:
-        """Take in all member Leases by a consistent read, whatever their watch has told so far; tries until it can."""
+        """Take in all member Leases by a consistent read, whatever their watch has told so far; tries until it can.
+
+        One that should be there and is not counts as vanished.
+        """
         for namespace in self._namespaces or (None,):
             while True:
                 try:
