@@ -58,6 +58,14 @@ class KnownChild(msgspec.Struct, frozen=True):
         return f"child/{self.child.metadata.name}"
 
 
+class Creation(msgspec.Struct, frozen=True):
+    """A slice that may be there, because its creation was not answered: whose it is, and the ids of its entries."""
+
+    member: str
+    index: int
+    ids: frozenset[str]
+
+
 class KnownLease(msgspec.Struct, frozen=True):
     """A member Lease and when (monotonic seconds) its renewal was seen to change.
 
@@ -73,7 +81,8 @@ class KnownSlice:
     """A slice with its entries parsed; only texts that changed are parsed again.
 
     ``unproven``: id → the generation that removed it from spec, or took the active role from it; None while the
-    write's outcome is unknown.
+    write's outcome is unknown. ``uncertain``: id → the generation on which a write was made that changed its entry and
+    whose outcome is unknown; forgotten with the next generation, because then that write is in it or can't land.
     """
 
     def __init__(self) -> None:
@@ -81,6 +90,7 @@ class KnownSlice:
         self.assignments: dict[str, Assignment] = {}
         self.reports: dict[str, Report] = {}
         self.unproven: dict[str, int | None] = {}
+        self.uncertain: dict[str, int] = {}
         self.asked: set[str] = set()  # ids whose entry a hook changed
         self.leaving: set[str] = set()  # ids whose entry orders a handover
         self.claims: set[str] = set()  # ids that the member runs though another's entry says so
@@ -122,6 +132,9 @@ class KnownSlice:
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._passive(child_id)):
                 self.unproven[child_id] = new.metadata.generation
+        if self.uncertain:
+            written = new.metadata.generation
+            self.uncertain = {child_id: on for child_id, on in self.uncertain.items() if on >= written}
         return changed
 
     def prove(self, holder: str) -> set[str]:
@@ -154,7 +167,7 @@ class KnownSlice:
 
         Besides what this leader noted that is what the member reports: all that a leader has who came after the write.
         """
-        ids = set(self.unproven)
+        ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
             for child_id, report in self.reports.items():
                 entry = self.assignments.get(child_id)
@@ -206,6 +219,7 @@ class HubState:
         self.vanished_leases: set[str] = set()  # names of those that were held when they left the watch
         self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
+        self.creating: dict[str, Creation] = {}  # name of a slice whose creation was not answered → what is in it
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
         self._template: OnDemand | None = None
         self._judged_by: HubSpec | None = None
@@ -318,6 +332,7 @@ class HubState:
 
     def put_slice(self, item: RegistrySlice) -> None:
         """Take a new or changed slice."""
+        self.creating.pop(item.metadata.name, None)
         known = self.slices.setdefault(item.metadata.name, KnownSlice())
         if known.object is not None and known.object.metadata.uid != item.metadata.uid:
             known = self.slices[item.metadata.name] = KnownSlice()
@@ -329,9 +344,14 @@ class HubState:
         if known is not None and known.object is not None and known.object.metadata.uid == item.metadata.uid:
             ids = known.assignments.keys() | known.reports.keys()
             self.dirty |= ids
-            if lost := ids | known.unproven.keys():
+            if lost := ids | known.unproven.keys() | known.uncertain.keys():
                 self.bereft.setdefault(item.spec.member, set()).update(lost)
             del self.slices[item.metadata.name]
+
+    def uncertain(self) -> frozenset[str]:
+        """The ids whose entries may be other than the slices say: a write of ours may have changed them, or may yet."""
+        ids = {child_id for known in self.slices.values() for child_id in known.uncertain}
+        return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
 
     def put_lease(self, lease: Lease, now: float) -> None:
         """Take a member Lease, seen ``now`` (monotonic seconds)."""

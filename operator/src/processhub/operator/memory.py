@@ -41,6 +41,7 @@ class HubMemory:
         self.first_live_at: float | None = None
         self.restarting_since: dict[str, float] = {}
         self.settled: set[str] = set()
+        self.doubted_slices: set[str] = set()  # names of those whose creation was not answered once: not to be deleted
         self.takeover: Mapping[str, int] = {}  # slice's uid → the generation in which this leader's term was written
         self.phases: dict[str, str] = {}  # member → phase of the round before
         self.seen_live: set[str] = set()

@@ -185,7 +185,7 @@ class Reconciler:
         held_back = await orders.answer(observation, plan.answered, loop.time())
         lifetimes = Lifetimes(self._client, state, memory)
         await lifetimes.end(observation, loop.time())
-        await self._retire(hub, state, members, writer)
+        await self._retire(state, memory, members, writer)
         await self._end_quorum_reset(hub, memory)
         conflict = await self._make_members(hub, memory, observation, plan, loop.time())
         unlabelled = await label_pods(self._client, self._store, members.values(), memory.unlabelled)
@@ -225,7 +225,7 @@ class Reconciler:
             member
             for member in members.values()
             if (member.phase is Phase.GONE or (copies and member.judgement.restarting))
-            and any(known.assignments or known.unproven for known in member.slices)
+            and any(known.assignments or known.unproven or known.uncertain for known in member.slices)
         ]
         alive = await together(*(executor.still_gone(member) for member in silent))
         return not all(alive)
@@ -282,15 +282,21 @@ class Reconciler:
             return
         self._store.put("hubs", stored)
 
-    async def _retire(self, hub: Hub, state: HubState, members: dict[str, Member], writer: SliceWriter) -> None:
+    async def _retire(
+        self, state: HubState, memory: HubMemory, members: dict[str, Member], writer: SliceWriter
+    ) -> None:
         """Delete what is left of members that are gone for good, and slices that have become empty."""
         for member in members.values():
             for known in member.slices:
-                present = known.present
-                empty = not present.spec.entries and not known.unproven
+                present, name = known.present, known.present.metadata.name
+                empty = not present.spec.entries and not known.unproven and not known.uncertain
                 acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
                 retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
-                if (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged):
+                # An agent starts by slice 0, and a creation that was not answered may land where its name is free.
+                kept = (known.index == 0 and len(member.slices) > 1) or name in memory.doubted_slices
+                if not kept and (
+                    (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)
+                ):
                     await writer.delete(known)
             gone = not member.wanted and member.pod is None and not member.slices
             lease = state.member_lease(member.name)
@@ -412,6 +418,7 @@ class Reconciler:
         if memory is None or memory.uid != hub.metadata.uid:
             self._drop_memory(key)
             state.bereft.clear()
+            state.creating.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
             memory.takeover = self.takeover
         return memory
