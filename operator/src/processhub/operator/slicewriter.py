@@ -1,7 +1,7 @@
 """Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7).
 
-A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later generation
-the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
+A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
+generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
 ``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it.
 """
 
