@@ -31,6 +31,7 @@ from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, re
 from processhub.core.snapshot import Wanted, wanted_child
 from processhub.operator.childsets import KnownSet, known_set, refuse_set, shared_ids
 
+AGENT_CONTAINER = "agent"
 T = TypeVar("T")
 HubKey = tuple[str, str]  # (namespace, name)
 log = logging.getLogger(__name__)
@@ -70,11 +71,13 @@ class KnownLease(msgspec.Struct, frozen=True):
     """A member Lease and when (monotonic seconds) its renewal was seen to change.
 
     ``renewing``: that was seen since the clocks were started, and not only a Lease that somebody held before.
+    ``changed_at``: when it was last seen to change, whatever was done with the clocks since.
     """
 
     lease: Lease
     renewed_at: float
     renewing: bool = False
+    changed_at: float = 0.0
 
 
 class KnownSlice:
@@ -181,6 +184,21 @@ class KnownSlice:
         return ids
 
 
+def agent_ends(pod: Pod) -> list[str]:
+    """The times (RFC 3339, of the node's clock) at which an agent of the pod is reported to have ended.
+
+    A container that runs after a restart began when the one before it had ended.
+    """
+    status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
+    if status is None:
+        return []
+    ended = [state.terminated for state in (status.state, status.last_state) if state.terminated]
+    moments = [terminated.finished_at for terminated in ended if terminated.finished_at]
+    if status.restart_count and status.state.running and status.state.running.started_at:
+        moments.append(status.state.running.started_at)
+    return moments
+
+
 def _reparse(
     old: Mapping[str, str], new: Mapping[str, str], parsed: dict[str, T], parse: Callable[[str], T], name: str
 ) -> set[str]:
@@ -211,6 +229,7 @@ class HubState:
         self.sets: dict[str, KnownSet] = {}  # by object name
         self.slices: dict[str, KnownSlice] = {}
         self.pods: dict[str, Pod] = {}  # of members
+        self.ends: dict[str, dict[str, float]] = {}  # member's pod → its agent's ends, as reported → when that was seen
         self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
         self.changed_pods: dict[str, tuple[str, ...]] = {}  # by name: marks of those that somebody changed
         self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
@@ -353,13 +372,26 @@ class HubState:
         ids = {child_id for known in self.slices.values() for child_id in known.uncertain}
         return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
 
+    def put_pod(self, pod: Pod, seen: float) -> None:
+        """Take a member's pod. ``seen``: since when (monotonic seconds) what it says that it did not say before."""
+        name, before = pod.metadata.name, self.pods.get(pod.metadata.name)
+        known = self.ends.get(name, {}) if before and before.metadata.uid == pod.metadata.uid else {}
+        self.ends[name] = {moment: known.get(moment, seen) for moment in agent_ends(pod)}
+        self.pods[name] = pod
+
+    def drop_pod(self, name: str) -> None:
+        """A member's pod was deleted, or is of this hub no more."""
+        self.pods.pop(name, None)
+        self.ends.pop(name, None)
+
     def put_lease(self, lease: Lease, now: float) -> None:
         """Take a member Lease, seen ``now`` (monotonic seconds)."""
         known = self.leases.get(lease.metadata.name)
         same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
         renewed_at = known.renewed_at if known is not None and same else now
         renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
-        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing)
+        changed_at = known.changed_at if known is not None and same else now
+        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing, changed_at)
         self.vanished_leases.discard(lease.metadata.name)
 
     def lose_lease(self, name: str, hub_uid: str) -> None:
@@ -390,7 +422,7 @@ class HubState:
                 metadata = ObjectMeta(name=name, namespace=self.key[0], labels=labels, annotations=annotations)
                 seconds = slice_.spec.settings.lease_seconds
                 spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
-                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now)
+                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now, changed_at=now)
                 self.vanished_leases.add(name)
 
     def forget_lease(self, name: str) -> None:
@@ -401,7 +433,7 @@ class HubState:
     def restart_lease_clocks(self, now: float) -> None:
         """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
         for name, known in self.leases.items():
-            self.leases[name] = KnownLease(known.lease, now)
+            self.leases[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
 
     def member_slices(self) -> dict[str, list[KnownSlice]]:
         """The slices of each member, in order of their number."""

@@ -74,7 +74,7 @@ class SliceWriter:
             spec = self._spec(known, content, grant)
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
-                writes.append(self._replace(known, spec, annotations))
+                writes.append(self._replace(known, known.present, spec, annotations))
         await together(*writes)
 
     def _required(self, member: Member) -> set[int]:
@@ -91,7 +91,7 @@ class SliceWriter:
         for known in list(self._state.slices.values()):
             if known.present.spec.term < self._term:
                 spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
-                await self._replace(known, spec, known.present.metadata.annotations)
+                await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
     async def delete(self, known: KnownSlice) -> None:
         """Delete an empty slice, only as it was seen."""
@@ -195,8 +195,10 @@ class SliceWriter:
         else:
             self._state.bereft.pop(stored.spec.member, None)
 
-    async def _replace(self, known: KnownSlice, spec: SliceSpec, annotations: Mapping[str, str]) -> None:
-        present = known.present
+    async def _replace(
+        self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
+    ) -> None:
+        """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
         name = present.metadata.name
         now = asyncio.get_running_loop().time()
         bucket = self._memory.slice_bucket(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -228,14 +229,19 @@ class Store:
             key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
             state = self.state(key)
             if seen is old:
-                state.pods.pop(name, None)
+                if new is None or new.metadata.labels.get(LABEL_HUB) != key[1]:
+                    state.drop_pod(name)
                 state.strange_pods.pop(name, None)
             elif not claims_to_be_child_pod(seen):
-                state.pods[name] = seen
-            elif is_child_pod(seen):
-                self.child_pod(key, seen)
+                # What an object says that is new to us says nothing of when it came to be so.
+                known_before = old is not None and old.metadata.uid == seen.metadata.uid
+                state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
             else:
-                state.strange_pods[name] = seen
+                state.drop_pod(name)
+                if is_child_pod(seen):
+                    self.child_pod(key, seen)
+                else:
+                    state.strange_pods[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
