@@ -104,7 +104,6 @@ class Reconciler:
         if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
-        await self.hooks.prepare(hub)
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
