@@ -106,7 +106,6 @@ class Reconciler:
         if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
-        await self.hooks.prepare(hub)
         now = asyncio.get_running_loop().time()
         unmarked = await put_marks_back(self._client, self._store, hub, state, memory, now)
         if refusal := self._refusal(hub, state):
