@@ -21,7 +21,7 @@ async def test_a_release_amid_renewals_frees_the_lease(
         candidate = Election(api, namespace, f"candidate-{number}", (namespace,))
         assert await candidate.acquire() == number
         renewed = asyncio.Event()
-        holding = asyncio.create_task(candidate.hold(renewed.set))
+        holding = asyncio.create_task(candidate.hold(lambda _, renewed=renewed: renewed.set()))
         await renewed.wait()
         await asyncio.sleep(0.0005 * number)  # another moment of the next renewal each time
 

@@ -94,7 +94,7 @@ async def test_a_leader_whose_question_is_not_answered_ends_in_time(site: tuple[
 
     server.writes, server.reads = [409], ["never"]
     async with asyncio.timeout(DEADLINE):
-        await election.hold(lambda: None)
+        await election.hold(lambda _: None)
 
     assert loop.time() - began < 10 * RENEW_DEADLINE
 
@@ -107,7 +107,7 @@ async def test_a_leader_goes_on_when_the_api_server_fails_for_a_moment_after_a_c
     renewed = asyncio.Event()
 
     server.writes, server.reads = [409], [503]
-    hold = asyncio.create_task(election.hold(renewed.set))
+    hold = asyncio.create_task(election.hold(lambda _: renewed.set()))
     async with asyncio.timeout(DEADLINE):
         await asyncio.wait((hold, asyncio.create_task(renewed.wait())), return_when=asyncio.FIRST_COMPLETED)
 
@@ -129,9 +129,9 @@ async def test_a_lead_counts_from_when_the_lease_was_asked_for(site: tuple[Site,
         server.writes = ["never"]
         server.answer.set()
         await acquiring
-        renewals: list[None] = []
+        renewals: list[float] = []
         began = loop.time()
-        await election.hold(lambda: renewals.append(None))
+        await election.hold(renewals.append)
 
     assert not renewals
     assert loop.time() - began < RENEW_DEADLINE / 2

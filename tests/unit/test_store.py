@@ -83,6 +83,23 @@ async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afre
     assert store.leases_observed(now)
 
 
+@pytest.mark.parametrize(("told_late", "sent_apart", "afresh"), [(3.0, 2.0, False), (3.0, 4.0, True), (4.0, 2.0, True)])
+async def test_a_busy_loop_is_no_silence_of_the_api_server_and_hides_none(
+    told_late: float, sent_apart: float, afresh: bool
+) -> None:
+    """Silence is judged by when writes were sent. What was told too late to go by counts as not seen."""
+    store = await watching([])
+    now = asyncio.get_running_loop().time()
+    store.answered(now - told_late - sent_apart)
+    store.state(HUB).put_lease(
+        Lease(metadata=LEASE.metadata, spec=LeaseSpec(holder_identity="pod/1", renew_time="later")), now - 5
+    )
+
+    store.answered(now - told_late)
+
+    assert (renewed_at(store) >= now) is afresh
+
+
 def pod(name: str, **labels: str) -> Pod:
     own = {LABEL_HUB: "hub", LABEL_HUB_UID: "u"} | {f"processhub.dev/{key}": value for key, value in labels.items()}
     annotations = {ANNOTATION_CHILD_ID: "a"}

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from processhub.api.meta import ObjectMeta, Wire
+from processhub.api.naming import ENV_CHILD_ID, ENV_MEMBER
 
 
 class LeaseSpec(Wire, frozen=True, kw_only=True):
@@ -78,16 +79,35 @@ class PodCondition(Wire, frozen=True, kw_only=True):
     message: str = ""
 
 
+class EnvVar(Wire, frozen=True, kw_only=True):
+    """EnvVar."""
+
+    name: str
+    value: str = ""
+
+
 class SchedulingGate(Wire, frozen=True, kw_only=True):
     """PodSchedulingGate: while a Pod has one it gets no node."""
 
     name: str
 
 
+class Container(Wire, frozen=True, kw_only=True):
+    """The part of Container that is read: of its environment what tells whose a child's Pod is, by name."""
+
+    env: tuple[EnvVar, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Tens of thousands of Pods are kept in memory, and users' environments may be large.
+        kept = tuple(variable for variable in self.env if variable.name in (ENV_CHILD_ID, ENV_MEMBER))
+        msgspec.structs.force_setattr(self, "env", kept)
+
+
 class PodSpec(Wire, frozen=True, kw_only=True):
     """The part of PodSpec that is read."""
 
     node_name: str = ""
+    containers: tuple[Container, ...] = ()
     scheduling_gates: tuple[SchedulingGate, ...] = ()
 
 

@@ -61,6 +61,8 @@ ANNOTATION_JOINING = "processhub.dev/joining"
 ANNOTATION_SETTLED = "processhub.dev/settled"
 """On a member's slice 0: by which strategy and weights it has its share."""
 
+ENV_CHILD_ID = "HUB_CHILD_ID"  # in the environment of each child, the Pod of a pod child included: its id,
+ENV_MEMBER = "HUB_MEMBER"  # and the name of its member
 GATE_SOLE = "processhub.dev/sole"  # the scheduling gate of a pod child's Pod, until it is known to be the only one
 AUDIENCE = "processhub"  # of the tokens with which members are asked
 

@@ -10,6 +10,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
 from processhub.core.distribution import BUILT_IN
+from processhub.core.listing import MemberNames
 from processhub.core.migration import BUILT_IN as WAYS
 
 STRATEGIES = tuple(BUILT_IN)
@@ -245,14 +246,13 @@ def refuse_size(workload: str) -> Refusal | None:
     )
 
 
-def unknown_member(spec: ChildSpec, members: Iterable[str]) -> Refusal | None:
+def unknown_member(spec: ChildSpec, members: MemberNames) -> Refusal | None:
     """Where spec.nodes names a member that the hub does not have."""
-    names = set(members)
     for node in spec.nodes:
-        if node not in names:
+        if node not in members:
             return Refusal(
                 Reason.INVALID_CHILD_MAPPING,
-                f"spec.nodes: the hub has no member {node!r}; its members are {_listed(sorted(names)) or 'none yet'}",
+                f"spec.nodes: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
             )
     return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
+from processhub.core.listing import MemberNames
 from processhub.core.membership import Phase
 from processhub.core.placement import Candidate, load_caps
 from processhub.core.plan import Move, Plan, Unplaced
@@ -24,7 +26,6 @@ NOT_PLACED = "it is not placed yet, or suspended"
 PINNED = "it is pinned; set spec.pinned to false first"
 MAPPED = "its spec.nodes names where it is; edit that"
 REFUSED = "its last edit is not accepted; correct that first"
-_NAMED = 10  # members: a hub may have hundreds
 
 
 class Draft:
@@ -49,12 +50,23 @@ class Draft:
         self.restarts = self.pending_restarts = 0
         self.load: Counter[str] = Counter()
         self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
-        self.blocking = [member for member in snapshot.members if member.phase is not Phase.GONE and (member.lingering)]
+        self._lingering: dict[str, list[str]] = {}  # id → members that may still run it
+        for member in snapshot.members:
+            for child_id in () if member.phase is Phase.GONE else member.lingering:
+                self._lingering.setdefault(child_id, []).append(member.name)
         for member in snapshot.members:
             # One that was lost or is being emptied takes its share again when it is back.
             leaves = member.phase is Phase.GONE or member.draining
             if leaves and member.wanted and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
+
+    @cached_property
+    def _wanted_members(self) -> MemberNames:
+        return MemberNames(member.name for member in self.snapshot.members if member.wanted)
+
+    @cached_property
+    def _late_members(self) -> MemberNames:
+        return MemberNames(member.name for member in self.snapshot.members if not member.settled)
 
     def sweep_record(self) -> None:
         """Take off the record what nobody wants any more: that is the order to stop."""
@@ -117,9 +129,7 @@ class Draft:
         """Why nothing can be moved to the member of this name, "" where it can, as far as there is room."""
         member = self.members.get(name)
         if member is None or not member.wanted:
-            there = sorted(view.name for view in self.snapshot.members if view.wanted)
-            more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-            return f"the hub has no member {name!r}; its members are {', '.join(there[:_NAMED])}{more}"
+            return f"the hub has no member {name!r}; its members are {self._wanted_members.some}"
         if member.draining:
             return f"member {name} is drained"
         return "" if takes(member) else f"member {name} is not ready"
@@ -144,7 +154,7 @@ class Draft:
     def no_room(self, candidates: list[Candidate]) -> Unplaced:
         """Why none of the ready members takes a child."""
         if all(candidate.weight <= 0 for candidate in candidates):
-            names = ", ".join(candidate.name for candidate in candidates)
+            names = MemberNames(candidate.name for candidate in candidates).some
             return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
         limit = self.snapshot.spec.members.max_children
         return Unplaced(
@@ -179,14 +189,13 @@ class Draft:
         Members ``besides`` don't count, nor do the Pods made for those in ``besides_pods_of``.
         """
         if not self.settled:
-            late = [member.name for member in self.snapshot.members if not member.settled]
             return Unplaced(
-                Reason.WAITING, f"waiting until {', '.join(sorted(late))} confirmed what it runs after a leader change"
+                Reason.WAITING, f"waiting until {self._late_members.some} confirmed what it runs after a leader change"
             )
-        for member in self.blocking:
-            if member.name not in besides and child_id in member.lingering:
+        for name in self._lingering.get(child_id, ()):
+            if name not in besides:
                 return Unplaced(
-                    Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {member.name}"
+                    Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {name}"
                 )
         for pod in self.snapshot.pods.get(child_id, ()):
             if pod.member not in besides_pods_of:

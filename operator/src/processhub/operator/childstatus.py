@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 
@@ -28,16 +28,22 @@ class Copy(msgspec.Struct, frozen=True):
 
 def copies_of(child_id: str, members: Mapping[str, Member]) -> list[Copy]:
     """Where a child is on record or still reported, on record first."""
-    copies = []
+    return copies_by_id({child_id}, members).get(child_id, [])
+
+
+def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list[Copy]]:
+    """Where each of these children is on record or still reported, on record first; one look at each slice for all."""
+    copies: dict[str, list[Copy]] = {}
     for member in members.values():
         for known in member.slices:
-            entry = known.assignments.get(child_id)
             # What a member that is gone said last is nothing that it runs.
             speaks = known.present.status.holder == member.holder and member.phase is not Phase.GONE
-            report = known.reports.get(child_id) if speaks else None
-            if entry is not None or report is not None:
-                copies.append(Copy(member, entry, report))
-    copies.sort(key=order)
+            here = ids & known.assignments.keys()
+            for child_id in here | (ids & known.reports.keys()) if speaks else here:
+                report = known.reports.get(child_id) if speaks else None
+                copies.setdefault(child_id, []).append(Copy(member, known.assignments.get(child_id), report))
+    for found in copies.values():
+        found.sort(key=order)
     return copies
 
 

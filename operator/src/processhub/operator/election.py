@@ -70,12 +70,16 @@ class Election:
                 log.warning("leader election: %s", error.message)
             await asyncio.sleep(STANDBY_SECONDS)
 
-    async def hold(self, on_renewed: Callable[[], None]) -> None:
-        """Renew until it is lost: another holder, or no renewal for 10 s; ``on_renewed()`` after each renewal."""
+    async def hold(self, on_renewed: Callable[[float], None]) -> None:
+        """Renew until it is lost: another holder, or no renewal for 10 s.
+
+        ``on_renewed(sent)`` after each renewal; ``sent`` is the loop's time at which it was sent.
+        """
         loop = asyncio.get_running_loop()
         renewed = self._taken_at
         while True:
-            await asyncio.sleep(RETRY_SECONDS)
+            # Not beyond the deadline: what is left of the Lease then is the time to stop all work in.
+            await asyncio.sleep(min(RETRY_SECONDS, max(0.0, renewed + RENEW_DEADLINE_SECONDS - loop.time())))
             sent = loop.time()
             try:
                 # What a conflict means is asked within the same time: another may have the Lease after it.
@@ -88,7 +92,7 @@ class Election:
                             return
                     else:
                         renewed = sent
-                        on_renewed()
+                        on_renewed(sent)
             except (ApiError, TimeoutError) as error:
                 log.warning("leader Lease not renewed: %s", error or "no answer in time")
             if loop.time() - renewed >= RENEW_DEADLINE_SECONDS:

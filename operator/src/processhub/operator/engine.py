@@ -39,9 +39,9 @@ class Engine:
         if self._queue is not None:
             self._queue.add(key)
 
-    def answered(self) -> None:
-        """The API server took a write: it works."""
-        self.store.answered(asyncio.get_running_loop().time())
+    def answered(self, sent: float) -> None:
+        """The API server took a write that was sent then (the loop's time): it works."""
+        self.store.answered(sent)
 
     async def start(self) -> None:
         """Sync, raise the terms, begin."""
@@ -56,7 +56,7 @@ class Engine:
             asyncio.create_task(reconciler.status.run(), name="child status"),
             asyncio.create_task(reconciler.rights.run(), name="call rights"),
         ]
-        self.answered()
+        self.answered(asyncio.get_running_loop().time())
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)

@@ -16,7 +16,7 @@ from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.operator.childstatus import Copy, copies_of
+from processhub.operator.childstatus import Copy, copies_by_id
 from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation
@@ -56,13 +56,15 @@ class Lifetimes:
     async def end(self, observation: Observation, now: float) -> None:
         """Delete those whose time is up; one that can't be deleted now is tried again later."""
         due: list[tuple[Child, str]] = []
+        ids = {self._state.children[name].child.id for name in self._state.mortal}
+        copies = copies_by_id(ids, observation.members) if ids else {}
         for name in self._state.mortal:
             known = self._state.children[name]
             child = known.child
             chosen = observation.chosen.get(child.id)
             if chosen is None or chosen.child.metadata.uid != child.metadata.uid or child.metadata.deletion_timestamp:
                 continue
-            if why := self._over(known, copies_of(child.id, observation.members)):
+            if why := self._over(known, copies.get(child.id, [])):
                 due.append((child, why))
         ended = self._memory.ended
         for uid in [uid for uid, at in ended.items() if now - at > _AGAIN_SECONDS]:

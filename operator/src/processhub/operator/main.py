@@ -23,6 +23,7 @@ from processhub.operator.election import Election
 from processhub.operator.engine import Engine
 from processhub.operator.handlers import register
 from processhub.operator.health import serve
+from processhub.operator.leaderthread import LeaderThread
 from processhub.operator.login import connection_info
 from processhub.operator.settings import OperatorSettings, SettingsError, from_environment
 from processhub.operator.takeover import DeposedError
@@ -63,13 +64,17 @@ async def _run(settings: OperatorSettings) -> int:
         )
         try:
             owner = await _deployment(client, settings.namespace)
-            election = Election(client, settings.namespace, settings.pod_name, settings.namespaces, owner)
-            term = await _unless(stop, election.acquire())
-            if term is None:
-                return 0
-            engine = Engine(client, settings, term)
-            engines.append(engine)
-            return await _lead(client, settings, election, engine, stop)
+
+            def candidate(own: Client) -> Election:
+                return Election(own, settings.namespace, settings.pod_name, settings.namespaces, owner)
+
+            async with LeaderThread(Client.connect, candidate) as leadership:
+                term = await _unless(stop, leadership.acquire())
+                if term is None:
+                    return 0
+                engine = Engine(client, settings, term)
+                engines.append(engine)
+                return await _lead(client, settings, leadership, engine, stop)
         finally:
             await runner.cleanup()
 
@@ -86,13 +91,13 @@ async def _deployment(client: Client, namespace: str) -> OwnerReference | None:
 
 
 async def _lead(
-    client: Client, settings: OperatorSettings, election: Election, engine: Engine, stop: asyncio.Event
+    client: Client, settings: OperatorSettings, leadership: LeaderThread, engine: Engine, stop: asyncio.Event
 ) -> int:
     """Lead until told to stop (0) or deposed (1). The Lease is kept until all work has stopped."""
     metrics.LEADER.set(1)
     ended = asyncio.Event()
     work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")
-    hold = asyncio.create_task(election.hold(engine.answered), name="lease")
+    hold = asyncio.create_task(leadership.hold(engine.answered), name="lease")
     told = asyncio.create_task(stop.wait(), name="signal")
     stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
     await asyncio.wait((work, hold, told, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -103,8 +108,8 @@ async def _lead(
         await asyncio.wait((work, stopped), timeout=_STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         # kopf takes seconds more to end its watches; a standby need not wait for that.
         if engine.stopped.is_set():
-            await election.release()
-    failure = work.exception() if work.done() else None
+            await leadership.release()
+    failure = next((error for task in (work, hold) if task.done() and (error := task.exception())), None)
     # A deposed leader writes nothing more, whatever is in the midst.
     for task in (work, hold, told, stopped):
         task.cancel()

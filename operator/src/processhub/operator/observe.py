@@ -13,6 +13,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_ME
 from processhub.api.reasons import Reason, Role
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.distribution import HASH, Strategy
+from processhub.core.listing import MemberNames
 from processhub.core.membership import Phase
 from processhub.core.plan import Unplaced
 from processhub.core.quorum import Verdict
@@ -264,6 +265,7 @@ def _wanted(
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
     children, guided = state.children, hub.spec.distribution.strategy == "Guided"
+    names_of_members = MemberNames(members)
     for child_id, names in state.by_id.items():
         if len(names) == 1 and child_id not in winners:
             (name,) = names
@@ -284,7 +286,7 @@ def _wanted(
         chosen[child_id] = known
         refusal = state.refusal(name, hub.spec)
         if refusal is None and guided:
-            refusal = unknown_member(known.child.spec, members)
+            refusal = unknown_member(known.child.spec, names_of_members)
         if refusal is not None:
             refusals[name] = refusal
             if last_good := as_on_record(known.wanted, record.get(child_id, ()), guided):

@@ -9,6 +9,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
 from processhub.core.acceptance import Refusal, unknown_member
+from processhub.core.listing import MemberNames
 from processhub.core.snapshot import OnRecord, Wanted
 from processhub.operator.childsets import KnownSet, SeenSet, of_template
 from processhub.operator.hubstate import HubState, KnownChild
@@ -39,10 +40,11 @@ def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners:
         for rival in rivals:
             if rival is not winner:
                 taken.setdefault(rival.metadata.uid, {})[child_id] = winner.title
+    names = MemberNames(members)
     guided, found = hub.spec.distribution.strategy == "Guided", {}
     for known in sorted(state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
         refusal = state.refusal_of_set(known.metadata.name, hub.spec)
-        if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, members)):
+        if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, names)):
             refusal = of_template(unknown)
         if refusal is None and known.object.spec.template.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from processhub.api.child import Child, PodWorkload
@@ -61,7 +61,7 @@ from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.operator.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
-from processhub.operator.podmarks import marks_to_put_back, recognised
+from processhub.operator.podmarks import known_uids, marks_to_put_back, recognised
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
@@ -211,9 +211,11 @@ class PodChildren:
         for error in await asyncio.gather(*doubtful, return_exceptions=True):
             if error is not None:
                 raise error
-        while self._state.strange_pods:
-            _, pod = self._state.strange_pods.popitem()
-            self._recognise(pod)
+        if self._state.strange_pods:
+            uids = known_uids(self._hub.metadata.uid, self._state)
+            while self._state.strange_pods:
+                _, pod = self._state.strange_pods.popitem()
+                self._recognise(pod, uids)
         await look_for_vanished(self._client, self._store, self._state, self._gate)
         if self._state.vanished_pods:
             self._again_in(LOOK_AGAIN_SECONDS)
@@ -234,9 +236,9 @@ class PodChildren:
             await self._read(name)
         self._memory.doubtful_pods.discard(name)
 
-    def _recognise(self, pod: Pod) -> bool:
+    def _recognise(self, pod: Pod, uids: Collection[str]) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
-        known = recognised(pod, self._hub.metadata.uid, self._state)
+        known = recognised(pod, self._hub.metadata.name, uids)
         if known is not None:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
@@ -394,7 +396,7 @@ class PodChildren:
             return
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
-        elif self._recognise(pod):
+        elif self._recognise(pod, known_uids(self._hub.metadata.uid, self._state)):
             self._state.vanished_pods.add(name)  # the watch does not tell of it
             self._again_in(0.0)
 

@@ -10,7 +10,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
 from processhub.operator.hubstate import HubState
-from processhub.operator.podmarks import recognised
+from processhub.operator.podmarks import known_uids, recognised
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
@@ -34,8 +34,9 @@ async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
 async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
     """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
     gate = asyncio.Semaphore(_AT_ONCE)
+    uids = known_uids("", state) if state.strange_pods else ()
     for pod in list(state.strange_pods.values()):
-        if (known := recognised(pod, "", state)) is not None:
+        if (known := recognised(pod, state.key[1], uids)) is not None:
             store.child_pod(state.key, pod, known)
     await look_for_vanished(client, store, state, gate)
     await together(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))

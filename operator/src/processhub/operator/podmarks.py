@@ -8,8 +8,7 @@ because that also happens when a label that the watch selects by is taken off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -32,6 +31,7 @@ from processhub.api.naming import (
 )
 from processhub.api.reasons import Role
 from processhub.operator.hubstate import HubState
+from processhub.operator.objects.childpod import told_place
 
 _LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
 _ANNOTATIONS = (ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID, ANNOTATION_RUN, ANNOTATION_WORKLOAD)
@@ -90,33 +90,28 @@ def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
     return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
 
 
-def recognised(pod: Pod, hub_uid: str, state: HubState) -> Pod | None:
+def known_uids(hub_uid: str, state: HubState) -> set[str]:
+    """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
+    return {hub_uid, *(known.present.spec.hub_uid for known in state.slices.values())} - {""}
+
+
+def recognised(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
     """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
 
-    For one that was changed while no leader knew it: its owner says which ids it may be of, and no other Pod has the
-    name of that. A copy that somebody made of a Pod has another. ``hub_uid``: "" where there is no hub any more.
+    For one that was changed while no leader knew it: its containers tell the child's id and member, which can't be
+    changed, and no other Pod has the name of that. A copy that somebody made of a Pod has another. That is looked at
+    alone: whoever may make Pods must not choose how much work one is. ``uids``: what ``known_uids`` says.
     """
-    _, hub = state.key
-    if len(pod.metadata.name) != len(child_pod_name(hub, "", "")):
-        return None  # before the names of all children are made up
-    owners = {owner.uid for owner in pod.metadata.owner_references}
-    ids = [known.child.id for known in state.children.values() if known.metadata.uid in owners]
-    for known_set in state.sets.values():
-        if known_set.metadata.uid in owners:
-            ids.extend(known_set.wanted)
-    present = [known.present.spec for known in state.slices.values()]
-    labels = pod.metadata.labels
-    # What its labels say counts too: the name proves it.
-    uids = {hub_uid, labels.get(LABEL_HUB_UID, ""), *(spec.hub_uid for spec in present)} - {""}
-    members = {"", labels.get(LABEL_MEMBER, ""), *(spec.member for spec in present)}
-    for uid, child_id, member in product(uids, ids, members):
-        if pod.metadata.name == child_pod_name(hub, uid, child_id, member):
-            marks = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_CHILD: id_hash(child_id)}
-            if member:
-                marks[LABEL_MEMBER] = label_value(member)
+    told = told_place(pod)
+    if told is None:
+        return None
+    child_id, member = told
+    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {""}:  # its label counts too: the name proves it
+        if pod.metadata.name in (child_pod_name(hub, uid, child_id), child_pod_name(hub, uid, child_id, member)):
+            labels = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_MEMBER: label_value(member)}
             metadata = msgspec.structs.replace(
                 pod.metadata,
-                labels=labels | marks,
+                labels=pod.metadata.labels | labels | {LABEL_CHILD: id_hash(child_id)},
                 annotations=pod.metadata.annotations | {ANNOTATION_CHILD_ID: child_id},
             )
             return msgspec.structs.replace(pod, metadata=metadata)

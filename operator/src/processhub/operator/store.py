@@ -40,7 +40,7 @@ class Store:
         self.states: dict[HubKey, HubState] = {}
         self.informers: list[Informer[Any]] = []
         self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # of children's Pods, by namespace and name
-        self._answered_at = 0.0  # when the API server last took a write of ours
+        self._answered_at = 0.0  # when the last write of ours that the API server took was sent
         self._tasks: list[asyncio.Task[None]] = []
         self.slices: list[Informer[RegistrySlice]] = []
         self.children: list[Informer[Child]] = []
@@ -112,11 +112,17 @@ class Store:
         """An informer that ended though it never should."""
         return next((task for task in self._tasks if task.done()), None)
 
-    def answered(self, now: float) -> None:
-        """The API server took a write; when it had not for a while, nor could the members renew (rule 11)."""
-        if now - self._answered_at > _SILENCE_SECONDS:
+    def answered(self, sent: float) -> None:
+        """The API server took a write that was sent then (the loop's time). It is told of all, in their order.
+
+        When it had taken none for a while, nor could the members renew (rule 11). When that is told late, because this
+        loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that is busy for less
+        shifts nothing: the times are those at which the writes were sent.
+        """
+        late = asyncio.get_running_loop().time() - sent
+        if max(sent - self._answered_at, late) > _SILENCE_SECONDS:
             self._lease_watch_back()
-        self._answered_at = now
+        self._answered_at = sent
 
     def leases_observed(self, now: float) -> bool:
         """Whether members could renew and it would be seen: else nothing follows from silence (rule 11)."""

@@ -17,6 +17,8 @@ from processhub.api.naming import (
     ANNOTATION_ROLE,
     ANNOTATION_RUN,
     ANNOTATION_WORKLOAD,
+    ENV_CHILD_ID,
+    ENV_MEMBER,
     GATE_SOLE,
     LABEL_CHILD,
     LABEL_COMPONENT,
@@ -119,8 +121,8 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
     values = {
         "HUB_NAME": hub.metadata.name,
         "HUB_NAMESPACE": hub.metadata.namespace,
-        "HUB_MEMBER": place.member,
-        "HUB_CHILD_ID": place.child_id,
+        ENV_MEMBER: place.member,
+        ENV_CHILD_ID: place.child_id,
         "HUB_EPOCH": str(place.entry.epoch),
         "HUB_ROLE": place.entry.role,
         # By the Service: the Pod outlives its member's pod, whose address changes.
@@ -129,6 +131,18 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
     }
     # "$(" in an id must not be taken for a reference to another variable.
     return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in values.items()]
+
+
+def told_place(pod: Pod) -> tuple[str, str] | None:
+    """The child's id and its member as ``child_pod`` wrote them into the Pod's containers; None where it did not.
+
+    Nobody can change them: the environment of a Pod's containers is fixed when it is made.
+    """
+    for container in pod.spec.containers:  # something else may have put one of its own first
+        told = {variable.name: variable.value.replace("$$(", "$(") for variable in container.env}
+        if ENV_CHILD_ID in told and ENV_MEMBER in told:
+            return told[ENV_CHILD_ID], told[ENV_MEMBER]
+    return None
 
 
 def _told(container: dict[str, Any], variables: list[dict[str, Any]]) -> dict[str, Any]:
