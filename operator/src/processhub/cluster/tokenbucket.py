@@ -1,6 +1,8 @@
-"""Leading-edge rate limiting of writes to one object."""
+"""Leading-edge rate limiting: of writes to one object, and of the bytes of many."""
 
 from __future__ import annotations
+
+import math
 
 
 class TokenBucket:
@@ -27,4 +29,42 @@ class TokenBucket:
     def _refill(self, now: float) -> None:
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+
+
+class ByteBudget:
+    """What writes may take: ``burst`` bytes at once, refilled at ``rate`` a second. The clock is the caller's.
+
+    A write that may be put off waits until nothing is owed, and is then made whatever its size; another is made at once
+    and owed for. So both together take no more than the rate on average where those that can't wait take less.
+    """
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left = burst
+        self._at: float | None = None
+
+    def limit(self, rate: float, burst: float) -> None:
+        """Refill at another rate, up to another burst, from now on."""
+        self._rate, self._burst = rate, burst
+
+    def wait(self, now: float) -> float:
+        """Seconds until nothing is owed; 0 where nothing is. Takes nothing."""
+        self._refill(now)
+        return -self._left / self._rate if self._left <= -1 else 0.0  # less than a byte is rounding
+
+    def full(self, now: float) -> bool:
+        """Whether a new budget would be no different."""
+        self._refill(now)
+        return self._left >= self._burst
+
+    def spend(self, now: float, size: float, *, owed_seconds: float = math.inf) -> None:
+        """Take ``size`` bytes, but not so many that more is owed than is refilled in ``owed_seconds``."""
+        self._refill(now)
+        self._left = min(self._left, max(self._left - size, -owed_seconds * self._rate))
+
+    def _refill(self, now: float) -> None:
+        if self._at is not None:
+            self._left += (now - self._at) * self._rate
+        self._left = min(self._burst, self._left)
         self._at = now
