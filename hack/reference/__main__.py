@@ -72,8 +72,8 @@ def _extensions(package: object) -> str:
     page = python.Page(
         package,
         "Extensions in Python",
-        "What to derive python children and strategies of your own from. Handlers of hooks are plain functions: "
-        "[hooks](../concepts.md#hooks).",
+        "What to derive python children and strategies of your own from. Handlers of hooks are plain functions, "
+        "entry points of the group `processhub.hooks`: [hooks](../concepts.md#hooks).",
     )
     page.module("actor", "Children")
     page.classes("actor.Actor", "actor.HubHandle")

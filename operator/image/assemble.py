@@ -30,6 +30,9 @@ COMMANDS = {
     "processhub-selftest": "processhub.operator.selftest:main",
     "kubectl-hub": "processhub.cli.main:main",
 }
+HANDLERS = {
+    "enrich": "processhub.examples:enrich",
+}
 # Bytes that nothing imports: tests, type stubs, sources of compiled modules.
 _SURPLUS_FOLDERS = ("tests", "f2py", "_pyinstaller", "include")
 _SURPLUS_FILES = (".pyi", ".pyx", ".pxd", ".c", ".h", ".a", ".lib")
@@ -54,6 +57,7 @@ def main() -> None:
     )
     for name, entry in COMMANDS.items():
         _write_command(target, name, entry)
+    _write_metadata(packages)
     _prune(packages)
     # Checked against nothing at import: files in an image do not change, and their times are not reproducible.
     compileall.compile_dir(
@@ -83,6 +87,15 @@ def _write_command(target: Path, name: str, entry: str) -> None:
     # Isolated: neither the working directory nor PYTHON* variables of a user's image have a say in it.
     path.write_text(f"#!{target}/bin/python -I\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
     path.chmod(0o755)
+
+
+def _write_metadata(packages: Path) -> None:
+    """What makes a package of the copy, whose hook handlers are found as those of any other are."""
+    folder = packages / "processhub.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: processhub\n")
+    handlers = "".join(f"{name} = {entry}\n" for name, entry in HANDLERS.items())
+    (folder / "entry_points.txt").write_text(f"[processhub.hooks]\n{handlers}")
 
 
 def _prune(packages: Path) -> None:

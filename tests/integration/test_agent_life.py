@@ -19,9 +19,10 @@ from processhub.agent.env import Environment
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.spawner import Feed
 from processhub.agent.warden.fence import FEED
-from processhub.api.slice import Settings
+from processhub.api.naming import slice_name
+from processhub.api.slice import Report, Settings, parse_report
 from processhub.cluster.errors import ConflictError
-from processhub.cluster.kinds import LEASES
+from processhub.cluster.kinds import LEASES, SLICES
 
 
 @pytest.fixture
@@ -374,3 +375,36 @@ async def test_an_agent_never_overwrites_a_newer_holders_status(
 
         # Nobody took the Lease: it was a hand edit, and the agent's word is restored.
         assert await member.running("b")
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+async def test_what_is_still_ending_of_a_slice_that_somebody_deleted_is_reported_in_slice_0(
+    fenced: Member, deleted: int
+) -> None:
+    """By that alone an operator, a new one too, learns that it runs: nothing else names it any more."""
+    member = fenced  # its children have a minute to stop
+    await member.add_slice(1)
+    member.start_agent()
+    await member.write({"a": shell("trap '' TERM; while :; do sleep 0.1; done")}, index=deleted)
+
+    async def runs() -> Report | None:
+        report = (await member.reports(deleted)).get("a")
+        return report if report is not None and report.state == "Running" else None
+
+    pid = (await until(runs)).pid
+    await member.client.delete(SLICES, member.namespace, slice_name(member.hub, member.name, deleted))
+    if deleted == 0:
+        await member.add_slice(0)
+    settings = msgspec.structs.replace(member.settings, request_seconds=7)
+    written = await member.update(lambda spec: msgspec.structs.replace(spec, settings=settings))
+    answered = await member.acknowledged(written)
+
+    ending = parse_report(answered.status.entries["a"])
+    assert (ending.state, ending.pid) == ("Stopping", pid)
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+    async def ended() -> bool:
+        return "a" not in await member.reports()
+
+    await until(ended)

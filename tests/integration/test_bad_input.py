@@ -306,9 +306,9 @@ HUBS = [
         "http or https, for example https://audit.example.svc/events",
     ),
     Bad(
-        "hook handler without function",
-        hub(hooks=[hook(python={"handler": "audit"})]),
-        'spec.hooks[0].python.handler: Invalid value: must be written "module:function"',
+        "hook handler without name",
+        hub(hooks=[hook(python={"handler": ""})]),
+        "spec.hooks[0].python.handler in body should be at least 1 chars long",
     ),
     Bad(
         "two hooks of one name",

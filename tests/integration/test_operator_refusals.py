@@ -99,8 +99,8 @@ ROWS = [
     hub(
         "hook with a handler that is not there",
         "Invalid",
-        "spec.hooks 'audit': python.handler 'audit:started' can't be imported: No module named 'audit'; name a "
-        "function of a module in the operator's image",
+        "spec.hooks 'audit': python.handler 'audit:started' is not known; there are enrich (entry points of the group "
+        "processhub.hooks in the operator's image)",
         hooks=[{"name": "audit", "event": "ChildStarted", "python": {"handler": "audit:started"}}],
     ),
     child("no such hub", "HubNotFound", "spec.hub: there is no hub 'nowhere' in namespace '{namespace}'", to="nowhere"),

@@ -49,7 +49,7 @@ async def test_hooks_of_the_spec_are_told_by_webhook_and_in_python(
     product: Live, plain: Hub, ears: Receiver, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
-    python = {"handler": "sample_handlers:note", "args": {"file": str(notes)}}
+    python = {"handler": "note", "args": {"file": str(notes)}}
     hooks = [ears.hook("web", "ChildStarted"), {"name": "in-python", "event": "ChildStarted", "python": python}]
 
     async with edited(product, plain, hooks=hooks):

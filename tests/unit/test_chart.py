@@ -148,7 +148,7 @@ def test_operator_changes_one_cluster_role_binding_only(default: list[Manifest])
         if resource.endswith("/clusterrolebindings")
     ]
 
-    assert {verb for verb, _ in rights} == {"get", "update", "patch"}
+    assert {verb for verb, _ in rights} == {"get", "list", "watch", "update", "patch"}
     assert all(names == ["processhub-agents"] for _, names in rights)
 
 

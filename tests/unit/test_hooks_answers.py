@@ -16,7 +16,6 @@ from processhub.core.draft import same_attributes
 from processhub.core.snapshot import wanted_child
 from processhub.operator.gate import Candidate
 from processhub.operator.hooks.answers import Answer, as_recorded, changed_child, digest, parse_answer
-from processhub.operator.hooks.handlers import HandlerError, find
 from processhub.operator.hooks.webhook import HookError
 
 EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
@@ -133,29 +132,7 @@ def test_an_entry_without_a_question_stays_as_short_as_it_was() -> None:
     assert "ask" not in format_assignment(Assignment(uid="u", epoch=1, workload="w"))
 
 
-# handlers and acceptance
-
-
-def test_a_handler_is_found_by_its_name() -> None:
-    assert find("processhub.examples:enrich").__name__ == "enrich"
-
-
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [
-        ("no_such_module:f", "can't be imported: No module named 'no_such_module'"),
-        ("processhub.examples:nothing", "is not there: processhub.examples has no nothing"),
-        ("processhub.examples:Counter", "is no function of that module"),
-        ("processhub.operator.hooks.handlers:partial", "is no function of that module"),
-        ("os:remove", "is of Python's standard library"),
-        ("shutil:rmtree", "is of Python's standard library"),
-    ],
-)
-def test_a_handler_that_cannot_be_used_says_why(name: str, why: str) -> None:
-    with pytest.raises(HandlerError) as raised:
-        find(name)
-
-    assert str(raised.value) == why
+# acceptance
 
 
 def hub(*hooks: dict[str, Any]) -> HubSpec:

@@ -35,9 +35,10 @@ def test_every_locked_wheel_has_a_hash() -> None:
 
 
 def test_the_image_has_the_commands_of_the_package() -> None:
-    scripts = tomllib.loads((OPERATOR / "pyproject.toml").read_text())["project"]["scripts"]
+    project = tomllib.loads((OPERATOR / "pyproject.toml").read_text())["project"]
+    scripts, handlers = project["scripts"], project["entry-points"]["processhub.hooks"]
     assemble = (OPERATOR / "image" / "assemble.py").read_text()
 
-    assert dict(re.findall(r'^    "([a-z-]+)": "(\S+)",$', assemble, re.M)) == scripts
+    assert dict(re.findall(r'^    "([a-z-]+)": "(\S+)",$', assemble, re.M)) == scripts | handlers
     dockerfile = (OPERATOR / "Dockerfile").read_text()
     assert {f"/opt/processhub/bin/{name}" for name in scripts} <= set(re.findall(r'"(/opt/[^"]+)"', dockerfile))

@@ -86,17 +86,17 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
 async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
     """Nothing else looks at the binding while both hubs are quiet: members of the second would refuse all requests."""
     server, client = site
-    rights = CallRights(client, ())
     hubs: dict[HubKey, None] = {("ns", "one"): None}
+    rights = CallRights(client, (), hubs.keys())
 
-    first = asyncio.create_task(rights.keep(hubs, 0.0))
+    rights.look()
     async with asyncio.timeout(DEADLINE):
         await server.entered.wait()
         hubs["ns", "two"] = None
-        second = asyncio.create_task(rights.keep(hubs, 0.0))
-        await asyncio.wait((second,), timeout=0.5)
+        rights.look()
         server.answer.set()
-        await asyncio.gather(first, second)
+        await until(lambda: len(server.binding.get("subjects") or []) == 2, "both accounts")
+    await rights.close()
 
     assert sorted(subject["name"] for subject in server.binding["subjects"]) == ["processhub-one", "processhub-two"]
 

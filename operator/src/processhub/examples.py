@@ -43,7 +43,7 @@ class Cache(Actor):
 
 
 def enrich(event: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
-    """A handler for PreChildStart: the child gets ``args["metadata"]`` and ``args["tags"]``.
+    """A handler for PreChildStart (entry point ``enrich``): the child gets ``args["metadata"]`` and ``args["tags"]``.
 
     Where its metadata lack one of the keys that ``args["require"]`` lists, it is not started.
     """

@@ -1,12 +1,16 @@
-"""Users' own strategies: found by entry points, loaded once a process."""
+"""Users' own code in the operator, strategies and hook handlers: found by entry points, loaded once a process.
+
+Who installs packages beside ProcessHub decides what there is. A Hub only names an entry point: what its author writes
+is looked up, and never imported or called.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -26,34 +30,54 @@ from processhub.strategies import (
 )
 
 T = TypeVar("T")
+HOOKS = "processhub.hooks"  # the group of entry points that are hook handlers
+Handler = Callable[[dict[str, Any], dict[str, Any]], Any]
 log = logging.getLogger(__name__)
 
 
-class Loaded(msgspec.Struct, frozen=True):
-    """What a group's entry points came to: strategies by name, and why others could not be loaded."""
+class Loaded(msgspec.Struct, Generic[T], frozen=True):
+    """What a group's entry points came to: those that can be used by name, and why others can't."""
 
-    found: Mapping[str, object]
+    found: Mapping[str, T]
     failed: Mapping[str, str]
 
 
-def load(group: str, base: type) -> Loaded:
-    """Every entry point of the group, made; each must name a class derived from ``base``."""
-    found: dict[str, object] = {}
+def load(group: str, make: Callable[[EntryPoint], T]) -> Loaded[T]:
+    """Every entry point of the group, made by ``make``; what that raises is why one can't be used."""
+    found: dict[str, T] = {}
     failed: dict[str, str] = {}
     for point in entry_points(group=group):
         try:
-            found[point.name] = _made(point, base)
+            found[point.name] = make(point)
         except Exception as error:  # noqa: BLE001 one bad package must not keep the operator from starting; it is told
             failed[point.name] = f"{type(error).__name__}: {error}"
             log.warning("entry point %s of group %s can't be used: %s", point.name, group, failed[point.name])
     return Loaded(found, failed)
 
 
-def _made(point: EntryPoint, base: type) -> object:
-    kind = point.load()
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise TypeError(f"{point.value} is no class derived from {base.__module__}.{base.__qualname__}")
-    return kind()
+@functools.cache
+def hook_handlers() -> Loaded[Handler]:
+    """The functions that ``python.handler`` of a hook may name."""
+    return load(HOOKS, _function)
+
+
+def _function(point: EntryPoint) -> Handler:
+    handler: Handler = point.load()
+    if not callable(handler):
+        raise TypeError(f"{point.value} is no function")
+    return handler
+
+
+def _instance(base: type[T]) -> Callable[[EntryPoint], T]:
+    """What makes an object of an entry point's class, which must be derived from ``base``."""
+
+    def make(point: EntryPoint) -> T:
+        kind = point.load()
+        if not (isinstance(kind, type) and issubclass(kind, base)):
+            raise TypeError(f"{point.value} is no class derived from {base.__module__}.{base.__qualname__}")
+        return kind()
+
+    return make
 
 
 class OwnStrategies(msgspec.Struct, frozen=True):
@@ -82,13 +106,13 @@ def own_strategies() -> OwnStrategies:
 
 
 def _loaded(group: str, base: type[T], built_in: Collection[str], failed: dict[str, str]) -> dict[str, T]:
-    loaded = load(group, base)
+    loaded = load(group, _instance(base))
     failed.update(loaded.failed)
     usable: dict[str, T] = {}
     for name, made in loaded.found.items():
         if name in built_in:
             failed[name] = "ProcessHub's own strategy has that name"
             log.warning("entry point %s of group %s is left out: %s", name, group, failed[name])
-        elif isinstance(made, base):
+        else:
             usable[name] = made
     return usable

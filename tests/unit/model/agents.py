@@ -26,7 +26,8 @@ class Agents(Checked):
         member = state.members[index]
         if member.agent.nonce != NO_ONE:
             return None
-        pending = (*state.operator.pending, *state.operator.late)
+        operator = state.operator
+        pending = (*operator.pending, *operator.late, *(flying.put for flying in operator.flying))
         known = [
             state.operator.known[index].lease.holder,
             member.lease.holder,

@@ -93,8 +93,8 @@ def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
 
 
 def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
-    """Everybody does what is due once; a deposed leader is silent for good."""
-    state = state._replace(operator=state.operator._replace(late=()))
+    """Everybody does what is due once; a deposed leader is silent for good, what was not answered comes to nothing."""
+    state = state._replace(operator=state.operator._replace(late=(), flying=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state
@@ -109,7 +109,7 @@ def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
     if not state.operator.leading:
         state = hub.take_over(state)
     for index in hub.indexes:
-        state = hub.see_lease(state, index)
+        state = hub.see_slice(hub.see_lease(state, index), index)
         if not returning and hub.may_end_hold(state, index):
             state = hub.end_hold(state, index)
     state = hub.plan(state)

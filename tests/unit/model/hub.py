@@ -43,7 +43,8 @@ class ModelHub(Leader, Agents):
             status = Status(1 if there else 0, nonce, tuple(0 for _ in self.ids))
             agent = Agent(nonce, True, 2 if there else 0, spec, self.nothing)
             members.append(Member(spec, status, lease, agent, not there, False))
-            known.append(Known(lease, False, not there, tuple(0 for _ in self.ids), 0))
+            nothing = tuple(0 for _ in self.ids)
+            known.append(Known(lease, False, not there, nothing, 0, None, nothing))
         wanted = tuple(Want(1, 0 if self.rules.guided else ANYWHERE) for _ in self.ids)
         operator = Operator(1, 1, True, tuple(known), (), ())
         left = tuple(self.rules.trouble[kind] for kind in self.kinds)
@@ -60,7 +61,7 @@ class ModelHub(Leader, Agents):
 
     def _troubles(self, state: State) -> Iterator[Step]:
         for at, kind in enumerate(self.kinds):
-            if state.left[at] and kind != "lose":
+            if state.left[at] and kind not in ("lose", "unanswered"):
                 spent = state._replace(left=put_at(state.left, at, state.left[at] - 1))
                 yield from self._trouble(kind, spent)
         for index in self.indexes:
@@ -93,6 +94,8 @@ class ModelHub(Leader, Agents):
                 # Clean: its children are reaped, then the Lease is released.
                 released = Lease(NO_ONE, False, member.lease.version + 1)
                 yield name, with_member(state, index, _dead(self, member)._replace(lease=released))
+            if kind == "clock" and not member.clock:
+                yield name, with_member(state, index, member._replace(clock=True))
             if kind == "drain" and not member.drain:
                 yield name, with_member(state, index, member._replace(drain=True))
 

@@ -17,7 +17,7 @@ from processhub.core.planner import plan
 from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
 
 from .rules import Checked, Step, with_known, with_member
-from .states import ANYWHERE, NO_ONE, Confirm, Entry, Known, Put, Spec, State, Status, Want, Write, put_at
+from .states import ANYWHERE, NO_ONE, Confirm, Entry, Flying, Known, Put, Spec, State, Status, Want, Write, put_at
 
 _SPEC = HubSpec()
 
@@ -29,9 +29,15 @@ class Leader(Checked):
         operator = state.operator
         for position in self._at_once(operator.pending):
             yield f"write {operator.pending[position]}", self.write(state, position)
-            may_be_lost = "lose" in self.kinds and state.left[self.kinds.index("lose")]
-            if may_be_lost and isinstance(operator.pending[position], Put):
-                yield f"lose {operator.pending[position]}", self._lose(state, position)
+            for kind, lost in (("lose", self._lose), ("unanswered", self._not_answered)):
+                may_be_lost = kind in self.kinds and state.left[self.kinds.index(kind)]
+                if may_be_lost and isinstance(operator.pending[position], Put):
+                    yield f"{kind} {operator.pending[position]}", lost(state, position)
+        for flying in operator.flying:
+            yield f"at last lands {flying.put}", self._land(state, flying)
+        for index in self.indexes:
+            if operator.known[index].seen is not None:
+                yield f"see the slice of {index}", self.see_slice(state, index)
         if operator.late:
             yield f"late write {operator.late[0]}", self._write_late(state)
         if operator.pending:
@@ -59,10 +65,36 @@ class Leader(Checked):
         """The watch delivers the Lease and what the kubelet says of its holder."""
         known, member = state.operator.known[index], state.members[index]
         ended = member.lease.holder != NO_ONE and member.agent.nonce != member.lease.holder
+        if "renewals refute" in self.rules.without:
+            ended = ended or (known.ended and member.clock)
         known = known._replace(lease=member.lease, ended=ended)
         if self.judge(state, index, known).phase is Phase.LIVE:
             known = known._replace(hold_over=False)
         return with_known(state, index, known)
+
+    def see_slice(self, state: State, index: int) -> State:
+        """The watch delivers the slice, or it is read; a write that was made of what it said before is refused."""
+        known, spec = state.operator.known[index], state.members[index].spec
+        if known.seen is not None:
+            removed = list(known.removed)
+            for id_, (before, after) in enumerate(zip(known.seen.entries, spec.entries, strict=True)):
+                if before is not None and (after is None or after.uid != before.uid):
+                    removed[id_] = spec.gen
+            known = known._replace(seen=None, removed=tuple(removed))
+            operator = state.operator
+            pending = tuple(
+                write
+                for write in operator.pending
+                if isinstance(write, Confirm) or write.member != index or write.entries is None
+            )
+            state = state._replace(operator=operator._replace(pending=pending))
+        unsure = tuple(gen if gen >= spec.gen else 0 for gen in known.unsure)
+        return with_known(state, index, known._replace(unsure=unsure))
+
+    @staticmethod
+    def cached(state: State, index: int) -> Spec:
+        """The slice's spec as the operator's cache has it."""
+        return state.operator.known[index].seen or state.members[index].spec
 
     def may_end_hold(self, state: State, index: int) -> bool:
         """Whether the operator waits for this member's restart."""
@@ -75,7 +107,7 @@ class Leader(Checked):
 
     def judge(self, state: State, index: int, known: Known):
         """The real judgement of what is known of the member."""
-        granted = state.members[index].spec.granted
+        granted = self.cached(state, index).granted
         return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted,
                       self.rules.holds, state.members[index].drain)  # fmt: skip
 
@@ -90,9 +122,9 @@ class Leader(Checked):
 
     def _lingers(self, state: State, index: int, id_: int) -> bool:
         known, member = state.operator.known[index], state.members[index]
-        if known.removed[id_]:
+        if known.removed[id_] or known.unsure[id_]:
             return True
-        entry, uid = member.spec.entries[id_], member.status.uids[id_]
+        entry, uid = self.cached(state, index).entries[id_], member.status.uids[id_]
         if not uid or member.status.holder != known.lease.holder or "what is reported" in self.rules.without:
             return False
         return entry is None or entry.uid != uid
@@ -127,9 +159,16 @@ class Leader(Checked):
 
     def decide(self, state: State) -> Plan:
         """The real plan for what the operator knows."""
-        record = tuple(tuple(member.spec.entries[id_] for member in state.members) for id_ in self.ids)
+        specs = [self.cached(state, index) for index in self.indexes]
+        record = tuple(tuple(spec.entries[id_] for spec in specs) for id_ in self.ids)
         operator = state.operator
-        return _plan(self.rules.ids, self.views(state), state.wanted, record, operator.next_epoch, self.rules.pinned)
+        uncertain = frozenset(
+            name for id_, name in enumerate(self.rules.ids) if any(known.unsure[id_] for known in operator.known)
+        )
+        return _plan(
+            *(self.rules.ids, self.views(state), state.wanted, record, operator.next_epoch),
+            *(self.rules.pinned, uncertain),
+        )
 
     def plan(self, state: State) -> State:
         """Begin a round: the plan becomes writes."""
@@ -137,9 +176,9 @@ class Leader(Checked):
             for index in self.indexes:
                 known = state.operator.known[index]
                 # Where nothing is on record there may still be what was removed and is not proven to have ended.
-                doubtful = any(state.members[index].spec.entries)
+                doubtful = any(self.cached(state, index).entries)
                 if "live read of the emptied" not in self.rules.without:
-                    doubtful = doubtful or any(known.removed)
+                    doubtful = doubtful or any(known.removed) or any(known.unsure)
                 if doubtful and self.judge(state, index, known).phase is Phase.GONE:
                     state = self.see_lease(state, index)
         state = self._note_proofs(state)
@@ -150,17 +189,17 @@ class Leader(Checked):
         then: list[Write] = []
         for index, view in enumerate(views):
             changes = planned.entries.get(view.name, {})
-            member, known = state.members[index], state.operator.known[index]
-            entries = list(member.spec.entries)
+            member, known, spec = state.members[index], state.operator.known[index], self.cached(state, index)
+            entries = list(spec.entries)
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
                     entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait)
-            granted = NO_ONE if self.rules.holds else known.lease.holder or member.spec.granted
+            granted = NO_ONE if self.rules.holds else known.lease.holder or spec.granted
             joining = planned.joining.get(view.name, member.joining)
-            put = Put(index, state.operator.term, granted, tuple(entries), joining)
+            put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
             gone = view.phase is Phase.GONE and None in changes.values()
-            if (put.entries, granted, joining) != (member.spec.entries, member.spec.granted, member.joining):
+            if put.fence or (put.entries, granted, joining) != (spec.entries, spec.granted, member.joining):
                 (first if gone else then).append(put)
             if gone and "live read" not in self.rules.without:
                 lost = frozenset(
@@ -188,28 +227,66 @@ class Leader(Checked):
         rest = operator.pending[:position] + operator.pending[position + 1 :]
         if isinstance(write, Confirm):
             return self._confirm(state, write, rest)
+        if write.entries is not None and operator.known[write.member].seen is not None:
+            # On a generation that has passed: refused, and the slice is read.
+            return self.see_slice(state._replace(operator=operator._replace(pending=rest)), write.member)
         before = state.members
         state = _accept(state, write)
-        if isinstance(write, Put) and write.entries is not None:
+        if write.entries is not None:
             state = self._note_removals(state, write, before[write.member].spec)
+            state = self.see_slice(state, write.member)
         return state._replace(operator=state.operator._replace(pending=rest))
 
-    def _lose(self, state: State, position: int) -> State:
+    def _lose(self, state: State, position: int, kind: str = "lose") -> State:
         """A write fails, be it by a conflict or the network; the round goes on."""
-        operator, at = state.operator, self.kinds.index("lose")
+        operator, at = state.operator, self.kinds.index(kind)
         rest = operator.pending[:position] + operator.pending[position + 1 :]
         left = put_at(state.left, at, state.left[at] - 1)
         return state._replace(operator=operator._replace(pending=rest), left=left)
 
+    def _not_answered(self, state: State, position: int) -> State:
+        """A write whose outcome is unknown: it may land now or later, or never; the round goes on."""
+        operator, write = state.operator, state.operator.pending[position]
+        assert isinstance(write, Put)
+        state = self._lose(state, state.operator.pending.index(write), kind="unanswered")
+        if write.entries is None:
+            # A term: it was stored. That it was, the next list says.
+            state = _accept(state, write)
+            unheard = tuple(sorted({*operator.unheard, write.member}))
+            return state._replace(operator=state.operator._replace(unheard=unheard))
+        known, spec = operator.known[write.member], self.cached(state, write.member)
+        flying = (*state.operator.flying, Flying(write._replace(fence=True), spec.gen))
+        state = state._replace(operator=state.operator._replace(flying=flying))
+        if "uncertain until read" in self.rules.without:
+            return _pruned(state)
+        unsure = tuple(
+            spec.gen if before != after else gen
+            for gen, before, after in zip(known.unsure, spec.entries, write.entries, strict=True)
+        )
+        if "written again" in self.rules.without:
+            unsure = known.unsure  # it was read, and the slice did not say so
+        return _pruned(with_known(state, write.member, known._replace(unsure=unsure)))
+
+    def _land(self, state: State, flying: Flying) -> State:
+        """A write that was not answered is stored; the operator's cache has not heard of it."""
+        index = flying.put.member
+        known, before = state.operator.known[index], state.members[index].spec
+        if flying.put.term >= before.term or "term fence" in self.rules.without:
+            state = _accept(state, flying.put)
+            if state.operator.leading:
+                state = with_known(state, index, known._replace(seen=known.seen or before))
+        left = tuple(other for other in state.operator.flying if other is not flying)
+        return state._replace(operator=state.operator._replace(flying=left))
+
     def _confirm(self, state: State, write: Confirm, rest: tuple[Write, ...]) -> State:
         member = state.members[write.member]
-        kept_its_entries = any(member.spec.entries[id_] for id_ in write.ids)
+        kept_its_entries = any(self.cached(state, write.member).entries[id_] for id_ in write.ids)
         if member.lease != write.lease or (kept_its_entries and "removals written" not in self.rules.without):
             # It came back, or was not told: what it was to lose is not given to others yet.
             kept = []
             for later in rest:
                 if isinstance(later, Put) and later.entries is not None:
-                    present = state.members[later.member].spec.entries
+                    present = self.cached(state, later.member).entries
                     entries = tuple(
                         present[id_] if id_ in write.ids and entry is not None else entry
                         for id_, entry in enumerate(later.entries)
@@ -253,7 +330,10 @@ class Leader(Checked):
         nothing = tuple(0 for _ in self.ids)
         known = tuple(
             # Leases and holdSeconds are counted afresh.
-            Known(belief.lease._replace(valid=belief.lease.holder != NO_ONE), belief.ended, False, nothing, 0)
+            Known(
+                belief.lease._replace(valid=belief.lease.holder != NO_ONE),
+                *(belief.ended, False, nothing, 0, None, nothing),
+            )
             for belief in operator.known
         )
         term = operator.term + 1
@@ -261,7 +341,7 @@ class Leader(Checked):
         # A former leader that was taking over has nothing to write but terms, which are below the new one's.
         late = operator.pending if operator.leading else operator.late
         return state._replace(
-            operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late)
+            operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late, unheard=())
         )
 
     def take_over(self, state: State) -> State:
@@ -269,20 +349,30 @@ class Leader(Checked):
         for index in self.indexes:
             if "leases listed" not in self.rules.without:
                 state = self.see_lease(state, index)
-            member = state.members[index]
-            state = with_known(state, index, state.operator.known[index]._replace(confirm=member.spec.gen))
-        return state._replace(operator=state.operator._replace(leading=True))
+            confirm = state.members[index].spec.gen
+            if index in state.operator.unheard and "terms as listed" in self.rules.without:
+                confirm = 0
+            state = with_known(state, index, state.operator.known[index]._replace(confirm=confirm))
+        return state._replace(operator=state.operator._replace(leading=True, unheard=()))
 
 
 def _accept(state: State, write: Put) -> State:
     member = state.members[write.member]
     spec = member.spec
     if write.entries is None:
-        return with_member(state, write.member, member._replace(spec=spec._replace(gen=spec.gen + 1, term=write.term)))
+        raised = spec._replace(gen=spec.gen + 1, term=write.term)
+        return _pruned(with_member(state, write.member, member._replace(spec=raised)))
     new = Spec(spec.gen, write.term, write.granted, write.entries)
-    if new != spec:
+    if new != spec or write.fence:
         new = new._replace(gen=spec.gen + 1)
-    return with_member(state, write.member, member._replace(spec=new, joining=write.joining))
+    return _pruned(with_member(state, write.member, member._replace(spec=new, joining=write.joining)))
+
+
+def _pruned(state: State) -> State:
+    """Without the writes that can't land any more, because the slice is of another generation."""
+    operator = state.operator
+    flying = tuple(flying for flying in operator.flying if flying.gen == state.members[flying.put.member].spec.gen)
+    return state if flying == operator.flying else state._replace(operator=operator._replace(flying=flying))
 
 
 @cache
@@ -308,6 +398,7 @@ def _plan(
     record: tuple[tuple[Entry | None, ...], ...],
     next_epoch: int,
     pinned: bool,
+    uncertain: frozenset[str],
 ) -> Plan:
     wanted = {
         name: Wanted(
@@ -339,5 +430,6 @@ def _plan(
             record={name: found for name, found in places.items() if found},
             next_epoch=next_epoch,
             move_budget=100,
+            uncertain=uncertain,
         )
     )

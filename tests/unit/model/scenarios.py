@@ -7,7 +7,7 @@ from .rules import Rules
 _JOIN = {"ids": ("b",), "joiner": True}  # b is drawn to m1, the joiner; a to m1 of two and m2 of three
 _HOLD, _MOVE = {"holds": True}, {"holds": False}
 
-# Each in a second or so: for every test run. Together about 58,000 states.
+# Each in a second or so: for every test run. Together about 70,000 states.
 SCENARIOS = {
     "nothing happens, Move": Rules(**_MOVE),
     "crash, Hold": Rules(**_HOLD, trouble={"die": 1}),
@@ -20,6 +20,12 @@ SCENARIOS = {
     "leader deposed twice, Hold": Rules(**_HOLD, trouble={"depose": 2}),
     "slice write lost, cut off, Hold": Rules(**_HOLD, trouble={"lose": 1, "cut": 1}),
     "slice write lost, crash, Hold": Rules(**_HOLD, trouble={"lose": 1, "die": 1}),
+    "slice write not answered, drain, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "drain": 1}),
+    "slice write not answered, child re-created, Move": Rules(**_MOVE, trouble={"unanswered": 1, "recreate": 1}),
+    "slice write not answered, leader deposed, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "depose": 1}),
+    "join, slice write not answered, Hold": Rules(**_JOIN, **_HOLD, trouble={"unanswered": 1}),
+    "two children, slice write not answered, Hold": Rules(ids=("a", "d"), **_HOLD, trouble={"unanswered": 1}),
+    "crash, clock set back, Hold": Rules(**_HOLD, trouble={"die": 1, "clock": 1}),
     "join, child deleted, Hold": Rules(**_JOIN, **_HOLD, trouble={"delete": 1}),
     "join, child re-created, Move": Rules(**_JOIN, **_MOVE, trouble={"recreate": 1}),
     "join, leader deposed, Hold": Rules(**_JOIN, **_HOLD, trouble={"depose": 1}),
@@ -38,6 +44,12 @@ SCENARIOS = {
 
 # Minutes each: ``python -m model`` in tests/unit. Together about 700,000 states.
 DEEP = {
+    "slice write not answered, cut off, Move": Rules(**_MOVE, trouble={"unanswered": 1, "cut": 1}),
+    "slice write not answered, cut off, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "cut": 1}),
+    "slice write not answered, crash, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "die": 1}),
+    "two slice writes not answered, drain, Hold": Rules(**_HOLD, trouble={"unanswered": 2, "drain": 1}),
+    "join, slice write not answered, drain, Move": Rules(**_JOIN, **_MOVE, trouble={"unanswered": 1, "drain": 1}),
+    "crash, clock set back, Move": Rules(**_MOVE, trouble={"die": 1, "clock": 1}),
     "crash, child re-created, Hold": Rules(**_HOLD, trouble={"die": 1, "recreate": 1}),
     "cut off, child deleted, Move": Rules(**_MOVE, trouble={"cut": 1, "delete": 1}),
     "crash and cut off, Hold": Rules(**_HOLD, trouble={"die": 1, "cut": 1}),
@@ -72,5 +84,9 @@ NEEDED = {
     "settling": Rules(trouble={"depose": 1, "recreate": 1}),
     "the present holder's word": Rules(trouble={"die": 1, "recreate": 1}),
     "what is reported": Rules(trouble={"recreate": 1}),
+    "uncertain until read": Rules(trouble={"unanswered": 1, "drain": 1}),
+    "written again": Rules(trouble={"unanswered": 1, "drain": 1}),
+    "terms as listed": Rules(trouble={"unanswered": 1, "depose": 1, "recreate": 1}),
+    "renewals refute": Rules(trouble={"die": 1, "clock": 1}),
 }
 NEEDED_DEEP = {"leases listed": Rules(**_JOIN, trouble={"depose": 1, "die": 1})}

@@ -67,7 +67,10 @@ class Agent(NamedTuple):
 
 
 class Member(NamedTuple):
-    """One member: its slice, its Lease, its process and what the user wants of it."""
+    """One member: its slice, its Lease, its process and what the user wants of it.
+
+    ``clock``: its node's clock was set back, so that ends of earlier containers seem later than the Lease.
+    """
 
     spec: Spec
     status: Status
@@ -75,6 +78,7 @@ class Member(NamedTuple):
     agent: Agent
     joining: bool
     drain: bool
+    clock: bool = False
 
 
 class Known(NamedTuple):
@@ -83,6 +87,8 @@ class Known(NamedTuple):
     ``ended``: the kubelet reported the end of the holder's container. ``removed``: the generation at which an id
     was taken off the slice, 0 once its end is proven. ``confirm``: the generation to be acknowledged after a
     take-over. A cache of slice status that lags is an agent that reports late: it needs no state of its own.
+    ``seen``: the slice's spec as the cache has it where it lags, None where it has it as it is. ``unsure``: by id the
+    generation on which a write that was not answered changed its entry, 0 where the entry is as the cache says.
     """
 
     lease: Lease
@@ -90,16 +96,29 @@ class Known(NamedTuple):
     hold_over: bool
     removed: tuple[int, ...]
     confirm: int
+    seen: Spec | None
+    unsure: tuple[int, ...]
 
 
 class Put(NamedTuple):
-    """Replace a slice's spec and whether it says that its member is joining; with ``entries`` None its term alone."""
+    """Replace a slice's spec and whether it says that its member is joining; with ``entries`` None its term alone.
+
+    ``fence``: it makes a new generation, whatever it changes.
+    """
 
     member: int
     term: int
     granted: int
     entries: tuple[Entry | None, ...] | None
     joining: bool
+    fence: bool = False
+
+
+class Flying(NamedTuple):
+    """A write that the leader got no answer to: it may land as long as the slice is of this generation."""
+
+    put: Put
+    gen: int
 
 
 class Confirm(NamedTuple):
@@ -114,7 +133,10 @@ Write = Put | Confirm
 
 
 class Operator(NamedTuple):
-    """The leader; ``late`` is what a deposed one is still about to write."""
+    """The leader; ``late`` is what a deposed one is still about to write.
+
+    ``unheard``: the members whose new term was stored without an answer.
+    """
 
     term: int
     next_epoch: int
@@ -122,6 +144,8 @@ class Operator(NamedTuple):
     known: tuple[Known, ...]
     pending: tuple[Write, ...]
     late: tuple[Write, ...]
+    flying: tuple[Flying, ...] = ()
+    unheard: tuple[int, ...] = ()
 
 
 class State(NamedTuple):
@@ -148,18 +172,19 @@ def canonical(state: State) -> State:
     Only their order matters to anybody, so that histories of different length meet in one state.
     """
     operator = state.operator
-    writes = (*operator.pending, *operator.late)
+    writes = (*operator.pending, *operator.late, *[flying.put for flying in operator.flying])
     epochs = {0, operator.next_epoch}
     numbers: list[tuple[set[int], set[int], set[int]]] = []
     gapless = True
     for member, belief in zip(state.members, operator.known, strict=True):
-        view, lease, seen = member.agent.view, member.lease, belief.lease
-        for runs in (member.spec.entries, view.entries, member.agent.runs):
+        view, lease, seen, cached = member.agent.view, member.lease, belief.lease, belief.seen or member.spec
+        for runs in (member.spec.entries, view.entries, cached.entries, member.agent.runs):
             epochs.update([run.epoch for run in runs if run])
-        gens = {0, member.spec.gen, member.status.gen, view.gen, belief.confirm, *belief.removed}
+        gens = {0, member.spec.gen, member.status.gen, view.gen, belief.confirm, cached.gen}
+        gens.update((*belief.removed, *belief.unsure))
         versions = {0, lease.version, seen.version}
         nonces = {0, lease.holder, seen.holder, member.status.holder, member.agent.nonce}
-        nonces.update((member.spec.granted, view.granted))
+        nonces.update((member.spec.granted, view.granted, cached.granted))
         numbers.append((gens, versions, nonces))
     for write in writes:
         _, versions, nonces = numbers[write.member]
@@ -169,6 +194,8 @@ def canonical(state: State) -> State:
         else:
             nonces.add(write.granted)
             epochs.update([entry.epoch for entry in write.entries or () if entry])
+    for flying in operator.flying:
+        numbers[flying.put.member][0].add(flying.gen)
     for found in numbers:
         gapless = gapless and all(max(part) == len(part) - 1 for part in found)
     if gapless and max(epochs) == len(epochs) - 1:
@@ -180,8 +207,8 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
     operator = state.operator
     members, known = [], []
     for member, belief, (gens, versions, nonce) in zip(state.members, operator.known, ranks, strict=True):
-        spec, status, lease, agent, joining, drain = member
-        view, seen = agent.view, belief.lease
+        spec, status, lease, agent, joining, drain, clock = member
+        view, seen, cached = agent.view, belief.lease, belief.seen
         members.append(
             Member(
                 Spec(gens[spec.gen], spec.term, nonce[spec.granted], _entries(spec.entries, epochs)),
@@ -196,6 +223,7 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
                 ),
                 joining,
                 drain,
+                clock,
             )
         )
         known.append(
@@ -205,6 +233,8 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
                 belief.hold_over,
                 tuple([gens[gen] for gen in belief.removed]),
                 gens[belief.confirm],
+                cached and Spec(gens[cached.gen], cached.term, nonce[cached.granted], _entries(cached.entries, epochs)),
+                tuple([gens[gen] for gen in belief.unsure]),
             )
         )
     renumbered = Operator(
@@ -214,6 +244,8 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
         tuple(known),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.pending]),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.late]),
+        tuple([_flying(flying, epochs, ranks[flying.put.member]) for flying in operator.flying]),
+        operator.unheard,
     )
     return State(tuple(members), renumbered, state.wanted, state.last_uid, state.left)
 
@@ -232,4 +264,10 @@ def _write(write: Write, epochs: dict[int, int], ranks: tuple[dict[int, int], ..
         lease = Lease(nonces[write.lease.holder], write.lease.valid, versions[write.lease.version])
         return Confirm(write.member, lease, write.ids)
     entries = None if write.entries is None else _entries(write.entries, epochs)
-    return Put(write.member, write.term, nonces[write.granted], entries, write.joining)
+    return Put(write.member, write.term, nonces[write.granted], entries, write.joining, write.fence)
+
+
+def _flying(flying: Flying, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Flying:
+    put = _write(flying.put, epochs, ranks)
+    assert isinstance(put, Put)
+    return Flying(put, ranks[0][flying.gen])

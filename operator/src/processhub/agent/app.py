@@ -214,6 +214,10 @@ class Agent:
         self.router.watch.changed(old, new)
 
     def _own_slice(self, item: RegistrySlice | None, name: str) -> None:
+        if item is None:
+            # What is still ending of it is reported in slice 0, which the operator writes next.
+            for child in self.supervisor.children.values():
+                child.slice_gone(name, self.sync.first_slice)
         self._status.slice_changed(item, name, self.supervisor.children.values())
 
     def _lease_held(self, session: int) -> None:

@@ -8,6 +8,7 @@ nothing of the old one is left.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -408,6 +409,12 @@ class Child:
             self._timer = None
 
     # telling
+
+    def slice_gone(self, name: str, instead: str) -> None:
+        """The slice that ordered what runs was deleted: its end is reported in the slice ``instead``."""
+        if self.run_of is not None and self.run_of.slice == name != instead:
+            self.run_of = dataclasses.replace(self.run_of, slice=instead)
+            self._owner.changed(self, urgent=True)
 
     def slices(self) -> tuple[str, ...]:
         """The slices that report it: the one that names it, and the one that last named what still runs."""

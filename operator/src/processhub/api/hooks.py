@@ -69,7 +69,7 @@ class Webhook(Wire, frozen=True, kw_only=True):
 
 
 class PythonHandler(Wire, frozen=True, kw_only=True):
-    """A function in the operator, ``module:function``, called with the event and ``args``."""
+    """A function in the operator, called with the event and ``args``: an entry point of the group processhub.hooks."""
 
     handler: str
     args: dict[str, Any] = {}

@@ -48,6 +48,12 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
         return any(reference.uid == uid for reference in self.owner_references)
 
 
+class PartialObject(Wire, frozen=True, kw_only=True):
+    """An object of any kind of which only the metadata was asked for (PartialObjectMetadata)."""
+
+    metadata: ObjectMeta
+
+
 class Condition(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """One entry of status.conditions (the Kubernetes convention; status is True, False or Unknown)."""
 

@@ -136,6 +136,8 @@ class EventReason(StrEnum):
     """Of a Child: it stays where it is instead of handing its state over, and why."""
     POD_CHANGED = "PodChanged"
     """Of a Child, ChildSet or Hub: somebody changed what tells whose a child's Pod is; it is put back."""
+    OBJECT_PUT_BACK = "ObjectPutBack"
+    """Of a Hub: somebody deleted or changed an object that it owns, and who; it is put back."""
     HOOK_FAILED = "HookFailed"
     """Of a Hub: a hook gave no good answer, or could not be delivered."""
 

@@ -170,6 +170,9 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
 class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The operator's word on what a member shall run.
 
+    ``attempt`` rises where the outcome of a write is unknown. A write is made on a generation: with the next one no
+    write on the one before can land any more, whatever it says.
+
     ``holder``: the Lease holder (``<pod uid>/<start nonce>``) that the entries were granted to; an agent whose own
     holder identity is another starts nothing from the slice. Empty (hubs with onRestart Hold): any holder may.
     """
@@ -181,6 +184,7 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     holder: str = ""
     term: int
     format: int = FORMAT
+    attempt: int = 0
     settings: Settings = Settings()
     workloads: dict[str, str] = {}
     entries: dict[str, str] = {}

@@ -30,6 +30,7 @@ _RELOAD_AFTER_SECONDS = 5.0
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
+_JSON = "application/json"
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
@@ -131,7 +132,9 @@ class Client:
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
-            body = await self._request("GET", kind.path(namespace), query=query, timeout=60)
+            body = await self._request(
+                "GET", kind.path(namespace), query=query, timeout=60, accept=_accept(kind, "PartialObjectMetadataList")
+            )
             with _readable(kind.plural):
                 page = msgspec.json.decode(body, type=_Raw)
             items += [self._decode_leniently(kind, raw) for raw in page.items or ()]
@@ -164,7 +167,8 @@ class Client:
             # An idle kind sends nothing, not even bookmarks. After that silence the watch is opened anew where it
             # was: a dead connection fails then, a quiet one goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
-            async with self._send("GET", kind.path(namespace), query, None, None, timeout) as answer:
+            accept = _accept(kind, "PartialObjectMetadata")
+            async with self._send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
                 await _raise_for_status(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
@@ -282,8 +286,9 @@ class Client:
         *,
         query: dict[str, str] | None = None,
         body: object = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
         timeout: float = 30,
+        accept: str = _JSON,
     ) -> bytes:
         payload = None if body is None else msgspec.json.encode(body)
         if method != "GET":
@@ -291,7 +296,7 @@ class Client:
         limits = aiohttp.ClientTimeout(total=timeout)
         for attempt in (1, 2):
             try:
-                async with self._send(method, path, query, payload, content_type, limits) as answer:
+                async with self._send(method, path, query, payload, content_type, limits, accept) as answer:
                     await _raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
@@ -322,12 +327,13 @@ class Client:
         payload: bytes | None,
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
+        accept: str = _JSON,
     ) -> _Sending:
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return _Sending(self._session, self.config, method, url, payload, content_type, timeout)
+        return _Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)
@@ -375,14 +381,15 @@ class _Sending:
         payload: bytes | None,
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
+        accept: str,
     ) -> None:
         self._session, self._config = session, config
         self._method, self._url, self._payload = method, url, payload
-        self._content_type, self._timeout = content_type, timeout
+        self._content_type, self._timeout, self._accept = content_type, timeout, accept
         self._answer: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": self._accept}
         if self._method != "GET":
             # A write's answer says again what was written: to pack and unpack that costs more than to carry it.
             headers["Accept-Encoding"] = "identity"
@@ -408,6 +415,11 @@ class _Sending:
             if error is not None:
                 self._answer.close()
             self._answer.release()
+
+
+def _accept(kind: Kind[Any], shape: str) -> str:
+    """The Accept header of a list or watch; ``shape`` is what carries the metadata alone."""
+    return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
 
 
 @contextmanager

@@ -17,6 +17,15 @@ class ApiError(Exception):
         self.message = message
         self.details = details or {}
 
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether a write that was answered so may have been stored, or may be stored yet.
+
+        An answer of 4xx is the API server's word that it was not. With 5xx, a time-out or no answer at all it may have
+        been, and for as long as the API server works on a request it may still be.
+        """
+        return self.status == 0 or self.status == 408 or self.status >= 500
+
 
 class NotFoundError(ApiError):
     """404: there is no such object (or no such kind)."""

@@ -9,7 +9,7 @@ from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
-from processhub.api.meta import GROUP, VERSION
+from processhub.api.meta import GROUP, VERSION, PartialObject
 from processhub.api.slice import RegistrySlice
 
 T = TypeVar("T")
@@ -17,13 +17,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of object: where it lives in the API and the type it is decoded to."""
+    """A kind of object: where it lives in the API and the type it is decoded to.
+
+    Of a ``metadata_only`` kind lists and watches carry the metadata alone.
+    """
 
     group: str  # "" is the core group
     version: str
     plural: str
     type: type[T]
     namespaced: bool = True
+    metadata_only: bool = False
 
     @property
     def api_version(self) -> str:
@@ -53,3 +57,9 @@ def untyped(api_version: str, plural: str, *, namespaced: bool = True) -> Kind[d
     """A kind whose objects stay plain dicts (``untyped("apps/v1", "statefulsets")``)."""
     group, _, version = api_version.rpartition("/")
     return Kind(group, version, plural, dict[str, Any], namespaced)
+
+
+def metadata_of(api_version: str, plural: str, *, namespaced: bool = True) -> Kind[PartialObject]:
+    """A kind of which only the metadata is read (``metadata_of("apps/v1", "statefulsets")``)."""
+    group, _, version = api_version.rpartition("/")
+    return Kind(group, version, plural, PartialObject, namespaced, metadata_only=True)

@@ -60,7 +60,7 @@ class Draft:
         """Take off the record what nobody wants any more: that is the order to stop."""
         children = self.snapshot.children
         for child_id, places in self.snapshot.record.items():
-            if child_id not in children:
+            if child_id not in children and child_id not in self.snapshot.uncertain:
                 for on_record in places:
                     self.put(on_record.member, child_id, None)
 
@@ -83,6 +83,14 @@ class Draft:
             restarts=self.restarts,
             pending_restarts=self.pending_restarts,
         )
+
+    def leave_alone(self, places: Iterable[OnRecord]) -> None:
+        """Change nothing of a child whose entries may be other than the record says (rule 7).
+
+        Whatever is written for it elsewhere could start it a second time.
+        """
+        for place in places:
+            self.load[place.member] += 1
 
     def due(self, child: Wanted, entry: Assignment) -> Wanted:
         """What the entry shall say now: of many that change at once, those over the budget run on as on record."""

@@ -19,6 +19,8 @@ def halted(snapshot: HubSnapshot) -> Plan:
     draft.joining.clear()  # members that return keep what they have: that is no join
     draft.sweep_record()
     for child_id, child in snapshot.children.items():
+        if child_id in snapshot.uncertain:
+            continue
         for place in snapshot.record.get(child_id, ()):
             if place.entry.uid != child.uid:
                 draft.put(place.member, child_id, None)

@@ -77,9 +77,12 @@ class _Singles(Draft):
         """Bring each child's entries one step nearer to what it asks for; collect those without a place."""
         record = self.snapshot.record
         live, active, put_off = Phase.LIVE, Role.ACTIVE, self.snapshot.put_off
-        members, claims = self.members, self.snapshot.claims
+        members, claims, uncertain = self.members, self.snapshot.claims, self.snapshot.uncertain
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id)
+            if child_id in uncertain:
+                self.leave_alone(places or ())
+                continue
             if places is None:
                 self.new.append(child)
                 continue

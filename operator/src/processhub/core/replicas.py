@@ -52,7 +52,9 @@ class Replicas(Roles):
         record = self.snapshot.record
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id, ())
-            if self._as_it_should_be(child, places):
+            if child_id in self.snapshot.uncertain:
+                self.leave_alone(places)
+            elif self._as_it_should_be(child, places):
                 for place in places:
                     self.load[place.member] += 1
                 if child.movable:

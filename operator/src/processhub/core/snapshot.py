@@ -178,6 +178,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     claims: Mapping[str, Claim] = {}  # by id
     put_off: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
+    uncertain: frozenset[str] = frozenset()  # ids whose entries a write without an answer may have changed
     partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
 
 

@@ -54,6 +54,7 @@ class Engine:
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.status.run(), name="child status"),
+            asyncio.create_task(reconciler.rights.run(), name="call rights"),
         ]
         self.answered()
         self._reconciler = reconciler

@@ -31,6 +31,7 @@ from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, re
 from processhub.core.snapshot import Wanted, wanted_child
 from processhub.operator.childsets import KnownSet, known_set, refuse_set, shared_ids
 
+AGENT_CONTAINER = "agent"
 T = TypeVar("T")
 HubKey = tuple[str, str]  # (namespace, name)
 log = logging.getLogger(__name__)
@@ -58,22 +59,33 @@ class KnownChild(msgspec.Struct, frozen=True):
         return f"child/{self.child.metadata.name}"
 
 
+class Creation(msgspec.Struct, frozen=True):
+    """A slice that may be there, because its creation was not answered: whose it is, and the ids of its entries."""
+
+    member: str
+    index: int
+    ids: frozenset[str]
+
+
 class KnownLease(msgspec.Struct, frozen=True):
     """A member Lease and when (monotonic seconds) its renewal was seen to change.
 
     ``renewing``: that was seen since the clocks were started, and not only a Lease that somebody held before.
+    ``changed_at``: when it was last seen to change, whatever was done with the clocks since.
     """
 
     lease: Lease
     renewed_at: float
     renewing: bool = False
+    changed_at: float = 0.0
 
 
 class KnownSlice:
     """A slice with its entries parsed; only texts that changed are parsed again.
 
     ``unproven``: id → the generation that removed it from spec, or took the active role from it; None while the
-    write's outcome is unknown.
+    write's outcome is unknown. ``uncertain``: id → the generation on which a write was made that changed its entry and
+    whose outcome is unknown; forgotten with the next generation, because then that write is in it or can't land.
     """
 
     def __init__(self) -> None:
@@ -81,6 +93,7 @@ class KnownSlice:
         self.assignments: dict[str, Assignment] = {}
         self.reports: dict[str, Report] = {}
         self.unproven: dict[str, int | None] = {}
+        self.uncertain: dict[str, int] = {}
         self.asked: set[str] = set()  # ids whose entry a hook changed
         self.leaving: set[str] = set()  # ids whose entry orders a handover
         self.claims: set[str] = set()  # ids that the member runs though another's entry says so
@@ -122,6 +135,9 @@ class KnownSlice:
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._passive(child_id)):
                 self.unproven[child_id] = new.metadata.generation
+        if self.uncertain:
+            written = new.metadata.generation
+            self.uncertain = {child_id: on for child_id, on in self.uncertain.items() if on >= written}
         return changed
 
     def prove(self, holder: str) -> set[str]:
@@ -154,7 +170,7 @@ class KnownSlice:
 
         Besides what this leader noted that is what the member reports: all that a leader has who came after the write.
         """
-        ids = set(self.unproven)
+        ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
             for child_id, report in self.reports.items():
                 entry = self.assignments.get(child_id)
@@ -166,6 +182,21 @@ class KnownSlice:
                 ):
                     ids.add(child_id)
         return ids
+
+
+def agent_ends(pod: Pod) -> list[str]:
+    """The times (RFC 3339, of the node's clock) at which an agent of the pod is reported to have ended.
+
+    A container that runs after a restart began when the one before it had ended.
+    """
+    status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
+    if status is None:
+        return []
+    ended = [state.terminated for state in (status.state, status.last_state) if state.terminated]
+    moments = [terminated.finished_at for terminated in ended if terminated.finished_at]
+    if status.restart_count and status.state.running and status.state.running.started_at:
+        moments.append(status.state.running.started_at)
+    return moments
 
 
 def _reparse(
@@ -198,6 +229,7 @@ class HubState:
         self.sets: dict[str, KnownSet] = {}  # by object name
         self.slices: dict[str, KnownSlice] = {}
         self.pods: dict[str, Pod] = {}  # of members
+        self.ends: dict[str, dict[str, float]] = {}  # member's pod → its agent's ends, as reported → when that was seen
         self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
         self.changed_pods: dict[str, tuple[str, ...]] = {}  # by name: marks of those that somebody changed
         self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
@@ -206,6 +238,7 @@ class HubState:
         self.vanished_leases: set[str] = set()  # names of those that were held when they left the watch
         self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
+        self.creating: dict[str, Creation] = {}  # name of a slice whose creation was not answered → what is in it
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
         self._template: OnDemand | None = None
         self._judged_by: HubSpec | None = None
@@ -318,6 +351,7 @@ class HubState:
 
     def put_slice(self, item: RegistrySlice) -> None:
         """Take a new or changed slice."""
+        self.creating.pop(item.metadata.name, None)
         known = self.slices.setdefault(item.metadata.name, KnownSlice())
         if known.object is not None and known.object.metadata.uid != item.metadata.uid:
             known = self.slices[item.metadata.name] = KnownSlice()
@@ -329,9 +363,26 @@ class HubState:
         if known is not None and known.object is not None and known.object.metadata.uid == item.metadata.uid:
             ids = known.assignments.keys() | known.reports.keys()
             self.dirty |= ids
-            if lost := ids | known.unproven.keys():
+            if lost := ids | known.unproven.keys() | known.uncertain.keys():
                 self.bereft.setdefault(item.spec.member, set()).update(lost)
             del self.slices[item.metadata.name]
+
+    def uncertain(self) -> frozenset[str]:
+        """The ids whose entries may be other than the slices say: a write of ours may have changed them, or may yet."""
+        ids = {child_id for known in self.slices.values() for child_id in known.uncertain}
+        return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
+
+    def put_pod(self, pod: Pod, seen: float) -> None:
+        """Take a member's pod. ``seen``: since when (monotonic seconds) what it says that it did not say before."""
+        name, before = pod.metadata.name, self.pods.get(pod.metadata.name)
+        known = self.ends.get(name, {}) if before and before.metadata.uid == pod.metadata.uid else {}
+        self.ends[name] = {moment: known.get(moment, seen) for moment in agent_ends(pod)}
+        self.pods[name] = pod
+
+    def drop_pod(self, name: str) -> None:
+        """A member's pod was deleted, or is of this hub no more."""
+        self.pods.pop(name, None)
+        self.ends.pop(name, None)
 
     def put_lease(self, lease: Lease, now: float) -> None:
         """Take a member Lease, seen ``now`` (monotonic seconds)."""
@@ -339,7 +390,8 @@ class HubState:
         same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
         renewed_at = known.renewed_at if known is not None and same else now
         renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
-        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing)
+        changed_at = known.changed_at if known is not None and same else now
+        self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing, changed_at)
         self.vanished_leases.discard(lease.metadata.name)
 
     def lose_lease(self, name: str, hub_uid: str) -> None:
@@ -370,7 +422,7 @@ class HubState:
                 metadata = ObjectMeta(name=name, namespace=self.key[0], labels=labels, annotations=annotations)
                 seconds = slice_.spec.settings.lease_seconds
                 spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
-                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now)
+                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now, changed_at=now)
                 self.vanished_leases.add(name)
 
     def forget_lease(self, name: str) -> None:
@@ -381,7 +433,7 @@ class HubState:
     def restart_lease_clocks(self, now: float) -> None:
         """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
         for name, known in self.leases.items():
-            self.leases[name] = KnownLease(known.lease, now)
+            self.leases[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
 
     def member_slices(self) -> dict[str, list[KnownSlice]]:
         """The slices of each member, in order of their number."""

@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import ContainerStatus, Lease, Node, Pod
+from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.naming import (
     ANNOTATION_DRAINED,
     ANNOTATION_JOINING,
@@ -24,7 +24,6 @@ from processhub.core.membership import Judgement, MemberFacts, Phase, judge
 from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
 from processhub.operator.memory import HubMemory
 
-AGENT_CONTAINER = "agent"
 LABEL_ZONE = "topology.kubernetes.io/zone"
 
 
@@ -109,8 +108,10 @@ def observe_members(
         lease = state.member_lease(name)
         own = tuple(slices.get(name, ()))
         facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
+        ends = state.ends.get(pod.metadata.name, {}) if pod else {}
         facts = msgspec.structs.replace(
             facts,
+            holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),
             restarting_seconds=now - memory.restarting_since.get(name, now),
             ordered_away=facts.ordered_away or name in drained,
         )
@@ -162,7 +163,6 @@ def _facts(
         pod_uid=pod.metadata.uid if pod else "",
         pod_deleting=pod is not None and pod.metadata.deletion_timestamp is not None,
         pod_disrupted=pod is not None and _condition(pod, "DisruptionTarget"),
-        holder_terminated=lease is not None and pod is not None and holder_terminated(lease.lease, pod),
         node_ready=_node_ready(node, pod, per_node),
         node_unschedulable=node is not None and node.spec.unschedulable,
         holds=migration.holds,
@@ -172,27 +172,20 @@ def _facts(
     )
 
 
-def holder_terminated(lease: Lease, pod: Pod) -> bool:
-    """Whether the kubelet reported the end of the container that holds the Lease.
+def holder_terminated(known: KnownLease, pod: Pod, ends: Mapping[str, float]) -> bool:
+    """Whether the kubelet reported the end of the container that holds the Lease. ``ends``: HubState.ends of the pod.
 
-    Both times are the node's own clock. The kubelet's are whole seconds, rounded down: a container that ended in
-    the second in which it took the Lease is not recognised here, and its Lease runs out instead.
+    A holder whose Lease was seen to change after that end was reported is not the one that ended: it was there before
+    the Lease was taken, or the Lease was renewed since. So a node's clock that is set back makes nobody terminated. The
+    times, of that clock, only rule out ends from before the Lease was taken, which are reported late. The kubelet's are
+    whole seconds, rounded down: a container that ended in the second in which it took the Lease is not recognised here,
+    and its Lease runs out instead.
     """
-    holder = lease.spec.holder_identity or ""
-    if not lease.spec.acquire_time or holder.partition("/")[0] != pod.metadata.uid:
+    spec = known.lease.spec
+    if not spec.acquire_time or (spec.holder_identity or "").partition("/")[0] != pod.metadata.uid:
         return False
-    acquired = _time(lease.spec.acquire_time)
-    status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
-    return status is not None and any(_time(moment) >= acquired for moment in _ends(status))
-
-
-def _ends(status: ContainerStatus) -> list[str]:
-    """Times at which an earlier container of this name is known to have been over."""
-    ended = [state.terminated for state in (status.state, status.last_state) if state.terminated]
-    moments = [terminated.finished_at for terminated in ended if terminated.finished_at]
-    if status.restart_count and status.state.running and status.state.running.started_at:
-        moments.append(status.state.running.started_at)
-    return moments
+    acquired = _time(spec.acquire_time)
+    return any(seen > known.changed_at and _time(moment) >= acquired for moment, seen in ends.items())
 
 
 def _time(text: str) -> datetime:

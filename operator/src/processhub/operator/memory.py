@@ -13,6 +13,7 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.acceptance import Refusal
 from processhub.core.distribution.patience import Patience
 from processhub.core.plan import Plan, Unplaced
+from processhub.operator.ownedobjects import OwnedMemory
 
 if TYPE_CHECKING:
     from processhub.operator.quorumwatch import QuorumWatch
@@ -41,6 +42,7 @@ class HubMemory:
         self.first_live_at: float | None = None
         self.restarting_since: dict[str, float] = {}
         self.settled: set[str] = set()
+        self.doubted_slices: set[str] = set()  # names of those whose creation was not answered once: not to be deleted
         self.takeover: Mapping[str, int] = {}  # slice's uid → the generation in which this leader's term was written
         self.phases: dict[str, str] = {}  # member → phase of the round before
         self.seen_live: set[str] = set()
@@ -70,8 +72,8 @@ class HubMemory:
         self.strategy_failure = ""  # as it was told last
         self.patience = Patience()
         self.taker = ""  # a member that draws children, because loads have differed for long
-        self.applied: str = ""  # fingerprint of the owned objects as last applied
-        self.applied_at = 0.0
+        self.owned = OwnedMemory()
+        self.marks_due = 0.0  # before which no marks of slices and Leases are put back again
 
     @property
     def used_epochs(self) -> int:

@@ -96,6 +96,8 @@ def observe(
         memory.quorum = QuorumWatch(hub, state)
     required = own.required if own is not None and own.has_quorum else None
     verdict = memory.quorum.look(hub, members, memory.formed, now, required)
+    uncertain = state.uncertain()
+    orders = {**_orders(state, chosen), **orders_of_sets(sets, memory.held_back)}
     snapshot = HubSnapshot(
         spec=hub.spec,
         members=tuple(_view(member, memory, state) for member in members.values()),
@@ -104,12 +106,13 @@ def observe(
         next_epoch=memory.next_epoch,
         move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
         last_placed=memory.last_placed,
-        orders={**_orders(state, chosen), **orders_of_sets(sets, memory.held_back)},
+        orders={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
         copies=own.copies if own is not None else None,
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
         put_off=memory.still_put_off(now),
         formed=memory.formed,
+        uncertain=uncertain,
         partitioned=verdict.why if verdict.partitioned else "",
     )
     return Observation(
@@ -118,10 +121,16 @@ def observe(
         refusals=refusals,
         chosen=chosen,
         sets=sets,
-        held=judged.held,
+        held={**judged.held, **_unanswered(uncertain, record)},
         workloads=judged.workloads,
         quorum=verdict,
     )
+
+
+def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
+    """Why the children are not placed that may be on record though no slice that was read says so."""
+    why = Unplaced(Reason.WAITING, "the API server has not answered the write that placed it; it is written again")
+    return {child_id: why for child_id in uncertain if child_id not in record}
 
 
 def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tuple[OnRecord, ...]]:
@@ -189,7 +198,7 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
 
 
 def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
-    if member.phase is Phase.GONE or _up_to_date(member):
+    if member.phase is Phase.GONE:
         state.bereft.pop(member.name, None)
     lingering = set(state.bereft.get(member.name, ()))
     for known in member.slices:
@@ -215,11 +224,6 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
         node=member.node,
         zone=member.zone,
     )
-
-
-def _up_to_date(member: Member) -> bool:
-    """Whether the member has acknowledged all of its slices as they are now."""
-    return bool(member.slices) and all(known.acknowledged_by(member.holder) for known in member.slices)
 
 
 def _acknowledged(member: Member, memory: HubMemory) -> bool:

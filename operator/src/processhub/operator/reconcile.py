@@ -25,6 +25,7 @@ from processhub.api.reasons import EventReason, Reason
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
+    ApiError,
     ConflictError,
     InvalidError,
     NamespaceTerminatingError,
@@ -55,10 +56,11 @@ from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_lease
 from processhub.operator.observe import Observation, formation_wait, observe
 from processhub.operator.orders import OrderDesk
-from processhub.operator.ownedobjects import NameConflictError, desired_objects, ensure, fingerprint
+from processhub.operator.ownedobjects import NameConflictError, OwnedObjects, desired_objects
 from processhub.operator.ownrules import OwnRules
 from processhub.operator.podchildren import PodChildren
 from processhub.operator.podends import delete_all
+from processhub.operator.registrymarks import put_marks_back
 from processhub.operator.settings import OperatorSettings
 from processhub.operator.slicewriter import SliceWriter
 from processhub.operator.staticchildren import sync_static_children
@@ -67,7 +69,6 @@ from processhub.operator.store import Store
 from processhub.operator.telling import tell, tell_changed_pods
 from processhub.operator.together import together
 
-_REAPPLY_SECONDS = 300.0
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
 _STORM_STATUS_SECONDS = 2.0  # and the Hub's is written so often
 _MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
@@ -90,7 +91,7 @@ class Reconciler:
         self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
         self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.events = EventRecorder(client, settings.pod_name)
-        self._rights = CallRights(client, settings.namespaces)
+        self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
         self.status = StatusWriter(client, store, self._latest_child_status)
         self.sets = ChildSetWriter(client, store, wake)
         self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)
@@ -98,25 +99,28 @@ class Reconciler:
 
     async def reconcile(self, key: HubKey) -> float | None:
         """One round; the seconds until the next one is due without any event."""
+        self.rights.look()
         hub, state = self._store.hubs.get(key), self._store.state(key)
         if hub is None or hub.metadata.deletion_timestamp is not None:
             return await self._without_hub(key, state)
         if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
-        await self.hooks.prepare(hub)
+        now = asyncio.get_running_loop().time()
+        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, now)
         if refusal := self._refusal(hub, state):
             self._observed.pop(key, None)
             self._mark_children(key, state)
             state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
             wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
             wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
-            return 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
+            told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
+            return _soonest(told, unmarked, await self._keep_members(hub, memory))
         # What changes from here on may not be in this round's observation: it is told after the next one.
         dirty, state.dirty = state.dirty, set()
         try:
             with metrics.ROUND_SECONDS.time():
-                return await self._round(key, hub, state, memory, dirty)
+                return _soonest(unmarked, await self._round(key, hub, state, memory, dirty))
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
@@ -142,6 +146,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """End what is under way beside the rounds; none may begin any more."""
+        await self.rights.close()
         await self.status.close()
         await self.sets.close()
         await self.hooks.close()
@@ -185,9 +190,10 @@ class Reconciler:
         held_back = await orders.answer(observation, plan.answered, loop.time())
         lifetimes = Lifetimes(self._client, state, memory)
         await lifetimes.end(observation, loop.time())
-        await self._retire(hub, state, members, writer)
+        await self._retire(state, memory, members, writer)
         await self._end_quorum_reset(hub, memory)
-        conflict = await self._make_members(hub, memory, observation, plan, loop.time())
+        owned = self._owned(hub, memory)
+        conflict = await self._make_members(hub, owned, observation, plan, loop.time())
         unlabelled = await label_pods(self._client, self._store, members.values(), memory.unlabelled)
         self._after(key, hub, state, memory, observation, plan, dirty)
         if conflict is not None:
@@ -200,6 +206,7 @@ class Reconciler:
             held_back,
             unlabelled,
             lifetimes.next_in,
+            owned.retry_in,
             self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
             0.05 if memory.taker else None,
             _MOVING_SECONDS if plan.moving else None,
@@ -225,7 +232,7 @@ class Reconciler:
             member
             for member in members.values()
             if (member.phase is Phase.GONE or (copies and member.judgement.restarting))
-            and any(known.assignments or known.unproven for known in member.slices)
+            and any(known.assignments or known.unproven or known.uncertain for known in member.slices)
         ]
         alive = await together(*(executor.still_gone(member) for member in silent))
         return not all(alive)
@@ -251,22 +258,30 @@ class Reconciler:
                 stored = await self._client.patch(LEASES, hub.metadata.namespace, name, {"metadata": marks})
             self._store.put("leases", stored)
 
+    def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
+        def tell(text: str) -> None:
+            self.events.about_hub(hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
+
+        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, tell)
+
     async def _make_members(
-        self, hub: Hub, memory: HubMemory, observation: Observation, plan: Plan, now: float
+        self, hub: Hub, owned: OwnedObjects, observation: Observation, plan: Plan, now: float
     ) -> Refusal | None:
-        """Apply the owned objects where they changed or some time passed."""
-        replicas = _replicas(hub, observation, plan)
-        await self._rights.keep(self._store.hubs, now)
-        manifests = desired_objects(hub, self._settings, replicas)
-        digest = fingerprint(manifests)
-        if digest == memory.applied and now - memory.applied_at < _REAPPLY_SECONDS:
-            return None
+        """Apply the owned objects where they are not as they should be."""
         try:
-            await ensure(self._client, hub, manifests)
+            await owned.keep(desired_objects(hub, self._settings, _replicas(hub, observation, plan)), now)
         except NameConflictError as error:
             return Refusal(Reason.NAME_CONFLICT, str(error))
-        memory.applied, memory.applied_at = digest, now
         return None
+
+    async def _keep_members(self, hub: Hub, memory: HubMemory) -> float | None:
+        """Keep what a hub owns whose spec is refused as it was made by the last good one."""
+        owned = self._owned(hub, memory)
+        try:
+            await owned.keep_last(asyncio.get_running_loop().time())
+        except (ApiError, NameConflictError) as error:
+            log.warning("hub %s/%s, which is refused: %s", *hub.metadata.key, error)
+        return owned.retry_in
 
     async def _end_quorum_reset(self, hub: Hub, memory: HubMemory) -> None:
         """Take an order to reset the quorum off the Hub once its outcome is on record."""
@@ -282,15 +297,21 @@ class Reconciler:
             return
         self._store.put("hubs", stored)
 
-    async def _retire(self, hub: Hub, state: HubState, members: dict[str, Member], writer: SliceWriter) -> None:
+    async def _retire(
+        self, state: HubState, memory: HubMemory, members: dict[str, Member], writer: SliceWriter
+    ) -> None:
         """Delete what is left of members that are gone for good, and slices that have become empty."""
         for member in members.values():
             for known in member.slices:
-                present = known.present
-                empty = not present.spec.entries and not known.unproven
+                present, name = known.present, known.present.metadata.name
+                empty = not present.spec.entries and not known.unproven and not known.uncertain
                 acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
                 retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
-                if (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged):
+                # An agent starts by slice 0, and a creation that was not answered may land where its name is free.
+                kept = (known.index == 0 and len(member.slices) > 1) or name in memory.doubted_slices
+                if not kept and (
+                    (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)
+                ):
                     await writer.delete(known)
             gone = not member.wanted and member.pod is None and not member.slices
             lease = state.member_lease(member.name)
@@ -412,6 +433,7 @@ class Reconciler:
         if memory is None or memory.uid != hub.metadata.uid:
             self._drop_memory(key)
             state.bereft.clear()
+            state.creating.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
             memory.takeover = self.takeover
         return memory
@@ -479,7 +501,6 @@ class Reconciler:
         state.dirty.clear()
         look_again = await delete_all(self._client, self._store, state)
         if self._store.hubs.get(key) is None:
-            await self._rights.keep(self._store.hubs, asyncio.get_running_loop().time())
             self._drop_memory(key)
             self.hooks.forget(key)
             metrics.forget(key)

@@ -1,4 +1,9 @@
-"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7)."""
+"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7).
+
+A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
+generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
+``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from processhub.api.slice import Assignment, RegistrySlice, SliceSpec
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
+    ApiError,
     ConflictError,
     ConnectionFailedError,
     InvalidError,
@@ -22,7 +28,7 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import SLICES
 from processhub.core.packing import SliceContent, pack
-from processhub.operator.hubstate import HubState, KnownSlice
+from processhub.operator.hubstate import Creation, HubState, KnownSlice
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_slice, slice_settings
@@ -45,15 +51,18 @@ class SliceWriter:
     async def write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
-        """Bring the member's slices to what they shall say, entries and settings; creates slice 0 where none is."""
+        """Bring the member's slices to what they shall say, entries and settings; makes those that must be there.
+
+        Raises ApiError where one was refused or not answered, once all have been tried.
+        """
         contents = [
             SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries)
             for known in member.slices
         ]
         changed = {content.index: content for content in pack(contents, changes, workloads)}
-        if not member.slices and 0 not in changed:
-            changed[0] = SliceContent(0, {}, {})
         by_index = {known.index: known for known in member.slices}
+        for index in self._required(member) - by_index.keys():
+            changed.setdefault(index, SliceContent(index, {}, {}))
         grant = self._grant(member)
         writes = []
         for index in sorted(changed.keys() | by_index.keys()):
@@ -62,18 +71,27 @@ class SliceWriter:
                 assert content is not None
                 writes.append(self._create(member, content, grant, joining))
                 continue
-            spec = self._spec(known.present, content, grant)
+            spec = self._spec(known, content, grant)
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
-                writes.append(self._replace(known, spec, annotations))
+                writes.append(self._replace(known, known.present, spec, annotations))
         await together(*writes)
+
+    def _required(self, member: Member) -> set[int]:
+        """The numbers of the slices that the member must have, whatever is in them.
+
+        An agent starts by slice 0. A slice whose creation was not answered is created again: that settles whether the
+        first creation can land.
+        """
+        required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
+        return required | {0} if member.wanted else required
 
     async def disown_late_slices(self) -> None:
         """Empty a slice that a deposed leader made after this one took over; nothing was started from it (rule 2)."""
         for known in list(self._state.slices.values()):
             if known.present.spec.term < self._term:
                 spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
-                await self._replace(known, spec, known.present.metadata.annotations)
+                await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
     async def delete(self, known: KnownSlice) -> None:
         """Delete an empty slice, only as it was seen."""
@@ -105,10 +123,14 @@ class SliceWriter:
             return ""
         return member.holder or None
 
-    def _spec(self, present: RegistrySlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
+    def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
+        present = known.present
+        # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
+        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.bereft)
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
+            attempt=present.spec.attempt + renewed,
             settings=slice_settings(self._hub, partitioned=self._partitioned),
             holder=present.spec.holder if grant is None else grant,
         )
@@ -127,16 +149,56 @@ class SliceWriter:
         )
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
+        name, bereft = item.metadata.name, self._bereft(member.name, content.index)
+        before = self._state.creating.get(name)
+        ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
+        self._state.creating[name] = Creation(member.name, content.index, ids)
         try:
-            self._store.put("registryslices", await self._client.create(SLICES, self._hub.metadata.namespace, item))
-        except (AlreadyExistsError, ConnectionFailedError) as error:
-            log.info("slice %s: %s; reading it", item.metadata.name, error.message)
-            await self._read(item.metadata.name)
+            stored = await self._client.create(SLICES, self._hub.metadata.namespace, item)
+        except AlreadyExistsError as error:
+            log.info("slice %s: %s; reading it", name, error.message)
+            await self._read(name)
             self._again_in(_RETRY_SECONDS)
+            return
+        except ApiError as error:
+            self._again_in(_RETRY_SECONDS)
+            if error.outcome_unknown:
+                self._memory.doubted_slices.add(name)
+            elif before is None:
+                del self._state.creating[name]
+            else:
+                self._state.creating[name] = before
+            if isinstance(error, ConnectionFailedError):
+                log.warning("slice %s: %s; trying again", name, error.message)
+                return
+            raise
+        self._store.put("registryslices", stored)
+        self._await_proof(name, bereft, stored)
         self.wrote += 1
 
-    async def _replace(self, known: KnownSlice, spec: SliceSpec, annotations: Mapping[str, str]) -> None:
-        present = known.present
+    def _bereft(self, member: str, index: int) -> frozenset[str]:
+        """The ids of the member's deleted slices that a write of this slice is to prove."""
+        return frozenset(self._state.bereft.get(member, ())) if index == 0 else frozenset()
+
+    def _await_proof(self, name: str, bereft: frozenset[str], stored: RegistrySlice) -> None:
+        """From the answer to this write on, what is not reported of the deleted slices' ids has ended (rule 7).
+
+        Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
+        status lists what is left of a deleted one.
+        """
+        if not bereft or (known := self._state.slices.get(name)) is None:
+            return
+        known.unproven.update(dict.fromkeys(bereft, stored.metadata.generation))
+        left = self._state.bereft.get(stored.spec.member, set()) - bereft
+        if left:
+            self._state.bereft[stored.spec.member] = left
+        else:
+            self._state.bereft.pop(stored.spec.member, None)
+
+    async def _replace(
+        self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
+    ) -> None:
+        """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
         name = present.metadata.name
         now = asyncio.get_running_loop().time()
         bucket = self._memory.slice_bucket(name)
@@ -145,7 +207,12 @@ class SliceWriter:
             return
         # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
         removed = _removed(known, spec)
+        # Only a new generation proves anything: the present one may be acknowledged already.
+        renewed = spec.attempt > present.spec.attempt
+        bereft = self._bereft(present.spec.member, known.index) if renewed else frozenset()
         known.unproven.update(dict.fromkeys(removed))
+        doubted = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
+        known.uncertain.update(doubted)
         metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
         body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
         try:
@@ -153,14 +220,20 @@ class SliceWriter:
                 stored = await self._client.replace(SLICES, metadata.namespace, name, body)
             except ConflictError:
                 stored = await self._patch(present, spec, annotations)
-        except (ConflictError, InvalidError, NotFoundError, ConnectionFailedError) as error:
+        except ApiError as error:
+            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
+            if not error.outcome_unknown:
+                for child_id in doubted:
+                    known.uncertain.pop(child_id, None)
+            if not isinstance(error, ConflictError | InvalidError | NotFoundError | ConnectionFailedError):
+                raise
             log.warning("slice %s not written, reading it: %s", name, error.message)
             await self._read(name)
-            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
             return
         for child_id in removed:
             known.unproven[child_id] = stored.metadata.generation
         self._store.put("registryslices", stored)
+        self._await_proof(name, bereft, stored)
         self.wrote += 1
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
@@ -188,6 +261,12 @@ class SliceWriter:
             self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
         except NotFoundError:
             log.info("slice %s is gone", name)
+
+
+def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
+    """The ids whose entry is another, new or gone."""
+    ids = before.entries.keys() | after.entries.keys()
+    return {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

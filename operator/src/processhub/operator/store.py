@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,13 +13,14 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Node, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
+from processhub.operator.ownedwatch import OwnedWatch
 from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, is_child_pod, with_marks
 from processhub.operator.together import end
 
@@ -54,6 +56,8 @@ class Store:
             )
             self.leases.append(self._add(leases))
         self.nodes = self._add(Informer(client, NODES, self._node))
+        # Not among those that planning waits for: an operator may be newer than its ClusterRole.
+        self.owned = OwnedWatch(client, namespaces, self._wake_known)
 
     def state(self, key: HubKey) -> HubState:
         """What is known of the hub; made where nothing was."""
@@ -72,7 +76,8 @@ class Store:
 
     def start(self) -> None:
         """Begin to list and watch."""
-        self._tasks = [asyncio.create_task(informer.run()) for informer in self.informers]
+        informers = (*self.informers, *self.owned.informers)
+        self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
 
     async def synced(self) -> None:
         """Wait until all informers have listed once; the planner must not see half of the truth (rule 4)."""
@@ -145,6 +150,10 @@ class Store:
         for name in list(state.vanished_leases):
             state.lose_lease(name, self._uid(key))
         self._wake(key)
+
+    def _wake_known(self, key: HubKey) -> None:
+        if key in self.hubs:
+            self._wake(key)
 
     def _uid(self, key: HubKey) -> str:
         """The hub's uid, "" where there is none, or soon will be none."""
@@ -228,14 +237,19 @@ class Store:
             key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
             state = self.state(key)
             if seen is old:
-                state.pods.pop(name, None)
+                if new is None or new.metadata.labels.get(LABEL_HUB) != key[1]:
+                    state.drop_pod(name)
                 state.strange_pods.pop(name, None)
             elif not claims_to_be_child_pod(seen):
-                state.pods[name] = seen
-            elif is_child_pod(seen):
-                self.child_pod(key, seen)
+                # What an object says that is new to us says nothing of when it came to be so.
+                known_before = old is not None and old.metadata.uid == seen.metadata.uid
+                state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
             else:
-                state.strange_pods[name] = seen
+                state.drop_pod(name)
+                if is_child_pod(seen):
+                    self.child_pod(key, seen)
+                else:
+                    state.strange_pods[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
@@ -254,13 +268,15 @@ class Store:
         lease = new or old
         assert lease is not None
         key = (lease.metadata.namespace, lease.metadata.labels[LABEL_HUB])
+        if old is not None and old.metadata.labels[LABEL_HUB] != key[1]:
+            self._lease(old, None)  # to the hub that its label named it is lost
         state = self.state(key)
         if new is None:
             state.lose_lease(lease.metadata.name, self._uid(key))
             self._wake(key)
             return
         state.put_lease(new, asyncio.get_running_loop().time())
-        if old is None or old.spec.holder_identity != new.spec.holder_identity:
+        if old is None or old.spec.holder_identity != new.spec.holder_identity or not _same_marks(old, new):
             self._wake(key)  # a renewal alone changes nothing that a reconcile decides
 
     def _node(self, old: Node | None, new: Node | None) -> None:
@@ -281,6 +297,17 @@ def _same_stage(old: Pod, new: Pod) -> bool:
         old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         and old.status.phase == new.status.phase
         and old.spec == new.spec
+    )
+
+
+def _same_marks(old: Lease, new: Lease) -> bool:
+    """Whether nothing but its load was changed in a Lease's metadata."""
+    before, after = old.metadata.annotations, new.metadata.annotations
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return (
+        changed <= {ANNOTATION_LOAD}
+        and old.metadata.labels == new.metadata.labels
+        and old.metadata.owner_references == new.metadata.owner_references
     )
 
 

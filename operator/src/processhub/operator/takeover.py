@@ -24,10 +24,10 @@ class DeposedError(Exception):
 async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...], term: int) -> dict[str, int]:
     """Rewrite ``term`` alone in every slice until a consistent list shows none lower.
 
-    Returns the generation of each slice, by its uid, that carries the term: what a member acknowledges
-    from there on it knows of this leader. Raises DeposedError.
+    Returns the generation of each slice, by its uid, in the list that shows this: what a member acknowledges from there
+    on it knows of this leader, and of all that was written before it. By the list and not by the answers to the writes,
+    because one that was stored may not have been answered. Raises DeposedError.
     """
-    generations: dict[str, int] = {}
     gate = asyncio.Semaphore(_CONCURRENT)
 
     async def raise_one(item: RegistrySlice) -> None:
@@ -46,11 +46,10 @@ async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...],
                 log.warning("takeover: slice %s: %s; again", item.metadata.name, error.message)
                 await asyncio.sleep(_AGAIN_SECONDS)
                 return
-            generations[item.metadata.uid] = stored.metadata.generation
             store.put("registryslices", stored)
 
     while True:
-        lower: list[RegistrySlice] = []
+        listed: list[RegistrySlice] = []
         for namespace in namespaces or (None,):
             try:
                 items, _ = await client.list(SLICES, namespace)
@@ -61,8 +60,11 @@ async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...],
             known = [item for item in items if isinstance(item, RegistrySlice)]
             if any(item.spec.term > term for item in known):
                 raise DeposedError(f"a slice has a higher term than {term}: another operator leads")
-            lower += [item for item in known if item.spec.term < term]
+            listed += known
         else:
+            lower = [item for item in listed if item.spec.term < term]
             if not lower:
-                return generations
+                for item in listed:
+                    store.put("registryslices", item)
+                return {item.metadata.uid: item.metadata.generation for item in listed}
             await together(*(raise_one(item) for item in lower))

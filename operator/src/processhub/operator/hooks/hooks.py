@@ -71,13 +71,8 @@ class Hooks:
         self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def prepare(self, hub: Hub) -> None:
-        """Import the Python handlers that the hub names."""
-        if hub.spec.hooks:
-            await self._handlers.prepare(hub.spec.hooks)
-
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted; of a hub that was prepared."""
+        """Why a hub with these hooks is not accepted, None where it is."""
         return self._handlers.refusal(spec)
 
     def gate(self, hub: Hub, state: HubState) -> StartGate | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from processhub.api.hub import Hub
@@ -19,7 +17,7 @@ from processhub.api.naming import (
     slice_name,
 )
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
-from processhub.operator.objects.owned import owned_metadata
+from processhub.operator.objects.owned import owner_reference
 
 
 def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
@@ -64,22 +62,31 @@ def new_slice(
 def new_lease(hub: Hub, member: str) -> Lease:
     """A member's Lease, held by nobody yet."""
     metadata = _metadata(hub, lease_name(hub.metadata.name, member), member)
-    annotations = {ANNOTATION_MODE: hub.spec.members.mode, LABEL_MEMBER: member}
     return Lease(
-        metadata=msgspec.structs.replace(metadata, annotations=annotations),
+        metadata=msgspec.structs.replace(metadata, annotations=lease_annotations(hub, member)),
         spec=LeaseSpec(lease_duration_seconds=hub.spec.timeouts.lease_seconds),
     )
 
 
+def lease_annotations(hub: Hub, member: str) -> dict[str, str]:
+    """What the admission policy and the operator read off a member's Lease."""
+    return {ANNOTATION_MODE: hub.spec.members.mode, LABEL_MEMBER: member}
+
+
+def member_labels(hub: Hub, member: str) -> dict[str, str]:
+    """The labels of a member's slices and Lease."""
+    return {LABEL_HUB: hub.metadata.name, LABEL_HUB_UID: hub.metadata.uid, LABEL_MEMBER: label_value(member)}
+
+
+def member_owners(hub: Hub) -> tuple[OwnerReference, ...]:
+    """The owners of a member's slices and Lease: the Hub, with which they go."""
+    return (msgspec.convert(owner_reference(hub), OwnerReference),)
+
+
 def _metadata(hub: Hub, name: str, member: str) -> ObjectMeta:
-    shared: dict[str, Any] = owned_metadata(hub, name)
     return ObjectMeta(
         name=name,
         namespace=hub.metadata.namespace,
-        labels={
-            LABEL_HUB: hub.metadata.name,
-            LABEL_HUB_UID: hub.metadata.uid,
-            LABEL_MEMBER: label_value(member),
-        },
-        owner_references=tuple(msgspec.convert(shared["ownerReferences"], list[OwnerReference])),
+        labels=member_labels(hub, member),
+        owner_references=member_owners(hub),
     )

@@ -1,0 +1,244 @@
+"""What a Hub owns and somebody deletes or edits: the operator puts it back at once, and tells so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from operatorworld import Site, World, new_world, settles
+
+from processhub.api.kubernetes import Lease
+from processhub.api.naming import ANNOTATION_MODE, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.kinds import LEASES, SLICES, Kind, untyped
+
+pytest_plugins = ("operatorworld",)
+IDS = [f"c{number}" for number in range(6)]
+WITHIN = 10.0  # for what takes well below 2 s on an idle machine; without a watch it would take 300
+KINDS: dict[str, Kind[Any]] = {
+    "statefulset": untyped("apps/v1", "statefulsets"),
+    "service": untyped("v1", "services"),
+    "poddisruptionbudget": untyped("policy/v1", "poddisruptionbudgets"),
+    "serviceaccount": untyped("v1", "serviceaccounts"),
+    "rolebinding": untyped("rbac.authorization.k8s.io/v1", "rolebindings"),
+}
+DAEMON_SETS = untyped("apps/v1", "daemonsets")
+BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
+OWNED = [
+    ("rolebinding", "processhub-hub"),
+    ("serviceaccount", "processhub-hub"),
+    ("service", "hub"),
+    ("service", "hub-members"),
+    ("poddisruptionbudget", "hub"),
+    ("statefulset", "hub"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def owning(site: Site) -> AsyncIterator[World]:
+    """One hub with children that run, for all tests of this module."""
+    async with new_world(site) as made:
+        await made.hub(members={"replicas": 2})
+        await made.children(IDS)
+        await made.running(IDS)
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def hub(owning: World) -> AsyncIterator[World]:
+    """The same once it is at rest, before and after the test."""
+    await owning.hub_ready()
+    yield owning
+    await owning.hub_ready()
+    await owning.running(IDS)
+
+
+async def back(check: Callable[[], Awaitable[None]]) -> None:
+    """Wait until it is back."""
+    await settles(check, within=WITHIN, every=0.02)
+
+
+@pytest.mark.parametrize(("kind", "name"), OWNED, ids=[f"{kind} {name}" for kind, name in OWNED])
+async def test_what_is_deleted_is_made_again(hub: World, kind: str, name: str) -> None:
+    before = await hub.api.get(KINDS[kind], hub.namespace, name)
+
+    await hub.api.delete(KINDS[kind], hub.namespace, name)
+
+    async def made_again() -> None:
+        after = await hub.api.get(KINDS[kind], hub.namespace, name)
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["metadata"]["labels"] == before["metadata"]["labels"]
+        assert after["metadata"]["ownerReferences"] == before["metadata"]["ownerReferences"]
+
+    await back(made_again)
+    await told(hub, f"{before['kind']} {name} was deleted")
+
+
+@pytest.mark.parametrize(("kind", "name"), OWNED, ids=[f"{kind} {name}" for kind, name in OWNED])
+@pytest.mark.parametrize(
+    "edit", [{"labels": {LABEL_HUB: None}}, {"labels": {LABEL_HUB: "other"}}, {"ownerReferences": None}], ids=json.dumps
+)
+async def test_marks_that_are_edited_are_put_back(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
+    before = await hub.api.get(KINDS[kind], hub.namespace, name)
+
+    await hub.api.patch(KINDS[kind], hub.namespace, name, {"metadata": edit})
+
+    async def as_before() -> None:
+        after = await hub.api.get(KINDS[kind], hub.namespace, name)
+        for field in ("uid", "labels", "ownerReferences"):
+            assert after["metadata"].get(field) == before["metadata"][field]
+
+    await back(as_before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "edit"),
+    [
+        ("rolebinding", "processhub-hub", {"subjects": []}),
+        ("service", "hub", {"spec": {"selector": {LABEL_HUB: "other"}}}),
+        ("poddisruptionbudget", "hub", {"spec": {"maxUnavailable": 2}}),
+        ("statefulset", "hub", {"spec": {"template": {"metadata": {"labels": {LABEL_HUB_UID: "other"}}}}}),
+    ],
+)
+async def test_an_edited_field_is_put_back(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
+    before = await hub.api.get(KINDS[kind], hub.namespace, name)
+    field = next(iter(edit))
+
+    await hub.api.patch(KINDS[kind], hub.namespace, name, edit)
+
+    async def as_before() -> None:
+        after = await hub.api.get(KINDS[kind], hub.namespace, name)
+        assert after[field] == before[field]
+
+    await back(as_before)
+    await told(hub, f"{before['kind']} {name} was changed")
+
+
+async def test_members_that_somebody_scales_away_come_back(hub: World) -> None:
+    await hub.kubectl("scale", "statefulset", "hub", "--replicas=0")
+
+    async def scaled_back() -> None:
+        assert (await hub.api.get(KINDS["statefulset"], hub.namespace, "hub"))["spec"]["replicas"] == 2
+
+    await back(scaled_back)
+    await hub.running(IDS)
+
+
+async def test_a_field_that_the_operator_does_not_set_stays_and_is_not_fought_for(hub: World) -> None:
+    """Also what `kubectl rollout restart` writes."""
+    mark = {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}}
+
+    await hub.api.patch(KINDS["statefulset"], hub.namespace, "hub", mark)
+    await hub.hub_ready()
+
+    after = await hub.api.get(KINDS["statefulset"], hub.namespace, "hub")
+    assert after["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] == "now"
+    assert not [text for text in await hub.events("hub", "ObjectPutBack") if "again and again" in text]
+
+
+async def test_who_changes_a_field_again_and_again_is_named_and_does_not_keep_the_operator_busy(hub: World) -> None:
+    async def tug() -> None:
+        while True:
+            await hub.api.patch(KINDS["poddisruptionbudget"], hub.namespace, "hub", {"spec": {"maxUnavailable": 2}})
+            await asyncio.sleep(0.05)
+
+    async def named() -> None:
+        texts = await hub.events("hub", "ObjectPutBack")
+        assert [
+            text for text in texts if text.startswith("PodDisruptionBudget hub is changed or deleted again and again")
+        ], texts
+
+    tugging = asyncio.create_task(tug())
+    try:
+        await settles(named)
+    finally:
+        tugging.cancel()
+        await asyncio.gather(tugging, return_exceptions=True)
+
+
+async def test_a_daemon_set_that_is_deleted_is_made_again(world: World) -> None:
+    await world.hub(members={"mode": "PerNode"})
+    before = await world.api.get(DAEMON_SETS, world.namespace, "hub")
+
+    await world.api.delete(DAEMON_SETS, world.namespace, "hub")
+
+    async def made_again() -> None:
+        after = await world.api.get(DAEMON_SETS, world.namespace, "hub")
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+
+    await back(made_again)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["at rest", "all hubs paused"])
+async def test_the_accounts_that_may_check_tokens_are_put_back(hub: World, paused: bool) -> None:
+    account = {"kind": "ServiceAccount", "name": "processhub-hub", "namespace": hub.namespace}
+    await hub.edit_hub(annotations={"processhub.dev/paused": "true" if paused else None})
+
+    await hub.api.patch(BINDINGS, None, "processhub-agents", {"subjects": []})
+
+    async def allowed() -> None:
+        assert account in ((await hub.api.get(BINDINGS, None, "processhub-agents")).get("subjects") or [])
+
+    await back(allowed)
+    await hub.edit_hub(annotations={"processhub.dev/paused": None})
+
+
+async def test_what_a_hub_with_a_refused_edit_owns_is_put_back_too(hub: World) -> None:
+    good = (await hub.get_hub()).spec.distribution.strategy
+    await hub.edit_hub(distribution={"strategy": "NoSuch"})
+    await hub.hub_condition("Accepted", "False")
+
+    await hub.api.delete(KINDS["rolebinding"], hub.namespace, "processhub-hub")
+
+    async def made_again() -> None:
+        await hub.api.get(KINDS["rolebinding"], hub.namespace, "processhub-hub")
+
+    await back(made_again)
+    await hub.edit_hub(distribution={"strategy": good})
+    await hub.hub_condition("Accepted", "True")
+
+
+@pytest.mark.parametrize("value", [None, "other"], ids=["taken off", "another"])
+@pytest.mark.parametrize("label", [LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER])
+async def test_labels_of_slices_are_put_back(hub: World, label: str, value: str | None) -> None:
+    """Members and clients find the slices by one of them: without it a member ends its children."""
+    before = (await hub.slices())[0].metadata
+
+    await hub.api.patch(SLICES, hub.namespace, before.name, {"metadata": {"labels": {label: value}}})
+
+    async def as_before() -> None:
+        after: RegistrySlice = await hub.api.get(SLICES, hub.namespace, before.name)
+        assert (after.metadata.uid, after.metadata.labels) == (before.uid, before.labels)
+
+    await back(as_before)
+
+
+@pytest.mark.parametrize("value", [None, "other"], ids=["taken off", "another"])
+@pytest.mark.parametrize("mark", [f"labels {LABEL_HUB}", f"labels {LABEL_HUB_UID}", f"annotations {ANNOTATION_MODE}"])
+async def test_marks_of_leases_are_put_back(hub: World, mark: str, value: str | None) -> None:
+    """The admission policy judges a member's renewals by them."""
+    field, name = mark.split()
+    before: Lease = await hub.api.get(LEASES, hub.namespace, "hub.hub-0")
+
+    await hub.api.patch(LEASES, hub.namespace, "hub.hub-0", {"metadata": {field: {name: value}}})
+
+    async def as_before() -> None:
+        after: Lease = await hub.api.get(LEASES, hub.namespace, "hub.hub-0")
+        assert after.metadata.labels == before.metadata.labels
+        assert after.metadata.annotations.get(ANNOTATION_MODE) == before.metadata.annotations[ANNOTATION_MODE]
+
+    await back(as_before)
+
+
+async def told(hub: World, beginning: str) -> None:
+    """Wait until an Event on the Hub says so."""
+
+    async def check() -> None:
+        texts = await hub.events("hub", "ObjectPutBack")
+        assert [text for text in texts if text.startswith(beginning)], texts
+
+    await settles(check)

@@ -1,0 +1,224 @@
+"""An API server's slices for tests of what the operator makes of answers that are lost, late or refusals.
+
+It keeps what the protocol rests on: resourceVersions, generations, uids, JSON Patch tests. ``ways`` says, in order,
+what becomes of the writes that change entries or patch a spec; the others are answered as they should be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import MERGE_PATCH, Client
+from processhub.cluster.config import Config
+from processhub.cluster.errors import ForbiddenError, UnavailableError
+from processhub.core.distribution import strategy_of
+from processhub.core.membership import Judgement, Phase
+from processhub.core.plan import Plan
+from processhub.core.planner import plan
+from processhub.operator.execute import Executor, workload_texts
+from processhub.operator.hubstate import KnownLease
+from processhub.operator.members import Member
+from processhub.operator.memory import HubMemory
+from processhub.operator.observe import Observation, observe
+from processhub.operator.slicewriter import SliceWriter
+from processhub.operator.store import Store
+
+Json = dict[str, Any]
+HUB = msgspec.convert(
+    {
+        "metadata": {"name": "hub", "namespace": "ns", "uid": "h"},
+        "spec": {"members": {"replicas": 2}, "distribution": {"strategy": "RoundRobin"}},
+    },
+    Hub,
+)
+_LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+
+
+class SliceSite:
+    """The slices by name, and what becomes of the next writes: ``unanswered``, ``late``, ``broken`` or ``refused``."""
+
+    def __init__(self) -> None:
+        self.slices: dict[str, Json] = {}
+        self.ways: list[str] = []
+        self.late: list[Callable[[], web.Response]] = []
+        self._version = 100
+
+    def add(self, name: str, member: str, **spec: Any) -> Json:
+        """A slice that its member has acknowledged."""
+        holder = f"{member}/n"
+        item = {
+            "apiVersion": "processhub.dev/v1alpha1",
+            "kind": "RegistrySlice",
+            "metadata": {
+                "name": name,
+                "namespace": "ns",
+                "uid": f"uid-{name}",
+                "resourceVersion": "5",
+                "generation": 1,
+            },
+            "spec": {"hub": "hub", "hubUid": "h", "member": member, "term": 1, "entries": {}, "workloads": {}} | spec,
+            "status": {"observedGeneration": 1, "holder": holder, "entries": {}},
+        }
+        self.slices[name] = item
+        return item
+
+    def land(self) -> list[int]:
+        """Have the writes stored that were answered 504; the HTTP code that each would have been answered."""
+        answers = [store().status for store in self.late]
+        self.late.clear()
+        return answers
+
+    def owners(self, child_id: str) -> list[str]:
+        """The slices that have an active entry of the child."""
+        return [name for name, item in self.slices.items() if child_id in item["spec"]["entries"]]
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the API server serves."""
+        base = "/apis/processhub.dev/v1alpha1/namespaces/ns/registryslices"
+        return [
+            web.get("/apis/processhub.dev/v1alpha1/registryslices", self._list),
+            web.post(base, self._create),
+            web.put(base + "/{name}", self._write),
+            web.patch(base + "/{name}", self._write),
+            web.get(base + "/{name}", self._get),
+        ]
+
+    async def _get(self, request: web.Request) -> web.Response:
+        item = self.slices.get(request.match_info["name"])
+        return web.json_response(item) if item is not None else _status(404, "NotFound")
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {"metadata": {"resourceVersion": str(self._version)}, "items": [*self.slices.values()]}
+        )
+
+    async def _create(self, request: web.Request) -> web.Response:
+        body = await request.json()
+
+        def store() -> web.Response:
+            name = body["metadata"]["name"]
+            if name in self.slices:
+                return _status(409, "AlreadyExists")
+            item = self.slices[name] = copy.deepcopy(body) | {"status": {}}
+            item["metadata"] |= {"uid": f"new-{name}", "generation": 1, "resourceVersion": self._next()}
+            return web.json_response(item)
+
+        return self._answer(request, bool(body["spec"]["entries"]), store)
+
+    async def _write(self, request: web.Request) -> web.Response:
+        """A PUT, a JSON Patch that tests before it replaces the spec, or a merge patch of the spec."""
+        name, body = request.match_info["name"], await request.json()
+        tests = {test["path"].rpartition("/")[2]: test["value"] for test in body[:2]} if isinstance(body, list) else {}
+        given = body[2]["value"] if tests else body["spec"]
+        expected = tests or {key: body["metadata"].get(key) for key in ("uid", "resourceVersion")}
+        before = self.slices.get(name)
+        counts = before is not None and "entries" in given and before["spec"]["entries"] != given["entries"]
+        merged = request.content_type == MERGE_PATCH
+
+        def store() -> web.Response:
+            item = self.slices.get(name)
+            if item is None:
+                return _status(404, "NotFound")
+            metadata = item["metadata"]
+            if any(value not in (None, metadata[field]) for field, value in expected.items()):
+                return _status(422, "Invalid") if tests else _status(409, "Conflict")
+            spec = {**item["spec"], **given} if merged else given
+            metadata["generation"] += item["spec"] != spec
+            metadata["resourceVersion"] = self._next()
+            item["spec"] = spec
+            return web.json_response(item)
+
+        return self._answer(request, counts or merged, store)
+
+    def _answer(self, request: web.Request, counts: bool, store: Callable[[], web.Response]) -> web.Response:
+        way = self.ways.pop(0) if counts and self.ways else ""
+        if way == "refused":
+            return _status(403, "Forbidden")
+        if way == "late":
+            self.late.append(store)
+            return _status(504, "Timeout")
+        stored = store()
+        if way == "broken":
+            assert request.transport is not None
+            request.transport.abort()
+        return _status(500, "InternalError") if way == "unanswered" else stored
+
+    def _next(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+
+class Rounds:
+    """The operator's rounds for one hub: what it observes, plans and writes; its watch tells it nothing by itself."""
+
+    def __init__(self, site: SliceSite, client: Client, *members: str) -> None:
+        self.site, self.client, self._members = site, client, members
+        self.store = Store(client, (), lambda key: None)
+        self.state = self.store.state(HUB.metadata.key)
+        self.memory = HubMemory("h", 1)
+        self.memory.formed = True
+        self._now = 10.0
+        self.see()
+
+    def want(self, *ids: str) -> None:
+        """Children that shall run."""
+        for child_id in ids:
+            metadata = {"name": child_id, "namespace": "ns", "uid": f"u{child_id}", "generation": 1}
+            spec = {"hub": "hub", "exec": {"command": ["sleep", "1"]}}
+            self.state.put_child(msgspec.convert({"metadata": metadata, "spec": spec}, Child))
+
+    def see(self) -> None:
+        """The watch delivers all slices as they are."""
+        for item in self.site.slices.values():
+            self.store.put("registryslices", msgspec.convert(item, RegistrySlice))
+
+    def member(self, name: str) -> Member:
+        """The member, live."""
+        lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
+        known = KnownLease(msgspec.convert(lease, Lease), 0.0)
+        slices = tuple(self.state.member_slices().get(name, ()))
+        return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=_LIVE)
+
+    async def round(self) -> tuple[Observation, Plan]:
+        """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
+        self._now += 1
+        strategy = strategy_of(HUB.spec.distribution.strategy)
+        members = {name: self.member(name) for name in self._members}
+        observation = observe(HUB, self.state, members, self.memory, self._now, strategy)
+        planned = plan(observation.snapshot, strategy)
+        self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
+        writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
+        with contextlib.suppress(ForbiddenError, UnavailableError):
+            await Executor(self.client, self.store, writer).execute(observation, planned, workload_texts(observation))
+        return observation, planned
+
+
+@asynccontextmanager
+async def rounds_on(site: SliceSite, *members: str) -> AsyncIterator[Rounds]:
+    """The rounds of a hub with these members, against the site."""
+
+    async def no_token() -> str | None:
+        return None
+
+    app = web.Application()
+    app.add_routes(site.routes())
+    async with TestServer(app) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            yield Rounds(site, client, *members)
+
+
+def _status(code: int, reason: str) -> web.Response:
+    return web.json_response({"kind": "Status", "reason": reason, "message": reason}, status=code)

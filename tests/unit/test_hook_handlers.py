@@ -1,0 +1,122 @@
+"""Python handlers of hooks: which there are, and that a Hub can name nothing else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub import extensions
+from processhub.api.hub import HubSpec
+from processhub.api.reasons import Reason
+from processhub.operator.hooks.handlers import Handlers
+
+_POINTS = """
+[processhub.hooks]
+note = my_hooks:note
+Nowhere = no_such_module:f
+Broken = broken_hooks:f
+Text = my_hooks:WORD
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package of handlers, installed here: one that works, and three that can't be used."""
+    monkeypatch.syspath_prepend(tmp_path)
+    installed = tmp_path / "my_hooks-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-hooks\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text(_POINTS)
+    (tmp_path / "my_hooks.py").write_text(
+        "WORD = 'word'\n\ndef note(event, args):\n    return {'tags': args['tags']}\n\ndef unnamed(event, args): ...\n"
+    )
+    (tmp_path / "broken_hooks.py").write_text("raise RuntimeError('this module fails')\n")
+    (tmp_path / "beside.py").write_text("raise SystemExit('imported')\n")
+    extensions.hook_handlers.cache_clear()
+    yield tmp_path
+    extensions.hook_handlers.cache_clear()
+
+
+def spec(handler: str) -> HubSpec:
+    hook = {"name": "a", "event": "ChildStarted", "python": {"handler": handler}}
+    return msgspec.convert({"hooks": [hook]}, HubSpec)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_handler_is_an_entry_point_by_its_name() -> None:
+    handlers = Handlers()
+
+    assert handlers.refusal(spec("note")) is None
+    assert handlers.refusal(spec("enrich")) is None, "ProcessHub's own"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "kopf:configure",
+        "click._termui_impl:_pipepager",
+        "kopf._cogs.helpers.loaders:preload",
+        "processhub.operator.objects.template:merge",
+        "processhub.examples:enrich",
+        "os:remove",
+        "my_hooks:note",
+        "my_hooks:unnamed",
+        "my_hooks",
+        "beside:f",
+        "unnamed",
+        "WORD",
+        "__class__",
+        "",
+    ],
+)
+def test_what_is_no_entry_point_is_refused_with_the_names_there_are_and_not_imported(handler: str) -> None:
+    level, logger = logging.getLogger().level, list(logging.getLogger().handlers)
+
+    refusal = Handlers().refusal(spec(handler))
+
+    assert refusal is not None
+    assert refusal.reason is Reason.INVALID
+    assert refusal.message == (
+        f"spec.hooks 'a': python.handler {handler!r} is not known; there are enrich, note (entry points of the group "
+        "processhub.hooks in the operator's image)"
+    )
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, logger)
+    assert "beside" not in sys.modules
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        ("Nowhere", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("Broken", "RuntimeError: this module fails"),
+        ("Text", "TypeError: my_hooks:WORD is no function"),
+    ],
+)
+def test_an_entry_point_that_fails_says_why_and_the_others_work(handler: str, why: str) -> None:
+    handlers = Handlers()
+    refusal = handlers.refusal(spec(handler))
+
+    assert refusal is not None
+    assert refusal.message == f"spec.hooks 'a': python.handler {handler!r}: its entry point can't be used: {why}"
+    assert handlers.refusal(spec("note")) is None
+
+
+def test_without_any_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    none: Any = extensions.Loaded({}, {})
+    monkeypatch.setattr("processhub.operator.hooks.handlers.hook_handlers", lambda: none)
+
+    refusal = Handlers().refusal(spec("note"))
+
+    assert refusal is not None
+    assert refusal.message == (
+        "spec.hooks 'a': python.handler 'note' is not known; there are none (entry points of the group "
+        "processhub.hooks in the operator's image)"
+    )

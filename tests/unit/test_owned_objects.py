@@ -1,0 +1,297 @@
+"""What a Hub owns: when it is applied, against an API server that holds it in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.api.hub import Hub
+from processhub.api.meta import PartialObject
+from processhub.cluster.client import Client, WatchEvent
+from processhub.cluster.config import Config
+from processhub.cluster.errors import ForbiddenError
+from processhub.operator.ownedobjects import NameConflictError, OwnedMemory, OwnedObjects, desired_objects
+from processhub.operator.ownedwatch import OWNED_KINDS, OwnedWatch
+from processhub.operator.settings import OperatorSettings
+from processhub.operator.store import Store
+
+Json = dict[str, Any]
+HUB = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
+MANIFESTS = desired_objects(HUB, OperatorSettings(pod_name="o", pod_uid="", namespace="ns"), 3)
+PLURALS = {kind.plural: name for name, kind in OWNED_KINDS.items()}
+WITH_GENERATION = {"poddisruptionbudgets", "statefulsets"}
+
+
+class Site:
+    """The API server: ``objects`` by plural and name, ``applied`` what was asked for, in order."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Json] = {}
+        self.applied: list[tuple[str, str]] = []
+        self.refused: set[str] = set()  # plurals
+        self.version = 10
+
+    def store(self, key: tuple[str, str], item: Json) -> Json:
+        self.version += 1
+        metadata = {**item["metadata"], "resourceVersion": str(self.version)}
+        before = self.objects.get(key)
+        metadata["uid"] = before["metadata"]["uid"] if before else f"uid-{self.version}"
+        if key[0] in WITH_GENERATION:
+            changed = before is None or before.get("spec") != item.get("spec")
+            metadata["generation"] = (before["metadata"]["generation"] if before else 0) + changed
+        self.objects[key] = {**item, "metadata": metadata}
+        return self.objects[key]
+
+    async def get(self, request: web.Request) -> web.Response:
+        key = request.match_info["plural"], request.match_info["name"]
+        if key not in self.objects:
+            return web.json_response({"kind": "Status", "message": "no"}, status=404)
+        return web.json_response(self.objects[key])
+
+    async def apply(self, request: web.Request) -> web.Response:
+        key = request.match_info["plural"], request.match_info["name"]
+        self.applied.append(key)
+        if key[0] in self.refused:
+            return web.json_response({"kind": "Status", "message": "exceeded quota"}, status=403)
+        body, before = await request.json(), self.objects.get(key)
+        version = body["metadata"].pop("resourceVersion", None)
+        if before is not None and version != before["metadata"]["resourceVersion"]:
+            return web.json_response({"kind": "Status", "message": "modified"}, status=409)
+        if before is not None and _same(before, body):
+            return web.json_response(before)
+        return web.json_response(self.store(key, body))
+
+
+def _same(before: Json, body: Json) -> bool:
+    metadata = {field: before["metadata"].get(field) for field in body["metadata"]}
+    return {**before, "metadata": metadata} == body
+
+
+class Work:
+    """An operator that keeps the hub's objects, one round after the other."""
+
+    def __init__(self, client: Client, site: Site) -> None:
+        self.client, self.site = client, site
+        self.woken: list[tuple[str, str]] = []
+        self.told: list[str] = []
+        self.watch = OwnedWatch(client, (), self.woken.append)
+        for informer in self.watch.informers:
+            informer.synced.set()
+        self.memory = OwnedMemory()
+        self.now = 1000.0
+        self.retry_in: float | None = None
+        self.applied: list[tuple[str, str]] = []
+
+    async def round(self) -> list[tuple[str, str]]:
+        """What one round applies, also in ``applied`` where it raises."""
+        before = len(self.site.applied)
+        objects = OwnedObjects(self.client, self.watch, HUB, self.memory, self.told.append)
+        try:
+            await objects.keep(MANIFESTS, self.now)
+        finally:
+            self.retry_in = objects.retry_in
+            self.applied = self.site.applied[before:]
+        return self.applied
+
+    def see(self, kind: str, plural: str, name: str) -> None:
+        """The watch tells what became of an object."""
+        (informer,) = [informer for informer in self.watch.informers if informer.covers(plural, "ns")]
+        item = self.site.objects.get((plural, name))
+        if item is None:
+            gone = informer.items["ns", name].metadata
+            self.site.version += 1
+            metadata = msgspec.structs.replace(gone, resource_version=str(self.site.version))
+            informer._event(WatchEvent("DELETED", PartialObject(metadata=metadata)))
+        else:
+            informer._event(WatchEvent(kind, msgspec.convert(item, PartialObject)))
+
+    def edit(self, plural: str, name: str, **fields: Any) -> None:
+        """Somebody changes an object, and the watch tells of it."""
+        self.site.store((plural, name), {**self.site.objects[plural, name], **fields})
+        self.see("MODIFIED", plural, name)
+
+    def delete(self, plural: str, name: str) -> None:
+        """Somebody deletes an object, and the watch tells of it."""
+        del self.site.objects[plural, name]
+        self.see("DELETED", plural, name)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+@pytest.fixture
+async def work() -> AsyncIterator[Work]:
+    site, app = Site(), web.Application()
+    for root in ("/api/v1", "/apis/{group}/v1"):
+        path = root + "/namespaces/ns/{plural}/{name}"
+        app.add_routes([web.get(path, site.get), web.patch(path, site.apply)])
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            yield Work(client, site)
+
+
+async def test_all_is_applied_once_and_that_wakes_nobody(work: Work) -> None:
+    assert len(await work.round()) == len(MANIFESTS)
+    for plural, name in work.site.objects:
+        work.see("ADDED", plural, name)
+
+    assert await work.round() == []
+    assert (work.woken, work.told) == ([], [])
+
+
+async def test_the_status_of_a_stateful_set_costs_nothing(work: Work) -> None:
+    """It is written for each pod that comes and goes."""
+    await work.round()
+
+    for ready in range(50):
+        work.edit("statefulsets", "hub", status={"readyReplicas": ready})
+
+    assert work.woken == []
+    assert await work.round() == []
+
+
+@pytest.mark.parametrize(
+    ("plural", "name", "fields"),
+    [
+        ("statefulsets", "hub", {"spec": {"replicas": 0}}),
+        ("poddisruptionbudgets", "hub", {"spec": {}}),
+        ("services", "hub", {"spec": {"selector": {}}}),
+        ("rolebindings", "processhub-hub", {"subjects": []}),
+        ("serviceaccounts", "processhub-hub", {"automountServiceAccountToken": False}),
+    ],
+)
+async def test_an_object_that_somebody_changes_is_applied_again_alone(
+    work: Work, plural: str, name: str, fields: Json
+) -> None:
+    await work.round()
+
+    work.edit(plural, name, **fields)
+
+    assert work.woken == [("ns", "hub")]
+    assert await work.round() == [(plural, name)]
+    assert await work.round() == []
+    assert work.told == [f"{PLURALS[plural]} {name} was changed by somebody; it is put back"]
+
+
+@pytest.mark.parametrize(("plural", "name"), [("statefulsets", "hub"), ("services", "hub-members")])
+async def test_an_object_that_somebody_deletes_is_applied_again_alone(work: Work, plural: str, name: str) -> None:
+    await work.round()
+
+    work.delete(plural, name)
+
+    assert work.woken == [("ns", "hub")]
+    assert await work.round() == [(plural, name)]
+    assert await work.round() == []
+    assert work.told == [f"{PLURALS[plural]} {name} was deleted; it is made again"]
+
+
+async def test_a_change_that_is_not_undone_is_applied_once_and_told_by_nobody(work: Work) -> None:
+    """A label of somebody else's, say: server-side apply leaves what it does not name."""
+    await work.round()
+    item = work.site.objects["services", "hub"]
+    metadata = {**item["metadata"], "annotations": {"theirs": "a"}}
+    work.edit("services", "hub", metadata=metadata)
+
+    assert await work.round() == [("services", "hub")]
+    assert await work.round() == []
+    assert work.told == []
+
+
+async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_told_of_once(work: Work) -> None:
+    await work.round()
+    applied = []
+    for _ in range(600):  # 60 s
+        work.edit("poddisruptionbudgets", "hub", spec={"maxUnavailable": 2})
+        applied += await work.round()
+        work.now += 0.1
+
+    assert 10 <= len(applied) <= 13
+    assert len([text for text in work.told if "again and again" in text]) == 1
+    assert work.retry_in is not None
+    assert work.retry_in <= 30
+    work.now += work.retry_in
+    assert await work.round() == [("poddisruptionbudgets", "hub")], "though no event follows"
+
+
+async def test_a_refused_object_stops_no_other_and_is_tried_again_later(work: Work) -> None:
+    work.site.refused = {"serviceaccounts"}
+
+    with pytest.raises(ForbiddenError, match="exceeded quota"):
+        await work.round()
+    assert len(work.applied) == len(MANIFESTS)
+
+    with pytest.raises(ForbiddenError, match="exceeded quota"):
+        await work.round()
+    assert work.applied == []
+    assert work.retry_in is not None
+    work.site.refused = set()
+    work.now += work.retry_in
+    assert await work.round() == [("serviceaccounts", "processhub-hub")]
+
+
+async def test_nothing_is_made_for_a_hub_that_needs_a_name_of_somebody_elses(work: Work) -> None:
+    work.site.store(("serviceaccounts", "processhub-hub"), {"metadata": {"name": "processhub-hub", "namespace": "ns"}})
+
+    for _ in range(2):
+        with pytest.raises(NameConflictError, match="ServiceAccount processhub-hub exists and is not this hub's"):
+            await work.round()
+        assert work.applied == []
+
+    del work.site.objects["serviceaccounts", "processhub-hub"]
+    work.now += 1.0
+    assert len(await work.round()) == len(MANIFESTS)
+
+
+async def test_an_object_in_deletion_is_waited_for_and_holds_up_no_other(work: Work) -> None:
+    await work.round()
+    binding = work.site.objects["rolebindings", "processhub-hub"]
+    work.edit("rolebindings", "processhub-hub", metadata={**binding["metadata"], "deletionTimestamp": "now"})
+    work.edit("statefulsets", "hub", spec={})
+
+    with pytest.raises(NameConflictError, match="is still being deleted"):
+        await work.round()
+    assert work.applied == [("statefulsets", "hub")]
+
+    work.delete("rolebindings", "processhub-hub")
+    assert await work.round() == [("rolebindings", "processhub-hub")]
+
+
+async def test_an_object_whose_owner_somebody_took_off_is_still_the_hubs(work: Work) -> None:
+    await work.round()
+    item = work.site.objects["statefulsets", "hub"]
+    work.edit("statefulsets", "hub", metadata={**item["metadata"], "ownerReferences": []})
+
+    assert await work.round() == [("statefulsets", "hub")]
+    assert work.site.objects["statefulsets", "hub"]["metadata"]["ownerReferences"]
+
+
+async def test_without_a_watch_of_a_kind_it_is_applied_again_from_time_to_time(work: Work) -> None:
+    for informer in work.watch.informers:
+        informer.synced.clear()
+    await work.round()
+    assert await work.round() == []
+
+    work.now += work.retry_in or 0
+
+    assert len(await work.round()) == len(MANIFESTS)
+
+
+async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
+    """An operator that is newer than its ClusterRole may not list them."""
+    client = Client(Config(host="http://127.0.0.1:1", namespace="ns", ssl=False, token=no_token))
+    store = Store(client, (), lambda key: None)
+    for informer in store.informers:
+        informer.synced.set()
+
+    async with asyncio.timeout(10):
+        await store.synced()
+
+    assert not any(informer.synced.is_set() for informer in store.owned.informers)

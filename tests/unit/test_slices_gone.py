@@ -1,0 +1,96 @@
+"""Slices of a member that are not there: what ran by a deleted one is still to be proven, and slice 0 has to be."""
+
+from __future__ import annotations
+
+import pytest
+from slicesite import Rounds, SliceSite, rounds_on
+
+from processhub.api.reasons import Reason
+
+ENTRY = "u{0} 5 Active w"
+RUNS = "u{0} 5 Active Running 77 0 2026-01-01T00:00:00Z"
+
+
+def two_slices() -> SliceSite:
+    """A member whose slice 0 has a and slice 1 has x; both run."""
+    site = SliceSite()
+    for index, child_id in enumerate(("a", "x")):
+        item = site.add(f"hub.hub-0.{index}", "hub-0")
+        item["spec"] |= {"entries": {child_id: ENTRY.format(child_id)}, "workloads": {"w": "{}"}}
+        item["status"]["entries"] = {child_id: RUNS.format(child_id)}
+    site.add("hub.hub-1.0", "hub-1")
+    return site
+
+
+def delete(rounds: Rounds, name: str) -> None:
+    """kubectl delete rslice, and the watch tells of it."""
+    del rounds.site.slices[name]
+    known = rounds.state.slices[name].object
+    assert known is not None
+    rounds.state.drop_slice(known)
+
+
+def answer(rounds: Rounds, name: str, **entries: str) -> None:
+    """The member answers its slice as it is now."""
+    item = rounds.site.slices[name]
+    item["status"] = {"observedGeneration": item["metadata"]["generation"], "holder": "hub-0/n", "entries": entries}
+    item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 500)
+    rounds.see()
+
+
+async def waits_for_the_earlier_x(rounds: Rounds) -> bool:
+    """Whether a round keeps x from starting anywhere, because hub-0 may still run it."""
+    _, planned = await rounds.round()
+    assert not any("x" in entries for entries in planned.entries.values())
+    return planned.unplaced["x"].reason is Reason.ALREADY_STARTED
+
+
+@pytest.mark.parametrize("deleted", ["hub.hub-0.1", "hub.hub-0.0"])
+async def test_what_ran_by_a_deleted_slice_starts_elsewhere_only_when_slice_0_was_answered_without_it(
+    deleted: str,
+) -> None:
+    site = two_slices()
+    if deleted.endswith("0"):  # x is in slice 0 then
+        zero, one = site.slices["hub.hub-0.0"], site.slices["hub.hub-0.1"]
+        for part in ("spec", "status"):
+            zero[part]["entries"], one[part]["entries"] = one[part]["entries"], zero[part]["entries"]
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a", "x")
+        delete(rounds, deleted)
+
+        assert await waits_for_the_earlier_x(rounds)
+        assert await waits_for_the_earlier_x(rounds), "slice 0 was written; it is not answered yet"
+        answer(rounds, "hub.hub-0.0", a=RUNS.format("a"), x=RUNS.format("x").replace("Running", "Stopping"))
+        assert await waits_for_the_earlier_x(rounds), "it is being stopped"
+        answer(rounds, "hub.hub-0.0", a=RUNS.format("a"))
+        await rounds.round()
+
+        assert len(site.owners("x")) == 1
+
+
+async def test_an_answer_from_before_the_deletion_proves_nothing() -> None:
+    site = two_slices()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a", "x")
+        await rounds.round()  # a and x are as they should be
+        before = site.slices["hub.hub-0.0"]["metadata"]["generation"]
+        answer(rounds, "hub.hub-0.0", a=RUNS.format("a"))
+        delete(rounds, "hub.hub-0.1")
+
+        assert await waits_for_the_earlier_x(rounds)
+
+        assert site.slices["hub.hub-0.0"]["metadata"]["generation"] == before + 1
+        assert await waits_for_the_earlier_x(rounds)
+
+
+async def test_a_member_that_has_another_slice_only_gets_slice_0() -> None:
+    """Its agent starts by slice 0: without it the member never comes back."""
+    site = two_slices()
+    del site.slices["hub.hub-0.0"]
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+
+        await rounds.round()
+
+    assert site.slices["hub.hub-0.0"]["spec"]["entries"] == {}
+    assert list(site.slices["hub.hub-0.1"]["spec"]["entries"]) == ["x"], "what is on record stays there"

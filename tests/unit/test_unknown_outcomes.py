@@ -1,0 +1,168 @@
+"""A write of a slice whose outcome is unknown: until it is read, nobody else gets the children that it names."""
+
+from __future__ import annotations
+
+import pytest
+from slicesite import Rounds, SliceSite, rounds_on
+
+from processhub.api.reasons import Reason
+from processhub.operator.takeover import raise_terms
+
+UNKNOWN = ("unanswered", "broken", "late")
+
+
+def two_members() -> SliceSite:
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    return site
+
+
+async def settled(rounds: Rounds, child_id: str) -> list[str]:
+    """Rounds until one changes nothing of the child any more; the slices that have it."""
+    for _ in range(6):
+        await rounds.round()
+    return rounds.site.owners(child_id)
+
+
+@pytest.mark.parametrize("way", UNKNOWN)
+async def test_a_child_whose_write_was_not_answered_gets_no_second_owner(way: str) -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+        site.ways = [way]
+
+        await rounds.round()
+        _, planned = await rounds.round()
+        in_doubt = site.owners("x")
+        site.land()
+        rounds.see()
+        owners = await settled(rounds, "x")
+
+    assert len(in_doubt) <= 1
+    assert not any("x" in entries for entries in planned.entries.values()), "it was left alone"
+    assert len(owners) == 1
+
+
+async def test_nothing_that_is_stored_late_lands_once_the_slice_was_written_again() -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+        site.ways = ["late"]
+
+        await rounds.round()
+        await rounds.round()
+        await rounds.round()
+        before = site.owners("x")
+        answers = site.land()
+
+    assert len(before) == 1, "placed anew, for the first write can't land any more"
+    assert answers == [409]
+    assert site.owners("x") == before
+
+
+@pytest.mark.parametrize("way", UNKNOWN)
+async def test_so_it_is_with_a_slice_that_was_to_be_made(way: str) -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want(*(f"c{number}" for number in range(2000)))
+        await rounds.round()
+        assert [len(item["spec"]["entries"]) for item in site.slices.values()] == [1000, 1000], "both are full"
+        rounds.want("x")
+        site.ways = [way]
+
+        await rounds.round()
+        assert site.ways == []
+        _, planned = await rounds.round()
+        site.land()
+        rounds.see()
+        owners = await settled(rounds, "x")
+
+    assert not any("x" in entries for entries in planned.entries.values())
+    assert len(owners) == 1
+
+
+async def test_a_slice_whose_creation_was_not_answered_is_made_again_so_that_it_cannot_land_late() -> None:
+    site = SliceSite()
+    site.add("hub.hub-0.0", "hub-0")
+    async with rounds_on(site, "hub-0") as rounds:
+        rounds.want("x")
+        del site.slices["hub.hub-0.0"]
+        rounds.state.slices.clear()
+        site.ways = ["late"]
+
+        await rounds.round()
+        await rounds.round()
+        answers = site.land()
+
+    assert answers == [409]
+    assert rounds.memory.doubted_slices == {"hub.hub-0.0"}
+
+
+async def test_what_the_child_waits_for_is_said() -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+        site.ways = ["late", "late"]
+
+        await rounds.round()
+        observation, _ = await rounds.round()
+
+    assert observation.held["x"].reason is Reason.WAITING
+    assert "has not answered" in observation.held["x"].message
+
+
+async def test_a_write_that_was_refused_leaves_nothing_in_doubt() -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+        site.ways = ["refused"]
+
+        await rounds.round()
+        in_doubt = rounds.state.uncertain()
+        await rounds.round()
+
+    assert in_doubt == frozenset()
+    assert len(site.owners("x")) == 1
+
+
+async def test_a_removal_that_was_not_answered_is_made_again_and_frees_the_child_once_it_is_proven() -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("x")
+        await rounds.round()
+        (owner,) = site.owners("x")
+        known = rounds.state.children.pop("x")
+        rounds.state.by_id.pop("x")
+        site.ways = ["late"]
+
+        await rounds.round()
+        assert rounds.state.uncertain() == {"x"}
+        await rounds.round()
+        await rounds.round()
+        rounds.state.put_child(known.child)
+        _, planned = await rounds.round()
+        site.slices[owner]["status"]["observedGeneration"] = site.slices[owner]["metadata"]["generation"]
+        site.slices[owner]["metadata"]["resourceVersion"] = "900"
+        rounds.see()
+        owners = await settled(rounds, "x")
+
+    assert planned.unplaced["x"].reason is Reason.ALREADY_STARTED
+    assert len(owners) == 1
+
+
+@pytest.mark.parametrize("way", ["unanswered", "broken"])
+async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowledged(way: str) -> None:
+    """The member may have started what the former leader wrote last and took back: it has not said so yet."""
+    site = SliceSite()
+    slice_ = site.add("hub.hub-0.0", "hub-0")
+    slice_["metadata"]["generation"] = 8
+    slice_["status"]["observedGeneration"] = 6
+    site.ways = [way]
+    async with rounds_on(site, "hub-0") as rounds:
+        taken = await raise_terms(rounds.client, rounds.store, (), 2)
+        rounds.memory.takeover = taken
+        observation, _ = await rounds.round()
+
+    assert taken == {slice_["metadata"]["uid"]: 9}
+    assert [view.settled for view in observation.snapshot.members] == [False]
