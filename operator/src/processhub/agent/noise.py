@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import CRASH_ROUND, WAITED_FOR
 from processhub.api.slice import Report
 from processhub.cluster.tokenbucket import ByteBudget
 
@@ -19,17 +19,15 @@ FEW = 6  # changes of one incarnation's report that are told at once however man
 HUB_RATE = 200_000  # bytes a second that all members of a hub write for crash loops, whatever their number,
 HUB_BURST, MEMBER_BURST = 64 * 2**20, 8 * 2**20  # and what they, or one of them, may write before that counts
 _OWED_SECONDS = 30.0  # what could not wait keeps crash loops silent for so long at most
-_ROUND = (State.STARTING, State.RUNNING, State.FAILED)  # what a crash loop goes through
-_WAITED_FOR = (Reason.IDLE, Reason.RESTARTS_EXCEEDED)
 
 
 def is_noise(before: Report, after: Report) -> bool:
     """Whether one incarnation has merely gone on in its round of failing, waiting and starting again."""
     return (
-        before.state in _ROUND
-        and after.state in _ROUND
-        and before.reason not in _WAITED_FOR
-        and after.reason not in _WAITED_FOR
+        before.state in CRASH_ROUND
+        and after.state in CRASH_ROUND
+        and before.reason not in WAITED_FOR
+        and after.reason not in WAITED_FOR
         and _lasting(before) == _lasting(after)
     )
 

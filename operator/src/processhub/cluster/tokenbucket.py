@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+_KEPT = 1000  # buckets, before the full ones among them are looked for
 
 
 class TokenBucket:
@@ -25,6 +29,11 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+    def full(self, now: float) -> bool:
+        """Whether a new bucket would be no different."""
+        self._refill(now)
+        return self._tokens >= self._burst
 
     def _refill(self, now: float) -> None:
         if self._at is not None:
@@ -68,3 +77,29 @@ class ByteBudget:
             self._left += (now - self._at) * self._rate
         self._left = min(self._burst, self._left)
         self._at = now
+
+
+Key = TypeVar("Key", bound=Hashable)
+Bucket = TypeVar("Bucket", bound=TokenBucket | ByteBudget)
+
+
+class Buckets(Generic[Key, Bucket]):
+    """A bucket for each object, made when it is needed. Full ones are dropped: objects come and go."""
+
+    def __init__(self, make: Callable[[], Bucket]) -> None:
+        self._make = make
+        self._buckets: dict[Key, Bucket] = {}
+        self._most = _KEPT
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def of(self, key: Key, now: float) -> Bucket:
+        """The object's bucket."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= self._most:
+                self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.full(now)}
+                self._most = max(_KEPT, 2 * len(self._buckets))
+            bucket = self._buckets[key] = self._make()
+        return bucket

@@ -10,6 +10,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
 from processhub.core.distribution import BUILT_IN
+from processhub.core.listing import listed
 from processhub.core.migration import BUILT_IN as WAYS
 
 STRATEGIES = tuple(BUILT_IN)
@@ -75,7 +76,7 @@ def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection
         return None
     return Refusal(
         Reason.UNKNOWN_STRATEGY,
-        f"spec.{field}.strategy {strategy!r} is not known; there are {_listed((*built_in, *sorted(own)))}",
+        f"spec.{field}.strategy {strategy!r} is not known; there are {', '.join((*built_in, *sorted(own)))}",
     )
 
 
@@ -252,13 +253,9 @@ def unknown_member(spec: ChildSpec, members: Iterable[str]) -> Refusal | None:
         if node not in names:
             return Refusal(
                 Reason.INVALID_CHILD_MAPPING,
-                f"spec.nodes: the hub has no member {node!r}; its members are {_listed(sorted(names)) or 'none yet'}",
+                f"spec.nodes: the hub has no member {node!r}; its members are {listed(sorted(names)) or 'none yet'}",
             )
     return None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 _HUB_CHECKS: tuple[HubCheck, ...] = (

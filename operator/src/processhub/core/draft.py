@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
+from processhub.core.listing import listed
 from processhub.core.membership import Phase
 from processhub.core.placement import Candidate, load_caps
 from processhub.core.plan import Move, Plan, Unplaced
@@ -24,7 +25,6 @@ NOT_PLACED = "it is not placed yet, or suspended"
 PINNED = "it is pinned; set spec.pinned to false first"
 MAPPED = "its spec.nodes names where it is; edit that"
 REFUSED = "its last edit is not accepted; correct that first"
-_NAMED = 10  # members: a hub may have hundreds
 
 
 class Draft:
@@ -118,8 +118,7 @@ class Draft:
         member = self.members.get(name)
         if member is None or not member.wanted:
             there = sorted(view.name for view in self.snapshot.members if view.wanted)
-            more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-            return f"the hub has no member {name!r}; its members are {', '.join(there[:_NAMED])}{more}"
+            return f"the hub has no member {name!r}; its members are {listed(there)}"
         if member.draining:
             return f"member {name} is drained"
         return "" if takes(member) else f"member {name} is not ready"
@@ -144,7 +143,7 @@ class Draft:
     def no_room(self, candidates: list[Candidate]) -> Unplaced:
         """Why none of the ready members takes a child."""
         if all(candidate.weight <= 0 for candidate in candidates):
-            names = ", ".join(candidate.name for candidate in candidates)
+            names = listed([candidate.name for candidate in candidates])
             return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
         limit = self.snapshot.spec.members.max_children
         return Unplaced(
@@ -181,7 +180,7 @@ class Draft:
         if not self.settled:
             late = [member.name for member in self.snapshot.members if not member.settled]
             return Unplaced(
-                Reason.WAITING, f"waiting until {', '.join(sorted(late))} confirmed what it runs after a leader change"
+                Reason.WAITING, f"waiting until {listed(sorted(late))} confirmed what it runs after a leader change"
             )
         for member in self.blocking:
             if member.name not in besides and child_id in member.lingering:
