@@ -43,7 +43,7 @@ class Server:
 
 def book_of(server: Server) -> StatusBook:
     book = StatusBook(
-        Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False)  # type: ignore[arg-type]
+        Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
     )
     book.open()
     return book

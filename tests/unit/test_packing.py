@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,12 +69,43 @@ def test_a_new_entry_goes_where_a_write_is_due_anyway() -> None:
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(2, {"c", "new"})]
 
 
-def test_a_removal_makes_room_in_the_same_write() -> None:
+def test_a_removal_makes_room_once_its_end_is_proven() -> None:
     slices = [content(0, "a", "b", "c", "d"), content(1, "e", "f", "g", "h")]
 
     written = small(slices, {"b": None, "new": entry()})
+    assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(0, {"a", "c", "d"}), (2, {"new"})]
 
+    now = msgspec.structs.replace(content(0, "a", "c", "d"), ending={"b"})
+    assert small([now], {"new": entry()})[0].index == 1
+
+    written = small([content(0, "a", "c", "d")], {"new": entry()})
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(0, {"a", "c", "d", "new"})]
+
+
+def test_what_ends_for_ever_leaves_a_status_that_can_name_all_that_runs() -> None:
+    """However often its slice is emptied and filled again while nothing of it ends."""
+    slices: dict[int, SliceContent] = {}
+    running: dict[int, set[str]] = {}
+
+    for round_ in range(6):
+        there = [msgspec.structs.replace(item, ending=running[index]) for index, item in slices.items()]
+        leaving: dict[str, Assignment | None] = {child_id: None for item in there for child_id in item.entries}
+        arriving = {f"{round_}-{number}": entry() for number in range(MAX_ENTRIES)}
+        slices = apply(slices, small(there, {**leaving, **arriving}))
+        for index, item in slices.items():
+            running.setdefault(index, set()).update(item.entries)
+
+    assert all(len(ids) <= MAX_ENTRIES for ids in running.values())
+
+
+@pytest.mark.parametrize(("letters", "slices"), [("abc", 1), ("<&>", 2)])
+def test_the_bytes_that_the_api_server_stores_count(letters: str, slices: int) -> None:
+    """It writes some characters that shells and markup are full of as six bytes each."""
+    digest, text = encode_workload(Workload(exec=Exec(command=(letters * 100,))))
+
+    written = pack([], {"a": entry(hash_=digest), "b": entry()}, {**WORKLOADS, digest: text}, max_bytes=MAX_BYTES)
+
+    assert len(written) == slices
 
 
 def test_a_new_slice_takes_the_lowest_free_index() -> None:

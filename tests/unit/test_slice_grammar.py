@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from processhub.api.child import EnvVar, Exec, PodWorkload, Python, Workload
 from processhub.api.slice import (
     EPOCHS_PER_TERM,
+    EXIT_BYTES,
+    MESSAGE_BYTES,
     Assignment,
     EntryError,
     Report,
@@ -20,6 +22,8 @@ from processhub.api.slice import (
     format_report,
     parse_assignment,
     parse_report,
+    report_texts,
+    shorten_report,
 )
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -173,3 +177,48 @@ def test_epochs_of_a_later_term_are_above_all_of_an_earlier_one_and_exact_as_jso
 
     assert last_of_one < 2 * EPOCHS_PER_TERM
     assert 9_000_000 * EPOCHS_PER_TERM < 2**53
+
+
+def test_reports_of_agents_that_wrote_texts_before_the_words_of_a_handover_are_read() -> None:
+    start = "u 5 Active Stopping - 0 - reason=Exited"
+    text = f"{start} exit=stopped msg=its%20state gave=7:abc kept=7:failed:why got=d claim=m"
+
+    entry = parse_report(text)
+
+    assert entry == Report(
+        uid="u",
+        epoch=5,
+        state="Stopping",
+        reason="Exited",
+        last_exit="stopped",
+        message="its state",
+        gave="7:abc",
+        kept="7:failed:why",
+        got="d",
+        claim="m",
+    )
+    assert format_report(entry).endswith(" gave=7:abc kept=7:failed:why got=d claim=m exit=stopped msg=its%20state")
+    assert parse_report(format_report(entry)) == entry
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))), st.integers(0, 3000))
+def test_texts_are_cut_between_characters_and_nothing_else_is(text: str, most: int) -> None:
+    entry = Report(uid="u", epoch=5, state="Failed", last_exit=text, message=text * 300, kept="7:failed:why", got="d")
+
+    short = shorten_report(format_report(entry), most)
+
+    told = parse_report(short)
+    assert text.startswith(told.last_exit)
+    assert (text * 300).startswith(told.message)
+    assert (told.got, told.kept[:8]) == ("d", "7:failed")
+    assert all(length <= most for length in report_texts(short))
+    assert len(format_report(entry)) <= 150 + EXIT_BYTES + MESSAGE_BYTES
+
+
+def test_a_text_that_has_no_utf8_is_told_all_the_same() -> None:
+    """An exception's may be of that kind; the report is about a thousand children."""
+    entry = Report(uid="u", epoch=5, state="Failed", last_exit="a\ud800b", message="\udfff")
+
+    told = parse_report(format_report(entry))
+
+    assert (told.last_exit, told.message) == ("a?b", "?")

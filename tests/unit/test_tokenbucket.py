@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.cluster.tokenbucket import TokenBucket
+from processhub.cluster.tokenbucket import ByteBudget, TokenBucket
 
 
 def test_a_burst_goes_at_once_and_the_next_waits() -> None:
@@ -57,3 +57,40 @@ def test_never_more_than_the_burst_and_the_rate_allow(rate: float, burst: int, g
         taken += bucket.take(now)
 
     assert taken <= burst + rate * now + 1e-6
+
+
+def test_what_can_wait_is_written_when_nothing_is_owed_whatever_its_size() -> None:
+    budget = ByteBudget(rate=100, burst=1000)
+    assert budget.wait(0.0) == 0.0
+    budget.spend(0.0, 1500)
+
+    assert budget.wait(0.0) == pytest.approx(5.0)
+    assert budget.wait(5.0) == 0.0
+
+
+def test_what_can_not_wait_is_owed_for_some_seconds_at_most() -> None:
+    budget = ByteBudget(rate=100, burst=1000)
+    for _ in range(10):
+        budget.spend(0.0, 5000, owed_seconds=30)
+    assert budget.wait(0.0) == pytest.approx(30.0)
+
+    budget.spend(0.0, 4000)
+    assert budget.wait(0.0) == pytest.approx(70.0), "what could have waited is owed for whole"
+    budget.spend(0.0, 5000, owed_seconds=30)
+    assert budget.wait(0.0) == pytest.approx(70.0)
+
+
+@given(st.floats(1, 1000), st.floats(1, 10_000), st.lists(st.tuples(st.floats(0, 9), st.floats(1, 5000)), max_size=100))
+def test_what_can_wait_takes_no_more_than_the_rate_and_one_write(
+    rate: float, burst: float, wishes: list[tuple[float, float]]
+) -> None:
+    budget = ByteBudget(rate, burst)
+    now = written = 0.0
+
+    for gap, size in wishes:
+        now += gap
+        if not budget.wait(now):
+            budget.spend(now, size)
+            written += size
+
+    assert written <= burst + rate * now + 5000 + 1

@@ -96,6 +96,7 @@ class Agent:
                 self.metrics,
                 self.sync.informer.put,
                 lambda: self._handovers.busy,
+                lambda: len({item.spec.member for item in self.sync.registry()}),
             )
         )
         children = self.supervisor.children

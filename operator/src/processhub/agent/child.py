@@ -423,6 +423,11 @@ class Child:
 
     def report_for(self, slice_name: str) -> str | None:
         """The text of its entry in that slice's status; None where it has none."""
+        report = self.report_in(slice_name)
+        return None if report is None else format_report(report)
+
+    def report_in(self, slice_name: str) -> Report | None:
+        """What that slice's status is to say of it; None where it is not to say anything."""
         subject = self.run_of
         if subject is None or subject.slice != slice_name:
             if self.wanted is None or self.wanted.slice != slice_name:
@@ -430,24 +435,22 @@ class Child:
             if subject is not None:
                 # Its successor: on record, and Pending until nothing of the old one is left.
                 entry = self.wanted.assignment
-                return format_report(Report(uid=entry.uid, epoch=entry.epoch, role=entry.role))
+                return Report(uid=entry.uid, epoch=entry.epoch, role=entry.role)
             subject = self.wanted
         entry = subject.assignment
-        return format_report(
-            Report(
-                uid=entry.uid,
-                epoch=entry.epoch,
-                role=entry.role,
-                state=self.state,
-                pid=self.pid,
-                restarts=self.restarts,
-                started_at=self.started_at,
-                reason=self.reason,
-                last_exit=self.last_exit,
-                message=self.message,
-                gave=self.gave,
-                kept=self.kept,
-                got=self.got,
-                claim=subject.claim,
-            )
+        return Report(
+            uid=entry.uid,
+            epoch=entry.epoch,
+            role=entry.role,
+            state=self.state,
+            pid=self.pid,
+            restarts=self.restarts,
+            started_at=self.started_at,
+            reason=self.reason,
+            last_exit=self.last_exit,
+            message=self.message,
+            gave=self.gave,
+            kept=self.kept,
+            got=self.got,
+            claim=subject.claim,
         )

@@ -1,8 +1,9 @@
 """Writing what this member runs into the status of its slices.
 
-One writer a slice, one write in flight. A change somebody may wait for goes out at once, what follows is gathered;
-a token bucket keeps a crash loop from filling etcd. What a write says is taken from the children at the moment of
-writing, after the slice's newest spec was applied to them: so its observedGeneration is true.
+One writer a slice, one write in flight. A change somebody may wait for goes out at once, what follows is gathered.
+What a crash loop has to say waits for a budget of bytes, so that it does not fill etcd (noise.py). What a write says is
+taken from the children at the moment of writing, after the slice's newest spec was applied to them: so its
+observedGeneration is true.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from processhub.agent.child import Child
 from processhub.agent.metrics import Metrics
-from processhub.api.reasons import State
-from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceStatus
+from processhub.agent.noise import FEW, NoiseBudget, is_noise
+from processhub.agent.statusfit import fit
+from processhub.api.slice import RegistrySlice, SliceStatus, parse_report, shorten_report, stored_bytes
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import SLICES
@@ -32,7 +34,7 @@ _BUSY_MAX = 0.5  # a write waits no longer for the rest of what makes many chang
 _LOOK_SECONDS = 0.02  # until it is looked again whether that is over which makes many changes
 _RETRY_SECONDS = 0.5
 _RENEWALS_TO_SETTLE = 2  # the first may have been under way
-_MAX_TEXT = 384 * 1024  # characters of all entries
+_ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Author:
     """Who writes, as which holder of the member's Lease and at which address.
 
     ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
-    while many children are about to have something to say, which had better go with one write.
+    while many children are about to have something to say, which had better go with one write. ``members()`` are those
+    of the hub that have slices.
     """
 
     client: Client
@@ -50,6 +53,7 @@ class Author:
     metrics: Metrics
     written: Callable[[RegistrySlice], None]
     busy: Callable[[], bool]
+    members: Callable[[], int]
 
 
 class StatusBook:
@@ -57,6 +61,7 @@ class StatusBook:
 
     def __init__(self, author: Author) -> None:
         self._author = author
+        self._budget = NoiseBudget(author.members)
         self._pages: dict[str, _Page] = {}
         self._open = False
 
@@ -69,7 +74,7 @@ class StatusBook:
                 del self._pages[name]
             return
         if page is None:
-            page = self._pages[name] = _Page(self._author)
+            page = self._pages[name] = _Page(self._author, self._budget)
             page.dirty.update({child.id: child for child in children})
         page.take(item, open_=self._open)
 
@@ -100,10 +105,13 @@ class StatusBook:
 class _Page:
     """One slice's status."""
 
-    def __init__(self, author: Author) -> None:
-        self._author = author
+    def __init__(self, author: Author, budget: NoiseBudget) -> None:
+        self._author, self._budget = author, budget
         self._item: RegistrySlice | None = None
+        self._spec_size = 0  # bytes, as stored
         self._entries: dict[str, str] = {}
+        self._turns: dict[str, int] = {}  # how often the report of each child's present incarnation has changed
+        self._named: Collection[str] = ()  # the children that the last status told of
         self._observed = 0  # the generation that is answered: what is not listed then has ended
         self.dirty: dict[str, Child] = {}
         self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
@@ -112,6 +120,7 @@ class _Page:
         self._bucket = TokenBucket(_PER_SECOND, _BURST)
         self._wake = asyncio.Event()  # there is something to say
         self._urgent = asyncio.Event()  # and somebody may wait for it
+        self._pressing = asyncio.Event()  # and it is more than a crash loop's noise
         self._since = 0.0  # since when there is
         self._task: asyncio.Task[None] | None = None
         self._last = self._gap = 0.0  # when the last write was begun, and the least time to the next
@@ -120,7 +129,10 @@ class _Page:
     def take(self, item: RegistrySlice, *, open_: bool) -> None:
         """The slice changed: its generation or, by our own writes, its resourceVersion."""
         before, self._item = self._item, item
-        if (before is None or before.metadata.generation != item.metadata.generation) and open_:
+        if before is not None and before.metadata.generation == item.metadata.generation:
+            return
+        self._spec_size = stored_bytes(item.spec)
+        if open_:
             # Not urgent by itself: a child that starts or ends because of it is, some milliseconds later, and one
             # write then answers for both.
             self.kick()
@@ -136,10 +148,21 @@ class _Page:
         if urgent:
             self._urgent.set()
         if open_:
-            self.kick()
+            self.kick(pressing=self._pressing.is_set() or not self._is_noise(child))
 
-    def kick(self) -> None:
-        """Have it written soon."""
+    def _is_noise(self, child: Child) -> bool:
+        """Whether the child merely goes on with its crash loop, some rounds of which are told already."""
+        assert self._item is not None
+        before = self._entries.get(child.id)
+        if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
+            return False
+        after = child.report_in(self._item.metadata.name)
+        return after is not None and is_noise(parse_report(shorten_report(before, 0)), after)
+
+    def kick(self, *, pressing: bool = True) -> None:
+        """Have it written soon; what is not ``pressing`` when the budget allows."""
+        if pressing:
+            self._pressing.set()
         if not self._wake.is_set():
             self._since = asyncio.get_running_loop().time()
             self._wake.set()
@@ -164,13 +187,16 @@ class _Page:
         while not (self._closing and not self._wake.is_set()):
             await self._wake.wait()
             await self._gather(loop)
-            self._wake.clear()
-            self._urgent.clear()
-            status = self._compose()
-            if status is None:
-                continue
-            self._last = loop.time()
+            pressing = self._pressing.is_set()
+            for event in (self._wake, self._urgent, self._pressing):
+                event.clear()
             try:
+                status, size = self._compose()
+                if self._said == (status.observed_generation, status.entries):
+                    continue
+                self._last = loop.time()
+                # Also where it fails: it may be stored all the same.
+                self._budget.spend(self._last, size, noise=not pressing)
                 await self._write(status)
                 # Many children, a busy server: the next write takes more with it.
                 self._gap = max(self._gap, min(loop.time() - self._last, _GATHER_MAX))
@@ -185,17 +211,22 @@ class _Page:
                 self._said = None
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._wake.set()
+                if pressing:
+                    self._pressing.set()
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait until the next write is due: now for an urgent change after a quiet time, else a little later."""
         while not self._closing:
             now = loop.time()
+            # Those who wait for the budget go on together: which of them is told of does not depend on who is quicker.
+            if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
+                await _up_to(rest, self._pressing)
+                continue
             rest = max(self._bucket.wait(now), self._last + self._gap - now)
             if not self._urgent.is_set():
                 rest = max(rest, self._since + _LINGER_SECONDS - now)
                 if rest > 0:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._urgent.wait(), rest)
+                    await _up_to(rest, self._urgent)
                     continue
             if rest <= 0 and self._author.busy() and now < self._since + _BUSY_MAX:
                 rest = _LOOK_SECONDS
@@ -205,20 +236,17 @@ class _Page:
         await asyncio.sleep(0)  # what the same event changed goes with it
         self._bucket.take(loop.time())
 
-    def _compose(self) -> SliceStatus | None:
-        """What is to be said; None where that was said last."""
+    def _compose(self) -> tuple[SliceStatus, int]:
+        """What is to be said, and the bytes of the object then."""
         item = self._item
         assert item is not None
         name = item.metadata.name
         self._gap = _GATHER_FEW if len(self.dirty) <= _FEW else _GATHER_SECONDS
         for child_id, child in self.dirty.items():
-            text = child.report_for(name)
-            if text is None:
-                self._entries.pop(child_id, None)
-            else:
-                self._entries[child_id] = text
+            self._enter(child_id, child.report_for(name))
         self.dirty.clear()
-        entries, whole = _bounded(self._entries)
+        entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named)
+        self._named = entries
         if whole:
             self._observed = item.metadata.generation
         status = SliceStatus(
@@ -227,9 +255,19 @@ class _Page:
             address=self._author.address,
             entries=entries,
         )
-        if self._said == (status.observed_generation, status.entries):
-            return None
-        return status
+        return status, self._spec_size + size + _ENVELOPE
+
+    def _enter(self, child_id: str, text: str | None) -> None:
+        """Take a child's report, None where it has none, and count how often that of this incarnation has changed."""
+        if text is None:
+            self._entries.pop(child_id, None)
+            self._turns.pop(child_id, None)
+            return
+        before, self._entries[child_id] = self._entries.get(child_id), text
+        if before is None or before.split(" ", 2)[:2] != text.split(" ", 2)[:2]:
+            self._turns.pop(child_id, None)
+        elif before != text:
+            self._turns[child_id] = self._turns.get(child_id, 0) + 1
 
     async def _write(self, status: SliceStatus) -> None:
         """PUT with the version last seen; on a conflict a JSON Patch of the status alone, tested for uid and holder."""
@@ -296,18 +334,7 @@ class _Page:
             )
 
 
-def _bounded(entries: dict[str, str]) -> tuple[dict[str, str], bool]:
-    """What fits, and whether it names all that may run.
-
-    It is at most as many as a slice may hold, and no more text than etcd takes beside the spec. What is Pending need
-    not be told, and a thousand long messages neither. What is being stopped must be, and there is no limit to it: the
-    room that it leaves in the spec is filled while it still runs.
-    """
-    told, whole = dict(entries), True
-    if len(told) > MAX_ENTRIES:
-        pending = f" {State.PENDING} "
-        order = sorted(told.items(), key=lambda entry: pending in entry[1])
-        told, whole = dict(order[:MAX_ENTRIES]), pending in order[MAX_ENTRIES][1]
-    if sum(map(len, told.values())) > _MAX_TEXT:
-        told = {child: text.partition(" msg=")[0] for child, text in told.items()}
-    return told, whole
+async def _up_to(seconds: float, event: asyncio.Event) -> None:
+    """Wait for the event, but no longer than this."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

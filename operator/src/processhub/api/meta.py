@@ -7,6 +7,7 @@ import msgspec
 GROUP = "processhub.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+MESSAGE_MAX = 32768  # characters of a condition's message, by the schema
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -82,14 +83,19 @@ def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | 
 
 
 def merge_conditions(old: tuple[Condition, ...], new: tuple[Condition, ...], now: str) -> tuple[Condition, ...]:
-    """``new`` with lastTransitionTime kept where the status did not change and ``now`` (RFC 3339) where it did."""
+    """``new`` with lastTransitionTime kept where the status did not change and ``now`` (RFC 3339) where it did.
+
+    A message that is longer than the schema allows is cut: with it the whole status would be refused, for ever.
+    """
     merged = []
     for condition in new:
         before = find_condition(old, condition.type)
         kept = before is not None and before.status == condition.status and before.last_transition_time
         merged.append(
             msgspec.structs.replace(
-                condition, last_transition_time=before.last_transition_time if before and kept else now
+                condition,
+                message=condition.message[:MESSAGE_MAX],
+                last_transition_time=before.last_transition_time if before and kept else now,
             )
         )
     return tuple(merged)

@@ -177,3 +177,7 @@ class RestartPolicy(StrEnum):
     """After a failure: an exit code other than 0, a signal, an exception."""
     TEMPORARY = "Temporary"
     """Never."""
+
+
+CRASH_ROUND = (State.STARTING, State.RUNNING, State.FAILED)  # what a child that crashes over and over goes through
+WAITED_FOR = (Reason.IDLE, Reason.RESTARTS_EXCEEDED)  # reasons in those states that are no part of that

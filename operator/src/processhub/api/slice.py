@@ -14,9 +14,8 @@ of the child as its user wrote it, where a hook changed it: as long as that stan
 
 An entry of ``status.entries`` (the member's word)::
 
-    <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [exit=<text>] [msg=<text>]
-        [gave=<epoch>:<checksum>] [kept=<epoch>:<why>[:<text>]] [got=<checksum>]
-        [claim=<member>]
+    <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
+        [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
 
 ``gave``: quiesced, and the state for that waiting entry was sent; ``kept``: it was not, and why: the child ``refused``,
 is ``stateless``, or it ``failed``, with a text for people; ``got``: the state for this waiting entry is here, whole. On
@@ -24,13 +23,18 @@ the target ``kept`` says that the state came and was ``lost`` with the agent tha
 ``claim``: no entry of this member's says so, but that of the named one, which could not be reached.
 
 ``-`` stands for an empty positional field; values after ``=`` are percent-encoded. Readers ignore
-options that they don't know. Both grammars are format 1.
+options that they don't know and take them in any order: earlier agents wrote ``exit`` and ``msg`` before the words
+of a handover. Both grammars are format 1.
+
+The texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further where a status outgrows its
+object; everything else of a report is never cut, for somebody waits for it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
 import xxhash
@@ -43,7 +47,9 @@ EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
 DEMAND_OPTION = " demand"  # as it stands in a spec entry, for counting without parsing
 MAX_BYTES = 512 * 1024
+EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # of a report's texts for people, percent-encoded
 
+_wire = msgspec.json.Encoder().encode
 _encoder = msgspec.json.Encoder(order="sorted")
 _workload_decoder = msgspec.json.Decoder(Workload)
 
@@ -89,7 +95,8 @@ class Kept(msgspec.Struct, frozen=True):
 
     def format(self) -> str:
         """As the report holds it."""
-        return f"{self.epoch}:{self.why}" + (f":{_encode(self.text)}" if self.text else "")
+        text = _cut(_encode(self.text), KEPT_BYTES)
+        return f"{self.epoch}:{self.why}" + (f":{text}" if text else "")
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,7 +210,27 @@ class RegistrySlice(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 def _encode(value: str) -> str:
-    return quote(value, safe="/@+!$*;()[]{}'")
+    # A lone surrogate, as an exception's text may have one, has no UTF-8.
+    return quote(value, safe="/@+!$*;()[]{}'", errors="replace")
+
+
+def _cut(encoded: str, most: int) -> str:
+    """The beginning of a percent-encoded text that takes ``most`` bytes at most, in whole characters."""
+    if len(encoded) <= most:
+        return encoded
+    if most <= 0:
+        return ""
+    return _encode(unquote_to_bytes(re.sub("%.?$", "", encoded[:most])).decode(errors="ignore"))
+
+
+def stored_bytes(value: object) -> int:
+    """The bytes of a string, struct or mapping in the JSON that the API server stores.
+
+    Beside what JSON escapes it writes ``<``, ``>``, ``&`` and the two Unicode line ends as six bytes each.
+    """
+    text = _wire(value)
+    escaped = 5 * (text.count(b"<") + text.count(b">") + text.count(b"&"))
+    return len(text) + escaped + 3 * (text.count(b"\xe2\x80\xa8") + text.count(b"\xe2\x80\xa9"))
 
 
 def _options(fields: list[str]) -> Iterator[tuple[str, str]]:
@@ -297,10 +324,6 @@ def format_report(entry: Report) -> str:
     )
     if entry.reason:
         text += f" reason={entry.reason}"
-    if entry.last_exit:
-        text += f" exit={_encode(entry.last_exit)}"
-    if entry.message:
-        text += f" msg={_encode(entry.message)}"
     if entry.gave:
         text += f" gave={entry.gave}"
     if entry.kept:
@@ -309,7 +332,39 @@ def format_report(entry: Report) -> str:
         text += f" got={entry.got}"
     if entry.claim:
         text += f" claim={entry.claim}"
+    if entry.last_exit:
+        text += f" exit={_cut(_encode(entry.last_exit), EXIT_BYTES)}"
+    if entry.message:
+        text += f" msg={_cut(_encode(entry.message), MESSAGE_BYTES)}"
     return text
+
+
+def report_texts(text: str) -> list[int]:
+    """The lengths, percent-encoded, of what a status entry has for people alone."""
+    return [len(said) for _, said in map(_parted, text.split(" ")[7:]) if said]
+
+
+def shorten_report(text: str, most: int) -> str:
+    """The status entry with at most ``most`` bytes of each text for people; what somebody waits for stays whole."""
+    fields = text.split(" ")
+    for at in range(7, len(fields)):
+        rest, said = _parted(fields[at])
+        if said:
+            said = _cut(said, most)
+            fields[at] = rest + said if said else rest.rstrip(":") if rest.startswith("kept=") else ""
+    return " ".join(filter(None, fields))
+
+
+def _parted(field: str) -> tuple[str, str]:
+    """An option of a status entry as what must stay and what is for people alone."""
+    if field.startswith(("exit=", "msg=")):
+        name, _, said = field.partition("=")
+        return f"{name}=", said
+    if field.startswith("kept="):
+        epoch, _, rest = field.partition(":")
+        why, parted, said = rest.partition(":")
+        return f"{epoch}:{why}{parted}", said
+    return field, ""
 
 
 def parse_report(text: str) -> Report:

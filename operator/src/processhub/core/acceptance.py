@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -76,7 +76,7 @@ def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection
         return None
     return Refusal(
         Reason.UNKNOWN_STRATEGY,
-        f"spec.{field}.strategy {strategy!r} is not known; there are {_listed((*built_in, *sorted(own)))}",
+        f"spec.{field}.strategy {strategy!r} is not known; there are {', '.join((*built_in, *sorted(own)))}",
     )
 
 
@@ -255,10 +255,6 @@ def unknown_member(spec: ChildSpec, members: MemberNames) -> Refusal | None:
                 f"spec.nodes: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
             )
     return None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 _HUB_CHECKS: tuple[HubCheck, ...] = (

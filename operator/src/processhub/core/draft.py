@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
-from processhub.core.listing import MemberNames
+from processhub.core.listing import MemberNames, listed
 from processhub.core.membership import Phase
 from processhub.core.placement import Candidate, load_caps
 from processhub.core.plan import Move, Plan, Unplaced
@@ -154,7 +154,7 @@ class Draft:
     def no_room(self, candidates: list[Candidate]) -> Unplaced:
         """Why none of the ready members takes a child."""
         if all(candidate.weight <= 0 for candidate in candidates):
-            names = MemberNames(candidate.name for candidate in candidates).some
+            names = listed([candidate.name for candidate in candidates])
             return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
         limit = self.snapshot.spec.members.max_children
         return Unplaced(

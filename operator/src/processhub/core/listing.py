@@ -1,10 +1,18 @@
-"""The names of a hub's members, for a question about many children and for the sentence that answers it."""
+"""Lists of names in sentences for people: the first ones, and how many more there are."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
+from itertools import islice
 
-_NAMED = 10  # members: a hub may have hundreds
+NAMED = 10  # a hub may have hundreds of members and thousands of children
+
+
+def listed(names: Collection[str], most: int = NAMED) -> str:
+    """The first ``most`` names in the order given, and how many are not named."""
+    text = ", ".join(islice(names, most))
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 class MemberNames(frozenset[str]):
@@ -13,6 +21,4 @@ class MemberNames(frozenset[str]):
     @cached_property
     def some(self) -> str:
         """The first ones, and how many more there are; "" where there is none."""
-        there = sorted(self)
-        more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
-        return ", ".join(there[:_NAMED]) + more
+        return listed(sorted(self))

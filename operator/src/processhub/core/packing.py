@@ -7,21 +7,24 @@ is, first in slices that are written anyway; a new slice is opened only when non
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, Assignment, format_assignment
-
-_encode = msgspec.json.Encoder().encode
+from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, Assignment, format_assignment, stored_bytes
 
 
 class SliceContent(msgspec.Struct, frozen=True):
-    """What a slice holds: ``workloads`` hash → JSON, ``entries`` id → text."""
+    """What a slice holds: ``workloads`` hash → JSON, ``entries`` id → text.
+
+    ``ending``: ids that are on record there no more and may still run. They take room, for the status has to name
+    them: were it filled while they hang, the status could never name all that runs, and no end would be proven.
+    """
 
     index: int
     workloads: Mapping[str, str]
     entries: Mapping[str, str]
+    ending: Collection[str] = ()
 
 
 def pack(
@@ -71,17 +74,18 @@ def _free_index(slices: Sequence[_Open]) -> int:
 
 
 def _size(key: str, text: str) -> int:
-    """The bytes of one item of a map of strings on the wire."""
-    return len(_encode(key)) + len(_encode(text)) + 2
+    """The bytes of one item of a map of strings in the object as it is stored."""
+    return stored_bytes(key) + stored_bytes(text) + 2
 
 
 class _Open:
-    """A slice while it is packed. ``size`` is in bytes on the wire, a workload counted once however many use it."""
+    """A slice while it is packed. ``size`` is in bytes as stored, a workload counted once however many use it."""
 
     def __init__(self, content: SliceContent) -> None:
         self.index = content.index
         self.changed = False
         self.entries = dict(content.entries)
+        self.ending = set(content.ending) - self.entries.keys()
         self.users = Counter(_workload_of(text) for text in self.entries.values())
         self.workloads = {key: text for key, text in content.workloads.items() if key in self.users}
         self.size = sum(_size(key, text) for part in (self.entries, self.workloads) for key, text in part.items())
@@ -89,8 +93,9 @@ class _Open:
     def has_room(
         self, child_id: str, entry: Assignment, workloads: Mapping[str, str], max_entries: int, max_bytes: int
     ) -> bool:
-        if not self.entries or len(self.entries) >= max_entries:
-            return not self.entries
+        held = len(self.entries) + len(self.ending - {child_id})
+        if not held or held >= max_entries:
+            return not held
         return self.size + self._cost(child_id, entry, workloads) <= max_bytes
 
     def can_change(self, child_id: str, entry: Assignment, workloads: Mapping[str, str], max_bytes: int) -> bool:
@@ -113,6 +118,7 @@ class _Open:
         if child_id in self.entries:
             self.remove(child_id)
         self.changed = True
+        self.ending.discard(child_id)
         self.entries[child_id] = text
         self.size += _size(child_id, text)
         self.users[entry.workload] += 1
@@ -123,6 +129,7 @@ class _Open:
     def remove(self, child_id: str) -> None:
         self.changed = True
         text = self.entries.pop(child_id)
+        self.ending.add(child_id)
         self.size -= _size(child_id, text)
         workload = _workload_of(text)
         self.users[workload] -= 1

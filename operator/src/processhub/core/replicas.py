@@ -15,6 +15,7 @@ from processhub.core.copymove import CopyMove, CopyStep, next_step
 from processhub.core.distribution.base import Strategy
 from processhub.core.distribution.scene import scene_of
 from processhub.core.draft import MAPPED, NOT_PLACED, PINNED, REFUSED, pod_there, same_attributes, takes, unavailable
+from processhub.core.listing import listed
 from processhub.core.membership import Phase
 from processhub.core.plan import Move, Unplaced
 from processhub.core.roles import Roles, is_open
@@ -183,7 +184,7 @@ class Replicas(Roles):
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
         if kept and all(self.sleeps(child, place) for place in kept):
-            self.unplaced[child.id] = unavailable(", ".join(place.member for place in kept))
+            self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
         held = _Held(child, tuple(kept), tuple(staying))
         if move is not None and move.step is CopyStep.ADD:
             self.lack_asked.append((held, move))
@@ -300,7 +301,7 @@ class Replicas(Roles):
         if blocked := self.blocked(child.id):
             self.unplaced[child.id] = blocked
         elif not self.snapshot.formed or not any(takes(member) for member in self.snapshot.members):
-            names = ", ".join(child.nodes)
+            names = listed(child.nodes)
             self.unplaced[child.id] = (
                 unavailable(names)
                 if child.nodes
@@ -352,7 +353,7 @@ class Replicas(Roles):
     def _no_place(self, child: Wanted) -> Unplaced:
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
-            return full[0] if full else unavailable(", ".join(child.nodes))
+            return full[0] if full else unavailable(listed(child.nodes))
         return self.strategy.why_not(child, scene_of(self, self.strategy, 0)) or self.no_room(self.candidates(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:

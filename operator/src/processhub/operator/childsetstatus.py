@@ -12,12 +12,13 @@ import msgspec
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
-from processhub.api.slice import Assignment
+from processhub.api.slice import Assignment, stored_bytes
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
-from processhub.cluster.tokenbucket import TokenBucket
+from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
 from processhub.core.acceptance import Refusal
+from processhub.core.listing import listed
 from processhub.core.membership import Phase
 from processhub.core.plan import Unplaced
 from processhub.core.snapshot import Wanted
@@ -29,6 +30,7 @@ from processhub.operator.store import Store
 from processhub.operator.together import end
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
+_HUB_RATE, _HUB_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
 _NAMED = 3  # ids that a message names
 log = logging.getLogger(__name__)
 
@@ -160,9 +162,14 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
 
 
+def _is_for_good(status: ChildSetStatus) -> tuple[object, ...]:
+    """What a crash loop does not change from one second to the next."""
+    conditions = [(condition.type, condition.status, condition.reason) for condition in status.conditions]
+    return status.observed_generation, status.desired, status.running == status.desired, *conditions
+
+
 def _some(texts: list[str]) -> str:
-    listed = ", ".join(texts[:_NAMED])
-    return listed if len(texts) <= _NAMED else f"{listed} and {len(texts) - _NAMED} more"
+    return listed(texts, _NAMED)
 
 
 class ChildSetWriter:
@@ -171,6 +178,7 @@ class ChildSetWriter:
     def __init__(self, client: Client, store: Store, wake: Callable[[HubKey], None]) -> None:
         self._client, self._store, self._wake = client, store, wake
         self._buckets: dict[HubKey, dict[str, TokenBucket]] = {}
+        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(_HUB_RATE, _HUB_BURST))
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def tell(
@@ -197,10 +205,17 @@ class ChildSetWriter:
             else:
                 due.append(item)
         statuses = compute() if due else {}
+        budget = self._budgets.of(hub, now)
         for item in due:
             status = statuses.get(item.metadata.uid)
             if status is None or status == item.status:
                 continue
+            counts_alone = _is_for_good(status) == _is_for_good(item.status)
+            if counts_alone and (wait := budget.wait(now)) > 0:
+                waits.append(wait)
+                continue
+            if counts_alone:
+                budget.spend(now, stored_bytes(item))  # etcd stores all of it, also ten thousand ids
             buckets[item.metadata.uid].take(now)
             self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
         return min(waits) if waits else None

@@ -15,6 +15,8 @@ from processhub.core.membership import Phase
 from processhub.core.plan import Unplaced
 from processhub.operator.members import Member
 
+NODES_MAX = 100  # copies that a status lists, by the schema
+_EXIT_MAX = 1024  # characters of lastExit, by the schema
 _STARTING = {State.PENDING: Reason.PENDING, State.STARTING: Reason.STARTING, State.STOPPING: Reason.STOPPING}
 
 
@@ -76,7 +78,7 @@ def node_of(copy: Copy) -> NodeStatus:
         epoch=report.epoch,
         restarts=report.restarts,
         started_at=report.started_at,
-        last_exit=report.last_exit,
+        last_exit=report.last_exit[:_EXIT_MAX],
     )
 
 
@@ -106,7 +108,7 @@ def child_status(
         role=first.role if first else "",
         state=first.state if first else (State.STOPPED if _is_suspended(refusal) else State.PENDING),
         first_started_at=first_started_at or child.status.first_started_at,
-        nodes=nodes,
+        nodes=nodes[:NODES_MAX],
     )
 
 
@@ -139,7 +141,10 @@ def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None,
     if unplaced is not None:
         return condition("False", unplaced.reason, unplaced.message)
     if on_record:
-        return condition("True", Reason.PLACED, f"on {on_record[0].member.name}")
+        message = f"on {on_record[0].member.name}"
+        if len(own) > NODES_MAX:
+            message += f"; status.nodes has {NODES_MAX} of its {len(own)} copies"
+        return condition("True", Reason.PLACED, message)
     if refusal is not None:
         return condition("False", refusal.reason, refusal.message)
     return condition("False", Reason.WAITING, "waiting to be placed")

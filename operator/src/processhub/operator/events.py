@@ -13,12 +13,12 @@ from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
-from processhub.cluster.tokenbucket import TokenBucket
+from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.operator.election import micro_time
 
 EVENTS = untyped("v1", "events")
 _RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
-_SET_RATE, _SET_BURST = 0.2, 5.0  # Events of one ChildSet: a second, at once
+_SUM_RATE, _SUM_BURST = 0.2, 5.0  # Events that sum up what happened to one ChildSet's or Hub's: a second, at once
 _QUEUE = 1000
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,12 @@ class EventRecorder:
     def __init__(self, client: Client, reporter: str) -> None:
         self._client, self._reporter = client, reporter
         self._queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(_QUEUE)
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(_RATE, _BURST))
         self._skipped: dict[tuple[str, EventReason], int] = {}
         self._last: dict[tuple[str, str], str] = {}
         self._of_sets: dict[tuple[str, EventReason], int] = {}  # children that are not told of yet
-        self._set_buckets: dict[str, TokenBucket] = {}
+        # By uid: of ChildSets, and of Hubs for what was too many to be told one by one.
+        self._sums: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(_SUM_RATE, _SUM_BURST))
 
     def about_hub(self, hub: Hub, reason: EventReason, message: str, *, warning: bool = False) -> None:
         """Post an Event on a Hub."""
@@ -43,8 +44,8 @@ class EventRecorder:
         """Tell how many of a ChildSet's children this happened to; what is over the rate is told with what follows."""
         key = (item.metadata.uid, reason)
         self._of_sets[key] = self._of_sets.get(key, 0) + count
-        bucket = self._set_buckets.setdefault(item.metadata.uid, TokenBucket(_SET_RATE, _SET_BURST))
-        if self._of_sets[key] and bucket.take(asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if self._of_sets[key] and self._sums.of(item.metadata.uid, now).take(now):
             count = self._of_sets.pop(key)
             self._put("ChildSet", item, reason, f"{count} children: {str(reason).lower()}", warning=False)
 
@@ -56,8 +57,7 @@ class EventRecorder:
         if self._last.get(key) == message:
             return
         now = asyncio.get_running_loop().time()
-        bucket = self._buckets.setdefault(hub.metadata.uid, TokenBucket(_RATE, _BURST))
-        if bucket.take(now):
+        if self._buckets.of(hub.metadata.uid, now).take(now):
             if len(self._last) > 20_000:
                 self._last.clear()
             self._last[key] = message
@@ -67,10 +67,12 @@ class EventRecorder:
             self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
 
     def flush(self, hub: Hub) -> None:
-        """Tell in one Event what was too many to be told one by one."""
+        """Tell in one Event what was too many to be told one by one; where that is too often, with what follows."""
+        now = asyncio.get_running_loop().time()
         for reason in EventReason:
-            if count := self._skipped.pop((hub.metadata.uid, reason), 0):
-                self.about_hub(hub, reason, f"{count} more children: {reason}")
+            skipped = (hub.metadata.uid, reason)
+            if skipped in self._skipped and self._sums.of(hub.metadata.uid, now).take(now):
+                self.about_hub(hub, reason, f"{self._skipped.pop(skipped)} more children: {reason}")
 
     async def run(self) -> None:
         """Post until cancelled."""

@@ -104,6 +104,11 @@ class KnownSlice:
         assert self.object is not None
         return self.object
 
+    @property
+    def ending(self) -> set[str]:
+        """Ids that are not on record here any more, and of which it is not proven that nothing runs."""
+        return (self.unproven.keys() | self.present.status.entries.keys()) - self.present.spec.entries.keys()
+
     def acknowledged_by(self, holder: str) -> bool:
         """Whether this Lease holder has answered the slice as it is now."""
         status = self.present.status

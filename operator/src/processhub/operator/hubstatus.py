@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 
 import msgspec
 
@@ -26,13 +27,14 @@ from processhub.core.acceptance import Refusal
 from processhub.core.membership import Phase
 from processhub.core.plan import Plan
 from processhub.core.quorum import Verdict
-from processhub.operator.childstatus import Copy, node_of, order
+from processhub.operator.childstatus import NODES_MAX, Copy, node_of, order
 from processhub.operator.hubstate import KnownSlice
 from processhub.operator.members import Member
 from processhub.operator.objects.owned import selector_labels
 from processhub.operator.observe import Observation
 
 REGISTRY_MAX = 500
+MEMBERS_MAX = 1000  # that a status lists, by the schema
 
 
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
@@ -69,7 +71,7 @@ def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubS
         ready_replicas=len(ready),
         selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
-        members=tuple(_member(member, load[member.name]) for member in members.values()),
+        members=tuple(_member(member, load[member.name]) for member in islice(members.values(), MEMBERS_MAX)),
         children=ChildCounts(
             desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
         ),
@@ -106,7 +108,7 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
             for member, known in places[child_id]
         ]
         copies.sort(key=order)
-        registry.append(RegistryEntry(id=child_id, nodes=tuple(_registry_node(copy) for copy in copies)))
+        registry.append(RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX]))))
     return tuple(registry), Counter(states.values())
 
 
@@ -143,9 +145,10 @@ def _ready(
         message = f"{len(ready)} of {len(wanted)} members ready; not ready: {', '.join(absent[:5]) or 'all'}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
-    return condition_of(
-        "Ready", True, GroupReason.MEMBERS_READY, f"{running} of {desired} children running", generation
-    )
+    message = f"{running} of {desired} children running"
+    if len(wanted) > MEMBERS_MAX:
+        message += f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
+    return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
 
 
 def _balanced(hub: Hub, plan: Plan) -> Condition:

@@ -56,7 +56,7 @@ class SliceWriter:
         Raises ApiError where one was refused or not answered, once all have been tried.
         """
         contents = [
-            SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries)
+            SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
             for known in member.slices
         ]
         changed = {content.index: content for content in pack(contents, changes, workloads)}

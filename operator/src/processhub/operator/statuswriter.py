@@ -17,8 +17,9 @@ from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
-from processhub.cluster.tokenbucket import TokenBucket
+from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.operator.hubstate import HubKey
+from processhub.operator.quietwrites import QuietWrites
 from processhub.operator.store import Store
 from processhub.operator.together import end
 
@@ -28,6 +29,7 @@ _STORM_SECONDS = 1.0  # from the last round of a storm; the next calm one ends i
 _SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
 _MOTION_SECONDS = 3.0  # one of many that are moved is told once, when all have arrived or after this
 ChildKey = tuple[str, str]  # (namespace, object name)
+_AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # after a write that was refused, twice as long each time
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,9 @@ class StatusWriter:
         self._writing: dict[ChildKey, bool] = {}  # whether it was marked again meanwhile
         self._wake = asyncio.Event()
         self._calm = asyncio.Event()
-        self._buckets: dict[ChildKey, TokenBucket] = {}
+        self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
+        self._quiet = QuietWrites(self.mark)
+        self._refused: dict[ChildKey, float] = {}  # seconds after which a write that was refused is tried again
         self._settling: dict[ChildKey, float] = {}  # until when a start may stay untold
         self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
         self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -138,11 +142,15 @@ class StatusWriter:
     async def _retrying(self, key: ChildKey) -> None:
         try:
             await self._child(key)
+            self._refused.pop(key, None)
         except NotFoundError as error:
+            self._refused.pop(key, None)
             log.debug("status of child %s not written: %s", key[1], error.message)
         except ApiError as error:
-            log.warning("status of child %s not written, trying again: %s", key[1], error.message)
-            asyncio.get_running_loop().call_later(1.0, self.mark, key)
+            seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
+            self._refused[key] = seconds
+            log.warning("status of child %s not written, again in %g s: %s", key[1], seconds, error.message)
+            asyncio.get_running_loop().call_later(seconds, self.mark, key)
 
     async def _child(self, key: ChildKey) -> None:
         loop = asyncio.get_running_loop()
@@ -152,7 +160,6 @@ class StatusWriter:
         self._held.pop(key, None)
         found = self._latest(key)
         if found is None:
-            self._buckets.pop(key, None)
             self._settling.pop(key, None)
             return
         child, status = found
@@ -170,7 +177,9 @@ class StatusWriter:
                 loop.call_later(until - loop.time(), self.mark, key)
                 return
         self._settling.pop(key, None)
-        bucket = self._buckets.setdefault(key, TokenBucket(_CHILD_RATE, _CHILD_BURST))
+        bucket = self._buckets.of(key, loop.time())
+        if not bucket.wait(loop.time()) and self._quiet.put_off(child, status):
+            return
         if not bucket.take(loop.time()):
             loop.call_later(bucket.wait(loop.time()), self.mark, key)
             return

@@ -11,6 +11,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
 from processhub.api.reasons import EventReason, Reason
 from processhub.api.slice import Kept
 from processhub.core.handover import goes_to
+from processhub.core.listing import listed
 from processhub.core.membership import Phase
 from processhub.core.plan import Move, Plan
 from processhub.operator.events import EventRecorder
@@ -20,7 +21,6 @@ from processhub.operator.memory import Away, HubMemory
 from processhub.operator.observe import Observation
 
 _QUIET = (Reason.SUSPENDED,)
-_NAMED = 10  # ids that an Event names
 
 
 def tell(
@@ -134,9 +134,8 @@ def _tell_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
     stopped = sorted(away.ids - here)
     if not stopped:
         return
-    more = f" and {len(stopped) - _NAMED} more" if len(stopped) > _NAMED else ""
     message = (
         f"member {member.name} is back and ends its copies of {len(stopped)} children, which are on record elsewhere: "
-        f"{', '.join(stopped[:_NAMED])}{more}"
+        f"{listed(stopped)}"
     )
     events.about_hub(hub, EventReason.HEALED, message)

@@ -1,0 +1,176 @@
+"""What a crash loop costs etcd, and whom it keeps waiting: this test plays the API server, by a clock that jumps.
+
+The children are an agent's own: they end as soon as they run, and come back after their back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import virtualtime
+
+from processhub.agent.child import Child
+from processhub.agent.incarnation import End
+from processhub.agent.metrics import Metrics
+from processhub.agent.noise import HUB_BURST, HUB_RATE
+from processhub.agent.status import Author, StatusBook
+from processhub.agent.supervisor import Supervisor
+from processhub.agent.sync import Wanted
+from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    parse_report,
+    stored_bytes,
+)
+
+TEXT = "ValueError: " + "x y " * 47
+UP_SECONDS = 0.5
+
+
+class Looping:
+    """Starts children that end soon, but for those whose names say that they are well."""
+
+    def launch(self, child: Child, wanted: Wanted, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(child.begun)
+        loop.call_soon(child.running, 7)
+        if not child.id.startswith("well"):
+            loop.call_later(UP_SECONDS, child.ended, End(Reason.EXITED, TEXT))
+        return self
+
+    def stop(self, grace: float) -> None: ...
+
+    def forget(self, child_id: str) -> None: ...
+
+    def let_go(self) -> None: ...
+
+
+class Hub:
+    """One member's slices of children, and what the API server stores of them."""
+
+    def __init__(self, slices: int, children: int, members: int = 1) -> None:
+        self.specs = {
+            f"hub.hub-0.{number}": {f"{name}-{number}": wanted(f"hub.hub-0.{number}") for name in names_of(children)}
+            for number in range(slices)
+        }
+        self.generations = dict.fromkeys(self.specs, 1)
+        self.statuses = dict.fromkeys(self.specs, SliceStatus())
+        self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
+        starter = Looping()
+        self.supervisor = Supervisor(
+            starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
+        )  # type: ignore[arg-type]
+        self.book = StatusBook(
+            Author(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
+        )
+        self.book.open()
+        for name, children_of in self.specs.items():
+            self.supervisor.want(dict(children_of))
+            self.book.slice_changed(self.slice(name), name, self.supervisor.children.values())
+
+    def _changed(self, child: Child, urgent: bool) -> None:
+        self.book.child_changed(child, urgent=urgent)
+
+    def _stored(self, item: RegistrySlice) -> None:
+        self.book.slice_changed(item, item.metadata.name)
+
+    def slice(self, name: str) -> RegistrySlice:
+        entries = {child_id: format_assignment(item.assignment) for child_id, item in self.specs[name].items()}
+        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries=entries)
+        metadata = ObjectMeta(name=name, namespace="default", uid=name, generation=self.generations[name])
+        return RegistrySlice(metadata=metadata, spec=spec, status=self.statuses[name])
+
+    def order_stop(self, name: str, child_id: str) -> None:
+        del self.specs[name][child_id]
+        self.generations[name] += 1
+        self.supervisor.want({child_id: None})
+        self.book.slice_changed(self.slice(name), name)
+
+    async def replace(
+        self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
+    ) -> RegistrySlice:
+        await asyncio.sleep(0.02)
+        self.statuses[name] = body["status"]
+        stored = self.slice(name)
+        self.writes[name].append((asyncio.get_running_loop().time(), stored_bytes(stored)))
+        return stored
+
+    def written(self) -> int:
+        return sum(size for writes in self.writes.values() for _, size in writes)
+
+
+def names_of(children: int) -> list[str]:
+    return ["well", *(f"tenant-{number}" for number in range(children - 1))]
+
+
+def wanted(slice_name: str) -> Wanted:
+    entry = Assignment(uid="0f0e0d0c-1111-2222-3333-444455556666", epoch=5_000_000_123, workload="4eb87135da9d56b4")
+    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
+
+
+@pytest.mark.timeout(300)
+def test_ten_thousand_crash_loops_write_no_more_than_the_hub_may_and_hold_up_no_stop() -> None:
+    async def ten_minutes() -> None:
+        hub = Hub(slices=10, children=1000)
+        await asyncio.sleep(400)
+        before = len(hub.writes["hub.hub-0.3"])
+        hub.order_stop("hub.hub-0.3", "well-3")
+        await asyncio.sleep(1)
+        assert parse_report(hub.statuses["hub.hub-0.3"].entries["well-3"]).state == State.STOPPING
+        hub.supervisor.children["well-3"].ended(End(Reason.EXITED, "exit code 0"))
+        await asyncio.sleep(1)
+        assert "well-3" not in hub.statuses["hub.hub-0.3"].entries
+        assert hub.statuses["hub.hub-0.3"].observed_generation == 2
+        assert len(hub.writes["hub.hub-0.3"]) > before
+        await asyncio.sleep(198)
+
+        assert hub.written() <= HUB_BURST + 600 * HUB_RATE
+        late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
+        assert all(late.values()), "a slice is told of no more"
+        told = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
+        assert min(report.restarts for report in told if report.last_exit) > 20
+
+    virtualtime.run(ten_minutes())
+
+
+def test_a_few_crash_loops_are_told_as_they_come() -> None:
+    async def a_minute() -> None:
+        hub = Hub(slices=1, children=10)
+        child = hub.supervisor.children["tenant-0-0"]
+        for _ in range(60):
+            await asyncio.sleep(1.5)
+            told = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
+            assert child.restarts - 1 <= told.restarts <= child.restarts
+
+    virtualtime.run(a_minute())
+
+
+def test_the_first_crash_of_one_child_is_told_at_once_though_others_have_used_up_the_budget() -> None:
+    async def a_crash() -> None:
+        hub = Hub(slices=10, children=400)
+        await asyncio.sleep(400)
+
+        hub.supervisor.children["well-3"].ended(End(Reason.EXITED, "it was well"))
+        await asyncio.sleep(1.5)
+
+        assert parse_report(hub.statuses["hub.hub-0.3"].entries["well-3"]).last_exit == "it was well"
+
+    virtualtime.run(a_crash())
+
+
+def test_members_share_what_their_hub_may_write() -> None:
+    async def ten_minutes(members: int) -> int:
+        hub = Hub(slices=1, children=1000, members=members)
+        await asyncio.sleep(600)
+        return hub.written()
+
+    assert virtualtime.run(ten_minutes(20)) <= HUB_BURST / 20 + 600 * HUB_RATE / 20 + 10 * 400_000
