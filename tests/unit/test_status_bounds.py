@@ -28,6 +28,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.core.acceptance import unknown_member
+from processhub.core.listing import MemberNames
 from processhub.core.membership import Judgement, Phase
 from processhub.operator.childstatus import NODES_MAX, child_status, copies_of
 from processhub.operator.events import EventRecorder
@@ -94,7 +95,9 @@ def test_a_message_is_never_longer_than_the_schema_allows() -> None:
 
 
 def test_a_child_of_an_unknown_member_is_told_of_some_members_and_how_many_more() -> None:
-    refusal = unknown_member(ChildSpec(hub="hub", nodes=("other",)), [f"node-{number:04}" for number in range(1000)])
+    refusal = unknown_member(
+        ChildSpec(hub="hub", nodes=("other",)), MemberNames(f"node-{number:04}" for number in range(1000))
+    )
 
     assert refusal is not None
     assert refusal.message.endswith("node-0008, node-0009 and 990 more")
