@@ -218,3 +218,29 @@ def test_events_that_sum_up_are_bounded_too() -> None:
         assert 100 < events.said["Hub"] <= 5 + 600 * 0.2
 
     virtualtime.run(ten_minutes())
+
+
+def test_a_child_whose_status_cant_be_made_keeps_no_other_from_being_told() -> None:
+    async def a_minute() -> None:
+        server = Server()
+        broken = True
+
+        def latest(key: tuple[str, str]) -> tuple[Child, ChildStatus]:
+            if key[1] == "broken" and broken:
+                raise ValueError("it can't be made")
+            return child(key[1], server.stored.get(key[1])), status_of(1)
+
+        client = cast("Client", server)
+        writer = StatusWriter(client, Store(client, (), lambda _: None), latest)
+        running = asyncio.create_task(writer.run())
+        for name in ("broken", "a"):
+            writer.mark(("ns", name))
+        await asyncio.sleep(30)
+        assert not running.done()
+        assert server.stored.keys() == {"a"}
+        broken = False
+        await asyncio.sleep(30)
+        assert server.stored.keys() == {"a", "broken"}
+        running.cancel()
+
+    virtualtime.run(a_minute())

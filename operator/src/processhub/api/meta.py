@@ -82,6 +82,11 @@ def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | 
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
+def brief(text: str, most: int) -> str:
+    """The beginning of a text in ``most`` bytes of UTF-8 at most; what has no UTF-8 (a lone surrogate) becomes ``?``."""
+    return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
+
+
 def merge_conditions(old: tuple[Condition, ...], new: tuple[Condition, ...], now: str) -> tuple[Condition, ...]:
     """``new`` with lastTransitionTime kept where the status did not change and ``now`` (RFC 3339) where it did.
 

@@ -15,7 +15,14 @@ import msgspec
 
 from processhub.api.meta import ObjectMeta
 from processhub.cluster.config import Config, ConfigError
-from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, GoneError, api_error
+from processhub.cluster.errors import (
+    ApiError,
+    ConnectionFailedError,
+    ForbiddenError,
+    GoneError,
+    InvalidError,
+    api_error,
+)
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
 
@@ -290,7 +297,11 @@ class Client:
         timeout: float = 30,
         accept: str = _JSON,
     ) -> bytes:
-        payload = None if body is None else msgspec.json.encode(body)
+        try:
+            payload = None if body is None else msgspec.json.encode(body)
+        except UnicodeEncodeError as error:
+            # Refused here, for whoever writes it to tell and go on: it ended what wrote for all objects.
+            raise InvalidError(400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}") from error
         if method != "GET":
             self.writes += 1
         limits = aiohttp.ClientTimeout(total=timeout)

@@ -146,10 +146,13 @@ class StatusWriter:
         except NotFoundError as error:
             self._refused.pop(key, None)
             log.debug("status of child %s not written: %s", key[1], error.message)
-        except ApiError as error:
+        except Exception as error:
+            # Whatever it is: the statuses of all other children wait behind it.
             seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
             self._refused[key] = seconds
-            log.warning("status of child %s not written, again in %g s: %s", key[1], seconds, error.message)
+            known = isinstance(error, ApiError)
+            text = "status of child %s not written, again in %g s: %s"
+            log.warning(text, key[1], seconds, error, exc_info=None if known else error)
             asyncio.get_running_loop().call_later(seconds, self.mark, key)
 
     async def _child(self, key: ChildKey) -> None:

@@ -18,11 +18,12 @@ import msgspec
 import xxhash
 
 from processhub.api.child import EnvVar, Workload
+from processhub.api.meta import brief
 from processhub.api.slice import Assignment, encode_workload
 from processhub.core.acceptance import refuse_size
 from processhub.core.snapshot import Wanted, frozen_metadata
 from processhub.operator.gate import Candidate
-from processhub.operator.hooks.webhook import HookError
+from processhub.operator.hooks.webhook import TEXT_BYTES, HookError
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -60,11 +61,12 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
     try:
         # What a function returned may hold anything: what goes on from here has been JSON once.
         text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        return msgspec.json.decode(text, type=Answer)
+        answer = msgspec.json.decode(text, type=Answer)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise HookError(
             f"its answer can't be read: {error}; write a JSON object of allow, reason, metadata, tags, env and args"
         ) from error
+    return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
 
 
 def digest(wanted: Wanted) -> str:

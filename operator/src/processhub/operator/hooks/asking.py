@@ -11,12 +11,13 @@ import msgspec
 
 from processhub.api.hooks import Hook, HookEvent, in_order
 from processhub.api.hub import Hub
+from processhub.api.meta import brief
 from processhub.api.reasons import EventReason
 from processhub.operator import metrics
 from processhub.operator.events import EventRecorder
 from processhub.operator.hooks.answers import Answer, parse_answer
 from processhub.operator.hooks.happening import CloudEventText, Happening, Letter, cloud_event
-from processhub.operator.hooks.webhook import HookError
+from processhub.operator.hooks.webhook import TEXT_BYTES, HookError
 
 AT_ONCE = 32  # questions of one hub under way
 _WAITS = (0.2, 0.6)  # seconds between the attempts of one question: something waits for its answer
@@ -56,9 +57,10 @@ class Asker:
                     # Whatever it is: something waits for the outcome of this question, and is told by nothing else.
                     if not isinstance(error, HookError):
                         log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
-                    self._complain(hook, str(error) or type(error).__name__)
+                    said = brief(str(error), TEXT_BYTES) or type(error).__name__
+                    self._complain(hook, said)
                     if hook.receiver.failure_policy == "Fail":
-                        raise Unanswered(f"hook {hook.name} gave no answer: {error}") from error
+                        raise Unanswered(f"hook {hook.name} gave no answer: {said}") from error
                     continue
                 metrics.HOOK_EVENTS.labels("delivered").inc()
                 self._complained.pop(hook.name, None)

@@ -7,17 +7,22 @@ import asyncio
 import aiohttp
 
 from processhub.api.hooks import Webhook
+from processhub.api.meta import brief
 from processhub.operator.hooks.happening import CloudEventText
 
 ANSWER_BYTES = 64 * 1024
+TEXT_BYTES = 1024  # of what a hook says to people
 _RETRY_AFTER_MAX_SECONDS = 30.0
 
 
 class HookError(Exception):
-    """A hook did not do its part. ``retry``: it may when asked again, not before ``after`` seconds."""
+    """A hook did not do its part. ``retry``: it may when asked again, not before ``after`` seconds.
+
+    The message may be a stranger's, and goes into statuses, Events and logs: it is cut, and always text.
+    """
 
     def __init__(self, message: str, *, retry: bool = False, after: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(brief(message, TEXT_BYTES))
         self.retry, self.after = retry, after
 
 
