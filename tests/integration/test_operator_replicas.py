@@ -160,7 +160,17 @@ async def zones(world: World) -> AsyncIterator[dict[str, str]]:
 
 
 async def test_copies_stand_in_different_zones(world: World, zones: dict[str, str]) -> None:
-    hub = await world.hub(members={"replicas": 4}, redundancy={**STANDBY, "replicationModel": "ActiveActive"})
+    # Left to itself the scheduler spreads members over nodes, and may well leave out the zone of one node.
+    spread_over_zones = {
+        "topologyKey": "topology.kubernetes.io/zone",
+        "maxSkew": 1,
+        "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"processhub.dev/hub": "hub"}},
+    }
+    hub = await world.hub(
+        members={"replicas": 4, "template": {"spec": {"topologySpreadConstraints": [spread_over_zones]}}},
+        redundancy={**STANDBY, "replicationModel": "ActiveActive"},
+    )
     where = {member.name: zones[member.node] for member in hub.status.members}
     assert len(set(where.values())) == 2
     names = await world.children([f"c{number}" for number in range(8)])
