@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, cast
 
 import msgspec
 import virtualtime
 
 from processhub.api.child import Child, ChildSpec, ChildStatus, NodeStatus
-from processhub.api.hub import Hub
+from processhub.api.childset import ChildSet, ChildSetSpec, ChildSetStatus
+from processhub.api.hub import Hub, HubStatus, MemberStatus, RegistryEntry, RegistryNode
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import MESSAGE_MAX, Condition, ObjectMeta, condition_of, find_condition, merge_conditions
 from processhub.api.reasons import EventReason, State
@@ -30,32 +32,42 @@ from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.membership import Judgement, Phase
+from processhub.core.plan import Plan
+from processhub.core.quorum import Verdict
+from processhub.core.snapshot import HubSnapshot
+from processhub.operator.childsetstatus import SETS_BURST, SETS_RATE, ChildSetWriter
 from processhub.operator.childstatus import NODES_MAX, child_status, copies_of
 from processhub.operator.events import EventRecorder
+from processhub.operator.hubpace import HUB_BURST as STATUS_BURST
+from processhub.operator.hubpace import HUB_RATE as STATUS_RATE
+from processhub.operator.hubpace import HubPace
 from processhub.operator.hubstate import KnownLease, KnownSlice
-from processhub.operator.hubstatus import registry_of
+from processhub.operator.hubstatus import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
 from processhub.operator.members import Member
+from processhub.operator.observe import Observation
 from processhub.operator.quietwrites import HUB_BURST, HUB_RATE
 from processhub.operator.statuswriter import StatusWriter
 from processhub.operator.store import Store
 
+GONE = Judgement(Phase.GONE, draining=False, restarting=False, recheck_seconds=None, why="")
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
 ENVELOPE = 2048  # bytes of metadata and managed fields that the API server adds
 NOW = "2026-01-01T00:00:00Z"
 
 
-def member(number: int, exit_text: str = "") -> Member:
-    """One that runs a copy of the child ``a``."""
+def member(number: int, exit_text: str = "", ids: Collection[str] = ("a",)) -> Member:
+    """One that runs a copy of the child ``a``, or of each of the ``ids``."""
     name = f"hub-{number}"
     report = Report(uid="u", epoch=5, state=State.RUNNING, pid=7, last_exit=exit_text)
+    entry = format_assignment(Assignment(uid="u", epoch=5, workload="w"))
     spec = SliceSpec(
         hub="hub",
         hub_uid="h",
         member=name,
         term=1,
-        entries={"a": format_assignment(Assignment(uid="u", epoch=5, workload="w"))},
+        entries=dict.fromkeys(ids, entry),
     )
-    status = SliceStatus(observed_generation=1, holder="x/1", entries={"a": format_report(report)})
+    status = SliceStatus(observed_generation=1, holder="x/1", entries=dict.fromkeys(ids, format_report(report)))
     known = KnownSlice()
     known.update(RegistrySlice(metadata=ObjectMeta(name=f"{name}.0", generation=1), spec=spec, status=status))
     lease = KnownLease(Lease(metadata=ObjectMeta(name=name), spec=LeaseSpec(holder_identity="x/1")), 0.0)
@@ -78,6 +90,77 @@ def test_more_copies_than_a_status_lists_are_counted() -> None:
     assert placed is not None
     assert placed.message == f"on {status.nodes[0].name}; status.nodes has 100 of its 140 copies"
     assert len(registry[0].nodes) == 100
+
+
+def test_the_registry_of_a_hub_with_many_copies_of_many_children_fits_into_its_status() -> None:
+    ids = [f"{'child' * 40}-{number}" for number in range(600)]
+    registry, counts = registry_of({f"hub-{number}": member(number, ids=ids) for number in range(60)})
+
+    assert stored_bytes(registry) <= REGISTRY_BYTES
+    assert 20 <= len(registry) < REGISTRY_MAX
+    assert [entry.id for entry in registry] == sorted(ids)[: len(registry)], "the first ones, whole"
+    assert {len(entry.nodes) for entry in registry} == {60}
+    assert counts == {State.RUNNING: 600}, "all are counted"
+
+
+def test_more_members_than_a_status_lists_are_counted() -> None:
+    hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
+    members = {f"hub-{number}": member(number) for number in range(MEMBERS_MAX + 200)}
+    snapshot = HubSnapshot(spec=hub.spec, members=(), children={}, record={}, next_epoch=6)
+    quorum = Verdict(required=0, live=1200, largest_seen=1200, quorate=True, partitioned=False, reason="", why="")
+    observation = Observation(members=members, snapshot=snapshot, refusals={}, chosen={}, quorum=quorum)
+
+    def told(members: dict[str, Member]) -> tuple[HubStatus, str]:
+        plan = Plan(entries={}, unplaced={}, next_epoch=6)
+        status = hub_status(hub, msgspec.structs.replace(observation, members=members), plan, NOW)
+        ready = find_condition(status.conditions, "Ready")
+        assert ready is not None
+        return status, ready.message
+
+    for there in (members, {**members, "hub-7": msgspec.structs.replace(members["hub-7"], judgement=GONE)}):
+        status, message = told(there)
+        assert len(status.members) == MEMBERS_MAX == 1000
+        assert status.summary is not None
+        assert status.summary.members == f"{sum(item.ready for item in there.values())}/1200"
+        assert message.endswith("; status.members has 1000 of its members, of which there are 1200")
+
+
+def hub_told(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
+    """A status of 500 registry entries, some of which run."""
+    registry = tuple(
+        RegistryEntry(
+            id=f"child-{number}",
+            nodes=tuple(
+                RegistryNode(name=f"hub-{copy}", state=State.RUNNING if number < running else State.FAILED)
+                for copy in range(4)
+            ),
+        )
+        for number in range(500)
+    )
+    condition = condition_of("Ready", ready, "MembersReady", f"{running} of 500 children running", 1)
+    members = (MemberStatus(name="hub-0", pod="hub-0", ready=ready, cpu=f"{cpu}m"),)
+    return HubStatus(conditions=(condition,), observed_generation=1, registry=registry, members=members)
+
+
+def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
+    hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
+    pace, stored, written, writes, last = HubPace(), hub_told(0), 0, 0, 0.0
+    crashing = [hub_told(running, cpu=running) for running in range(3)]
+    unready = hub_told(0, ready=False)
+    for half in range(2400):
+        now, pressing = half / 2, half % 400 == 399
+        status = unready if pressing else crashing[half % 3]
+        if (
+            pace.wait(now, storm=False) > 0
+            or pace.put_off(msgspec.structs.replace(hub, status=stored), status, now) > 0
+        ):
+            assert not pressing, "what somebody waits for is told at once"
+            continue
+        written += stored_bytes(msgspec.structs.replace(hub, status=status)) + ENVELOPE
+        stored, writes, gap, last = status, writes + 1, now - last, now
+        assert gap <= 5.0, "the counts are told in the end"
+    assert written <= STATUS_BURST + 1200 * STATUS_RATE + 12 * stored_bytes(stored), "beside what can't wait"
+    assert writes < 2000, "it is the budget that bounds"
 
 
 def test_an_exit_that_is_longer_than_the_schema_allows_is_cut() -> None:
@@ -162,6 +245,92 @@ def test_crash_loops_of_ten_thousand_children_write_no_more_than_their_hub_may()
             name: 20 for name in wanted if name[7:] > "3"
         }, "each is told in the end"
         running.cancel()
+
+    virtualtime.run(ten_minutes())
+
+
+def test_words_that_change_over_and_over_write_no_more_than_their_hub_may() -> None:
+    def denied(number: int, reason: str = "HookDenied") -> ChildStatus:
+        said = f"hook gate gave no answer: {number} {'x' * 900}"
+        conditions = tuple(
+            Condition(type=kind, status="False", reason=reason, message=said, last_transition_time=NOW)
+            for kind in ("Accepted", "Placed", "Ready")
+        )
+        return ChildStatus(conditions=conditions, observed_generation=1, id="a", state=State.PENDING)
+
+    async def ten_minutes() -> None:
+        server = Server()
+        wanted = {f"tenant-{number}": denied(0) for number in range(2000)}
+        writer = writer_of(server, wanted)
+        running = asyncio.create_task(writer.run())
+        for turn in range(1, 31):
+            for name in wanted:
+                wanted[name] = denied(turn)
+                writer.mark(("ns", name))
+            await asyncio.sleep(19)
+            name = f"tenant-{turn}"
+            wanted[name] = denied(turn, "InvalidChild")
+            writer.mark(("ns", name))
+            await asyncio.sleep(1)
+            assert server.stored[name].conditions[0].reason == "InvalidChild", "another reason is told at once"
+        assert server.bytes <= 2100 * 6000 + HUB_BURST + 600 * HUB_RATE
+        running.cancel()
+
+    virtualtime.run(ten_minutes())
+
+
+def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_may() -> None:
+    class Sets:
+        """Stores what is applied, and counts the bytes of the whole objects."""
+
+        def __init__(self, items: dict[str, ChildSet]) -> None:
+            self.items, self.bytes = items, 0
+            self.writes: Counter[str] = Counter()
+
+        async def apply(self, kind: object, namespace: str, name: str, body: Any, *, subresource: str) -> ChildSet:
+            await asyncio.sleep(0.01)
+            item = self.items[name] = msgspec.structs.replace(self.items[name], status=body["status"])
+            self.bytes += stored_bytes(item)
+            self.writes[name] += 1
+            return item
+
+    def told(turn: int, accepted: bool = True) -> ChildSetStatus:
+        reason = ("ChildrenFailed", "Pending", "Started")[turn % 3]
+        conditions = (
+            condition_of("Accepted", accepted, "Accepted" if accepted else "Invalid", "", 1),
+            condition_of("Ready", reason == "Started", reason, f"{turn} of 10000 children running", 1),
+        )
+        return ChildSetStatus(conditions=conditions, observed_generation=1, desired=10_000, running=turn)
+
+    async def ten_minutes() -> None:
+        ids = tuple(f"tenant-{number}" for number in range(10_000))
+        sets = Sets(
+            {
+                f"set-{number}": ChildSet(
+                    metadata=ObjectMeta(name=f"set-{number}", namespace="ns", uid=f"set-{number}", generation=1),
+                    spec=ChildSetSpec(hub="hub", ids=ids, template=ChildSpec(hub="")),
+                )
+                for number in range(20)
+            }
+        )
+        client = cast("Client", sets)
+        writer = ChildSetWriter(client, Store(client, (), lambda _: None), lambda _: None)
+        names = list(sets.items)
+
+        async def tell(status: ChildSetStatus) -> None:
+            writer.tell(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
+            await asyncio.sleep(0.5)
+
+        for turn in range(1, 1201):
+            accepted = turn % 400 > 0
+            await tell(told(turn, accepted))
+            if not accepted:
+                for _ in range(3):
+                    await tell(told(turn, accepted))
+                assert {item.status.conditions[0].status for item in sets.items.values()} == {"False"}
+        size = max(map(stored_bytes, sets.items.values()))
+        assert sets.bytes <= SETS_BURST + 604 * SETS_RATE + 7 * 20 * size, "beside those that somebody waits for"
+        assert min(sets.writes.values()) > 0.7 * max(sets.writes.values()), "each has its turn"
 
     virtualtime.run(ten_minutes())
 

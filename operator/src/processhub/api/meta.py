@@ -83,7 +83,7 @@ def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | 
 
 
 def brief(text: str, most: int) -> str:
-    """The beginning of a text in ``most`` bytes of UTF-8 at most; what has no UTF-8 (a lone surrogate) becomes ``?``."""
+    """The beginning of a text in ``most`` bytes of UTF-8; what has none (a lone surrogate) becomes a question mark."""
     return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
 
 

@@ -301,7 +301,9 @@ class Client:
             payload = None if body is None else msgspec.json.encode(body)
         except UnicodeEncodeError as error:
             # Refused here, for whoever writes it to tell and go on: it ended what wrote for all objects.
-            raise InvalidError(400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}") from error
+            raise InvalidError(
+                400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}"
+            ) from error
         if method != "GET":
             self.writes += 1
         limits = aiohttp.ClientTimeout(total=timeout)

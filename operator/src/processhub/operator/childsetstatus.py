@@ -30,7 +30,9 @@ from processhub.operator.store import Store
 from processhub.operator.together import end
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
-_HUB_RATE, _HUB_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
+SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
+_OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
+_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
 _NAMED = 3  # ids that a message names
 log = logging.getLogger(__name__)
 
@@ -164,8 +166,13 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
 
 def _is_for_good(status: ChildSetStatus) -> tuple[object, ...]:
     """What a crash loop does not change from one second to the next."""
-    conditions = [(condition.type, condition.status, condition.reason) for condition in status.conditions]
-    return status.observed_generation, status.desired, status.running == status.desired, *conditions
+    conditions = [
+        (condition.type, "", "")
+        if condition.reason in _COUNTED
+        else (condition.type, condition.status, condition.reason)
+        for condition in status.conditions
+    ]
+    return status.observed_generation, status.desired, *conditions
 
 
 def _some(texts: list[str]) -> str:
@@ -178,7 +185,7 @@ class ChildSetWriter:
     def __init__(self, client: Client, store: Store, wake: Callable[[HubKey], None]) -> None:
         self._client, self._store, self._wake = client, store, wake
         self._buckets: dict[HubKey, dict[str, TokenBucket]] = {}
-        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(_HUB_RATE, _HUB_BURST))
+        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(SETS_RATE, SETS_BURST))
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def tell(
@@ -192,18 +199,18 @@ class ChildSetWriter:
         before = self._buckets.pop(hub, {})
         if not items:
             return None
-        buckets = self._buckets[hub] = {
-            uid: before.get(uid) or TokenBucket(_RATE, _BURST) for uid in (item.metadata.uid for item in items)
-        }
+        by_uid = {item.metadata.uid: item for item in items}
+        # The one that was written last comes last: what waits for the budget has its turn.
+        buckets = self._buckets[hub] = {uid: bucket for uid, bucket in before.items() if uid in by_uid}
         waits, due = [], []
-        for item in items:
-            bucket = buckets[item.metadata.uid]
-            if item.metadata.uid in self._tasks:
+        for uid in (*buckets, *(by_uid.keys() - buckets.keys())):
+            bucket = buckets.setdefault(uid, TokenBucket(_RATE, _BURST))
+            if uid in self._tasks:
                 continue  # its end wakes the hub
             if (wait := bucket.wait(now)) > 0:
                 waits.append(wait)
             else:
-                due.append(item)
+                due.append(by_uid[uid])
         statuses = compute() if due else {}
         budget = self._budgets.of(hub, now)
         for item in due:
@@ -214,9 +221,10 @@ class ChildSetWriter:
             if counts_alone and (wait := budget.wait(now)) > 0:
                 waits.append(wait)
                 continue
-            if counts_alone:
-                budget.spend(now, stored_bytes(item))  # etcd stores all of it, also ten thousand ids
-            buckets[item.metadata.uid].take(now)
+            # etcd stores all of it, also ten thousand ids.
+            budget.spend(now, stored_bytes(item), owed_seconds=_OWED_SECONDS)
+            bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
+            bucket.take(now)
             self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
         return min(waits) if waits else None
 

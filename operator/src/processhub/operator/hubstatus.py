@@ -23,7 +23,9 @@ from processhub.api.hub import (
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import GroupReason, Reason, Role, State
+from processhub.api.slice import stored_bytes
 from processhub.core.acceptance import Refusal
+from processhub.core.listing import listed
 from processhub.core.membership import Phase
 from processhub.core.plan import Plan
 from processhub.core.quorum import Verdict
@@ -33,7 +35,7 @@ from processhub.operator.members import Member
 from processhub.operator.objects.owned import selector_labels
 from processhub.operator.observe import Observation
 
-REGISTRY_MAX = 500
+REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # of the registry: children, and bytes as stored
 MEMBERS_MAX = 1000  # that a status lists, by the schema
 
 
@@ -82,7 +84,11 @@ def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubS
 
 
 def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
-    """The first entries of the registry by id, and how many children there are in each state."""
+    """The first entries of the registry by id, and how many children there are in each state.
+
+    So many as the schema takes, and as leave room in the object: with a hundred copies of each of five hundred children
+    it would outgrow etcd.
+    """
     states: dict[str, str] = {}
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
     for member in members.values():
@@ -97,7 +103,8 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
                 # Of several copies the active ones speak for the child; it runs where one of these does.
                 if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
                     states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
-    registry = []
+    registry: list[RegistryEntry] = []
+    room = REGISTRY_BYTES - 2
     for child_id in heapq.nsmallest(REGISTRY_MAX, places):
         copies = [
             Copy(
@@ -108,7 +115,11 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
             for member, known in places[child_id]
         ]
         copies.sort(key=order)
-        registry.append(RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX]))))
+        shown = RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX])))
+        room -= stored_bytes(shown) + 1
+        if room < 0:
+            break
+        registry.append(shown)
     return tuple(registry), Counter(states.values())
 
 
@@ -140,14 +151,15 @@ def _ready(
         return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
     if hub.spec.suspend:
         return condition_of("Ready", False, Reason.SUSPENDED, "spec.suspend is true", generation)
+    unlisted = ""
+    if len(wanted) > MEMBERS_MAX:
+        unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
     if not wanted or len(ready) < len(wanted):
         absent = [member.name for member in wanted if not member.ready]
-        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {', '.join(absent[:5]) or 'all'}"
+        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {listed(absent, 5) or 'all'}{unlisted}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
-    message = f"{running} of {desired} children running"
-    if len(wanted) > MEMBERS_MAX:
-        message += f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
+    message = f"{running} of {desired} children running{unlisted}"
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
 
 

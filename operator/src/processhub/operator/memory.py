@@ -13,13 +13,13 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.core.acceptance import Refusal
 from processhub.core.distribution.patience import Patience
 from processhub.core.plan import Plan, Unplaced
+from processhub.operator.hubpace import HubPace
 from processhub.operator.ownedobjects import OwnedMemory
 
 if TYPE_CHECKING:
     from processhub.operator.quorumwatch import QuorumWatch
     from processhub.operator.setorders import HeldBack
 
-HUB_STATUS_RATE = 2.0
 PUT_OFF_SECONDS = 30.0  # for which a child that would not be moved is let be
 SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
 
@@ -52,8 +52,7 @@ class HubMemory:
         self.quorum: QuorumWatch | None = None  # from the first round on
         self.away: dict[str, Away] = {}  # members that were lost, by name
         self.slice_buckets: dict[str, TokenBucket] = {}
-        self.status_bucket = TokenBucket(rate=HUB_STATUS_RATE, burst=4)
-        self.status_written_at = float("-inf")
+        self.status_pace = HubPace()
         self.storm = False  # so many entries are under way that what only tells of them gives way
         self.moves_refilled_at: float | None = None
         self.move_tokens = 0.0

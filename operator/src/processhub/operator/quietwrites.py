@@ -1,4 +1,4 @@
-"""Writes of Children's statuses that only follow a crash loop: they wait for a budget of their hub's."""
+"""Writes of Children's statuses that only follow a crash loop, or change words: they wait for their hub's budget."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class QuietWrites:
 
 
 def is_noise(before: ChildStatus, after: ChildStatus) -> bool:
-    """Whether a child has merely gone on in a crash loop that is told already."""
-    return (
+    """Whether a child has merely gone on in a crash loop that is told already, or the same is said in other words."""
+    return _without_words(before) == _without_words(after) or (
         before.state in CRASH_ROUND
         and after.state in CRASH_ROUND
         and _reason(before) not in WAITED_FOR
@@ -79,6 +79,13 @@ def is_noise(before: ChildStatus, after: ChildStatus) -> bool:
 def _reason(status: ChildStatus) -> str:
     ready = find_condition(status.conditions, "Ready")
     return ready.reason if ready is not None else ""
+
+
+def _without_words(status: ChildStatus) -> ChildStatus:
+    """The status without what it says to people alone."""
+    nodes = tuple(msgspec.structs.replace(node, last_exit="") for node in status.nodes)
+    conditions = tuple(msgspec.structs.replace(condition, message="") for condition in status.conditions)
+    return msgspec.structs.replace(status, nodes=nodes, conditions=conditions)
 
 
 def _lasting(status: ChildStatus) -> ChildStatus:

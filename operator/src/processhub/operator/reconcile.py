@@ -70,7 +70,6 @@ from processhub.operator.telling import tell, tell_changed_pods
 from processhub.operator.together import together
 
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
-_STORM_STATUS_SECONDS = 2.0  # and the Hub's is written so often
 _MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
 Told = TypeVar("Told")
@@ -413,15 +412,13 @@ class Reconciler:
         if current is None or current.metadata.uid != hub.metadata.uid:
             return None  # made anew in the midst of the round: this status is its predecessor's
         now = asyncio.get_running_loop().time()
-        wait = memory.status_bucket.wait(now)
-        if memory.storm:
-            wait = max(wait, memory.status_written_at + _STORM_STATUS_SECONDS - now)
+        wait = memory.status_pace.wait(now, storm=memory.storm)
         if wait > 0 or self.status.busy_with(hub):
             return max(0.1, wait)
         status = compute()
         if status != current.status:
-            memory.status_bucket.take(now)
-            memory.status_written_at = now
+            if (wait := memory.status_pace.put_off(current, status, now)) > 0:
+                return max(0.1, wait)
             self.status.hub(current, status, lambda: self.wake(hub.metadata.key))
         return None
 
