@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,13 @@ UP_SECONDS = 0.5
 class Looping:
     """Starts children that end soon, but for those whose names say that they are well."""
 
+    def __init__(self) -> None:
+        self.awaits_pod = asyncio.Event()
+
     def launch(self, child: Child, wanted: Wanted, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
+        if isinstance(workload, PodWorkload):
+            self.awaits_pod.set()
+            return self  # Starting, until there is a Pod
         loop = asyncio.get_running_loop()
         loop.call_soon(child.begun)
         loop.call_soon(child.running, 7)
@@ -65,7 +72,7 @@ class Hub:
         self.generations = dict.fromkeys(self.specs, 1)
         self.statuses = dict.fromkeys(self.specs, SliceStatus())
         self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
-        starter = Looping()
+        starter = self.starter = Looping()
         self.supervisor = Supervisor(
             starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
         )  # type: ignore[arg-type]
@@ -88,6 +95,13 @@ class Hub:
         spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries=entries)
         metadata = ObjectMeta(name=name, namespace="default", uid=name, generation=self.generations[name])
         return RegistrySlice(metadata=metadata, spec=spec, status=self.statuses[name])
+
+    def order_start(self, name: str, child_id: str, item: Wanted) -> Child:
+        self.specs[name][child_id] = item
+        self.generations[name] += 1
+        self.supervisor.want({child_id: item})
+        self.book.slice_changed(self.slice(name), name)
+        return self.supervisor.children[child_id]
 
     def order_stop(self, name: str, child_id: str) -> None:
         del self.specs[name][child_id]
@@ -165,6 +179,26 @@ def test_the_first_crash_of_one_child_is_told_at_once_though_others_have_used_up
         assert parse_report(hub.statuses["hub.hub-0.3"].entries["well-3"]).last_exit == "it was well"
 
     virtualtime.run(a_crash())
+
+
+def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
+    """The operator makes it when the report says Starting."""
+
+    async def ten_ends() -> None:
+        hub = Hub(slices=10, children=400)
+        item = replace(wanted("hub.hub-0.3"), workload=PodWorkload(template={}))
+        child = hub.order_start("hub.hub-0.3", "pod", item)
+        await asyncio.sleep(400)
+        for _ in range(20):
+            hub.starter.awaits_pod.clear()
+            child.ended(End(Reason.EXITED, "exit code 1"))
+            await hub.starter.awaits_pod.wait()
+            await asyncio.sleep(1.5)
+            assert parse_report(hub.statuses["hub.hub-0.3"].entries["pod"]).state == State.STARTING
+            child.hindered(State.FAILED, Reason.EXITED, "its container ended")
+            await asyncio.sleep(15)
+
+    virtualtime.run(ten_ends())
 
 
 def test_members_share_what_their_hub_may_write() -> None:

@@ -426,6 +426,13 @@ class Child:
         report = self.report_in(slice_name)
         return None if report is None else format_report(report)
 
+    @property
+    def awaits_pod(self) -> bool:
+        """Whether it starts as a Pod, which the operator makes when it reads so."""
+        return (
+            self.state == State.STARTING and self.run_of is not None and isinstance(self.run_of.workload, PodWorkload)
+        )
+
     def report_in(self, slice_name: str) -> Report | None:
         """What that slice's status is to say of it; None where it is not to say anything."""
         subject = self.run_of

@@ -18,6 +18,7 @@ from processhub.agent.child import Child
 from processhub.agent.metrics import Metrics
 from processhub.agent.noise import FEW, NoiseBudget, is_noise
 from processhub.agent.statusfit import fit
+from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice, SliceStatus, parse_report, shorten_report, stored_bytes
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
@@ -156,8 +157,10 @@ class _Page:
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
             return False
-        after = child.report_in(self._item.metadata.name)
-        return after is not None and is_noise(parse_report(shorten_report(before, 0)), after)
+        after, told = child.report_in(self._item.metadata.name), parse_report(shorten_report(before, 0))
+        if after is None or (child.awaits_pod and told.state != State.STARTING):
+            return False
+        return is_noise(told, after)
 
     def kick(self, *, pressing: bool = True) -> None:
         """Have it written soon; what is not ``pressing`` when the budget allows."""
