@@ -221,8 +221,9 @@ class ChildSetWriter:
             if counts_alone and (wait := budget.wait(now)) > 0:
                 waits.append(wait)
                 continue
-            # etcd stores all of it, also ten thousand ids.
-            budget.spend(now, stored_bytes(item), owed_seconds=_OWED_SECONDS)
+            # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
+            size = stored_bytes(item) + stored_bytes(item.spec.ids)
+            budget.spend(now, size, owed_seconds=_OWED_SECONDS)
             bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
             bucket.take(now)
             self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))

@@ -36,7 +36,8 @@ class HubPace:
             return wait
         self._bucket.take(now)
         self._written_at = now
-        size = stored_bytes(hub.spec) + stored_bytes(status) + _ENVELOPE
+        # The managed fields name the fields of the spec, those of each child in it too, once more.
+        size = 2 * stored_bytes(hub.spec) + stored_bytes(status) + _ENVELOPE
         self._budget.spend(now, size, owed_seconds=_OWED_SECONDS)
         return 0.0
 
