@@ -6,7 +6,6 @@ what becomes of the writes that change entries or patch a spec; the others are a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,17 +21,18 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.cluster.errors import ForbiddenError, UnavailableError
 from processhub.core.distribution import strategy_of
 from processhub.core.membership import Judgement, Phase
 from processhub.core.plan import Plan
 from processhub.core.planner import plan
-from processhub.operator.execute import Executor, workload_texts
+from processhub.operator.events import EventRecorder
+from processhub.operator.execute import Executed, Executor, workload_texts
 from processhub.operator.hubstate import KnownLease
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation, observe
 from processhub.operator.slicewriter import SliceWriter
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 
 Json = dict[str, Any]
@@ -170,6 +170,7 @@ class Rounds:
         self.memory = HubMemory("h", 1)
         self.memory.formed = True
         self._now = 10.0
+        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, complete=True)  # in the latest round
         self.see()
 
     def want(self, *ids: str) -> None:
@@ -200,8 +201,9 @@ class Rounds:
         planned = plan(observation.snapshot, strategy)
         self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
         writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
-        with contextlib.suppress(ForbiddenError, UnavailableError):
-            await Executor(self.client, self.store, writer).execute(observation, planned, workload_texts(observation))
+        steps = Steps({}, EventRecorder(self.client, "operator"), HUB)
+        executor = Executor(self.client, self.store, self.state, writer, steps, 1)
+        self.executed = await executor.execute(observation, planned, workload_texts(observation))
         return observation, planned
 
 
