@@ -15,7 +15,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, L
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.operator.hubstate import HubState
+from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.objects.owned import owner_reference
 from processhub.operator.ownedobjects import NameConflictError
 from processhub.operator.steps import Steps
@@ -37,7 +37,7 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
     for name, spec in desired.items():
         child = owned.get(name)
         if child is None and name in state.children:
-            what, done = f"the name of static child {spec.id!r} is taken", partial(_taken, name)
+            what, done = f"the name of static child {spec.id!r} is taken", partial(_taken, hub, state.children[name])
         elif child is None:
             what, done = f"static child {spec.id!r} can't be made", partial(_create, client, store, hub, name, spec)
         elif child.spec != spec:
@@ -53,9 +53,12 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
     await together(*work)
 
 
-async def _taken(name: str) -> None:
-    text = f"child/{name} is there and not the hub's; delete it, or give the entry of spec.children another id"
-    raise NameConflictError(text)
+async def _taken(hub: Hub, known: KnownChild) -> None:
+    """Raises NameConflictError."""
+    title, owners = known.title, known.metadata.owner_references
+    if known.metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
+        raise NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
+    raise NameConflictError(f"{title} is there and not the hub's; delete it, or give the entry another id")
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
