@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
-from operatorworld import SLEEP, World, settles
+from operatorworld import SLEEP, World, settles, untouched
 
 from processhub.api.meta import find_condition
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.cluster.errors import ApiError
-from processhub.cluster.kinds import CHILDREN, LEASES, PODS, untyped
+from processhub.cluster.kinds import CHILDREN, LEASES, PODS, SLICES, untyped
 
 pytest_plugins = ("operatorworld",)
 QUOTAS = untyped("v1", "resourcequotas")
@@ -78,20 +80,30 @@ async def children(world: World) -> list[str]:
     return [item.id for item in items]
 
 
-async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_nothing(world: World) -> None:
-    await world.hub(members={"replicas": 1}, children=static("a", "b"))
-    await world.running(["a", "b"])
-    rule = {"apiGroups": ["processhub.dev"], "apiVersions": ["*"], "resources": ["children"], "operations": ["DELETE"]}
+@contextlib.asynccontextmanager
+async def policy_against(world: World, operation: str, plural: str) -> AsyncIterator[None]:
+    """While the block runs nobody may do that to objects of this kind in the world's namespace."""
+    rule = {"apiGroups": ["processhub.dev"], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
     name, only = f"keep-{world.namespace}", {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
     spec = {
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
-        "validations": [{"expression": "false", "message": "children are kept here"}],
+        "validations": [{"expression": "false", "message": f"{plural} are kept here"}],
     }
     await world.api.create(POLICIES, None, {"metadata": {"name": name}, "spec": spec})
     bound = {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": only}}
     await world.api.create(BINDINGS, None, {"metadata": {"name": name}, "spec": bound})
     try:
+        yield
+    finally:
+        await world.api.delete(BINDINGS, None, name)
+        await world.api.delete(POLICIES, None, name)
+
+
+async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_nothing(world: World) -> None:
+    await world.hub(members={"replicas": 1}, children=static("a", "b"))
+    await world.running(["a", "b"])
+    async with policy_against(world, "DELETE", "children"):
         probes = (f"probe-{number}" for number in itertools.count())
         await settles(lambda: refuses_deletion(world, next(probes)))
 
@@ -103,11 +115,39 @@ async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_no
         await goes_on(world, "another")
         (child,) = [item for item in (await world.api.list(CHILDREN, world.namespace))[0] if item.id == "b"]
         assert any("children are kept here" in text for text in await world.events(child.metadata.name, "Refused"))
-    finally:
-        await world.api.delete(BINDINGS, None, name)
-        await world.api.delete(POLICIES, None, name)
     await has_no(world, "Stalled")
     assert "b" not in await children(world)
+
+
+async def test_a_new_leader_that_may_not_take_one_hub_over_leads_all_others(world: World, elsewhere: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await goes_on(world, "before")
+    await elsewhere.hub(members={"replicas": 1})
+    async with policy_against(world, "UPDATE", "registryslices"):
+        await settles(lambda: refuses_writes(world))
+
+        await world.operators.kill_leader()
+
+        await goes_on(elsewhere, "led")
+        stalled = await world.hub_condition("Stalled", "True", "Invalid")
+        assert "what an earlier leader has left of the hub can't be taken over: " in stalled.message
+        assert "registryslices are kept here" in stalled.message
+        before = await world.running(["before"])
+        await world.child("after")
+    await world.ready("after")
+    await has_no(world, "Stalled")
+    untouched(before, await world.running(["before"]))
+
+
+async def refuses_writes(world: World) -> None:
+    """The policy holds from some seconds after it was made."""
+    name = (await world.slices())[0].metadata.name
+    refusal = None
+    try:
+        await world.api.patch(SLICES, world.namespace, name, {"metadata": {"annotations": {"probe": "a"}}})
+    except ApiError as error:
+        refusal = error.message
+    assert "registryslices are kept here" in (refusal or "")
 
 
 async def refuses_deletion(world: World, name: str) -> None:
@@ -145,6 +185,7 @@ async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: Wor
         await goes_on(world, f"child-{number}")
         await world.hub_ready()
 
+    await world.edit_hub(members={"template": None})
     await world.edit_hub(members={"template": {"metadata": {"annotations": {"mine": "b"}}}})
     await world.hub_condition("Accepted", "True")
     await has_no(world, "Stalled")

@@ -52,6 +52,7 @@ class SliceSite:
     def __init__(self) -> None:
         self.slices: dict[str, Json] = {}
         self.ways: list[str] = []
+        self.refuses: set[str] = set()  # names of slices that nobody may change
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
@@ -93,6 +94,7 @@ class SliceSite:
             web.put(base + "/{name}", self._write),
             web.patch(base + "/{name}", self._write),
             web.get(base + "/{name}", self._get),
+            web.get(base, self._list),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:
@@ -120,6 +122,8 @@ class SliceSite:
     async def _write(self, request: web.Request) -> web.Response:
         """A PUT, a JSON Patch that tests before it replaces the spec, or a merge patch of the spec."""
         name, body = request.match_info["name"], await request.json()
+        if name in self.refuses:
+            return _status(403, "Forbidden")
         tests = {test["path"].rpartition("/")[2]: test["value"] for test in body[:2]} if isinstance(body, list) else {}
         given = body[2]["value"] if tests else body["spec"]
         expected = tests or {key: body["metadata"].get(key) for key in ("uid", "resourceVersion")}

@@ -48,6 +48,14 @@ def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     return _replace_conditions(hub, (*conditions, *kept), now)
 
 
+def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
+    """The status of a Hub for which nothing can be done now, by the reason and message of ``trouble``."""
+    kept = [condition for condition in hub.status.conditions if condition.type != "Stalled"]
+    if trouble is not None:
+        kept.append(condition_of("Stalled", True, *trouble, hub.metadata.generation))
+    return _replace_conditions(hub, tuple(kept), now)
+
+
 def hub_status(
     hub: Hub,
     observation: Observation,

@@ -25,6 +25,7 @@ from processhub.api.reasons import EventReason, Reason
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
+    ApiError,
     ConflictError,
     InvalidError,
     NamespaceTerminatingError,
@@ -47,7 +48,7 @@ from processhub.operator.events import EventRecorder
 from processhub.operator.execute import Executor, workload_texts
 from processhub.operator.hooks.hooks import Hooks
 from processhub.operator.hubstate import HubKey, HubState
-from processhub.operator.hubstatus import hub_status, refused_status
+from processhub.operator.hubstatus import hub_status, refused_status, stalled_status
 from processhub.operator.lifetimes import Lifetimes, first_started
 from processhub.operator.memberlabels import label_pods
 from processhub.operator.members import Member, observe_members, proven_members
@@ -68,6 +69,7 @@ from processhub.operator.staticchildren import sync_static_children
 from processhub.operator.statuswriter import ChildKey, StatusWriter, rfc3339
 from processhub.operator.steps import Steps
 from processhub.operator.store import Store
+from processhub.operator.takeover import raise_terms
 from processhub.operator.telling import tell, tell_changed_pods
 
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
@@ -92,6 +94,7 @@ class Reconciler:
         self._own = own_strategies()
         self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
         self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
+        self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)
         self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
         self.status = StatusWriter(client, store, self._latest_child_status)
@@ -110,7 +113,10 @@ class Reconciler:
         memory = self._memory_of(hub, state)
         steps = Steps(memory.failures, self.events, hub)
         try:
-            if refusal := self._refusal(hub, state):
+            if key in self.behind and not await self._catch_up(key, steps):
+                trouble = steps.trouble()
+                wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, rfc3339()))
+            elif refusal := self._refusal(hub, state):
                 wait = await self._refuse(key, hub, state, memory, steps, refusal)
             else:
                 with metrics.ROUND_SECONDS.time():
@@ -120,6 +126,18 @@ class Reconciler:
             return _NAMESPACE_GOES_SECONDS
         steps.end()
         return _soonest(wait, steps.again_in)
+
+    async def _catch_up(self, key: HubKey, steps: Steps) -> bool:
+        """Raise the terms of the hub's slices, which was refused when this leader began; whether that is done."""
+
+        async def raise_them() -> None:
+            taken = await raise_terms(self._client, self._store, (key[0],), self._term, key)
+            if key in taken.behind:
+                raise taken.behind[key]
+            self.takeover.update(taken.generations)
+            del self.behind[key]
+
+        return await steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
 
     def _is_paused(self, hub: Hub) -> bool:
         """Whether its user wants it left alone, which is told when it begins and ends: its status says nothing then."""
