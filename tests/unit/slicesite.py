@@ -6,7 +6,6 @@ what becomes of the writes that change entries or patch a spec; the others are a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,17 +21,18 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.cluster.errors import ForbiddenError, UnavailableError
 from processhub.core.distribution import strategy_of
 from processhub.core.membership import Judgement, Phase
 from processhub.core.plan import Plan
 from processhub.core.planner import plan
-from processhub.operator.execute import Executor, workload_texts
+from processhub.operator.events import EventRecorder
+from processhub.operator.execute import Executed, Executor, workload_texts
 from processhub.operator.hubstate import KnownLease
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation, observe
 from processhub.operator.slicewriter import SliceWriter
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 
 Json = dict[str, Any]
@@ -52,6 +52,7 @@ class SliceSite:
     def __init__(self) -> None:
         self.slices: dict[str, Json] = {}
         self.ways: list[str] = []
+        self.refuses: set[str] = set()  # names of slices that nobody may change
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
@@ -93,6 +94,7 @@ class SliceSite:
             web.put(base + "/{name}", self._write),
             web.patch(base + "/{name}", self._write),
             web.get(base + "/{name}", self._get),
+            web.get(base, self._list),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:
@@ -120,6 +122,8 @@ class SliceSite:
     async def _write(self, request: web.Request) -> web.Response:
         """A PUT, a JSON Patch that tests before it replaces the spec, or a merge patch of the spec."""
         name, body = request.match_info["name"], await request.json()
+        if name in self.refuses:
+            return _status(403, "Forbidden")
         tests = {test["path"].rpartition("/")[2]: test["value"] for test in body[:2]} if isinstance(body, list) else {}
         given = body[2]["value"] if tests else body["spec"]
         expected = tests or {key: body["metadata"].get(key) for key in ("uid", "resourceVersion")}
@@ -170,6 +174,7 @@ class Rounds:
         self.memory = HubMemory("h", 1)
         self.memory.formed = True
         self._now = 10.0
+        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, complete=True)  # in the latest round
         self.see()
 
     def want(self, *ids: str) -> None:
@@ -200,8 +205,9 @@ class Rounds:
         planned = plan(observation.snapshot, strategy)
         self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
         writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
-        with contextlib.suppress(ForbiddenError, UnavailableError):
-            await Executor(self.client, self.store, writer).execute(observation, planned, workload_texts(observation))
+        steps = Steps({}, EventRecorder(self.client, "operator"), HUB)
+        executor = Executor(self.client, self.store, self.state, writer, steps, 1)
+        self.executed = await executor.execute(observation, planned, workload_texts(observation))
         return observation, planned
 
 

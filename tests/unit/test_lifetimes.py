@@ -7,15 +7,18 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from processhub.api.child import Child
-from processhub.api.hub import HubSpec
+from processhub.api.hub import Hub, HubSpec
+from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.core.quorum import Verdict
 from processhub.core.snapshot import HubSnapshot
+from processhub.operator.events import EventRecorder
 from processhub.operator.hubstate import HubState
 from processhub.operator.lifetimes import Lifetimes
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation
+from processhub.operator.steps import Steps
 
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
 
@@ -38,10 +41,13 @@ async def no_token() -> str | None:
 async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub() -> None:
     """What comes after it in a round would never be reached: members made, statuses told."""
     deleted: list[str] = []
+    asked = 0
 
     async def delete(request: web.Request) -> web.Response:
+        nonlocal asked
         name = request.match_info["name"]
         if name == "kept":
+            asked += 1
             return web.json_response({"kind": "Status", "message": "the policy says no"}, status=403)
         deleted.append(name)
         return web.json_response({})
@@ -58,11 +64,12 @@ async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub(
     async with TestServer(app) as server:
         config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
         async with Client(config) as client:
-            lifetimes = Lifetimes(client, state, memory)
-            await lifetimes.end(observation, 0.0)
-            again = Lifetimes(client, state, memory)
-            await again.end(observation, 1.0)
+            for _ in range(2):
+                steps = Steps(memory.failures, EventRecorder(client, "operator"), Hub(metadata=ObjectMeta(name="hub")))
+                await Lifetimes(client, state, memory, steps).end(observation, 0.0)
 
     assert deleted == ["other"]
-    assert lifetimes.next_in == 5.0, "it is tried again"
-    assert again.next_in == 4.0
+    assert asked == 1, "it is not tried again at once"
+    assert steps.again_in is not None, "but later"
+    (failure,) = memory.failures.values()
+    assert failure.sentence == "child/kept can't be deleted though its ttlSeconds (1) are over: the policy says no"

@@ -13,15 +13,19 @@ from aiohttp.test_utils import TestServer
 from waiting import until
 
 from processhub.api.child import Child, ChildStatus
+from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
+from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.core.membership import Judgement, Phase
 from processhub.operator.callrights import BINDING, CallRights
+from processhub.operator.events import EventRecorder
 from processhub.operator.hubstate import HubKey
 from processhub.operator.memberlabels import label_pods
 from processhub.operator.members import Member
 from processhub.operator.statuswriter import StatusWriter
+from processhub.operator.steps import Failures, Steps
 from processhub.operator.store import Store
 
 DEADLINE = 40.0
@@ -106,17 +110,17 @@ async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(s
     pod = msgspec.convert({"metadata": {"name": "hub-0", "namespace": "ns", "uid": "u"}}, Pod)
     live = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
     member = Member(name="hub-0", wanted=True, weight=1, pod=pod, lease=None, slices=(), judgement=live)
-    store, tried = Store(client, (), lambda key: None), set[str]()
+    store, hub, failures = Store(client, (), lambda key: None), Hub(metadata=ObjectMeta(name="hub")), Failures()
 
     server.troubles = [503]
-    assert await label_pods(client, store, (member,), tried), "it wants another round"
-    assert await label_pods(client, store, (member,), tried) is None
-    assert server.stored[0]["metadata"]["labels"] == {"processhub.dev/member": "hub-0"}
-
-    server.troubles = [403]
-    assert await label_pods(client, store, (member,), tried) is None
-    assert await label_pods(client, store, (member,), tried) is None
-    assert (len(server.stored), server.troubles) == (1, []), "who may not is not tried again"
+    steps = Steps(failures, EventRecorder(client, "operator"), hub)
+    await label_pods(client, store, (member,), steps)
+    assert steps.again_in is not None, "it wants another round"
+    async with asyncio.timeout(DEADLINE):
+        while failures:
+            await asyncio.sleep(steps.again_in)
+            await label_pods(client, store, (member,), steps)
+    assert [item["metadata"]["labels"] for item in server.stored] == [{"processhub.dev/member": "hub-0"}]
 
 
 def child(name: str) -> Child:

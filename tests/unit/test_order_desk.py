@@ -19,6 +19,7 @@ from processhub.cluster.errors import InvalidError
 from processhub.operator.childsets import SeenSet, known_set
 from processhub.operator.orders import OrderDesk
 from processhub.operator.setorders import HeldBack
+from processhub.operator.steps import Steps
 
 _ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's
 
@@ -81,7 +82,8 @@ class Desk:
         store = SimpleNamespace(put=lambda *_: None)
         events = SimpleNamespace(about_child=lambda *_, **__: None)
         hub = Hub(metadata=ObjectMeta(name="hub"))
-        desk = OrderDesk(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held)
+        steps = Steps({}, cast(Any, events), hub)
+        desk = OrderDesk(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
         return await desk.answer(cast(Any, observation), answered, now)
 
 

@@ -15,15 +15,17 @@ from processhub.api.hub import Hub
 from processhub.api.meta import PartialObject
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
-from processhub.cluster.errors import ForbiddenError
-from processhub.operator.ownedobjects import NameConflictError, OwnedMemory, OwnedObjects, desired_objects
+from processhub.operator.objects.template import pod_template
+from processhub.operator.objects.workload import workload
+from processhub.operator.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
 from processhub.operator.ownedwatch import OWNED_KINDS, OwnedWatch
 from processhub.operator.settings import OperatorSettings
 from processhub.operator.store import Store
 
 Json = dict[str, Any]
 HUB = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
-MANIFESTS = desired_objects(HUB, OperatorSettings(pod_name="o", pod_uid="", namespace="ns"), 3)
+SETTINGS = OperatorSettings(pod_name="o", pod_uid="", namespace="ns")
+MANIFESTS = [*supporting_objects(HUB), workload(HUB, pod_template(HUB, SETTINGS), 3)]
 PLURALS = {kind.plural: name for name, kind in OWNED_KINDS.items()}
 WITH_GENERATION = {"poddisruptionbudgets", "statefulsets"}
 
@@ -86,18 +88,15 @@ class Work:
         self.memory = OwnedMemory()
         self.now = 1000.0
         self.retry_in: float | None = None
-        self.applied: list[tuple[str, str]] = []
+        self.refused: dict[str, Refused] = {}
 
     async def round(self) -> list[tuple[str, str]]:
-        """What one round applies, also in ``applied`` where it raises."""
+        """What one round applies; ``refused`` is what it can't."""
         before = len(self.site.applied)
         objects = OwnedObjects(self.client, self.watch, HUB, self.memory, self.told.append)
-        try:
-            await objects.keep(MANIFESTS, self.now)
-        finally:
-            self.retry_in = objects.retry_in
-            self.applied = self.site.applied[before:]
-        return self.applied
+        self.refused = await objects.keep(MANIFESTS, self.now)
+        self.retry_in = objects.retry_in
+        return self.site.applied[before:]
 
     def see(self, kind: str, plural: str, name: str) -> None:
         """The watch tells what became of an object."""
@@ -224,13 +223,12 @@ async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_told
 async def test_a_refused_object_stops_no_other_and_is_tried_again_later(work: Work) -> None:
     work.site.refused = {"serviceaccounts"}
 
-    with pytest.raises(ForbiddenError, match="exceeded quota"):
-        await work.round()
-    assert len(work.applied) == len(MANIFESTS)
-
-    with pytest.raises(ForbiddenError, match="exceeded quota"):
-        await work.round()
-    assert work.applied == []
+    assert len(await work.round()) == len(MANIFESTS)
+    assert {title: str(error) for title, error in work.refused.items()} == {
+        "ServiceAccount processhub-hub": "exceeded quota"
+    }
+    assert await work.round() == []
+    assert "ServiceAccount processhub-hub" in work.refused, "it is told as long as it is so"
     assert work.retry_in is not None
     work.site.refused = set()
     work.now += work.retry_in
@@ -241,9 +239,9 @@ async def test_nothing_is_made_for_a_hub_that_needs_a_name_of_somebody_elses(wor
     work.site.store(("serviceaccounts", "processhub-hub"), {"metadata": {"name": "processhub-hub", "namespace": "ns"}})
 
     for _ in range(2):
-        with pytest.raises(NameConflictError, match="ServiceAccount processhub-hub exists and is not this hub's"):
-            await work.round()
-        assert work.applied == []
+        assert await work.round() == []
+        (conflict,) = work.refused.values()
+        assert "ServiceAccount processhub-hub exists and is not this hub's" in str(conflict)
 
     del work.site.objects["serviceaccounts", "processhub-hub"]
     work.now += 1.0
@@ -256,9 +254,8 @@ async def test_an_object_in_deletion_is_waited_for_and_holds_up_no_other(work: W
     work.edit("rolebindings", "processhub-hub", metadata={**binding["metadata"], "deletionTimestamp": "now"})
     work.edit("statefulsets", "hub", spec={})
 
-    with pytest.raises(NameConflictError, match="is still being deleted"):
-        await work.round()
-    assert work.applied == [("statefulsets", "hub")]
+    assert await work.round() == [("statefulsets", "hub")]
+    assert "is still being deleted" in str(work.refused["RoleBinding processhub-hub"])
 
     work.delete("rolebindings", "processhub-hub")
     assert await work.round() == [("rolebindings", "processhub-hub")]

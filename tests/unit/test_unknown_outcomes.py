@@ -161,8 +161,26 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
     site.ways = [way]
     async with rounds_on(site, "hub-0") as rounds:
         taken = await raise_terms(rounds.client, rounds.store, (), 2)
-        rounds.memory.takeover = taken
+        rounds.memory.takeover = taken.generations
         observation, _ = await rounds.round()
 
-    assert taken == {slice_["metadata"]["uid"]: 9}
+    assert taken.generations == {slice_["metadata"]["uid"]: 9}
     assert [view.settled for view in observation.snapshot.members] == [False]
+
+
+async def test_a_hub_whose_terms_may_not_be_raised_holds_up_no_other_and_nothing_is_done_for_it() -> None:
+    site = SliceSite()
+    site.add("other.other-0.0", "other-0", hub="other")
+    site.add("hub.hub-0.0", "hub-0")
+    site.refuses = {"other.other-0.0"}
+    async with rounds_on(site, "hub-0") as rounds:
+        taken = await raise_terms(rounds.client, rounds.store, (), 2)
+        left_behind = dict(taken.behind)
+        site.refuses = set()
+        again = await raise_terms(rounds.client, rounds.store, ("ns",), 2, ("ns", "other"))
+
+    assert {key: str(error) for key, error in left_behind.items()} == {("ns", "other"): "Forbidden"}
+    assert site.slices["hub.hub-0.0"]["spec"]["term"] == 2
+    assert again.behind == {}
+    assert again.generations.keys() == {"uid-other.other-0.0"}
+    assert site.slices["other.other-0.0"]["spec"]["term"] == 2

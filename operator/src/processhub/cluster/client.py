@@ -223,12 +223,14 @@ class Client:
         *,
         manager: str = "processhub",
         subresource: str | None = None,
+        dry_run: bool = False,
     ) -> T:
-        """Server-side apply with force: this manager owns the fields it names; the object as stored."""
+        """Server-side apply with force: this manager owns the fields it names. The object as it is, or would be."""
+        query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
             "PATCH",
             kind.path(namespace, name, subresource),
-            query={"fieldManager": manager, "force": "true"},
+            query=query,
             body=body,
             content_type=APPLY_PATCH,
         )

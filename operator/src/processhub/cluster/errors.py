@@ -44,7 +44,7 @@ class GoneError(ApiError):
 
 
 class InvalidError(ApiError):
-    """422 or 400: the schema, CEL or an admission policy refused the object."""
+    """422 or 400 (500 by server-side apply): the schema, CEL or an admission policy refused the object."""
 
 
 class ForbiddenError(ApiError):
@@ -80,6 +80,10 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
+# Server-side apply answers so, with 500, where a field of the body is not of the schema.
+_NOT_OF_THE_SCHEMA = ("failed to create typed patch object", "failed to convert new object")
+
+
 def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
     """The exception for an HTTP answer of 400 and above; ``body`` is a Status object where the server sent one."""
     try:
@@ -91,7 +95,9 @@ def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiEr
     details = answer.get("details")
     details = details if isinstance(details, dict) else {}
     kind = _BY_STATUS.get(status)
-    if reason == "AlreadyExists":
+    if message.startswith(_NOT_OF_THE_SCHEMA):
+        kind = InvalidError
+    elif reason == "AlreadyExists":
         kind = AlreadyExistsError
     elif any(cause.get("reason") == "NamespaceTerminating" for cause in details.get("causes", ())):
         kind = NamespaceTerminatingError

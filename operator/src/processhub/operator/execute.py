@@ -1,5 +1,6 @@
 """Carry a plan out, in the order that keeps its promises.
 
+0. Slices that a deposed leader made late are emptied; a member with one that can't be is not written to.
 1. Members that are gone lose their entries, and those that restart the active role of theirs.
 2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
    so its children are not given to others until it has acknowledged (PROTOCOL.md 7, 10, 11).
@@ -10,32 +11,55 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
+
+import msgspec
 
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, lease_name
-from processhub.api.reasons import Role
+from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import LEASES
 from processhub.core.membership import Phase
-from processhub.core.plan import Plan
+from processhub.core.plan import Plan, Unplaced
+from processhub.operator.hubstate import HubState
 from processhub.operator.members import Member
 from processhub.operator.observe import Observation
 from processhub.operator.slicewriter import SliceWriter
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
+_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also hold orders to stop
 log = logging.getLogger(__name__)
 
 
+class Executed(msgspec.Struct, frozen=True):
+    """What became of a plan. ``plan``: the part that is on record now. ``unplaced``: children that it could not place.
+
+    ``complete``: nothing was withheld because a member may have come back.
+    """
+
+    plan: Plan
+    unplaced: Mapping[str, Unplaced]
+    complete: bool
+
+
 class Executor:
-    """Carries one plan out."""
+    """Carries one plan out. The writes for each member are a step of their own, and so is the look at each Lease."""
 
-    def __init__(self, client: Client, store: Store, writer: SliceWriter) -> None:
-        self._client, self._store, self._writer = client, store, writer
+    def __init__(
+        self, client: Client, store: Store, state: HubState, writer: SliceWriter, steps: Steps, term: int
+    ) -> None:
+        self._client, self._store, self._state = client, store, state
+        self._writer, self._steps, self._term = writer, steps, term
 
-    async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> bool:
-        """Write what the plan changes; whether all of it could be tried."""
+    async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> Executed:
+        """Write what the plan changes. What can't be written withholds what rests on it, and nothing else."""
+        for known in self._writer.late():
+            what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
+            await self._steps.take(what, partial(self._writer.disown, known), longest=_SLICES_SECONDS)
         members = observation.members
         taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
         gone = [member for name, member in members.items() if taken[name]]
@@ -44,9 +68,9 @@ class Executor:
         for member in gone:
             removed = taken[member.name]
             changes = {child_id: plan.entries[member.name][child_id] for child_id in removed}
-            await self._writer.write(member, changes, workloads, joining[member.name])
+            await self._write(member, changes, workloads, joining[member.name])
             if not await self.still_gone(member):
-                log.warning("member %s came back while its children were to be moved", member.name)
+                log.warning("member %s may be back while its children were to be moved", member.name)
                 withheld |= removed
             # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
             withheld |= {
@@ -61,31 +85,97 @@ class Executor:
         }
         await together(
             *(
-                self._writer.write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
+                self._write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
                 for name, member in members.items()
                 if (left.get(name) or not taken[name]) and (member.wanted or member.slices)
             )
         )
-        return not withheld
+        missing = {name: self._missing(name, entries) for name, entries in plan.entries.items()}
+        unplaced = {
+            child_id: Unplaced(Reason.WAITING, f"waiting to be placed on {name}: {failure.sentence}")
+            for name, ids in missing.items()
+            if (failure := self._steps.failure(_cant_write(name))) is not None
+            for child_id in ids
+            if child_id not in observation.snapshot.record
+        }
+        return Executed(only_written(plan, missing), unplaced, not withheld)
 
-    async def still_gone(self, member: Member) -> bool:
+    async def still_gone(self, member: Member) -> bool | None:
         """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
 
-        One that no watch tells of may be there without its labels. It gets them back, for the next judgement.
+        None where it can't be read: nothing follows from that. One that no watch tells of may be there without its
+        labels. It gets them back, for the next judgement.
         """
+        name = lease_name(self._state.key[1], member.name)
+        # While it can't be read the children of a member that may be lost are placed nowhere else: worth many tries.
+        return await self._steps.attempt(
+            f"lease {name} can't be read", lambda: self._is_as_judged(member, name), None, longest=_SLICES_SECONDS
+        )
+
+    async def _is_as_judged(self, member: Member, name: str) -> bool:
         known = member.lease.lease if member.lease is not None else None
         entries = member.slices[0].present
-        hub, namespace, name = entries.spec.hub, entries.metadata.namespace, lease_name(entries.spec.hub, member.name)
+        hub, namespace = entries.spec.hub, entries.metadata.namespace
         try:
             lease = await self._client.get(LEASES, namespace, name)
-            if LABEL_HUB not in lease.metadata.labels:
-                labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
-                marks = {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}
-                lease = await self._client.patch(LEASES, namespace, name, {"metadata": marks})
         except NotFoundError:
             return True
-        self._store.put("leases", lease)
+        if LABEL_HUB not in lease.metadata.labels:
+            labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
+            patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
+            lease = await self._steps.attempt(
+                f"lease {name} can't get its labels back",
+                lambda: self._client.patch(LEASES, namespace, name, patch),
+                lease,
+            )
+        if LABEL_HUB in lease.metadata.labels:
+            self._store.put("leases", lease)
         return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
+
+    async def _write(
+        self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
+    ) -> None:
+        if any(known.present.spec.term < self._term for known in member.slices):
+            return  # with our term its agent would start what a deposed leader ordered
+        await self._steps.take(
+            _cant_write(member.name),
+            lambda: self._writer.write(member, changes, workloads, joining),
+            longest=_SLICES_SECONDS,
+        )
+
+    def _missing(self, member: str, changes: Mapping[str, Assignment | None]) -> set[str]:
+        """The ids whose change is not on record: it was withheld, held back by the rate limit, or the write failed."""
+        present: dict[str, Assignment] = {}
+        for known in self._state.member_slices().get(member, ()):
+            present.update((child_id, known.assignments[child_id]) for child_id in known.assignments.keys() & changes)
+        return {child_id for child_id, entry in changes.items() if not _same(entry, present.get(child_id))}
+
+
+def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
+    """The plan without the changes that are ``missing``, by member: they are not told, nor is an order carried out."""
+    ids = set[str]().union(*missing.values())
+    if not ids:
+        return plan
+    entries = {
+        member: {child_id: entry for child_id, entry in changes.items() if child_id not in missing.get(member, ())}
+        for member, changes in plan.entries.items()
+    }
+    return msgspec.structs.replace(
+        plan,
+        entries={member: changes for member, changes in entries.items() if changes},
+        moves=tuple(move for move in plan.moves if move.id not in ids),
+        answered={child_id: why for child_id, why in plan.answered.items() if why or child_id not in ids},
+    )
+
+
+def _same(one: Assignment | None, other: Assignment | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(getattr(one, field) == getattr(other, field) for field in ("uid", "epoch", "role", "wait", "to"))
+
+
+def _cant_write(member: str) -> str:
+    return f"the slices of member {member} can't be written"
 
 
 def _taken_from(member: Member, changes: Mapping[str, Assignment | None]) -> set[str]:

@@ -232,7 +232,9 @@ class HubState:
         self.mortal: set[str] = set()  # names of the children that end by ttl or by idling
         self.by_id: dict[str, set[str]] = {}  # id → object names
         self.sets: dict[str, KnownSet] = {}  # by object name
+        self.hub_uid = ""  # of the Hub that there is, or was last; "" until one is seen
         self.slices: dict[str, KnownSlice] = {}
+        self.older_slices: dict[str, RegistrySlice] = {}  # of another Hub of this name: an earlier one
         self.pods: dict[str, Pod] = {}  # of members
         self.ends: dict[str, dict[str, float]] = {}  # member's pod → its agent's ends, as reported → when that was seen
         self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
@@ -240,6 +242,7 @@ class HubState:
         self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
         self.strange_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
         self.leases: dict[str, KnownLease] = {}  # by object name
+        self.older_leases: dict[str, Lease] = {}  # as with slices
         self.vanished_leases: set[str] = set()  # names of those that were held when they left the watch
         self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
@@ -253,8 +256,32 @@ class HubState:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of this hub is left."""
-        return not (self.children or self.sets or self.slices or self.pods or self.child_pods or self.leases)
+        """Whether nothing of this hub is left, nor of one before it."""
+        own = self.children or self.sets or self.slices or self.pods or self.child_pods or self.leases
+        return not (own or self.older_slices or self.older_leases)
+
+    def belongs_to(self, hub_uid: str) -> None:
+        """The Hub of this name has this uid: slices and Leases of another are none of its own, here as for members."""
+        if hub_uid == self.hub_uid:
+            return
+        self.hub_uid = hub_uid
+        for name, known in list(self.slices.items()):
+            if known.present.spec.hub_uid != hub_uid:
+                self.older_slices[name] = self.slices.pop(name).present
+        for name, held in list(self.leases.items()):
+            if (made_for := hub_of_lease(held.lease, self.key[1])) != hub_uid:
+                self.forget_lease(name)
+                if made_for:
+                    self.older_leases[name] = held.lease
+
+    def leftovers(self) -> list[str]:
+        """What there is of an earlier Hub of this name, each as "kind name"."""
+        pods = (name for name, pod in self.pods.items() if pod.metadata.labels.get(LABEL_HUB_UID) != self.hub_uid)
+        return [
+            *(f"registryslice {name}" for name in self.older_slices),
+            *(f"lease {name}" for name in self.older_leases),
+            *(f"pod {name}" for name in pods),
+        ]
 
     def put_child(self, child: Child) -> None:
         """Take a new or changed Child."""
@@ -356,6 +383,9 @@ class HubState:
 
     def put_slice(self, item: RegistrySlice) -> None:
         """Take a new or changed slice."""
+        if self.hub_uid and item.spec.hub_uid != self.hub_uid:
+            self.older_slices[item.metadata.name] = item
+            return
         self.creating.pop(item.metadata.name, None)
         known = self.slices.setdefault(item.metadata.name, KnownSlice())
         if known.object is not None and known.object.metadata.uid != item.metadata.uid:
@@ -364,6 +394,7 @@ class HubState:
 
     def drop_slice(self, item: RegistrySlice) -> None:
         """A slice was deleted."""
+        self.older_slices.pop(item.metadata.name, None)
         known = self.slices.get(item.metadata.name)
         if known is not None and known.object is not None and known.object.metadata.uid == item.metadata.uid:
             ids = known.assignments.keys() | known.reports.keys()
@@ -390,8 +421,15 @@ class HubState:
         self.ends.pop(name, None)
 
     def put_lease(self, lease: Lease, now: float) -> None:
-        """Take a member Lease, seen ``now`` (monotonic seconds)."""
+        """Take a member Lease, seen ``now`` (monotonic seconds); one that the operator can't have made is nobody's."""
         known = self.leases.get(lease.metadata.name)
+        if self.hub_uid and (known is None or known.lease.metadata.uid != lease.metadata.uid):
+            # One that is known is the member's whatever became of its marks: its holder renews it.
+            made_for = hub_of_lease(lease, self.key[1])
+            if made_for != self.hub_uid:
+                if made_for:
+                    self.older_leases[lease.metadata.name] = lease
+                return
         same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
         renewed_at = known.renewed_at if known is not None and same else now
         renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
@@ -405,10 +443,11 @@ class HubState:
         That proves nothing of the one who held it (rule 10): of the hub that there is (``hub_uid``, "" where there is
         none) it is kept as it was, until it is there again or has run out.
         """
+        self.older_leases.pop(name, None)
         known = self.leases.get(name)
         if known is None:
             return
-        if known.lease.spec.holder_identity and known.lease.metadata.labels.get(LABEL_HUB_UID) == hub_uid:
+        if known.lease.spec.holder_identity and hub_uid and hub_uid == self.hub_uid:
             self.vanished_leases.add(name)
         else:
             self.forget_lease(name)
@@ -452,6 +491,20 @@ class HubState:
     def member_lease(self, member: str) -> KnownLease | None:
         """The member's Lease."""
         return self.leases.get(lease_name(self.key[1], member))
+
+
+def hub_of_lease(lease: Lease, hub: str) -> str:
+    """The uid of the Hub for which the operator made this member Lease, "" where it can't have made it.
+
+    Its owner says so, whatever became of its labels. Without an owner its labels do, on a Lease of a member's name.
+    """
+    metadata = lease.metadata
+    for owner in metadata.owner_references:
+        if (owner.kind, owner.name) == ("Hub", hub):
+            return owner.uid
+    member = metadata.annotations.get(LABEL_MEMBER) or metadata.labels.get(LABEL_MEMBER, "")
+    named = member and metadata.name == lease_name(hub, member)
+    return metadata.labels.get(LABEL_HUB_UID, "") if named else ""
 
 
 def _known(child: Child, template: OnDemand | None) -> KnownChild:

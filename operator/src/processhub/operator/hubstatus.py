@@ -45,12 +45,34 @@ def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
     if not hub.status.conditions:
         conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
-    kept = [condition for condition in hub.status.conditions if condition.type != "Accepted"]
+    conditions.append(condition_of("Stalled", True, refusal.reason, refusal.message, generation))
+    kept = [condition for condition in hub.status.conditions if condition.type not in ("Accepted", "Stalled")]
     return _replace_conditions(hub, (*conditions, *kept), now)
 
 
-def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubStatus:
-    """The status after a round; ``now`` (RFC 3339) marks conditions that changed."""
+def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
+    """The status of a Hub for which nothing can be done now, by the reason and message of ``trouble``."""
+    kept = [condition for condition in hub.status.conditions if condition.type != "Stalled"]
+    if trouble is not None:
+        kept.append(condition_of("Stalled", True, *trouble, hub.metadata.generation))
+    return _replace_conditions(hub, tuple(kept), now)
+
+
+def hub_status(
+    hub: Hub,
+    observation: Observation,
+    plan: Plan,
+    now: str,
+    *,
+    refusal: Refusal | None = None,
+    trouble: tuple[str, str] | None = None,
+) -> HubStatus:
+    """The status after a round; ``now`` (RFC 3339) marks conditions that changed.
+
+    ``refusal``: why a part of the spec is not followed, while the last good one is. ``trouble``: reason and message of
+    what fails at present.
+    """
+    generation = hub.metadata.generation
     members = observation.members
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
@@ -58,17 +80,21 @@ def hub_status(hub: Hub, observation: Observation, plan: Plan, now: str) -> HubS
     desired = len(observation.snapshot.children)
     running, failed = counts[State.RUNNING], counts[State.FAILED]
     quorum = observation.quorum
-    conditions = (
-        condition_of("Accepted", True, Reason.ACCEPTED, "", hub.metadata.generation),
-        _ready(hub, wanted, ready, desired, running, quorum),
-        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, hub.metadata.generation),
+    conditions = [
+        condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+        if refusal is None
+        else condition_of("Accepted", False, refusal.reason, refusal.message, generation),
+        _ready(hub, wanted, ready, desired, running, quorum, trouble),
+        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan),
-    )
+    ]
+    if trouble is not None:
+        conditions.append(condition_of("Stalled", True, *trouble, generation))
     labels = selector_labels(hub)
     load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
     return HubStatus(
-        conditions=merge_conditions(hub.status.conditions, conditions, now),
-        observed_generation=hub.metadata.generation,
+        conditions=merge_conditions(hub.status.conditions, tuple(conditions), now),
+        observed_generation=generation,
         replicas=sum(member.pod is not None for member in members.values()),
         ready_replicas=len(ready),
         selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
@@ -144,7 +170,13 @@ def _member(member: Member, children: int) -> MemberStatus:
 
 
 def _ready(
-    hub: Hub, wanted: list[Member], ready: list[Member], desired: int, running: int, quorum: Verdict
+    hub: Hub,
+    wanted: list[Member],
+    ready: list[Member],
+    desired: int,
+    running: int,
+    quorum: Verdict,
+    trouble: tuple[str, str] | None,
 ) -> Condition:
     generation = hub.metadata.generation
     if quorum.partitioned:
@@ -157,6 +189,8 @@ def _ready(
     if not wanted or len(ready) < len(wanted):
         absent = [member.name for member in wanted if not member.ready]
         message = f"{len(ready)} of {len(wanted)} members ready; not ready: {listed(absent, 5) or 'all'}{unlisted}"
+        if trouble is not None:
+            message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
     message = f"{running} of {desired} children running{unlisted}"

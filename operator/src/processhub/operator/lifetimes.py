@@ -14,16 +14,17 @@ from datetime import UTC, datetime
 from processhub.api.child import Child
 from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.operator.childstatus import Copy, copies_by_id
 from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation
+from processhub.operator.steps import Steps
 from processhub.operator.together import together
 
 _AT_ONCE = 16
-_AGAIN_SECONDS = 5.0  # after which a deletion that failed, or that the watch has not told of, is ordered again
+_AGAIN_SECONDS = 5.0  # after which a deletion of which the watch has not told is ordered again
 log = logging.getLogger(__name__)
 
 
@@ -48,8 +49,8 @@ def first_started(child: Child, copies: Iterable[Copy], memory: HubMemory) -> st
 class Lifetimes:
     """The check of one hub in one round. ``next_in``: seconds until the next child's time is up."""
 
-    def __init__(self, client: Client, state: HubState, memory: HubMemory) -> None:
-        self._client, self._state, self._memory = client, state, memory
+    def __init__(self, client: Client, state: HubState, memory: HubMemory, steps: Steps) -> None:
+        self._client, self._state, self._memory, self._steps = client, state, memory, steps
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.next_in: float | None = None
 
@@ -89,18 +90,16 @@ class Lifetimes:
         self.next_in = seconds if self.next_in is None else min(self.next_in, seconds)
 
     async def _delete(self, child: Child, why: str, now: float) -> None:
+        what = f"child/{child.metadata.name} can't be deleted though {why}"
+        await self._steps.take(what, lambda: self._order_deletion(child, why, now), about=child)
+
+    async def _order_deletion(self, child: Child, why: str, now: float) -> None:
         metadata = child.metadata
         async with self._gate:
             try:
                 await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
             except (NotFoundError, ConflictError) as error:
                 log.debug("child %s is gone already: %s", metadata.name, error.message)
-            except ApiError as error:
-                # A policy may keep it: the hub has more to do than this child.
-                self._memory.ended[metadata.uid] = now
-                self._again_in(_AGAIN_SECONDS)
-                log.warning("child %s not deleted (%s), again later: %s", metadata.name, why, error.message)
-                return
         self._memory.ended[metadata.uid] = now
         log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
 

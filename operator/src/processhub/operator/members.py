@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -23,6 +23,7 @@ from processhub.api.usage import Usage, parse_usage
 from processhub.core.membership import Judgement, MemberFacts, Phase, judge
 from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
 from processhub.operator.memory import HubMemory
+from processhub.operator.together import together
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
 
@@ -93,11 +94,12 @@ def observe_members(
         pod.metadata.name: pod
         for pod in state.pods.values()
         if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
+        and (per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None)  # else a copy of one
     }
     pod_of = _pods_by_node(pods) if per_node else pods
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     slices = state.member_slices()
-    names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()}
+    names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
     if not per_node:
         names |= {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
     members = {}
@@ -134,6 +136,38 @@ def observe_members(
             zone=node.metadata.labels.get(LABEL_ZONE, "") if node else "",
         )
     return members
+
+
+async def proven_members(
+    look: Callable[[], dict[str, Member]], still_gone: Callable[[Member], Awaitable[bool | None]], *, copies: bool
+) -> dict[str, Member]:
+    """What ``look`` gives, but that a member is gone counts only with a live read of its Lease: a watch may lag.
+
+    Also for one whose entries are removed already: a new holder may have read its slices before that. And with
+    ``copies``, which may take its roles, for one that restarts. ``still_gone``: whether the Lease is as it was, None
+    where it can't be read; then the member is held (PROTOCOL.md 10, 11).
+    """
+    members = look()
+    silent = [member for member in members.values() if _seems_gone(member, copies)]
+    as_judged = await together(*(still_gone(member) for member in silent))
+    read = {member.name for member, answer in zip(silent, as_judged, strict=True) if answer is not None}
+    if not all(as_judged):
+        members = look()
+    unread = [member for member in members.values() if _seems_gone(member, copies) and member.name not in read]
+    return members | {member.name: _held(member) for member in unread}
+
+
+def _seems_gone(member: Member, copies: bool) -> bool:
+    """Whether children of this member may be given to others, or with ``copies`` their active role."""
+    judged_so = member.phase is Phase.GONE or (copies and member.judgement.restarting)
+    return judged_so and any(known.assignments or known.unproven or known.uncertain for known in member.slices)
+
+
+def _held(member: Member) -> Member:
+    judgement = msgspec.structs.replace(
+        member.judgement, phase=Phase.HELD, restarting=False, why="its Lease can't be read"
+    )
+    return msgspec.structs.replace(member, judgement=judgement)
 
 
 def member_of(lease: Lease) -> str:
@@ -203,9 +237,13 @@ def _node_ready(node: Node | None, pod: Pod | None, per_node: bool) -> bool:
 
 
 def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:
-    """The pod of each node; while one is replaced, the one that stays."""
+    """The pod of each node; while one is replaced, the one that stays; never a copy that somebody made of it."""
     by_node: dict[str, Pod] = {}
-    for pod in sorted(pods.values(), key=lambda pod: pod.metadata.deletion_timestamp is None):
+
+    def last(pod: Pod) -> tuple[bool, bool]:
+        return bool(pod.metadata.owner_references), pod.metadata.deletion_timestamp is None
+
+    for pod in sorted(pods.values(), key=last):
         if pod.spec.node_name:
             by_node[pod.spec.node_name] = pod
     return by_node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +19,7 @@ from processhub.operator.ownedobjects import OwnedMemory
 if TYPE_CHECKING:
     from processhub.operator.quorumwatch import QuorumWatch
     from processhub.operator.setorders import HeldBack
+    from processhub.operator.steps import Failures
 
 PUT_OFF_SECONDS = 30.0  # for which a child that would not be moved is let be
 SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
@@ -29,6 +30,13 @@ class Away(msgspec.Struct, frozen=True):
 
     holder: str
     ids: set[str]
+
+
+class CheckedTemplate(msgspec.Struct):
+    """The members' pod template that the API server would take last, and the Hub's generation of which it was asked."""
+
+    generation: int = 0
+    last_good: dict[str, Any] | None = None
 
 
 class HubMemory:
@@ -62,9 +70,10 @@ class HubMemory:
         self.put_off: dict[str, float] = {}  # id of a child that was not moved as it was to be → till when it is let be
         # by id and member → epoch, not again before, and why
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
-        self.doubtful_pods: set[str] = set()  # made, perhaps: there was no answer
+        self.doubtful_pods: dict[str, str] = {}  # name → child's id: made, perhaps; there was no answer
         self.looked_for_pods = False  # those that the slices ask for, when this leader began
-        self.unlabelled: set[str] = set()  # uids of pods that could not be labelled
+        self.failures: Failures = {}
+        self.template = CheckedTemplate()
         self.fingerprint = ""  # of the strategy and weights as they are
         self.last_placed = ""  # the member that the newest child went to
         self.copies = 1  # as a redundancy strategy of the user's said last

@@ -97,7 +97,7 @@ def observe(
         memory.quorum = QuorumWatch(hub, state)
     required = own.required if own is not None and own.has_quorum else None
     verdict = memory.quorum.look(hub, members, memory.formed, now, required)
-    uncertain = state.uncertain()
+    uncertain = state.uncertain() | set(memory.doubtful_pods.values())
     orders = {**_orders(state, chosen), **orders_of_sets(sets, memory.held_back)}
     snapshot = HubSnapshot(
         spec=hub.spec,

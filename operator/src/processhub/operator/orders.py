@@ -23,6 +23,7 @@ from processhub.operator.childsets import SeenSet
 from processhub.operator.events import EventRecorder
 from processhub.operator.observe import Observation
 from processhub.operator.setorders import HeldBack, refusal_of_id
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 
 Ordered = TypeVar("Ordered", Child, ChildSet)
@@ -34,16 +35,22 @@ class OrderDesk:
     """Of one hub and round: takes the orders that are done with off their objects; tells why one was not obeyed."""
 
     def __init__(
-        self, client: Client, store: Store, events: EventRecorder, hub: Hub, held_back: dict[str, HeldBack]
+        self,
+        client: Client,
+        store: Store,
+        events: EventRecorder,
+        hub: Hub,
+        held_back: dict[str, HeldBack],
+        steps: Steps,
     ) -> None:
         """``held_back``, by ChildSet's uid, is kept between rounds."""
         self._client, self._store, self._events, self._hub = client, store, events, hub
-        self._held_back = held_back
+        self._held_back, self._steps = held_back, steps
 
     async def answer(self, observation: Observation, answered: Mapping[str, str], now: float) -> float | None:
         """``answered``: id → why its order is not obeyed, "" where it was; ``now``: monotonic seconds.
 
-        The seconds until answers that are held back are to be written, None where none is. Raises ApiError.
+        The seconds until answers that are held back are to be written, None where none is.
         """
         for child_id, refusal in answered.items():
             known = observation.chosen.get(child_id)
@@ -110,6 +117,12 @@ class OrderDesk:
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
     ) -> None:
         """Write these annotations (None takes one off), unless somebody gave another ``order`` meanwhile."""
+        what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
+        await self._steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
+
+    async def _write(
+        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
+    ) -> None:
         metadata = item.metadata
         try:
             try:

@@ -17,15 +17,13 @@ from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
+from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminatingError, NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.operator.objects.access import access
 from processhub.operator.objects.disruption import disruption_budget
 from processhub.operator.objects.network import services
-from processhub.operator.objects.workload import workload
 from processhub.operator.ownedwatch import ABSENT, OWNED_KINDS, Mark, OwnedWatch, mark_of
-from processhub.operator.settings import OperatorSettings
 
 MANAGER = "processhub-operator"
 _REAPPLY_SECONDS = 300.0  # until an object is applied again of which nothing was heard
@@ -50,9 +48,9 @@ class BeingDeletedError(NameConflictError):
 Refused = ApiError | NameConflictError
 
 
-def desired_objects(hub: Hub, settings: OperatorSettings, replicas: int) -> list[Manifest]:
-    """All owned objects, in the order in which they are made; the workload is the last."""
-    return [*access(hub), *services(hub), disruption_budget(hub), workload(hub, settings, replicas)]
+def supporting_objects(hub: Hub) -> list[Manifest]:
+    """All owned objects but the workload, in the order in which they are made; the workload comes after them."""
+    return [*access(hub), *services(hub), disruption_budget(hub)]
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -105,32 +103,49 @@ class OwnedObjects:
         self._client, self._watch, self._hub, self._memory, self._tell = client, watch, hub, memory, tell
         self.retry_in: float | None = None
 
-    async def keep(self, manifests: Sequence[Manifest], now: float) -> None:
-        """Apply those of the manifests that need it.
+    async def keep(self, manifests: Sequence[Manifest], now: float) -> dict[str, Refused]:
+        """Apply those of the manifests that need it; what became of those that can't be, by kind and name.
 
-        One that is refused stops no other, but a name that somebody else has does. Raises the first refusal, again in
-        each round until the time to try again has come: NameConflictError, ApiError.
+        One that is refused stops no other, but a name that somebody else has does: beside it the hub makes nothing
+        more. A refusal is told again in each round until the time to try again has come. Raises
+        NamespaceTerminatingError.
         """
         self._memory.manifests = manifests
         objects = self._memory.objects
         for title in objects.keys() - {_title(manifest) for manifest in manifests}:
             del objects[title]
-        refusals = []
+        refusals: dict[str, Refused] = {}
         for manifest in manifests:
             kept = objects.setdefault(_title(manifest), _Kept())
             await self._keep(manifest, kept, now)
             wait = max(0.05, kept.due - now)
             self.retry_in = wait if self.retry_in is None else min(wait, self.retry_in)
             if kept.refusal is not None:
-                refusals.append(kept.refusal)
+                refusals[_title(manifest)] = kept.refusal
                 if not isinstance(kept.refusal, ApiError | BeingDeletedError):
                     break
-        if refusals:
-            raise refusals[0].with_traceback(None)
+        return refusals
 
-    async def keep_last(self, now: float) -> None:
-        """Keep what was last asked for, while the Hub's present spec is refused. Raises as ``keep``."""
-        await self.keep(self._memory.manifests, now)
+    async def keep_last(self, now: float) -> dict[str, Refused]:
+        """Keep what was last asked for, while the Hub's present spec is refused; as ``keep``."""
+        return await self.keep(self._memory.manifests, now)
+
+    async def check(self, manifest: Manifest) -> None:
+        """Ask the API server whether it would take the manifest. Raises ApiError; nothing is changed.
+
+        Of an object that is another's it is not asked: that is told when it is to be made.
+        """
+        namespace, name = self._hub.metadata.namespace, manifest["metadata"]["name"]
+        kind = OWNED_KINDS[manifest["kind"]]
+        try:
+            present = await self._client.get(untyped(kind.api_version, kind.plural), namespace, name)
+            _check_owner(self._hub, manifest["kind"], present)
+        except NotFoundError:
+            log.debug("%s is not there yet", _title(manifest))
+        except NameConflictError as error:
+            log.info("%s is not checked: %s", _title(manifest), error)
+            return
+        await self._client.apply(kind, namespace, name, manifest, manager=MANAGER, dry_run=True)
 
     async def _keep(self, manifest: Manifest, kept: _Kept, now: float) -> None:
         digest, seen = fingerprint(manifest), self._look(manifest)
@@ -145,7 +160,9 @@ class OwnedObjects:
         except ConflictError as error:
             log.info("%s changed while it was applied; again: %s", _title(manifest), error.message)
             kept.due = now + _CONFLICT_SECONDS
-        except (InvalidError, ForbiddenError, NameConflictError) as error:
+        except NamespaceTerminatingError:
+            raise
+        except (ApiError, NameConflictError) as error:
             kept.refuse(digest, self._look(manifest), error, now)
 
     async def _apply(self, manifest: Manifest, kept: _Kept, digest: str, now: float, *, foreign: bool) -> None:

@@ -19,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from processhub.api.child import Child, PodWorkload
@@ -28,6 +29,7 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
     ANNOTATION_EPOCH,
     ANNOTATION_ROLE,
     ANNOTATION_RUN,
@@ -62,6 +64,7 @@ from processhub.operator.memory import HubMemory
 from processhub.operator.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.operator.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
 from processhub.operator.podmarks import known_uids, marks_to_put_back, recognised
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
@@ -69,6 +72,7 @@ FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
 _A_ROUND = 200  # Pods made in one round at most: slices must not wait for all of a storm
 _REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
+_DOUBT_SECONDS = 2.0  # between two tries to read what may be there, at most
 _CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
 log = logging.getLogger(__name__)
 Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
@@ -188,9 +192,11 @@ def given_up(report: Report | None) -> bool:
 class PodChildren:
     """Makes and deletes the Pods of one hub in one round. ``retry_in`` is set where something is to be tried again."""
 
-    def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory) -> None:
+    def __init__(
+        self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, steps: Steps
+    ) -> None:
         self._client, self._store, self._hub = client, store, hub
-        self._state, self._memory = state, memory
+        self._state, self._memory, self._steps = state, memory, steps
         self._copies = hub.spec.keeps_copies
         self._hub_labels = (hub.metadata.name, hub.metadata.uid)
         self._waiting: dict[str, Unplaced] = {}  # by id: a Pod is in the way
@@ -199,42 +205,49 @@ class PodChildren:
         self.changed: list[tuple[Pod, str]] = []  # Pods of which somebody changed what tells whose they are, and how
 
     async def settle_doubts(self) -> None:
-        """Find out which Pods are there, before the planner looks at them. Raises ApiError.
+        """Find out which Pods are there, before the planner looks at them.
 
         Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
-        those that the slices ask for and no watch has told of.
+        those that the slices ask for and no watch has told of. The planner leaves the child of one that can't be read
+        alone (``HubMemory.doubtful_pods``), and takes one that was there for one that is.
         """
         if not self._memory.looked_for_pods:
             self._memory.doubtful_pods |= self._not_seen()
             self._memory.looked_for_pods = True
-        doubtful = (self._settle_doubt(name) for name in list(self._memory.doubtful_pods))
-        for error in await asyncio.gather(*doubtful, return_exceptions=True):
-            if error is not None:
-                raise error
+        await together(
+            *(
+                self._steps.take(f"pod {name} can't be read", partial(self._settle_doubt, name), longest=_DOUBT_SECONDS)
+                for name in list(self._memory.doubtful_pods)
+            )
+        )
         if self._state.strange_pods:
             uids = known_uids(self._hub.metadata.uid, self._state)
             while self._state.strange_pods:
                 _, pod = self._state.strange_pods.popitem()
                 self._recognise(pod, uids)
-        await look_for_vanished(self._client, self._store, self._state, self._gate)
+        await self._steps.take(
+            "pods that the watch tells of no more can't be read",
+            lambda: look_for_vanished(self._client, self._store, self._state, self._gate),
+            longest=_DOUBT_SECONDS,
+        )
         if self._state.vanished_pods:
             self._again_in(LOOK_AGAIN_SECONDS)
 
-    def _not_seen(self) -> set[str]:
-        """The names of Pods that the slices ask for and no watch told of: not made, or without their hub's label."""
-        found: set[str] = set()
+    def _not_seen(self) -> dict[str, str]:
+        """Pods that the slices ask for and no watch told of, with their child's id: not made, or without a label."""
+        found: dict[str, str] = {}
         for known in self._state.slices.values():
             spec = known.present.spec
             pods = {digest for digest, text in spec.workloads.items() if is_pod_workload(text)}
             asked = [child_id for child_id, entry in known.assignments.items() if entry.workload in pods]
             member = spec.member if self._copies else ""
-            found.update(child_pod_name(*self._hub_labels, child_id, member) for child_id in asked)
-        return found - self._state.child_pods.keys()
+            found.update((child_pod_name(*self._hub_labels, child_id, member), child_id) for child_id in asked)
+        return {name: child_id for name, child_id in found.items() if name not in self._state.child_pods}
 
     async def _settle_doubt(self, name: str) -> None:
         async with self._gate:
             await self._read(name)
-        self._memory.doubtful_pods.discard(name)
+        self._memory.doubtful_pods.pop(name, None)
 
     def _recognise(self, pod: Pod, uids: Collection[str]) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
@@ -244,7 +257,7 @@ class PodChildren:
         return known is not None
 
     async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
-        """Delete what the slices no longer ask for, make what they do. Raises ApiError."""
+        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
         # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
         partitioned = self._memory.quorum is not None and self._memory.quorum.partitioned
         asked = {} if partitioned else asked_for(members, copies=self._copies)
@@ -285,11 +298,26 @@ class PodChildren:
             self.retry_in = 0.0
         # All of them are waited for: none may go on beside the next round.
         await together(
-            *(delete_pod(self._client, pod, self._gate) for pod in surplus),
-            *(self._mend(pod) for pod in mended),
-            *(self._tell(item, pod, now, go=go) for item, pod, go in news),
-            *(self._make(item, owner(item.place.child_id, item.place.entry.uid), now) for item in missing[:_A_ROUND]),
+            *(self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._gate)) for pod in surplus),
+            *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
+            *(
+                self._take(pod, "told its role and epoch", owner, partial(self._tell, item, pod, now, go=go))
+                for item, pod, go in news
+            ),
+            *(
+                self._make_one(item, owner(item.place.child_id, item.place.entry.uid), now)
+                for item in missing[:_A_ROUND]
+            ),
         )
+
+    async def _take(self, pod: Pod, what: str, owner: Owner, work: Callable[[], Awaitable[None]]) -> None:
+        annotations = pod.metadata.annotations
+        about = owner(annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, ""))
+        await self._steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
+
+    async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
+        what = f"the pod of child {item.place.child_id!r} on {item.place.member} can't be made"
+        await self._steps.take(what, lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
@@ -325,7 +353,7 @@ class PodChildren:
                     self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
             except (ConnectionFailedError, UnavailableError):
-                self._memory.doubtful_pods.add(name)
+                self._memory.doubtful_pods[name] = place.child_id
                 raise
             except NamespaceTerminatingError:
                 raise

@@ -36,6 +36,7 @@ from processhub.operator.objects.childpod import told_place
 _LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
 _ANNOTATIONS = (ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID, ANNOTATION_RUN, ANNOTATION_WORKLOAD)
 _OWNERS = ("Child", "ChildSet")
+_WORKLOADS = ("StatefulSet", "DaemonSet")
 
 
 def claims_to_be_child_pod(pod: Pod) -> bool:
@@ -43,6 +44,18 @@ def claims_to_be_child_pod(pod: Pod) -> bool:
     labels, owners = pod.metadata.labels, pod.metadata.owner_references
     marked = LABEL_CHILD in labels or labels.get(LABEL_COMPONENT) == "child"
     return marked or any(owner.kind in _OWNERS for owner in owners)
+
+
+def is_member_pod(pod: Pod, hub: str) -> bool:
+    """Whether it can be a member's: its hub's workload made it, or did before somebody deleted that and left the Pods.
+
+    The hub's label alone says nothing: it may stand on whatever has to do with the hub.
+    """
+    labels = pod.metadata.labels
+    if labels.get(LABEL_HUB) != hub or LABEL_HUB_UID not in labels or claims_to_be_child_pod(pod):
+        return False
+    controller = next((owner for owner in pod.metadata.owner_references if owner.controller), None)
+    return controller is None or (controller.kind in _WORKLOADS and controller.name == hub)
 
 
 def is_child_pod(pod: Pod) -> bool:
@@ -92,7 +105,8 @@ def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
 
 def known_uids(hub_uid: str, state: HubState) -> set[str]:
     """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
-    return {hub_uid, *(known.present.spec.hub_uid for known in state.slices.values())} - {""}
+    own = {known.present.spec.hub_uid for known in state.slices.values()}
+    return (own | {hub_uid} | {item.spec.hub_uid for item in state.older_slices.values()}) - {""}
 
 
 def recognised(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:

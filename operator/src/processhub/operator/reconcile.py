@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,7 +18,6 @@ from processhub.api.naming import (
     ANNOTATION_FORCE_SCALE_DOWN,
     ANNOTATION_PAUSED,
     ANNOTATION_QUORUM_RESET,
-    LABEL_HUB_UID,
     lease_name,
     member_ordinal,
 )
@@ -48,15 +48,17 @@ from processhub.operator.events import EventRecorder
 from processhub.operator.execute import Executor, workload_texts
 from processhub.operator.hooks.hooks import Hooks
 from processhub.operator.hubstate import HubKey, HubState
-from processhub.operator.hubstatus import hub_status, refused_status
+from processhub.operator.hubstatus import hub_status, refused_status, stalled_status
 from processhub.operator.lifetimes import Lifetimes, first_started
 from processhub.operator.memberlabels import label_pods
-from processhub.operator.members import Member, observe_members
+from processhub.operator.members import Member, observe_members, proven_members
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import new_lease
+from processhub.operator.objects.template import pod_template
+from processhub.operator.objects.workload import workload
 from processhub.operator.observe import Observation, formation_wait, observe
 from processhub.operator.orders import OrderDesk
-from processhub.operator.ownedobjects import NameConflictError, OwnedObjects, desired_objects
+from processhub.operator.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
 from processhub.operator.ownrules import OwnRules
 from processhub.operator.podchildren import PodChildren
 from processhub.operator.podends import delete_all
@@ -65,12 +67,14 @@ from processhub.operator.settings import OperatorSettings
 from processhub.operator.slicewriter import SliceWriter
 from processhub.operator.staticchildren import sync_static_children
 from processhub.operator.statuswriter import ChildKey, StatusWriter, rfc3339
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
+from processhub.operator.takeover import raise_terms
 from processhub.operator.telling import tell, tell_changed_pods
-from processhub.operator.together import together
 
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
 _MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
+_TEMPLATE = "members can't be made as spec.members says"
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
 Told = TypeVar("Told")
 log = logging.getLogger(__name__)
@@ -89,6 +93,7 @@ class Reconciler:
         self._own = own_strategies()
         self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
         self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
+        self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)
         self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
         self.status = StatusWriter(client, store, self._latest_child_status)
@@ -105,27 +110,33 @@ class Reconciler:
         if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
-        now = asyncio.get_running_loop().time()
-        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, now)
-        if refusal := self._refusal(hub, state):
-            self._observed.pop(key, None)
-            self._mark_children(key, state)
-            state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
-            wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
-            wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
-            told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
-            return _soonest(told, unmarked, await self._keep_members(hub, memory))
-        # What changes from here on may not be in this round's observation: it is told after the next one.
-        dirty, state.dirty = state.dirty, set()
+        steps = Steps(memory.failures, self.events, hub)
         try:
-            with metrics.ROUND_SECONDS.time():
-                return _soonest(unmarked, await self._round(key, hub, state, memory, dirty))
+            if key in self.behind and not await self._catch_up(key, steps):
+                trouble = steps.trouble()
+                wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, rfc3339()))
+            elif refusal := self._refusal(hub, state):
+                wait = await self._refuse(key, hub, state, memory, steps, refusal)
+            else:
+                with metrics.ROUND_SECONDS.time():
+                    wait = await self._round(key, hub, state, memory, steps)
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
-        except BaseException:
-            state.dirty |= dirty
-            raise
+        steps.end()
+        return _soonest(wait, steps.again_in)
+
+    async def _catch_up(self, key: HubKey, steps: Steps) -> bool:
+        """Raise the terms of the hub's slices, which was refused when this leader began; whether that is done."""
+
+        async def raise_them() -> None:
+            taken = await raise_terms(self._client, self._store, (key[0],), self._term, key)
+            if key in taken.behind:
+                raise taken.behind[key]
+            self.takeover.update(taken.generations)
+            del self.behind[key]
+
+        return await steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
 
     def _is_paused(self, hub: Hub) -> bool:
         """Whether its user wants it left alone, which is told when it begins and ends: its status says nothing then."""
@@ -152,21 +163,89 @@ class Reconciler:
 
     # one round
 
-    async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, dirty: set[str]) -> float | None:
+    async def _refuse(
+        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, refusal: Refusal
+    ) -> float | None:
+        """The round of a hub that is not accepted: its objects are kept as they were, and its children told why."""
+        now = asyncio.get_running_loop().time()
+        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, now, steps)
+        self._observed.pop(key, None)
+        self._mark_children(key, state)
+        state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
+        owned = self._owned(hub, memory)
+        _note_refused(steps, await owned.keep_last(now))
+        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
+        wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
+        told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
+        return _soonest(told, unmarked, owned.retry_in)
+
+    async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps) -> float | None:
+        # What changes from here on may not be in this round's observation: it is told after the next one.
+        dirty, state.dirty = state.dirty, set()
+        try:
+            return await self._observe_and_act(key, hub, state, memory, steps, dirty)
+        except BaseException:
+            state.dirty |= dirty
+            raise
+
+    async def _observe_and_act(
+        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, dirty: set[str]
+    ) -> float | None:
         loop = asyncio.get_running_loop()
-        await sync_static_children(self._client, self._store, hub, state)
-        pods = PodChildren(self._client, self._store, hub, state, memory)
+        await sync_static_children(self._client, self._store, hub, state, steps)
+        pods = PodChildren(self._client, self._store, hub, state, memory, steps)
         await pods.settle_doubts()
-        members = self._members(hub, state, memory, loop.time())
         writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
-        executor = Executor(self._client, self._store, writer)
-        if await self._doubtful(members, executor, hub.spec.keeps_copies):
-            members = self._members(hub, state, memory, loop.time())
+        executor = Executor(self._client, self._store, state, writer, steps, self._term)
+        members = await proven_members(
+            lambda: self._members(hub, state, memory, loop.time()), executor.still_gone, copies=hub.spec.keeps_copies
+        )
+        observation, plan = self._plan(key, hub, state, memory, members)
+        await self._make_leases(hub, state, members, steps)
+        executed = await executor.execute(observation, plan, workload_texts(observation))
+        await pods.follow(members, observation.owner, loop.time())
+        tell_changed_pods(self.events, hub, observation, pods.changed)
+        unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
+        plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
+        orders = OrderDesk(self._client, self._store, self.events, hub, memory.held_back, steps)
+        held_back = await orders.answer(observation, plan.answered, loop.time())
+        lifetimes = Lifetimes(self._client, state, memory, steps)
+        await lifetimes.end(observation, loop.time())
+        await self._retire(state, memory, members, writer, steps)
+        await self._end_quorum_reset(hub, memory, steps)
+        owned = self._owned(hub, memory)
+        refusal = await self._keep_members(hub, memory, owned, _replicas(hub, observation, plan), steps)
+        await label_pods(self._client, self._store, members.values(), steps)
+        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, loop.time(), steps)
+        self._after(key, hub, state, memory, observation, plan, dirty)
+        return _soonest(
+            0.0 if not executed.complete else None,
+            writer.retry_in,
+            pods.retry_in,
+            held_back,
+            lifetimes.next_in,
+            owned.retry_in,
+            unmarked,
+            self._tell_hub(key, hub, memory, plan, refusal, steps),
+            0.05 if memory.taker else None,
+            _MOVING_SECONDS if plan.moving else None,
+            0.2 if plan.pending_moves or plan.pending_restarts else None,
+            self._tell_sets(key, plan),
+            formation_wait(hub, memory, loop.time()),
+            memory.put_off_wait(loop.time()),
+            *(member.judgement.recheck_seconds for member in members.values()),
+        )
+
+    def _plan(
+        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, members: dict[str, Member]
+    ) -> tuple[Observation, Plan]:
+        """What is observed, and what is to be done; ``memory`` has what the next rounds need of the plan."""
+        now = asyncio.get_running_loop().time()
         strategy = strategy_of(hub.spec.distribution.strategy, self._own.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._own.migration)
         own = OwnRules(hub, members, self._own.redundancy, self._own.partition, memory.copies)
         gate = self.hooks.gate(hub, state)
-        observation = observe(hub, state, members, memory, loop.time(), strategy, gate, own)
+        observation = observe(hub, state, members, memory, now, strategy, gate, own)
         memory.copies = own.copies or 1
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
@@ -177,66 +256,16 @@ class Reconciler:
         memory.move_tokens -= plan.planned_moves
         self._tell_failure(hub, memory, strategy, migration, own)
         memory.last_placed = plan.last_placed
-        memory.put_these_off(plan.put_off, loop.time())
-        memory.taker = memory.patience.taker(plan.imbalance, loop.time())
-        await writer.disown_late_slices()
-        await self._make_leases(hub, state, members)
-        complete = await executor.execute(observation, plan, workload_texts(observation))
-        await pods.follow(members, observation.owner, loop.time())
-        tell_changed_pods(self.events, hub, observation, pods.changed)
-        plan = msgspec.structs.replace(plan, unplaced={**plan.unplaced, **pods.unplaced(), **observation.held})
-        orders = OrderDesk(self._client, self._store, self.events, hub, memory.held_back)
-        held_back = await orders.answer(observation, plan.answered, loop.time())
-        lifetimes = Lifetimes(self._client, state, memory)
-        await lifetimes.end(observation, loop.time())
-        await self._retire(state, memory, members, writer)
-        await self._end_quorum_reset(hub, memory)
-        owned = self._owned(hub, memory)
-        conflict = await self._make_members(hub, owned, observation, plan, loop.time())
-        unlabelled = await label_pods(self._client, self._store, members.values(), memory.unlabelled)
-        self._after(key, hub, state, memory, observation, plan, dirty)
-        if conflict is not None:
-            self._write_hub(hub, memory, lambda: refused_status(hub, conflict, rfc3339()))
-            return 1.0
-        return _soonest(
-            0.0 if not complete else None,
-            writer.retry_in,
-            pods.retry_in,
-            held_back,
-            unlabelled,
-            lifetimes.next_in,
-            owned.retry_in,
-            self._write_hub(hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339())),
-            0.05 if memory.taker else None,
-            _MOVING_SECONDS if plan.moving else None,
-            0.2 if plan.pending_moves or plan.pending_restarts else None,
-            self._tell_sets(key, plan),
-            formation_wait(hub, memory, loop.time()),
-            memory.put_off_wait(loop.time()),
-            *(member.judgement.recheck_seconds for member in members.values()),
-        )
+        memory.put_these_off(plan.put_off, now)
+        memory.taker = memory.patience.taker(plan.imbalance, now)
+        return observation, plan
 
     def _members(self, hub: Hub, state: HubState, memory: HubMemory, now: float) -> dict[str, Member]:
         return observe_members(
             hub, state, self._store.nodes.items, memory, now, leases_observed=self._store.leases_observed(now)
         )
 
-    async def _doubtful(self, members: dict[str, Member], executor: Executor, copies: bool) -> bool:
-        """Whether a member that seems gone is, by a live read of its Lease, not: a watch may lag (rules 10, 11).
-
-        Also one whose entries are removed already: a new holder may have read its slices before that. And, where there
-        are copies that may take its roles, one that restarts.
-        """
-        silent = [
-            member
-            for member in members.values()
-            if (member.phase is Phase.GONE or (copies and member.judgement.restarting))
-            and any(known.assignments or known.unproven or known.uncertain for known in member.slices)
-        ]
-        alive = await together(*(executor.still_gone(member) for member in silent))
-        return not all(alive)
-
-    async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member]) -> None:
+    async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member], steps: Steps) -> None:
         """A Lease for each member that is wanted, before its pod may need it.
 
         One that somebody deleted is made as it was: whoever held it runs on, and renews it. One without its labels gets
@@ -250,12 +279,16 @@ class Reconciler:
             lease = new_lease(hub, member.name)
             if known is not None:
                 lease = msgspec.structs.replace(lease, spec=known.lease.spec)
-            try:
-                stored: Lease = await self._client.create(LEASES, hub.metadata.namespace, lease)
-            except AlreadyExistsError:
-                marks = {"labels": lease.metadata.labels, "annotations": lease.metadata.annotations}
-                stored = await self._client.patch(LEASES, hub.metadata.namespace, name, {"metadata": marks})
-            self._store.put("leases", stored)
+            await steps.take(f"lease {name} can't be made", partial(self._make_lease, hub, lease))
+
+    async def _make_lease(self, hub: Hub, lease: Lease) -> None:
+        namespace, metadata = hub.metadata.namespace, lease.metadata
+        try:
+            stored: Lease = await self._client.create(LEASES, namespace, lease)
+        except AlreadyExistsError:
+            marks = {"labels": metadata.labels, "annotations": metadata.annotations}
+            stored = await self._client.patch(LEASES, namespace, metadata.name, {"metadata": marks})
+        self._store.put("leases", stored)
 
     def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
         def tell(text: str) -> None:
@@ -263,41 +296,61 @@ class Reconciler:
 
         return OwnedObjects(self._client, self._store.owned, hub, memory.owned, tell)
 
-    async def _make_members(
-        self, hub: Hub, owned: OwnedObjects, observation: Observation, plan: Plan, now: float
+    async def _keep_members(
+        self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
     ) -> Refusal | None:
-        """Apply the owned objects where they are not as they should be."""
-        try:
-            await owned.keep(desired_objects(hub, self._settings, _replicas(hub, observation, plan)), now)
-        except NameConflictError as error:
-            return Refusal(Reason.NAME_CONFLICT, str(error))
-        return None
+        """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
+        manifests = supporting_objects(hub)
+        template = await self._template(hub, memory, owned, replicas, steps)
+        if template is not None:
+            manifests.append(workload(hub, template, replicas))
+        refused = await owned.keep(manifests, asyncio.get_running_loop().time())
+        _note_refused(steps, refused)
+        conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
+        if conflict is not None:
+            return Refusal(Reason.NAME_CONFLICT, str(conflict))
+        failure = steps.failure(_TEMPLATE)
+        return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
 
-    async def _keep_members(self, hub: Hub, memory: HubMemory) -> float | None:
-        """Keep what a hub owns whose spec is refused as it was made by the last good one."""
-        owned = self._owned(hub, memory)
-        try:
-            await owned.keep_last(asyncio.get_running_loop().time())
-        except (ApiError, NameConflictError) as error:
-            log.warning("hub %s/%s, which is refused: %s", *hub.metadata.key, error)
-        return owned.retry_in
+    async def _template(
+        self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
+    ) -> dict[str, Any] | None:
+        """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
 
-    async def _end_quorum_reset(self, hub: Hub, memory: HubMemory) -> None:
+        None where it has taken none since this leader began: what there is of members runs on.
+        """
+        checked = memory.template
+
+        async def check() -> None:
+            template = pod_template(hub, self._settings)
+            if template != checked.last_good:
+                await owned.check(workload(hub, template, replicas))
+            checked.last_good, checked.generation = template, hub.metadata.generation
+
+        if checked.generation != hub.metadata.generation:
+            await steps.take(_TEMPLATE, check)
+        return checked.last_good
+
+    async def _end_quorum_reset(self, hub: Hub, memory: HubMemory, steps: Steps) -> None:
         """Take an order to reset the quorum off the Hub once its outcome is on record."""
         if memory.quorum is None or not memory.quorum.reset_done(hub):
             return
         path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
         order = hub.metadata.annotations[ANNOTATION_QUORUM_RESET]
         patch = [{"op": "test", "path": path, "value": order}, {"op": "remove", "path": path}]
-        try:
-            stored = await self._client.patch(HUBS, *hub.metadata.key, patch, content_type=JSON_PATCH)
-        except (NotFoundError, ConflictError, InvalidError) as error:
-            log.debug("quorum reset of hub %s: %s", hub.metadata.name, error.message)
-            return
-        self._store.put("hubs", stored)
+
+        async def take_off() -> None:
+            try:
+                stored = await self._client.patch(HUBS, *hub.metadata.key, patch, content_type=JSON_PATCH)
+            except (NotFoundError, ConflictError, InvalidError) as error:
+                log.debug("quorum reset of hub %s: %s", hub.metadata.name, error.message)
+                return
+            self._store.put("hubs", stored)
+
+        await steps.take("the order to reset the quorum can't be taken off", take_off)
 
     async def _retire(
-        self, state: HubState, memory: HubMemory, members: dict[str, Member], writer: SliceWriter
+        self, state: HubState, memory: HubMemory, members: dict[str, Member], writer: SliceWriter, steps: Steps
     ) -> None:
         """Delete what is left of members that are gone for good, and slices that have become empty."""
         for member in members.values():
@@ -311,24 +364,28 @@ class Reconciler:
                 if not kept and (
                     (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)
                 ):
-                    await writer.delete(known)
+                    await steps.take(f"slice {name} can't be deleted", partial(writer.delete, known))
             gone = not member.wanted and member.pod is None and not member.slices
             lease = state.member_lease(member.name)
             if gone and lease is not None:
-                metadata = lease.lease.metadata
-                try:
-                    await self._client.delete(
-                        LEASES,
-                        metadata.namespace,
-                        metadata.name,
-                        uid=metadata.uid,
-                        resource_version=metadata.resource_version,
-                    )
-                except NotFoundError:
-                    log.debug("lease %s is gone already", metadata.name)
-                except ConflictError:
-                    continue  # somebody writes it
-                state.forget_lease(metadata.name)
+                what = f"lease {lease.lease.metadata.name} can't be deleted"
+                await steps.take(what, partial(self._delete_lease, state, lease.lease))
+
+    async def _delete_lease(self, state: HubState, lease: Lease) -> None:
+        metadata = lease.metadata
+        try:
+            await self._client.delete(
+                LEASES,
+                metadata.namespace,
+                metadata.name,
+                uid=metadata.uid,
+                resource_version=metadata.resource_version,
+            )
+        except NotFoundError:
+            log.debug("lease %s is gone already", metadata.name)
+        except ConflictError:
+            return  # somebody writes it
+        state.forget_lease(metadata.name)
 
     # telling
 
@@ -399,6 +456,14 @@ class Reconciler:
             }
 
         return self.sets.tell(key, [seen.known.object for seen in observation.sets.values()], compute)
+
+    def _tell_hub(
+        self, key: HubKey, hub: Hub, memory: HubMemory, plan: Plan, refusal: Refusal | None, steps: Steps
+    ) -> float | None:
+        trouble = (refusal.reason, refusal.message) if refusal is not None else steps.trouble()
+        return self._write_hub(
+            hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339(), refusal=refusal, trouble=trouble)
+        )
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]
@@ -475,18 +540,13 @@ class Reconciler:
             return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
         if refusal := self._refused(hub):
             return refusal
-        uid = hub.metadata.uid
-        older = [f"registryslice {name}" for name, known in state.slices.items() if known.present.spec.hub_uid != uid]
-        older += [
-            f"lease {name}"
-            for name, known in state.leases.items()
-            if known.lease.metadata.labels.get(LABEL_HUB_UID) != uid
-        ]
-        older += [f"pod {name}" for name, pod in state.pods.items() if pod.metadata.labels.get(LABEL_HUB_UID) != uid]
-        if older:
+        # What an earlier hub has left may run children yet. A hub that has slices of its own has begun: what comes to
+        # be there later than that is no earlier hub's.
+        left = state.leftovers() if not state.slices else []
+        if left:
             return Refusal(
                 Reason.NAME_CONFLICT,
-                f"{older[0]} of an earlier hub of this name is still being deleted; started when it is gone",
+                f"{left[0]} of an earlier hub of this name is still being deleted; started when it is gone",
             )
         return None
 
@@ -561,6 +621,11 @@ def _replicas(hub: Hub, observation: Observation, plan: Plan) -> int:
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)
     return replicas
+
+
+def _note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
+    for title, error in refused.items():
+        steps.note(f"{title} can't be made as it is to be", error)
 
 
 def _as_judged(member: Member, before: Member | None) -> Member:

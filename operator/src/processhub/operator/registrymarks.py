@@ -7,6 +7,7 @@ garbage collection goes by the owner reference.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from processhub.api.hub import Hub
@@ -15,20 +16,20 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError
+from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES, Kind
 from processhub.operator.hubstate import HubState
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.registry import lease_annotations, member_labels, member_owners
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 
 _AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
-_REFUSED_SECONDS = 10.0  # after they could not be
 log = logging.getLogger(__name__)
 
 
 async def put_marks_back(
-    client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, now: float
+    client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, now: float, steps: Steps
 ) -> float | None:
     """Put back what is missing; the seconds until it is to be looked at again, None where nothing is wrong."""
     wrong = _wrong(hub, state)
@@ -38,13 +39,20 @@ async def put_marks_back(
         return memory.marks_due - now
     memory.marks_due = now + _AGAIN_SECONDS
     for kind, name, patch in wrong:
-        try:
-            store.put(kind.plural, await client.patch(kind, hub.metadata.namespace, name, {"metadata": patch}))
-            log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, state.key[0], name)
-        except ApiError as error:
-            log.warning("%s %s/%s: its marks are not put back: %s", kind.plural, state.key[0], name, error.message)
-            memory.marks_due = now + _REFUSED_SECONDS
+        what = f"{kind.plural}/{name} can't get its labels, annotations or owner back"
+        await steps.take(what, partial(_put_back, client, store, hub, kind, name, patch))
     return memory.marks_due - now
+
+
+async def _put_back(
+    client: Client, store: Store, hub: Hub, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]
+) -> None:
+    try:
+        store.put(kind.plural, await client.patch(kind, hub.metadata.namespace, name, {"metadata": patch}))
+    except (NotFoundError, ConflictError) as error:
+        log.debug("%s %s is gone or another: %s", kind.plural, name, error.message)
+        return
+    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, hub.metadata.namespace, name)
 
 
 def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:

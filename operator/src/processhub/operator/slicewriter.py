@@ -86,12 +86,14 @@ class SliceWriter:
         required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
         return required | {0} if member.wanted else required
 
-    async def disown_late_slices(self) -> None:
-        """Empty a slice that a deposed leader made after this one took over; nothing was started from it (rule 2)."""
-        for known in list(self._state.slices.values()):
-            if known.present.spec.term < self._term:
-                spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
-                await self._replace(known, known.present, spec, known.present.metadata.annotations)
+    def late(self) -> list[KnownSlice]:
+        """The slices that a deposed leader made after this one took over; nothing was started from them (rule 2)."""
+        return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
+
+    async def disown(self, known: KnownSlice) -> None:
+        """Empty a late slice. Raises ApiError."""
+        spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
+        await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
     async def delete(self, known: KnownSlice) -> None:
         """Delete an empty slice, only as it was seen."""
@@ -158,16 +160,17 @@ class SliceWriter:
         except AlreadyExistsError as error:
             log.info("slice %s: %s; reading it", name, error.message)
             await self._read(name)
+            if name in self._state.older_slices:
+                self._not_created(name, before)
+                raise  # an earlier hub's slice has the name, and may never go
             self._again_in(_RETRY_SECONDS)
             return
         except ApiError as error:
             self._again_in(_RETRY_SECONDS)
             if error.outcome_unknown:
                 self._memory.doubted_slices.add(name)
-            elif before is None:
-                del self._state.creating[name]
             else:
-                self._state.creating[name] = before
+                self._not_created(name, before)
             if isinstance(error, ConnectionFailedError):
                 log.warning("slice %s: %s; trying again", name, error.message)
                 return
@@ -175,6 +178,13 @@ class SliceWriter:
         self._store.put("registryslices", stored)
         self._await_proof(name, bereft, stored)
         self.wrote += 1
+
+    def _not_created(self, name: str, before: Creation | None) -> None:
+        """This creation was refused; an earlier one that was not answered may land yet."""
+        if before is None:
+            del self._state.creating[name]
+        else:
+            self._state.creating[name] = before
 
     def _bereft(self, member: str, index: int) -> frozenset[str]:
         """The ids of the member's deleted slices that a write of this slice is to prove."""

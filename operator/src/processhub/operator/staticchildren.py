@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from processhub.api.child import ChildSpec
+from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.operator.hubstate import HubState
+from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.objects.owned import owner_reference
+from processhub.operator.ownedobjects import NameConflictError
+from processhub.operator.steps import Steps
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
 log = logging.getLogger(__name__)
 
 
-async def sync_static_children(client: Client, store: Store, hub: Hub, state: HubState) -> None:
-    """Create, change and delete the Hub's static Children so that they equal its spec."""
+async def sync_static_children(client: Client, store: Store, hub: Hub, state: HubState, steps: Steps) -> None:
+    """Create, change and delete the Hub's static Children so that they equal its spec; each is a step of its own."""
     owned = {
         known.child.metadata.name: known.child
         for known in state.children.values()
@@ -32,13 +35,30 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
     desired = {child_object_name(entry.id): _spec(hub, entry) for entry in hub.spec.children if entry.id}
     work = []
     for name, spec in desired.items():
-        if name not in owned:
-            if name not in state.children:
-                work.append(_create(client, store, hub, name, spec))
-        elif owned[name].spec != spec:
-            work.append(_replace(client, store, owned[name], spec))
-    work += [_delete(client, child) for name, child in owned.items() if name not in desired]
+        child = owned.get(name)
+        if child is None and name in state.children:
+            what, done = f"the name of static child {spec.id!r} is taken", partial(_taken, hub, state.children[name])
+        elif child is None:
+            what, done = f"static child {spec.id!r} can't be made", partial(_create, client, store, hub, name, spec)
+        elif child.spec != spec:
+            what = f"static child {spec.id!r} can't be changed to what spec.children says"
+            done = partial(_replace, client, store, child, spec)
+        else:
+            continue
+        work.append(steps.take(what, done, about=child))
+    for name, child in owned.items():
+        if name not in desired and child.metadata.deletion_timestamp is None:
+            what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
+            work.append(steps.take(what, partial(_delete, client, child), about=child))
     await together(*work)
+
+
+async def _taken(hub: Hub, known: KnownChild) -> None:
+    """Raises NameConflictError."""
+    title, owners = known.title, known.metadata.owner_references
+    if known.metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
+        raise NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
+    raise NameConflictError(f"{title} is there and not the hub's; delete it, or give the entry another id")
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
@@ -60,10 +80,10 @@ async def _create(client: Client, store: Store, hub: Hub, name: str, spec: Child
     try:
         store.put("children", await client.create(CHILDREN, hub.metadata.namespace, manifest))
     except AlreadyExistsError:
-        log.warning("static child %r of hub %s: child/%s is there and not the hub's", spec.id, hub.metadata.name, name)
+        log.info("static child %r of hub %s: child/%s is there already", spec.id, hub.metadata.name, name)
 
 
-async def _replace(client: Client, store: Store, child: Any, spec: ChildSpec) -> None:
+async def _replace(client: Client, store: Store, child: Child, spec: ChildSpec) -> None:
     metadata = child.metadata
     try:
         stored = await client.patch(
@@ -81,7 +101,7 @@ async def _replace(client: Client, store: Store, child: Any, spec: ChildSpec) ->
         log.info("static child %s not changed, looking again: %s", metadata.name, error.message)
 
 
-async def _delete(client: Client, child: Any) -> None:
+async def _delete(client: Client, child: Child) -> None:
     metadata = child.metadata
     try:
         await client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)

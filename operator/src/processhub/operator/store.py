@@ -21,7 +21,7 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.operator.hubstate import HubKey, HubState
 from processhub.operator.ownedwatch import OwnedWatch
-from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, is_child_pod, with_marks
+from processhub.operator.podmarks import changed_marks, claims_to_be_child_pod, is_child_pod, is_member_pod, with_marks
 from processhub.operator.together import end
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
@@ -150,6 +150,7 @@ class Store:
             self.hubs.pop(key, None)
         else:
             self.hubs[key] = new
+            self.state(key).belongs_to(new.metadata.uid)
             if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
                 return  # our own status write
         state = self.state(key)
@@ -241,21 +242,22 @@ class Store:
             if seen is None or LABEL_HUB not in seen.metadata.labels:
                 continue
             key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
+            child, member = claims_to_be_child_pod(seen), is_member_pod(seen, key[1])
+            if not child and not member:
+                continue  # it has to do with the hub, but the operator did not make it
             state = self.state(key)
             if seen is old:
-                if new is None or new.metadata.labels.get(LABEL_HUB) != key[1]:
+                if new is None or not is_member_pod(new, key[1]):
                     state.drop_pod(name)
                 state.strange_pods.pop(name, None)
-            elif not claims_to_be_child_pod(seen):
+            elif member:
                 # What an object says that is new to us says nothing of when it came to be so.
                 known_before = old is not None and old.metadata.uid == seen.metadata.uid
                 state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
+            elif is_child_pod(seen):
+                self.child_pod(key, seen)
             else:
-                state.drop_pod(name)
-                if is_child_pod(seen):
-                    self.child_pod(key, seen)
-                else:
-                    state.strange_pods[name] = seen
+                state.strange_pods[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import msgspec
+
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import SLICES
+from processhub.operator.hubstate import HubKey
 from processhub.operator.store import Store
 from processhub.operator.together import together
 
@@ -21,50 +24,69 @@ class DeposedError(Exception):
     """A slice has a higher term than ours: another leader is newer."""
 
 
-async def raise_terms(client: Client, store: Store, namespaces: tuple[str, ...], term: int) -> dict[str, int]:
-    """Rewrite ``term`` alone in every slice until a consistent list shows none lower.
+class Taken(msgspec.Struct, frozen=True):
+    """What a new leader has taken over.
 
-    Returns the generation of each slice, by its uid, in the list that shows this: what a member acknowledges from there
-    on it knows of this leader, and of all that was written before it. By the list and not by the answers to the writes,
-    because one that was stored may not have been answered. Raises DeposedError.
+    ``generations``: slice's uid → its generation in the list that shows this leader's term. What a member acknowledges
+    from there on it knows of this leader, and of all that was written before it. By the list and not by the answers to
+    the writes, because one that was stored may not have been answered. ``behind``: the hubs that have a slice whose
+    term the API server refuses to have raised, and why; nothing may be done for them.
+    """
+
+    generations: dict[str, int]
+    behind: dict[HubKey, ApiError]
+
+
+async def raise_terms(
+    client: Client, store: Store, namespaces: tuple[str, ...], term: int, hub: HubKey | None = None
+) -> Taken:
+    """Rewrite ``term`` alone in every slice (of ``hub``) until a consistent list shows none lower but refused ones.
+
+    Raises DeposedError.
     """
     gate = asyncio.Semaphore(_CONCURRENT)
+    refused: dict[str, ApiError] = {}  # by slice's uid
 
     async def raise_one(item: RegistrySlice) -> None:
+        metadata = item.metadata
+        patch = {"metadata": {"uid": metadata.uid}, "spec": {"term": term}}
         async with gate:
             try:
-                stored = await client.patch(
-                    SLICES,
-                    item.metadata.namespace,
-                    item.metadata.name,
-                    {"metadata": {"uid": item.metadata.uid}, "spec": {"term": term}},
-                )
+                await client.patch(SLICES, metadata.namespace, metadata.name, patch)
             except (NotFoundError, ConflictError) as error:
-                log.info("slice %s changed while its term was raised: %s", item.metadata.name, error.message)
-                return
+                log.info("slice %s changed while its term was raised: %s", metadata.name, error.message)
             except ApiError as error:
-                log.warning("takeover: slice %s: %s; again", item.metadata.name, error.message)
-                await asyncio.sleep(_AGAIN_SECONDS)
-                return
-            store.put("registryslices", stored)
+                if error.outcome_unknown or isinstance(error, UnavailableError):
+                    log.warning("takeover: slice %s: %s; again", metadata.name, error.message)
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                else:
+                    refused[metadata.uid] = error
 
     while True:
-        listed: list[RegistrySlice] = []
-        for namespace in namespaces or (None,):
-            try:
-                items, _ = await client.list(SLICES, namespace)
-            except ApiError as error:
-                log.warning("takeover: %s; listing again", error.message)
-                await asyncio.sleep(_AGAIN_SECONDS)
-                break
-            known = [item for item in items if isinstance(item, RegistrySlice)]
-            if any(item.spec.term > term for item in known):
-                raise DeposedError(f"a slice has a higher term than {term}: another operator leads")
-            listed += known
-        else:
-            lower = [item for item in listed if item.spec.term < term]
-            if not lower:
-                for item in listed:
-                    store.put("registryslices", item)
-                return {item.metadata.uid: item.metadata.generation for item in listed}
-            await together(*(raise_one(item) for item in lower))
+        try:
+            listed = [item for namespace in namespaces or (None,) for item in await _slices(client, namespace)]
+        except ApiError as error:
+            log.warning("takeover: %s; listing again", error.message)
+            await asyncio.sleep(_AGAIN_SECONDS)
+            continue
+        if hub is not None:
+            listed = [item for item in listed if _hub_of(item) == hub]
+        if any(item.spec.term > term for item in listed):
+            raise DeposedError(f"a slice has a higher term than {term}: another operator leads")
+        lower = [item for item in listed if item.spec.term < term]
+        if all(item.metadata.uid in refused for item in lower):
+            for item in listed:
+                store.put("registryslices", item)
+            behind = {_hub_of(item): refused[item.metadata.uid] for item in lower}
+            return Taken({item.metadata.uid: item.metadata.generation for item in listed}, behind)
+        refused.clear()
+        await together(*(raise_one(item) for item in lower))
+
+
+async def _slices(client: Client, namespace: str | None) -> list[RegistrySlice]:
+    items, _ = await client.list(SLICES, namespace)
+    return [item for item in items if isinstance(item, RegistrySlice)]
+
+
+def _hub_of(item: RegistrySlice) -> HubKey:
+    return item.metadata.namespace, item.spec.hub

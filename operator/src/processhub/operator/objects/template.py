@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.naming import LABEL_HUB_UID, member_account
@@ -13,6 +15,9 @@ from processhub.operator.settings import OperatorSettings
 PYTHON_PATH = "/var/lib/processhub/python"
 AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
 _INJECTED = "/injected"
+TEMPLATE = "spec.members.template"
+_KEPT = ("metadata", "labels", "spec")  # fields that null leaves as they are
+_SHOWN = 60  # characters of a wrong value in a message
 _GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
 _MERGE_KEYS = {
     "containers": "name",
@@ -23,6 +28,10 @@ _MERGE_KEYS = {
 }
 
 
+class TemplateError(Exception):
+    """spec.members.template is no PodTemplateSpec; the message names the field and what it must be."""
+
+
 def _grace(spec: HubSpec) -> int:
     """For stopping the children, for handing them over before that, and for what comes after."""
     handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
@@ -30,7 +39,7 @@ def _grace(spec: HubSpec) -> int:
 
 
 def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
-    """The PodTemplateSpec of a hub's members."""
+    """The PodTemplateSpec of a hub's members. Raises TemplateError."""
     spec = hub.spec
     labels = {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}
     base: dict[str, Any] = {
@@ -47,27 +56,52 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     }
     if spec.members.image:
         _inject(base["spec"], spec.members.image)
-    merged: dict[str, Any] = merge(base, spec.members.template)
+    merged: dict[str, Any] = merge(base, spec.members.template, TEMPLATE)
     # The user's template may add labels, never take away those that the hub's selector and policies rest on.
     merged["metadata"]["labels"].update(labels)
     return merged
 
 
-def merge(base: Any, over: Any, key: str = "") -> Any:
-    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced."""
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        merged = dict(base)
-        for name, value in over.items():
-            merged[name] = merge(merged[name], value, name) if name in merged else value
-        return merged
-    identity = _MERGE_KEYS.get(key)
-    if identity and isinstance(base, list) and isinstance(over, list):
-        by_name = {item[identity]: item for item in base}
-        for item in over:
-            name = item.get(identity)
-            by_name[name] = merge(by_name[name], item) if name in by_name else item
-        return list(by_name.values())
-    return over
+def merge(base: Any, over: Any, path: str = "") -> Any:
+    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced.
+
+    Null takes a field of the operator's off, but for those without which there is no member: there it says nothing.
+    ``path`` names the field in messages. Raises TemplateError where ``over`` is not of the shape of ``base``, or where
+    an item of a list that goes by name has none.
+    """
+    field = path.rpartition(".")[2]
+    identity = _MERGE_KEYS.get(field)
+    if over is None:
+        return base if field in _KEPT or identity else None
+    if isinstance(base, Mapping):
+        return _merged_map(base, _of_kind(over, Mapping, "an object", path), path)
+    if identity is None or not isinstance(base, list):
+        return over
+    by_name = {item[identity]: item for item in base}
+    for name, item in _named(over, identity, path):
+        by_name[name] = merge(by_name[name], item, f"{path}[{name}]") if name in by_name else item
+    return list(by_name.values())
+
+
+def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        merged[name] = merge(merged[name], value, f"{path}.{name}") if name in merged else value
+    return merged
+
+
+def _named(over: Any, identity: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The items of a list by name, with the name of each."""
+    for index, item in enumerate(_of_kind(over, list, "a list", path)):
+        entry = _of_kind(item, Mapping, "an object", f"{path}[{index}]")
+        yield _of_kind(entry.get(identity), str, "a text", f"{path}[{index}].{identity}"), entry
+
+
+def _of_kind(value: Any, kind: Any, words: str, path: str) -> Any:
+    if not isinstance(value, kind):
+        found = "is missing or null" if value is None else f"is {msgspec.json.encode(value).decode()[:_SHOWN]}"
+        raise TemplateError(f"{path} {found}; it must be {words}")
+    return value
 
 
 def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from typing import Any
 from processhub.api.hub import Hub
 from processhub.api.naming import headless_service
 from processhub.operator.objects.owned import owned_metadata, selector_labels
-from processhub.operator.objects.template import pod_template
-from processhub.operator.settings import OperatorSettings
 
 
-def workload(hub: Hub, settings: OperatorSettings, replicas: int) -> dict[str, Any]:
-    """The workload with ``replicas`` members; PerNode ignores the number."""
+def workload(hub: Hub, template: dict[str, Any], replicas: int) -> dict[str, Any]:
+    """The workload with ``replicas`` members made by this pod template; PerNode ignores the number."""
     if hub.spec.members.mode == "PerNode":
-        return _daemon_set(hub, settings)
+        return _daemon_set(hub, template)
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -25,12 +23,12 @@ def workload(hub: Hub, settings: OperatorSettings, replicas: int) -> dict[str, A
             "serviceName": headless_service(hub.metadata.name),
             "selector": {"matchLabels": selector_labels(hub)},
             "updateStrategy": {"type": "RollingUpdate"},
-            "template": pod_template(hub, settings),
+            "template": template,
         },
     }
 
 
-def _daemon_set(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
+def _daemon_set(hub: Hub, template: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -38,6 +36,6 @@ def _daemon_set(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
         "spec": {
             "selector": {"matchLabels": selector_labels(hub)},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
-            "template": pod_template(hub, settings),
+            "template": template,
         },
     }

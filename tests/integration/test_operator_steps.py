@@ -1,0 +1,268 @@
+"""One thing of a hub that can't be done: it is told, tried again, and everything else goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+from operatorworld import SLEEP, World, settles, untouched
+
+from processhub.api.meta import find_condition
+from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
+from processhub.cluster.errors import ApiError
+from processhub.cluster.kinds import CHILDREN, LEASES, PODS, SLICES, untyped
+
+pytest_plugins = ("operatorworld",)
+QUOTAS = untyped("v1", "resourcequotas")
+STATEFUL_SETS = untyped("apps/v1", "statefulsets")
+POLICIES = untyped("admissionregistration.k8s.io/v1", "validatingadmissionpolicies", namespaced=False)
+BINDINGS = untyped("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", namespaced=False)
+
+
+def static(*ids: str) -> list[dict[str, Any]]:
+    return [{"id": each, "exec": {"command": SLEEP}} for each in ids]
+
+
+async def quota(world: World, plural: str, *, hard: int, used: int = 0) -> None:
+    """Let there be so many of a kind; the API server counts on from ``used``, where no controller says how many are."""
+    resource, name = f"count/{plural}.processhub.dev", plural
+    spec = {"hard": {resource: str(hard)}}
+    await world.api.create(QUOTAS, world.namespace, {"metadata": {"name": name}, "spec": spec})
+    status = {"status": spec | {"used": {resource: str(used)}}}
+    await world.api.patch(QUOTAS, world.namespace, name, status, subresource="status")
+
+
+async def has_no(world: World, kind: str) -> None:
+    """Wait until the Hub has no such condition."""
+
+    async def check() -> None:
+        assert find_condition((await world.get_hub()).status.conditions, kind) is None
+
+    await settles(check)
+
+
+async def goes_on(world: World, name: str) -> None:
+    """A new Child of the hub is placed, started and told so."""
+    await world.child(name)
+    await world.ready(name)
+
+
+async def test_a_hub_whose_static_children_a_quota_refuses_does_all_else(world: World) -> None:
+    await quota(world, "children", hard=2)
+    await world.hub(members={"replicas": 2}, children=static("a", "b", "c"))
+
+    stalled = await world.hub_condition("Stalled", "True", "Refused")
+    assert "static child '" in stalled.message
+    assert "exceeded quota: children" in stalled.message
+    first = await world.running(await children(world))
+    assert len(first) == 2
+    (event,) = set(await world.events("hub", "Refused"))
+    assert "exceeded quota: children" in event
+    # A member that is lost is noticed, and its children run elsewhere.
+    lost = next(iter(first.values())).member
+    await world.edit_hub(members={"replicas": 3})
+    await world.hub_ready()
+    await world.kill_agent(lost)
+    await world.running(first)
+
+    await world.api.delete(QUOTAS, world.namespace, "children")
+    await world.edit_hub(members={"replicas": 2})  # an edit has what failed tried at once
+    await world.running(["a", "b", "c"])
+    await has_no(world, "Stalled")
+
+
+async def children(world: World) -> list[str]:
+    items, _ = await world.api.list(CHILDREN, world.namespace)
+    return [item.id for item in items]
+
+
+@contextlib.asynccontextmanager
+async def policy_against(world: World, operation: str, plural: str) -> AsyncIterator[None]:
+    """While the block runs nobody may do that to objects of this kind in the world's namespace."""
+    rule = {"apiGroups": ["processhub.dev"], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
+    name, only = f"keep-{world.namespace}", {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
+    spec = {
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": "false", "message": f"{plural} are kept here"}],
+    }
+    await world.api.create(POLICIES, None, {"metadata": {"name": name}, "spec": spec})
+    bound = {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": only}}
+    await world.api.create(BINDINGS, None, {"metadata": {"name": name}, "spec": bound})
+    try:
+        yield
+    finally:
+        await world.api.delete(BINDINGS, None, name)
+        await world.api.delete(POLICIES, None, name)
+
+
+async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_nothing(world: World) -> None:
+    await world.hub(members={"replicas": 1}, children=static("a", "b"))
+    await world.running(["a", "b"])
+    async with policy_against(world, "DELETE", "children"):
+        probes = (f"probe-{number}" for number in itertools.count())
+        await settles(lambda: refuses_deletion(world, next(probes)))
+
+        await world.edit_hub(children=static("a"))
+
+        stalled = await world.hub_condition("Stalled", "True", "Invalid")
+        assert "child 'b', which spec.children no longer has, can't be deleted" in stalled.message
+        assert "children are kept here" in stalled.message
+        await goes_on(world, "another")
+        (child,) = [item for item in (await world.api.list(CHILDREN, world.namespace))[0] if item.id == "b"]
+        assert any("children are kept here" in text for text in await world.events(child.metadata.name, "Refused"))
+    await has_no(world, "Stalled")
+    assert "b" not in await children(world)
+
+
+async def test_a_new_leader_that_may_not_take_one_hub_over_leads_all_others(world: World, elsewhere: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await goes_on(world, "before")
+    await elsewhere.hub(members={"replicas": 1})
+    async with policy_against(world, "UPDATE", "registryslices"):
+        await settles(lambda: refuses_writes(world))
+
+        await world.operators.kill_leader()
+
+        await goes_on(elsewhere, "led")
+        stalled = await world.hub_condition("Stalled", "True", "Invalid")
+        assert "what an earlier leader has left of the hub can't be taken over: " in stalled.message
+        assert "registryslices are kept here" in stalled.message
+        before = await world.running(["before"])
+        await world.child("after")
+    await world.ready("after")
+    await has_no(world, "Stalled")
+    untouched(before, await world.running(["before"]))
+
+
+async def refuses_writes(world: World) -> None:
+    """The policy holds from some seconds after it was made."""
+    name = (await world.slices())[0].metadata.name
+    refusal = None
+    try:
+        await world.api.patch(SLICES, world.namespace, name, {"metadata": {"annotations": {"probe": "a"}}})
+    except ApiError as error:
+        refusal = error.message
+    assert "registryslices are kept here" in (refusal or "")
+
+
+async def refuses_deletion(world: World, name: str) -> None:
+    """The policy holds from some seconds after it was made."""
+    await world.child(name, suspend=True)
+    refusal = None
+    try:
+        await world.api.delete(CHILDREN, world.namespace, name)
+    except ApiError as error:
+        refusal = error.message
+    assert "children are kept here" in (refusal or "")
+
+
+WRONG = [
+    ({"metadata": []}, "spec.members.template.metadata is []; it must be an object"),
+    ({"spec": {"containers": ["agent"]}}, 'spec.members.template.spec.containers[0] is "agent"; it must be an object'),
+    ({"spec": {"nodeSelectr": {"zone": "a"}}}, "nodeSelectr"),
+    (
+        {"spec": {"containers": [{"name": "agent", "resources": {"limits": {"memory": "1GB x"}}}]}},
+        "quantities must match",
+    ),
+    ({"spec": {"containers": [{"name": "other"}]}}, "spec.template.spec.containers[1].image: Required value"),
+]
+
+
+async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: World) -> None:
+    await world.hub(members={"replicas": 1, "template": {"metadata": {"annotations": {"mine": "a"}}}})
+    await goes_on(world, "before")
+
+    for number, (template, sentence) in enumerate(WRONG):
+        await world.edit_hub(members={"template": None})
+        await world.edit_hub(members={"template": template, "replicas": 2 - number % 2})
+
+        await settles(partial(says, world, sentence))
+        await goes_on(world, f"child-{number}")
+        await world.hub_ready()
+
+    await world.edit_hub(members={"template": None})
+    await world.edit_hub(members={"template": {"metadata": {"annotations": {"mine": "b"}}}})
+    await world.hub_condition("Accepted", "True")
+    await has_no(world, "Stalled")
+
+    async def rolled_out() -> None:
+        stateful_set = await world.api.get(STATEFUL_SETS, world.namespace, "hub")
+        assert stateful_set["spec"]["template"]["metadata"]["annotations"] == {"mine": "b"}
+
+    await settles(rolled_out)
+
+
+async def says(world: World, sentence: str) -> None:
+    """The Hub is told to be not accepted for this."""
+    condition = find_condition((await world.get_hub()).status.conditions, "Accepted")
+    assert condition
+    assert (condition.status, condition.reason) == ("False", "Invalid")
+    assert sentence in condition.message
+
+
+async def test_the_members_of_a_new_hub_with_a_wrong_template_come_once_it_is_mended(world: World) -> None:
+    await world.hub(ready=False, members={"replicas": 1, "template": {"spec": {"volumes": [{"emptyDir": {}}]}}})
+    await world.child("waits")
+
+    accepted = await world.hub_condition("Accepted", "False", "Invalid")
+    assert "spec.members.template.spec.volumes[0].name is missing or null; it must be a text" in accepted.message
+    ready = await world.hub_condition("Ready", "False", "MembersNotReady")
+    assert "volumes[0].name" in ready.message
+    await world.condition("waits", "Placed", "False")
+
+    await world.edit_hub(members={"template": None})
+    await world.ready("waits")
+
+
+@pytest.mark.parametrize("uid", ["", "another", "its own"])
+async def test_what_merely_has_the_label_of_a_hub_is_none_of_its(world: World, uid: str) -> None:
+    hub = await world.hub(members={"replicas": 1})
+    await goes_on(world, "before")
+    labels = {LABEL_HUB: "hub"}
+    if uid:
+        labels[LABEL_HUB_UID] = hub.metadata.uid if uid == "its own" else uid
+    containers = [{"name": "web", "image": "none", "command": SLEEP}]
+    metadata = {"name": "web", "labels": labels}
+    await world.api.create(PODS, world.namespace, {"metadata": metadata, "spec": {"containers": containers}})
+    await world.api.create(LEASES, world.namespace, {"metadata": metadata, "spec": {"holderIdentity": "web"}})
+
+    await goes_on(world, "after")
+
+    told = await world.get_hub()
+    assert [member.name for member in told.status.members] == ["hub-0"]
+    assert told.status.replicas == 1
+    accepted = find_condition(told.status.conditions, "Accepted")
+    assert accepted
+    assert accepted.status == "True"
+
+
+async def test_a_new_hub_does_not_wait_for_what_merely_has_its_label(world: World) -> None:
+    metadata = {"name": "web", "labels": {LABEL_HUB: "hub"}}
+    spec = {"containers": [{"name": "web", "image": "none", "command": SLEEP}]}
+    await world.api.create(PODS, world.namespace, {"metadata": metadata, "spec": spec})
+    await world.api.create(LEASES, world.namespace, {"metadata": metadata, "spec": {"holderIdentity": "web"}})
+
+    await world.hub(members={"replicas": 1})
+
+    await goes_on(world, "a")
+
+
+async def test_a_hub_goes_on_without_a_slice_that_a_quota_refuses(world: World) -> None:
+    """A second member's first slice can't be made: the first member takes all there is, and the other is told of."""
+    await world.hub(members={"replicas": 1})
+    await quota(world, "registryslices", hard=1, used=1)
+
+    await world.edit_hub(members={"replicas": 2})
+
+    stalled = await world.hub_condition("Stalled", "True", "Refused")
+    assert "the slices of member hub-1 can't be written: " in stalled.message
+    assert "exceeded quota: registryslices" in stalled.message
+    await goes_on(world, "a")
+    await world.api.delete(QUOTAS, world.namespace, "registryslices")
+    await has_no(world, "Stalled")
+    await world.hub_ready()

@@ -1,0 +1,264 @@
+"""The steps of a round: one that fails is told and tried again, and no other waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+import pytest
+import virtualtime
+from slicesite import SliceSite, rounds_on
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import ANNOTATION_MOVE_TO
+from processhub.api.reasons import Reason
+from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, format_assignment
+from processhub.cluster.client import Client
+from processhub.cluster.errors import (
+    ConnectionFailedError,
+    ForbiddenError,
+    InvalidError,
+    NamespaceTerminatingError,
+    api_error,
+)
+from processhub.core.membership import Judgement, Phase
+from processhub.operator.events import EventRecorder
+from processhub.operator.hubstate import KnownLease, KnownSlice
+from processhub.operator.members import Member, proven_members
+from processhub.operator.steps import Failures, Steps
+
+HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h", generation=1))
+QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")
+
+
+class Hubs:
+    """The rounds of one hub in which these steps are taken, until ``seconds`` are over; what was posted meanwhile."""
+
+    def __init__(self, **work: Callable[[], None]) -> None:
+        self.hub, self.work, self.failures = HUB, work, Failures()
+        self.tries: dict[str, list[float]] = {what: [] for what in work}
+        self.events = EventRecorder(cast(Client, None), "operator")
+        self.trouble: list[tuple[str, str] | None] = []  # by round
+
+    async def run(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            steps = Steps(self.failures, self.events, self.hub)
+            for what, work in self.work.items():
+                await steps.take(what, lambda what=what, work=work: self._take(what, work))  # type: ignore[misc]
+            steps.end()
+            self.trouble.append(steps.trouble())
+            await asyncio.sleep(steps.again_in or 1.0)
+
+    async def _take(self, what: str, work: Callable[[], None]) -> None:
+        self.tries[what].append(asyncio.get_running_loop().time())
+        work()
+
+    @property
+    def posted(self) -> list[str]:
+        """The messages of the Events that are to be posted."""
+        return [cast(Any, item[1])["message"] for item in cast(Any, self.events)._queue._queue]
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def test_a_step_that_is_refused_is_tried_ever_less_and_holds_up_no_other() -> None:
+    hubs = Hubs(refused=raising(QUOTA), fine=lambda: None)
+
+    virtualtime.run(hubs.run(100))
+
+    assert hubs.tries["refused"] == [0, 1, 3, 7, 15, 31, 61, 91]
+    assert len(hubs.tries["fine"]) >= 8
+    assert hubs.trouble[-1] == ("Refused", "refused: exceeded quota: few")
+    assert hubs.posted == ["refused: exceeded quota: few"], "once, as long as it is the same"
+
+
+def test_an_edit_of_the_hub_has_a_refused_step_tried_at_once() -> None:
+    hubs = Hubs(refused=raising(QUOTA))
+
+    async def main() -> None:
+        await hubs.run(20)
+        before = len(hubs.tries["refused"])
+        hubs.hub = msgspec.structs.replace(HUB, metadata=msgspec.structs.replace(HUB.metadata, generation=2))
+        edited = asyncio.get_running_loop().time()
+        await hubs.run(2.5)
+        assert [at - edited for at in hubs.tries["refused"][before:]] == [0, 1]
+
+    virtualtime.run(main())
+
+
+def test_what_succeeds_at_last_is_told_of_no_more() -> None:
+    outcomes: list[Exception] = [QUOTA, QUOTA]
+
+    def work() -> None:
+        if outcomes:
+            raise outcomes.pop()
+
+    hubs = Hubs(made=work)
+
+    virtualtime.run(hubs.run(10))
+
+    assert hubs.failures == {}
+    assert hubs.trouble[0] == ("Refused", "made: exceeded quota: few")
+    assert hubs.trouble[-1] is None
+
+
+def test_an_api_server_that_does_not_answer_is_told_of_only_after_seconds() -> None:
+    hubs = Hubs(asked=raising(ConnectionFailedError("the connection broke")))
+
+    virtualtime.run(hubs.run(4.5))
+    assert set(hubs.trouble) == {None}
+    assert hubs.posted == []
+
+    hubs = Hubs(asked=raising(ConnectionFailedError("the connection broke")))
+    virtualtime.run(hubs.run(60))
+    assert hubs.trouble[-1] == ("Unavailable", "asked: the connection broke")
+    assert hubs.posted == ["asked: the connection broke"]
+    assert max(
+        after - before for before, after in zip(hubs.tries["asked"], hubs.tries["asked"][1:], strict=False)
+    ) == pytest.approx(5)
+
+
+def test_a_bug_in_a_step_is_told_and_logged_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    hubs = Hubs(broken=raising(KeyError("spec")), fine=lambda: None)
+
+    virtualtime.run(hubs.run(1.5))
+
+    assert len(hubs.tries["fine"]) == 2
+    assert hubs.posted == ["broken: the operator has a bug, of which its log tells more: KeyError: 'spec'"]
+    assert "Traceback" in caplog.text
+
+
+def test_nothing_is_tried_in_a_namespace_that_goes() -> None:
+    hubs = Hubs(made=raising(NamespaceTerminatingError(403, "Forbidden", "it is being terminated")), after=lambda: None)
+
+    with pytest.raises(NamespaceTerminatingError):
+        virtualtime.run(hubs.run(1))
+
+    assert hubs.tries["after"] == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "failed to create typed patch object (ns/hub; apps/v1): .spec.x: field not declared in schema",
+        "failed to convert new object (ns/hub; apps/v1, Kind=StatefulSet) to proper version: quantities must match",
+    ],
+)
+def test_a_body_that_server_side_apply_can_t_read_is_invalid_though_it_answers_500(message: str) -> None:
+    error = api_error(500, msgspec.json.encode({"reason": "InternalError", "message": message}))
+
+    assert isinstance(error, InvalidError)
+
+
+async def test_a_refused_slice_holds_up_no_other_member_and_its_children_are_told_why() -> None:
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a", "b")
+        site.ways = ["refused"]
+
+        _, planned = await rounds.round()
+
+    (refused,) = [name for name, changes in planned.entries.items() if set(changes) - set(placed(site))]
+    (missing,) = planned.entries[refused]
+    assert len(placed(site)) == 1
+    assert set(rounds.executed.plan.entries) == {"hub-0", "hub-1"} - {refused}, "what is not on record is not told"
+    why = rounds.executed.unplaced[missing]
+    assert why.reason is Reason.WAITING
+    assert (
+        why.message == f"waiting to be placed on {refused}: the slices of member {refused} can't be written: Forbidden"
+    )
+
+
+def placed(site: SliceSite) -> list[str]:
+    return [child_id for item in site.slices.values() for child_id in item["spec"]["entries"]]
+
+
+async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again() -> None:
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a")
+        await rounds.round()
+        (item,) = [item for item in site.slices.values() if item["spec"]["entries"]]
+        target = "hub-1" if item["spec"]["member"] == "hub-0" else "hub-0"
+        child = rounds.state.children["a"].child
+        metadata = msgspec.structs.replace(child.metadata, annotations={ANNOTATION_MOVE_TO: target}, generation=2)
+        rounds.state.put_child(cast(Child, msgspec.structs.replace(child, metadata=metadata)))
+        site.ways = ["refused"]
+
+        _, planned = await rounds.round()
+        told = rounds.executed.plan
+        await rounds.round()
+
+    assert [move.target for move in planned.moves] == [target]
+    assert (told.moves, told.entries, told.answered) == ((), {}, {}), "it is not told, nor the order taken off"
+    assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"
+
+
+class Leases:
+    """A member that is judged gone, though its Lease can't be read, or says otherwise."""
+
+    def __init__(self, answer: bool | None) -> None:
+        self.answer, self.looks = answer, 0
+        self.phase = Phase.GONE
+        entry = format_assignment(Assignment(uid="u", epoch=1, workload="w"))
+        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries={"a": entry})
+        self.known = KnownSlice()
+        self.known.update(RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0"), spec=spec))
+
+    def look(self) -> dict[str, Member]:
+        self.looks += 1
+        judgement = Judgement(self.phase, draining=False, restarting=False, recheck_seconds=None, why="it stopped")
+        lease = KnownLease(Lease(metadata=ObjectMeta(name="hub.hub-0"), spec=LeaseSpec(holder_identity="")), 0.0)
+        slices = (self.known,)
+        return {
+            "hub-0": Member(
+                name="hub-0", wanted=True, weight=1, pod=None, lease=lease, slices=slices, judgement=judgement
+            )
+        }
+
+    async def still_gone(self, member: Member) -> bool | None:
+        if self.answer is False:
+            self.phase = Phase.LIVE  # the read told the store
+        return self.answer
+
+
+@pytest.mark.parametrize(("answer", "phase"), [(True, Phase.GONE), (False, Phase.LIVE), (None, Phase.HELD)])
+async def test_a_member_is_gone_only_with_a_live_read_of_its_lease(answer: bool | None, phase: Phase) -> None:
+    leases = Leases(answer)
+
+    members = await proven_members(leases.look, leases.still_gone, copies=False)
+
+    assert members["hub-0"].phase is phase
+
+
+async def test_a_member_that_seems_gone_only_by_the_second_look_is_held_until_its_lease_is_read() -> None:
+    leases = Leases(True)
+    leases.phase = Phase.LIVE
+    other = Leases(False)
+    other.known = leases.known
+
+    def look() -> dict[str, Member]:
+        first = leases.look()["hub-0"]
+        second = other.look()["hub-0"]
+        leases.phase = Phase.GONE  # its Lease runs out
+        return {"hub-0": first, "hub-1": msgspec.structs.replace(second, name="hub-1")}
+
+    members = await proven_members(look, other.still_gone, copies=False)
+
+    assert members["hub-0"].phase is Phase.HELD
