@@ -103,8 +103,14 @@ def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> 
         suspended=any(place.entry.asleep for place in own),
         workload=place.entry.workload,
         restart_policy=place.entry.restart_policy,
-        nodes=tuple(place.member for place in own if not place.entry.wait) or (place.member,) if guided else (),
+        nodes=_nodes_on_record(own) if guided else (),
         tags=place.entry.tags,
         metadata=place.entry.metadata,
         asked=place.entry.asked,
     )
+
+
+def _nodes_on_record(own: Sequence[OnRecord]) -> tuple[str, ...]:
+    """The members of a guided child's copies; the target of a move only where there is nothing else."""
+    entries = [place for place in own if place.entry.asleep or not place.entry.wait]
+    return tuple(place.member for place in entries or own[:1])
