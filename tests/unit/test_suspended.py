@@ -266,6 +266,20 @@ def test_a_hub_without_its_quorum_puts_to_sleep_what_is_suspended_meanwhile() ->
     assert hub.where() == before
 
 
+def test_without_its_quorum_a_hub_keeps_both_ends_of_the_move_of_a_child_that_is_suspended() -> None:
+    hub = placed(20)
+    hub.change("hub-2", joining=True)
+    hub.write(plan(hub.snapshot()))
+    before = {id_: places for id_, places in hub.record.items() if len(places) == 2}
+    hub.partitioned = "too few members are live"
+    suspend(hub)
+
+    hub.rest()
+
+    assert before
+    assert {id_: set(hub.record[id_]) for id_ in before} == {id_: set(places) for id_, places in before.items()}
+
+
 @pytest.mark.parametrize("mode", ["ActivePassive", "ActiveActive"])
 def test_all_copies_sleep_and_wake_where_they_were_in_their_roles(mode: str) -> None:
     hub = copies(mode)
