@@ -184,6 +184,51 @@ async def test_a_suspended_hub_stops_all_its_children_and_keeps_its_members(worl
     never_two(world.watch)
 
 
+async def test_suspended_children_are_started_where_they_stood_though_a_member_joined(world: World) -> None:
+    await world.hub(**TWO)
+    pinned = await world.children((f"pin{number}" for number in range(16)), pinned=True)
+    asleep = await world.children(["c0", "c1"], suspend=True)
+    await world.running(pinned)
+    await world.edit_hub(members={"replicas": 3})
+
+    async def joined() -> None:
+        hub = await world.get_hub()
+        assert hub.status.ready_replicas == 3
+        assert not any("joining" in key for item in await world.slices() for key in item.metadata.annotations)
+
+    await settles(joined, 60)
+    before = await world.running(pinned)
+    assert {place.member for place in before.values()} == {"hub-0", "hub-1"}
+
+    await world.edit_child("pin0", suspend=True)
+
+    async def stopped() -> None:
+        status = (await world.get_child("pin0")).status
+        assert (status.state, status.member, status.nodes[0].pid) == ("Stopped", before["pin0"].member, 0)
+
+    await settles(stopped)
+    await world.no_process("pin0")
+    await world.edit_hub(suspend=True)
+
+    async def all_stopped() -> None:
+        assert world.watch.live() == {}
+        hub = await world.get_hub()
+        assert hub.status.children.desired == hub.status.children.running == 0
+        assert hub.status.registry_size == len(pinned)
+        states = {name: (await world.get_child(name)).status.state for name in [*pinned, *asleep]}
+        assert set(states.values()) == {"Stopped"}, states
+
+    await settles(all_stopped)
+    await world.edit_hub(suspend=False)
+    await world.edit_child("pin0", suspend=False)
+    after = await world.running(pinned)
+    assert {child_id: place.member for child_id, place in after.items()} == {
+        child_id: place.member for child_id, place in before.items()
+    }
+    assert all(after[child_id].epoch > before[child_id].epoch for child_id in pinned)
+    never_two(world.watch)
+
+
 async def test_a_pinned_child_waits_for_its_member_while_others_move(world: World) -> None:
     await world.hub(**TWO, migration={"onRestart": "Move"}, distribution={"rebalance": {"onJoin": False}})
     ids = [f"c{number}" for number in range(6)]

@@ -96,10 +96,14 @@ async def test_a_list_of_ids_is_followed_and_its_attributes_reach_the_record(wor
     after = await world.running(["tenant/bob", "größe"])
     untouched(before, after, ["größe"])
     await world.kubectl("patch", "childset", "set", "--type=merge", "-p", '{"spec": {"template": {"suspend": true}}}')
-    assert await world.running([]) == {}
+    for child_id in after:
+        await world.no_process(child_id)
     assert (await told(world, "set", "Ready", "False", "Suspended")).status.desired == 0
     await world.kubectl("patch", "childset", "set", "--type=merge", "-p", '{"spec": {"template": {"suspend": null}}}')
-    await world.running(["tenant/bob", "größe"])
+    resumed = await world.running(["tenant/bob", "größe"])
+    assert {child_id: place.member for child_id, place in resumed.items()} == {
+        child_id: place.member for child_id, place in after.items()
+    }
     never_two(world.watch)
 
 

@@ -124,7 +124,7 @@ class PlannedHub:
     def _told(self, name: str, id_: str, entry: Assignment) -> bool:
         now = self.record.get(id_, {}).get(name)
         demoted = now is not None and entry.role == Role.ACTIVE and now.role == Role.PASSIVE
-        return now is not None and now.uid == entry.uid and not demoted
+        return now is not None and now.uid == entry.uid and not demoted and not now.wait
 
     def _state(self, name: str, id_: str, entry: Assignment) -> str:
         if (id_, name) in self.states:

@@ -266,13 +266,14 @@ def test_a_refused_template_leaves_what_is_on_record_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("where", ["template", "hub"])
-def test_a_suspended_set_wants_nothing(where: str) -> None:
+def test_a_suspended_set_wants_nothing_to_run(where: str) -> None:
     template = {"exec": {"command": ["sleep"]}, "suspend": where == "template"}
     hub = msgspec.structs.replace(HUB, spec=HubSpec(suspend=where == "hub"))
 
     found = observed(state_of(child_set(replicas=3, template=template)), hub)
 
-    assert not found.snapshot.children
+    assert len(found.snapshot.children) == 3
+    assert not found.snapshot.to_run
     refusal = found.sets["uid-x"].refusal
     assert refusal is not None
     assert refusal.reason is Reason.SUSPENDED

@@ -71,6 +71,18 @@ def test_running_child_is_found_with_member_pid_and_spec(registry: Registry) -> 
     assert not registry.records["a"].locked
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_suspended_child_is_stopped_where_it_stands_and_runs_nowhere(registry: Registry, answered: bool) -> None:
+    told = {"a": reported(epoch=2, pid=0, state="Pending")} if answered else {}
+
+    registry.put(a_slice({"a": assigned(epoch=2, wait=True, asleep=True)}, told))
+
+    record = registry.records["a"]
+    assert (record.alive, record.running, record.locked, dict(record.processes)) == (False, False, False, {})
+    assert [(node.name, node.state, node.asleep) for node in record.nodes] == [("my-hub-0", "Stopped", True)]
+    assert list(registry.on_member("my-hub-0")) == []
+
+
 def test_entry_that_the_member_has_not_answered_is_pending_without_a_pid(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned()}))
 

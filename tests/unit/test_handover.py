@@ -662,6 +662,11 @@ class HandingLife(RuleBasedStateMachine):
         if how == "came_up":
             self.hub.failing.add((name, id_))
 
+    @rule(id_=ids, suspended=st.booleans())
+    def child_suspended_or_resumed(self, id_: str, suspended: bool) -> None:
+        if present := self.hub.children.get(id_):
+            self.hub.want([msgspec.structs.replace(present, suspended=suspended)])
+
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
@@ -718,6 +723,7 @@ class HandingLife(RuleBasedStateMachine):
     def left_alone_it_comes_to_rest(self) -> None:
         hub = self.hub
         hub.unwilling, hub.put_off = set(), frozenset()
+        hub.want(msgspec.structs.replace(each, suspended=False) for each in tuple(hub.children.values()))
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:

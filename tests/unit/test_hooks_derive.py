@@ -28,13 +28,16 @@ def copy(
     state: str = "",
     on_record: bool = True,
     wait: bool = False,
+    asleep: bool = False,
     phase: Phase = LIVE,
     reason: str = "",
     reported: int | None = None,
 ) -> CopySeen:
     """A copy; with a pid it runs. ``reported``: the epoch that the member speaks of, where it is another."""
     state = state or (State.RUNNING if pid else "")
-    entry = Assignment(uid=uid, epoch=epoch, workload="w", wait=wait, tags=("t",), metadata=(("k", "v"),))
+    entry = Assignment(
+        uid=uid, epoch=epoch, workload="w", wait=wait or asleep, asleep=asleep, tags=("t",), metadata=(("k", "v"),)
+    )
     report = Report(uid=uid, epoch=reported or epoch, state=state, pid=pid, reason=reason)
     return CopySeen(
         uid=uid, member=member, entry=entry if on_record else None, report=report if state else None, phase=phase
@@ -109,7 +112,28 @@ CASES = [
         [RUNS, view(copy(uid="v", epoch=2, pid=11), want="v")],
         ["ChildUnregistered m0", "ChildStopped m0", "ChildRegistered m0", "ChildStarted m0"],
     ),
-    ("suspended", [RUNS, view(want=None)], ["ChildUnregistered m0", "ChildStopped m0"]),
+    (
+        "suspended, its process still running",
+        [RUNS, view(copy(epoch=2, asleep=True, pid=10, reported=1), want=None)],
+        ["ChildUnregistered m0"],
+    ),
+    (
+        "suspended",
+        [RUNS, view(copy(epoch=2, asleep=True, state=State.PENDING), want=None)],
+        ["ChildUnregistered m0", "ChildStopped m0"],
+    ),
+    (
+        "suspended, and its member restarts",
+        [RUNS, view(copy(epoch=2, asleep=True, phase=Phase.HELD), want=None)],
+        ["ChildUnregistered m0", "ChildStopped m0"],
+    ),
+    ("asleep", [view(copy(asleep=True), want=None), view(copy(asleep=True), want=None)], []),
+    ("asleep, and deleted", [view(copy(asleep=True), want=None), view(want=None)], []),
+    (
+        "resumed",
+        [RUNS, view(copy(epoch=2, asleep=True), want=None), view(copy(epoch=3, pid=12))],
+        ["ChildRegistered m0", "ChildStarted m0"],
+    ),
     (
         "resumed elsewhere is no move",
         [RUNS, view(want=None), view(copy("m1", epoch=2, pid=12))],

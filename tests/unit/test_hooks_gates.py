@@ -8,21 +8,25 @@ import msgspec
 import pytest
 from waiting import until
 
+from processhub.api.child import Child
 from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub
+from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.core.membership import Judgement, Phase
 from processhub.core.plan import Plan
 from processhub.core.quorum import Verdict
-from processhub.core.snapshot import HubSnapshot, OnRecord
+from processhub.core.snapshot import HubSnapshot, OnRecord, Wanted
 from processhub.operator.events import EventRecorder
+from processhub.operator.gate import Judged, judge
 from processhub.operator.hooks import moves
 from processhub.operator.hooks.answers import Answer
 from processhub.operator.hooks.asking import Asker, Unanswered
 from processhub.operator.hooks.happening import CloudEventText
 from processhub.operator.hooks.hooks import Hooks
+from processhub.operator.hooks.starts import StartGate
 from processhub.operator.hooks.stops import StopGate
 from processhub.operator.hubstate import HubKey, HubState
 from processhub.operator.members import Member
@@ -74,6 +78,67 @@ async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: Even
     await until(lambda: sorted(told) == ["web-3", "web-4"], "both were told")
     await until(lambda: gate.hold(plan, now).entries == plan.entries, "both may stop")
     assert len(told) == 2
+
+
+async def test_a_child_is_put_to_sleep_when_its_hook_was_told_and_nothing_is_told_of_one_that_sleeps(
+    recorder: EventRecorder,
+) -> None:
+    told: list[str] = []
+
+    async def call(hook: Hook, event: CloudEventText) -> None:
+        told.append(event.content()["subject"])
+
+    stopping = hub("PreChildStop")
+    gate = StopGate(Asker(stopping, call, recorder), lambda: None)
+    before = observed(stopping, "u", "a")
+    suspended = Wanted(id="a", uid="u", key=1, workload="w", suspended=True)
+    asleep = Assignment(uid="u", epoch=2, workload="w", wait=True, asleep=True)
+    now = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, children={"a": suspended}))
+    plan = Plan(entries={"hub-0": {"a": asleep}}, unplaced={}, next_epoch=3)
+
+    assert gate.hold(plan, now).entries == {}
+    await until(lambda: gate.hold(plan, now).entries == plan.entries, "it may stop")
+    assert told == ["a"]
+    record = {"a": (OnRecord("hub-0", asleep),)}
+    deleted = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, record=record))
+    plan = Plan(entries={"hub-0": {"a": None}}, unplaced={}, next_epoch=3)
+    assert gate.hold(plan, deleted).entries == plan.entries
+
+
+@pytest.mark.parametrize("allow", [True, False])
+async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may_start(
+    recorder: EventRecorder, allow: bool
+) -> None:
+    async def call(hook: Hook, event: CloudEventText) -> dict[str, Any]:
+        return {"allow": allow, "reason": "not today"}
+
+    asking = hub("PreChildStart")
+    state = HubState(asking.metadata.key)
+    state.put_child(
+        msgspec.convert(
+            {"metadata": {"name": "a", "namespace": "n", "uid": "u"}, "spec": {"hub": "h", "exec": {"command": ["x"]}}},
+            Child,
+        )
+    )
+    known = state.children["a"]
+    asleep = Assignment(uid="u", epoch=2, workload=known.wanted.workload, wait=True, asleep=True)
+    record = {"a": (OnRecord("hub-0", asleep),)}
+    gate = StartGate(Asker(asking, call, recorder), state, lambda: None)
+
+    def look() -> Judged:
+        gate.begin_round(asking.spec.hooks)
+        return judge(gate, {"a": known.wanted}, {"a": known}, {}, record, asking)
+
+    first = look()
+    assert first.wanted["a"].suspended
+    assert first.held["a"].reason is Reason.WAITING
+    if allow:
+        await until(lambda: not look().wanted["a"].suspended, "it may start")
+    else:
+        await until(lambda: bool(look().refusals), "it may not")
+        assert look().refusals["a"].reason is Reason.HOOK_DENIED
+        assert look().wanted["a"].suspended
+    gate.close()
 
 
 @pytest.mark.parametrize("answer", [{"args": {"x": object()}}, {"env": {"X": "\ud800"}}, {"args": {"x": {1j: 1}}}])

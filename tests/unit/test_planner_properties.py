@@ -74,6 +74,11 @@ class HubLife(RuleBasedStateMachine):
             edited = msgspec.structs.replace(present, workload=workload, tags=tags, pinned=pinned and not present.nodes)
             self.hub.want([edited])
 
+    @rule(some=st.sets(ids, max_size=4), suspended=st.booleans())
+    def children_suspended_or_resumed(self, some: set[str], suspended: bool) -> None:
+        for id_ in some & self.hub.children.keys():
+            self.hub.want([msgspec.structs.replace(self.hub.children[id_], suspended=suspended)])
+
     @precondition(lambda self: self.pods)
     @rule(number=st.integers(0, 11), workload=st.sampled_from(["w", "w2"]), lost=st.booleans())
     def child_with_a_pod_edited_or_its_member_lost(self, number: int, workload: str, lost: bool) -> None:
@@ -202,8 +207,9 @@ class HubLife(RuleBasedStateMachine):
             in_place = before is not None and (before.epoch, before.uid) == (entry.epoch, entry.uid)
             assert in_place or entry.epoch > self.highest.get(id_, 0)
             self.highest[id_] = max(entry.epoch, self.highest.get(id_, 0))
-            assert not hub.partitioned, f"{id_} gets an entry on {name} while the hub is partitioned"
+            assert entry.asleep or not hub.partitioned, f"{id_} gets an entry on {name} while the hub is partitioned"
             assert entry.uid == hub.children[id_].uid
+            assert entry.wait or not hub.children[id_].suspended, f"{id_} is to start though it is suspended"
             if not entry.wait:
                 pod = self.pods.get(id_)
                 assert pod is None or _run(pod) == _run(entry), f"{id_} is to start beside its pod"
@@ -267,10 +273,12 @@ class HubLife(RuleBasedStateMachine):
         at_rest = plan(hub.snapshot())
         where = hub.where()
         ready = {name for name, member in hub.members.items() if member.phase is Phase.LIVE and not member.draining}
-        full = all(len(hub.on(name)) >= hub.spec.members.max_children for name in ready)
+        full = all(self._held_by(name) >= hub.spec.members.max_children for name in ready)
         assert where.keys() <= hub.children.keys()
         for id_, wanted in hub.children.items():
-            if id_ in where:
+            if wanted.suspended:
+                assert id_ not in where
+            elif id_ in where:
                 assert hub.running[where[id_]][id_].uid == wanted.uid
                 assert hub.running[where[id_]][id_].workload == wanted.workload
                 kept = full or self._kept_from(wanted, ready)
@@ -287,10 +295,14 @@ class HubLife(RuleBasedStateMachine):
         hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
         assert plan(hub.snapshot()).empty
 
+    def _held_by(self, name: str) -> int:
+        """How many children the member runs or keeps the room of."""
+        return sum(name in places for places in self.hub.record.values())
+
     def _kept_from(self, wanted: Wanted, ready: set[str]) -> bool:
         """Whether NotLocal alone keeps the child from the members that are ready and have room."""
         hub, distribution = self.hub, self.hub.spec.distribution
-        open_ = {name for name in ready if len(hub.on(name)) < hub.spec.members.max_children}
+        open_ = {name for name in ready if self._held_by(name) < hub.spec.members.max_children}
         never = distribution.strategy == "NotLocal" and distribution.not_local_fallback == "Pending"
         return never and open_ <= {wanted.origin}
 

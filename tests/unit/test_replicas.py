@@ -1032,6 +1032,11 @@ class ReplicatedLife(RuleBasedStateMachine):
         if present := self.hub.children.get(id_):
             self.hub.want([msgspec.structs.replace(present, workload=workload, pod=workload == POD)])
 
+    @rule(id_=ids, suspended=st.booleans())
+    def child_suspended_or_resumed(self, id_: str, suspended: bool) -> None:
+        if present := self.hub.children.get(id_):
+            self.hub.want([msgspec.structs.replace(present, suspended=suspended)])
+
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
@@ -1214,6 +1219,7 @@ class ReplicatedLife(RuleBasedStateMachine):
     def left_alone_it_comes_to_rest(self, budget: int) -> None:
         hub = self.hub
         hub.partitioned = ""
+        hub.want(msgspec.structs.replace(each, suspended=False) for each in tuple(hub.children.values()))
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:

@@ -129,7 +129,7 @@ def _check_at_rest(hub: ModelHub, state: State, way: list[str], *, returning: bo
             if (run := state.members[index].agent.runs[id_]) is not None
             and (returning or state.members[index].agent.connected)
         ]
-        if want is None:
+        if want is None or want.suspended:
             expected = runs == []
         elif runs:
             expected = len(runs) == 1 and runs[0][1] == want.uid

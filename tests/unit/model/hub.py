@@ -64,6 +64,11 @@ class ModelHub(Leader, Agents):
             if state.left[at] and kind not in ("lose", "unanswered"):
                 spent = state._replace(left=put_at(state.left, at, state.left[at] - 1))
                 yield from self._trouble(kind, spent)
+        for id_ in self.ids:
+            want = state.wanted[id_]
+            if want is not None and want.suspended:
+                resumed = put_at(state.wanted, id_, want._replace(suspended=False))
+                yield f"resume {self.rules.ids[id_]}", state._replace(wanted=resumed)
         for index in self.indexes:
             if state.members[index].drain:
                 yield f"undrain {index}", with_member(state, index, state.members[index]._replace(drain=False))
@@ -81,6 +86,8 @@ class ModelHub(Leader, Agents):
                 node = 0 if self.rules.guided else ANYWHERE
                 wanted = put_at(state.wanted, id_, Want(uid, node))
                 yield name, state._replace(wanted=wanted, last_uid=put_at(state.last_uid, id_, uid))
+            if kind == "suspend" and want is not None and not want.suspended:
+                yield name, state._replace(wanted=put_at(state.wanted, id_, want._replace(suspended=True)))
             if kind == "redirect" and want is not None:
                 yield name, state._replace(wanted=put_at(state.wanted, id_, want._replace(node=1 - want.node)))
         for index in self.indexes:

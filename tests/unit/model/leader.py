@@ -78,7 +78,7 @@ class Leader(Checked):
         if known.seen is not None:
             removed = list(known.removed)
             for id_, (before, after) in enumerate(zip(known.seen.entries, spec.entries, strict=True)):
-                if before is not None and (after is None or after.uid != before.uid):
+                if before is not None and (after is None or after.uid != before.uid or after.wait > before.wait):
                     removed[id_] = spec.gen
             known = known._replace(seen=None, removed=tuple(removed))
             operator = state.operator
@@ -194,7 +194,7 @@ class Leader(Checked):
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait)
+                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait, change.asleep)
             granted = NO_ONE if self.rules.holds else known.lease.holder or spec.granted
             joining = planned.joining.get(view.name, member.joining)
             put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
@@ -303,7 +303,7 @@ class Leader(Checked):
         gen = state.members[write.member].spec.gen
         removed = list(known.removed)
         for id_, (before, after) in enumerate(zip(old.entries, write.entries, strict=True)):
-            if before is not None and (after is None or after.uid != before.uid):
+            if before is not None and (after is None or after.uid != before.uid or after.wait > before.wait):
                 removed[id_] = gen
             if after is not None and after != before and not after.wait:
                 self._check_epoch(state, id_, after, before)
@@ -408,6 +408,7 @@ def _plan(
             workload="w",
             pinned=pinned,
             nodes=() if want.node == ANYWHERE else (f"m{want.node}",),
+            suspended=want.suspended,
         )
         for name, want in zip(ids, children, strict=True)
         if want is not None
@@ -415,7 +416,8 @@ def _plan(
     places = {
         name: tuple(
             OnRecord(
-                views[index].name, Assignment(uid=str(entry.uid), epoch=entry.epoch, workload="w", wait=entry.wait)
+                views[index].name,
+                Assignment(uid=str(entry.uid), epoch=entry.epoch, workload="w", wait=entry.wait, asleep=entry.asleep),
             )
             for index, entry in enumerate(entries)
             if entry is not None

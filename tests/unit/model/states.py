@@ -10,10 +10,11 @@ ANYWHERE = -1  # a child that is not guided
 
 
 class Want(NamedTuple):
-    """What the user asks for under an id: this uid, on this member where it is guided."""
+    """What the user asks for under an id: this uid, on this member where it is guided; or that it is suspended."""
 
     uid: int
     node: int
+    suspended: bool = False
 
 
 class Entry(NamedTuple):
@@ -22,6 +23,7 @@ class Entry(NamedTuple):
     uid: int
     epoch: int
     wait: bool
+    asleep: bool = False
 
 
 class Spec(NamedTuple):
@@ -255,7 +257,7 @@ def _ranks(numbers: Iterable[int]) -> dict[int, int]:
 
 
 def _entries(entries: tuple[Entry | None, ...], epochs: dict[int, int]) -> tuple[Entry | None, ...]:
-    return tuple([entry and Entry(entry.uid, epochs[entry.epoch], entry.wait) for entry in entries])
+    return tuple([entry and entry._replace(epoch=epochs[entry.epoch]) for entry in entries])
 
 
 def _write(write: Write, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Write:

@@ -2,15 +2,16 @@
 
 An entry of ``spec.entries`` (the operator's word), fields parted by one space::
 
-    <uid> <epoch> <role> <workload hash> [wait] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
+    <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
         [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
 
-``wait`` means: on record, not to be started yet (the target of a move whose source still runs). ``run`` is the epoch
-that the copy was started with, where it was promoted since: it got a new epoch with its role and runs on. ``to`` is the
-order to end and hand the state to that member, whose waiting entry has that epoch; ``must``: without asking the child
-whether it may be moved. ``state`` is the checksum of the state that the copy is started with. After ``idle`` seconds
-without a request the member reports the child Idle; ``demand`` marks one that a request started. ``ask`` is the digest
-of the child as its user wrote it, where a hook changed it: as long as that stands, so does the entry.
+``wait`` means: on record, not to be started yet (the target of a move whose source still runs); with ``asleep``:
+because the child is suspended, so that it keeps its place. ``run`` is the epoch that the copy was started with, where
+it was promoted since: it got a new epoch with its role and runs on. ``to`` is the order to end and hand the state to
+that member, whose waiting entry has that epoch; ``must``: without asking the child whether it may be moved. ``state``
+is the checksum of the state that the copy is started with. After ``idle`` seconds without a request the member reports
+the child Idle; ``demand`` marks one that a request started. ``ask`` is the digest of the child as its user wrote it,
+where a hook changed it: as long as that stands, so does the entry.
 
 An entry of ``status.entries`` (the member's word)::
 
@@ -45,6 +46,7 @@ from processhub.api.meta import ObjectMeta, Wire
 FORMAT = 1
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
+_WAIT_OPTION = " wait"  # first of the options
 DEMAND_OPTION = " demand"  # as it stands in a spec entry, for counting without parsing
 MAX_BYTES = 512 * 1024
 EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # of a report's texts for people, percent-encoded
@@ -107,6 +109,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "Active"
     workload: str
     wait: bool = False
+    asleep: bool = False  # it waits because the child is suspended
     run: int = 0  # the epoch of its start where that is not ``epoch``
     to: str = ""
     state: str = ""
@@ -243,7 +246,9 @@ def format_assignment(entry: Assignment) -> str:
     """The text of a spec entry."""
     text = f"{entry.uid} {entry.epoch} {entry.role} {entry.workload}"
     if entry.wait:
-        text += " wait"
+        text += _WAIT_OPTION
+    if entry.asleep:
+        text += " asleep"
     if entry.run:
         text += f" run={entry.run}"
     if entry.to:
@@ -265,18 +270,25 @@ def format_assignment(entry: Assignment) -> str:
     return text
 
 
+def waits(text: str) -> bool:
+    """Whether the spec entry is no order to start; without parsing it."""
+    return f"{text} ".find(f"{_WAIT_OPTION} ") > 0
+
+
 def parse_assignment(text: str) -> Assignment:
     """The parsed spec entry. Raises EntryError."""
     fields = text.split(" ")
     try:
         uid, epoch, role, workload = fields[:4]
-        wait, run, to, state, restart_policy, asked = False, 0, "", "", "Permanent", ""
+        wait, asleep, run, to, state, restart_policy, asked = False, False, 0, "", "", "Permanent", ""
         idle_seconds, on_demand = 0, False
         tags: tuple[str, ...] = ()
         metadata: tuple[tuple[str, str], ...] = ()
         for name, value in _options(fields[4:]):
             if name == "wait":
                 wait = True
+            elif name == "asleep":
+                asleep = True
             elif name == "run":
                 run = int(value)
             elif name == "to":
@@ -302,6 +314,7 @@ def parse_assignment(text: str) -> Assignment:
             role=role,
             workload=workload,
             wait=wait,
+            asleep=asleep,
             run=run,
             to=to,
             state=state,

@@ -91,7 +91,9 @@ async def explain(child_id: str, target: Target) -> int:
 
 def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choice]:
     """The hub's members, the one the child is drawn to most first."""
-    loads = Counter(node.name for record in records.values() for node in record.nodes if not node.waiting)
+    loads = Counter(
+        node.name for record in records.values() for node in record.nodes if not node.waiting or node.asleep
+    )
     members = {member.name: member for member in hub.status.members}
     weights = {name: hub.spec.members.weights.get(name, 1) for name in members}
     open_weights = {name: weight for name, weight in weights.items() if members[name].ready}
@@ -142,7 +144,9 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         sentences.append(by_strategy(hub, record.spec.id, spec.origin if spec else "", here))
     if spec and spec.pinned:
         sentences.append("it is pinned: never moved, it waits for its member")
-    if any(node.waiting for node in record.nodes):
+    if record.nodes[0].asleep:
+        sentences.append("it is suspended, so it does not run; started there again when suspend is false")
+    elif any(node.waiting for node in record.nodes):
         waiting = next(node.name for node in record.nodes if node.waiting)
         if waiting == here:  # a move whose source is off the record already, or a pod child edited in place
             sentences.append(f"{here} starts it as soon as what ran for it before has ended")

@@ -15,10 +15,10 @@ from processhub.api.childset import ChildSet
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
-from processhub.api.slice import encode_workload
+from processhub.api.slice import Assignment, encode_workload
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
-from processhub.client.records import Record
+from processhub.client.records import Node, Record
 from processhub.core.acceptance import MIGRATIONS, REDUNDANCIES
 from processhub.core.distribution import BUILT_IN, Strategy, strategy_of
 from processhub.core.membership import Phase
@@ -95,9 +95,9 @@ def from_cluster(
             else known.spec,
             known.uid,
         )
-        record[child_id] = tuple(
-            OnRecord(node.name, wanted[child_id].entry(node.epoch, wait=node.waiting)) for node in known.nodes
-        )
+        record[child_id] = tuple(OnRecord(node.name, _entry(wanted[child_id], node)) for node in known.nodes)
+        if any(node.asleep for node in known.nodes):
+            wanted[child_id] = msgspec.structs.replace(wanted[child_id], suspended=True)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     known_members = {member.name: member for member in hub.status.members}
     members = []
@@ -239,6 +239,10 @@ def _order(members: Iterable[MemberView]) -> list[str]:
 
 def _member(hub: Hub, name: str, phase: Phase = Phase.LIVE) -> MemberView:
     return MemberView(name=name, phase=phase, weight=hub.spec.members.weights.get(name, 1))
+
+
+def _entry(child: Wanted, node: Node) -> Assignment:
+    return msgspec.structs.replace(child.entry(node.epoch, wait=node.waiting), asleep=node.asleep)
 
 
 def _wanted(spec: ChildSpec, uid: str) -> Wanted:

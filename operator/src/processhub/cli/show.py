@@ -63,7 +63,8 @@ async def list_children(target: Target, member: str | None) -> int:
             _list_table(session, listed)
         else:
             structured([entry(child_id, nodes, hub) for child_id, nodes in listed], target.output)
-        unplaced = hub.status.children.desired - len(session.registry.records) if hub.status.children else 0
+        placed = sum(not record.nodes[0].asleep for record in session.registry.records.values())
+        unplaced = hub.status.children.desired - placed if hub.status.children else 0
         if unplaced > 0 and not member:
             say(f"{unplaced} more are not placed: kubectl get children,childsets -n {session.namespace} says why")
     return DONE

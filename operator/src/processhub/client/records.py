@@ -82,7 +82,8 @@ class Copy(msgspec.Struct, frozen=True):
 class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One copy of a child on one member. ``pid`` is 0 where no process runs; ``started_at`` is RFC 3339 or empty.
 
-    ``waiting`` is true for the target of a move whose source still runs.
+    ``waiting`` is true for the target of a move whose source still runs, and where the child is ``asleep``: suspended,
+    with a place that it keeps.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     message: str = ""
     last_exit: str = ""
     waiting: bool = False
+    asleep: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +124,19 @@ def node_of(copy: Copy) -> Node:
     if report is None or (assignment is not None and not copy.answered):
         if assignment is None:
             raise ValueError(f"slice {copy.slice} says nothing of this id")
-        return Node(name=copy.member, role=assignment.role, epoch=assignment.epoch, waiting=assignment.wait)
+        state = State.STOPPED if assignment.asleep and report is None else State.PENDING
+        return Node(
+            name=copy.member,
+            role=assignment.role,
+            state=state,
+            epoch=assignment.epoch,
+            waiting=assignment.wait,
+            asleep=assignment.asleep,
+        )
     return Node(
         name=copy.member,
         role=assignment.role if assignment else report.role,
-        state=report.state,
+        state=State.STOPPED if assignment is not None and assignment.asleep else report.state,
         pid=report.pid,
         epoch=report.epoch,
         restarts=report.restarts,
@@ -135,6 +145,7 @@ def node_of(copy: Copy) -> Node:
         message=report.message,
         last_exit=report.last_exit,
         waiting=assignment is not None and assignment.wait,
+        asleep=assignment is not None and assignment.asleep,
     )
 
 
@@ -181,7 +192,7 @@ def record_of(copies: tuple[Copy, ...]) -> Record | None:
         processes=Processes((node.name, node.pid) for node in nodes if node.pid or (in_pod and _runs(node))),
         pid=next((node.pid for node in nodes if node.pid and node.role == Role.ACTIVE), None),
         alive=nodes[0].role == Role.ACTIVE and nodes[0].state == State.RUNNING,
-        running=all(node.state == State.RUNNING for node in nodes if not node.waiting),
+        running=all(node.state == State.RUNNING for node in nodes if not node.waiting or node.asleep),
         locked=any(_in_transition(copy) for copy in copies),
     )
 
@@ -198,4 +209,4 @@ def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:
 def _in_transition(copy: Copy) -> bool:
     if copy.assignment is None:
         return True  # only the member speaks of it: an earlier owner that has not ended yet
-    return copy.assignment.wait or (copy.report is not None and not copy.answered)
+    return (copy.assignment.wait and not copy.assignment.asleep) or (copy.report is not None and not copy.answered)

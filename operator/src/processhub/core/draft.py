@@ -104,6 +104,46 @@ class Draft:
         for place in places:
             self.load[place.member] += 1
 
+    def forget_earlier(self, child: Wanted, places: Iterable[OnRecord]) -> None:
+        """Take an earlier child of the same id off the record: it ends before this one may begin."""
+        for place in places:
+            self.put(place.member, child.id, None)
+        if not child.suspended:
+            self.unplaced[child.id] = Unplaced(
+                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
+            )
+
+    def loses_its_place(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether a suspended child is not to be found there when it is resumed: its member is gone or emptied.
+
+        One that is bound to its member waits for that as ever.
+        """
+        member = self.members.get(place.member)
+        if member is None:
+            return True
+        bound = child.pinned or (member.wanted and place.member in child.nodes)
+        return not bound and (member.phase is Phase.GONE or member.draining)
+
+    def put_to_sleep(self, child: Wanted, place: OnRecord, state: str = "") -> None:
+        """Keep the entry of a suspended child, with its room, as no order to start; ``state`` is what it had got.
+
+        It is kept as it is on record: an edit is taken up when the child is resumed.
+        """
+        member = self.members[place.member]
+        self.load[place.member] += 1
+        if not member.wanted and member.phase is not Phase.GONE:
+            self.stranded.setdefault(place.member, []).append(child.id)
+        if place.entry.asleep and place.entry.wait:
+            return
+        self.put(
+            place.member,
+            child.id,
+            msgspec.structs.replace(
+                place.entry, epoch=self.next_epoch, wait=True, asleep=True, run=0, to="", state=state
+            ),
+        )
+        self.next_epoch += 1
+
     def due(self, child: Wanted, entry: Assignment) -> Wanted:
         """What the entry shall say now: of many that change at once, those over the budget run on as on record."""
         if entry.workload == child.workload or not child.paced:

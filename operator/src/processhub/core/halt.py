@@ -2,7 +2,7 @@
 
 Members run nothing while their slices say that the hub is partitioned (PROTOCOL.md 6). So the record needs no change:
 when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its member is gone.
-What nobody wants any more still comes off the record.
+What nobody wants any more still comes off the record, and what is suspended meanwhile is put to sleep.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ def halted(snapshot: HubSnapshot) -> Plan:
         for place in snapshot.record.get(child_id, ()):
             if place.entry.uid != child.uid:
                 draft.put(place.member, child_id, None)
+            elif child.suspended and place.member in draft.members and not (place.entry.wait or place.entry.to):
+                # The ends of a move stay as they are: which of them is kept is for the plan with a quorum to say.
+                draft.put_to_sleep(child, place, place.entry.state)
+    draft.stranded.clear()
     why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")
-    draft.unplaced = dict.fromkeys(snapshot.children, why)
+    draft.unplaced = dict.fromkeys(snapshot.to_run, why)
     return draft.result()

@@ -7,7 +7,8 @@ Placement is sticky: a child on record stays where it is. Rules by number are PR
 - a planned move writes the waiting entry first, removes the source's in a later round, and starts the target
   when the source is proven stopped (8);
 - a member that is GONE loses its entries at once, except bound children, which wait for it (10, 17);
-- a join moves children only onto the joiner, and only where it outranks their present member (18).
+- a join moves children only onto the joiner, and only where it outranks their present member (18);
+- a suspended child runs nowhere and keeps its place, and its room there: it is started where it stood (8).
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ class _Singles(Draft):
             places = record.get(child_id)
             if child_id in uncertain:
                 self.leave_alone(places or ())
+                continue
+            if child.suspended:
+                self._sleep(child, places or ())
                 continue
             if places is None:
                 self.new.append(child)
@@ -250,12 +254,7 @@ class _Singles(Draft):
         # A move's target is to be active: what else waits slept, beside another copy, when the hub kept several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
         if any(place.entry.uid != child.uid for place in places):
-            # Deleted and re-created under the same id: the old one ends first.
-            for on_record in places:
-                self.put(on_record.member, child.id, None)
-            self.unplaced[child.id] = Unplaced(
-                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
-            )
+            self.forget_earlier(child, places)
         elif handed := _handed_over(running):
             self._finish_move(child, *handed)
         elif waiting:
@@ -270,6 +269,22 @@ class _Singles(Draft):
                 if on_record is not keeper:
                     self.put(on_record.member, child.id, None)
             self._settle(child, keeper)
+
+    def _sleep(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+        """Have a suspended child stop, and keep one place for it: where it is, not where a move was to take it.
+
+        Of a handover that is committed both ends are kept, until the target is known to have taken the state.
+        """
+        if any(place.entry.uid != child.uid for place in places):
+            self.forget_earlier(child, places)
+            return
+        source, keeper = _kept_asleep([place for place in places if not self.loses_its_place(child, place)])
+        self.load.update([source.member] if source is not None else [])
+        for place in places:
+            if place is not keeper and place is not source:
+                self.put(place.member, child.id, None)
+        if keeper is not None:
+            self.put_to_sleep(child, keeper, "" if keeper.up or keeper.came_up else keeper.got or keeper.entry.state)
 
     def _settle(self, child: Wanted, place: OnRecord) -> None:
         """A child with one entry: lost, to be moved, to be changed, or as it should be."""
@@ -325,8 +340,12 @@ class _Singles(Draft):
         return False
 
     def _waiting(self, child_id: str) -> list[str]:
-        """The members whose entry of the child is no order to start it."""
-        return [place.member for place in self.snapshot.record[child_id] if place.entry.wait]
+        """The members whose entry of the child is no order to start it, and of one that slept never was."""
+        return [
+            place.member
+            for place in self.snapshot.record[child_id]
+            if place.entry.wait and not (place.entry.asleep and child_id in self.members[place.member].lingering)
+        ]
 
     def _move_bound(self, child: Wanted, place: OnRecord) -> None:
         target = self.members.get(child.nodes[0])
@@ -372,14 +391,17 @@ class _Singles(Draft):
                 self.new.append(child)
             return
         self.load[member.name] += 1
-        if member.phase is Phase.GONE or (member.draining and member.forced):
+        resumes = target.entry.asleep and not running
+        if member.phase is Phase.GONE or (member.draining and (member.forced or resumes)):
             self.unplaced[child.id] = unavailable(member.name)
             if not member.wanted:
                 self.stranded.setdefault(member.name, []).append(child.id)
             return
-        self.moving += 1
+        self.moving += not resumes
         if not child.bound:
             self.unsteady.append((child, member.name))
+        if target.entry.asleep and running and child.id in member.lingering:
+            return  # it may have been started with the state before it was suspended: that ends first
         for source in running:
             # While the target restarts the source runs on.
             if member.phase is Phase.LIVE or self.lost(source.member):
@@ -388,8 +410,8 @@ class _Singles(Draft):
             return
         blocked = self.blocked(child.id, besides=(member.name,))
         if blocked is None:
-            self.put(member.name, child.id, self.assignment(child, state=target.got))
-        elif child.id in self.snapshot.pods:
+            self.put(member.name, child.id, self.assignment(child, state=target.got or target.entry.state))
+        elif resumes or child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # that may take long, and is the pod's node's affair
 
     def _let_go(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
@@ -473,7 +495,7 @@ class _Singles(Draft):
         ``sources``: the member of each child that may be moved now. One whose move begins is put into ``begun``.
         """
         child, places = self.snapshot.children.get(child_id), self.snapshot.record.get(child_id, ())
-        if child is None or not places:
+        if child is None or child.suspended or not places:
             return NOT_PLACED
         if name == self._ends_up_on(child_id, places):
             return ""
@@ -552,6 +574,20 @@ class _Singles(Draft):
             self.unsteady, [joiner.name for joiner in joiners], scene_of(self, self.strategy, 0)
         )
         return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}
+
+
+def _kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | None]:
+    """Of a suspended child the source of a handover, where its copy may be needed yet, and the place that it keeps."""
+    if handed := _handed_over(places):
+        source, target = handed
+        return (None if has_taken_over(target, emptied=False) else source), target
+
+    def last(place: OnRecord) -> tuple[bool, bool, int]:
+        entry = place.entry
+        is_target = entry.wait and not entry.asleep
+        return is_target, entry.role != Role.ACTIVE, -entry.epoch
+
+    return None, min(places, key=last, default=None)
 
 
 def _handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:

@@ -55,6 +55,8 @@ class Replicas(Roles):
             places = record.get(child_id, ())
             if child_id in self.snapshot.uncertain:
                 self.leave_alone(places)
+            elif child.suspended:
+                self._sleep(child, places)
             elif self._as_it_should_be(child, places):
                 for place in places:
                     self.load[place.member] += 1
@@ -62,8 +64,10 @@ class Replicas(Roles):
                     self.steady.append(_Held(child, places, places))
             else:
                 self._follow(child, places)
-        for child_id in self.snapshot.orders.keys() - self.snapshot.children.keys():
-            self.answered[child_id] = NOT_PLACED
+        for child_id in self.snapshot.orders:
+            ordered = self.snapshot.children.get(child_id)
+            if ordered is None or ordered.suspended:
+                self.answered[child_id] = NOT_PLACED
 
     def obey(self) -> None:
         """Add the copies that somebody asked for, within the budget; others leave once these are up."""
@@ -149,11 +153,7 @@ class Replicas(Roles):
 
     def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
         if any(place.entry.uid != child.uid for place in places):
-            for place in places:
-                self.put(place.member, child.id, None)
-            self.unplaced[child.id] = Unplaced(
-                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
-            )
+            self.forget_earlier(child, places)
             return
         if self._leaves_pods(child, places):
             # Its agent could not tell when they are gone: as if it were another child (23).
@@ -164,11 +164,9 @@ class Replicas(Roles):
         kept = []
         for place in places:
             member = self.members.get(place.member)
-            # A waiting entry of a child that is not bound is the target of a move that was begun when the hub kept one
-            # copy: not started yet.
             if (
                 member is None
-                or (place.entry.wait and not _belongs(child, member))
+                or self._is_former_target(child, place)
                 or (member.phase is Phase.GONE and not _waits_for(child, member))
             ):
                 self.put(place.member, child.id, None)
@@ -183,7 +181,7 @@ class Replicas(Roles):
         kept = self._without_surplus(child, kept, staying, move)
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
-        if kept and all(self.sleeps(child, place) for place in kept):
+        if kept and all(self.sleeps(child, place) and not self._is_woken(child, place) for place in kept):
             self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
         held = _Held(child, tuple(kept), tuple(staying))
         if move is not None and move.step is CopyStep.ADD:
@@ -194,6 +192,30 @@ class Replicas(Roles):
             self.steady.append(held)
         else:
             self.moving += len(kept) - len(staying)
+
+    def _sleep(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+        """Have all copies of a suspended child stop and keep their places, and the active one its role."""
+        if any(place.entry.uid != child.uid for place in places):
+            self.forget_earlier(child, places)
+            return
+        for place in places:
+            if self.loses_its_place(child, place) or self._is_former_target(child, place):
+                self.put(place.member, child.id, None)
+            else:
+                self.put_to_sleep(child, place)
+
+    def _is_woken(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether this plan starts the copy again."""
+        entry = self.changes.get(place.member, {}).get(child.id)
+        return entry is not None and not entry.wait
+
+    def _is_former_target(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether it is the target of a move that was begun when the hub kept one copy: not started yet.
+
+        A bound child waits for its member too, and one that slept for its turn.
+        """
+        entry, bound = place.entry, child.pinned or place.member in child.nodes
+        return entry.wait and not entry.asleep and not bound
 
     def _leaves_pods(self, child: Wanted, places: tuple[OnRecord, ...]) -> bool:
         """Whether it had Pods, and by an edit that is due now is of another kind."""
@@ -432,7 +454,3 @@ class Replicas(Roles):
 
 def _waits_for(child: Wanted, member: MemberView) -> bool:
     return child.pinned or (member.wanted and member.name in child.nodes)
-
-
-def _belongs(child: Wanted, member: MemberView) -> bool:
-    return child.pinned or member.name in child.nodes

@@ -68,12 +68,15 @@ class Roles(Draft):
             if before:
                 self.moves.append(Move(child.id, before, active.member, f"{before} is away", lost=True))
         for place in kept:
-            if self.sleeps(child, place):
-                self._keep_asleep_or_wake(child, place)
-                continue
             role = Role.ACTIVE if not self.standby or (place is active and not steps_back) else Role.PASSIVE
             if self.standby and active is None:
                 role = Role(place.entry.role)  # nobody may be made active now: all stay as they are
+            if place.entry.asleep:
+                self._resume(child, place, kept, role)
+                continue
+            if self.sleeps(child, place):
+                self._keep_asleep_or_wake(child, place)
+                continue
             if entry := self.refreshed(self.due(child, place.entry), place.entry, role):
                 self.put(place.member, child.id, entry)
 
@@ -92,17 +95,36 @@ class Roles(Draft):
         self.moves.append(Move(child.id, active.member, move.member, "it was asked for"))
         return True
 
+    def _resume(self, child: Wanted, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
+        """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
+        member = self.members[place.member]
+        if member.phase is not Phase.LIVE or member.draining or not self._is_over(child, place):
+            return
+        if self.standby and role == Role.ACTIVE and (
+            blocked := self.blocked(child.id, self._heard(child, kept), self.passive_pods(child.id, kept))
+        ):  # fmt: skip
+            self.unplaced[child.id] = blocked
+            return
+        self.put(place.member, child.id, self.assignment(child, role=role))
+
+    def _is_over(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether what a copy was before has ended: an agent would take its Pod for what is to be started (23)."""
+        return child.id not in self.members[place.member].lingering and not any(
+            pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
+        )
+
     def _keep_asleep_or_wake(self, child: Wanted, place: OnRecord) -> None:
         """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
 
         Asleep it is so even where all copies are active: that tells it from the target of a move.
         """
         entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
-        # What it was before has to be gone: an agent would take its Pod for what is to be started (23).
-        over = child.id not in member.lingering and not any(
-            pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
-        )
-        if entry.wait and over and member.phase is Phase.LIVE and not (member.draining and member.forced):
+        if (
+            entry.wait
+            and self._is_over(child, place)
+            and member.phase is Phase.LIVE
+            and not (member.draining and member.forced)
+        ):
             self.put(place.member, child.id, self.assignment(child, role=role))
         elif not entry.wait or entry.role != Role.PASSIVE:
             # As passive: that it ends is to be proven before another is made active.

@@ -17,8 +17,9 @@ from processhub.core.placement import child_key
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that shall run: what the user asked for, accepted and in the planner's terms.
+    """A child that shall be on record: what the user asked for, accepted and in the planner's terms.
 
+    ``suspended``: it shall not run, but keep its place where it has one.
     ``paced``: a changed workload restarts it only as the move budget allows; it is one of many that change at once.
     """
 
@@ -29,6 +30,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[str, ...] = ()
     origin: str = ""
     pinned: bool = False
+    suspended: bool = False
     refused: bool = False  # as it was on record before an edit that is not accepted: it is not moved by choice
     paced: bool = False
     pod: bool = False  # it runs in a Pod of its own
@@ -158,7 +160,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub. ``children`` are those that shall run, by id; one whose edit was refused is here as it was.
+    """One hub. ``children`` are those that shall run or are suspended, by id; one whose edit was refused is as it was.
 
     ``last_placed``: the member that the newest child went to ("": read it off the record). ``orders``: id → the member
     that somebody asked to have it moved to.
@@ -180,6 +182,13 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
     uncertain: frozenset[str] = frozenset()  # ids whose entries a write without an answer may have changed
     partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
+
+    @property
+    def to_run(self) -> Mapping[str, Wanted]:
+        """The children that shall run, by id."""
+        if not any(child.suspended for child in self.children.values()):
+            return self.children
+        return {child_id: child for child_id, child in self.children.items() if not child.suspended}
 
 
 def wanted_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> Wanted:

@@ -17,6 +17,7 @@ from processhub.operator.members import Member
 
 NODES_MAX = 100  # copies that a status lists, by the schema
 _EXIT_MAX = 1024  # characters of lastExit, by the schema
+_HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 _STARTING = {State.PENDING: Reason.PENDING, State.STARTING: Reason.STARTING, State.STOPPING: Reason.STOPPING}
 
 
@@ -63,6 +64,8 @@ def node_of(copy: Copy) -> NodeStatus:
     current = entry is None or (
         report is not None and report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
     )
+    if entry is not None and entry.asleep:
+        return _asleep(copy, pod, entry)
     if report is None or not current or copy.member.phase is Phase.GONE or copy.member.judgement.restarting:
         # Not reported yet, or nobody is there to run it: on record only.
         assert entry is not None or report is not None
@@ -79,6 +82,23 @@ def node_of(copy: Copy) -> NodeStatus:
         restarts=report.restarts,
         started_at=report.started_at,
         last_exit=report.last_exit[:_EXIT_MAX],
+    )
+
+
+def _asleep(copy: Copy, pod: str, entry: Assignment) -> NodeStatus:
+    """A copy of a suspended child: Stopped, and Stopping until its member has ended it."""
+    away = copy.member.phase is Phase.GONE or copy.member.judgement.restarting
+    if copy.report is None or away or copy.report.state not in _HAS_PROCESS:
+        return NodeStatus(name=copy.member.name, pod=pod, role=entry.role, state=State.STOPPED, epoch=entry.epoch)
+    return NodeStatus(
+        name=copy.member.name,
+        pod=pod,
+        role=copy.report.role,
+        state=State.STOPPING,
+        pid=copy.report.pid,
+        epoch=copy.report.epoch,
+        restarts=copy.report.restarts,
+        started_at=copy.report.started_at,
     )
 
 
@@ -167,7 +187,15 @@ def _ready(
         if refusal is not None:
             return condition("False", refusal.reason, refusal.message)
         return condition("False", Reason.PENDING, "not placed yet")
-    node, report = nodes[0], own[0].report
+    node, report, entry = nodes[0], own[0].report, own[0].entry
+    if entry is not None and entry.asleep:
+        stopping = next((node.name for node in nodes if node.state == State.STOPPING), "")
+        if stopping:
+            return condition("False", Reason.STOPPING, f"stopping on {stopping}")
+        if refusal is not None:
+            return condition("False", refusal.reason, refusal.message)
+        if unplaced is not None:
+            return condition("False", unplaced.reason, unplaced.message)
     if node.state == State.RUNNING:
         if own[0].entry is not None:
             return condition("True", Reason.STARTED, f"running on {node.name}")

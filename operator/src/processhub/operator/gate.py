@@ -56,12 +56,18 @@ def judge(
     record: Record,
     hub: Hub,
 ) -> Judged:
-    """Have each child judged; one that is on record and is not let through as it is now runs on as it was."""
+    """Have each child judged; one that is on record and is not let through as it is now runs on as it was.
+
+    One that is suspended starts nothing: it is not judged. One that is resumed and not let through sleeps on.
+    """
     kept: dict[str, Wanted] = {}
     refusals: dict[str, Refusal] = {}
     held: dict[str, Unplaced] = {}
     guided = hub.spec.distribution.strategy == "Guided"
     for child_id, child in wanted.items():
+        if child.suspended:
+            kept[child_id] = child
+            continue
         candidate, places = _candidate(child, chosen.get(child_id), sets), record.get(child_id, ())
         verdict = child if candidate is None else gate(candidate, places)
         if isinstance(verdict, Wanted):
@@ -70,9 +76,12 @@ def judge(
         known = chosen.get(child_id)
         if isinstance(verdict, Refusal) and known is not None:
             refusals[known.child.metadata.name] = verdict
-        if last_good := as_on_record(child, places, guided):
+        last_good = as_on_record(child, places, guided)
+        if last_good is not None:
             kept[child_id] = last_good
-        elif isinstance(verdict, Unplaced):
+            if not last_good.suspended:
+                continue
+        if isinstance(verdict, Unplaced):
             held[child_id] = verdict
         elif known is None:
             held[child_id] = Unplaced(verdict.reason, verdict.message)

@@ -83,9 +83,9 @@ class KnownLease(msgspec.Struct, frozen=True):
 class KnownSlice:
     """A slice with its entries parsed; only texts that changed are parsed again.
 
-    ``unproven``: id → the generation that removed it from spec, or took the active role from it; None while the
-    write's outcome is unknown. ``uncertain``: id → the generation on which a write was made that changed its entry and
-    whose outcome is unknown; forgotten with the next generation, because then that write is in it or can't land.
+    ``unproven``: id → the generation that removed it from spec, took the active role from it or has it wait; None while
+    the write's outcome is unknown. ``uncertain``: id → the generation on which a write was made that changed its entry
+    and whose outcome is unknown; forgotten with the next generation, because then that write is in it or can't land.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class KnownSlice:
         changed |= told
         self.object = new
         for child_id, generation in list(self.unproven.items()):
-            if generation is None and (child_id not in new.spec.entries or self._passive(child_id)):
+            if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
                 self.unproven[child_id] = new.metadata.generation
         if self.uncertain:
             written = new.metadata.generation
@@ -159,9 +159,10 @@ class KnownSlice:
             del self.unproven[child_id]
         return proven
 
-    def _passive(self, child_id: str) -> bool:
+    def _is_quiet(self, child_id: str) -> bool:
+        """Whether what is on record is no order to be active."""
         entry = self.assignments.get(child_id)
-        return entry is not None and entry.role == Role.PASSIVE
+        return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
     def _ended(self, child_id: str) -> bool:
         """Whether the status says that what was removed, or was active, runs no more: (uid, epoch) is another."""

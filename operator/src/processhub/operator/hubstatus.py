@@ -77,7 +77,7 @@ def hub_status(
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
     ready = [member for member in wanted if member.ready]
-    desired = len(observation.snapshot.children)
+    desired = len(observation.snapshot.to_run)
     running, failed = counts[State.RUNNING], counts[State.FAILED]
     quorum = observation.quorum
     conditions = [

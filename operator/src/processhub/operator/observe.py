@@ -24,7 +24,7 @@ from processhub.operator.hubstate import HubState, KnownChild
 from processhub.operator.members import Member
 from processhub.operator.memory import HubMemory
 from processhub.operator.objects.childpod import name_and_node
-from processhub.operator.ownership import Winners, as_on_record, seen_sets, wanted_of, winner_of, winners_of
+from processhub.operator.ownership import Winners, as_on_record, asleep, seen_sets, wanted_of, winner_of, winners_of
 from processhub.operator.ownrules import OwnRules
 from processhub.operator.quorumwatch import QuorumWatch
 from processhub.operator.setorders import orders_of_sets
@@ -90,6 +90,8 @@ def observe(
     sets = seen_sets(hub, state, members, winners)
     for seen in sets.values():
         wanted.update(wanted_of(seen, hub, record))
+    if hub.spec.suspend:
+        wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
     judged = Judged(wanted) if gate is None else judge(gate, wanted, chosen, sets, record, hub)
     refusals.update(judged.refusals)
     memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
@@ -102,7 +104,7 @@ def observe(
     snapshot = HubSnapshot(
         spec=hub.spec,
         members=tuple(_view(member, memory, state) for member in members.values()),
-        children={} if hub.spec.suspend else judged.wanted,
+        children=judged.wanted,
         record=record,
         next_epoch=memory.next_epoch,
         move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
@@ -291,12 +293,13 @@ def _wanted(
             refusals[name] = refusal
             if last_good := as_on_record(known.wanted, record.get(child_id, ()), guided):
                 wanted[child_id] = last_good
-        elif known.child.spec.suspend:
+            continue
+        if known.child.spec.suspend:
             refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend is true")
         elif hub.spec.suspend:
             refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
-        elif known.child.metadata.deletion_timestamp is None:
-            wanted[child_id] = known.wanted
+        if known.child.metadata.deletion_timestamp is None:
+            wanted[child_id] = asleep(known.wanted) if known.child.spec.suspend else known.wanted
     return wanted, refusals, chosen
 
 
@@ -311,7 +314,7 @@ def _bound_demand(
     limit = hub.spec.on_demand.max if hub.spec.on_demand else None
     if limit is None:
         return
-    asked = [child for child in wanted.values() if child.on_demand]
+    asked = [child for child in wanted.values() if child.on_demand and not (child.suspended and child.id not in record)]
     if len(asked) <= limit:
         return
     asked.sort(key=lambda child: (child.id not in record, chosen[child.id].metadata.creation_timestamp or "", child.id))

@@ -55,13 +55,13 @@ def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners:
 
 
 def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, Wanted]:
-    """The set's children that shall run."""
+    """The set's children that shall run, and those of them that are suspended."""
     known = seen.known
     if known.metadata.deletion_timestamp is not None:
         return {}
     if seen.refusal is not None:
         if seen.refusal.reason is Reason.SUSPENDED:
-            return {}
+            return {child_id: asleep(child) for child_id, child in known.wanted.items() if child_id not in seen.taken}
         guided = hub.spec.distribution.strategy == "Guided"
         kept = {
             child_id: as_on_record(child, record.get(child_id, ()), guided) for child_id, child in known.wanted.items()
@@ -85,8 +85,13 @@ def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecor
     )
 
 
+def asleep(child: Wanted) -> Wanted:
+    """The child as one that is suspended."""
+    return msgspec.structs.replace(child, suspended=True)
+
+
 def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> Wanted | None:
-    """The child as it was last accepted: an edit that is refused leaves it running."""
+    """The child as it was last accepted: an edit that is refused leaves it running, or asleep."""
     own = [place for place in places if place.entry.uid == wanted.uid]
     if not own:
         return None
@@ -95,10 +100,17 @@ def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> 
     return msgspec.structs.replace(
         wanted,
         refused=True,
+        suspended=any(place.entry.asleep for place in own),
         workload=place.entry.workload,
         restart_policy=place.entry.restart_policy,
-        nodes=tuple(place.member for place in own if not place.entry.wait) or (place.member,) if guided else (),
+        nodes=_nodes_on_record(own) if guided else (),
         tags=place.entry.tags,
         metadata=place.entry.metadata,
         asked=place.entry.asked,
     )
+
+
+def _nodes_on_record(own: Sequence[OnRecord]) -> tuple[str, ...]:
+    """The members of a guided child's copies; the target of a move only where there is nothing else."""
+    entries = [place for place in own if place.entry.asleep or not place.entry.wait]
+    return tuple(place.member for place in entries or own[:1])

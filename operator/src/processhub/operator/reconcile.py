@@ -418,7 +418,7 @@ class Reconciler:
             self.status.mark((key[0], name))
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
-        metrics.CHILDREN.labels(*key).set(len(observation.snapshot.children))
+        metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
         metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
 
     def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:

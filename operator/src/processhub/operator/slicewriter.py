@@ -16,7 +16,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
-from processhub.api.slice import Assignment, RegistrySlice, SliceSpec
+from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, waits
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -280,7 +280,7 @@ def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
-    """The ids whose entry goes, becomes another uid's, or is active no more."""
+    """The ids whose entry goes, becomes another uid's, is active no more, or is no order to run any more."""
     gone = []
     for child_id, entry in known.assignments.items():
         text = spec.entries.get(child_id)
@@ -288,6 +288,7 @@ def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
             gone.append(child_id)
             continue
         uid, _, role, _ = text.split(" ", 3)
-        if uid != entry.uid or (entry.role == Role.ACTIVE and role != Role.ACTIVE):
+        steps_back = entry.role == Role.ACTIVE and role != Role.ACTIVE
+        if uid != entry.uid or steps_back or (waits(text) and not entry.wait):
             gone.append(child_id)
     return gone

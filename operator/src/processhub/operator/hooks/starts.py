@@ -70,9 +70,10 @@ class StartGate:
         """The child as it may run, why it may not, or what it waits for."""
         wanted = candidate.wanted
         own = [place for place in places if place.entry.uid == wanted.uid]
-        if own:
+        resumes = any(place.entry.asleep for place in own)
+        if own and not (resumes and self._hooks):
             entry = min(own, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch)).entry
-            if not entry.asked and entry.workload == wanted.workload and same_attributes(entry, wanted):
+            if not entry.asked and not resumes and entry.workload == wanted.workload and same_attributes(entry, wanted):
                 return wanted
             if entry.asked and entry.asked == self._digest(wanted):
                 return as_recorded(wanted, entry)

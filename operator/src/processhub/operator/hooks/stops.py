@@ -37,10 +37,12 @@ class StopGate:
             kept = dict(changes)
             for child_id, change in changes.items():
                 entry = next((place.entry for place in record.get(child_id, ()) if place.member == member), None)
-                if change is not None or entry is None or observation.members[member].phase is Phase.GONE:
+                if entry is None or entry.asleep or observation.members[member].phase is Phase.GONE:
                     continue
                 now = wanted.get(child_id)
-                if now is not None and now.uid == entry.uid:
+                if now is not None and now.uid == entry.uid and not now.suspended:
+                    continue
+                if change is not None and not change.wait:
                     continue
                 ending.add((entry.uid, child_id))
                 if not self._told(child_id, member, entry, observation):

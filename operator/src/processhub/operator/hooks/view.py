@@ -40,7 +40,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def waiting(self) -> bool:
         """Whether it is the target of a move that has not got there yet."""
-        return self.entry is not None and self.entry.wait
+        return self.entry is not None and self.entry.wait and not self.entry.asleep
 
     @property
     def running(self) -> bool:
@@ -55,7 +55,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.phase is Phase.GONE:
             return True
-        if self.halted:
+        if self.halted or (self.entry is not None and self.entry.asleep):
             return self.report is None or self.report.state not in _HAS_PROCESS
         if self.report is None:
             return not self.registered
@@ -102,7 +102,7 @@ class HubView(msgspec.Struct, frozen=True, kw_only=True):
 
 def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[str] | None = None) -> HubView:
     """The view; ``ids``: the children to look at, None for all."""
-    members, wanted, quorum = observation.members, observation.snapshot.children, observation.quorum
+    members, wanted, quorum = observation.members, observation.snapshot.to_run, observation.quorum
     view = HubView(
         members={name: member_seen(member) for name, member in members.items()},
         copies=copies_seen(

@@ -1,0 +1,423 @@
+"""Suspended children: they run nowhere, and are started where they stood; the planner's part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from planned_hub import PlannedHub, child, children_of, hub_spec
+
+from processhub.api.hub import Migration
+from processhub.api.reasons import Reason, Role
+from processhub.api.slice import Assignment
+from processhub.core.membership import Phase
+from processhub.core.planner import plan
+from processhub.core.snapshot import HubSnapshot, OnRecord
+
+
+def suspend(hub: PlannedHub, *ids: str, value: bool = True) -> None:
+    chosen = ids or tuple(hub.children)
+    hub.want(msgspec.structs.replace(hub.children[id_], suspended=value) for id_ in chosen)
+
+
+def resume(hub: PlannedHub, *ids: str) -> None:
+    suspend(hub, *ids, value=False)
+
+
+def placed(count: int = 20, members: int = 2, **fields: Any) -> PlannedHub:
+    """A hub at rest with so many children."""
+    hub = PlannedHub(members)
+    hub.want(msgspec.structs.replace(each, **fields) for each in children_of(count))
+    hub.rest()
+    return hub
+
+
+def copies(strategy: str = "ActivePassive", members: int = 3) -> PlannedHub:
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": strategy}
+    hub = PlannedHub(members, hub_spec(redundancy=redundancy))
+    hub.want(children_of(10))
+    hub.rest()
+    return hub
+
+
+def test_a_suspended_child_runs_nowhere_and_keeps_its_entry() -> None:
+    hub = placed()
+    before = hub.where()
+    old = {id_: hub.epoch(id_) for id_ in before}
+
+    suspend(hub)
+    hub.rest()
+
+    assert hub.where() == {}
+    for id_, name in before.items():
+        (entry,) = hub.record[id_].values()
+        assert list(hub.record[id_]) == [name]
+        assert entry.wait
+        assert entry.epoch > old[id_]
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_resumed_children_are_where_they_were_though_a_member_joined_meanwhile(pinned: bool) -> None:
+    hub = placed(pinned=pinned)
+    before = hub.where()
+    hub.spec = hub_spec(on_join=False)
+    suspend(hub)
+    hub.rest()
+    hub.change("hub-2", joining=True)
+    hub.rest()
+
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == before
+
+
+def test_pinned_children_that_stayed_on_a_join_stay_when_they_were_suspended() -> None:
+    hub = placed(pinned=True)
+    before = hub.where()
+    hub.change("hub-2", joining=True)
+    hub.rest()
+
+    suspend(hub)
+    hub.rest()
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == before
+
+
+def test_a_child_that_is_created_suspended_is_not_placed_until_it_is_resumed() -> None:
+    hub = PlannedHub(2)
+    hub.want([child("a", suspended=True)])
+
+    planned = plan(hub.snapshot())
+
+    assert planned.empty
+    assert not planned.unplaced
+    resume(hub, "a")
+    hub.rest()
+    assert "a" in hub.where()
+
+
+def test_a_suspended_child_is_swept_off_the_record_when_it_is_deleted() -> None:
+    hub = placed(1)
+    suspend(hub)
+    hub.rest()
+    hub.children.clear()
+
+    hub.rest()
+
+    assert not any(hub.record.values())
+
+
+def test_one_that_is_recreated_suspended_has_nothing_of_its_predecessor() -> None:
+    hub = placed(1)
+    (id_,) = hub.children
+    hub.want([child(id_, uid="another", suspended=True)])
+
+    hub.rest()
+
+    assert not any(hub.record.values())
+    assert hub.where() == {}
+
+
+def test_what_is_suspended_keeps_its_room() -> None:
+    hub = PlannedHub(1, hub_spec(max_children=3))
+    hub.want(children_of(3))
+    hub.rest()
+    suspend(hub, "tenant/0")
+    hub.rest()
+    hub.want([child("late")])
+
+    planned = plan(hub.snapshot())
+
+    assert planned.unplaced["late"].reason is Reason.CAPACITY_EXCEEDED
+    resume(hub, "tenant/0")
+    hub.rest()
+    assert hub.on("hub-0") == {"tenant/0", "tenant/1", "tenant/2"}
+
+
+def test_a_suspended_child_leaves_the_record_with_its_lost_member_and_one_that_is_pinned_does_not() -> None:
+    hub = PlannedHub(1, hub_spec(on_join=False))
+    hub.want([child("free"), child("pinned", pinned=True)])
+    hub.rest()
+    suspend(hub)
+    hub.rest()
+    hub.change("hub-1")
+
+    hub.change("hub-0", phase=Phase.GONE)
+    hub.rest()
+
+    assert not hub.record["free"]
+    assert list(hub.record["pinned"]) == ["hub-0"]
+    resume(hub)
+    hub.rest()
+    assert hub.where() == {"free": "hub-1"}
+    hub.change("hub-0", phase=Phase.LIVE)
+    hub.rest()
+    assert hub.where() == {"free": "hub-1", "pinned": "hub-0"}
+
+
+def test_a_drained_member_lets_go_of_what_sleeps_there_and_starts_nothing() -> None:
+    hub = PlannedHub(1, hub_spec(on_join=False))
+    hub.want([child("free"), child("pinned", pinned=True)])
+    hub.rest()
+    suspend(hub)
+    hub.rest()
+    hub.change("hub-1")
+
+    hub.change("hub-0", draining=True)
+    hub.rest()
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == {"free": "hub-1"}
+    assert plan(hub.snapshot()).unplaced["pinned"].reason is Reason.MEMBER_UNAVAILABLE
+    hub.change("hub-0", draining=False)
+    hub.rest()
+    assert hub.where() == {"free": "hub-1", "pinned": "hub-0"}
+
+
+def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there() -> None:
+    hub = placed(1, 1, pinned=True)
+    suspend(hub)
+    hub.rest()
+
+    hub.change("hub-0", draining=True, wanted=False)
+
+    assert plan(hub.snapshot()).stranded == {"hub-0": ("tenant/0",)}
+
+
+def test_an_order_to_move_a_suspended_child_is_refused() -> None:
+    for hub in (placed(1), copies()):
+        suspend(hub, "tenant/0")
+        hub.rest()
+        hub.orders["tenant/0"] = "hub-1"
+
+        hub.rest()
+
+        assert hub.answers["tenant/0"] == "it is not placed yet, or suspended"
+
+
+def test_an_edit_of_a_suspended_child_is_taken_up_when_it_is_resumed() -> None:
+    hub = placed(1)
+    before = hub.where()
+    suspend(hub)
+    hub.rest()
+    hub.want([child("tenant/0", workload="w2", tags=("eu",), suspended=True)])
+    hub.rest()
+    (entry,) = hub.record["tenant/0"].values()
+    assert (entry.workload, entry.tags) == ("w", ())
+
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == before
+    (entry,) = hub.record["tenant/0"].values()
+    assert (entry.workload, entry.tags, entry.wait, entry.asleep) == ("w2", ("eu",), False, False)
+
+
+def test_one_that_was_sent_elsewhere_while_it_slept_starts_there() -> None:
+    hub = PlannedHub(2)
+    hub.want([child("a", nodes=("hub-0",))])
+    hub.rest()
+    suspend(hub)
+    hub.rest()
+    hub.want([child("a", nodes=("hub-1",), suspended=True)])
+    hub.rest()
+    assert list(hub.record["a"]) == ["hub-0"]
+
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == {"a": "hub-1"}
+
+
+def test_a_child_suspended_in_the_midst_of_a_move_stays_where_it_was() -> None:
+    hub = placed(20)
+    before = hub.where()
+    hub.change("hub-2", joining=True)
+    hub.write(plan(hub.snapshot()))
+    moving = [id_ for id_, places in hub.record.items() if len(places) == 2]
+    assert moving
+
+    suspend(hub)
+    hub.rest()
+
+    assert {id_: list(hub.record[id_]) for id_ in moving} == {id_: [before[id_]] for id_ in moving}
+
+
+def test_a_hub_without_its_quorum_puts_to_sleep_what_is_suspended_meanwhile() -> None:
+    hub = placed(3)
+    before = hub.where()
+    hub.partitioned = "too few members are live"
+    hub.rest()
+    suspend(hub)
+
+    planned = hub.step()
+
+    assert not planned.unplaced
+    hub.partitioned = ""
+    hub.acknowledge()
+    assert hub.where() == {}
+    resume(hub)
+    hub.rest()
+    assert hub.where() == before
+
+
+def test_without_its_quorum_a_hub_keeps_both_ends_of_the_move_of_a_child_that_is_suspended() -> None:
+    hub = placed(20)
+    hub.change("hub-2", joining=True)
+    hub.write(plan(hub.snapshot()))
+    before = {id_: places for id_, places in hub.record.items() if len(places) == 2}
+    hub.partitioned = "too few members are live"
+    suspend(hub)
+
+    hub.rest()
+
+    assert before
+    assert {id_: set(hub.record[id_]) for id_ in before} == {id_: set(places) for id_, places in before.items()}
+
+
+@pytest.mark.parametrize("mode", ["ActivePassive", "ActiveActive"])
+def test_all_copies_sleep_and_wake_where_they_were_in_their_roles(mode: str) -> None:
+    hub = copies(mode)
+    before = {id_: hub.roles(id_) for id_ in hub.children}
+
+    suspend(hub)
+    hub.rest()
+
+    assert all(hub.roles(id_) == {} for id_ in hub.children)
+    resume(hub)
+    hub.rest()
+    assert {id_: hub.roles(id_) for id_ in hub.children} == before
+
+
+def test_a_copy_whose_active_one_was_lost_in_its_sleep_is_made_active_when_it_wakes() -> None:
+    hub = copies()
+    roles = hub.roles("tenant/0")
+    (active,) = [name for name, role in roles.items() if role == Role.ACTIVE]
+    (passive,) = roles.keys() - {active}
+    suspend(hub)
+    hub.rest()
+
+    hub.change(active, phase=Phase.GONE)
+    hub.rest()
+    assert list(hub.record["tenant/0"]) == [passive]
+    resume(hub)
+    hub.rest()
+
+    assert hub.roles("tenant/0")[passive] == Role.ACTIVE
+
+
+def test_what_slept_when_the_hub_began_to_keep_copies_is_no_target_of_a_move() -> None:
+    hub = placed(10, 3)
+    before = hub.where()
+    suspend(hub)
+    hub.rest()
+    hub.spec = hub_spec(
+        redundancy={"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
+    )
+    hub.rest()
+
+    resume(hub)
+    hub.rest()
+
+    for id_, name in before.items():
+        assert hub.roles(id_)[name] == Role.ACTIVE
+        assert len(hub.roles(id_)) == 2
+
+
+def test_the_active_copy_keeps_the_place_when_the_hub_keeps_one_copy_while_it_sleeps() -> None:
+    hub = copies()
+    active = {id_: name for id_ in hub.children for name, role in hub.roles(id_).items() if role == Role.ACTIVE}
+    suspend(hub)
+    hub.rest()
+    hub.spec = hub_spec()
+    hub.rest()
+
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == active
+
+
+# handovers
+
+
+def hot(*places: OnRecord, gone: str = "", draining: str = "", lingering: str = "", **fields: Any) -> HubSnapshot:
+    wanted = child("a", uid="u", **fields)
+    members = []
+    for view in PlannedHub(2).members.values():
+        phase = Phase.GONE if view.name == gone else Phase.LIVE
+        there = frozenset({"a"} if view.name == lingering else ())
+        members.append(msgspec.structs.replace(view, phase=phase, draining=view.name == draining, lingering=there))
+    spec = msgspec.structs.replace(hub_spec(), migration=Migration(strategy="HotSwap"))
+    return HubSnapshot(
+        spec=spec, members=tuple(members), children={"a": wanted}, record={"a": places}, next_epoch=50, move_budget=9
+    )
+
+
+def entry(epoch: int, **fields: Any) -> Assignment:
+    return Assignment(uid="u", epoch=epoch, workload="w", **fields)
+
+
+SOURCE = OnRecord("hub-0", entry(3, to="hub-1:4"))
+COMMITTED = OnRecord("hub-1", entry(5, state="sum"))
+
+
+def test_of_a_handover_that_is_committed_both_ends_are_kept_and_the_target_sleeps() -> None:
+    planned = plan(hot(SOURCE, COMMITTED, suspended=True))
+
+    assert "hub-0" not in planned.entries
+    change = planned.entries["hub-1"]["a"]
+    assert change is not None
+    assert (change.wait, change.asleep, change.state, change.epoch) == (True, True, "sum", 50)
+    assert plan(hot(SOURCE, OnRecord("hub-1", change), suspended=True)).empty
+
+
+def test_a_target_that_slept_gets_its_state_once_more_when_its_end_is_proven() -> None:
+    slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
+
+    assert plan(hot(SOURCE, slept, lingering="hub-1")).empty
+    order = plan(hot(SOURCE, slept)).entries["hub-0"]["a"]
+
+    assert order is not None
+    assert order.to == "hub-1:6"
+
+
+def test_a_target_that_slept_starts_with_its_state_where_its_source_is_lost() -> None:
+    slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
+
+    change = plan(hot(slept)).entries["hub-1"]["a"]
+
+    assert change is not None
+    assert (change.wait, change.state) == (False, "sum")
+
+
+def test_a_source_does_not_go_on_while_its_target_that_slept_may_run() -> None:
+    slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
+
+    planned = plan(hot(SOURCE, slept, draining="hub-1", lingering="hub-1"))
+
+    assert "hub-0" not in planned.entries
+    assert planned.unplaced["a"].reason is Reason.ALREADY_STARTED
+
+
+def test_a_source_is_let_go_where_the_target_that_is_put_to_sleep_has_taken_over() -> None:
+    planned = plan(hot(SOURCE, OnRecord("hub-1", COMMITTED.entry, came_up=True), suspended=True))
+
+    assert planned.entries["hub-0"]["a"] is None
+    change = planned.entries["hub-1"]["a"]
+    assert change is not None
+    assert (change.asleep, change.state) == (True, "")
+
+
+def test_a_suspended_source_whose_target_has_no_order_yet_keeps_the_child() -> None:
+    planned = plan(hot(SOURCE, OnRecord("hub-1", entry(4, wait=True)), suspended=True))
+
+    assert planned.entries["hub-1"]["a"] is None
+    change = planned.entries["hub-0"]["a"]
+    assert change is not None
+    assert (change.asleep, change.to) == (True, "")

@@ -1,0 +1,150 @@
+"""Suspended children: what is observed, proven and told of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from processhub.api.child import Child
+from processhub.api.hub import Hub, HubSpec
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta, find_condition
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import (
+    Assignment,
+    RegistrySlice,
+    Report,
+    SliceSpec,
+    SliceStatus,
+    format_assignment,
+    format_report,
+    waits,
+)
+from processhub.core.acceptance import Refusal
+from processhub.core.membership import Judgement, Phase
+from processhub.operator.childstatus import child_status, copies_of
+from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
+from processhub.operator.members import Member
+from processhub.operator.memory import HubMemory
+from processhub.operator.observe import Observation, observe
+
+NOW = "2026-01-01T00:00:00Z"
+LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+RUNS = Assignment(uid="u", epoch=5, workload="w")
+ASLEEP = Assignment(uid="u", epoch=6, workload="w", wait=True, asleep=True)
+SUSPENDED = Refusal(Reason.SUSPENDED, "spec.suspend is true")
+
+
+def registry_slice(entry: Assignment, report: Report | None, generation: int = 1, observed: int = 1) -> RegistrySlice:
+    spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries={"a": format_assignment(entry)})
+    told = {"a": format_report(report)} if report else {}
+    status = SliceStatus(observed_generation=observed, holder="x/1", entries=told)
+    return RegistrySlice(metadata=ObjectMeta(name="hub-0.0", uid="s", generation=generation), spec=spec, status=status)
+
+
+def member(known: KnownSlice) -> Member:
+    lease = KnownLease(Lease(metadata=ObjectMeta(name="hub-0"), spec=LeaseSpec(holder_identity="x/1")), 0.0)
+    return Member(name="hub-0", wanted=True, weight=1, pod=None, lease=lease, slices=(known,), judgement=LIVE)
+
+
+def known(entry: Assignment, report: Report | None) -> KnownSlice:
+    found = KnownSlice()
+    found.update(registry_slice(entry, report))
+    return found
+
+
+def child(**spec: Any) -> Child:
+    fields = {"hub": "hub", "exec": {"command": ["sleep"]}, **spec}
+    metadata = {"name": "a", "namespace": "ns", "uid": "u", "generation": 1}
+    return msgspec.convert({"metadata": metadata, "spec": fields}, Child)
+
+
+def observed(child: Child, entry: Assignment | None = None, **spec: Any) -> Observation:
+    hub = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h"), spec=HubSpec(**spec))
+    state = HubState(("ns", "hub"))
+    state.put_child(child)
+    members = {}
+    if entry is not None:
+        state.put_slice(registry_slice(entry, None))
+        members = {"hub-0": member(state.slices["hub-0.0"])}
+    memory = HubMemory("h", 1)
+    return observe(hub, state, members, memory, 0.0)
+
+
+def test_an_entry_that_waits_is_told_by_its_text() -> None:
+    assert waits(format_assignment(ASLEEP))
+    assert waits(format_assignment(msgspec.structs.replace(RUNS, wait=True)))
+    assert not waits(format_assignment(msgspec.structs.replace(RUNS, tags=("wait", " wait "))))
+
+
+def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() -> None:
+    sliced = known(RUNS, None)  # started, and nothing said of it yet
+    sliced.unproven["a"] = None
+    sliced.update(registry_slice(ASLEEP, None, generation=2))
+    assert sliced.unproven == {"a": 2}
+    assert sliced.prove("x/1") == set()
+    assert sliced.lingering("x/1") == {"a"}
+
+    running = Report(uid="u", epoch=5, state=State.STOPPING, pid=7)
+    sliced.update(registry_slice(ASLEEP, running, generation=2, observed=2))
+    assert sliced.prove("x/1") == set()
+
+    sliced.update(registry_slice(ASLEEP, Report(uid="u", epoch=6), generation=2, observed=2))
+    assert sliced.prove("x/1") == {"a"}
+    assert sliced.lingering("x/1") == set()
+
+
+@pytest.mark.parametrize(
+    ("report", "state", "reason"),
+    [
+        (None, "Stopped", "Suspended"),
+        (Report(uid="u", epoch=6), "Stopped", "Suspended"),
+        (Report(uid="u", epoch=5, state=State.RUNNING, pid=7, reason=Reason.STARTED), "Stopping", "Stopping"),
+        (Report(uid="u", epoch=5, state=State.STOPPING, pid=7), "Stopping", "Stopping"),
+    ],
+)
+def test_a_suspended_child_is_told_as_stopped_where_it_stands_when_it_has_ended(
+    report: Report | None, state: str, reason: str
+) -> None:
+    members = {"hub-0": member(known(ASLEEP, report))}
+
+    status = child_status(child(suspend=True), copies_of("a", members), SUSPENDED, None, NOW)
+
+    assert (status.state, status.member) == (state, "hub-0")
+    for kind, expected in (("Placed", "Suspended"), ("Ready", reason)):
+        condition = find_condition(status.conditions, kind)
+        assert condition is not None
+        assert (condition.status, condition.reason) == ("False", expected)
+
+
+@pytest.mark.parametrize(("spec", "hub"), [({"suspend": True}, {}), ({}, {"suspend": True})])
+def test_a_suspended_child_is_observed_with_its_place_and_not_to_run(spec: dict[str, Any], hub: dict[str, Any]) -> None:
+    found = observed(child(**spec), RUNS, **hub)
+
+    assert found.snapshot.children["a"].suspended
+    assert not found.snapshot.to_run
+    assert found.refusals["a"].reason is Reason.SUSPENDED
+
+
+def test_a_suspended_child_that_is_being_deleted_has_no_place() -> None:
+    asleep = child(suspend=True)
+    deleted = msgspec.structs.replace(asleep, metadata=msgspec.structs.replace(asleep.metadata, deletion_timestamp=NOW))
+
+    assert not observed(deleted, ASLEEP).snapshot.children
+
+
+def test_an_edit_that_is_refused_does_not_wake_a_suspended_child() -> None:
+    refused = child(suspend=True, nodes=["hub-0"])
+
+    found = observed(refused, ASLEEP)
+
+    assert found.refusals["a"].reason is Reason.INVALID_CHILD_MAPPING
+    assert found.snapshot.children["a"].suspended
+
+
+def test_an_edit_that_is_refused_leaves_a_child_running() -> None:
+    found = observed(child(suspend=True, nodes=["hub-0"]), RUNS)
+
+    assert not found.snapshot.children["a"].suspended
