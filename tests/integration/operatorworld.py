@@ -29,7 +29,7 @@ from processwatch import ProcessWatch, Run
 from waiting import alive
 
 from localcluster import cluster as local
-from localcluster import guard, install
+from localcluster import guard, install, rollout
 from localcluster.cluster import Cluster
 from localcluster.faults import FaultRefusedError, Faults
 from localcluster.kubelet.connection import read_kubeconfig
@@ -392,7 +392,7 @@ class World:
 class Operators:
     """The operator's pods."""
 
-    namespace = install.NAMESPACE
+    namespace = rollout.NAMESPACE
 
     def __init__(self, site: Site) -> None:
         self._site, self.api, self.faults = site, site.api, site.faults
@@ -629,7 +629,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if made is not None and report.when == "call" and report.failed:
         for name, command in (
             ("objects", ["-n", made.namespace, "get", "hubs,children,rslice,leases,pods", "-o", "wide"]),
-            ("operators", ["-n", install.NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"]),
+            ("operators", ["-n", rollout.NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"]),
         ):
             with contextlib.suppress(Exception):
                 report.sections.append((name, made.cluster.kubectl(*command)))
