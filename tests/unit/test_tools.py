@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from localcluster import tools
+from localcluster.layout import CHECKOUT
 
 KUBECTL = tools.BY_NAME["kubectl"]
 PRETENDED = "#!/bin/sh\necho 'Client Version: v1.34.4'\n"
@@ -120,3 +122,11 @@ def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
         tools.ensure(["kubectl", "etcd"])
 
     assert str(told.value) == "building kubectl, etcd from hack/tools/kube failed:\n./x.go:3: no space left on device"
+
+
+def test_the_demo_needs_no_helm(tmp_path: Path) -> None:
+    """As make has it: what `make demo` runs."""
+    answer = subprocess.run(["make", "--dry-run", "demo"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+
+    [line] = [line for line in answer.stdout.splitlines() if "localcluster.tools" in line]
+    assert "--cluster" in line
