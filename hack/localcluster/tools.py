@@ -7,10 +7,11 @@ A tool is looked for in this order:
 1. the environment variable ``PROCESSHUB_TOOL_<NAME>`` (``PROCESSHUB_TOOL_KUBE_APISERVER=/path``);
 2. PATH, where its version is the pinned one (another version of kubectl or helm would make runs differ);
 3. the cache, ``$XDG_CACHE_HOME/processhub/tools/<module>-<hash of its pins>/``;
-4. a build from ``hack/tools/<module>/go.mod`` and ``go.sum``.
+4. a build from ``hack/tools/<module>/go.mod`` and ``go.sum``, all tools of a module in one go, by the Go of
+   ``localcluster.golang``.
 
-TOOLS are the local cluster's, which everybody gets; NODE_TOOLS are what a kind cluster and its node image need
-besides, built by ``make kind-up`` alone.
+CLUSTER_TOOLS are what the local cluster is made of, so all that the demo needs; TOOLS has what developers need besides;
+NODE_TOOLS are what a kind cluster and its node image need besides, built by ``make kind-up`` alone.
 
 Two runs at once share one build (a lock per module); a binary appears in the cache by rename, so an
 interrupted build leaves nothing half-made.
@@ -28,17 +29,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+
+from localcluster import golang
 
 PINS = Path(__file__).resolve().parent.parent / "tools"
 KUBERNETES_VERSION = "v1.34.4"
 _STAMP = "k8s.io/component-base/version"
-_KUBE_LDFLAGS = (
-    f"-s -w -X {_STAMP}.gitVersion={KUBERNETES_VERSION} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=34"
+# For the linker, by module: without symbols, and what Kubernetes' programs say of their version.
+_LDFLAGS = {
+    "kube": f"-s -w -X {_STAMP}.gitVersion={KUBERNETES_VERSION} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=34"
     f" -X {_STAMP}.gitTreeState=clean -X {_STAMP}.gitCommit={'0' * 40}"
-)
+}
+_PLAIN_LDFLAGS = "-s -w"
+# The compiler need not write what the linker leaves out.
+_BUILD = ("build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
+# A seventh of a build is the compiler's garbage collection. It may have more memory, but not so much that two compilers
+# and a linker outgrow a machine of 4 GiB.
+_MEMORY = {"GOGC": "400", "GOMEMLIMIT": "1500MiB"}
+_PACKAGE_LINE = re.compile(r"[\w.~/+-]+")  # what -v says of each package that is compiled
 
 _NEVER = r"(?!)"  # for a tool of our own: nothing of its name on PATH is it
 
@@ -56,50 +68,30 @@ class Tool:
     package: str  # main package inside the module graph
     version_args: tuple[str, ...]
     version: str  # pattern that the output of version_args must contain
-    minutes: float  # of a cold build on 2 cores, for the progress line
-    ldflags: str = "-s -w"
+    minutes: float  # that it adds to a cold build of its module on 2 cores, for the progress line
     sources: tuple[str, ...] = ()  # files of our own in the module's folder that the binary is made of
 
 
+_KUBE = ("--version",), r"v1\.34\.4\b"
+CLUSTER_TOOLS: tuple[Tool, ...] = (
+    Tool("kubectl", "kube", "k8s.io/kubernetes/cmd/kubectl", ("version", "--client"), r"v1\.34\.", 1.0),
+    Tool("kube-apiserver", "kube", "k8s.io/kubernetes/cmd/kube-apiserver", *_KUBE, 1.5),
+    Tool("kube-controller-manager", "kube", "k8s.io/kubernetes/cmd/kube-controller-manager", *_KUBE, 0.8),
+    Tool("kube-scheduler", "kube", "k8s.io/kubernetes/cmd/kube-scheduler", *_KUBE, 0.3),
+    # In the module of Kubernetes, whose API server needs most of etcd's packages as well.
+    Tool("etcd", "kube", "go.etcd.io/etcd/server/v3", ("--version",), r"3\.6\.", 0.1),
+    Tool("pki", "kube", "processhub.dev/tools/kube/pki", ("--version",), _NEVER, 0.0, sources=("pki/main.go",)),
+)
 TOOLS: tuple[Tool, ...] = (
-    Tool("kubectl", "kube", "k8s.io/kubernetes/cmd/kubectl", ("version", "--client"), r"v1\.34\.", 0.8, _KUBE_LDFLAGS),
-    Tool(
-        "kube-apiserver",
-        "kube",
-        "k8s.io/kubernetes/cmd/kube-apiserver",
-        ("--version",),
-        r"v1\.34\.4\b",
-        5.6,
-        _KUBE_LDFLAGS,
-    ),
-    Tool(
-        "kube-controller-manager",
-        "kube",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-        ("--version",),
-        r"v1\.34\.4\b",
-        2.7,
-        _KUBE_LDFLAGS,
-    ),
-    Tool(
-        "kube-scheduler",
-        "kube",
-        "k8s.io/kubernetes/cmd/kube-scheduler",
-        ("--version",),
-        r"v1\.34\.4\b",
-        0.3,
-        _KUBE_LDFLAGS,
-    ),
-    Tool("etcd", "etcd", "go.etcd.io/etcd/server/v3", ("--version",), r"3\.6\.", 0.5),
-    Tool("kwokctl", "kwok", "sigs.k8s.io/kwok/cmd/kwokctl", ("--version",), r"v?0\.7\.", 3.0),
+    *CLUSTER_TOOLS,
     Tool("helm", "helm", "helm.sh/helm/v4/cmd/helm", ("version", "--short"), r"v4\.", 2.1),
 )
 NODE_TOOLS: tuple[Tool, ...] = (
     Tool("kind", "kind", "sigs.k8s.io/kind", ("version",), r"v0\.30\.", 0.3),
     Tool("pause", "kind", "processhub.dev/tools/kind/pause", ("--version",), _NEVER, 0.1, sources=("pause/main.go",)),
-    Tool("kubelet", "kube", "k8s.io/kubernetes/cmd/kubelet", ("--version",), r"v1\.34\.4\b", 2.0, _KUBE_LDFLAGS),
-    Tool("kubeadm", "kube", "k8s.io/kubernetes/cmd/kubeadm", ("version",), r"v1\.34\.4\b", 0.6, _KUBE_LDFLAGS),
-    Tool("kube-proxy", "kube", "k8s.io/kubernetes/cmd/kube-proxy", ("--version",), r"v1\.34\.4\b", 0.6, _KUBE_LDFLAGS),
+    Tool("kubelet", "kube", "k8s.io/kubernetes/cmd/kubelet", *_KUBE, 2.0),
+    Tool("kubeadm", "kube", "k8s.io/kubernetes/cmd/kubeadm", ("version",), r"v1\.34\.4\b", 0.6),
+    Tool("kube-proxy", "kube", "k8s.io/kubernetes/cmd/kube-proxy", *_KUBE, 0.6),
     Tool("coredns", "coredns", "github.com/coredns/coredns", ("-version",), r"CoreDNS-1\.12\.", 3.0),
 )
 FOR_PEOPLE = ("kubectl", "helm")
@@ -123,7 +115,7 @@ def pins_hash(tool: Tool) -> str:
         digest.update((PINS / tool.module / name).read_bytes())
     for mate in TOOLS if tool in TOOLS else NODE_TOOLS:
         if mate.module == tool.module:
-            digest.update(f"{mate.package} {mate.ldflags}".encode())
+            digest.update(f"{mate.package} {_LDFLAGS.get(mate.module, _PLAIN_LDFLAGS)}".encode())
             for source in mate.sources:
                 digest.update((PINS / mate.module / source).read_bytes())
     return digest.hexdigest()[:12]
@@ -159,40 +151,63 @@ def _cached(tool: Tool) -> Path | None:
     return path if path.exists() else None
 
 
-def _build(tool: Tool, target: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise ToolError(
-            f"{tool.name} is neither on PATH nor in the cache, and there is no Go to build it; "
-            f"install Go 1.21 or later, or set PROCESSHUB_TOOL_{tool.name.upper().replace('-', '_')}"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{tool.name}-", dir=target.parent) as scratch:
-        output = Path(scratch) / tool.name
-        command = [go, "build", "-mod=readonly", "-trimpath", "-ldflags", tool.ldflags, "-o", str(output), tool.package]
-        result = subprocess.run(
-            command,
-            cwd=PINS / tool.module,
-            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"},
+def go_for(module: str) -> golang.Go:
+    """A Go that can build the module of that name under hack/tools. Raises golang.GoError."""
+    return golang.ensure(PINS / module, PINS / "go" / "requirements.txt", cache_root())
+
+
+def _go(mates: Sequence[Tool]) -> golang.Go:
+    try:
+        return go_for(mates[0].module)
+    except golang.GoError as error:
+        raise ToolError(f"{_names(mates)}: neither on PATH nor in the cache, and can't be built: {error}") from error
+
+
+def _names(mates: Sequence[Tool]) -> str:
+    return ", ".join(tool.name for tool in mates)
+
+
+def _build(mates: Sequence[Tool], folder: Path, go: golang.Go, tell: Callable[[int], None]) -> None:
+    """Build tools of one module at once, so that what they have in common is compiled once and all cores work."""
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
+        command = [go.program, *_BUILD, "-ldflags", _LDFLAGS.get(mates[0].module, _PLAIN_LDFLAGS)]
+        with subprocess.Popen(
+            [*command, "-o", f"{scratch}/", *(tool.package for tool in mates)],
+            cwd=PINS / mates[0].module,
+            env={**_MEMORY, **go.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-        )
-        if result.returncode != 0:
-            tail = "\n".join(result.stdout.splitlines()[-20:])
-            raise ToolError(f"building {tool.name} from hack/tools/{tool.module} failed:\n{tail}")
-        output.rename(target)
+        ) as process:
+            assert process.stdout is not None, "it is a pipe"
+            said: list[str] = []
+            compiled = 0
+            for line in process.stdout:
+                if _PACKAGE_LINE.fullmatch(line.strip()):
+                    tell(compiled := compiled + 1)
+                elif not line.startswith("go: downloading "):
+                    said.append(line)
+        if process.returncode != 0:
+            raise ToolError(
+                f"building {_names(mates)} from hack/tools/{mates[0].module} failed:\n{''.join(said[-20:]).rstrip()}"
+            )
+        for tool in mates:
+            (Path(scratch) / _output_name(tool.package)).rename(folder / tool.name)
 
 
-def _build_locked(tool: Tool) -> Path:
-    target = cached_path(tool)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / ".lock", "w") as lock:
+def _output_name(package: str) -> str:
+    """How Go names the program of a package: by its last part that is no version."""
+    parts = package.split("/")
+    return parts[-2] if re.fullmatch(r"v\d+", parts[-1]) else parts[-1]
+
+
+def _build_locked(mates: Sequence[Tool], go: golang.Go, tell: Callable[[int], None]) -> None:
+    folder = cached_path(mates[0]).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _build(tool, target)
-    return target
+        if missing := [tool for tool in mates if not cached_path(tool).exists()]:
+            _build(missing, folder, go, tell)
 
 
 def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str, Path]:
@@ -210,17 +225,34 @@ def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str
         print(
             f"Building {len(missing)} tools from pinned Go modules into {cache_root()}.\n"
             f"This happens once and takes about {max(1, round(minutes))} min on 2 cores with an empty Go cache: "
-            "each is a thousand packages and more, the Kubernetes API server some 3,000.",
+            "Kubernetes and etcd are some 2,600 packages.",
             file=sys.stderr,
         )
-    for step, tool in enumerate(missing, 1):
-        print(
-            f"[{step}/{len(missing)}] {tool.name} (about {tool.minutes:g} min) …", end=" ", file=sys.stderr, flush=True
-        )
+    for folder, group in groupby(sorted(missing, key=_folder), key=_folder):
+        mates = list(group)
+        go = _go(mates)
         begun = time.monotonic()
-        paths[tool.name] = _build_locked(tool)
-        print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
+        line = f"  {_names(mates)} …"
+        print(line, end="", file=sys.stderr, flush=True)
+        _build_locked(mates, go, _counter(line))
+        again = f"\r{line}" if sys.stderr.isatty() else ""
+        print(f"{again} {time.monotonic() - begun:.0f} s        ", file=sys.stderr)
+        paths.update({tool.name: folder / tool.name for tool in mates})
     return paths
+
+
+def _folder(tool: Tool) -> Path:
+    return cached_path(tool).parent
+
+
+def _counter(line: str) -> Callable[[int], None]:
+    """Tells on a terminal how many packages are compiled, behind ``line``; elsewhere nothing."""
+
+    def tell(compiled: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{line} {compiled} packages", end="", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _link(path: Path, link: Path) -> None:
@@ -234,11 +266,12 @@ def _link(path: Path, link: Path) -> None:
 def main() -> int:
     """``python -m localcluster.tools [NAME…]``: print the paths, building what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *BY_NAME], help="which tools (default: all)")
+    parser.add_argument("names", nargs="*", choices=[[], *BY_NAME], help="which tools (default: all but kind's)")
+    parser.add_argument("--cluster", action="store_true", help="those of the local cluster")
     parser.add_argument("--bin", type=Path, help="also link kubectl and helm into this folder")
     arguments = parser.parse_args()
     try:
-        paths = ensure(arguments.names or None)
+        paths = ensure([tool.name for tool in CLUSTER_TOOLS] if arguments.cluster else arguments.names or None)
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

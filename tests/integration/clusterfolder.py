@@ -18,10 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def cluster_folder() -> Iterator[Path]:
     """A LOCALCLUSTER_ROOT; whatever is up there is down after the block, even if the test is killed.
 
-    In the checkout: the operator's pod has a /tmp of its own, which hides what a test's folder would hold there.
+    It is hard to work in: the operator's pod has a /tmp of its own, and the name has a blank and a letter beyond ASCII.
     """
-    (ROOT / ".local").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="test-", dir=ROOT / ".local") as folder:
+    with tempfile.TemporaryDirectory(prefix="a clüster ") as folder:
         layout = Layout(Path(folder))
         watcher = guard.start(layout)
         try:

@@ -2,7 +2,7 @@
 
 A test module takes the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
 controlplane.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes
-off. Its files are in the checkout, because operator pods see an empty folder of their own at /tmp.
+off.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import time
@@ -30,11 +29,11 @@ from processwatch import ProcessWatch, Run
 from waiting import alive
 
 from localcluster import cluster as local
-from localcluster import guard, install
+from localcluster import guard, install, rollout
 from localcluster.cluster import Cluster
 from localcluster.faults import FaultRefusedError, Faults
 from localcluster.kubelet.connection import read_kubeconfig
-from localcluster.layout import CHECKOUT, ClusterError, Layout
+from localcluster.layout import ClusterError, Layout
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Pod
@@ -393,7 +392,7 @@ class World:
 class Operators:
     """The operator's pods."""
 
-    namespace = install.NAMESPACE
+    namespace = rollout.NAMESPACE
 
     def __init__(self, site: Site) -> None:
         self._site, self.api, self.faults = site, site.api, site.faults
@@ -569,13 +568,13 @@ def _difference(found: Iterable[str], wanted: Iterable[str]) -> str:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def site() -> AsyncIterator[Site]:
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """The cluster with the operator; gone afterwards, even if the session is killed.
 
     OPERATOR_CLUSTER names the root of a cluster to be used again and left up, to work on one test for a while.
     """
     kept = os.environ.get("OPERATOR_CLUSTER")
-    layout = Layout(Path(kept) if kept else CHECKOUT / ".local" / f"test-{os.getpid()}")
+    layout = Layout(Path(kept) if kept else tmp_path_factory.mktemp("operated"))
     layout.root.mkdir(parents=True, exist_ok=True)
     watcher = None if kept else guard.start(layout)
     try:
@@ -588,7 +587,6 @@ async def site() -> AsyncIterator[Site]:
             await asyncio.to_thread(local.down, layout)
             watcher.terminate()
             watcher.wait()
-            shutil.rmtree(layout.root)
 
 
 @contextlib.asynccontextmanager
@@ -631,7 +629,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if made is not None and report.when == "call" and report.failed:
         for name, command in (
             ("objects", ["-n", made.namespace, "get", "hubs,children,rslice,leases,pods", "-o", "wide"]),
-            ("operators", ["-n", install.NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"]),
+            ("operators", ["-n", rollout.NAMESPACE, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=60"]),
         ):
             with contextlib.suppress(Exception):
                 report.sections.append((name, made.cluster.kubectl(*command)))

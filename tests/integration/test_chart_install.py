@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -36,10 +34,9 @@ HUB = json.dumps(
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[Cluster]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A second cluster: the release has cluster-wide names, so it can't share one with another release."""
-    # Not under /tmp, where the operator's pods have a volume of their own that would hide the kubelet's files.
-    layout = Layout(ROOT / ".local" / f"chart-{os.getpid()}")
+    layout = Layout(tmp_path_factory.mktemp("chart"))
     watcher = guard.start(layout)
     try:
         yield local.up(layout, nodes=1)
@@ -47,7 +44,6 @@ def own() -> Iterator[Cluster]:
         local.down(layout)
         watcher.terminate()
         watcher.wait()
-        shutil.rmtree(layout.root)
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import pytest
 from waiting import alive
 
 from localcluster import cluster as local
+from localcluster import controlplane, tools
 from localcluster.cluster import Cluster
-from localcluster.layout import CHECKOUT, Layout
+from localcluster.layout import CHECKOUT, ClusterError, Layout
 from localcluster.processes import MARKER, end_all, marked, runs_kubelet
 
 POD = {
@@ -103,7 +104,7 @@ def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
     command = [sys.executable, "-m", "localcluster.cluster", "up", "--nodes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "hack"), "LOCALCLUSTER_ROOT": str(layout.root)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    until(lambda: layout.record() and len(pids(layout.record().id)) >= 3, "the control plane is half up")  # type: ignore[union-attr]
+    until(lambda: layout.record() and len(pids(layout.record().id)) >= 2, "the control plane is half up")  # type: ignore[union-attr]
     process.kill()
     process.wait()
     interrupted = layout.record()
@@ -115,6 +116,20 @@ def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
     names = [read(pid, "comm").strip() for pid in pids(cluster.record.id)]
     assert names.count(b"etcd") == names.count(b"kube-apiserver") == 1
     assert interrupted.id == cluster.record.id or not pids(interrupted.id)
+
+
+def test_a_part_of_the_control_plane_that_ends_is_told_at_once_with_what_it_said_last(
+    layout: Layout, tmp_path: Path
+) -> None:
+    broken = tmp_path / "etcd"
+    broken.write_text("#!/bin/sh\necho 'the disk is full' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    paths = tools.ensure([tool.name for tool in tools.CLUSTER_TOOLS])
+    with layout.locked():
+        record = layout.begin()
+
+        with pytest.raises(ClusterError, match="etcd ended with exit code 3:\nthe disk is full"):
+            controlplane.start(layout, record, {**paths, "etcd": broken})
 
 
 def test_killed_kubelet_takes_its_containers_along_and_is_started_again(layout: Layout) -> None:

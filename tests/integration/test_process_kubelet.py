@@ -30,6 +30,7 @@ from podworld import (
 )
 from waiting import eventually
 
+import processhub
 from localcluster.cluster import Cluster
 from localcluster.kubelet.publish import STRATEGIC_MERGE_PATCH
 from localcluster.layout import CHECKOUT
@@ -118,6 +119,45 @@ async def test_read_only_root_leaves_only_the_volumes_writable(pods: Pods) -> No
     assert await eventually(lambda: first_line(pods, "frozen"), "a line of log") == "/state/x "
 
 
+def over_the_programs() -> Json:
+    """An emptyDir at /tmp, and one over the folder that the checkout is in: neither may hide what containers run."""
+    above = str(CHECKOUT.parent)
+    return {
+        "spec": {"volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "above", "emptyDir": {}}]},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "above", "mountPath": above}],
+        "env": [{"name": "ABOVE", "value": above}],
+    }
+
+
+RUNS_FROM_THE_CHECKOUT = [
+    "python3",
+    "-c",
+    "import os, time, processhub; open(os.environ['ABOVE'] + '/mine', 'w').write('kept');"
+    "print(processhub.__file__, open(os.environ['KUBECONFIG']).read().split()[0], flush=True); time.sleep(1000)",
+]
+
+
+async def test_a_volume_over_the_checkout_does_not_hide_it(pods: Pods) -> None:
+    await pods.running(pod("above", RUNS_FROM_THE_CHECKOUT, **over_the_programs()))
+
+    said = await eventually(lambda: first_line(pods, "above"), "a line of log")
+    volume = await folder_of(pods, "above") / "volumes" / "above"
+
+    assert said == f"{processhub.__file__} apiVersion:"
+    assert (volume / "mine").read_text() == "kept"
+    assert sorted(os.listdir(volume)) == sorted(["mine", CHECKOUT.name])  # noqa: PTH208
+    assert not (CHECKOUT.parent / "mine").exists()
+
+
+async def test_what_lies_in_a_read_only_root_is_read_only_over_a_volume_too(pods: Pods) -> None:
+    script = f"cd '{CHECKOUT}' && touch x 2>/dev/null || echo refused; touch \"$ABOVE/mine\" && exec sleep 1000"
+    frozen = {"readOnlyRootFilesystem": True}
+
+    await pods.running(pod("frozen-above", shell(script), securityContext=frozen, **over_the_programs()))
+
+    assert await eventually(lambda: first_line(pods, "frozen-above"), "a line of log") == "refused"
+
+
 async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Cluster, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "localcluster.kubelet", "--kubeconfig", str(cluster.kubeconfig), "--nodes", "1"),
@@ -138,8 +178,14 @@ async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Clus
             return await pods.logs("flat") == f"{where}/volumes/state/deep\n{other}\n"
 
         await eventually(look, "the volume's real path in environment and arguments")
-        await pods.api.delete(PODS, pods.namespace, "flat")
-        await pods.gone("flat")
+        over = pod("flat-above", RUNS_FROM_THE_CHECKOUT, **over_the_programs())
+        over["spec"]["nodeName"] = node
+        await pods.running(over)
+        said = await eventually(lambda: first_line(pods, "flat-above"), "a line of log")
+        assert said == f"{processhub.__file__} apiVersion:"
+        for name in ("flat", "flat-above"):
+            await pods.api.delete(PODS, pods.namespace, name)
+            await pods.gone(name)
     finally:
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 40) == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from localcluster import tools
+from localcluster.layout import CHECKOUT
 
 KUBECTL = tools.BY_NAME["kubectl"]
 PRETENDED = "#!/bin/sh\necho 'Client Version: v1.34.4'\n"
@@ -71,3 +73,60 @@ def test_only_what_was_built_from_the_pins_goes_into_images(tmp_path: Path, monk
 
     assert tools.ensure(["kubectl"])["kubectl"] != built
     assert tools.ensure(["kubectl"], own=True)["kubectl"] == built
+
+
+# Makes an empty program of each package's name, as Go would, and notes what it was asked for.
+PRETENDED_GO = """#!/bin/sh
+if [ "$1" = env ]; then echo go99.0; exit; fi
+echo "$@" >>"$(dirname "$0")/asked"
+echo k8s.io/api/core/v1
+while [ "$1" != -o ]; do shift; done
+into=$2; shift 2
+for package; do
+    case $package in */v3) package=${package%/*} ;; esac
+    >"$into/$(basename "$package")"
+done
+"""
+
+
+def pretend_go(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a go that is this script; returns the file in which it notes what it was asked for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    go = executable(tmp_path / "bin" / "go")
+    go.write_text(script)
+    monkeypatch.setenv("PATH", f"{go.parent}:/usr/bin:/bin")
+    return go.parent / "asked"
+
+
+def test_the_local_cluster_is_built_at_once_and_nothing_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["tools", "--cluster"])
+
+    assert tools.main() == 0
+
+    [build] = asked.read_text().splitlines()
+    programs = {"kubectl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "pki"}
+    assert build.split()[-1] == tools.BY_NAME["pki"].package
+    assert {path.name for path in tools.cached_path(KUBECTL).parent.iterdir()} - {".lock"} == programs
+
+
+def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "echo go: downloading k8s.io/api v1; echo k8s.io/api/core/v1; echo ./x.go:3: no space left on device; exit 1"
+    pretend_go(f'#!/bin/sh\nif [ "$1" = env ]; then echo go99.0; exit; fi\n{said}\n', tmp_path, monkeypatch)
+
+    with pytest.raises(tools.ToolError) as told:
+        tools.ensure(["kubectl", "etcd"])
+
+    assert str(told.value) == "building kubectl, etcd from hack/tools/kube failed:\n./x.go:3: no space left on device"
+
+
+def test_the_demo_needs_no_helm(tmp_path: Path) -> None:
+    """As make has it: what `make demo` runs."""
+    answer = subprocess.run(["make", "--dry-run", "demo"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+
+    [line] = [line for line in answer.stdout.splitlines() if "localcluster.tools" in line]
+    assert "--cluster" in line

@@ -11,7 +11,7 @@ from typing import Any
 from localcluster.bench.lab import BenchError, Lab
 from localcluster.bench.measure import Value
 from localcluster.bench.starts import Kind, specs, stop
-from localcluster.install import NAMESPACE as OPERATOR_NAMESPACE
+from localcluster.rollout import NAMESPACE as OPERATOR_NAMESPACE
 from processhub.api.hub import Hub as HubObject
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import lease_name

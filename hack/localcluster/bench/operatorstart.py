@@ -20,7 +20,7 @@ from localcluster.bench.measure import Value
 from localcluster.bench.processes import highest_rss
 from localcluster.bench.starts import specs
 from localcluster.cluster import Cluster
-from localcluster.install import NAMESPACE
+from localcluster.rollout import NAMESPACE
 
 _DEPLOYMENT = "deployment/processhub-operator"
 _LEASE = ("get", "lease", "processhub-operator", "-o", "jsonpath={.spec.holderIdentity}")

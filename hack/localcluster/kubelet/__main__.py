@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvloop
 
-from localcluster.kubelet import control, logserver, shimcode, syscalls
+from localcluster.kubelet import control, image, logserver, shimcode, syscalls
 from localcluster.kubelet.addresses import claim_block
 from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.kubelet.node import Node
@@ -29,7 +29,9 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
     """Run ``count`` nodes until SIGTERM or SIGINT, then end every process of their pods."""
     server, block = read_kubeconfig(kubeconfig), claim_block(str(root))
     async with Client(server.client_config()) as client:
-        host = Host(client, server, block, root, root / _CODE, tools, isolate and _can_isolate(root / _CODE))
+        kept = image.outermost((*image.folders(tools), str(server.ca.parent)))
+        isolated = isolate and _can_isolate(root / _CODE)
+        host = Host(client, server, block, root, root / _CODE, image.search_path(tools), kept, isolated)
         nodes = [Node(f"{prefix}{index}", index, block.node(index)) for index in range(count)]
         kubelet = Kubelet(host, nodes)
         task = asyncio.create_task(kubelet.run())

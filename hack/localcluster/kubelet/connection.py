@@ -1,4 +1,4 @@
-"""The kubelet's own connection to the API server, from a kubeconfig with certificates (as kwokctl writes it).
+"""The kubelet's own connection to the API server, from a kubeconfig with certificates.
 
 The product's loader takes the official client along, which costs two seconds of start; this reads the few fields.
 """

@@ -1,9 +1,9 @@
 """A container's own mount tree: real bind mounts at the mountPaths, seen by this container alone.
 
-The machine's files stay visible at their paths (there is no image). A mountPath that does not exist is made without
-touching the machine: its nearest existing folder is covered by an empty tmpfs into which that folder's entries are
-bound, and the missing part is made there. Where the missing part hangs off ``/`` itself, a new root is built the
-same way and entered by chroot.
+The machine's files stay visible at their paths (there is no image). A mountPath that does not exist is made in the
+volume that it lies in, as a node does; a volume that takes no writes, and the machine, are not touched: the nearest
+existing folder is covered by an empty tmpfs into which that folder's entries are bound, and the missing part is made
+there. Where the missing part hangs off ``/`` itself, a new root is built the same way and entered by chroot.
 """
 
 # Importing pathlib takes longer than all that this does.
@@ -53,13 +53,16 @@ def build(mounts: list[Mount], scratch: str, read_only: bool) -> str:
         root = scratch
         _cover("/", root)
     made: list[str] = []
+    volumes: list[str] = []
     try:
         for given, wanted, only_read in sorted(mounts, key=lambda mount: mount[1].count("/")):
             # Opened beforehand: a source below a covered folder would no longer be found by its path.
             source = f"/proc/self/fd/{held[given]}"
-            target = _make_target(root, wanted, os.path.isdir(source))
+            target = _make_target(root, wanted, os.path.isdir(source), made, volumes)
             syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
             made.append(target)
+            if given != wanted:
+                volumes.append(target)  # else it is a folder of the machine in its own place
             if only_read:
                 _remount_read_only(target)
     finally:
@@ -85,9 +88,10 @@ def _freeze(root: str, volumes: list[str]) -> None:
 
 def _mount_points(root: str) -> list[str]:
     points = []
-    with open("/proc/self/mountinfo") as file:
+    with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
-            point = line.split()[4].encode().decode("unicode_escape")  # spaces are written as \\040
+            # Blanks are written as \\040; the other bytes of a name are as they are.
+            point = os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))
             if root == "/" or point == root or point.startswith(root + "/"):
                 points.append(point)
     return points
@@ -134,20 +138,25 @@ def _join(root: str, path: str) -> str:
     return path if root == "/" else root + path
 
 
-def _make_target(root: str, path: str, folder: bool) -> str:
+def _make_target(root: str, path: str, folder: bool, made: list[str], volumes: list[str]) -> str:
     target = _resolve(root, path)
     if os.path.lexists(target):
         return target
     existing = os.path.dirname(target)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
-    if not _is_cover(existing):
+    around = max((mount for mount in made if (existing + "/").startswith(mount.rstrip("/") + "/")), key=len, default="")
+    if (around not in volumes or not _writable(existing)) and not _is_cover(existing):
         _cover(existing, existing)
     os.makedirs(target if folder else os.path.dirname(target), exist_ok=True)
     if not folder:
         with open(target, "w"):
             pass
     return target
+
+
+def _writable(folder: str) -> bool:
+    return not os.statvfs(folder).f_flag & os.ST_RDONLY and os.access(folder, os.W_OK)
 
 
 _covers: set[str] = set()

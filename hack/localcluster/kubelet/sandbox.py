@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import yaml
 
-from localcluster.kubelet import environment, runtime
+from localcluster.kubelet import environment, image, runtime
 from localcluster.kubelet.addresses import Block
 from localcluster.kubelet.connection import Server
 from localcluster.kubelet.environment import ContainerConfigError, Json, Place
 from localcluster.kubelet.forwarder import Forwarder
 from localcluster.kubelet.rootfs import Mount
-from localcluster.kubelet.volumes import Volumes
+from localcluster.kubelet.volumes import Volumes, is_read_only
 from localcluster.processes import MARKER
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import untyped
@@ -33,14 +32,9 @@ class Host:
     block: Block
     root: Path
     code: Path
-    tools: Path | None
+    path: str  # PATH of every container
+    kept: tuple[str, ...]  # the folders that no volume may hide from a container
     isolate: bool
-
-    @property
-    def path(self) -> str:
-        """PATH of every container: this interpreter's environment, the cluster's tools, then the machine's."""
-        parts = [str(Path(sys.executable).parent), str(self.tools) if self.tools else "", os.environ.get("PATH", "")]
-        return ":".join(part for part in parts if part)
 
 
 @dataclass
@@ -78,7 +72,11 @@ class Sandbox:
         scratch.mkdir(parents=True, exist_ok=True)
         log = self.log_file(container["name"], restarts)
         log.parent.mkdir(parents=True, exist_ok=True)
-        mounts = [self._mount(entry, values) for entry in container.get("volumeMounts") or ()]
+        read_only = bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem"))
+        fixed = {volume["name"] for volume in pod["spec"].get("volumes") or () if is_read_only(volume)}
+        mounts = [self._mount(entry, values, fixed) for entry in container.get("volumeMounts") or ()]
+        kept = image.outermost((*self.host.kept, str(self.folder)))
+        mounts += image.hidden(kept, mounts, read_only=read_only)
         if not self.host.isolate:
             values = {name: _relocate(value, mounts) for name, value in values.items()}
             argv = [_relocate(word, mounts) for word in argv]
@@ -91,7 +89,7 @@ class Sandbox:
             hostname=pod["spec"].get("hostname") or pod["metadata"]["name"],
             isolate=self.host.isolate,
             scratch=str(scratch),
-            read_only=bool((container.get("securityContext") or {}).get("readOnlyRootFilesystem")),
+            read_only=read_only,
             mounts=mounts,
         )
 
@@ -111,7 +109,7 @@ class Sandbox:
             values[MARKER] = identity  # so that the cluster's `down` finds whatever might outlive this kubelet
         return values
 
-    def _mount(self, entry: Json, values: dict[str, str]) -> Mount:
+    def _mount(self, entry: Json, values: dict[str, str], fixed: set[str]) -> Mount:
         if entry["name"] not in self.paths:
             raise ContainerConfigError(f"volumeMount {entry['name']} has no volume")
         source = self.paths[entry["name"]]
@@ -123,7 +121,7 @@ class Sandbox:
             if not source.exists():
                 source.mkdir(parents=True)
             source = source.resolve()
-        return str(source), entry["mountPath"], bool(entry.get("readOnly"))
+        return str(source), entry["mountPath"], bool(entry.get("readOnly")) or entry["name"] in fixed
 
     def _write_kubeconfig(self, pod: Json) -> None:
         """For programs that read KUBECONFIG; in-cluster configuration works as well."""
@@ -201,7 +199,10 @@ async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbo
 
 
 def _relocate(text: str, mounts: list[Mount]) -> str:
-    """Where there are no mount trees: paths at or below a mountPath become the volume's real path."""
+    """Where there are no mount trees: paths at or below a mountPath become the volume's real path.
+
+    What is mounted in its own place stays as it is, though it lies below another mountPath: the longest one decides.
+    """
     real = {target.rstrip("/"): source for source, target, _ in mounts}
     if not real:
         return text

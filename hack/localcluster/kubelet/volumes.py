@@ -111,6 +111,11 @@ class Volumes:
         }
 
 
+def is_read_only(volume: Json) -> bool:
+    """Whether containers may only read it, as on a node: its content is another object's and is replaced as a whole."""
+    return "emptyDir" not in volume and "hostPath" not in volume
+
+
 def _host_path(source: Json) -> Path:
     path, kind = Path(source["path"]), source.get("type") or ""
     if kind == "DirectoryOrCreate":

@@ -1,0 +1,57 @@
+"""What a container has in place of an image: the folders of this machine that its programs are in.
+
+They stay visible at their own paths whatever is mounted over a folder that holds them: a checkout below /tmp would be
+hidden from its own pods by an emptyDir at /tmp.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from localcluster.kubelet.rootfs import Mount
+from localcluster.layout import CHECKOUT
+
+_MOST_LINKS = 40  # as many as the kernel follows
+
+
+def search_path(tools: Path | None) -> str:
+    """PATH of every container: this interpreter's environment, the cluster's tools, then the machine's."""
+    parts = [str(Path(sys.executable).parent), str(tools) if tools else "", os.environ.get("PATH", "")]
+    return ":".join(part for part in parts if part)
+
+
+def folders(tools: Path | None) -> tuple[str, ...]:
+    """The checkout, this interpreter with all that it imports from, what is on PATH and what the tools are links to."""
+    named: list[Path | str] = [CHECKOUT, sys.prefix, sys.base_prefix, *sys.path, *search_path(tools).split(":")]
+    programs = [Path(sys.executable), *(tools.iterdir() if tools else ())]
+    paths = [*(Path(name) for name in named), *(folder for program in programs for folder in _link_folders(program))]
+    return outermost(str(path) for path in paths if path.is_absolute())
+
+
+def _link_folders(program: Path) -> list[Path]:
+    """The folder of each link's target on the way from the program's name to its file."""
+    found: list[Path] = []
+    while program.is_symlink() and len(found) < _MOST_LINKS:
+        program = Path(os.path.normpath(program.parent / program.readlink()))
+        found.append(program.parent)
+    return found
+
+
+def outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """The folders among ``paths``, as named and with all links resolved, without those that lie in another of them."""
+    folders = [path for path in paths if Path(path).is_dir()]
+    given = {form for path in folders for form in (os.path.normpath(path), os.path.realpath(path))}
+    return tuple(sorted(path for path in given if not any(_inside(path, other) for other in given)))
+
+
+def hidden(kept: Iterable[str], mounts: Iterable[Mount], *, read_only: bool) -> list[Mount]:
+    """What must be mounted besides ``mounts``, each folder in its own place, so that all of ``kept`` is seen."""
+    covers = {form for _, target, _ in mounts for form in (os.path.normpath(target), os.path.realpath(target))}
+    return [(path, path, read_only) for path in kept if any(_inside(path, cover) for cover in covers)]
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path != folder and path.startswith(folder.rstrip("/") + "/")

@@ -1,0 +1,59 @@
+"""Installing the operator ends when it is there, or with the reason why it can't be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from clusterfolder import cluster_folder
+
+from localcluster import cluster as local
+from localcluster import install
+from localcluster.cluster import Cluster
+from localcluster.layout import ClusterError, Layout
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[Cluster]:
+    """A cluster without the operator."""
+    with cluster_folder() as folder:
+        yield local.up(Layout(folder), nodes=1)
+
+
+def with_environment(**values: str) -> tuple[str, str]:
+    """helm's options for more environment variables of the operator."""
+    return "--set-json", f"extraEnv={json.dumps([{'name': name, 'value': value} for name, value in values.items()])}"
+
+
+def test_an_operator_that_can_not_start_is_told_in_the_kubelets_words(empty: Cluster) -> None:
+    with pytest.raises(
+        ClusterError, match=r"operator.* can't start: .*\"processhub-operator\": executable file not found"
+    ):
+        install.install(empty, *with_environment(PATH="/nothing"))
+
+
+def test_an_operator_that_ends_over_and_over_is_told_with_what_it_said_last(empty: Cluster) -> None:
+    with pytest.raises(
+        ClusterError, match=r"(?s)can't start: .*exit code 1; it said last:.*No module named 'encodings'"
+    ):
+        install.install(empty, *with_environment(PYTHONHOME="/nothing"))
+
+
+def test_an_operator_whose_pods_are_refused_is_told_in_the_api_servers_words(empty: Cluster) -> None:
+    with pytest.raises(ClusterError, match=r'can.t start: FailedCreate: .*serviceaccount "nobody" not found'):
+        install.install(empty, "--set", "serviceAccount.create=false,serviceAccount.name=nobody")
+
+
+def test_what_kept_it_from_starting_and_was_mended_is_no_reason_to_give_up(empty: Cluster) -> None:
+    install.install(empty)
+
+    assert "processhub" in install.helm(empty, "list", "--namespace", "processhub-system", "--output", "json")
+
+
+def test_the_manifest_and_the_chart_take_over_from_each_other(empty: Cluster) -> None:
+    install.apply_manifest(empty.kubectl)
+    install.install(empty)
+
+    status = install.helm(empty, "status", install.RELEASE, "--namespace", "processhub-system", "--output", "json")
+    assert json.loads(status)["info"]["status"] == "deployed"

@@ -1,0 +1,105 @@
+"""Where a checkout can be set up, and what is said where it can't."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from localcluster import place
+from localcluster.layout import CHECKOUT
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def anywhere() -> Iterator[Path]:
+    """A folder that every user can look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Work as a user that owns nothing, where this one could write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_this_checkout_can_be_set_up() -> None:
+    assert not place.obstacle(CHECKOUT)
+
+
+def test_blanks_and_letters_beyond_ascii_are_no_obstacle(anywhere: Path) -> None:
+    checkout = anywhere / "Prozeß hub"
+    checkout.mkdir()
+
+    assert not place.obstacle(checkout)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "a\rb"])
+def test_a_sign_that_no_folder_on_path_can_have_is_told(name: str, anywhere: Path) -> None:
+    assert "which no folder on PATH can have; move the checkout" in place.obstacle(anywhere / name)
+
+
+def test_a_name_that_is_not_utf_8_is_told(anywhere: Path) -> None:
+    assert "is not UTF-8" in place.obstacle(Path(os.fsdecode(os.fsencode(anywhere) + b"/\xff")))
+
+
+@pytest.mark.parametrize("inside", ["", ".local"])
+def test_a_folder_of_another_user_is_told(inside: str, anywhere: Path, request: pytest.FixtureRequest) -> None:
+    folder = anywhere / "checkout" / inside
+    folder.mkdir(parents=True)
+    anywhere.joinpath("checkout").chmod(0o777)
+    folder.chmod(0o555)
+    request.getfixturevalue("nobody")
+
+    said = place.obstacle(anywhere / "checkout")
+
+    assert said.startswith(f"{folder}, which belongs to ")
+    assert said.endswith("; clone the repository into another folder")
+
+
+def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make in a folder with what it reads of a checkout before anything is installed."""
+    (checkout / "operator").mkdir(parents=True)
+    (checkout / "hack" / "localcluster").mkdir(parents=True)
+    for name in ("Makefile", "operator/pyproject.toml", *(f"hack/localcluster/{module}.py" for module in MODULES)):
+        shutil.copy(CHECKOUT / name, checkout / name)
+    command = ["make", f"PYTHON={sys.executable}", *arguments]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+
+
+MODULES = ("__init__", "layout", "place")
+
+
+def test_make_says_so_before_it_does_anything(anywhere: Path) -> None:
+    answer = make(anywhere / "a:b", "demo")
+
+    assert answer.returncode != 0
+    assert f"error: '{anywhere}/a:b' has a colon or a line break in it" in answer.stderr
+    assert not (anywhere / "a:b" / ".venv").exists()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_checkout_that_was_moved_makes_a_virtual_environment_of_its_own(moved: bool, anywhere: Path) -> None:
+    checkout = anywhere / "Prozeß hub"
+    (checkout / ".venv").mkdir(parents=True)
+    (checkout / ".venv" / ".made").write_text(f"{anywhere / 'before' if moved else checkout}\n")
+
+    answer = make(checkout, "--dry-run", "setup")
+
+    assert ("-m venv --clear .venv" in answer.stdout) is moved
