@@ -136,7 +136,7 @@ async def test_a_new_leader_that_may_not_take_one_hub_over_leads_all_others(worl
         await world.child("after")
     await world.ready("after")
     await has_no(world, "Stalled")
-    untouched(before, await world.running(["before"]))
+    untouched(before, await world.running(["after", "before"]), ["before"])
 
 
 async def refuses_writes(world: World) -> None:
