@@ -174,7 +174,7 @@ class Rounds:
         self.memory = HubMemory("h", 1)
         self.memory.formed = True
         self._now = 10.0
-        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, complete=True)  # in the latest round
+        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, came_back=False)  # lately
         self.see()
 
     def want(self, *ids: str) -> None:

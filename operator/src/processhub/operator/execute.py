@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 class Executed(msgspec.Struct, frozen=True):
     """What became of a plan. ``plan``: the part that is on record now. ``unplaced``: children that it could not place.
 
-    ``complete``: nothing was withheld because a member may have come back.
+    ``came_back``: a member that was judged gone is not, so that another plan is to be made at once.
     """
 
     plan: Plan
     unplaced: Mapping[str, Unplaced]
-    complete: bool
+    came_back: bool
 
 
 class Executor:
@@ -64,14 +64,16 @@ class Executor:
         taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
         gone = [member for name, member in members.items() if taken[name]]
         joining = {view.name: view.joining for view in observation.snapshot.members} | dict(plan.joining)
-        withheld: set[str] = set()
+        withheld, came_back = set[str](), False
         for member in gone:
             removed = taken[member.name]
             changes = {child_id: plan.entries[member.name][child_id] for child_id in removed}
             await self._write(member, changes, workloads, joining[member.name])
-            if not await self.still_gone(member):
+            gone_yet = await self.still_gone(member)
+            if not gone_yet:
                 log.warning("member %s may be back while its children were to be moved", member.name)
                 withheld |= removed
+                came_back = came_back or gone_yet is False
             # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
             withheld |= {
                 child_id
@@ -98,7 +100,7 @@ class Executor:
             for child_id in ids
             if child_id not in observation.snapshot.record
         }
-        return Executed(only_written(plan, missing), unplaced, not withheld)
+        return Executed(only_written(plan, missing), unplaced, came_back)
 
     async def still_gone(self, member: Member) -> bool | None:
         """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.

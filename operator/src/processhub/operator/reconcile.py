@@ -219,7 +219,7 @@ class Reconciler:
         unmarked = await put_marks_back(self._client, self._store, hub, state, memory, loop.time(), steps)
         self._after(key, hub, state, memory, observation, plan, dirty)
         return _soonest(
-            0.0 if not executed.complete else None,
+            0.0 if executed.came_back else None,
             writer.retry_in,
             pods.retry_in,
             held_back,

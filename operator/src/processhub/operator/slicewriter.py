@@ -46,7 +46,6 @@ class SliceWriter:
         self._client, self._store, self._hub, self._state = client, store, hub, state
         self._memory, self._term = memory, term
         self.retry_in: float | None = None
-        self.wrote = 0
 
     async def write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
@@ -177,7 +176,6 @@ class SliceWriter:
             raise
         self._store.put("registryslices", stored)
         self._await_proof(name, bereft, stored)
-        self.wrote += 1
 
     def _not_created(self, name: str, before: Creation | None) -> None:
         """This creation was refused; an earlier one that was not answered may land yet."""
@@ -244,7 +242,6 @@ class SliceWriter:
             known.unproven[child_id] = stored.metadata.generation
         self._store.put("registryslices", stored)
         self._await_proof(name, bereft, stored)
-        self.wrote += 1
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
         """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""
