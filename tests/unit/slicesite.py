@@ -28,7 +28,7 @@ from processhub.core.planner import plan
 from processhub.operator.events import EventRecorder
 from processhub.operator.execute import Executed, Executor, workload_texts
 from processhub.operator.hubstate import KnownLease
-from processhub.operator.members import Member
+from processhub.operator.members import Member, proven_members
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation, observe
 from processhub.operator.slicewriter import SliceWriter
@@ -53,6 +53,7 @@ class SliceSite:
         self.slices: dict[str, Json] = {}
         self.ways: list[str] = []
         self.refuses: set[str] = set()  # names of slices that nobody may change
+        self.lease_code = 404  # what a read of a member's Lease is answered: it is not there, or an error
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
@@ -95,11 +96,15 @@ class SliceSite:
             web.patch(base + "/{name}", self._write),
             web.get(base + "/{name}", self._get),
             web.get(base, self._list),
+            web.get("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", self._lease),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:
         item = self.slices.get(request.match_info["name"])
         return web.json_response(item) if item is not None else _status(404, "NotFound")
+
+    async def _lease(self, _: web.Request) -> web.Response:
+        return _status(self.lease_code, "InternalError")
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -173,6 +178,7 @@ class Rounds:
         self.state = self.store.state(HUB.metadata.key)
         self.memory = HubMemory("h", 1)
         self.memory.formed = True
+        self.gone: set[str] = set()  # members that are judged so
         self._now = 10.0
         self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, came_back=False)  # lately
         self.see()
@@ -194,19 +200,23 @@ class Rounds:
         lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
         known = KnownLease(msgspec.convert(lease, Lease), 0.0)
         slices = tuple(self.state.member_slices().get(name, ()))
-        return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=_LIVE)
+        judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if name in self.gone else _LIVE
+        return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=judgement)
+
+    def _look(self) -> dict[str, Member]:
+        return {name: self.member(name) for name in self._members}
 
     async def round(self) -> tuple[Observation, Plan]:
         """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
-        members = {name: self.member(name) for name in self._members}
-        observation = observe(HUB, self.state, members, self.memory, self._now, strategy)
-        planned = plan(observation.snapshot, strategy)
-        self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
         writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
         steps = Steps({}, EventRecorder(self.client, "operator"), HUB)
         executor = Executor(self.client, self.store, self.state, writer, steps, 1)
+        members = await proven_members(self._look, executor.still_gone, copies=False)
+        observation = observe(HUB, self.state, members, self.memory, self._now, strategy)
+        planned = plan(observation.snapshot, strategy)
+        self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
         self.executed = await executor.execute(observation, planned, workload_texts(observation))
         return observation, planned
 

@@ -210,6 +210,28 @@ async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again()
     assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"
 
 
+async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lease_is_read() -> None:
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a")
+        await rounds.round()
+        before = site.owners("a")
+        rounds.gone = {"hub-0", "hub-1"} & {site.slices[name]["spec"]["member"] for name in before}
+        site.lease_code = 503
+
+        await rounds.round()
+        while_unread, came_back = site.owners("a"), rounds.executed.came_back
+        site.lease_code = 404
+        await rounds.round()
+
+    assert while_unread == before
+    assert not came_back, "no other round is asked for at once: the step is tried again by its own time"
+    assert len(site.owners("a")) == 1
+    assert site.owners("a") != before, "it is gone: read or not there"
+
+
 class Leases:
     """A member that is judged gone, though its Lease can't be read, or says otherwise."""
 
