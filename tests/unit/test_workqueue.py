@@ -202,3 +202,20 @@ async def test_a_closed_queue_begins_no_work() -> None:
         await asyncio.sleep(0)
 
     assert record.calls == []
+
+
+async def test_a_queue_that_is_closed_as_a_key_is_added_ends() -> None:
+    record = Record()
+
+    async def work(key: str) -> float:
+        await record.note(key)
+        return 1000.0
+
+    queue = WorkQueue(work, debounce=DEBOUNCE)
+    queue.add("a")
+    await record.until(1)
+    await asyncio.sleep(2 * DEBOUNCE)  # it waits for what comes next
+
+    queue.add("a")
+    async with asyncio.timeout(DEADLINE):
+        await queue.close()

@@ -147,7 +147,8 @@ class LeaseKeeper:
     async def _rest(self, seconds: float) -> None:
         self._hurry.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
         self.beat = boottime()
 
     async def _take(self, client: Client) -> None:

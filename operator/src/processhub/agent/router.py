@@ -127,7 +127,8 @@ class Router:
                         f"child {child_id!r} had no running owner for {self._desk.patience:g} s{why and ': ' + why}",
                     )
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), left if pause is None else min(pause, left))
+                    async with asyncio.timeout(left if pause is None else min(pause, left)):
+                        await changed.wait()
 
     async def send_to_all(self, child_id: str, request: Request) -> list[str]:
         """Have every running copy take a message; the members that did. Raises Problem where none did."""

@@ -340,4 +340,5 @@ class _Page:
 async def _up_to(seconds: float, event: asyncio.Event) -> None:
     """Wait for the event, but no longer than this."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()

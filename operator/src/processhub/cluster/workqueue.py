@@ -59,8 +59,10 @@ class WorkQueue(Generic[K]):
         backoff = _BACKOFF_MIN
         again: float | None = None
         while dirty.is_set() or again is not None:
+            # Not wait_for: of Python 3.11 that loses a cancellation that comes together with what it waits for.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(dirty.wait(), again)
+                async with asyncio.timeout(again):
+                    await dirty.wait()
             dirty.clear()
             began = loop.time()
             try:

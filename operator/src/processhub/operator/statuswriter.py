@@ -124,7 +124,8 @@ class StatusWriter:
             if gives_way and (rest := max(self._storms.values(), default=0.0) - loop.time()) > 0:
                 self._calm.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._calm.wait(), rest)
+                    async with asyncio.timeout(rest):
+                        await self._calm.wait()
                 continue
             if not self._waiting:
                 self._wake.clear()
