@@ -100,7 +100,7 @@ def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> 
     return msgspec.structs.replace(
         wanted,
         refused=True,
-        suspended=any(place.entry.asleep for place in own),
+        suspended=is_asleep(own),
         workload=place.entry.workload,
         restart_policy=place.entry.restart_policy,
         nodes=_nodes_on_record(own) if guided else (),
@@ -108,6 +108,11 @@ def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> 
         metadata=place.entry.metadata,
         asked=place.entry.asked,
     )
+
+
+def is_asleep(own: Sequence[OnRecord]) -> bool:
+    """Whether the newest entry of the child has it sleep; that of a copy that can't be woken yet is older."""
+    return bool(own) and max(own, key=lambda place: place.entry.epoch).entry.asleep
 
 
 def _nodes_on_record(own: Sequence[OnRecord]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from processhub.operator.gate import Candidate
 from processhub.operator.hooks.answers import Answer, as_recorded, changed_child, digest
 from processhub.operator.hooks.asking import Asker, Unanswered
 from processhub.operator.hubstate import HubState
+from processhub.operator.ownership import is_asleep
 
 _AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # until a hook that had to answer, and did not, is asked again
 
@@ -70,7 +71,7 @@ class StartGate:
         """The child as it may run, why it may not, or what it waits for."""
         wanted = candidate.wanted
         own = [place for place in places if place.entry.uid == wanted.uid]
-        resumes = any(place.entry.asleep for place in own)
+        resumes = is_asleep(own)
         if own and not (resumes and self._hooks):
             entry = min(own, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch)).entry
             if not entry.asked and not resumes and entry.workload == wanted.workload and same_attributes(entry, wanted):
