@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -64,23 +65,14 @@ class Executor:
         taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
         gone = [member for name, member in members.items() if taken[name]]
         joining = {view.name: view.joining for view in observation.snapshot.members} | dict(plan.joining)
+        removals = [
+            self._take_from(member, plan.entries[member.name], taken[member.name], workloads, joining[member.name])
+            for member in gone
+        ]
         withheld, came_back = set[str](), False
-        for member in gone:
-            removed = taken[member.name]
-            changes = {child_id: plan.entries[member.name][child_id] for child_id in removed}
-            await self._write(member, changes, workloads, joining[member.name])
-            gone_yet = await self.still_gone(member)
-            if not gone_yet:
-                log.warning("member %s may be back while its children were to be moved", member.name)
-                withheld |= removed
-                came_back = came_back or gone_yet is False
-            # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
-            withheld |= {
-                child_id
-                for known in member.slices
-                for child_id in known.assignments.keys() & removed
-                if known.assignments[child_id].role == Role.ACTIVE
-            }
+        for kept, is_back in await together(*removals):
+            withheld |= kept
+            came_back = came_back or is_back
         left = {
             name: {child_id: entry for child_id, entry in entries.items() if child_id not in taken[name]}
             for name, entries in plan.entries.items()
@@ -102,6 +94,32 @@ class Executor:
         }
         return Executed(only_written(plan, missing), unplaced, came_back)
 
+    async def _take_from(
+        self,
+        member: Member,
+        changes: Mapping[str, Assignment | None],
+        removed: set[str],
+        workloads: Mapping[str, str],
+        joining: bool,
+    ) -> tuple[set[str], bool]:
+        """Take these children, or their active role, off a member that runs nothing.
+
+        Returns the ids that are not to be given to others yet, and whether the member came back.
+        """
+        await self._write(member, {child_id: changes[child_id] for child_id in removed}, workloads, joining)
+        still_gone = await self.still_gone(member)
+        if not still_gone:
+            log.warning("member %s may be back while its children were to be moved", member.name)
+            return removed, still_gone is False
+        # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
+        standing = {
+            child_id
+            for known in member.slices
+            for child_id in known.assignments.keys() & removed
+            if known.assignments[child_id].role == Role.ACTIVE
+        }
+        return standing, False
+
     async def still_gone(self, member: Member) -> bool | None:
         """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
 
@@ -122,7 +140,7 @@ class Executor:
             lease = await self._client.get(LEASES, namespace, name)
         except NotFoundError:
             return True
-        if LABEL_HUB not in lease.metadata.labels:
+        if lease.metadata.labels.get(LABEL_HUB) != hub:
             labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
             patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
             lease = await self._steps.attempt(
@@ -130,7 +148,9 @@ class Executor:
                 lambda: self._client.patch(LEASES, namespace, name, patch),
                 lease,
             )
-        if LABEL_HUB in lease.metadata.labels:
+        # What was read counts, whether its label could be put back or not: the next judgement must not go by less.
+        self._state.put_lease(lease, asyncio.get_running_loop().time())
+        if lease.metadata.labels.get(LABEL_HUB) == hub:
             self._store.put("leases", lease)
         return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
 

@@ -150,10 +150,17 @@ async def proven_members(
     members = look()
     silent = [member for member in members.values() if _seems_gone(member, copies)]
     as_judged = await together(*(still_gone(member) for member in silent))
-    read = {member.name for member, answer in zip(silent, as_judged, strict=True) if answer is not None}
+    answers = {member.name: answer for member, answer in zip(silent, as_judged, strict=True)}
+    before = {member.name: member.lease for member in silent}
     if not all(as_judged):
         members = look()
-    unread = [member for member in members.values() if _seems_gone(member, copies) and member.name not in read]
+    unread = [
+        member
+        for name, member in members.items()
+        if _seems_gone(member, copies)
+        # It is another, and the look does not go by it: as good as not read.
+        and (answers.get(name) is None or (answers[name] is False and member.lease is before[name]))
+    ]
     return members | {member.name: _held(member) for member in unread}
 
 

@@ -170,9 +170,6 @@ class SliceWriter:
                 self._memory.doubted_slices.add(name)
             else:
                 self._not_created(name, before)
-            if isinstance(error, ConnectionFailedError):
-                log.warning("slice %s: %s; trying again", name, error.message)
-                return
             raise
         self._store.put("registryslices", stored)
         self._await_proof(name, bereft, stored)
@@ -226,17 +223,22 @@ class SliceWriter:
         try:
             try:
                 stored = await self._client.replace(SLICES, metadata.namespace, name, body)
-            except ConflictError:
-                stored = await self._patch(present, spec, annotations)
+            except ConflictError as conflict:
+                try:
+                    stored = await self._patch(present, spec, annotations)
+                except InvalidError:  # so is a test answered that failed; where it was the spec, the next PUT tells
+                    raise conflict from None
         except ApiError as error:
             self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
             if not error.outcome_unknown:
                 for child_id in doubted:
                     known.uncertain.pop(child_id, None)
-            if not isinstance(error, ConflictError | InvalidError | NotFoundError | ConnectionFailedError):
+            if not isinstance(error, ConflictError | NotFoundError | ConnectionFailedError):
                 raise
             log.warning("slice %s not written, reading it: %s", name, error.message)
             await self._read(name)
+            if isinstance(error, ConnectionFailedError):
+                raise
             return
         for child_id in removed:
             known.unproven[child_id] = stored.metadata.generation
