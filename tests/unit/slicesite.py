@@ -32,7 +32,7 @@ from processhub.operator.members import Member, proven_members
 from processhub.operator.memory import HubMemory
 from processhub.operator.observe import Observation, observe
 from processhub.operator.slicewriter import SliceWriter
-from processhub.operator.steps import Steps
+from processhub.operator.steps import Failures, Steps
 from processhub.operator.store import Store
 
 Json = dict[str, Any]
@@ -52,8 +52,9 @@ class SliceSite:
     def __init__(self) -> None:
         self.slices: dict[str, Json] = {}
         self.ways: list[str] = []
-        self.refuses: set[str] = set()  # names of slices that nobody may change
-        self.lease_code = 404  # what a read of a member's Lease is answered: it is not there, or an error
+        self.refuses: dict[str, int] = {}  # names of slices that nobody may change → what is answered
+        self.lease_code = 404  # what a read of a member's Lease is answered where there is none: that, or an error
+        self.leases: dict[str, Json] = {}  # by name; nobody may change them
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
@@ -97,14 +98,19 @@ class SliceSite:
             web.get(base + "/{name}", self._get),
             web.get(base, self._list),
             web.get("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", self._lease),
+            web.patch("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", self._patch_lease),
         ]
 
     async def _get(self, request: web.Request) -> web.Response:
         item = self.slices.get(request.match_info["name"])
         return web.json_response(item) if item is not None else _status(404, "NotFound")
 
-    async def _lease(self, _: web.Request) -> web.Response:
-        return _status(self.lease_code, "InternalError")
+    async def _lease(self, request: web.Request) -> web.Response:
+        lease = self.leases.get(request.match_info["name"])
+        return web.json_response(lease) if lease else _status(self.lease_code, "InternalError")
+
+    async def _patch_lease(self, _: web.Request) -> web.Response:
+        return _status(403, "Forbidden")
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -128,7 +134,7 @@ class SliceSite:
         """A PUT, a JSON Patch that tests before it replaces the spec, or a merge patch of the spec."""
         name, body = request.match_info["name"], await request.json()
         if name in self.refuses:
-            return _status(403, "Forbidden")
+            return _status(self.refuses[name], "Refused")
         tests = {test["path"].rpartition("/")[2]: test["value"] for test in body[:2]} if isinstance(body, list) else {}
         given = body[2]["value"] if tests else body["spec"]
         expected = tests or {key: body["metadata"].get(key) for key in ("uid", "resourceVersion")}
@@ -178,6 +184,7 @@ class Rounds:
         self.state = self.store.state(HUB.metadata.key)
         self.memory = HubMemory("h", 1)
         self.memory.formed = True
+        self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members that are judged so
         self._now = 10.0
         self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, came_back=False)  # lately
@@ -198,9 +205,11 @@ class Rounds:
     def member(self, name: str) -> Member:
         """The member, live."""
         lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
-        known = KnownLease(msgspec.convert(lease, Lease), 0.0)
+        read = self.state.member_lease(name)
+        known = read or KnownLease(msgspec.convert(lease, Lease), 0.0)
         slices = tuple(self.state.member_slices().get(name, ()))
-        judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if name in self.gone else _LIVE
+        is_gone = name in self.gone and read is None  # a Lease that was read since says that it is there
+        judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if is_gone else _LIVE
         return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=judgement)
 
     def _look(self) -> dict[str, Member]:
@@ -211,7 +220,8 @@ class Rounds:
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
         writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
-        steps = Steps({}, EventRecorder(self.client, "operator"), HUB)
+        self.failures = Failures()
+        steps = Steps(self.failures, EventRecorder(self.client, "operator"), HUB)
         executor = Executor(self.client, self.store, self.state, writer, steps, 1)
         members = await proven_members(self._look, executor.still_gone, copies=False)
         observation = observe(HUB, self.state, members, self.memory, self._now, strategy)

@@ -9,16 +9,19 @@ from typing import Any, cast
 import msgspec
 import pytest
 import virtualtime
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from slicesite import SliceSite, rounds_on
 
-from processhub.api.child import Child
-from processhub.api.hub import Hub
+from processhub.api.child import Child, ChildSpec
+from processhub.api.hub import Hub, HubSpec
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, format_assignment
 from processhub.cluster.client import Client
+from processhub.cluster.config import Config
 from processhub.cluster.errors import (
     ConnectionFailedError,
     ForbiddenError,
@@ -27,10 +30,14 @@ from processhub.cluster.errors import (
     api_error,
 )
 from processhub.core.membership import Judgement, Phase
+from processhub.core.snapshot import OnRecord
 from processhub.operator.events import EventRecorder
 from processhub.operator.hubstate import KnownLease, KnownSlice
 from processhub.operator.members import Member, proven_members
+from processhub.operator.ownership import is_asleep
+from processhub.operator.staticchildren import sync_static_children
 from processhub.operator.steps import Failures, Steps
+from processhub.operator.store import Store
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h", generation=1))
 QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")
@@ -230,6 +237,103 @@ async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lea
     assert not came_back, "no other round is asked for at once: the step is tried again by its own time"
     assert len(site.owners("a")) == 1
     assert site.owners("a") != before, "it is gone: read or not there"
+
+
+async def test_children_of_a_member_whose_lease_can_t_get_its_label_back_stay() -> None:
+    """Somebody took the label off, so that no watch tells of its renewals."""
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a")
+        await rounds.round()
+        before = site.owners("a")
+        owner = site.slices[before[0]]["spec"]["member"]
+        rounds.gone = {owner}
+        spec = {"holderIdentity": f"{owner}/n", "renewTime": "2026-01-01T00:00:00.000000Z"}
+        site.leases[f"hub.{owner}"] = {
+            "metadata": {"name": f"hub.{owner}", "namespace": "ns", "uid": "l"},
+            "spec": spec,
+        }
+
+        for _ in range(3):
+            await rounds.round()
+            assert site.owners("a") == before
+
+
+@pytest.mark.parametrize("code", [403, 422, 500])
+async def test_a_slice_that_can_t_be_written_is_told_whatever_is_answered(code: int) -> None:
+    site = SliceSite()
+    site.add("hub.hub-0.0", "hub-0")
+    async with rounds_on(site, "hub-0") as rounds:
+        rounds.want("a")
+        site.refuses = {"hub.hub-0.0": code}
+        await rounds.round()
+
+    (failure,) = rounds.failures.values()
+    assert failure.sentence == "the slices of member hub-0 can't be written: Refused"
+
+
+def test_what_is_not_asked_for_any_more_is_no_trouble() -> None:
+    hubs = Hubs(order=raising(QUOTA), fine=lambda: None)
+
+    async def main() -> None:
+        await hubs.run(1)
+        del hubs.work["order"]
+        await hubs.run(1)
+
+    virtualtime.run(main())
+
+    assert hubs.trouble[-1] is None
+
+
+def asleep_or_not(**members: tuple[int, bool]) -> list[OnRecord]:
+    return [
+        OnRecord(name, Assignment(uid="u", epoch=epoch, workload="w", wait=asleep, asleep=asleep))
+        for name, (epoch, asleep) in members.items()
+    ]
+
+
+def test_a_child_sleeps_by_its_newest_entry() -> None:
+    """One copy can't be woken before its member is back: the others, which run, are not put to sleep again by it."""
+    assert not is_asleep(asleep_or_not(one=(9, False), two=(7, True)))
+    assert is_asleep(asleep_or_not(one=(6, False), two=(7, True)))
+    assert not is_asleep([])
+
+
+@pytest.mark.parametrize(
+    ("hub", "sentence"),
+    [
+        ("other", "child/worker is there and of hub 'other'; delete it, or give the entry another id"),
+        ("hub", "child/worker is there and not made by this hub; delete it, or give the entry another id"),
+    ],
+)
+async def test_a_static_child_whose_name_another_child_has_is_told(hub: str, sentence: str) -> None:
+    there = {"metadata": {"name": "worker", "namespace": "ns", "uid": "w"}, "spec": {"hub": hub}}
+
+    async def create(_: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "reason": "AlreadyExists", "message": "it is there"}, status=409)
+
+    async def get(_: web.Request) -> web.Response:
+        return web.json_response(there)
+
+    async def no_token() -> str | None:
+        return None
+
+    app = web.Application()
+    base = "/apis/processhub.dev/v1alpha1/namespaces/ns/children"
+    app.add_routes([web.post(base, create), web.get(base + "/{name}", get)])
+    spec = HubSpec(children=(ChildSpec(id="worker"),))
+    async with TestServer(app) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            failures, store = Failures(), Store(client, (), lambda key: None)
+            declared = Hub(metadata=HUB.metadata, spec=spec)
+            steps = Steps(failures, EventRecorder(client, "operator"), declared)
+            await sync_static_children(client, store, declared, store.state(HUB.metadata.key), steps)
+
+    (failure,) = failures.values()
+    assert failure.why == sentence
 
 
 class Leases:

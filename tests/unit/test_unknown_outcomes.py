@@ -6,6 +6,7 @@ import pytest
 from slicesite import Rounds, SliceSite, rounds_on
 
 from processhub.api.reasons import Reason
+from processhub.operator import takeover
 from processhub.operator.takeover import raise_terms
 
 UNKNOWN = ("unanswered", "broken", "late")
@@ -168,18 +169,22 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
     assert [view.settled for view in observation.snapshot.members] == [False]
 
 
-async def test_a_hub_whose_terms_may_not_be_raised_holds_up_no_other_and_nothing_is_done_for_it() -> None:
+@pytest.mark.parametrize("code", [403, 500])
+async def test_a_hub_whose_terms_can_t_be_raised_holds_up_no_other_and_nothing_is_done_for_it(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "_PATIENT_PASSES", 1)
     site = SliceSite()
     site.add("other.other-0.0", "other-0", hub="other")
     site.add("hub.hub-0.0", "hub-0")
-    site.refuses = {"other.other-0.0"}
+    site.refuses = {"other.other-0.0": code}
     async with rounds_on(site, "hub-0") as rounds:
         taken = await raise_terms(rounds.client, rounds.store, (), 2)
         left_behind = dict(taken.behind)
-        site.refuses = set()
+        site.refuses = {}
         again = await raise_terms(rounds.client, rounds.store, ("ns",), 2, ("ns", "other"))
 
-    assert {key: str(error) for key, error in left_behind.items()} == {("ns", "other"): "Forbidden"}
+    assert {key: str(error) for key, error in left_behind.items()} == {("ns", "other"): "Refused"}
     assert site.slices["hub.hub-0.0"]["spec"]["term"] == 2
     assert again.behind == {}
     assert again.generations.keys() == {"uid-other.other-0.0"}

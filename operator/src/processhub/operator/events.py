@@ -19,7 +19,7 @@ from processhub.operator.election import micro_time
 
 EVENTS = untyped("v1", "events")
 _RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
-_HUB_RATE, _HUB_BURST = 0.2, 20.0  # Events about one Hub for one reason: a second, at once
+_HUB_RATE, _HUB_BURST = 0.2, 50.0  # Events about one Hub for one reason: a second, at once
 _SUM_RATE, _SUM_BURST = 0.2, 5.0  # Events that sum up what happened to one ChildSet's or Hub's: a second, at once
 _QUEUE = 1000
 _MESSAGE_BYTES = 1024  # of an Event's message, by the API server's check

@@ -66,10 +66,9 @@ class OrderDesk:
         return min((wait for wait in waits if wait is not None), default=None)
 
     async def _answer_child(self, child: Child, member: str, refusal: str) -> None:
-        if refusal:
-            self._tell(child, f"not moved to {member}: {refusal}")
         answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
-        await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer})
+        if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
+            self._tell(child, f"not moved to {member}: {refusal}")
 
     async def _answer_set(self, seen: SeenSet, answered: Mapping[str, str], now: float) -> float | None:
         item = seen.known.object
@@ -78,8 +77,8 @@ class OrderDesk:
         try:
             orders = parse_set_orders(text)
         except SetOrderError as error:
-            self._tell(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
-            await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None})
+            if await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None}):
+                self._tell(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return None
         uid = item.metadata.uid
         held = self._held_back.get(uid) or HeldBack(float("-inf"))
@@ -96,8 +95,6 @@ class OrderDesk:
             # of it, finds its child on record where it was ordered to. Nothing but a write tells of a refusal.
             held.obeyed = {child_id: member for child_id, member in orders.items() if child_id not in left}
             return due - now
-        for child_id, why in refused.items():
-            self._tell(item, f"child {child_id!r} is not moved to {why}")
         try:
             before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
         except SetOrderError:
@@ -106,8 +103,10 @@ class OrderDesk:
         changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
         if others != before or refused:
             changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
-        await self._change(CHILD_SETS, item, text, changed)
-        self._held_back[uid] = HeldBack(now)
+        if await self._change(CHILD_SETS, item, text, changed):
+            for child_id, why in refused.items():
+                self._tell(item, f"child {child_id!r} is not moved to {why}")
+            self._held_back[uid] = HeldBack(now)
         return None
 
     def _tell(self, item: Child | ChildSet, message: str) -> None:
@@ -115,10 +114,10 @@ class OrderDesk:
 
     async def _change(
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
-    ) -> None:
-        """Write these annotations (None takes one off), unless somebody gave another ``order`` meanwhile."""
+    ) -> bool:
+        """Write these annotations (None takes one off), unless another ``order`` was given; whether that is done."""
         what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
-        await self._steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
+        return await self._steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
 
     async def _write(
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]

@@ -288,7 +288,9 @@ class PodChildren:
         missing = [
             item
             for item in asked.values()
-            if to_be_made(item, there.get(self._rival(*item.key))) and not self._refused(item, now)
+            if to_be_made(item, there.get(self._rival(*item.key)))
+            and not self._refused(item, now)
+            and not self._steps.waits(_cant_make(item))
         ]
         for item in asked.values():
             rival = there.get(self._rival(*item.key))
@@ -316,8 +318,7 @@ class PodChildren:
         await self._steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
 
     async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
-        what = f"the pod of child {item.place.child_id!r} on {item.place.member} can't be made"
-        await self._steps.take(what, lambda: self._make(item, owner, now), about=owner)
+        await self._steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
@@ -438,6 +439,10 @@ class PodChildren:
 
     def _again_in(self, seconds: float) -> None:
         self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
+
+
+def _cant_make(item: Asked) -> str:
+    return f"the pod of child {item.place.child_id!r} on {item.place.member} can't be made"
 
 
 def _key_of(pod: Pod) -> Key:

@@ -133,6 +133,8 @@ class Reconciler:
             taken = await raise_terms(self._client, self._store, (key[0],), self._term, key)
             if key in taken.behind:
                 raise taken.behind[key]
+            # A member that restarted may have read what the former leader removed just before.
+            await self._store.read_leases()
             self.takeover.update(taken.generations)
             del self.behind[key]
 
@@ -192,7 +194,6 @@ class Reconciler:
         self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, dirty: set[str]
     ) -> float | None:
         loop = asyncio.get_running_loop()
-        await sync_static_children(self._client, self._store, hub, state, steps)
         pods = PodChildren(self._client, self._store, hub, state, memory, steps)
         await pods.settle_doubts()
         writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
@@ -205,6 +206,8 @@ class Reconciler:
         executed = await executor.execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, loop.time())
         tell_changed_pods(self.events, hub, observation, pods.changed)
+        # What is made for it comes with the next round: an API server that takes its time holds up no failover.
+        await sync_static_children(self._client, self._store, hub, state, steps)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         orders = OrderDesk(self._client, self._store, self.events, hub, memory.held_back, steps)

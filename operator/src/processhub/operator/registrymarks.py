@@ -38,10 +38,14 @@ async def put_marks_back(
     if now < memory.marks_due:
         return memory.marks_due - now
     memory.marks_due = now + _AGAIN_SECONDS
-    for kind, name, patch in wrong:
-        what = f"{kind.plural}/{name} can't get its labels, annotations or owner back"
-        await steps.take(what, partial(_put_back, client, store, hub, kind, name, patch))
-    return memory.marks_due - now
+    tried = [
+        await steps.take(
+            f"{kind.plural}/{name} can't get its labels, annotations or owner back",
+            partial(_put_back, client, store, hub, kind, name, patch),
+        )
+        for kind, name, patch in wrong
+    ]
+    return _AGAIN_SECONDS if any(tried) else None
 
 
 async def _put_back(

@@ -15,7 +15,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, L
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.operator.hubstate import HubState, KnownChild
+from processhub.operator.hubstate import HubState
 from processhub.operator.objects.owned import owner_reference
 from processhub.operator.ownedobjects import NameConflictError
 from processhub.operator.steps import Steps
@@ -37,7 +37,10 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
     for name, spec in desired.items():
         child = owned.get(name)
         if child is None and name in state.children:
-            what, done = f"the name of static child {spec.id!r} is taken", partial(_taken, hub, state.children[name])
+            what, done = (
+                f"the name of static child {spec.id!r} is taken",
+                partial(_refuse, hub, state.children[name].child),
+            )
         elif child is None:
             what, done = f"static child {spec.id!r} can't be made", partial(_create, client, store, hub, name, spec)
         elif child.spec != spec:
@@ -53,12 +56,18 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
     await together(*work)
 
 
-async def _taken(hub: Hub, known: KnownChild) -> None:
-    """Raises NameConflictError."""
-    title, owners = known.title, known.metadata.owner_references
-    if known.metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
-        raise NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
-    raise NameConflictError(f"{title} is there and not the hub's; delete it, or give the entry another id")
+async def _refuse(hub: Hub, child: Child) -> None:
+    raise _taken(hub, child)
+
+
+def _taken(hub: Hub, child: Child) -> NameConflictError:
+    """Why no static child can have the name of this one."""
+    metadata = child.metadata
+    title, owners = f"child/{metadata.name}", metadata.owner_references
+    if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
+        return NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
+    whose = f"of hub {child.spec.hub!r}" if child.spec.hub != hub.metadata.name else "not made by this hub"
+    return NameConflictError(f"{title} is there and {whose}; delete it, or give the entry another id")
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
@@ -77,10 +86,14 @@ async def _create(client: Client, store: Store, hub: Hub, name: str, spec: Child
         },
         "spec": spec,
     }
+    namespace = hub.metadata.namespace
     try:
-        store.put("children", await client.create(CHILDREN, hub.metadata.namespace, manifest))
+        child = await client.create(CHILDREN, namespace, manifest)
     except AlreadyExistsError:
-        log.info("static child %r of hub %s: child/%s is there already", spec.id, hub.metadata.name, name)
+        child = await client.get(CHILDREN, namespace, name)
+        if not child.metadata.owned_by(hub.metadata.uid):
+            raise _taken(hub, child) from None
+    store.put("children", child)
 
 
 async def _replace(client: Client, store: Store, child: Child, spec: ChildSpec) -> None:

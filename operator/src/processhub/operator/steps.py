@@ -32,6 +32,7 @@ from processhub.operator import metrics
 from processhub.operator.events import EventRecorder
 from processhub.operator.objects.template import TemplateError
 from processhub.operator.ownedobjects import NameConflictError
+from processhub.operator.takeover import DeposedError
 
 T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # between two tries of what is refused
@@ -110,17 +111,14 @@ class Steps:
         ``what`` names the object and what can't be done with it, as in "lease hub.hub-0 can't be made". A failure is
         told in the Hub's condition Stalled and by an Event on ``about``. ``longest``: seconds between two tries at
         most. An error that is not the API server's is a bug of the operator: it is logged, and stops nothing else.
-        Raises NamespaceTerminatingError: nothing can be made there.
+        Raises NamespaceTerminatingError (nothing can be made there) and DeposedError.
         """
         self._taken.add(what)
-        now = asyncio.get_running_loop().time()
-        before = self._failures.get(what)
-        if before is not None and now < before.until and before.generation == self._hub.metadata.generation:
-            self._try_again_in(before.until - now)
+        if self.waits(what):
             return otherwise
         try:
             result = await work()
-        except NamespaceTerminatingError:
+        except (NamespaceTerminatingError, DeposedError):
             raise
         except (ApiError, NameConflictError, TemplateError) as error:
             self._fail(what, error, about, longest)
@@ -134,6 +132,15 @@ class Steps:
         if self._failures.pop(what, None) is not None:
             log.info("hub %s/%s: no longer so: %s", *self._hub.metadata.key, what)
         return result
+
+    def waits(self, what: str) -> bool:
+        """Whether this step failed lately, and is not tried again in this round."""
+        failure, now = self._failures.get(what), asyncio.get_running_loop().time()
+        waits = failure is not None and now < failure.until and failure.generation == self._hub.metadata.generation
+        if failure is not None and waits:
+            self._taken.add(what)
+            self._try_again_in(failure.until - now)
+        return waits
 
     def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
         """Tell of a failure of what is tried again by its own time, and not by this."""
@@ -164,7 +171,8 @@ class Steps:
 
     def trouble(self) -> tuple[str, str] | None:
         """The reason and message of what fails at present, as the Hub's condition has them; None where nothing does."""
-        failures = [failure for failure in self._failures.values() if self._is_told(failure)]
+        taken = [self._failures[what] for what in self._failures if what in self._taken]
+        failures = [failure for failure in taken if self._is_told(failure)]
         if not failures:
             return None
         refused = [failure for failure in failures if failure.reason != GroupReason.UNAVAILABLE]

@@ -17,6 +17,7 @@ from processhub.operator.together import together
 
 _CONCURRENT = 8
 _AGAIN_SECONDS = 0.5  # after a request that failed
+_PATIENT_PASSES = 6  # in which what is not answered, or answered with an outage, is tried again
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +47,7 @@ async def raise_terms(
     """
     gate = asyncio.Semaphore(_CONCURRENT)
     refused: dict[str, ApiError] = {}  # by slice's uid
+    passes = 0
 
     async def raise_one(item: RegistrySlice) -> None:
         metadata = item.metadata
@@ -56,11 +58,11 @@ async def raise_terms(
             except (NotFoundError, ConflictError) as error:
                 log.info("slice %s changed while its term was raised: %s", metadata.name, error.message)
             except ApiError as error:
-                if error.outcome_unknown or isinstance(error, UnavailableError):
-                    log.warning("takeover: slice %s: %s; again", metadata.name, error.message)
-                    await asyncio.sleep(_AGAIN_SECONDS)
-                else:
+                # What is not answered may be stored, now or later: a hub that is behind is one for which that is open.
+                if passes > _PATIENT_PASSES or not (error.outcome_unknown or isinstance(error, UnavailableError)):
                     refused[metadata.uid] = error
+                else:
+                    log.warning("takeover: slice %s: %s; again", metadata.name, error.message)
 
     while True:
         try:
@@ -80,6 +82,9 @@ async def raise_terms(
             behind = {_hub_of(item): refused[item.metadata.uid] for item in lower}
             return Taken({item.metadata.uid: item.metadata.generation for item in listed}, behind)
         refused.clear()
+        passes += 1
+        if passes > 1:
+            await asyncio.sleep(_AGAIN_SECONDS)
         await together(*(raise_one(item) for item in lower))
 
 
