@@ -175,6 +175,14 @@ class SliceSite:
         return str(self._version)
 
 
+def two_members() -> SliceSite:
+    """A site on which two members have a slice each, with nothing in it."""
+    site = SliceSite()
+    for member in ("hub-0", "hub-1"):
+        site.add(f"hub.{member}.0", member)
+    return site
+
+
 class Rounds:
     """The operator's rounds for one hub: what it observes, plans and writes; its watch tells it nothing by itself."""
 

@@ -11,7 +11,7 @@ import pytest
 import virtualtime
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from slicesite import SliceSite, rounds_on
+from slicesite import SliceSite, rounds_on, two_members
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub, HubSpec
@@ -170,9 +170,7 @@ def test_a_body_that_server_side_apply_can_t_read_is_invalid_though_it_answers_5
 
 
 async def test_a_refused_slice_holds_up_no_other_member_and_its_children_are_told_why() -> None:
-    site = SliceSite()
-    for member in ("hub-0", "hub-1"):
-        site.add(f"hub.{member}.0", member)
+    site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a", "b")
         site.ways = ["refused"]
@@ -195,9 +193,7 @@ def placed(site: SliceSite) -> list[str]:
 
 
 async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again() -> None:
-    site = SliceSite()
-    for member in ("hub-0", "hub-1"):
-        site.add(f"hub.{member}.0", member)
+    site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
         await rounds.round()
@@ -218,9 +214,7 @@ async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again()
 
 
 async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lease_is_read() -> None:
-    site = SliceSite()
-    for member in ("hub-0", "hub-1"):
-        site.add(f"hub.{member}.0", member)
+    site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
         await rounds.round()
@@ -241,9 +235,7 @@ async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lea
 
 async def test_children_of_a_member_whose_lease_can_t_get_its_label_back_stay() -> None:
     """Somebody took the label off, so that no watch tells of its renewals."""
-    site = SliceSite()
-    for member in ("hub-0", "hub-1"):
-        site.add(f"hub.{member}.0", member)
+    site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
         await rounds.round()

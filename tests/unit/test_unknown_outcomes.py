@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from slicesite import Rounds, SliceSite, rounds_on
+from slicesite import Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
 from processhub.operator import takeover
 from processhub.operator.takeover import raise_terms
 
 UNKNOWN = ("unanswered", "broken", "late")
-
-
-def two_members() -> SliceSite:
-    site = SliceSite()
-    for member in ("hub-0", "hub-1"):
-        site.add(f"hub.{member}.0", member)
-    return site
 
 
 async def settled(rounds: Rounds, child_id: str) -> list[str]:
