@@ -24,10 +24,10 @@ import venv
 from pathlib import Path
 
 COMMANDS = {
-    "processhub-operator": "processhub.operator.main:main",
+    "processhub-operator": "processhub.controller.main:main",
     "processhub-agent": "processhub.agent.main:main",
     "processhub-inject": "processhub.agent.inject:main",
-    "processhub-selftest": "processhub.operator.selftest:main",
+    "processhub-selftest": "processhub.controller.selftest:main",
     "kubectl-hub": "processhub.cli.main:main",
 }
 HANDLERS = {

@@ -17,8 +17,8 @@ from waiting import alive
 from localcluster.cluster import Cluster
 from processhub.agent.env import Environment
 from processhub.agent.lease import LeaseKeeper
-from processhub.agent.spawner import Feed
-from processhub.agent.warden.fence import FEED
+from processhub.agent.watchdog.client import Feed
+from processhub.agent.watchdog.fence import FEED
 from processhub.api.naming import slice_name
 from processhub.api.slice import Report, Settings, parse_report
 from processhub.cluster.errors import ConflictError

@@ -16,7 +16,7 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import State
 from processhub.api.slice import Report, parse_assignment
-from processhub.operator.objects.childpod import PodPlace, child_pod
+from processhub.controller.objects.childpod import PodPlace, child_pod
 
 TEMPLATE = {"spec": {"schedulerName": "none", "containers": [{"name": "main", "image": "none"}]}}
 POD = Workload(pod=PodWorkload(template=TEMPLATE))

@@ -13,7 +13,7 @@ from agentharness import ACCOUNTS, SLEEP, Agent, Member, actor, new_member, toke
 from hubcalls import Caller
 
 from localcluster.cluster import Cluster
-from processhub.agent.desk import QUEUE_MAX
+from processhub.agent.requests.queue import QUEUE_MAX
 from processhub.api.slice import SliceStatus
 
 WORKER = "sample_actors:Worker"

@@ -8,8 +8,8 @@ import pytest
 
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import LEASES
-from processhub.operator import election
-from processhub.operator.election import LEASE_NAME, Election
+from processhub.controller.lead import election
+from processhub.controller.lead.election import LEASE_NAME, Election
 
 
 async def test_a_release_amid_renewals_frees_the_lease(

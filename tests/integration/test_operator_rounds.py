@@ -17,11 +17,11 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import CHILDREN, HUBS, SLICES, Kind, untyped
-from processhub.operator import statuswriter
-from processhub.operator.engine import Engine
-from processhub.operator.settings import OperatorSettings
-from processhub.operator.statuswriter import ChildKey, StatusWriter
-from processhub.operator.store import Store
+from processhub.controller.engine import Engine
+from processhub.controller.report import writer as statuswriter
+from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.store import Store
 
 CONFIG_MAPS = untyped("v1", "configmaps")
 

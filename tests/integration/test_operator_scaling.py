@@ -9,7 +9,7 @@ from operatorworld import Place, World, members_of, moved, never_two, settles, s
 from waiting import alive
 
 from processhub.cluster.kinds import LEASES
-from processhub.core.placement import Candidate, rank
+from processhub.core.model.placement import Candidate, rank
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(40)]

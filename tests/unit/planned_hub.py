@@ -10,11 +10,11 @@ import msgspec
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
 from processhub.api.slice import Assignment
-from processhub.core.membership import Phase
-from processhub.core.placement import child_key
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import ChildPod, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import child_key
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import ChildPod, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.planning.planner import plan
 
 FIRST_EPOCH = 10**9
 

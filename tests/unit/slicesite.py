@@ -21,19 +21,19 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.core.distribution import strategy_of
-from processhub.core.membership import Judgement, Phase
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.operator.events import EventRecorder
-from processhub.operator.execute import Executed, Executor, workload_texts
-from processhub.operator.hubstate import KnownLease
-from processhub.operator.members import Member, proven_members
-from processhub.operator.memory import HubMemory
-from processhub.operator.observe import Observation, observe
-from processhub.operator.slicewriter import SliceWriter
-from processhub.operator.steps import Failures, Steps
-from processhub.operator.store import Store
+from processhub.controller.execute.execute import Executed, Executor, workload_texts
+from processhub.controller.execute.slicewriter import SliceWriter
+from processhub.controller.execute.steps import Failures, Steps
+from processhub.controller.observe.members import Member, proven_members
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import KnownLease
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.plan import Plan
+from processhub.core.planning.planner import plan
+from processhub.core.strategies import strategy_of
 
 Json = dict[str, Any]
 HUB = msgspec.convert(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from processhub.agent import access
-from processhub.agent.access import Access
 from processhub.agent.env import Environment
+from processhub.agent.requests import access
+from processhub.agent.requests.access import Access
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 

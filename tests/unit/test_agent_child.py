@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from processhub.agent.child import Child
-from processhub.agent.incarnation import End, Limits
-from processhub.agent.sync import Wanted
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End, Limits
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Report, parse_report

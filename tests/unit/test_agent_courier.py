@@ -7,8 +7,8 @@ import asyncio
 
 import pytest
 
-from processhub.agent import courier
-from processhub.agent.courier import Batch, Courier, Outgoing, Taken
+from processhub.agent.peers import statesender as courier
+from processhub.agent.peers.statesender import Batch, Courier, Outgoing, Taken
 
 WAITS = 40
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import virtualtime
 
-from processhub.agent.child import Child
-from processhub.agent.incarnation import End
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End
 from processhub.agent.metrics import Metrics
-from processhub.agent.noise import HUB_BURST, HUB_RATE
-from processhub.agent.status import Author, StatusBook
+from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
+from processhub.agent.reporting.reporter import Author, StatusBook
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from processhub.agent.demand import Demand
 from processhub.agent.env import Environment
+from processhub.agent.requests.ondemand import Demand
 from processhub.api.naming import child_object_name
 from processhub.api.slice import Settings
 from processhub.cluster.client import Client

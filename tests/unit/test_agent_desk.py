@@ -7,12 +7,12 @@ import asyncio
 
 import pytest
 
-from processhub.agent.child import Child
-from processhub.agent.desk import QUEUE_MAX, Desk
-from processhub.agent.incarnation import End, Limits
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End, Limits
 from processhub.agent.problems import Problem
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.request import Answer, MovedError, OutcomeUnknownError, Request
-from processhub.agent.sync import Wanted
+from processhub.agent.requests.queue import QUEUE_MAX, Desk
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Settings

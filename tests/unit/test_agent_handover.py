@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from processhub.agent.courier import SMALL_MAX, Content, SmallState
+from processhub.agent.children.runs import End
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
-from processhub.agent.handover import Handovers
-from processhub.agent.incarnation import End
+from processhub.agent.handover.handover import Handovers
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Wanted
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import xxhash
 
-from processhub.agent.child import Child
-from processhub.agent.courier import Batch, Content, Outgoing, Taken
-from processhub.agent.handover import Handovers
-from processhub.agent.incarnation import End
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End
+from processhub.agent.handover.handover import Handovers
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers.statesender import Batch, Content, Outgoing, Taken
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Wanted
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State

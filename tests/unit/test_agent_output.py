@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from processhub.agent.children.output import LINE_MAX, PipeReader, tagged
 from processhub.agent.logs import BUFFER_BYTES, LogSink
-from processhub.agent.output import LINE_MAX, PipeReader, tagged
 
 
 class Reader:

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from processhub.agent.child import Child
+from processhub.agent.children.child import Child
+from processhub.agent.children.podchild import PodStarter, hindrance
+from processhub.agent.children.runs import Handle, Limits
 from processhub.agent.env import Environment
-from processhub.agent.incarnation import Handle, Limits
-from processhub.agent.podchild import PodStarter, hindrance
-from processhub.agent.sync import Wanted
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import child_pod_name

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from waiting import until
 
-from processhub.agent.child import Child
+from processhub.agent.children.child import Child
+from processhub.agent.children.execchild import ExecStarter
+from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
-from processhub.agent.execchild import ExecStarter
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
-from processhub.agent.pythonchild import PythonStarter
-from processhub.agent.spawner import Spawner, WardenProcess
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Wanted
+from processhub.agent.watchdog.client import Spawner, WardenProcess
 from processhub.api.child import Exec, Python
 from processhub.api.naming import id_hash
 from processhub.api.slice import Assignment

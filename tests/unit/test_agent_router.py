@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from processhub.agent.claims import Claims
-from processhub.agent.courier import Content
-from processhub.agent.demand import Demand
-from processhub.agent.desk import Desk
 from processhub.agent.env import PORT, Environment
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers import Peers
-from processhub.agent.registry import Copy
+from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.statesender import Content
+from processhub.agent.registry.registry import Copy
+from processhub.agent.registry.slicewatcher import Sync, Wanted
 from processhub.agent.request import Request
-from processhub.agent.router import Router
+from processhub.agent.requests.localtakeover import Claims
+from processhub.agent.requests.ondemand import Demand
+from processhub.agent.requests.queue import Desk
+from processhub.agent.requests.router import Router
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Sync, Wanted
 from processhub.api.child import ChildSpec, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import slice_name

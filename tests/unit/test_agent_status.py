@@ -9,9 +9,9 @@ import pytest
 from test_agent_supervisor import supervised, wanted
 from waiting import until
 
-from processhub.agent.incarnation import End
+from processhub.agent.children.runs import End
 from processhub.agent.metrics import Metrics
-from processhub.agent.status import Author, StatusBook
+from processhub.agent.reporting.reporter import Author, StatusBook
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus, parse_report

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processhub.agent.statusfit import OBJECT_MAX, SPEC_MAX
-from processhub.agent.statusfit import fit as fit_beside
+from processhub.agent.reporting.statusfit import OBJECT_MAX, SPEC_MAX
+from processhub.agent.reporting.statusfit import fit as fit_beside
 from processhub.api.reasons import State
 from processhub.api.slice import (
     MAX_BYTES,

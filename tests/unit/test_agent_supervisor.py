@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from processhub.agent.child import Child
-from processhub.agent.incarnation import End
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End
 from processhub.agent.metrics import Metrics
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Assignment, Settings

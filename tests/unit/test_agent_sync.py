@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processhub.agent.env import Environment
-from processhub.agent.sync import Sync, Wanted
+from processhub.agent.registry.slicewatcher import Sync, Wanted
 from processhub.api.child import Exec, Workload
 from processhub.api.meta import ObjectMeta
 from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, encode_workload, format_assignment

@@ -23,16 +23,16 @@ from processhub.api.slice import (
     format_assignment,
     format_report,
 )
+from processhub.controller.hooks.verdicts import digest
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
+from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
+from processhub.controller.store.hubstate import HubState, KnownSlice
 from processhub.core.acceptance import Refusal
-from processhub.core.membership import Judgement, Phase
-from processhub.core.plan import Unplaced
-from processhub.operator.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
-from processhub.operator.childsetstatus import Tally, child_set_status, refused_set_status, tallies
-from processhub.operator.hooks.answers import digest
-from processhub.operator.hubstate import HubState, KnownSlice
-from processhub.operator.members import Member
-from processhub.operator.memory import HubMemory
-from processhub.operator.observe import Observation, observe
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.plan import Unplaced
 
 NOW = "2026-01-01T00:00:00Z"
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"))

@@ -9,10 +9,10 @@ import pytest
 from planned_hub import PlannedHub, child
 
 from processhub.api.hub import HubSpec
-from processhub.core.membership import Phase
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import Claim
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import Claim
+from processhub.core.planning.planner import plan
 
 
 def spec(how: str = "Local") -> HubSpec:

@@ -23,7 +23,7 @@ from processhub.cli.explain import candidates, why
 from processhub.cli.outlook import changed, from_cluster, outlook
 from processhub.cli.show import pod_of
 from processhub.client.registry import Registry
-from processhub.core.placement import Candidate, rank
+from processhub.core.model.placement import Candidate, rank
 
 MEMBERS = ["h-0", "h-1", "h-2"]
 BEST, SECOND, LAST = (name for name, _ in rank("a", [Candidate(name) for name in MEMBERS]))

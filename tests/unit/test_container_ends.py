@@ -10,10 +10,10 @@ import pytest
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Pod
-from processhub.core.membership import Phase
-from processhub.operator.hubstate import HubState
-from processhub.operator.members import Member, observe_members
-from processhub.operator.memory import HubMemory
+from processhub.controller.observe.members import Member, observe_members
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.store.hubstate import HubState
+from processhub.core.model.membership import Phase
 
 KEY = ("ns", "hub")
 LABELS = {"processhub.dev/hub": "hub", "processhub.dev/hub-uid": "h", "processhub.dev/member": "hub-0"}

@@ -12,12 +12,12 @@ from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
 
 from processhub.api.reasons import Reason
 from processhub.api.usage import Usage, format_usage, parse_usage
-from processhub.core.distribution import BUILT_IN, LeastLoaded, Scene, Seat, strategy_of
-from processhub.core.membership import Phase
-from processhub.core.migration import migration_of
-from processhub.core.placement import Candidate, rank
-from processhub.core.planner import _Singles, plan
-from processhub.core.snapshot import MemberView, Wanted
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import Candidate, rank
+from processhub.core.model.snapshot import MemberView, Wanted
+from processhub.core.planning.planner import _Singles, plan
+from processhub.core.strategies import BUILT_IN, LeastLoaded, Scene, Seat, strategy_of
+from processhub.core.strategies.migration import migration_of
 
 NAMES = ["hub-0", "hub-1", "hub-2"]
 SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # those that keep one copy

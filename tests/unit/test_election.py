@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestServer
 
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.operator import election as module
-from processhub.operator.election import Election
+from processhub.controller.lead import election as module
+from processhub.controller.lead.election import Election
 
 DEADLINE = 40.0
 RENEW_DEADLINE = 1.0

@@ -18,11 +18,11 @@ from planned_hub import PlannedHub, child, children_of, one_pod
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import State
 from processhub.api.slice import Assignment
-from processhub.core.handover import Step, goes_to, next_step
-from processhub.core.membership import Phase
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.handover import Step, goes_to, next_step
+from processhub.core.planning.planner import plan
 
 SUM = "5eed"
 

@@ -14,7 +14,7 @@ import pytest
 from processhub import extensions
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason
-from processhub.operator.hooks.handlers import Handlers
+from processhub.controller.hooks.handlers import Handlers
 
 _POINTS = """
 [processhub.hooks]
@@ -63,7 +63,7 @@ def test_a_handler_is_an_entry_point_by_its_name() -> None:
         "kopf:configure",
         "click._termui_impl:_pipepager",
         "kopf._cogs.helpers.loaders:preload",
-        "processhub.operator.objects.template:merge",
+        "processhub.controller.objects.template:merge",
         "processhub.examples:enrich",
         "os:remove",
         "my_hooks:note",
@@ -111,7 +111,7 @@ def test_an_entry_point_that_fails_says_why_and_the_others_work(handler: str, wh
 
 def test_without_any_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     none: Any = extensions.Loaded({}, {})
-    monkeypatch.setattr("processhub.operator.hooks.handlers.hook_handlers", lambda: none)
+    monkeypatch.setattr("processhub.controller.hooks.handlers.hook_handlers", lambda: none)
 
     refusal = Handlers().refusal(spec("note"))
 

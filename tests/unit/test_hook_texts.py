@@ -19,11 +19,11 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.kinds import CHILDREN
-from processhub.operator.events import EventRecorder
-from processhub.operator.hooks.answers import parse_answer
-from processhub.operator.hooks.asking import Asker
-from processhub.operator.hooks.happening import CloudEventText
-from processhub.operator.hooks.webhook import HookError, new_session, post
+from processhub.controller.hooks.asking import Asker
+from processhub.controller.hooks.hubevent import CloudEventText
+from processhub.controller.hooks.verdicts import parse_answer
+from processhub.controller.hooks.webhook import HookError, new_session, post
+from processhub.controller.report.events import EventRecorder
 
 
 class Events:

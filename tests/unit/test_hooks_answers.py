@@ -11,12 +11,12 @@ import pytest
 from processhub.api.child import Child, Workload
 from processhub.api.hub import HubSpec
 from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
+from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, digest, parse_answer
+from processhub.controller.hooks.webhook import HookError
+from processhub.controller.observe.admission import Candidate
 from processhub.core.acceptance import refuse_hub
-from processhub.core.draft import same_attributes
-from processhub.core.snapshot import wanted_child
-from processhub.operator.gate import Candidate
-from processhub.operator.hooks.answers import Answer, as_recorded, changed_child, digest, parse_answer
-from processhub.operator.hooks.webhook import HookError
+from processhub.core.model.snapshot import wanted_child
+from processhub.core.planning.builder import same_attributes
 
 EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
 PYTHON = {"python": {"target": "m:C", "args": {"a": 1, "b": 2}}}

@@ -13,11 +13,11 @@ from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.operator.events import EventRecorder
-from processhub.operator.hooks import courier as module
-from processhub.operator.hooks.courier import QUEUE, Courier
-from processhub.operator.hooks.happening import CloudEventText, Happening
-from processhub.operator.hooks.webhook import HookError
+from processhub.controller.hooks import dispatcher as module
+from processhub.controller.hooks.dispatcher import QUEUE, Courier
+from processhub.controller.hooks.hubevent import CloudEventText, Happening
+from processhub.controller.hooks.webhook import HookError
+from processhub.controller.report.events import EventRecorder
 
 STARTED = HookEvent.CHILD_STARTED
 

@@ -9,12 +9,12 @@ import pytest
 from processhub.api.hooks import HookEvent
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Assignment, Report
-from processhub.core.membership import Phase
-from processhub.core.placement import child_key
-from processhub.core.plan import Move
-from processhub.core.snapshot import Wanted
-from processhub.operator.hooks.derive import Tracker
-from processhub.operator.hooks.view import CopySeen, HubView, MemberSeen
+from processhub.controller.hooks.derive import Tracker
+from processhub.controller.hooks.view import CopySeen, HubView, MemberSeen
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import child_key
+from processhub.core.model.plan import Move
+from processhub.core.model.snapshot import Wanted
 
 LIVE, HELD, GONE = Phase.LIVE, Phase.HELD, Phase.GONE
 

@@ -15,22 +15,22 @@ from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.core.membership import Judgement, Phase
-from processhub.core.plan import Plan
-from processhub.core.quorum import Verdict
-from processhub.core.snapshot import HubSnapshot, OnRecord, Wanted
-from processhub.operator.events import EventRecorder
-from processhub.operator.gate import Judged, judge
-from processhub.operator.hooks import moves
-from processhub.operator.hooks.answers import Answer
-from processhub.operator.hooks.asking import Asker, Unanswered
-from processhub.operator.hooks.happening import CloudEventText
-from processhub.operator.hooks.hooks import Hooks
-from processhub.operator.hooks.starts import StartGate
-from processhub.operator.hooks.stops import StopGate
-from processhub.operator.hubstate import HubKey, HubState
-from processhub.operator.members import Member
-from processhub.operator.observe import Observation
+from processhub.controller.hooks import moves
+from processhub.controller.hooks.asking import Asker, Unanswered
+from processhub.controller.hooks.hooks import Hooks
+from processhub.controller.hooks.hubevent import CloudEventText
+from processhub.controller.hooks.starts import StartGate
+from processhub.controller.hooks.stops import StopGate
+from processhub.controller.hooks.verdicts import Answer
+from processhub.controller.observe.admission import Judged, judge
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import HubKey, HubState
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.quorum import Verdict
+from processhub.core.model.snapshot import HubSnapshot, OnRecord, Wanted
 
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")

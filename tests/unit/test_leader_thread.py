@@ -18,9 +18,9 @@ from waiting import until
 
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.operator import election as module
-from processhub.operator.election import Election
-from processhub.operator.leaderthread import LeaderThread
+from processhub.controller.lead import election as module
+from processhub.controller.lead.election import Election
+from processhub.controller.lead.leaderthread import LeaderThread
 
 DEADLINE = 40.0
 RENEW_DEADLINE = 0.5

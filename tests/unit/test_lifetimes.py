@@ -11,14 +11,14 @@ from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.core.quorum import Verdict
-from processhub.core.snapshot import HubSnapshot
-from processhub.operator.events import EventRecorder
-from processhub.operator.hubstate import HubState
-from processhub.operator.lifetimes import Lifetimes
-from processhub.operator.memory import HubMemory
-from processhub.operator.observe import Observation
-from processhub.operator.steps import Steps
+from processhub.controller.execute.lifetimes import Lifetimes
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import HubState
+from processhub.core.model.quorum import Verdict
+from processhub.core.model.snapshot import HubSnapshot
 
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
 

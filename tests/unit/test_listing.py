@@ -10,13 +10,13 @@ from planned_hub import PlannedHub, child, hub_spec
 
 from processhub.api.child import ChildSpec
 from processhub.api.slice import Assignment, RegistrySlice, Report, format_assignment, format_report
+from processhub.controller.observe.members import Member
+from processhub.controller.report.child import copies_by_id, copies_of
+from processhub.controller.store.hubstate import KnownSlice
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
-from processhub.core.membership import Judgement, Phase
-from processhub.core.planner import plan
-from processhub.operator.childstatus import copies_by_id, copies_of
-from processhub.operator.hubstate import KnownSlice
-from processhub.operator.members import Member
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.planning.planner import plan
 
 NAMES = [f"node-{number:03}" for number in range(800)]
 _CONDITION_MAX = 32_768

@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 from planned_hub import PlannedHub, children_of, hub_spec
 
-from processhub.agent.usage import Meter, descendants, processes, rounded
+from processhub.agent.children.usage import Meter, descendants, processes, rounded
 from processhub.api.usage import Usage, format_usage, parse_usage
-from processhub.core.distribution.patience import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, Patience
+from processhub.core.strategies.cooldown import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, Patience
 
 ROUND = 5.0  # seconds
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.core.membership import LEASE_GRACE_SECONDS, Judgement, MemberFacts, Phase, judge
+from processhub.core.model.membership import LEASE_GRACE_SECONDS, Judgement, MemberFacts, Phase, judge
 
 LIMIT = 15 + LEASE_GRACE_SECONDS
 

@@ -11,11 +11,11 @@ from processhub.api.child import Child, ChildSpec, ChildStatus
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.slice import DEMAND_OPTION, Assignment, encode_workload, format_assignment
+from processhub.controller.execute.lifetimes import first_started
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_child, refuse_hub
-from processhub.operator.hubstate import HubState
-from processhub.operator.lifetimes import first_started
-from processhub.operator.memory import HubMemory
-from processhub.operator.observe import Observation, observe
 
 CACHE = {"python": {"target": "m:Cache"}}
 

@@ -13,10 +13,10 @@ from waiting import until
 
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.operator.engine import Engine
-from processhub.operator.main import _kopf
-from processhub.operator.settings import OperatorSettings
-from processhub.operator.takeover import DeposedError
+from processhub.controller.engine import Engine
+from processhub.controller.lead.terms import DeposedError
+from processhub.controller.main import _kopf
+from processhub.controller.settings import OperatorSettings
 
 DEADLINE = 40.0  # kopf would begin anew after 60 s
 TERM = 5

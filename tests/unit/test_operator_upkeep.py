@@ -18,15 +18,15 @@ from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
-from processhub.core.membership import Judgement, Phase
-from processhub.operator.callrights import BINDING, CallRights
-from processhub.operator.events import EventRecorder
-from processhub.operator.hubstate import HubKey
-from processhub.operator.memberlabels import label_pods
-from processhub.operator.members import Member
-from processhub.operator.statuswriter import StatusWriter
-from processhub.operator.steps import Failures, Steps
-from processhub.operator.store import Store
+from processhub.controller.execute.callrights import BINDING, CallRights
+from processhub.controller.execute.memberlabels import label_pods
+from processhub.controller.execute.steps import Failures, Steps
+from processhub.controller.observe.members import Member
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.writer import StatusWriter
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Judgement, Phase
 
 DEADLINE = 40.0
 

@@ -16,10 +16,10 @@ from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
-from processhub.operator.childsets import SeenSet, known_set
-from processhub.operator.orders import OrderDesk
-from processhub.operator.setorders import HeldBack
-from processhub.operator.steps import Steps
+from processhub.controller.execute.moverequests import OrderDesk
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.setorders import HeldBack
+from processhub.controller.store.childsets import SeenSet, known_set
 
 _ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's
 

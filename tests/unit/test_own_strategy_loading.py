@@ -13,14 +13,14 @@ from ownstrategy import installed
 from processhub import extensions
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.reasons import Reason
+from processhub.controller.observe.customrules import OwnRules
 from processhub.core.acceptance import refuse_hub
-from processhub.core.distribution.own import Own
-from processhub.core.migration import OwnMigration
-from processhub.core.placement import Candidate, rank
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.quorum import QuorumFacts, quorum
-from processhub.operator.ownrules import OwnRules
+from processhub.core.model.placement import Candidate, rank
+from processhub.core.model.plan import Plan
+from processhub.core.model.quorum import QuorumFacts, quorum
+from processhub.core.planning.planner import plan
+from processhub.core.strategies.custom import Own
+from processhub.core.strategies.migration import OwnMigration
 from processhub.strategies import (
     DISTRIBUTION,
     Child,

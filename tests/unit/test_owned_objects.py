@@ -15,12 +15,12 @@ from processhub.api.hub import Hub
 from processhub.api.meta import PartialObject
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
-from processhub.operator.objects.template import pod_template
-from processhub.operator.objects.workload import workload
-from processhub.operator.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
-from processhub.operator.ownedwatch import OWNED_KINDS, OwnedWatch
-from processhub.operator.settings import OperatorSettings
-from processhub.operator.store import Store
+from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
+from processhub.controller.objects.template import pod_template
+from processhub.controller.objects.workload import workload
+from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.ownedwatch import OWNED_KINDS, OwnedWatch
+from processhub.controller.store.store import Store
 
 Json = dict[str, Any]
 HUB = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)

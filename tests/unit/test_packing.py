@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from processhub.api.child import Exec, Workload
 from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
-from processhub.core.packing import SliceContent, pack
+from processhub.core.planning.packing import SliceContent, pack
 
 MAX_ENTRIES, MAX_BYTES = 4, 700
 

@@ -14,7 +14,17 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.core.placement import NOWHERE, Candidate, best, child_key, child_keys, load_caps, place, rank, scores
+from processhub.core.model.placement import (
+    NOWHERE,
+    Candidate,
+    best,
+    child_key,
+    child_keys,
+    load_caps,
+    place,
+    rank,
+    scores,
+)
 
 IDS = [f"tenant/{number}" for number in range(20_000)]
 KEYS = child_keys(IDS)
@@ -191,7 +201,7 @@ def test_a_score_is_finite_and_above_zero_at_both_ends_of_the_hash(mixed: int) -
 
 _IN_A_PROCESS = """
 import json, sys
-from processhub.core.placement import Candidate, child_keys, place, scores
+from processhub.core.model.placement import Candidate, child_keys, place, scores
 members = [Candidate(name, weight, 450) for name, weight in {("hub-0", 1), ("hub-1", 2), ("hub-2", 1), ("hub-3", 1)}]
 keys = child_keys(f"id-{n}" for n in range(1500))
 chosen = [members[i].name if i >= 0 else None for i in place(keys, members).tolist()]

@@ -13,11 +13,11 @@ import pytest
 from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec, one_pod
 
 from processhub.api.reasons import Reason
-from processhub.core.membership import Phase
-from processhub.core.placement import Candidate, best, child_keys
-from processhub.core.plan import Unplaced
-from processhub.core.planner import plan
-from processhub.core.snapshot import MemberView
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import Candidate, best, child_keys
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import MemberView
+from processhub.core.planning.planner import plan
 
 LOOSE = hub_spec(cap_percent=1000)
 
@@ -783,7 +783,7 @@ _IN_A_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from planned_hub import PlannedHub, children_of, child, hub_spec
-from processhub.core.membership import Phase
+from processhub.core.model.membership import Phase
 hub = PlannedHub(5, hub_spec(cap_percent=110))
 hub.want({child(f"tenant/{n}", tags=tuple({"a", "b"} & {"a"})) for n in range(300)} | {child("g", nodes=("hub-1",))})
 # A set's order follows the hash seed; a plan must not, but for which child has which epoch.

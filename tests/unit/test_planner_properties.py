@@ -16,11 +16,11 @@ from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec, one_pod
 
 from processhub.api.slice import Assignment
 from processhub.api.usage import Usage
-from processhub.core.distribution import BUILT_IN
-from processhub.core.membership import Phase
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import Wanted
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import Wanted
+from processhub.core.planning.planner import plan
+from processhub.core.strategies import BUILT_IN
 
 POD = "pod"  # the workload of a child that is a Pod of its own
 MEMBERS = [f"hub-{number}" for number in range(5)]

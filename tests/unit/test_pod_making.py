@@ -30,15 +30,15 @@ from processhub.api.slice import (
 )
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
-from processhub.core.membership import Judgement, Phase
-from processhub.operator.events import EventRecorder
-from processhub.operator.hubstate import KnownSlice
-from processhub.operator.members import Member
-from processhub.operator.memory import HubMemory
-from processhub.operator.podchildren import PodChildren
-from processhub.operator.podends import delete_all, look_for_vanished
-from processhub.operator.steps import Steps
-from processhub.operator.store import Store
+from processhub.controller.execute.podchildren import PodChildren
+from processhub.controller.execute.podends import delete_all, look_for_vanished
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Judgement, Phase
 
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
 DIGEST, TEXT = encode_workload(Workload(pod=PodWorkload(template=TEMPLATE)))

@@ -16,12 +16,12 @@ from processhub.api.meta import Condition, ObjectMeta
 from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.reasons import Reason
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_hub
-from processhub.core.membership import Judgement, Phase
-from processhub.core.quorum import QuorumFacts, Verdict, quorum
-from processhub.operator.hubstate import HubState
-from processhub.operator.members import Member
-from processhub.operator.quorumwatch import QuorumWatch
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.quorum import QuorumFacts, Verdict, quorum
 
 STATIC = PartitionTolerance(strategy="StaticQuorum", quorum_size=2)
 MAJORITY = PartitionTolerance(strategy="MajorityQuorum")

@@ -15,10 +15,10 @@ from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
 
 from processhub.api.reasons import Reason, Role, State
 from processhub.api.slice import Assignment
-from processhub.core.membership import Phase
-from processhub.core.placement import Candidate, rank
-from processhub.core.planner import plan
-from processhub.core.snapshot import ChildPod, MemberView
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import Candidate, rank
+from processhub.core.model.snapshot import ChildPod, MemberView
+from processhub.core.planning.planner import plan
 
 
 def replicated(

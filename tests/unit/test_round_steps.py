@@ -29,15 +29,15 @@ from processhub.cluster.errors import (
     NamespaceTerminatingError,
     api_error,
 )
-from processhub.core.membership import Judgement, Phase
-from processhub.core.snapshot import OnRecord
-from processhub.operator.events import EventRecorder
-from processhub.operator.hubstate import KnownLease, KnownSlice
-from processhub.operator.members import Member, proven_members
-from processhub.operator.ownership import is_asleep
-from processhub.operator.staticchildren import sync_static_children
-from processhub.operator.steps import Failures, Steps
-from processhub.operator.store import Store
+from processhub.controller.execute.staticchildren import sync_static_children
+from processhub.controller.execute.steps import Failures, Steps
+from processhub.controller.observe.members import Member, proven_members
+from processhub.controller.observe.ownership import is_asleep
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.snapshot import OnRecord
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h", generation=1))
 QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")

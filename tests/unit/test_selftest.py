@@ -8,7 +8,7 @@ import pytest
 
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
-from processhub.operator.selftest import NotReadyError, leader_of
+from processhub.controller.selftest import NotReadyError, leader_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -11,8 +11,8 @@ import pytest
 from processhub.api.childset import ChildSet
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders
-from processhub.operator.childsets import SeenSet, known_set
-from processhub.operator.setorders import HeldBack, orders_of_sets, refusal_of_id
+from processhub.controller.observe.setorders import HeldBack, orders_of_sets, refusal_of_id
+from processhub.controller.store.childsets import SeenSet, known_set
 
 
 def seen(annotation: str, taken: dict[str, str] | None = None, **spec: Any) -> SeenSet:

@@ -14,7 +14,7 @@ from processhub.api.slice import (
     format_assignment,
     format_report,
 )
-from processhub.operator.hubstate import KnownSlice
+from processhub.controller.store.hubstate import KnownSlice
 
 HOLDER = "pod/nonce"
 

@@ -15,12 +15,12 @@ from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import UnavailableError
-from processhub.core.membership import Judgement, Phase
-from processhub.operator.hubstate import HubState, KnownSlice
-from processhub.operator.members import Member
-from processhub.operator.memory import HubMemory
-from processhub.operator.slicewriter import SliceWriter
-from processhub.operator.store import Store
+from processhub.controller.execute.slicewriter import SliceWriter
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.store.hubstate import HubState, KnownSlice
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Judgement, Phase
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"))
 DEADLINE = 40.0

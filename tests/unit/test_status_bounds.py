@@ -29,25 +29,25 @@ from processhub.api.slice import (
 from processhub.cluster.client import Client
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.child import NODES_MAX, child_status, copies_of
+from processhub.controller.report.childset import SETS_BURST, SETS_RATE, ChildSetWriter
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
+from processhub.controller.report.hubpace import HUB_BURST as STATUS_BURST
+from processhub.controller.report.hubpace import HUB_RATE as STATUS_RATE
+from processhub.controller.report.hubpace import HubPace
+from processhub.controller.report.quietwrites import HUB_BURST, HUB_RATE
+from processhub.controller.report.writer import StatusWriter
+from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.controller.store.store import Store
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
-from processhub.core.membership import Judgement, Phase
-from processhub.core.plan import Plan
-from processhub.core.quorum import Verdict
-from processhub.core.snapshot import HubSnapshot
-from processhub.operator.childsetstatus import SETS_BURST, SETS_RATE, ChildSetWriter
-from processhub.operator.childstatus import NODES_MAX, child_status, copies_of
-from processhub.operator.events import EventRecorder
-from processhub.operator.hubpace import HUB_BURST as STATUS_BURST
-from processhub.operator.hubpace import HUB_RATE as STATUS_RATE
-from processhub.operator.hubpace import HubPace
-from processhub.operator.hubstate import KnownLease, KnownSlice
-from processhub.operator.hubstatus import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
-from processhub.operator.members import Member
-from processhub.operator.observe import Observation
-from processhub.operator.quietwrites import HUB_BURST, HUB_RATE
-from processhub.operator.statuswriter import StatusWriter
-from processhub.operator.store import Store
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.quorum import Verdict
+from processhub.core.model.snapshot import HubSnapshot
 
 GONE = Judgement(Phase.GONE, draining=False, restarting=False, recheck_seconds=None, why="")
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")

@@ -12,8 +12,8 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
-from processhub.operator.hubstate import HubKey
-from processhub.operator.store import Store
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.store import Store
 
 HUB: HubKey = ("default", "hub")
 LEASE = Lease(

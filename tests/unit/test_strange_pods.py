@@ -13,9 +13,9 @@ from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.api.slice import Assignment
-from processhub.operator import podmarks
-from processhub.operator.objects.childpod import PodPlace, child_pod
-from processhub.operator.podmarks import claims_to_be_child_pod, is_child_pod, recognised
+from processhub.controller.objects.childpod import PodPlace, child_pod
+from processhub.controller.store import podmarks
+from processhub.controller.store.podmarks import claims_to_be_child_pod, is_child_pod, recognised
 
 MARKS = ("child-id", "child-uid", "epoch", "run", "role", "workload", "hub-uid", "member", "child")
 COPIES = Redundancy(strategy="Replication", replication_model="ActiveActive")

@@ -11,9 +11,9 @@ from planned_hub import PlannedHub, child, children_of, hub_spec
 from processhub.api.hub import Migration
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
-from processhub.core.membership import Phase
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, OnRecord
+from processhub.core.model.membership import Phase
+from processhub.core.model.snapshot import HubSnapshot, OnRecord
+from processhub.core.planning.planner import plan
 
 
 def suspend(hub: PlannedHub, *ids: str, value: bool = True) -> None:

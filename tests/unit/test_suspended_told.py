@@ -22,13 +22,13 @@ from processhub.api.slice import (
     format_report,
     waits,
 )
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.report.child import child_status, copies_of
+from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.acceptance import Refusal
-from processhub.core.membership import Judgement, Phase
-from processhub.operator.childstatus import child_status, copies_of
-from processhub.operator.hubstate import HubState, KnownLease, KnownSlice
-from processhub.operator.members import Member
-from processhub.operator.memory import HubMemory
-from processhub.operator.observe import Observation, observe
+from processhub.core.model.membership import Judgement, Phase
 
 NOW = "2026-01-01T00:00:00Z"
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")

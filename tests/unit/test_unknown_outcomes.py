@@ -6,8 +6,8 @@ import pytest
 from slicesite import Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
-from processhub.operator import takeover
-from processhub.operator.takeover import raise_terms
+from processhub.controller.lead import terms as takeover
+from processhub.controller.lead.terms import raise_terms
 
 UNKNOWN = ("unanswered", "broken", "late")
 

@@ -14,15 +14,16 @@ import pytest
 from waiting import ENDS_WITH_US, alive, until
 
 from processhub.agent.frames import Inbox, Message, Outbox
-from processhub.agent.spawner import Feed
-from processhub.agent.warden.linux import boottime
+from processhub.agent.watchdog.client import Feed
+from processhub.agent.watchdog.linux import boottime
 
-WARDEN = "from processhub.agent.warden.main import main; main()"
+WARDEN = "from processhub.agent.watchdog.main import main; main()"
 # Each child of this warden ends after the warden has listed it and before it is looked at: the moment in which its own
 # children come to the warden and are not on the list.
 ENDS_WHEN_LOOKED_AT = """
 import os, signal
-from processhub.agent.warden import linux, main
+from processhub.agent.watchdog import linux
+from processhub.agent.watchdog import main
 
 look = linux._stat
 
@@ -38,14 +39,16 @@ main.main()
 # Each fork of this one is killed before it has become the program, as by the kernel where memory is short.
 KILLED_AS_A_FORK = """
 import os, signal
-from processhub.agent.warden import launch, main
+from processhub.agent.watchdog import launch
+from processhub.agent.watchdog import main
 launch._arrange = lambda fds: os.kill(os.getpid(), signal.SIGKILL)
 main.main()
 """
 # Each fork of this one becomes the program only when it is let, and notes that it waits for that.
 WAITS_AS_A_FORK = """
 import os, time
-from processhub.agent.warden import launch, main
+from processhub.agent.watchdog import launch
+from processhub.agent.watchdog import main
 
 def wait(signum):
     open("note", "w").close()

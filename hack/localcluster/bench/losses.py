@@ -19,7 +19,7 @@ from processhub.api.reasons import Role, State
 from processhub.client.session import Session
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import LEASES, PODS
-from processhub.core.membership import LEASE_GRACE_SECONDS
+from processhub.core.model.membership import LEASE_GRACE_SECONDS
 
 _STANDBY = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
 

@@ -18,11 +18,11 @@ from processhub.api.slice import format_assignment as spec_entry
 from processhub.api.slice import format_report as status_entry
 from processhub.client.hub import Hub
 from processhub.client.session import Session
-from processhub.core.membership import Phase
-from processhub.core.placement import child_key
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import child_key
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.planning.planner import plan
 
 _UNLIMITED = 10**9
 _SLICE = 1000

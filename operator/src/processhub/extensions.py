@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from processhub.core.acceptance import MIGRATIONS, PARTITIONS, REDUNDANCIES, STRATEGIES
-from processhub.core.distribution import Strategy
-from processhub.core.distribution.own import Own
-from processhub.core.migration import OwnMigration
+from processhub.core.strategies import Strategy
+from processhub.core.strategies.custom import Own
+from processhub.core.strategies.migration import OwnMigration
 from processhub.strategies import (
     DISTRIBUTION,
     MIGRATION,

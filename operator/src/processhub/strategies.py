@@ -17,9 +17,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from processhub.core.distribution.own import Child, Member
-from processhub.core.migration import Move, Way
-from processhub.core.quorum import Seen
+from processhub.core.model.quorum import Seen
+from processhub.core.strategies.custom import Child, Member
+from processhub.core.strategies.migration import Move, Way
 
 __all__ = [
     "DISTRIBUTION",

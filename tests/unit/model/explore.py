@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from processhub.core.membership import Phase
+from processhub.core.model.membership import Phase
 
 from .hub import ModelHub
 from .rules import PromiseBrokenError, Rules

@@ -10,11 +10,11 @@ from functools import cache
 
 from processhub.api.hub import HubSpec
 from processhub.api.slice import Assignment
-from processhub.core.membership import MemberFacts, Phase, judge
-from processhub.core.placement import child_key
-from processhub.core.plan import Plan
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.membership import MemberFacts, Phase, judge
+from processhub.core.model.placement import child_key
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.planning.planner import plan
 
 from .rules import Checked, Step, with_known, with_member
 from .states import ANYWHERE, NO_ONE, Confirm, Entry, Flying, Known, Put, Spec, State, Status, Want, Write, put_at

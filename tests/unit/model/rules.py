@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from processhub.core.membership import Phase
-from processhub.core.snapshot import MemberView
+from processhub.core.model.membership import Phase
+from processhub.core.model.snapshot import MemberView
 
 from .states import Entry, Known, Member, State, put_at
 

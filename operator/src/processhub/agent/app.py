@@ -9,28 +9,28 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
-from processhub.agent.access import Access
-from processhub.agent.child import Child
-from processhub.agent.claims import Claims
-from processhub.agent.courier import Batch, Taken
-from processhub.agent.demand import Demand
-from processhub.agent.desk import Desk
+from processhub.agent.children.child import Child
+from processhub.agent.children.execchild import ExecStarter
+from processhub.agent.children.podchild import PodStarter
+from processhub.agent.children.pythonchild import PythonStarter
+from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
-from processhub.agent.execchild import ExecStarter
-from processhub.agent.handover import Handovers
-from processhub.agent.http import Server
+from processhub.agent.handover.handover import Handovers
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers import Peers
-from processhub.agent.podchild import PodStarter
-from processhub.agent.pythonchild import PythonStarter
-from processhub.agent.router import Router
-from processhub.agent.spawner import Spawner, WardenProcess
-from processhub.agent.status import Author, StatusBook
+from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.statesender import Batch, Taken
+from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.agent.reporting.reporter import Author, StatusBook
+from processhub.agent.requests.access import Access
+from processhub.agent.requests.localtakeover import Claims
+from processhub.agent.requests.ondemand import Demand
+from processhub.agent.requests.queue import Desk
+from processhub.agent.requests.router import Router
+from processhub.agent.requests.server import Server
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.sync import Sync, Wanted
-from processhub.agent.usage import Meter
+from processhub.agent.watchdog.client import Spawner, WardenProcess
 from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
 from processhub.cluster.client import Client

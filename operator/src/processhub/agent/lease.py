@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from processhub.agent.env import Environment
-from processhub.agent.spawner import Feed
-from processhub.agent.warden.linux import boottime
+from processhub.agent.watchdog.client import Feed
+from processhub.agent.watchdog.linux import boottime
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
 from processhub.api.slice import Settings

@@ -9,8 +9,8 @@ import shutil
 import sys
 
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
-from processhub.agent.spawner import WardenProcess
-from processhub.agent.warden.linux import become_subreaper
+from processhub.agent.watchdog.client import WardenProcess
+from processhub.agent.watchdog.linux import become_subreaper
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def _serve(env: Environment, warden: WardenProcess, nofile: tuple[int, int] | No
 
 def _end_all(warden: WardenProcess) -> None:
     """Let the warden end what is left; if it is gone, end it here: nothing outlives the agent."""
-    from processhub.agent.warden.linux import end_all
+    from processhub.agent.watchdog.linux import end_all
 
     warden.socket.close()
     with contextlib.suppress(Exception):

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from processhub.agent.child import Child
-from processhub.agent.courier import Content
-from processhub.agent.incarnation import End, Handle, Limits
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End, Handle, Limits
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers.statesender import Content
+from processhub.agent.registry.slicewatcher import Wanted
 from processhub.agent.request import Answer, Request
-from processhub.agent.sync import Wanted
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
 
 if TYPE_CHECKING:
-    from processhub.agent.handover import Handovers
+    from processhub.agent.handover.handover import Handovers
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from processhub.client.records import Record
 from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
 from processhub.cluster.kinds import untyped
-from processhub.core.distribution import Scene, Seat
-from processhub.core.distribution.hashing import Modulo
-from processhub.core.placement import Candidate, child_key, load_caps, rank
-from processhub.core.snapshot import Wanted
+from processhub.core.model.placement import Candidate, child_key, load_caps, rank
+from processhub.core.model.snapshot import Wanted
+from processhub.core.strategies import Scene, Seat
+from processhub.core.strategies.hashing import Modulo
 
 _EVENTS = untyped("v1", "events")
 

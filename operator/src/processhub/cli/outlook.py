@@ -20,12 +20,12 @@ from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
 from processhub.core.acceptance import MIGRATIONS, REDUNDANCIES
-from processhub.core.distribution import BUILT_IN, Strategy, strategy_of
-from processhub.core.membership import Phase
-from processhub.core.migration import Migrating, migration_of
-from processhub.core.plan import Move, Plan, Unplaced
-from processhub.core.planner import plan
-from processhub.core.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, wanted_child
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Move, Plan, Unplaced
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, wanted_child
+from processhub.core.planning.planner import plan
+from processhub.core.strategies import BUILT_IN, Strategy, strategy_of
+from processhub.core.strategies.migration import Migrating, migration_of
 from processhub.extensions import own_strategies
 from processhub.strategies import Member
 

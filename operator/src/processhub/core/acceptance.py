@@ -9,9 +9,9 @@ import msgspec
 from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
-from processhub.core.distribution import BUILT_IN
 from processhub.core.listing import MemberNames
-from processhub.core.migration import BUILT_IN as WAYS
+from processhub.core.strategies import BUILT_IN
+from processhub.core.strategies.migration import BUILT_IN as WAYS
 
 STRATEGIES = tuple(BUILT_IN)
 REDUNDANCIES = ("Singularity", "Replication")

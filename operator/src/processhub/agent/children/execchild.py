@@ -1,0 +1,284 @@
+"""Exec children: a process group of its own each, started and ended through the warden."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import signal
+from collections import deque
+from pathlib import Path
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhttp import ChildHttp
+from processhub.agent.children.output import PipeReader, open_pipes, tagged
+from processhub.agent.children.runs import End, Handle
+from processhub.agent.env import Environment
+from processhub.agent.logs import LogSink
+from processhub.agent.peers.statesender import Content
+from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.request import Answer, Request
+from processhub.agent.watchdog.client import Spawner
+from processhub.api.child import Exec
+from processhub.api.reasons import Reason
+
+log = logging.getLogger(__name__)
+_IN_FLIGHT = 32  # starts the warden is given at a time: a start's time limit must not count those before it
+
+
+class ExecStarter:
+    """Starts exec children, some at a time."""
+
+    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink) -> None:
+        self.env, self.spawner, self.sink = env, spawner, sink
+        self._waiting: deque[ExecRun] = deque()
+        self._flying = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def launch(self, child: Child, wanted: Wanted, workload: Exec, state: Content | None = None) -> Handle:
+        """Have the child started, with that state; it hears of the outcome."""
+        run = ExecRun(self, child, wanted, workload, state)
+        if self._flying < _IN_FLIGHT:
+            self._flying += 1
+            # Not at once: the child must know its handle before it hears of a failure.
+            asyncio.get_running_loop().call_soon(run.begin)
+        else:
+            self._waiting.append(run)
+        return run
+
+    def landed(self) -> None:
+        """A start's outcome is known: the next one's turn."""
+        while self._waiting:
+            run = self._waiting.popleft()
+            if not run.cancelled:
+                asyncio.get_running_loop().call_soon(run.begin)
+                return
+        self._flying -= 1
+
+    def close(self, http: ChildHttp) -> None:
+        """Break the connections to a child that has ended: a process outside its group may hold them open."""
+        task = asyncio.get_running_loop().create_task(http.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def forget(self, child_id: str) -> None:
+        """Remove the files of a child that is gone from this member."""
+        shutil.rmtree(self.env.child_dir(child_id), ignore_errors=True)
+
+
+class ExecRun:
+    """One incarnation of an exec child."""
+
+    def __init__(
+        self, starter: ExecStarter, child: Child, wanted: Wanted, workload: Exec, state: Content | None
+    ) -> None:
+        self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
+        self._role, self._epoch = wanted.assignment.role, wanted.assignment.epoch
+        self._inherited = state
+        self._leave_to: Path | None = None
+        self._key = ""
+        self._landed = False
+        self._begun = False
+        self.cancelled = False  # stopped before it was begun
+        self._outputs: list[PipeReader] = []
+        self._http: ChildHttp | None = None  # once it was asked something
+
+    # what the child orders
+
+    def stop(self, grace: float) -> None:
+        """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
+        if self._key:
+            self._starter.spawner.stop(self._key, grace)
+        elif not self._begun and not self.cancelled:
+            self.cancelled = True
+            # Soon, not now: the child is in the midst of ordering it.
+            asyncio.get_running_loop().call_soon(self._child.ended, End(Reason.EXITED, "stopped before it was started"))
+
+    def give_up(self) -> None:
+        """SIGKILL to the group."""
+        self.stop(0)
+
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """End it as at any stop: what it writes to HUB_HANDOVER_FILE then is its state."""
+        self._leave_to = path
+        self.stop(grace)
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it.
+
+        Where they can't be written it is started anew: it must not go on in a role that is another's.
+        """
+        self._role, self._epoch = role, epoch
+        try:
+            self._write_role()
+        except OSError as error:  # the disk is full, or the child has put something in the way
+            log.error("started anew: its role can't be written: %s", error, extra={"child": self._child.id})
+            self._child.stop(self._child.limits.stop_seconds)
+            return
+        if told and self._workload.role_signal and self._key:
+            self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
+
+    async def request(self, request: Request) -> Answer:
+        """POST it to the socket that the child was told to serve."""
+        if self._http is None:
+            self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
+        return await self._http.post("http://child", request)
+
+    # what the warden tells
+
+    def begin(self) -> None:
+        """Order the process: it is its turn."""
+        if self.cancelled:
+            self._land()
+            return
+        self._begun = True
+        self._child.begun()
+        problem = _problem(self._workload)
+        if problem:
+            self._end(End(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
+            return
+        env, workload = self._starter.env, self._workload
+        folder = env.child_dir(self._child.id)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for name in ("handover", "socket"):
+                (folder / name).unlink(missing_ok=True)
+            if isinstance(self._inherited, bytes):
+                (folder / "handover").write_bytes(self._inherited)
+            elif self._inherited is not None:
+                shutil.copyfile(self._inherited, folder / "handover")
+            self._write_role()
+            fds = self._pipes()
+        except OSError as error:
+            self._end(End(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
+            return
+        self._key = self._starter.spawner.spawn(
+            self,
+            [*workload.command, *workload.args],
+            self._environment(),
+            cwd=workload.working_dir,
+            stop_signal=signal.Signals[workload.stop_signal],
+            fds=fds,
+        )
+
+    def started(self, pid: int) -> None:
+        """The exec took place: it is up."""
+        self._land()
+        self._child.running(pid)
+
+    def failed(self, what: str, number: int, text: str) -> None:
+        """Nothing runs."""
+        command = self._workload.command[0]
+        name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
+        if what == "cwd":
+            end = End(
+                Reason.COMMAND_NOT_FOUND,
+                "not started",
+                message=f"workingDir {self._workload.working_dir}: {text}{name}",
+            )
+        elif what in ("exec", "value"):
+            end = End(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
+        else:
+            end = End(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
+        self._end(end)
+
+    def exited(self, status: int, fenced: bool) -> None:
+        """Nothing of its tree is left."""
+        if self._leave_to is not None:
+            try:
+                shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
+            except FileNotFoundError:
+                pass  # it left none
+            except OSError as error:
+                log.error("what it left can't be kept: %s", error, extra={"child": self._child.id})
+        self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
+
+    # inside
+
+    def _land(self) -> None:
+        if not self._landed:
+            self._landed = True
+            self._starter.landed()
+
+    def _end(self, end: End) -> None:
+        self._land()
+        for output in self._outputs:
+            output.finish()
+        if self._http is not None:
+            self._starter.close(self._http)
+        self._child.ended(end)
+
+    def _pipes(self) -> dict[int, int]:
+        env, entry = self._starter.env, self._wanted.assignment
+        common = {"hub": env.hub, "member": env.member, "child": self._child.id, "epoch": entry.epoch}
+        encoders = {number: tagged({**common, "stream": stream}) for number, stream in ((1, "stdout"), (2, "stderr"))}
+        self._outputs, ends = open_pipes(asyncio.get_running_loop(), self._starter.sink, encoders)
+        return ends
+
+    def _environment(self) -> dict[str, str]:
+        env = self._starter.env
+        folder = env.child_dir(self._child.id)
+        container = {name: env.container[name] for name in ("PATH", "HOME") if name in env.container}
+        return {
+            **container,
+            **{item.name: item.value for item in self._workload.env},
+            "HUB_NAME": env.hub,
+            "HUB_NAMESPACE": env.namespace,
+            "HUB_MEMBER": env.member,
+            "HUB_CHILD_ID": self._child.id,
+            "HUB_EPOCH": str(self._epoch),
+            "HUB_ROLE": self._role,
+            "HUB_URL": env.url,
+            "HUB_TOKEN_FILE": env.token_file,
+            "HUB_ROLE_FILE": str(folder / "role"),
+            "HUB_EPOCH_FILE": str(folder / "epoch"),
+            "HUB_HANDOVER_FILE": str(folder / "handover"),
+            "HUB_SOCKET": str(folder / "socket"),
+        }
+
+    def _write_role(self) -> None:
+        self._write("epoch", str(self._epoch))  # first: who sees the new role finds the epoch that goes with it
+        self._write("role", self._role)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._starter.env.child_dir(self._child.id) / name
+        scratch = path.with_name(name + ".new")
+        with contextlib.suppress(FileNotFoundError):  # its folder: the child is gone, nobody reads it
+            scratch.write_text(text + "\n")
+            os.replace(scratch, path)  # noqa: PTH105 a reader sees the old text or the new one, never half
+
+
+def exit_text(status: int, fenced: bool) -> str:
+    """How a process ended, for people."""
+    text = f"exit code {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
+    return text + " (fenced: the member's Lease was not renewed in time)" if fenced else text
+
+
+def _problem(workload: Exec) -> str:
+    """What makes the workload impossible to start, as a sentence; empty where nothing does."""
+    if not workload.command or not workload.command[0]:
+        return "command is empty: name a program"
+    texts = {f"command[{at}]": text for at, text in enumerate(workload.command)}
+    texts |= {f"args[{at}]": text for at, text in enumerate(workload.args)}
+    texts |= {f"env {item.name!r}": item.name + item.value for item in workload.env}
+    texts["workingDir"] = workload.working_dir
+    for where, text in texts.items():
+        if "\0" in text:
+            return f"{where} holds a NUL character, which no program can be given"
+    for item in workload.env:
+        if not item.name or "=" in item.name:
+            return f"env {item.name!r}: a variable's name is not empty and holds no '='"
+    for field, name in (("stopSignal", workload.stop_signal), ("roleSignal", workload.role_signal)):
+        if name and name not in signal.Signals.__members__:
+            return f"{field} {name}: no such signal; use a name such as SIGTERM"
+    return ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

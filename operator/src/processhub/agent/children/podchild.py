@@ -1,0 +1,269 @@
+"""Pod children: the operator makes and deletes their Pods, this member follows them and reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhttp import ChildHttp
+from processhub.agent.children.runs import End, Handle
+from processhub.agent.env import Environment
+from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.request import Answer, OutcomeUnknownError, Request
+from processhub.api.child import PodWorkload
+from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
+    GATE_SOLE,
+    LABEL_CHILD,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    child_pod_names,
+    label_value,
+    run_of,
+)
+from processhub.api.reasons import Reason, State
+from processhub.cluster.client import Client
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import PODS
+
+_CANNOT_RUN = ("StartError", "ContainerCannotRun")  # what a kubelet says of a command that does not exist
+
+
+class PodStarter:
+    """Follows the Pods of this member's pod children; watches nothing until there is one.
+
+    ``begin`` runs the watch until the agent ends.
+    """
+
+    def __init__(self, env: Environment, client: Client, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._env, self._begin = env, begin
+        labels = {
+            LABEL_HUB: label_value(env.hub),
+            LABEL_HUB_UID: env.hub_uid,
+            LABEL_MEMBER: label_value(env.member),
+        }
+        selector = ",".join([*(f"{key}={value}" for key, value in labels.items()), LABEL_CHILD])
+        self._informer: Informer[Pod] = Informer(
+            client, PODS, self._changed, namespace=env.namespace, labels=selector, on_reconnect=self._listed
+        )
+        self._watching = False
+        self._runs: dict[str, PodRun] = {}
+        self.ended: dict[str, str] = {}  # child's id → uid of the Pod with which its last run ended
+        self.closing = False
+        self.http = ChildHttp()
+
+    @property
+    def synced(self) -> bool:
+        """Whether the Pods were listed: before that, an absent one means nothing."""
+        return self._informer.synced.is_set()
+
+    def launch(self, child: Child, wanted: Wanted, workload: PodWorkload) -> Handle:
+        """Follow the child's Pod; the report Starting has the operator make it."""
+        if not self._watching:
+            self._watching = True
+            self._begin(self._informer.run())
+        child.settled = True  # a rollout of members need not wait for Pods: those live on
+        run = self._runs[child.id] = PodRun(self, child, wanted, workload)
+        # Not at once: the child must know its handle before it hears of anything.
+        asyncio.get_running_loop().call_soon(run.look)
+        return run
+
+    def let_go(self) -> None:
+        """The agent ends: Pods live on."""
+        self.closing = True
+
+    def pods_of(self, child_id: str) -> list[Pod]:
+        """The Pods of the child on this member, of whatever incarnation; one, or two where copies are new."""
+        names = child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
+        found = (self._informer.items.get((self._env.namespace, name)) for name in names)
+        return [pod for pod in found if pod is not None]
+
+    def over(self, run: PodRun, child_id: str) -> None:
+        """The run has told of its end."""
+        if self._runs.get(child_id) is run:
+            del self._runs[child_id]
+
+    def _changed(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        assert pod is not None
+        child_id = pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "")
+        if new is None:
+            self.ended.pop(child_id, None)
+        if (run := self._runs.get(child_id)) is not None:
+            run.look()
+
+    def _listed(self) -> None:
+        """What is not there now is gone, or was never made."""
+        for run in list(self._runs.values()):
+            run.look()
+
+
+class PodRun:
+    """One incarnation of a pod child, or what this agent finds of it."""
+
+    def __init__(self, starter: PodStarter, child: Child, wanted: Wanted, workload: PodWorkload) -> None:
+        self._starter, self._child, self._port = starter, child, workload.port
+        self._uid, self._run = wanted.assignment.uid, str(wanted.assignment.started_with)
+        self._was_up, child.was_up = child.was_up, False
+        self._seen = ""  # uid of its Pod
+        self._up = self._stopping = self._over = False
+        self._posts: set[asyncio.Future[Answer]] = set()
+
+    # what the child orders
+
+    def stop(self, grace: float) -> None:
+        """Wait until the operator has deleted its Pod and that is gone; nothing of the kind when the agent ends."""
+        self._stopping = True
+        # Soon, not now: the child is in the midst of ordering it.
+        asyncio.get_running_loop().call_soon(self.look)
+
+    def give_up(self) -> None:
+        """Its start has no time limit."""
+        self.stop(0)
+
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """A Pod's state is its own affair: it is not asked."""
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        """The operator tells the Pod, by its annotations."""
+
+    async def request(self, request: Request) -> Answer:
+        """POST it to the Pod's port."""
+        pod = self._pod()
+        if pod is None or not pod.status.pod_ip:
+            raise OutcomeUnknownError("its pod is gone")
+        address = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
+        post = asyncio.ensure_future(self._starter.http.post(f"http://{address}:{self._port}", request))
+        self._posts.add(post)
+        try:
+            await asyncio.wait((post,))
+            if post.cancelled():
+                raise OutcomeUnknownError("its pod is gone")
+            return post.result()
+        finally:
+            post.cancel()
+            self._posts.discard(post)
+
+    # what the watch tells
+
+    def look(self) -> None:
+        """Compare what is there with what is wanted, and report."""
+        if self._over:
+            return
+        if self._stopping and self._starter.closing:
+            self._end(End(Reason.EXITED, "its pod runs on without the member's agent"))
+            return
+        if not self._starter.synced:
+            return
+        pod = self._pod()
+        if pod is None:
+            self._absent()
+        elif self._stopping or pod.metadata.uid == self._starter.ended.get(self._child.id):
+            pass  # until the operator's deletion has been carried out
+        elif self._seen not in ("", pod.metadata.uid):
+            self._absent()  # another one in its place
+        else:
+            self._seen = pod.metadata.uid
+            self._present(pod)
+
+    def _pod(self) -> Pod | None:
+        """The Pod of this incarnation."""
+        return next((pod for pod in self._starter.pods_of(self._child.id) if self._is_mine(pod)), None)
+
+    def _is_mine(self, pod: Pod) -> bool:
+        annotations = pod.metadata.annotations
+        return (annotations.get(ANNOTATION_CHILD_UID), run_of(annotations)) == (self._uid, self._run)
+
+    def _absent(self) -> None:
+        if self._stopping or self._seen or self._was_up:
+            self._end(End(Reason.EXITED, "its pod was deleted"))
+
+    def _present(self, pod: Pod) -> None:
+        status = pod.status
+        if status.phase in ("Succeeded", "Failed"):
+            self._starter.ended[self._child.id] = pod.metadata.uid
+            self._end(_end(pod))
+        elif any(condition.type == "Ready" and condition.status == "True" for condition in status.conditions):
+            if not self._up:
+                self._up = True
+                self._child.running(0)
+        else:
+            self._up = False
+            self._child.hindered(*hindrance(pod))
+
+    def _end(self, end: End) -> None:
+        self._over = True
+        for post in self._posts:
+            post.cancel()
+        self._starter.over(self, self._child.id)
+        self._child.ended(end)
+
+
+class Hindrance(NamedTuple):
+    """What a Pod that is not Ready means for its child."""
+
+    state: State
+    reason: Reason
+    message: str
+
+
+def hindrance(pod: Pod) -> Hindrance:
+    """Why a Pod that is neither Ready nor over is not: the first container in trouble, else what it waits for."""
+    name = pod.metadata.name
+    for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        waiting = container.state.waiting
+        if waiting is None or waiting.reason in ("", "ContainerCreating", "PodInitializing"):
+            continue
+        text = f"pod {name}, container {container.name}: {waiting.reason}"
+        if waiting.message:
+            text += f": {waiting.message}"
+        last = container.last_state.terminated
+        if last is not None:  # it keeps the cause's reason while backing off
+            return Hindrance(State.FAILED, _cause(last), f"{_exit(container.name, last)}; {text}")
+        return Hindrance(State.FAILED, Reason.BACK_OFF, text)
+    if pod.metadata.deletion_timestamp is not None:
+        return Hindrance(State.STARTING, Reason.RESTARTING, f"pod {name} is being deleted; a new one follows")
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False" and not _is_gated(pod):
+            return Hindrance(State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {condition.message}")
+    return Hindrance(State.STARTING, Reason.STARTING, f"pod {name} is not Ready yet{_restarted(pod)}")
+
+
+def _is_gated(pod: Pod) -> bool:
+    """Whether it waits for nothing but the operator's word, which follows at once."""
+    return [gate.name for gate in pod.spec.scheduling_gates] == [GATE_SOLE]
+
+
+def _restarted(pod: Pod) -> str:
+    for container in pod.status.container_statuses:
+        if (last := container.last_state.terminated) is not None:
+            return f"; before: {_exit(container.name, last)}"
+    return ""
+
+
+def _end(pod: Pod) -> End:
+    """The end of a Pod whose phase is final, by the first container that failed."""
+    if pod.status.phase == "Succeeded":
+        return End(Reason.EXITED, "completed", success=True)
+    statuses: tuple[ContainerStatus, ...] = (*pod.status.init_container_statuses, *pod.status.container_statuses)
+    for container in statuses:
+        ended = container.state.terminated
+        if ended is not None and ended.exit_code:
+            return End(_cause(ended), _exit(container.name, ended), message=ended.message)
+    text = pod.status.reason or "its pod failed"  # Evicted, DeadlineExceeded, …
+    return End(Reason.EXITED, text, message=pod.status.message)
+
+
+def _cause(ended: Terminated) -> Reason:
+    return Reason.COMMAND_NOT_FOUND if ended.reason in _CANNOT_RUN else Reason.EXITED
+
+
+def _exit(container: str, ended: Terminated) -> str:
+    why = f" ({ended.reason})" if ended.reason not in ("", "Error", "Completed") else ""
+    return f"container {container}: exit code {ended.exit_code}{why}"

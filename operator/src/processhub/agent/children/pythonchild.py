@@ -1,0 +1,314 @@
+"""Python children: actors in runner processes, one runner for each module, and one that is warm for the next.
+
+An actor that blocks can't be ended inside its process. When it must stop and does not within stopSeconds, its runner
+is killed and the actors beside it are restarted: that a child has one owner comes before that its neighbours are
+not disturbed. Where only its start took too long, nobody else suffers: it is waited for, in a runner that takes
+no new actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.runnerprocess import RunnerProcess
+from processhub.agent.children.runs import End, Handle
+from processhub.agent.env import Environment
+from processhub.agent.frames import Message
+from processhub.agent.logs import LogSink
+from processhub.agent.peers.statesender import Content
+from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.request import Answer, OutcomeUnknownError, Request
+from processhub.agent.watchdog.client import Spawner
+from processhub.api.child import Python
+from processhub.api.reasons import Reason
+
+log = logging.getLogger(__name__)
+_SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the start that took the last one
+_IDLE_SECONDS = 60.0  # a runner without actors ends after this
+_CONSENT = 0.8  # of the time for a handover, in which an actor may put it off
+_CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
+# (call or cast, id, value, to) → what the actor is told: value, or status, code and detail
+Ask = Callable[[str, str, Any, str], Awaitable[Message]]
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class PythonStarter:
+    """Starts Python children. ``ask`` carries out what actors ask of other children."""
+
+    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, ask: Ask) -> None:
+        self._env, self._spawner, self._sink, self._ask = env, spawner, sink, ask
+        self._runners: dict[str, Runner] = {}  # by module, the one that takes new actors
+        self._spare: Runner | None = None
+        self._loop = asyncio.get_running_loop()
+        self._count = 0
+        self._path = ""
+
+    @property
+    def spare_pid(self) -> int:
+        """The pid of the runner that waits for its first actor, 0 where none does."""
+        return self._spare.pid if self._spare is not None else 0
+
+    def warm(self) -> None:
+        """Have a spare runner started."""
+        if self._spare is None:
+            try:
+                self._spare = self._new()
+            except OSError as error:
+                log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
+
+    def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None = None) -> Handle:
+        """Have the actor started in its module's runner. Raises OSError where none can be made."""
+        module = workload.target.partition(":")[0]
+        runner = self._runners.get(module)
+        version = self._modules_version()
+        if runner is not None and runner.version != version:
+            self.retire(runner)  # it holds the old code: its actors run on, new ones get the new
+            runner = None
+        if runner is None:
+            runner, self._spare = self._spare or self._new(), None
+            runner.module, runner.version = module, version
+            self._runners[module] = runner
+            self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
+        self._count += 1
+        return ActorRun(runner, str(self._count), child, wanted, workload, state)
+
+    def retire(self, runner: Runner) -> None:
+        """Give the runner no new actors."""
+        if self._runners.get(runner.module) is runner:
+            del self._runners[runner.module]
+        if self._spare is runner:
+            self._spare = None
+
+    def _new(self) -> Runner:
+        return Runner(self, self._env, self._spawner, self._sink, self._python_path(), self._ask)
+
+    def _modules_version(self) -> str:
+        """Changes when the kubelet puts a changed ConfigMap in place: it swaps this link."""
+        with contextlib.suppress(OSError):
+            return os.readlink(os.path.join(self._env.python_path, "..data")) if self._env.python_path else ""  # noqa: PTH115, PTH118 asked at each start
+        return ""
+
+    def _python_path(self) -> str:
+        """This package alone from where it is installed: what is beside it may be for another Python."""
+        if not self._path:
+            folder = self._env.run_dir / "lib"
+            folder.mkdir(exist_ok=True)
+            link = folder / "processhub"
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(_PACKAGE)
+            parts = (str(folder), self._env.python_path, self._env.container.get("PYTHONPATH", ""))
+            self._path = ":".join(part for part in parts if part)
+        return self._path
+
+
+class Runner(RunnerProcess):
+    """A runner and the actors in it."""
+
+    def __init__(
+        self, starter: PythonStarter, env: Environment, spawner: Spawner, sink: LogSink, path: str, ask: Ask
+    ) -> None:
+        self.module = self.version = ""
+        self.ask = ask
+        self.runs: dict[str, ActorRun] = {}
+        self._starter = starter
+        self._because = ""
+        self._idle: asyncio.TimerHandle | None = None
+        python = env.runner_python or sys.executable
+        super().__init__(env, spawner, sink, python, path)
+
+    def add(self, run: ActorRun, order: Message) -> None:
+        """Start an actor."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        self.runs[run.key] = run
+        self.send(order)
+
+    def heard(self, message: Message) -> None:
+        """An event of the runner."""
+        run = self.runs.get(message.get("key", ""))
+        if run is None:
+            return
+        if message["ev"] == "running":
+            run.child.running(self.pid)
+        elif message["ev"] == "answer":
+            run.answered(message)
+        elif message["ev"] == "ask":
+            run.asks(message)
+        elif message["ev"] == "unask":
+            run.asks_no_more(message)
+        elif message["ev"] == "kept":
+            if message["order"] == run.order:
+                run.child.stays()
+        elif message["ev"] == "handed":
+            run.ends(message.get("state"))
+        elif message["ev"] == "ended":
+            self._remove(run)
+            reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
+            run.ended(End(reason, message["text"], message=message["message"]))
+
+    def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
+        """The process is gone with all its actors."""
+        self.retire()
+        runs, self.runs = list(self.runs.values()), {}
+        text = f"its runner process ended: {what}"
+        if not self.up and self.last_words:
+            text += f": {self.last_words[:200]}"
+        if runs:
+            log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
+        for run in runs:
+            run.ended(End(reason, text, message=self._because, fenced=fenced))
+
+    def retire(self) -> None:
+        """Take no new actors."""
+        self._starter.retire(self)
+
+    def kill_for(self, run: ActorRun, why: str) -> None:
+        """End the process for the sake of one actor."""
+        self.retire()
+        self._because = f"child {run.child.id} {why}, and it shares the runner"
+        self.kill()
+
+    def _remove(self, run: ActorRun) -> None:
+        del self.runs[run.key]
+        if not self.runs:
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if not self.runs:
+            self.retire()
+            self.kill()
+
+
+class ActorRun:
+    """One incarnation of a Python child."""
+
+    def __init__(
+        self, runner: Runner, key: str, child: Child, wanted: Wanted, workload: Python, state: Content | None
+    ) -> None:
+        self.key, self.child, self.stuck = key, child, False
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._end_by = math.inf  # by the loop's clock: when it must have ended
+        self.grace = 0.0  # of the end after a handover
+        self._state: bytes | None = None  # what it left
+        self.order = 0  # the latest one to hand over: an answer to an earlier one says nothing
+        self._numbers = itertools.count()
+        self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered
+        self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
+        entry = wanted.assignment
+        order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
+        order["signal"] = child.limits.tells(entry.role)
+        if isinstance(state, bytes):
+            order["state"] = state.decode(errors="surrogateescape")  # JSON, as far as is known here
+        elif state is not None:
+            order["state_file"] = str(state)
+        runner.add(self, {**order, "target": workload.target, "args": workload.args})
+        child.begun()
+
+    def stop(self, grace: float) -> None:
+        """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
+        self._runner.send({"op": "stop", "key": self.key, "grace": grace})
+        now = self._loop.time()
+        self._end_by = min(self._end_by, now + grace)  # told once more it gets no more time
+        self._later(self._end_by - now, lambda: self._overdue(grace))
+
+    def ends(self, state: str | None) -> None:
+        """It has left its state, which is told or in its file, and ends by itself, as at a stop."""
+        self._state = None if state is None else state.encode()
+        self._later(self.grace, lambda: self._overdue(self.grace))
+
+    def give_up(self) -> None:
+        """Cancel it; a blocked one is left alone where others run beside it."""
+        self._runner.send({"op": "stop", "key": self.key, "grace": 0})
+        self._later(_CANCEL_SECONDS, self._blocks)
+
+    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
+        """Ask it, have it write its state and end. How long it may take to write is the handover's affair."""
+        self.grace = grace
+        patience = self.child.limits.handover_seconds * _CONSENT
+        self.order += 1
+        order: Message = {"op": "handover", "key": self.key, "order": self.order, "path": str(path)}
+        self._runner.send({**order, "ask": ask, "patience": patience, "grace": grace})
+
+    def role(self, role: str, epoch: int, *, told: bool) -> None:
+        """Tell it of its changed role."""
+        self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": told})
+
+    async def request(self, request: Request) -> Answer:
+        """Hand it to the actor, which takes one message at a time."""
+        number = next(self._numbers)
+        answer = self._requests[number] = self._loop.create_future()
+        value = json.loads(await request.content())
+        request.handed_over.set()
+        self._runner.send(
+            {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}
+        )
+        return Answer(200, msgspec.json.encode(await answer))
+
+    def answered(self, message: Message) -> None:
+        """The actor has dealt with a request."""
+        answer = self._requests.pop(message["call"], None)
+        if answer is not None and not answer.done():
+            answer.set_result(message["value"])
+
+    def asks(self, message: Message) -> None:
+        """The actor asks another child."""
+        number = message["ask"]
+        task = self._asks[number] = self._loop.create_task(self._ask(message))
+        task.add_done_callback(lambda _: self._asks.pop(number, None))
+
+    def asks_no_more(self, message: Message) -> None:
+        """It does not wait for that answer any more."""
+        if (task := self._asks.get(message["ask"])) is not None:
+            task.cancel()
+
+    async def _ask(self, message: Message) -> None:
+        told = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
+        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **told})
+
+    def ended(self, end: End) -> None:
+        """Nothing of it is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._asks.values()):
+            task.cancel()
+        for answer in self._requests.values():
+            if not answer.done():
+                answer.set_exception(OutcomeUnknownError(end.text))
+        self._requests.clear()
+        self.child.ended(end if self._state is None else replace(end, state=self._state))
+
+    def _overdue(self, grace: float) -> None:
+        self._runner.listen()  # a busy agent may not have read yet that it ended
+        if self.key in self._runner.runs:
+            self._runner.kill_for(self, f"did not stop within {grace:g} s")
+
+    def _blocks(self) -> None:
+        self._runner.listen()
+        if self.key not in self._runner.runs:
+            return
+        self.stuck = True
+        self._runner.retire()
+        if all(run.stuck for run in self._runner.runs.values()):
+            self._runner.kill_for(self, "did not start in time")
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, call)

@@ -1,0 +1,176 @@
+"""A runner process: started through the warden, spoken to over a socket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+
+import msgspec
+
+from processhub.agent.children.execchild import exit_text
+from processhub.agent.children.output import Encode, open_pipes, tagged
+from processhub.agent.env import Environment
+from processhub.agent.frames import Inbox, Message, Outbox
+from processhub.agent.logs import LogSink, now
+from processhub.agent.watchdog.client import Spawner
+from processhub.api.reasons import Reason
+
+_CHANNEL = 3
+_SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
+
+
+class RunnerProcess:
+    """The process and its socket. Raises OSError where descriptors have run out.
+
+    A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``.
+    """
+
+    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, python: str, path: str) -> None:
+        self.pid = 0
+        self.up = False  # it said that it is ready
+        self.last_words = ""  # the last line on stderr that was no actor's
+        self._spawner, self._python = spawner, python
+        self._loop = asyncio.get_running_loop()
+        encoders = {number: self._encoder(env, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
+        self._outputs, fds = open_pipes(self._loop, sink, encoders)
+        try:
+            mine, its = socket.socketpair()
+        except OSError:
+            for fd in fds.values():
+                os.close(fd)
+            self._finish_outputs()
+            raise
+        mine.setblocking(False)
+        self._socket = mine
+        self._inbox, self._outbox = Inbox(mine), Outbox(mine)
+        self._writing = False
+        self._loop.add_reader(mine.fileno(), self.listen)
+        self.send({"op": "hub", "name": env.hub, "namespace": env.namespace, "member": env.member})
+        self._key = spawner.spawn(
+            self,
+            [python, "-m", "processhub.agent.runner"],
+            _environment(env, path),
+            stop_signal=signal.SIGTERM,
+            fds={**fds, _CHANNEL: its.detach()},
+        )
+
+    def send(self, message: Message) -> None:
+        """Send to the runner; never waits."""
+        self._outbox.send(message)
+        if self._outbox.pending and not self._writing and not self._outbox.closed:
+            self._writing = True
+            self._loop.add_writer(self._socket.fileno(), self._write)
+
+    def kill(self) -> None:
+        """SIGKILL to the process and all below it."""
+        self._spawner.stop(self._key, 0)
+
+    def heard(self, message: Message) -> None:
+        """An event of the runner."""
+        raise NotImplementedError
+
+    def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
+        """The process is gone, or never came up."""
+        raise NotImplementedError
+
+    # what the warden tells
+
+    def started(self, pid: int) -> None:
+        """The exec took place."""
+        self.pid = pid
+
+    def failed(self, what: str, number: int, text: str) -> None:
+        """Nothing runs."""
+        self._close()
+        reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
+        self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
+
+    def exited(self, status: int, fenced: bool) -> None:
+        """Nothing of its tree is left."""
+        self.listen()  # what it said last
+        self._close()
+        self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
+
+    # inside
+
+    def listen(self) -> None:
+        """Take in what the runner has said."""
+        for message in self._inbox.read():
+            self.up = self.up or message["ev"] == "ready"
+            self.heard(message)
+        if self._inbox.closed and self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _write(self) -> None:
+        self._outbox.flush()
+        if not self._outbox.pending:
+            self._writing = False
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _close(self) -> None:
+        self._finish_outputs()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+
+    def _finish_outputs(self) -> None:
+        for output in self._outputs:
+            output.finish()
+
+    def _encoder(self, env: Environment, stream: str) -> Encode:
+        common = {"hub": env.hub, "member": env.member}
+        plain = tagged({**common, "stream": stream})
+        head = msgspec.json.encode(common)[1:-1]
+
+        def encode(lines: list[bytes]) -> list[bytes]:
+            start = b'{"time":"%s",%s,' % (now().encode(), head)
+            encoded = []
+            for line in lines:
+                if _is_actors(line):
+                    encoded.append(start + line[1:] + b"\n")
+                else:
+                    encoded += plain([line])
+                    if stream == "stderr" and line:
+                        self.last_words = line.decode(errors="replace")
+            return encoded
+
+        return encode
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """What runner/output.py writes for an actor."""
+
+    child: str
+    epoch: int
+    stream: str
+    message: str
+
+
+_line = msgspec.json.Decoder(_Line)
+
+
+def _is_actors(line: bytes) -> bool:
+    """Whether the line is one of an actor's, as the runner wraps it; then it is JSON that can be passed on."""
+    if not line.startswith(b'{"child":"'):
+        return False
+    with contextlib.suppress(msgspec.DecodeError):
+        return bool(_line.decode(line).child)
+    return False
+
+
+def _environment(env: Environment, path: str) -> dict[str, str]:
+    shared = {name: env.container[name] for name in _SHARED if name in env.container}
+    return {
+        **shared,
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "HUB_NAME": env.hub,
+        "HUB_NAMESPACE": env.namespace,
+        "HUB_MEMBER": env.member,
+        "HUB_URL": env.url,
+        "HUB_TOKEN_FILE": env.token_file,
+    }

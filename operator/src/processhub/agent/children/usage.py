@@ -1,0 +1,101 @@
+"""What the children's processes use of CPU and memory, read off /proc now and then on a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from processhub.agent.watchdog.linux import boottime
+from processhub.api.usage import Usage
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_SHARE = 100  # of all time one part in so many at most goes into reading
+_STEP_CPU, _STEP_MEMORY = 20, 8  # thousandths of a core, MiB: what differs less is not told
+_FIRST_SECONDS = 1.0
+
+Process = tuple[int, int, int, int]  # parent, start time, CPU (clock ticks), memory (pages)
+
+
+class Meter:
+    """The usage of all processes below ``root``; pod children are not among them.
+
+    ``interval()`` is how many seconds to rest between two readings; ``children()`` counts those that run; ``spare()``
+    is the pid of a process there that runs no child yet, 0 where there is none.
+    """
+
+    def __init__(
+        self, root: int, interval: Callable[[], float], children: Callable[[], int], spare: Callable[[], int] = int
+    ) -> None:
+        self.latest: Usage | None = None
+        self._root, self._interval, self._children, self._spare = root, interval, children, spare
+        self._before: dict[tuple[int, int], int] = {}
+        self._at = boottime()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        rest = _FIRST_SECONDS
+        while not self._stop.wait(rest):
+            began = boottime()
+            self.latest = self.read(processes(), began)
+            rest = max(self._interval(), (boottime() - began) * _SHARE)
+
+    def read(self, found: dict[int, Process], now: float) -> Usage:
+        """The usage since the reading before; ``found`` is every process by pid, ``now`` seconds."""
+        below, spare = descendants(found, self._root), self._spare()
+        ticks = {(pid, found[pid][1]): found[pid][2] for pid in below}
+        used = sum(max(0, value - self._before.get(key, 0)) for key, value in ticks.items() if key[0] != spare)
+        seconds = max(0.001, now - self._at)
+        self._before, self._at = ticks, now
+        memory = sum(found[pid][3] for pid in below if pid != spare) * _PAGE / 2**20
+        return Usage(
+            cpu=rounded(1000 * used / _TICKS / seconds, _STEP_CPU),
+            memory=rounded(memory, _STEP_MEMORY),
+            children=self._children(),
+        )
+
+
+def processes() -> dict[int, Process]:
+    """Every process that /proc shows, by pid."""
+    found = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 thousands of names: a Path for each would cost more than the rest
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        found[int(name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), int(fields[21]))
+    return found
+
+
+def descendants(found: dict[int, Process], root: int) -> list[int]:
+    """The pids below ``root``, itself not among them."""
+    children: dict[int, list[int]] = {}
+    for pid, process in found.items():
+        children.setdefault(process[0], []).append(pid)
+    below: list[int] = []
+    waiting = [root]
+    while waiting:
+        mine = children.get(waiting.pop(), [])
+        below += mine
+        waiting += mine
+    return below
+
+
+def rounded(value: float, step: int) -> int:
+    """``value`` to two digits, and to multiples of ``step`` where those are coarser."""
+    digit = int("1".ljust(len(str(int(value))) - 1, "0"))
+    unit = max(step, digit)
+    return int(value / unit + 0.5) * unit

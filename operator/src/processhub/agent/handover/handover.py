@@ -1,0 +1,332 @@
+"""The state of children that are moved (HotSwap), here and on its way (PROTOCOL.md 20, 21).
+
+The child writes it at its end, it is sent to the next member and kept here until that one runs the child. A child ends
+before its state goes, whatever runs it: a quiet actor with tasks of its own could act on. So the source keeps the
+state; if the move comes to nothing it starts the child again with that. What an actor leaves is kept in memory where it
+is small: files for a thousand of them cost more than all else that is done for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.runs import End
+from processhub.agent.env import Environment
+from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.statesender import SMALL_MAX, Content, Courier, Outgoing, SmallState, Taken
+from processhub.agent.problems import Problem
+from processhub.agent.registry import registry
+from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.api.child import Exec, PodWorkload
+from processhub.api.naming import id_hash
+from processhub.api.reasons import State
+from processhub.api.slice import Assignment, HandoverOrder
+
+log = logging.getLogger(__name__)
+STATE_MAX = 64 * 1024 * 1024  # bytes
+_AGAIN_SECONDS = 0.05  # until a target is asked again that has not read its entry yet, or is not to be reached
+_CHUNK = 256 * 1024
+_FINAL = (400, 401, 403, 413)  # answers that another try won't change
+_MANY = 8  # states on their way, above which it is waited a little until what is said of them goes with one write
+_MORE_SECONDS = 0.5  # for which more states are waited for where their source said that they come
+
+
+class HandoverRefusedError(Exception):
+    """A state that its target will not take, or that can't be sent; the message says why."""
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """A state that is here; ``checksum`` where it came from another member."""
+
+    uid: str
+    content: Content
+    checksum: str = ""
+
+
+class Handovers:
+    """Those of this member."""
+
+    def __init__(self, env: Environment, sync: Sync, peers: Peers) -> None:
+        self._env, self._sync, self._peers = env, sync, peers
+        self._folder = env.run_dir / "handover"
+        self._left: dict[str, _Held] = {}  # by id: what the child left here
+        self._got: dict[str, _Held] = {}  # by id: what came from another member
+        self._ends: dict[str, asyncio.Future[str]] = {}  # by id, of those that are to end: "" or why there is no state
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._hitches: dict[str, str] = {}  # by id: why the target did not take the state so far
+        self._under_way = 0  # of those tasks, how many are not done
+        self._more_until = 0.0  # a source said that more states come
+        self._starting: set[str] = set()  # ids that are being started with a state
+        self._doubtful: dict[str, Child] = {}  # those for which an earlier agent may have got a state
+        self._looking = False
+        self._tries = 0
+        self._loop = asyncio.get_running_loop()
+        self._courier = Courier(peers.send_state, peers.send_states, lambda: self._under_way)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there will soon be more to say of states on their way: many are."""
+        many = self._under_way > _MANY or len(self._starting) > _MANY
+        return many or self._loop.time() < self._more_until
+
+    # the source
+
+    def begin(self, child: Child, wanted: Wanted) -> None:
+        """Have the child's state handed over as its entry says."""
+        if (task := self._tasks.pop(child.id, None)) is not None:
+            task.cancel()
+        self._tasks[child.id] = self._loop.create_task(self._hand_over(child, wanted))
+
+    def stays(self, child: Child) -> None:
+        """The child does not want to be moved."""
+        self._end(child.id, "refused")
+
+    def quiesced(self, child: Child, end: End) -> None:
+        """The child ended so that its state can go."""
+        wanted, path = child.wanted, self._own_path(child.id)
+        if wanted is not None and (end.state is not None or path.exists()):
+            self._left[child.id] = _Held(wanted.assignment.uid, path if end.state is None else end.state)
+            self._end(child.id, "")
+        else:
+            stateless = wanted is None or isinstance(wanted.workload, Exec)
+            log.info("left no state: %s", end.text, extra={"child": child.id})
+            self._end(child.id, "stateless" if stateless else "failed")
+
+    def _end(self, child_id: str, why: str) -> None:
+        ended = self._ends.pop(child_id, None)
+        if ended is not None and not ended.done():
+            ended.set_result(why)
+
+    async def _hand_over(self, child: Child, wanted: Wanted) -> None:
+        order = HandoverOrder.parse(wanted.assignment.to)
+        target = order.member
+        self._under_way += 1
+        try:
+            async with asyncio.timeout(self._sync.settings.handover_seconds or None):
+                why = await self._quiesced(child, wanted, ask=not order.must)
+                if why:
+                    child.keep(why)
+                    return
+                held = self._left[child.id]
+                checksum = await self._send(child.id, order, held)
+            child.give(checksum)
+        except TimeoutError:
+            why = self._hitches.get(child.id, "it has not ended")
+            log.warning("not handed over to %s within the time: %s", target, why, extra={"child": child.id})
+            child.keep("failed", f"not handed over within {self._sync.settings.handover_seconds} s: {why}")
+        except (HandoverRefusedError, OSError) as error:
+            log.warning("not handed over to %s: %s", target, error, extra={"child": child.id})
+            child.keep("failed", str(error))
+        finally:
+            self._under_way -= 1
+
+    async def _quiesced(self, child: Child, wanted: Wanted, *, ask: bool) -> str:
+        """Wait until the child has ended and left its state here: ""; else why there is none."""
+        # It may be taking up what it left the last time, or be ending without having done so.
+        while child.alive and (child.state == State.STARTING or self._has_left(child, wanted)):  # noqa: ASYNC110 bounded by the time for all of it
+            await asyncio.sleep(_AGAIN_SECONDS)
+        if not child.alive:
+            return "" if self._has_left(child, wanted) else "stateless"
+        if isinstance(wanted.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
+            return "stateless"
+        ended: asyncio.Future[str] = self._loop.create_future()
+        self._ends[child.id] = ended
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if not child.leaving:  # else it may have written it for an earlier order, and be about to end
+            self._own_path(child.id).unlink(missing_ok=True)
+        child.quiesce(self._own_path(child.id), ask=ask)
+        return await ended
+
+    def _has_left(self, child: Child, wanted: Wanted) -> bool:
+        """Whether a state of it is here that it has not come up with since."""
+        held = self._left.get(child.id)
+        return held is not None and held.uid == wanted.assignment.uid
+
+    async def _send(self, child_id: str, order: HandoverOrder, held: _Held) -> str:
+        """Send the state until the target has it; its checksum. Raises HandoverRefusedError."""
+        content = held.content
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if size > STATE_MAX:
+            raise HandoverRefusedError(f"its state is {size} bytes, at most {STATE_MAX} are possible")
+        checksum = _checksum(content) if size <= SMALL_MAX else await asyncio.to_thread(_checksum, content)
+        state = Outgoing(child_id, held.uid, order.epoch, checksum, content, size)
+        while True:
+            copies = registry.copies(self._sync.registry(), child_id)
+            copy = next((copy for copy in copies if copy.member == order.member and copy.address), None)
+            taken = Taken(0, "its address is not known")
+            if copy is not None:
+                taken = await self._courier.send(copy.address, state)
+            if taken.status == 204:
+                return checksum
+            if taken.status in _FINAL:
+                raise HandoverRefusedError(taken.detail)
+            self._hitches[child_id] = taken.detail
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    # the target
+
+    async def receive(
+        self, child: Child | None, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]
+    ) -> None:
+        """Take the state for a waiting entry. Raises Problem: 409 where there is none such (yet), 400, 413."""
+        if not self._waits(child, uid, epoch):
+            raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member}")
+        assert child is not None
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._got_path(child.id, epoch)
+        scratch = self._scratch(path)
+        digest, size = xxhash.xxh3_128(), 0
+        try:
+            with scratch.open("wb") as file:
+                async for chunk in body:
+                    size += len(chunk)
+                    if size > STATE_MAX:
+                        raise Problem(413, "bad_request", f"a state has at most {STATE_MAX} bytes")
+                    digest.update(chunk)
+                    file.write(chunk)
+            if digest.hexdigest() != checksum:
+                raise Problem(400, "bad_request", "the state is not what its checksum says")
+            if not self._waits(child, uid, epoch):
+                raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member} any more")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        self._got[child.id] = _Held(uid, path, checksum)
+        child.receive(checksum)
+
+    def take(self, child: Child | None, state: SmallState) -> Taken:
+        """Take a small state for a waiting entry; what is to be answered."""
+        if not self._waits(child, state.uid, state.epoch):
+            return Taken(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
+        assert child is not None
+        if xxhash.xxh3_128_hexdigest(state.state) != state.checksum:
+            return Taken(400, "the state is not what its checksum says")
+        content: Content = state.state
+        if len(state.state) > STATE_IN_MESSAGE_MAX:
+            content = self._got_path(child.id, state.epoch)
+            scratch = self._scratch(content)
+            try:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                scratch.write_bytes(state.state)
+                scratch.replace(content)
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    scratch.unlink(missing_ok=True)
+                return Taken(500, f"it can't be kept on {self._env.member}: {error.strerror}")
+        self._got[child.id] = _Held(state.uid, content, state.checksum)
+        child.receive(state.checksum)
+        return Taken(204)
+
+    def expect(self, more: bool) -> None:
+        """Whether the source that just sent states will send others soon."""
+        self._more_until = self._loop.time() + _MORE_SECONDS if more else 0.0
+
+    def _waits(self, child: Child | None, uid: str, epoch: int) -> bool:
+        wanted = child.wanted if child is not None else None
+        if wanted is None or not wanted.assignment.wait:
+            return False
+        return (wanted.assignment.uid, wanted.assignment.epoch) == (uid, epoch)
+
+    # where it starts
+
+    def state_for(self, child_id: str, wanted: Wanted) -> Content | None:
+        """The state to start the child with, None where it starts afresh."""
+        held = self._here(child_id, wanted.assignment)
+        if held is None:
+            return None
+        if held.checksum:
+            self._starting.add(child_id)
+        return held.content
+
+    def _here(self, child_id: str, entry: Assignment) -> _Held | None:
+        got, left = self._got.get(child_id), self._left.get(child_id)
+        if got is not None and entry.state and (got.uid, got.checksum) == (entry.uid, entry.state):
+            return got
+        return left if left is not None and left.uid == entry.uid else None
+
+    def lacks(self, child: Child) -> bool:
+        """Whether the child is to start with a state that is not here, and its source, which has it, is on record.
+
+        So it is after this member's agent restarted. Where no source is on record nothing is left to wait for.
+        """
+        wanted = child.wanted
+        entry = wanted.assignment if wanted is not None else None
+        if entry is None or not entry.state or self._here(child.id, entry) is not None:
+            return False
+        if self._source(child.id, entry) is None:
+            return False
+        self._doubtful[child.id] = child
+        return True
+
+    def follow(self, children: Iterable[Child]) -> None:
+        """This agent begins with these children: states may have come for them that ended with an earlier one."""
+        waiting = (child for child in children if child.wanted is not None and child.wanted.assignment.wait)
+        self._doubtful.update({child.id: child for child in waiting})
+        self.registry_changed()
+
+    def registry_changed(self) -> None:
+        """A source may say now that it gave its state, or be on record no more."""
+        if self._doubtful and not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)  # of a list that comes in one by one all is there then
+
+    def _look(self) -> None:
+        self._looking = False
+        for child in list(self._doubtful.values()):
+            entry = child.wanted.assignment if child.wanted is not None else None
+            if entry is None or not entry.wait or child.id in self._got:
+                del self._doubtful[child.id]
+                child.advance()  # if it is still held back it is noted again
+            elif (source := self._source(child.id, entry)) is not None and source.gave_for == entry.epoch:
+                del self._doubtful[child.id]
+                child.miss()
+
+    def _source(self, child_id: str, entry: Assignment) -> registry.Giver | None:
+        """The member on record that was told to hand the child over to this one."""
+        givers = registry.givers(self._sync.registry(), child_id, self._env.member)
+        return next((giver for giver in givers if giver.uid == entry.uid), None)
+
+    def up(self, child_id: str) -> None:
+        """It runs: a crash from here on starts it afresh."""
+        self._starting.discard(child_id)
+        for held in (self._left.pop(child_id, None), self._got.pop(child_id, None)):
+            if held is not None and not isinstance(held.content, bytes):
+                held.content.unlink(missing_ok=True)
+
+    def forget(self, child_id: str) -> None:
+        """It is gone from this member."""
+        if (task := self._tasks.pop(child_id, None)) is not None:
+            task.cancel()
+        self._ends.pop(child_id, None)
+        self._hitches.pop(child_id, None)
+        self.up(child_id)
+
+    def _own_path(self, child_id: str) -> Path:
+        return self._folder / f"{id_hash(child_id)}.left"
+
+    def _scratch(self, path: Path) -> Path:
+        """Where what becomes this file is written: each try has its own, the last may not have ended yet."""
+        self._tries += 1
+        return path.with_suffix(f".{self._tries}.part")
+
+    def _got_path(self, child_id: str, epoch: int) -> Path:
+        return self._folder / f"{id_hash(child_id)}.{epoch}.got"
+
+
+def _checksum(content: Content) -> str:
+    if isinstance(content, bytes):
+        return xxhash.xxh3_128_hexdigest(content)
+    digest = xxhash.xxh3_128()
+    with content.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

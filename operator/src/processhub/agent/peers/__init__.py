@@ -1,0 +1,1 @@
+"""Requests and states on their way to other members."""

@@ -1,0 +1,204 @@
+"""Requests to other members: over HTTP, with this member's own token and the epoch that the request is routed by.
+
+The body is sent only when the owner says ``100 Continue``, which it does when the request's turn has come. So a request
+whose owner is lost while it waits there was not sent, and may go to the next owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from processhub.agent.env import PORT, Environment
+from processhub.agent.peers.statesender import Batch, Outgoing, Taken
+from processhub.agent.problems import Problem
+from processhub.agent.registry.registry import Copy
+from processhub.agent.request import Answer, Request
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
+
+_CONNECT_SECONDS = 2.0
+_TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token ends
+_ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
+_ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
+_ELSEWHERE = ("stale_epoch", "not_ready")
+
+
+class Peers:
+    """The other members."""
+
+    def __init__(self, env: Environment) -> None:
+        self._token_file = Path(env.token_file)
+        self._token, self._read_at = "", float("-inf")
+        traces = aiohttp.TraceConfig()
+        traces.on_request_chunk_sent.append(_body_goes_out)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            trace_configs=[traces],
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def forward(
+        self,
+        owner: Copy,
+        child_id: str,
+        request: Request,
+        seconds: float,
+        changed: asyncio.Event,
+        stands: Callable[[], bool],
+    ) -> Answer | None:
+        """The owner's answer; None where it was not sent: look again.
+
+        ``seconds`` is the time limit once it is sent. ``changed`` is set when the registry says something new, and
+        ``stands()`` whether the owner still is one. Raises Problem.
+        """
+        loop = asyncio.get_running_loop()
+        attempt = loop.create_task(self._post(owner, child_id, request))
+        sent = loop.create_task(request.handed_over.wait())
+        news = loop.create_task(changed.wait())
+        try:
+            while not attempt.done() and not request.begun:
+                await asyncio.wait((attempt, sent, news), return_when=asyncio.FIRST_COMPLETED)
+                if news.done():
+                    changed.clear()
+                    news = loop.create_task(changed.wait())
+                    if not stands() and not request.begun:
+                        attempt.cancel()
+                        break
+            await asyncio.wait((attempt,), timeout=seconds + _ANSWER_MARGIN if request.begun else None)
+            if attempt.done() and not attempt.cancelled():
+                return attempt.result()
+        finally:
+            for task in (attempt, sent, news):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Problem):
+                await attempt
+        if request.begun:
+            raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
+        return None
+
+    async def _post(self, owner: Copy, child_id: str, request: Request) -> Answer | None:
+        url = URL(
+            f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
+        )
+        headers = {
+            "Authorization": f"Bearer {self.token()}",
+            EPOCH_HEADER: str(owner.epoch),
+            "Content-Type": request.content_type,
+        }
+        if request.key:
+            headers[KEY_HEADER] = request.key
+        try:
+            async with self._session.post(
+                url,
+                data=await request.content(),
+                headers=headers,
+                expect100=True,
+                allow_redirects=False,
+                trace_request_ctx=request,
+            ) as answer:
+                body = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if request.begun:
+                text = f"the connection to member {owner.member} broke while child {child_id!r} was asked"
+                raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
+            return None
+        if ANSWER_HEADER in answer.headers:
+            return Answer(answer.status, body, answer.headers.get("Content-Type", ""))
+        problem = read_problem(body)
+        if problem.code in _ELSEWHERE:
+            request.handed_over.clear()  # it had the body, but its child has not: it waits for the next one as before
+            return None
+        detail = problem.detail or f"member {owner.member} answered with status {answer.status}"
+        if answer.status in (401, 403):
+            # Between members only: the caller has shown its own token here.
+            raise Problem(503, "no_owner", f"member {owner.member} does not take this member's token: {detail}")
+        retry_after = answer.headers.get("Retry-After", "")
+        raise Problem(
+            answer.status, problem.code or "bad_gateway", detail, int(retry_after) if retry_after.isdigit() else 0
+        )
+
+    async def send_state(self, address: str, state: Outgoing) -> Taken:
+        """Send a child's state for its entry that waits at the address, in a stream."""
+        query = f"uid={quote(state.uid, safe='')}&epoch={state.epoch}&checksum={state.checksum}"
+        path = f"/v1/handovers/{quote(state.id, safe='')}?{query}"
+        assert not isinstance(state.content, bytes), "what is in memory goes with others"
+        try:
+            with state.content.open("rb") as file:
+                status, body = await self._carry("PUT", address, path, file)
+        except OSError as error:
+            return Taken(0, f"{error.strerror}: {error.filename}")
+        return Taken(status, _why(status, body))
+
+    async def send_states(self, address: str, batch: Batch) -> tuple[Taken, ...]:
+        """Send small states for entries that wait at the address; what is said of each, in order."""
+        status, body = await self._carry("POST", address, "/v1/handovers", msgspec.msgpack.encode(batch))
+        if status == 200:
+            with contextlib.suppress(msgspec.DecodeError):
+                answers = msgspec.msgpack.decode(body, type=tuple[Taken, ...])
+                if len(answers) == len(batch.states):
+                    return answers
+            status, body = 0, b""
+        return (Taken(status, _why(status, body)),) * len(batch.states)
+
+    async def _carry(self, method: str, address: str, path: str, data: Any) -> tuple[int, bytes]:
+        """Status and body of the answer; 0 and why there is none."""
+        try:
+            async with self._session.request(
+                method,
+                URL(f"http://{_host(address)}:{PORT}{path}", encoded=True),
+                data=data,
+                headers={"Authorization": f"Bearer {self.token()}"},
+                allow_redirects=False,
+            ) as answer:
+                return answer.status, await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return 0, (str(error) or type(error).__name__).encode()
+
+    async def answers(self, address: str) -> bool:
+        """Whether the member at the address answers at all."""
+        try:
+            async with self._session.get(
+                URL(f"http://{_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
+            ):
+                return True
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    def token(self) -> str:
+        """This member's own token, "" where there is none."""
+        now = asyncio.get_running_loop().time()
+        if now - self._read_at > _TOKEN_SECONDS:
+            with contextlib.suppress(OSError):
+                self._token, self._read_at = self._token_file.read_text().strip(), now
+        return self._token
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _why(status: int, body: bytes) -> str:
+    """Why a state was not taken, "" where it was."""
+    if 200 <= status < 300:
+        return ""
+    return read_problem(body).detail or (f"status {status}" if status else body.decode(errors="replace"))
+
+
+async def _body_goes_out(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+    request = context.trace_request_ctx
+    if isinstance(request, Request):  # a state that is handed over has none
+        request.handed_over.set()

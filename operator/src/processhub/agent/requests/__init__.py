@@ -1,0 +1,1 @@
+"""Requests to children: received over HTTP, routed to the owner, queued and answered."""

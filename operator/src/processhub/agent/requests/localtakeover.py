@@ -1,0 +1,201 @@
+"""Children whose member can't be reached, started here at once: ``onDemand.onOwnerLost: Local``.
+
+With it a request does not wait until the owner is proven gone: the member that was asked runs the child itself, under
+the epoch of the owner's entry, and says so in its status (``claim``). The operator puts it on record with a newer epoch
+in the next round and takes it off the owner's. Until then there are two where the owner runs on out of sight, and for
+as long as it can't reach the API server. Nothing of the owner's state is had.
+
+A claim ends when the record names another owner or none, and when the owner answers again before it was put on record.
+A member whose own request may be running at the owner yet (504, or 502) starts nothing beside that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from processhub.agent.children.child import Child
+from processhub.agent.env import Environment
+from processhub.agent.peers.peers import Peers
+from processhub.agent.registry import registry
+from processhub.agent.registry.registry import Copy
+from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.api.child import PodWorkload
+from processhub.api.reasons import Role
+from processhub.api.slice import Assignment, EntryError, RegistrySlice, decode_workload, parse_assignment
+
+log = logging.getLogger(__name__)
+_SILENT_SECONDS = 2.0  # a member that has not answered counts as lost for so long
+_LOOK_SECONDS = 2.0  # until it is looked whether an owner that lets a request wait is there at all
+_UNSETTLED_MAX = 1000
+_GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being written
+
+
+class Claims:
+    """Those of this member.
+
+    ``want(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        sync: Sync,
+        peers: Peers,
+        children: Mapping[str, Child],
+        want: Callable[[dict[str, Wanted | None]], None],
+        may_start: Callable[[], bool],
+    ) -> None:
+        self._env, self._sync, self._peers, self._children = env, sync, peers, children
+        self._want, self._may_start = want, may_start
+        self._made: dict[str, Wanted] = {}
+        self._silent: dict[str, float] = {}  # addresses that did not answer, and when
+        self._unsettled: dict[str, int] = {}  # ids of which a request may be running yet, by the owner's epoch
+        self._watching: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def offered(self) -> bool:
+        """Whether the hub has members start children whose owner is lost."""
+        return self._sync.settings.on_owner_lost_local
+
+    # for the router
+
+    def claimant(self, child_id: str, copies: list[Copy]) -> Copy | None:
+        """Who is to be asked instead of the owner on record, None where nobody is."""
+        if not self.offered or len(copies) != 1:
+            return None
+        epoch = copies[0].epoch
+        made = self._made.get(child_id)
+        if made is not None and made.assignment.epoch == epoch:
+            return Copy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
+        return registry.claimant(self._sync.registry(), child_id, epoch)
+
+    def silent(self, owner: Copy) -> bool:
+        """Whether the owner did not answer just now."""
+        return self._loop.time() - self._silent.get(owner.address, float("-inf")) < _SILENT_SECONDS
+
+    async def watch(self, owner: Copy, silent: asyncio.Event) -> None:
+        """Set ``silent`` once the owner does not answer; for as long as a request waits there."""
+        while self.offered:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not await self._answers(owner):
+                silent.set()
+                return
+
+    def unsettled(self, child_id: str, owner: Copy) -> None:
+        """A request may be running there yet: while this owner is on record, nothing is started here beside it."""
+        if len(self._unsettled) >= _UNSETTLED_MAX:
+            of_now = {known: {copy.epoch for copy in self._copies(known)} for known in self._unsettled}
+            self._unsettled = {known: epoch for known, epoch in self._unsettled.items() if epoch in of_now[known]}
+        self._unsettled[child_id] = owner.epoch
+
+    async def take(self, child_id: str, owner: Copy) -> bool:
+        """Start the child here where its owner is lost; whether it is to be asked here now."""
+        if child_id in self._made:
+            return True
+        if not self.offered or not owner.address or self._wanted(child_id, owner) is None:
+            return False
+        if not self.silent(owner) and await self._answers(owner):
+            return False
+        if child_id in self._made:
+            return True
+        wanted = self._wanted(child_id, owner)  # as the record is now
+        if wanted is None or registry.claimant(self._sync.registry(), child_id, owner.epoch) is not None:
+            return False
+        log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
+        self._made[child_id] = wanted
+        self._want({child_id: wanted})
+        self._watch_owners()
+        return True
+
+    # what becomes of them
+
+    def registry_changed(self) -> None:
+        """The record may name another owner now, or this member itself."""
+        for child_id, made in list(self._made.items()):
+            child = self._children.get(child_id)
+            if child is None or child.wanted is None or not child.wanted.claim:
+                del self._made[child_id]  # it is on record here, or has ended
+            elif any(copy.epoch != made.assignment.epoch for copy in self._copies(child_id)):
+                self._drop(child_id, "it is on record elsewhere")
+
+    # inside
+
+    def _copies(self, child_id: str) -> list[Copy]:
+        return registry.copies(self._sync.registry(), child_id)
+
+    def _wanted(self, child_id: str, owner: Copy) -> Wanted | None:
+        """The child as its owner's entry has it; None where it is not to be started here."""
+        copies = self._copies(child_id)
+        if len(copies) != 1 or (copies[0].member, copies[0].epoch) != (owner.member, owner.epoch):
+            return None
+        if child_id in self._children or not self._may_start() or self._unsettled.get(child_id) == owner.epoch:
+            return None
+        found = _entry(self._sync, child_id, owner.member)
+        if found is None:
+            return None
+        entry, item = found
+        if not entry.on_demand or entry.wait or entry.to or entry.role != Role.ACTIVE:
+            return None
+        with contextlib.suppress(EntryError, KeyError):
+            workload = decode_workload(item.spec.workloads[entry.workload])
+            if not isinstance(workload, PodWorkload):  # its Pod is the operator's to make
+                return Wanted(
+                    assignment=msgspec.structs.replace(entry, state=""),
+                    workload=workload,
+                    slice=self._sync.first_slice,
+                    term=self._sync.highest_term,
+                    startable=True,
+                    claim=owner.member,
+                )
+        return None
+
+    async def _answers(self, owner: Copy) -> bool:
+        if await self._peers.answers(owner.address):
+            self._silent.pop(owner.address, None)
+            return True
+        self._silent[owner.address] = self._loop.time()
+        return False
+
+    def _drop(self, child_id: str, why: str) -> None:
+        log.info("ended: %s", why, extra={"child": child_id})
+        self._made.pop(child_id, None)
+        child = self._children.get(child_id)
+        if child is not None and child.wanted is not None and child.wanted.claim:
+            self._want({child_id: None})
+
+    def _watch_owners(self) -> None:
+        if self._watching is None or self._watching.done():
+            self._watching = self._loop.create_task(self._look_after())
+
+    async def _look_after(self) -> None:
+        """End those that are off the record for good, and those whose owner is there again."""
+        bereft: set[str] = set()
+        while self._made:
+            await asyncio.sleep(_GRACE_SECONDS)
+            gone = {child_id for child_id in self._made if not self._copies(child_id)}
+            for child_id in gone & bereft:
+                self._drop(child_id, "it is on record no more")
+            bereft = gone
+            for child_id in self._made.keys() - gone:
+                owner = next(iter(self._copies(child_id)), None)
+                made = self._made.get(child_id)
+                if owner is None or made is None or owner.member != made.claim:
+                    continue
+                if await self._answers(owner) and child_id in self._made:
+                    self._drop(child_id, f"{owner.member} is there again")
+
+
+def _entry(sync: Sync, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
+    """The child's entry in a slice of the member, and that slice."""
+    for item in sync.registry():
+        text = item.spec.entries.get(child_id) if item.spec.member == member else None
+        if text:
+            with contextlib.suppress(EntryError):
+                return parse_assignment(text), item
+    return None

@@ -1,0 +1,314 @@
+"""Requests to this member's children: one at a time for each child, in order of arrival.
+
+A request leaves the queue for the child only while the child is up; what still waits when the child restarts goes to
+its next incarnation, and when the child leaves this member it goes back to whoever routed it. One that was handed over
+is never handed over again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from processhub.agent.children.child import Child
+from processhub.agent.problems import Problem
+from processhub.agent.request import Answer, MovedError, OutcomeUnknownError, Request
+from processhub.api.reasons import Role
+from processhub.api.slice import Settings
+
+log = logging.getLogger(__name__)
+QUEUE_MAX = 1000  # requests that wait for one child
+_RETRY_AFTER = 1  # seconds
+_AFTERMATH_SECONDS = 0.25  # a broken connection is often a child's end, of which the word comes a little later
+
+
+class _Entry:
+    """A request in the queue; ``moved`` takes one that nobody waits for when the child leaves this member."""
+
+    __slots__ = ("arrived", "future", "moved", "request")
+
+    def __init__(
+        self, request: Request, future: asyncio.Future[Answer], arrived: float, moved: Callable[[], None] | None
+    ) -> None:
+        self.request, self.future, self.arrived, self.moved = request, future, arrived, moved
+
+    def answer(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if self.future.done():
+            return
+        if self.moved is None:
+            self.future.set_exception(error)
+            return
+        self.future.cancel()
+        if isinstance(error, MovedError):
+            self.moved()
+        else:
+            log.info("a cast came to nothing: %s", error)
+
+
+class _Queue:
+    """What waits for one child, and what it is busy with."""
+
+    __slots__ = ("current", "last", "overdue", "pause_until", "task", "waiting", "work")
+
+    def __init__(self, now: float) -> None:
+        self.waiting: deque[_Entry] = deque()
+        self.current: _Entry | None = None
+        self.task: asyncio.Task[None] | None = None  # sees to the current one
+        self.work: asyncio.Task[Answer] | None = None  # the child's part of it
+        self.overdue = False  # the current one has run for longer than it may
+        self.pause_until = 0.0  # nothing is handed over before
+        self.last = now  # when something was taken out or done with, monotonic
+
+    @property
+    def quiet(self) -> bool:
+        return not self.waiting and self.task is None
+
+
+class Desk:
+    """All queues of this member.
+
+    ``may_serve()`` says whether the member may serve at all now, ``settings()`` the hub's settings.
+    """
+
+    def __init__(
+        self,
+        child_of: Callable[[str], Child | None],
+        may_serve: Callable[[], bool],
+        settings: Callable[[], Settings],
+    ) -> None:
+        self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
+        self._queues: dict[str, _Queue] = {}
+        self._idle: dict[str, asyncio.TimerHandle] = {}  # when each child with idleSeconds is to be judged
+        self._loop = asyncio.get_running_loop()
+
+    # for the router
+
+    async def serve(self, child_id: str, request: Request) -> Answer:
+        """Have the child answer; a caller that is cancelled takes a request with it that was not handed over.
+
+        Raises Problem; MovedError where the child is not this member's (any more).
+        """
+        entry = self._put(child_id, request, None)
+        queue = self._queues[child_id]
+        try:
+            while True:
+                left: float | None = None
+                if not request.begun:
+                    left = max(entry.arrived, queue.last) + self.patience - self._loop.time()
+                    if left <= 0:
+                        raise self._too_long(child_id, queue)
+                await asyncio.wait((entry.future,), timeout=left)
+                if entry.future.done():
+                    return entry.future.result()
+        finally:
+            self._leave(child_id, queue, entry)
+
+    def deliver(self, child_id: str, request: Request, moved: Callable[[], None]) -> None:
+        """Queue a message that nobody waits for; ``moved`` is called should the child leave before its turn.
+
+        Raises Problem and MovedError as ``serve`` does.
+        """
+        self._put(child_id, request, moved)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a request waits without anything happening: for a lost owner's successor, mainly."""
+        settings = self._settings()
+        return settings.lease_seconds + settings.request_seconds
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait here."""
+        return sum(len(queue.waiting) for queue in self._queues.values())
+
+    # for the supervisor
+
+    def child_changed(self, child: Child) -> None:
+        """The child's order or state changed."""
+        queue = self._queues.get(child.id)
+        if queue is not None:
+            self._follow(child, queue)
+        self._watch(child)
+
+    def _follow(self, child: Child, queue: _Queue) -> None:
+        for entry in [entry for entry in queue.waiting if not _serves(child, entry.request)]:
+            queue.waiting.remove(entry)
+            entry.fail(MovedError())
+        if child.given_up:
+            while queue.waiting:
+                queue.waiting.popleft().fail(_given_up(child))
+        if not child.serving:
+            queue.pause_until = 0.0
+        if not child.serving and queue.work is not None and queue.current and not queue.current.request.begun:
+            queue.work.cancel()  # it waits for the child's socket: its turn comes again
+        if child.wanted is None and not child.alive and queue.quiet:
+            self._queues.pop(child.id, None)
+        else:
+            self._pump(child.id, queue)
+
+    def advance(self) -> None:
+        """The member may serve again: what waits for children that are up the while is handed over."""
+        for child_id, queue in list(self._queues.items()):
+            self._pump(child_id, queue)
+
+    def at_work(self, child: Child) -> bool:
+        """Whether the child has a request that may still be answered in time."""
+        queue = self._queues.get(child.id)
+        return queue is not None and queue.current is not None and queue.current.request.begun and not queue.overdue
+
+    # idling
+
+    def _watch(self, child: Child) -> None:
+        """Have the child judged idle when its time has passed; not while it has requests."""
+        if (timer := self._idle.pop(child.id, None)) is not None:
+            timer.cancel()
+        entry = child.wanted.assignment if child.wanted is not None else None
+        if entry is None or not entry.idle_seconds or entry.role != Role.ACTIVE or not child.serving:
+            return
+        queue = self._queues.get(child.id)
+        if queue is not None and not queue.quiet:
+            return
+        last = max(child.up_since, queue.last if queue is not None else 0.0)
+        self._idle[child.id] = self._loop.call_at(last + entry.idle_seconds, self._idle_for, child, entry.idle_seconds)
+
+    def _idle_for(self, child: Child, seconds: int) -> None:
+        del self._idle[child.id]
+        queue = self._queues.get(child.id)
+        if self._child_of(child.id) is child and child.serving and (queue is None or queue.quiet):
+            child.is_idle(seconds)
+
+    # inside
+
+    def _put(self, child_id: str, request: Request, moved: Callable[[], None] | None) -> _Entry:
+        child = self._child_of(child_id)
+        if child is None or not _serves(child, request):
+            raise MovedError
+        if child.given_up:
+            raise _given_up(child)
+        queue = self._queues.get(child_id)
+        if queue is None:
+            queue = self._queues[child_id] = _Queue(self._loop.time())
+        if len(queue.waiting) >= QUEUE_MAX:
+            raise Problem(
+                429, "busy", f"{QUEUE_MAX} requests wait for child {child_id!r} already; try again later", _RETRY_AFTER
+            )
+        entry = _Entry(request, self._loop.create_future(), self._loop.time(), moved)
+        queue.waiting.append(entry)
+        self._watch(child)
+        self._pump(child_id, queue)
+        return entry
+
+    def _leave(self, child_id: str, queue: _Queue, entry: _Entry) -> None:
+        if not entry.future.done():
+            entry.future.cancel()
+        if entry in queue.waiting:
+            queue.waiting.remove(entry)
+            queue.last = self._loop.time()  # it was asked, though in vain
+            if (child := self._child_of(child_id)) is not None:
+                self._watch(child)
+        elif queue.current is entry and not entry.request.begun and queue.work is not None:
+            queue.work.cancel()
+
+    def _pump(self, child_id: str, queue: _Queue) -> None:
+        if queue.task is not None or not queue.waiting:
+            return
+        child = self._child_of(child_id)
+        if child is None or not child.serving or not self._may_serve():
+            return
+        if (rest := queue.pause_until - self._loop.time()) > 0:
+            self._loop.call_later(rest, self._pump, child_id, queue)
+            return
+        queue.current = queue.waiting.popleft()
+        queue.task = self._loop.create_task(self._run(child, queue, queue.current))
+        queue.task.add_done_callback(lambda task: self._over(child, queue, task))
+
+    def _over(self, child: Child, queue: _Queue, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a request to child %s was dropped", child.id, exc_info=error)
+            if queue.current is not None:
+                queue.current.fail(Problem(502, "outcome_unknown", f"a fault of the member: {error}"))
+        queue.task = queue.work = queue.current = None
+        queue.overdue = False
+        queue.last = self._loop.time()
+        child.at_rest()
+        if (now := self._child_of(child.id)) is not None:
+            self.child_changed(now)
+        else:
+            self.child_changed(child)
+
+    async def _run(self, child: Child, queue: _Queue, entry: _Entry) -> None:
+        request = entry.request
+        try:
+            await request.content()
+        except (OSError, TimeoutError) as error:
+            log.info("a request to %s left before its turn: %s", child.id, error)
+            entry.fail(MovedError())
+            return
+        handle = child.handle
+        if handle is None or not child.serving or entry.future.done():
+            self._put_back(queue, entry)
+            return
+        queue.last = self._loop.time()
+        work = queue.work = self._loop.create_task(handle.request(request))
+        handed_over = self._loop.create_task(request.handed_over.wait())
+        await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
+        handed_over.cancel()
+        if not request.begun:
+            if not work.cancelled() and (failure := work.exception()) is not None:
+                raise failure
+            self._put_back(queue, entry)
+            return
+        limit = self._settings().request_seconds
+        done, _ = await asyncio.wait((work,), timeout=limit)
+        if not done:
+            queue.overdue = True
+            entry.fail(
+                Problem(
+                    504,
+                    "timeout",
+                    f"child {child.id!r} has not answered within {limit} s (timeouts.requestSeconds); it may still do"
+                    " what it was asked to",
+                )
+            )
+            child.at_rest()
+            # Until that one has ended, or the child with it, nothing else is handed over.
+            await asyncio.wait((work,))
+        try:
+            entry.answer(work.result())
+        except OutcomeUnknownError as error:
+            queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
+            entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {error}"))
+
+    def _put_back(self, queue: _Queue, entry: _Entry) -> None:
+        if not entry.future.done():
+            queue.waiting.appendleft(entry)
+
+    def _too_long(self, child_id: str, queue: _Queue) -> Problem:
+        child, waited = self._child_of(child_id), f"{self.patience:g} s"
+        if queue.current is not None and queue.current.request.begun:
+            return Problem(
+                504, "timeout", f"not begun within {waited}: child {child_id!r} is busy with an earlier request"
+            )
+        if queue.current is not None:
+            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} does not take requests")
+        why = f": {child.state}, {child.message or child.reason}" if child is not None and child.reason else ""
+        return Problem(503, "no_owner", f"not begun within {waited}: child {child_id!r} does not run{why}")
+
+
+def _serves(child: Child, request: Request) -> bool:
+    """Whether the child is this member's to ask; a message for all copies goes to passive ones too."""
+    wanted = child.wanted
+    if wanted is None or wanted.assignment.wait:
+        return False
+    return wanted.assignment.role == Role.ACTIVE or request.kind == "cast"
+
+
+def _given_up(child: Child) -> Problem:
+    why = child.message or child.last_exit or child.reason
+    return Problem(503, "no_owner", f"child {child.id!r} is {child.state} and is not started again: {why}")

@@ -1,0 +1,271 @@
+"""The member's HTTP server: probes, metrics, the registry's look-ups and the requests to children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from processhub.agent.env import PORT, Environment
+from processhub.agent.metrics import Metrics
+from processhub.agent.peers.statesender import Batch, Taken
+from processhub.agent.problems import Handler, Problem, problems
+from processhub.agent.registry import registry
+from processhub.agent.registry.slicewatcher import Sync
+from processhub.agent.request import JSON, Request
+from processhub.agent.requests.access import Access
+from processhub.agent.requests.router import Router
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
+
+log = logging.getLogger(__name__)
+_LOOPBACK = "127.0.0.1"
+BODY_MAX = 4 * 1024 * 1024  # bytes of a request
+_OPEN = ("/healthz", "/readyz", "/metrics")  # without a token
+_PEER_SECONDS = 5.0  # within which a member sends the body when its request's turn has come
+_CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
+_CHUNK = 256 * 1024
+
+
+class Server:
+    """Listens on the pod's address, and on 127.0.0.1 for the pod's own processes and port-forwards."""
+
+    def __init__(
+        self,
+        env: Environment,
+        sync: Sync,
+        router: Router,
+        access: Access,
+        handovers: Callable[[str, str, int, str, AsyncIterator[bytes]], Awaitable[None]],
+        states: Callable[[Batch], tuple[Taken, ...]],
+        metrics: Metrics,
+        healthy: Callable[[], bool],
+        ready: Callable[[], str],
+    ) -> None:
+        self._env, self._sync, self._router, self._access, self._metrics = env, sync, router, access, metrics
+        self._handovers, self._states = handovers, states
+        self._healthy, self._ready = healthy, ready
+        self._leaving = False
+        self._at_work = 0  # requests of callers
+        self._idle = asyncio.Event()
+        app = web.Application(middlewares=[problems, self._authorized], client_max_size=BODY_MAX)
+        app.on_response_prepare.append(self._prepare)
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._show_metrics),
+                web.get("/v1/children", self._children),
+                # The id is percent-encoded and may hold slashes: matched on the raw path.
+                web.get("/v1/children/{id:.+}", self._child),
+                # When to say "100 Continue" is the handler's affair.
+                web.post("/v1/children/{id:.+}", self._request, expect_handler=_later),
+                web.put("/v1/handovers/{id:.+}", self._handover),
+                web.post("/v1/handovers", self._small_handovers),
+                web.get("/v1/members", self._members),
+            ]
+        )
+        # A caller that hangs up takes its request with it, as long as that was not handed to the child.
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where the pod's address is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._env.pod_ip, PORT, reuse_address=True).start()
+        if not self._env.pod_ip.startswith("127."):
+            try:
+                await web.TCPSite(self._runner, _LOOPBACK, PORT, reuse_address=True).start()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                log.warning("%s:%d is taken (host network?): answering on the pod's address alone", _LOOPBACK, PORT)
+
+    def leave(self) -> None:
+        """The member ends: each connection is closed after its next answer, so that callers go to another one."""
+        self._leaving = True
+
+    async def finish(self, seconds: float) -> None:
+        """Take no request any more and wait until those that came are dealt with, for so long at most."""
+        self._router.leave()
+        self._idle.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._at_work:
+                    await self._idle.wait()
+                await self._router.delivered()
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in _OPEN:
+            # Of a request that a member has routed the body is waited for at the child's cost.
+            members_only = request.path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
+            await self._access.check(request.headers.get("Authorization"), members_only=members_only)
+        return await handler(request)
+
+    async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._leaving:
+            response.force_close()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """Whether the agent works: 200, or 503 where the thread that keeps the Lease is stuck. Without a token."""
+        if not self._healthy():
+            raise Problem(503, "unhealthy", "the thread that keeps the Lease is stuck")
+        return web.Response(text="ok")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Whether the member is ready: 200, or 503 with what it waits for. Without a token."""
+        if why := self._ready():
+            raise Problem(503, "not_ready", why)
+        return web.Response(text="ok")
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        """The member's metrics, in Prometheus' text format. Without a token."""
+        return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _children(self, request: web.Request) -> web.Response:
+        """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
+        self._check_synced()
+        query = request.query
+        if unknown := query.keys() - {"tag", "member"}:
+            raise Problem(
+                400, "bad_request", f"unknown parameter {', '.join(sorted(unknown))}; there are tag and member"
+            )
+        return _json(registry.entries(self._sync.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
+
+    async def _child(self, request: web.Request) -> web.Response:
+        """One child on record: its copies, the active one first."""
+        self._check_synced()
+        child_id = _decoded(request.rel_url.raw_path.removeprefix(_CHILDREN))
+        entry = registry.lookup(self._sync.registry(), child_id)
+        if entry is None:
+            raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
+        return _json(entry)
+
+    async def _request(self, request: web.Request) -> web.Response:
+        """Ask a child, whose id is percent-encoded: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
+
+        The answer to a call is the child's. A cast is answered 202 when it is in the child's queue; ``?to=all`` sends
+        it to every running copy. ``Idempotency-Key`` is passed on to the child. 4 MiB at most.
+        """
+        own = EPOCH_HEADER not in request.headers
+        kind = "cast" if request.path.endswith("/cast") else "call"
+        self._at_work += 1
+        try:
+            answer = await self._serve(request)
+        except Problem as problem:
+            if own:
+                self._metrics.requests.labels(kind, problem.status).inc()
+            raise
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.set()
+        if own:
+            self._metrics.requests.labels(kind, answer.status).inc()
+        return answer
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
+        if kind not in ("call", "cast") or not encoded:
+            raise Problem(404, "not_found", f"POST to {_CHILDREN}<id>/call or …/cast, the id percent-encoded")
+        self._check_synced()
+        self._router.check_stays()
+        child_id, to = _decoded(encoded), request.query.get("to", "one")
+        if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
+            raise Problem(400, "bad_request", "the only parameter is to=all, of cast")
+        key = request.headers.get(KEY_HEADER, "")
+        routed_by = request.headers.get(EPOCH_HEADER)
+        if routed_by is not None:
+            if not routed_by.isdecimal():
+                raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
+            forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
+            if kind == "cast":
+                await forwarded.content()
+            answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
+        else:
+            await _continue(request)
+            own = Request(kind, _json_body(await request.read()), request.content_type, key)
+            if to == "all":
+                return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
+            answer = await self._router.send(child_id, own)
+        headers = {ANSWER_HEADER: "child"}
+        if answer.content_type:
+            headers["Content-Type"] = answer.content_type
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+    async def _handover(self, request: web.Request) -> web.Response:
+        """Take the state of a child that comes here, from its present member. For members only."""
+        self._check_synced()
+        child_id, query = _decoded(request.rel_url.raw_path.removeprefix(_HANDOVERS + "/")), request.query
+        uid, epoch, checksum = (query.get(name, "") for name in ("uid", "epoch", "checksum"))
+        if not (uid and epoch.isdecimal() and checksum):
+            raise Problem(400, "bad_request", "give uid, epoch and checksum")
+        body = request.content.iter_chunked(_CHUNK)
+        await self._handovers(child_id, uid, int(epoch), checksum, body)
+        return web.Response(status=204)
+
+    async def _small_handovers(self, request: web.Request) -> web.Response:
+        """Take small states of children that come here, many at once (MessagePack). For members only."""
+        self._check_synced()
+        try:
+            batch = msgspec.msgpack.decode(await request.read(), type=Batch)
+        except msgspec.DecodeError as error:
+            raise Problem(400, "bad_request", f"not a batch of states: {error}") from error
+        return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
+
+    async def _members(self, _: web.Request) -> web.Response:
+        """The hub's members: how many children each has, and how many of them run."""
+        self._check_synced()
+        return _json(registry.members(self._sync.registry()))
+
+    def _check_synced(self) -> None:
+        if not self._sync.informer.synced.is_set():
+            raise Problem(503, "not_ready", "the registry is not read yet")
+
+
+async def _later(_: web.Request) -> None:
+    """Nothing yet."""
+
+
+async def _continue(request: web.Request) -> None:
+    """Have the body sent by a caller that waits for this word."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # it is no part of the answer
+
+
+async def _fetch(request: web.Request) -> bytes:
+    """The body that another member holds ready. Raises OSError where it has gone."""
+    async with asyncio.timeout(_PEER_SECONDS):
+        await _continue(request)
+        return await request.read()
+
+
+def _json_body(body: bytes) -> bytes:
+    with contextlib.suppress(msgspec.DecodeError):
+        msgspec.json.decode(body)
+        return body
+    raise Problem(400, "bad_request", 'the body is not JSON; send a JSON value, for example {"op": "get"}')
+
+
+def _decoded(encoded: str) -> str:
+    try:
+        return unquote(encoded, errors="strict")
+    except UnicodeDecodeError:
+        raise Problem(400, "bad_request", "the id is not UTF-8, percent-encoded") from None
+
+
+def _json(value: object, status: int = 200, *, answered: bool = False) -> web.Response:
+    headers = {ANSWER_HEADER: "child"} if answered else {}
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers)

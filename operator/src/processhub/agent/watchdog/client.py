@@ -1,0 +1,156 @@
+"""The agent's side of the warden: start it, give it orders, hear what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from processhub.agent.frames import Inbox, Message, Outbox
+from processhub.agent.watchdog.fence import FEED
+
+log = logging.getLogger(__name__)
+_SOURCE = Path(__file__).resolve().parents[2]
+_MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.watchdog.main import main; main()"
+
+
+class Watcher(Protocol):
+    """Who asked for a process hears of it: ``started`` or ``failed``, and ``exited`` after a start.
+
+    ``exited`` comes alone where it was killed before the exec.
+    """
+
+    def started(self, pid: int) -> None:
+        """The exec took place."""
+
+    def failed(self, what: str, number: int, text: str) -> None:
+        """Nothing runs: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
+
+    def exited(self, status: int, fenced: bool) -> None:
+        """Nothing of the process's tree is left; ``status`` is its exit code, or minus the signal that ended it."""
+
+
+class Feed:
+    """The warden's Lease deadline; used from the Lease's own thread."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def set(self, stop_at: float, kill_at: float) -> None:
+        """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of CLOCK_BOOTTIME); 0 0: never."""
+        try:
+            os.write(self._fd, FEED.pack(stop_at, kill_at))
+        except BlockingIOError:
+            log.error("the warden does not read its deadlines")
+        except BrokenPipeError:
+            pass  # the warden is gone: the agent's main loop sees the same and ends
+
+
+class WardenProcess:
+    """The started warden, before there is an event loop."""
+
+    def __init__(self) -> None:
+        """Start it: early, since it costs some 40 ms that the agent can use for its own imports."""
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        feed_end, feed = os.pipe()
+        self.process = subprocess.Popen(
+            # No site, no environment: it must come up the same whatever the image holds, and quickly.
+            [sys.executable, "-S", "-E", "-P", "-c", _MAIN, str(_SOURCE), str(its.fileno()), str(feed_end)],
+            pass_fds=(its.fileno(), feed_end),
+            stdin=subprocess.DEVNULL,
+            close_fds=True,
+        )
+        its.close()
+        os.close(feed_end)
+        for sock in (mine,):
+            sock.setblocking(False)
+        os.set_blocking(feed, False)
+        self.socket = mine
+        self.feed = Feed(feed)
+
+
+class Spawner:
+    """Orders to the warden and its answers, on the running loop. ``on_lost()`` is called when the warden ended."""
+
+    def __init__(self, warden: WardenProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
+        self._socket, self._on_lost, self._nofile = warden.socket, on_lost, nofile
+        self._inbox, self._outbox = Inbox(warden.socket), Outbox(warden.socket)
+        self._watchers: dict[str, Watcher] = {}
+        self._count = 0
+        self._writing = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(warden.socket.fileno(), self._read)
+
+    def spawn(
+        self,
+        watcher: Watcher,
+        argv: list[str],
+        env: dict[str, str],
+        *,
+        cwd: str = "",
+        stop_signal: int = signal.SIGTERM,
+        fds: dict[int, int],
+    ) -> str:
+        """Have a process started; returns its key for ``stop`` and ``signal``.
+
+        ``fds`` maps the new process's descriptor numbers to descriptors of this one, which are closed here.
+        """
+        self._count += 1
+        key = str(self._count)
+        self._watchers[key] = watcher
+        order: Message = {"op": "spawn", "key": key, "argv": argv, "env": env, "cwd": cwd, "stop": int(stop_signal)}
+        order["fds"] = list(fds)
+        if self._nofile:
+            order["nofile"] = self._nofile
+        self._send(order, tuple(fds.values()))
+        return key
+
+    def stop(self, key: str, grace: float) -> None:
+        """Send the stop signal now and SIGKILL after ``grace`` seconds; 0: SIGKILL at once. May be called again."""
+        self._send({"op": "stop", "key": key, "grace": grace})
+
+    def signal(self, key: str, signum: int) -> None:
+        """Signal the process group."""
+        self._send({"op": "signal", "key": key, "signal": signum})
+
+    def close(self) -> None:
+        """Let the warden end; whatever still runs is killed by it."""
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+
+    def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
+        self._outbox.send(message, fds)
+        if self._outbox.closed:
+            return
+        if self._outbox.pending and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._socket.fileno(), self._write)
+
+    def _write(self) -> None:
+        self._outbox.flush()
+        if not self._outbox.pending:
+            self._writing = False
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _read(self) -> None:
+        for message in self._inbox.read():
+            key, event = message["key"], message["ev"]
+            if event == "started":
+                self._watchers[key].started(message["pid"])
+            elif event == "failed":
+                self._watchers.pop(key).failed(message["what"], message["errno"], message["text"])
+            elif event == "exited":
+                self._watchers.pop(key).exited(message["status"], message["fenced"])
+        if self._inbox.closed:
+            self._loop.remove_reader(self._socket.fileno())
+            self._on_lost()

@@ -1,0 +1,1 @@
+"""The controller: one leader that reconciles hubs, hosted by kopf."""

@@ -1,0 +1,85 @@
+"""Everything that runs only while this replica leads: informers, the queue of hubs, writers of status and Events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from processhub.cluster.client import Client
+from processhub.cluster.workqueue import WorkQueue
+from processhub.controller import metrics
+from processhub.controller.concurrency import end
+from processhub.controller.lead.terms import raise_terms
+from processhub.controller.reconcile import Reconciler
+from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The leader's machinery; ``store`` has what the watches told. ``start`` returns when the first rounds may run."""
+
+    def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
+        self._client, self._settings, self._term = client, settings, term
+        self._reconciler: Reconciler | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.store = Store(client, settings.namespaces, self.wake)
+        self._queue: WorkQueue[HubKey] | None = None
+        self.stopped = asyncio.Event()  # nothing is written any more
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that should run for ever has ended."""
+        return self.store.failed() is None and not any(task.done() for task in self._tasks)
+
+    def wake(self, key: HubKey) -> None:
+        """Have a hub looked at; before the start is complete all of them will be anyway."""
+        if self._queue is not None:
+            self._queue.add(key)
+
+    def answered(self, sent: float) -> None:
+        """The API server took a write that was sent then (the loop's time): it works."""
+        self.store.answered(sent)
+
+    async def start(self) -> None:
+        """Sync, raise the terms, begin."""
+        self.store.start()
+        await self.store.synced()
+        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
+        taken = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
+        reconciler.takeover, reconciler.behind = taken.generations, taken.behind
+        # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
+        await self.store.read_leases()
+        self._tasks = [
+            asyncio.create_task(reconciler.events.run(), name="events"),
+            asyncio.create_task(reconciler.status.run(), name="child status"),
+            asyncio.create_task(reconciler.rights.run(), name="call rights"),
+        ]
+        self.answered(asyncio.get_running_loop().time())
+        self._reconciler = reconciler
+        self._queue = WorkQueue(self._work)
+        metrics.TERM.set(self._term)
+        for key in list(self.store.states):
+            self._queue.add(key)
+        log.info("started with %d hubs", len(self.store.hubs))
+
+    async def stop(self) -> None:
+        """Stop all work; nothing is written after this."""
+        if self._queue is not None:
+            await self._queue.close()
+        # Hooks have seconds for what is queued: what a leader that was deposed still writes ends before.
+        await end(self._tasks)
+        if self._reconciler is not None:
+            await self._reconciler.close()
+        await self.store.close()
+        self.stopped.set()
+
+    async def _work(self, key: HubKey) -> float | None:
+        assert self._reconciler is not None
+        try:
+            return await self._reconciler.reconcile(key)
+        except Exception:
+            metrics.FAILED_ROUNDS.inc()
+            raise

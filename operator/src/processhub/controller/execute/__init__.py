@@ -1,0 +1,1 @@
+"""Writes that carry out a plan. Each is a step that fails alone."""

@@ -1,0 +1,233 @@
+"""Carry a plan out, in the order that keeps its promises.
+
+0. Slices that a deposed leader made late are emptied; a member with one that can't be is not written to.
+1. Members that are gone lose their entries, and those that restart the active role of theirs.
+2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
+   so its children are not given to others until it has acknowledged (PROTOCOL.md 7, 10, 11).
+3. All other changes, member by member at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, lease_name
+from processhub.api.reasons import Reason, Role
+from processhub.api.slice import Assignment
+from processhub.cluster.client import Client
+from processhub.cluster.errors import NotFoundError
+from processhub.cluster.kinds import LEASES
+from processhub.controller.concurrency import together
+from processhub.controller.execute.slicewriter import SliceWriter
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observe import Observation
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan, Unplaced
+
+_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also hold orders to stop
+log = logging.getLogger(__name__)
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """What became of a plan. ``plan``: the part that is on record now. ``unplaced``: children that it could not place.
+
+    ``came_back``: a member that was judged gone is not, so that another plan is to be made at once.
+    """
+
+    plan: Plan
+    unplaced: Mapping[str, Unplaced]
+    came_back: bool
+
+
+class Executor:
+    """Carries one plan out. The writes for each member are a step of their own, and so is the look at each Lease."""
+
+    def __init__(
+        self, client: Client, store: Store, state: HubState, writer: SliceWriter, steps: Steps, term: int
+    ) -> None:
+        self._client, self._store, self._state = client, store, state
+        self._writer, self._steps, self._term = writer, steps, term
+
+    async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> Executed:
+        """Write what the plan changes. What can't be written withholds what rests on it, and nothing else."""
+        for known in self._writer.late():
+            what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
+            await self._steps.take(what, partial(self._writer.disown, known), longest=_SLICES_SECONDS)
+        members = observation.members
+        taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
+        gone = [member for name, member in members.items() if taken[name]]
+        joining = {view.name: view.joining for view in observation.snapshot.members} | dict(plan.joining)
+        removals = [
+            self._take_from(member, plan.entries[member.name], taken[member.name], workloads, joining[member.name])
+            for member in gone
+        ]
+        withheld, came_back = set[str](), False
+        for kept, is_back in await together(*removals):
+            withheld |= kept
+            came_back = came_back or is_back
+        left = {
+            name: {child_id: entry for child_id, entry in entries.items() if child_id not in taken[name]}
+            for name, entries in plan.entries.items()
+        }
+        await together(
+            *(
+                self._write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
+                for name, member in members.items()
+                if (left.get(name) or not taken[name]) and (member.wanted or member.slices)
+            )
+        )
+        missing = {name: self._missing(name, entries) for name, entries in plan.entries.items()}
+        unplaced = {
+            child_id: Unplaced(Reason.WAITING, f"waiting to be placed on {name}: {failure.sentence}")
+            for name, ids in missing.items()
+            if (failure := self._steps.failure(_cant_write(name))) is not None
+            for child_id in ids
+            if child_id not in observation.snapshot.record
+        }
+        return Executed(only_written(plan, missing), unplaced, came_back)
+
+    async def _take_from(
+        self,
+        member: Member,
+        changes: Mapping[str, Assignment | None],
+        removed: set[str],
+        workloads: Mapping[str, str],
+        joining: bool,
+    ) -> tuple[set[str], bool]:
+        """Take these children, or their active role, off a member that runs nothing.
+
+        Returns the ids that are not to be given to others yet, and whether the member came back.
+        """
+        await self._write(member, {child_id: changes[child_id] for child_id in removed}, workloads, joining)
+        still_gone = await self.still_gone(member)
+        if not still_gone:
+            log.warning("member %s may be back while its children were to be moved", member.name)
+            return removed, still_gone is False
+        # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
+        standing = {
+            child_id
+            for known in member.slices
+            for child_id in known.assignments.keys() & removed
+            if known.assignments[child_id].role == Role.ACTIVE
+        }
+        return standing, False
+
+    async def still_gone(self, member: Member) -> bool | None:
+        """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
+
+        None where it can't be read: nothing follows from that. One that no watch tells of may be there without its
+        labels. It gets them back, for the next judgement.
+        """
+        name = lease_name(self._state.key[1], member.name)
+        # While it can't be read the children of a member that may be lost are placed nowhere else: worth many tries.
+        return await self._steps.attempt(
+            f"lease {name} can't be read", lambda: self._is_as_judged(member, name), None, longest=_SLICES_SECONDS
+        )
+
+    async def _is_as_judged(self, member: Member, name: str) -> bool:
+        known = member.lease.lease if member.lease is not None else None
+        entries = member.slices[0].present
+        hub, namespace = entries.spec.hub, entries.metadata.namespace
+        try:
+            lease = await self._client.get(LEASES, namespace, name)
+        except NotFoundError:
+            return True
+        if lease.metadata.labels.get(LABEL_HUB) != hub:
+            labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
+            patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
+            lease = await self._steps.attempt(
+                f"lease {name} can't get its labels back",
+                lambda: self._client.patch(LEASES, namespace, name, patch),
+                lease,
+            )
+        # What was read counts, whether its label could be put back or not: the next judgement must not go by less.
+        self._state.put_lease(lease, asyncio.get_running_loop().time())
+        if lease.metadata.labels.get(LABEL_HUB) == hub:
+            self._store.put("leases", lease)
+        return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
+
+    async def _write(
+        self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
+    ) -> None:
+        if any(known.present.spec.term < self._term for known in member.slices):
+            return  # with our term its agent would start what a deposed leader ordered
+        await self._steps.take(
+            _cant_write(member.name),
+            lambda: self._writer.write(member, changes, workloads, joining),
+            longest=_SLICES_SECONDS,
+        )
+
+    def _missing(self, member: str, changes: Mapping[str, Assignment | None]) -> set[str]:
+        """The ids whose change is not on record: it was withheld, held back by the rate limit, or the write failed."""
+        present: dict[str, Assignment] = {}
+        for known in self._state.member_slices().get(member, ()):
+            present.update((child_id, known.assignments[child_id]) for child_id in known.assignments.keys() & changes)
+        return {child_id for child_id, entry in changes.items() if not _same(entry, present.get(child_id))}
+
+
+def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
+    """The plan without the changes that are ``missing``, by member: they are not told, nor is an order carried out."""
+    ids = set[str]().union(*missing.values())
+    if not ids:
+        return plan
+    entries = {
+        member: {child_id: entry for child_id, entry in changes.items() if child_id not in missing.get(member, ())}
+        for member, changes in plan.entries.items()
+    }
+    return msgspec.structs.replace(
+        plan,
+        entries={member: changes for member, changes in entries.items() if changes},
+        moves=tuple(move for move in plan.moves if move.id not in ids),
+        answered={child_id: why for child_id, why in plan.answered.items() if why or child_id not in ids},
+    )
+
+
+def _same(one: Assignment | None, other: Assignment | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(getattr(one, field) == getattr(other, field) for field in ("uid", "epoch", "role", "wait", "to"))
+
+
+def _cant_write(member: str) -> str:
+    return f"the slices of member {member} can't be written"
+
+
+def _taken_from(member: Member, changes: Mapping[str, Assignment | None]) -> set[str]:
+    """The ids that a member which runs nothing now loses, or may be active for no more when it is back."""
+    if member.phase is Phase.GONE:
+        taken = {child_id for child_id, entry in changes.items() if entry is None}
+    elif member.judgement.restarting:
+        taken = set()
+    else:
+        return set()
+    for known in member.slices:
+        for child_id in known.assignments.keys() & changes.keys():
+            entry = changes[child_id]
+            if entry is not None and entry.role == Role.PASSIVE and known.assignments[child_id].role == Role.ACTIVE:
+                taken.add(child_id)
+    return taken
+
+
+def _without(changes: Mapping[str, Assignment | None], withheld: set[str]) -> Mapping[str, Assignment | None]:
+    if not withheld:
+        return changes
+    return {child_id: entry for child_id, entry in changes.items() if entry is None or child_id not in withheld}
+
+
+def workload_texts(observation: Observation) -> dict[str, str]:
+    """The JSON of every workload that an entry may name, by hash."""
+    texts = {known.wanted.workload: known.workload for known in observation.chosen.values()}
+    texts.update((seen.known.digest, seen.known.workload) for seen in observation.sets.values())
+    texts.update(observation.workloads)
+    for member in observation.members.values():
+        for known_slice in member.slices:
+            texts.update(known_slice.present.spec.workloads)
+    return texts

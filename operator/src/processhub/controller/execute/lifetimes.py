@@ -1,0 +1,116 @@
+"""Children whose time is up: ttlSeconds after their first start, or reported idle by their member. They are deleted.
+
+The first start is in Child.status, so that it outlives the operator. Until that is written it is remembered here: a
+leader that takes over in between counts from when it saw the child run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from processhub.api.child import Child
+from processhub.api.reasons import Reason, State
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.kinds import CHILDREN
+from processhub.controller.concurrency import together
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.child import Copy, copies_by_id
+from processhub.controller.store.hubstate import HubState, KnownChild
+
+_AT_ONCE = 16
+_AGAIN_SECONDS = 5.0  # after which a deletion of which the watch has not told is ordered again
+log = logging.getLogger(__name__)
+
+
+def timestamp() -> str:
+    """Now, RFC 3339 with milliseconds: a ttl of a few seconds must not lose one to rounding."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def first_started(child: Child, copies: Iterable[Copy], memory: HubMemory) -> str:
+    """When the child first ran, as far as anybody saw; "" where it has not yet."""
+    uid = child.metadata.uid
+    if child.status.first_started_at:
+        memory.first_started.pop(uid, None)
+        return child.status.first_started_at
+    if uid not in memory.first_started:
+        if not any(copy.report and copy.report.uid == uid and copy.report.state == State.RUNNING for copy in copies):
+            return ""
+        memory.first_started[uid] = timestamp()
+    return memory.first_started[uid]
+
+
+class Lifetimes:
+    """The check of one hub in one round. ``next_in``: seconds until the next child's time is up."""
+
+    def __init__(self, client: Client, state: HubState, memory: HubMemory, steps: Steps) -> None:
+        self._client, self._state, self._memory, self._steps = client, state, memory, steps
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self.next_in: float | None = None
+
+    async def end(self, observation: Observation, now: float) -> None:
+        """Delete those whose time is up; one that can't be deleted now is tried again later."""
+        due: list[tuple[Child, str]] = []
+        ids = {self._state.children[name].child.id for name in self._state.mortal}
+        copies = copies_by_id(ids, observation.members) if ids else {}
+        for name in self._state.mortal:
+            known = self._state.children[name]
+            child = known.child
+            chosen = observation.chosen.get(child.id)
+            if chosen is None or chosen.child.metadata.uid != child.metadata.uid or child.metadata.deletion_timestamp:
+                continue
+            if why := self._over(known, copies.get(child.id, [])):
+                due.append((child, why))
+        ended = self._memory.ended
+        for uid in [uid for uid, at in ended.items() if now - at > _AGAIN_SECONDS]:
+            del ended[uid]
+        for child, _ in due:
+            if (at := ended.get(child.metadata.uid)) is not None:
+                self._again_in(at + _AGAIN_SECONDS - now)
+        await together(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
+
+    def _over(self, known: KnownChild, copies: list[Copy]) -> str:
+        """Why it is to be deleted, "" where it is not (yet)."""
+        if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._memory)):
+            left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
+            if left <= 0:
+                return f"its ttlSeconds ({known.spec.ttl_seconds}) are over"
+            self._again_in(left)
+        if known.spec.idle_seconds and any(_idle(copy, known.child.metadata.uid) for copy in copies):
+            return f"it was idle for {known.spec.idle_seconds} s (idleSeconds)"
+        return ""
+
+    def _again_in(self, seconds: float) -> None:
+        self.next_in = seconds if self.next_in is None else min(self.next_in, seconds)
+
+    async def _delete(self, child: Child, why: str, now: float) -> None:
+        what = f"child/{child.metadata.name} can't be deleted though {why}"
+        await self._steps.take(what, lambda: self._order_deletion(child, why, now), about=child)
+
+    async def _order_deletion(self, child: Child, why: str, now: float) -> None:
+        metadata = child.metadata
+        async with self._gate:
+            try:
+                await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
+            except (NotFoundError, ConflictError) as error:
+                log.debug("child %s is gone already: %s", metadata.name, error.message)
+        self._memory.ended[metadata.uid] = now
+        log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
+
+
+def _idle(copy: Copy, uid: str) -> bool:
+    """Whether the member says so of the very incarnation that is on record; it takes no requests any more."""
+    entry, report = copy.entry, copy.report
+    return (
+        entry is not None
+        and report is not None
+        and entry.uid == report.uid == uid
+        and report.epoch in (entry.epoch, entry.run)
+        and report.reason == Reason.IDLE
+    )

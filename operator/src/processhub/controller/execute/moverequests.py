@@ -1,0 +1,158 @@
+"""Moves that somebody asked for: an order stands on the Child until it is obeyed or refused, then it is taken off.
+
+A crash in between does no harm: what is on record where it was ordered to is not moved again. The children of a
+ChildSet have no object of their own: their orders stand on the set, and each is taken off by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
+from processhub.api.reasons import EventReason
+from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders, shortened
+from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.setorders import HeldBack, refusal_of_id
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.childsets import SeenSet
+from processhub.controller.store.store import Store
+
+Ordered = TypeVar("Ordered", Child, ChildSet)
+_SET_SECONDS = 1.0  # between writes that take some of a set's orders off it
+log = logging.getLogger(__name__)
+
+
+class OrderDesk:
+    """Of one hub and round: takes the orders that are done with off their objects; tells why one was not obeyed."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        events: EventRecorder,
+        hub: Hub,
+        held_back: dict[str, HeldBack],
+        steps: Steps,
+    ) -> None:
+        """``held_back``, by ChildSet's uid, is kept between rounds."""
+        self._client, self._store, self._events, self._hub = client, store, events, hub
+        self._held_back, self._steps = held_back, steps
+
+    async def answer(self, observation: Observation, answered: Mapping[str, str], now: float) -> float | None:
+        """``answered``: id → why its order is not obeyed, "" where it was; ``now``: monotonic seconds.
+
+        The seconds until answers that are held back are to be written, None where none is.
+        """
+        for child_id, refusal in answered.items():
+            known = observation.chosen.get(child_id)
+            if known is not None:
+                await self._answer_child(known.child, observation.snapshot.orders[child_id], refusal)
+        for uid in self._held_back.keys() - observation.sets.keys():
+            del self._held_back[uid]
+        waits = [
+            await self._answer_set(seen, answered, now)
+            for seen in observation.sets.values()
+            if ANNOTATION_MOVE_TO in seen.known.metadata.annotations
+        ]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    async def _answer_child(self, child: Child, member: str, refusal: str) -> None:
+        answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
+        if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
+            self._tell(child, f"not moved to {member}: {refusal}")
+
+    async def _answer_set(self, seen: SeenSet, answered: Mapping[str, str], now: float) -> float | None:
+        item = seen.known.object
+        annotations = item.metadata.annotations
+        text = annotations[ANNOTATION_MOVE_TO]
+        try:
+            orders = parse_set_orders(text)
+        except SetOrderError as error:
+            if await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None}):
+                self._tell(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
+            return None
+        uid = item.metadata.uid
+        held = self._held_back.get(uid) or HeldBack(float("-inf"))
+        answers = {child_id: refusal_of_id(seen, child_id) or answered.get(child_id) for child_id in orders}
+        answers.update({child_id: "" for child_id, member in orders.items() if held.obeyed.get(child_id) == member})
+        left = {child_id: member for child_id, member in orders.items() if answers[child_id] is None}
+        if left == orders:
+            return None
+        refused = {child_id: f"{orders[child_id]}: {why}" for child_id, why in answers.items() if why}
+        due = held.since + _SET_SECONDS
+        if left and not refused and now < due:
+            # Each write carries all orders that are left: of thousands that are obeyed by and by it would be megabytes
+            # a second. One that was obeyed may stand on: it is not planned again, and a new leader, who does not know
+            # of it, finds its child on record where it was ordered to. Nothing but a write tells of a refusal.
+            held.obeyed = {child_id: member for child_id, member in orders.items() if child_id not in left}
+            return due - now
+        try:
+            before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
+        except SetOrderError:
+            before = {}  # nobody could have read it
+        others = {child_id: why for child_id, why in before.items() if child_id not in orders}
+        changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
+        if others != before or refused:
+            changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
+        if await self._change(CHILD_SETS, item, text, changed):
+            for child_id, why in refused.items():
+                self._tell(item, f"child {child_id!r} is not moved to {why}")
+            self._held_back[uid] = HeldBack(now)
+        return None
+
+    def _tell(self, item: Child | ChildSet, message: str) -> None:
+        self._events.about_child(self._hub, item, EventReason.MOVE_REFUSED, message, warning=True)
+
+    async def _change(
+        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
+    ) -> bool:
+        """Write these annotations (None takes one off), unless another ``order`` was given; whether that is done."""
+        what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
+        return await self._steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
+
+    async def _write(
+        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
+    ) -> None:
+        metadata = item.metadata
+        try:
+            try:
+                await self._patch(kind, item, order, annotations)
+            except InvalidError as error:
+                if annotations.get(ANNOTATION_MOVE_REFUSED) is None:
+                    raise
+                # A test that failed is answered with 422 as is an object that would not be valid, but fails again.
+                bare = {ANNOTATION_MOVE_TO: annotations[ANNOTATION_MOVE_TO], ANNOTATION_MOVE_REFUSED: None}
+                await self._patch(kind, item, order, bare)
+                log.warning("the order on %s %s is off without an answer: %s", item.kind, metadata.name, error.message)
+        except (NotFoundError, ConflictError, InvalidError) as error:
+            log.info("the order on %s %s was changed meanwhile: %s", item.kind, metadata.name, error.message)
+
+    async def _patch(
+        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
+    ) -> None:
+        metadata = item.metadata
+        patch: list[dict[str, Any]] = [
+            {"op": "test", "path": "/metadata/uid", "value": item.metadata.uid},
+            {"op": "test", "path": _path(ANNOTATION_MOVE_TO), "value": order},
+        ]
+        for name, value in annotations.items():
+            if value is not None:
+                patch.append({"op": "add", "path": _path(name), "value": value})
+            elif name in metadata.annotations:
+                patch.append({"op": "remove", "path": _path(name)})
+        stored = await self._client.patch(kind, metadata.namespace, metadata.name, patch, content_type=JSON_PATCH)
+        self._store.put(kind.plural, stored)
+
+
+def _path(annotation: str) -> str:
+    """The annotation as a JSON Pointer."""
+    return "/metadata/annotations/" + annotation.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,237 @@
+"""Make the objects that a Hub owns what they should be; adopt nothing that it does not own (PROTOCOL.md 14).
+
+An object is applied where what it should be has changed, where the watch shows it otherwise than the last apply was
+answered, and every five minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import LABEL_HUB_UID
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminatingError, NotFoundError
+from processhub.cluster.kinds import untyped
+from processhub.cluster.tokenbucket import TokenBucket
+from processhub.controller.objects.access import access
+from processhub.controller.objects.disruption import disruption_budget
+from processhub.controller.objects.network import services
+from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, OwnedWatch, mark_of
+
+MANAGER = "processhub-operator"
+_REAPPLY_SECONDS = 300.0  # until an object is applied again of which nothing was heard
+_REPAIR_BURST = 10.0  # so often an object is put back at once; where somebody goes on changing it,
+_REPAIR_SECONDS = 30.0  # it is put back so often
+_CONFLICT_SECONDS = 0.2  # until an object is looked at again that changed while it was applied
+_TAKEN_SECONDS = 1.0  # until it is looked at again whether a name is free
+_BACKOFF_MAX = 30.0  # after refusals of the API server, from a second on
+_UNKNOWN = "somebody"
+Manifest = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class NameConflictError(Exception):
+    """An object of the name that the hub needs belongs to somebody else; the message names it."""
+
+
+class BeingDeletedError(NameConflictError):
+    """An object of this hub is still being deleted; the message names it."""
+
+
+Refused = ApiError | NameConflictError
+
+
+def supporting_objects(hub: Hub) -> list[Manifest]:
+    """All owned objects but the workload, in the order in which they are made; the workload comes after them."""
+    return [*access(hub), *services(hub), disruption_budget(hub)]
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Equal for equal manifests."""
+    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+
+
+class _Kept:
+    """What is remembered of one object between its applies. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.digest = ""  # of the manifest as it was applied, or refused
+        self.mark: Mark | None = None  # of the object after that
+        self.due = 0.0  # when it is applied again whatever is seen
+        self.refusal: Refused | None = None
+        self.refused = 0  # times, one after the other
+        self.repairs = TokenBucket(1 / _REPAIR_SECONDS, _REPAIR_BURST)
+        self.changed_by = ""  # the manager that changed it last
+        self.contested = False  # changed so often that it is not put back at once, which was told
+
+    def applied(self, digest: str, mark: Mark, now: float) -> None:
+        """It is as it should be."""
+        self.digest, self.mark, self.due = digest, mark, now + _REAPPLY_SECONDS
+        self.refusal, self.refused = None, 0
+
+    def refuse(self, digest: str, mark: Mark | None, refusal: Refused, now: float) -> None:
+        """It can't be as it should be, until it is seen to change or some time has passed."""
+        self.refused += 1
+        wait = min(_BACKOFF_MAX, 2.0 ** min(self.refused - 1, 10)) if isinstance(refusal, ApiError) else _TAKEN_SECONDS
+        self.digest, self.mark, self.due, self.refusal = digest, mark, now + wait, refusal
+
+
+class OwnedMemory:
+    """What a leader remembers of a hub's owned objects."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, _Kept] = {}  # by kind and name
+        self.manifests: Sequence[Manifest] = ()  # as last asked for
+
+
+class OwnedObjects:
+    """Keeps the owned objects of one hub in one round; ``tell(text)`` is called for each that it puts back.
+
+    ``retry_in``: seconds until one of them is to be looked at again though no event tells of it.
+    """
+
+    def __init__(
+        self, client: Client, watch: OwnedWatch, hub: Hub, memory: OwnedMemory, tell: Callable[[str], None]
+    ) -> None:
+        self._client, self._watch, self._hub, self._memory, self._tell = client, watch, hub, memory, tell
+        self.retry_in: float | None = None
+
+    async def keep(self, manifests: Sequence[Manifest], now: float) -> dict[str, Refused]:
+        """Apply those of the manifests that need it; what became of those that can't be, by kind and name.
+
+        One that is refused stops no other, but a name that somebody else has does: beside it the hub makes nothing
+        more. A refusal is told again in each round until the time to try again has come. Raises
+        NamespaceTerminatingError.
+        """
+        self._memory.manifests = manifests
+        objects = self._memory.objects
+        for title in objects.keys() - {_title(manifest) for manifest in manifests}:
+            del objects[title]
+        refusals: dict[str, Refused] = {}
+        for manifest in manifests:
+            kept = objects.setdefault(_title(manifest), _Kept())
+            await self._keep(manifest, kept, now)
+            wait = max(0.05, kept.due - now)
+            self.retry_in = wait if self.retry_in is None else min(wait, self.retry_in)
+            if kept.refusal is not None:
+                refusals[_title(manifest)] = kept.refusal
+                if not isinstance(kept.refusal, ApiError | BeingDeletedError):
+                    break
+        return refusals
+
+    async def keep_last(self, now: float) -> dict[str, Refused]:
+        """Keep what was last asked for, while the Hub's present spec is refused; as ``keep``."""
+        return await self.keep(self._memory.manifests, now)
+
+    async def check(self, manifest: Manifest) -> None:
+        """Ask the API server whether it would take the manifest. Raises ApiError; nothing is changed.
+
+        Of an object that is another's it is not asked: that is told when it is to be made.
+        """
+        namespace, name = self._hub.metadata.namespace, manifest["metadata"]["name"]
+        kind = OWNED_KINDS[manifest["kind"]]
+        try:
+            present = await self._client.get(untyped(kind.api_version, kind.plural), namespace, name)
+            _check_owner(self._hub, manifest["kind"], present)
+        except NotFoundError:
+            log.debug("%s is not there yet", _title(manifest))
+        except NameConflictError as error:
+            log.info("%s is not checked: %s", _title(manifest), error)
+            return
+        await self._client.apply(kind, namespace, name, manifest, manager=MANAGER, dry_run=True)
+
+    async def _keep(self, manifest: Manifest, kept: _Kept, now: float) -> None:
+        digest, seen = fingerprint(manifest), self._look(manifest)
+        foreign = kept.digest != "" and seen is not None and seen != kept.mark
+        repairs = foreign and kept.repairs.take(now)
+        if digest == kept.digest and not repairs and now < kept.due:
+            if foreign:
+                self._put_off(manifest, kept, now)
+            return
+        try:
+            await self._apply(manifest, kept, digest, now, foreign=foreign)
+        except ConflictError as error:
+            log.info("%s changed while it was applied; again: %s", _title(manifest), error.message)
+            kept.due = now + _CONFLICT_SECONDS
+        except NamespaceTerminatingError:
+            raise
+        except (ApiError, NameConflictError) as error:
+            kept.refuse(digest, self._look(manifest), error, now)
+
+    async def _apply(self, manifest: Manifest, kept: _Kept, digest: str, now: float, *, foreign: bool) -> None:
+        """Apply one manifest, to the object as it was read: one that is changed or made since is read again."""
+        title, namespace, name = _title(manifest), self._hub.metadata.namespace, manifest["metadata"]["name"]
+        kind = OWNED_KINDS[manifest["kind"]]
+        body, before = manifest, ABSENT
+        try:
+            present = await self._client.get(untyped(kind.api_version, kind.plural), namespace, name)
+        except NotFoundError:
+            said = f"{title} was deleted; it is made again"
+        else:
+            _check_owner(self._hub, manifest["kind"], present)
+            before = mark_of(msgspec.convert(present["metadata"], ObjectMeta))
+            version = {"resourceVersion": present["metadata"]["resourceVersion"]}
+            body = {**manifest, "metadata": {**manifest["metadata"], **version}}
+            kept.changed_by = _last_manager(present)
+            said = f"{title} was changed by {kept.changed_by}; it is put back"
+        answer = await self._client.apply(kind, namespace, name, body, manager=MANAGER)
+        self._watch.take(manifest["kind"], answer)
+        after = mark_of(answer.metadata)
+        if foreign and before != after:
+            self._tell(said)
+        kept.applied(digest, after, now)
+
+    def _put_off(self, manifest: Manifest, kept: _Kept, now: float) -> None:
+        """Somebody changes the object as often as it is put back: be slower, and say so once."""
+        kept.due = min(kept.due, now + kept.repairs.wait(now))
+        if not kept.contested:
+            kept.contested = True
+            self._tell(
+                f"{_title(manifest)} is changed or deleted again and again, the last change was by "
+                f"{kept.changed_by or _UNKNOWN}; from now on it is put back every {_REPAIR_SECONDS:g} s"
+            )
+
+    def _look(self, manifest: Manifest) -> Mark | None:
+        return self._watch.look(manifest["kind"], self._hub.metadata.namespace, manifest["metadata"]["name"])
+
+
+def _title(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+def _last_manager(present: Manifest) -> str:
+    """Who but this operator wrote the object last, its status apart."""
+    others = [
+        (str(entry.get("time", "")), str(entry.get("manager", "")))
+        for entry in present["metadata"].get("managedFields") or []
+        if entry.get("subresource") != "status" and entry.get("manager") != MANAGER
+    ]
+    return max(others)[1] if others else _UNKNOWN
+
+
+def _check_owner(hub: Hub, kind: str, present: Manifest) -> None:
+    metadata = present["metadata"]
+    owners = metadata.get("ownerReferences") or []
+    ours = any(owner["uid"] == hub.metadata.uid for owner in owners)
+    if metadata.get("deletionTimestamp"):
+        message = f"{kind} {metadata['name']} is still being deleted; made again when it is gone"
+        raise BeingDeletedError(message) if ours else NameConflictError(message)
+    controlled = any(owner.get("controller") for owner in owners)
+    if ours or (not controlled and (metadata.get("labels") or {}).get(LABEL_HUB_UID) == hub.metadata.uid):
+        return  # where somebody took the reference off, the label still tells whose it is
+    if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
+        # Garbage collection takes it; where the CRDs were installed just before, only after half a minute.
+        raise NameConflictError(
+            f"{kind} {metadata['name']} of an earlier hub of this name is still being deleted; made again when it is"
+            " gone"
+        )
+    raise NameConflictError(
+        f"{kind} {metadata['name']} exists and is not this hub's; delete or rename it, or give the hub another name"
+    )

@@ -1,0 +1,454 @@
+"""Pod children: their Pods follow the slices (PROTOCOL.md 23).
+
+Everything is derived from objects, so that an operator may end between any two writes. A Pod is made where the member's
+agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.
+
+In a hub with one copy of each child two rules keep an id from having two Pods: its Pod has one name, and nothing is
+placed while a Pod of it is there (the planner sees them). Where the hub keeps copies, each has a Pod of its own, and
+with standby copies each Pod begins as passive: active it is once it is there and told so by its annotations. While a
+Pod that was told is there, no other is.
+
+A creation that was not answered may take effect at any time, under a later leader too, and when the hub keeps fewer
+copies or the child is no Pod any more. So a Pod is made with a scheduling gate, with which it gets no node, and that is
+taken off one that is there, is the incarnation that the slices ask for, and has no rival. One that comes too late is
+deleted as it is, before anything of it has run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from processhub.api.child import Child, PodWorkload
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Pod
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
+    ANNOTATION_EPOCH,
+    ANNOTATION_ROLE,
+    ANNOTATION_RUN,
+    GATE_SOLE,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    child_pod_name,
+    label_value,
+    run_of,
+)
+from processhub.api.reasons import Reason, RestartPolicy, Role, State
+from processhub.api.slice import Report, decode_workload, is_pod_workload
+from processhub.cluster.client import Client
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ConnectionFailedError,
+    ForbiddenError,
+    InvalidError,
+    NamespaceTerminatingError,
+    NotFoundError,
+    UnavailableError,
+)
+from processhub.cluster.kinds import PODS
+from processhub.controller.concurrency import together
+from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
+from processhub.controller.execute.steps import Steps
+from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.podmarks import known_uids, marks_to_put_back, recognised
+from processhub.controller.store.store import Store
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Unplaced
+from processhub.core.planning.builder import pod_there
+
+FINAL = ("Succeeded", "Failed")
+_AT_ONCE = 16
+_A_ROUND = 200  # Pods made in one round at most: slices must not wait for all of a storm
+_REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
+_DOUBT_SECONDS = 2.0  # between two tries to read what may be there, at most
+_CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
+log = logging.getLogger(__name__)
+Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
+
+
+Key = tuple[str, str]  # a child's id and its member, as a label's value
+
+
+class Asked(NamedTuple):
+    """A pod child's place, its workload's JSON and what its member reports of this very incarnation."""
+
+    place: PodPlace
+    workload: str
+    report: Report | None
+    live: bool  # the member is there and its node is known
+
+    @property
+    def key(self) -> Key:
+        """What it is listed by."""
+        return self.place.child_id, label_value(self.place.member)
+
+
+def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked]:
+    """The pod children that shall run; without ``copies`` one of each id."""
+    asked: dict[Key, Asked] = {}
+    newest: dict[str, Asked] = {}  # by id
+    for member in members.values():
+        for known in member.slices:
+            workloads = known.present.spec.workloads
+            pods = {digest for digest, text in workloads.items() if is_pod_workload(text)}
+            if not pods:
+                continue
+            told = known.present.status.holder == member.holder
+            node = member.pod.spec.node_name if member.pod else ""
+            for child_id, entry in known.assignments.items():
+                if entry.wait or entry.workload not in pods:
+                    continue
+                before = asked.get((child_id, label_value(member.name))) if copies else newest.get(child_id)
+                if before is not None:
+                    if before.place.entry.epoch > entry.epoch:
+                        continue
+                    del asked[before.key]
+                report = known.reports.get(child_id) if told else None
+                if report is not None and (report.uid, report.epoch) != (entry.uid, entry.epoch):
+                    report = None
+                place = PodPlace(child_id=child_id, member=member.name, node=node, entry=entry)
+                live = member.phase is Phase.LIVE and bool(node)
+                item = newest[child_id] = Asked(place, workloads[entry.workload], report, live)
+                asked[item.key] = item
+    return asked
+
+
+def to_be_made(asked: Asked, pod: Pod | None) -> bool:
+    """Whether a Pod is wanted now and none is there that is in its way."""
+    return pod is None and asked.live and asked.report is not None and asked.report.state == State.STARTING
+
+
+def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
+    """Whether the Pod is not, or no longer, what the slices ask for."""
+    if pod.metadata.deletion_timestamp is not None:
+        return False
+    if asked is None:
+        return True
+    entry = asked.place.entry
+    if not _is_run_of(pod, asked.place):
+        return True
+    if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
+        return True  # somebody else told it: it may act on that, whatever it is told later
+    if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
+        return True
+    if given_up(asked.report):
+        return pod.status.phase not in FINAL
+    if entry.restart_policy == RestartPolicy.PERMANENT:
+        return pod.status.phase in FINAL
+    return entry.restart_policy == RestartPolicy.TRANSIENT and pod.status.phase == "Failed"
+
+
+def to_be_told(asked: Asked | None, pod: Pod) -> dict[str, str]:
+    """The annotations that the Pod is to have: its copy was made active. None where it has them."""
+    if asked is None or not _is_wanted(asked, pod):
+        return {}
+    wanted = marks(asked.place.child_id, asked.place.entry)
+    return {} if wanted.items() <= pod.metadata.annotations.items() else wanted
+
+
+def to_be_let_go(asked: Asked | None, pod: Pod) -> bool:
+    """Whether the Pod waits for the operator's word to start, and is what the slices ask for."""
+    return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
+
+
+def may_run(asked: Asked, pod: Pod) -> bool:
+    """Whether the Pod is what the slices ask for, and was let go."""
+    return _is_wanted(asked, pod) and not _is_gated(pod)
+
+
+def _is_wanted(asked: Asked, pod: Pod) -> bool:
+    return pod.metadata.deletion_timestamp is None and _is_run_of(pod, asked.place)
+
+
+def _is_gated(pod: Pod) -> bool:
+    return any(gate.name == GATE_SOLE for gate in pod.spec.scheduling_gates)
+
+
+def _is_run_of(pod: Pod, place: PodPlace) -> bool:
+    """Whether the Pod is the incarnation that the entry means, whatever it has been told of epoch and role."""
+    annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
+    told = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
+    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - told)
+    return same and run_of(annotations) == wanted[ANNOTATION_RUN]
+
+
+def given_up(report: Report | None) -> bool:
+    """Whether its member will not start it again as it is."""
+    return report is not None and (report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED)
+
+
+class PodChildren:
+    """Makes and deletes the Pods of one hub in one round. ``retry_in`` is set where something is to be tried again."""
+
+    def __init__(
+        self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, steps: Steps
+    ) -> None:
+        self._client, self._store, self._hub = client, store, hub
+        self._state, self._memory, self._steps = state, memory, steps
+        self._copies = hub.spec.keeps_copies
+        self._hub_labels = (hub.metadata.name, hub.metadata.uid)
+        self._waiting: dict[str, Unplaced] = {}  # by id: a Pod is in the way
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self.retry_in: float | None = None
+        self.changed: list[tuple[Pod, str]] = []  # Pods of which somebody changed what tells whose they are, and how
+
+    async def settle_doubts(self) -> None:
+        """Find out which Pods are there, before the planner looks at them.
+
+        Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
+        those that the slices ask for and no watch has told of. The planner leaves the child of one that can't be read
+        alone (``HubMemory.doubtful_pods``), and takes one that was there for one that is.
+        """
+        if not self._memory.looked_for_pods:
+            self._memory.doubtful_pods |= self._not_seen()
+            self._memory.looked_for_pods = True
+        await together(
+            *(
+                self._steps.take(f"pod {name} can't be read", partial(self._settle_doubt, name), longest=_DOUBT_SECONDS)
+                for name in list(self._memory.doubtful_pods)
+            )
+        )
+        if self._state.strange_pods:
+            uids = known_uids(self._hub.metadata.uid, self._state)
+            while self._state.strange_pods:
+                _, pod = self._state.strange_pods.popitem()
+                self._recognise(pod, uids)
+        await self._steps.take(
+            "pods that the watch tells of no more can't be read",
+            lambda: look_for_vanished(self._client, self._store, self._state, self._gate),
+            longest=_DOUBT_SECONDS,
+        )
+        if self._state.vanished_pods:
+            self._again_in(LOOK_AGAIN_SECONDS)
+
+    def _not_seen(self) -> dict[str, str]:
+        """Pods that the slices ask for and no watch told of, with their child's id: not made, or without a label."""
+        found: dict[str, str] = {}
+        for known in self._state.slices.values():
+            spec = known.present.spec
+            pods = {digest for digest, text in spec.workloads.items() if is_pod_workload(text)}
+            asked = [child_id for child_id, entry in known.assignments.items() if entry.workload in pods]
+            member = spec.member if self._copies else ""
+            found.update((child_pod_name(*self._hub_labels, child_id, member), child_id) for child_id in asked)
+        return {name: child_id for name, child_id in found.items() if name not in self._state.child_pods}
+
+    async def _settle_doubt(self, name: str) -> None:
+        async with self._gate:
+            await self._read(name)
+        self._memory.doubtful_pods.pop(name, None)
+
+    def _recognise(self, pod: Pod, uids: Collection[str]) -> bool:
+        """File a Pod that does not say of which child it is, where its name does; whether that is so."""
+        known = recognised(pod, self._hub.metadata.name, uids)
+        if known is not None:
+            self._store.child_pod(self._hub.metadata.key, pod, known)
+        return known is not None
+
+    async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
+        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
+        # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
+        partitioned = self._memory.quorum is not None and self._memory.quorum.partitioned
+        asked = {} if partitioned else asked_for(members, copies=self._copies)
+        refused = self._memory.refused_pods
+        for key in refused.keys() - asked.keys():
+            del refused[key]
+        if not asked and not self._state.child_pods:
+            return
+        pods = [(asked.get(_key_of(pod)), pod) for pod in self._state.child_pods.values()]
+        mended = [self._state.child_pods[name] for name in self._state.changed_pods]
+        there = {self._rival(*_key_of(pod)): pod for _, pod in pods}
+        rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
+        free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
+        surplus: list[Pod] = []
+        news: list[tuple[Asked, Pod, bool]] = []
+        for item, pod in pods:
+            if to_be_deleted(item, pod):
+                surplus.append(pod)
+                continue
+            if item is None:
+                continue  # it is being deleted
+            place = self._rival(*item.key)
+            gated, sole = to_be_let_go(item, pod), rivals[place] == 1
+            if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
+                surplus.append(pod)  # it came late, and nothing of it has run
+            elif (gated and sole) or to_be_told(item, pod):
+                news.append((item, pod, gated and sole))
+        missing = [
+            item
+            for item in asked.values()
+            if to_be_made(item, there.get(self._rival(*item.key)))
+            and not self._refused(item, now)
+            and not self._steps.waits(_cant_make(item))
+        ]
+        for item in asked.values():
+            rival = there.get(self._rival(*item.key))
+            if rival is not None and not _is_run_of(rival, item.place):
+                self._waiting[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
+        if len(missing) > _A_ROUND:
+            self.retry_in = 0.0
+        # All of them are waited for: none may go on beside the next round.
+        await together(
+            *(self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._gate)) for pod in surplus),
+            *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
+            *(
+                self._take(pod, "told its role and epoch", owner, partial(self._tell, item, pod, now, go=go))
+                for item, pod, go in news
+            ),
+            *(
+                self._make_one(item, owner(item.place.child_id, item.place.entry.uid), now)
+                for item in missing[:_A_ROUND]
+            ),
+        )
+
+    async def _take(self, pod: Pod, what: str, owner: Owner, work: Callable[[], Awaitable[None]]) -> None:
+        annotations = pod.metadata.annotations
+        about = owner(annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, ""))
+        await self._steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
+
+    async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
+        await self._steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
+
+    def unplaced(self) -> dict[str, Unplaced]:
+        """Why Pods that are wanted are not there, by the child's id."""
+        refused = self._memory.refused_pods.items()
+        return self._waiting | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
+
+    def _refused(self, item: Asked, now: float) -> bool:
+        epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))
+        if epoch != item.place.entry.epoch or now >= until:
+            return False
+        self._again_in(until - now)
+        return True
+
+    async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
+        place = item.place
+        if owner is None:
+            return  # what asked for it is gone, and its entry soon
+        workload = decode_workload(item.workload)
+        assert isinstance(workload, PodWorkload)
+        try:
+            manifest = child_pod(self._hub, owner, place, workload)
+        except (AttributeError, TypeError) as error:  # the schema lets any object be a template
+            self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
+            return
+        name = manifest["metadata"]["name"]
+        async with self._gate:
+            try:
+                pod = await self._client.create(PODS, self._hub.metadata.namespace, manifest)
+            except AlreadyExistsError:
+                await self._read(name)
+                if name not in self._state.child_pods:
+                    text = f"pod {name} is there already and not the hub's; started when it is gone"
+                    self._refuse(item, now, Reason.NAME_CONFLICT, text)
+                return
+            except (ConnectionFailedError, UnavailableError):
+                self._memory.doubtful_pods[name] = place.child_id
+                raise
+            except NamespaceTerminatingError:
+                raise
+            except (ForbiddenError, InvalidError) as error:
+                self._refuse(item, now, Reason.INVALID, f"its pod is refused: {error.message}"[:1000])
+                return
+        self._memory.refused_pods.pop(item.key, None)
+        self._store.put("pods", pod)
+        log.info("pod %s made on %s", name, place.node, extra={"hub": self._hub.metadata.name, "child": place.child_id})
+        await self._tell(item, pod, now, go=True)
+
+    async def _tell(self, item: Asked, pod: Pod, now: float, *, go: bool) -> None:
+        """Tell the Pod its role and epoch, and with ``go`` take its gate off: from here on it may start.
+
+        The Pod as it was seen, no later one: a leader that stood still between look and word would speak to one of
+        which another leader has judged that it is passive, or is to go.
+        """
+        if self._refused(item, now):
+            return
+        metadata = pod.metadata
+        patch: dict[str, Any] = {"metadata": _as_seen(pod)}
+        if told := to_be_told(item, pod):
+            patch["metadata"]["annotations"] = told
+        if go:
+            others = [{"name": gate.name} for gate in pod.spec.scheduling_gates if gate.name != GATE_SOLE]
+            patch["spec"] = {"schedulingGates": others or None}
+        async with self._gate:
+            try:
+                self._store.put("pods", await self._client.patch(PODS, metadata.namespace, metadata.name, patch))
+            except (NotFoundError, ConflictError) as error:
+                log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
+                self._again_in(_CHANGED_SECONDS)
+            except (ForbiddenError, InvalidError) as error:
+                what = "let start" if go else "told its role and epoch"
+                text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
+                self._refuse(item, now, Reason.INVALID, text)
+            else:
+                self._memory.refused_pods.pop(item.key, None)
+
+    async def _mend(self, pod: Pod) -> None:
+        """Put back what tells whose the Pod is: its member, and the next leader, know it by nothing else."""
+        metadata = pod.metadata
+        names = ", ".join(self._state.changed_pods[metadata.name])
+        async with self._gate:
+            try:
+                patch = {"metadata": {**_as_seen(pod), **marks_to_put_back(pod)}}
+                patched = await self._client.patch(PODS, metadata.namespace, metadata.name, patch)
+            except (NotFoundError, ConflictError) as error:
+                log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
+                self._again_in(_CHANGED_SECONDS)
+                return
+            except (ForbiddenError, InvalidError) as error:
+                self.changed.append((pod, f"{names} of pod {metadata.name} can't be put back: {error.message}"))
+                self._again_in(_REFUSED_SECONDS)
+                return
+        self._store.put("pods", patched)
+        self.changed.append((pod, f"somebody changed {names} of pod {metadata.name}, by which it is known: put back"))
+
+    def _refuse(self, item: Asked, now: float, reason: Reason, text: str) -> None:
+        self._memory.refused_pods[item.key] = (item.place.entry.epoch, now + _REFUSED_SECONDS, reason, text)
+        self._again_in(_REFUSED_SECONDS)
+
+    async def _read(self, name: str) -> None:
+        try:
+            pod = await self._client.get(PODS, self._hub.metadata.namespace, name)
+        except NotFoundError:
+            self._again_in(0.2)
+            return
+        if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
+            self._store.put("pods", pod)
+        elif self._recognise(pod, known_uids(self._hub.metadata.uid, self._state)):
+            self._state.vanished_pods.add(name)  # the watch does not tell of it
+            self._again_in(0.0)
+
+    def _name_of(self, item: Asked) -> str:
+        member = item.place.member if self._copies else ""
+        return child_pod_name(self._hub.metadata.name, self._hub.metadata.uid, item.place.child_id, member)
+
+    def _rival(self, child_id: str, member: str) -> Key:
+        """What Pods have in common of which there may be only one: the child's id, and the member of a copy."""
+        return (child_id, member) if self._copies else (child_id, "")
+
+    def _again_in(self, seconds: float) -> None:
+        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
+
+
+def _cant_make(item: Asked) -> str:
+    return f"the pod of child {item.place.child_id!r} on {item.place.member} can't be made"
+
+
+def _key_of(pod: Pod) -> Key:
+    return pod.metadata.annotations.get(ANNOTATION_CHILD_ID, ""), pod.metadata.labels.get(LABEL_MEMBER, "")
+
+
+def _as_seen(pod: Pod) -> dict[str, Any]:
+    """What of a patch's metadata makes the API server refuse it where the Pod is another by now."""
+    return {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}

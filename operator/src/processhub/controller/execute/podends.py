@@ -1,0 +1,66 @@
+"""The ends of children's Pods: ordered, and believed when the API server says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from processhub.api.kubernetes import Pod
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.kinds import PODS
+from processhub.controller.concurrency import together
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.podmarks import known_uids, recognised
+from processhub.controller.store.store import Store
+
+LOOK_AGAIN_SECONDS = 1.0  # until a Pod of which no watch tells is read again
+_AT_ONCE = 16
+log = logging.getLogger(__name__)
+
+
+async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
+    """Delete a Pod, this very one, with its own grace: it is gone when its node says that its processes are."""
+    metadata = pod.metadata
+    if metadata.deletion_timestamp is not None:
+        return
+    async with gate:
+        try:
+            await client.delete(PODS, metadata.namespace, metadata.name, uid=metadata.uid)
+        except (NotFoundError, ConflictError) as error:
+            log.debug("pod %s is gone already: %s", metadata.name, error.message)
+
+
+async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
+    """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+    uids = known_uids("", state) if state.strange_pods else ()
+    for pod in list(state.strange_pods.values()):
+        if (known := recognised(pod, state.key[1], uids)) is not None:
+            store.child_pod(state.key, pod, known)
+    await look_for_vanished(client, store, state, gate)
+    await together(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
+    return LOOK_AGAIN_SECONDS if state.vanished_pods else None
+
+
+async def look_for_vanished(client: Client, store: Store, state: HubState, gate: asyncio.Semaphore) -> None:
+    """Read the Pods that left the watch: each is gone, or somebody took off a label that it selects by."""
+
+    async def look(name: str) -> None:
+        known = state.child_pods.get(name)
+        if known is None:
+            return  # another of its name came meanwhile
+        async with gate:
+            try:
+                pod = await client.get(PODS, known.metadata.namespace, name)
+            except NotFoundError:
+                pod = None
+        if name not in state.vanished_pods or state.child_pods.get(name) is not known:
+            return  # the watch told of it meanwhile
+        if pod is None or pod.metadata.uid != known.metadata.uid:
+            store.child_pod_gone(state.key, name)
+        else:
+            store.child_pod(state.key, pod, known)
+
+    # All of them are waited for: what was read must not be older than what the next round knows.
+    await together(*(look(name) for name in list(state.vanished_pods)))

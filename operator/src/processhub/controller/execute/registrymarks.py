@@ -1,0 +1,90 @@
+"""Labels, annotations and owner references of slices and member Leases: somebody's edits of them are put back.
+
+Members and clients find slices by a label, the admission policy judges a member's renewals by marks of its Lease, and
+garbage collection goes by the owner reference.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import LABEL_HUB_UID
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.kinds import LEASES, SLICES, Kind
+from processhub.controller.execute.steps import Steps
+from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.store import Store
+
+_AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
+log = logging.getLogger(__name__)
+
+
+async def put_marks_back(
+    client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, now: float, steps: Steps
+) -> float | None:
+    """Put back what is missing; the seconds until it is to be looked at again, None where nothing is wrong."""
+    wrong = _wrong(hub, state)
+    if not wrong:
+        return None
+    if now < memory.marks_due:
+        return memory.marks_due - now
+    memory.marks_due = now + _AGAIN_SECONDS
+    tried = [
+        await steps.take(
+            f"{kind.plural}/{name} can't get its labels, annotations or owner back",
+            partial(_put_back, client, store, hub, kind, name, patch),
+        )
+        for kind, name, patch in wrong
+    ]
+    return _AGAIN_SECONDS if any(tried) else None
+
+
+async def _put_back(
+    client: Client, store: Store, hub: Hub, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]
+) -> None:
+    try:
+        store.put(kind.plural, await client.patch(kind, hub.metadata.namespace, name, {"metadata": patch}))
+    except (NotFoundError, ConflictError) as error:
+        log.debug("%s %s is gone or another: %s", kind.plural, name, error.message)
+        return
+    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, hub.metadata.namespace, name)
+
+
+def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:
+    """The slices and Leases that are this hub's and don't say so, each with the metadata that it is to get."""
+    found: list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]] = []
+    for member, slices in state.member_slices().items():
+        for known in slices:
+            metadata = known.present.metadata
+            if known.present.spec.hub_uid == hub.metadata.uid and (patch := _missing(hub, member, metadata, {})):
+                found.append((SLICES, metadata.name, patch))
+        lease = state.member_lease(member)
+        if lease is None or lease.lease.metadata.name in state.vanished_leases:
+            continue  # it is made, or found without its label, in the round
+        metadata, uid = lease.lease.metadata, hub.metadata.uid
+        ours = metadata.owned_by(uid) or metadata.labels.get(LABEL_HUB_UID) == uid
+        if ours and (patch := _missing(hub, member, metadata, lease_annotations(hub, member))):
+            found.append((LEASES, metadata.name, patch))
+    return found
+
+
+def _missing(hub: Hub, member: str, metadata: ObjectMeta, annotations: dict[str, str]) -> dict[str, Any]:
+    """What a merge patch has to put into the metadata, {} where all of it is there."""
+    patch: dict[str, Any] = {}
+    labels = member_labels(hub, member)
+    if not labels.items() <= metadata.labels.items():
+        patch["labels"] = labels
+    if not annotations.items() <= metadata.annotations.items():
+        patch["annotations"] = annotations
+    if not metadata.owned_by(hub.metadata.uid):
+        patch["ownerReferences"] = [*metadata.owner_references, *member_owners(hub)]
+    return patch and {"uid": metadata.uid, **patch}

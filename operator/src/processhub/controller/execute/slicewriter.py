@@ -1,0 +1,293 @@
+"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7).
+
+A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
+generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
+``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
+from processhub.api.reasons import Role
+from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, waits
+from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidError,
+    NotFoundError,
+)
+from processhub.cluster.kinds import SLICES
+from processhub.controller.concurrency import together
+from processhub.controller.objects.registry import new_slice, slice_settings
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
+from processhub.controller.store.store import Store
+from processhub.core.planning.packing import SliceContent, pack
+
+_RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
+log = logging.getLogger(__name__)
+
+
+class SliceWriter:
+    """Writes the slices of one hub in one round. ``retry_in`` is set where a write was held back or failed."""
+
+    def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, term: int) -> None:
+        self._client, self._store, self._hub, self._state = client, store, hub, state
+        self._memory, self._term = memory, term
+        self.retry_in: float | None = None
+
+    async def write(
+        self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
+    ) -> None:
+        """Bring the member's slices to what they shall say, entries and settings; makes those that must be there.
+
+        Raises ApiError where one was refused or not answered, once all have been tried.
+        """
+        contents = [
+            SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
+            for known in member.slices
+        ]
+        changed = {content.index: content for content in pack(contents, changes, workloads)}
+        by_index = {known.index: known for known in member.slices}
+        for index in self._required(member) - by_index.keys():
+            changed.setdefault(index, SliceContent(index, {}, {}))
+        grant = self._grant(member)
+        writes = []
+        for index in sorted(changed.keys() | by_index.keys()):
+            known, content = by_index.get(index), changed.get(index)
+            if known is None:
+                assert content is not None
+                writes.append(self._create(member, content, grant, joining))
+                continue
+            spec = self._spec(known, content, grant)
+            annotations = self._annotations(known, joining)
+            if spec != known.present.spec or annotations != known.present.metadata.annotations:
+                writes.append(self._replace(known, known.present, spec, annotations))
+        await together(*writes)
+
+    def _required(self, member: Member) -> set[int]:
+        """The numbers of the slices that the member must have, whatever is in them.
+
+        An agent starts by slice 0. A slice whose creation was not answered is created again: that settles whether the
+        first creation can land.
+        """
+        required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
+        return required | {0} if member.wanted else required
+
+    def late(self) -> list[KnownSlice]:
+        """The slices that a deposed leader made after this one took over; nothing was started from them (rule 2)."""
+        return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
+
+    async def disown(self, known: KnownSlice) -> None:
+        """Empty a late slice. Raises ApiError."""
+        spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
+        await self._replace(known, known.present, spec, known.present.metadata.annotations)
+
+    async def delete(self, known: KnownSlice) -> None:
+        """Delete an empty slice, only as it was seen."""
+        metadata = known.present.metadata
+        try:
+            await self._client.delete(
+                SLICES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
+            )
+        except (NotFoundError, ConflictError) as error:
+            log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
+
+    def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
+        """What slice 0 says of its member: that it is to take its share yet, or by what it has taken it."""
+        annotations = dict(known.present.metadata.annotations)
+        annotations.pop(ANNOTATION_JOINING, None)
+        if known.index == 0 and joining:
+            annotations[ANNOTATION_JOINING] = "true"
+        elif known.index == 0:
+            annotations[ANNOTATION_SETTLED] = self._memory.fingerprint
+        return annotations
+
+    @property
+    def _partitioned(self) -> bool:
+        return self._memory.quorum is not None and self._memory.quorum.partitioned
+
+    def _grant(self, member: Member) -> str | None:
+        """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
+        if self._hub.spec.migration.holds:
+            return ""
+        return member.holder or None
+
+    def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
+        present = known.present
+        # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
+        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.bereft)
+        spec = msgspec.structs.replace(
+            present.spec,
+            term=self._term,
+            attempt=present.spec.attempt + renewed,
+            settings=slice_settings(self._hub, partitioned=self._partitioned),
+            holder=present.spec.holder if grant is None else grant,
+        )
+        if content is not None:
+            spec = msgspec.structs.replace(spec, workloads=dict(content.workloads), entries=dict(content.entries))
+        return spec
+
+    async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
+        annotations: dict[str, str] = {}
+        if content.index == 0:
+            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._memory.fingerprint}
+        item = new_slice(
+            *(self._hub, member.name, content.index, self._term, annotations),
+            holder=grant or "",
+            partitioned=self._partitioned,
+        )
+        spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
+        item = msgspec.structs.replace(item, spec=spec)
+        name, bereft = item.metadata.name, self._bereft(member.name, content.index)
+        before = self._state.creating.get(name)
+        ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
+        self._state.creating[name] = Creation(member.name, content.index, ids)
+        try:
+            stored = await self._client.create(SLICES, self._hub.metadata.namespace, item)
+        except AlreadyExistsError as error:
+            log.info("slice %s: %s; reading it", name, error.message)
+            await self._read(name)
+            if name in self._state.older_slices:
+                self._not_created(name, before)
+                raise  # an earlier hub's slice has the name, and may never go
+            self._again_in(_RETRY_SECONDS)
+            return
+        except ApiError as error:
+            self._again_in(_RETRY_SECONDS)
+            if error.outcome_unknown:
+                self._memory.doubted_slices.add(name)
+            else:
+                self._not_created(name, before)
+            raise
+        self._store.put("registryslices", stored)
+        self._await_proof(name, bereft, stored)
+
+    def _not_created(self, name: str, before: Creation | None) -> None:
+        """This creation was refused; an earlier one that was not answered may land yet."""
+        if before is None:
+            del self._state.creating[name]
+        else:
+            self._state.creating[name] = before
+
+    def _bereft(self, member: str, index: int) -> frozenset[str]:
+        """The ids of the member's deleted slices that a write of this slice is to prove."""
+        return frozenset(self._state.bereft.get(member, ())) if index == 0 else frozenset()
+
+    def _await_proof(self, name: str, bereft: frozenset[str], stored: RegistrySlice) -> None:
+        """From the answer to this write on, what is not reported of the deleted slices' ids has ended (rule 7).
+
+        Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
+        status lists what is left of a deleted one.
+        """
+        if not bereft or (known := self._state.slices.get(name)) is None:
+            return
+        known.unproven.update(dict.fromkeys(bereft, stored.metadata.generation))
+        left = self._state.bereft.get(stored.spec.member, set()) - bereft
+        if left:
+            self._state.bereft[stored.spec.member] = left
+        else:
+            self._state.bereft.pop(stored.spec.member, None)
+
+    async def _replace(
+        self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
+    ) -> None:
+        """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
+        name = present.metadata.name
+        now = asyncio.get_running_loop().time()
+        bucket = self._memory.slice_bucket(name)
+        if not bucket.take(now):
+            self._again_in(bucket.wait(now))
+            return
+        # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
+        removed = _removed(known, spec)
+        # Only a new generation proves anything: the present one may be acknowledged already.
+        renewed = spec.attempt > present.spec.attempt
+        bereft = self._bereft(present.spec.member, known.index) if renewed else frozenset()
+        known.unproven.update(dict.fromkeys(removed))
+        doubted = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
+        known.uncertain.update(doubted)
+        metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
+        body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
+        try:
+            try:
+                stored = await self._client.replace(SLICES, metadata.namespace, name, body)
+            except ConflictError as conflict:
+                try:
+                    stored = await self._patch(present, spec, annotations)
+                except InvalidError:  # so is a test answered that failed; where it was the spec, the next PUT tells
+                    raise conflict from None
+        except ApiError as error:
+            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
+            if not error.outcome_unknown:
+                for child_id in doubted:
+                    known.uncertain.pop(child_id, None)
+            if not isinstance(error, ConflictError | NotFoundError | ConnectionFailedError):
+                raise
+            log.warning("slice %s not written, reading it: %s", name, error.message)
+            await self._read(name)
+            if isinstance(error, ConnectionFailedError):
+                raise
+            return
+        for child_id in removed:
+            known.unproven[child_id] = stored.metadata.generation
+        self._store.put("registryslices", stored)
+        self._await_proof(name, bereft, stored)
+
+    async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
+        """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""
+        metadata = present.metadata
+        return await self._client.patch(
+            SLICES,
+            metadata.namespace,
+            metadata.name,
+            [
+                {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
+                {"op": "test", "path": "/metadata/generation", "value": metadata.generation},
+                {"op": "replace", "path": "/spec", "value": spec},
+                {"op": "add", "path": "/metadata/annotations", "value": dict(annotations)},
+            ],
+            content_type=JSON_PATCH,
+        )
+
+    def _again_in(self, seconds: float) -> None:
+        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
+
+    async def _read(self, name: str) -> None:
+        """Bring the store up to the truth after a write that failed or whose outcome is unknown."""
+        try:
+            self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
+        except NotFoundError:
+            log.info("slice %s is gone", name)
+
+
+def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
+    """The ids whose entry is another, new or gone."""
+    ids = before.entries.keys() | after.entries.keys()
+    return {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
+
+
+def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
+    """The ids whose entry goes, becomes another uid's, is active no more, or is no order to run any more."""
+    gone = []
+    for child_id, entry in known.assignments.items():
+        text = spec.entries.get(child_id)
+        if text is None:
+            gone.append(child_id)
+            continue
+        uid, _, role, _ = text.split(" ", 3)
+        steps_back = entry.role == Role.ACTIVE and role != Role.ACTIVE
+        if uid != entry.uid or steps_back or (waits(text) and not entry.wait):
+            gone.append(child_id)
+    return gone

@@ -1,0 +1,122 @@
+"""Static children: each entry of spec.children becomes a Child object owned by the Hub; a removed entry stops it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from processhub.api.child import Child, ChildSpec
+from processhub.api.hub import Hub
+from processhub.api.meta import API_VERSION
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
+from processhub.cluster.client import Client
+from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
+from processhub.cluster.kinds import CHILDREN
+from processhub.controller.concurrency import together
+from processhub.controller.execute.ownedobjects import NameConflictError
+from processhub.controller.execute.steps import Steps
+from processhub.controller.objects.owned import owner_reference
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+async def sync_static_children(client: Client, store: Store, hub: Hub, state: HubState, steps: Steps) -> None:
+    """Create, change and delete the Hub's static Children so that they equal its spec; each is a step of its own."""
+    owned = {
+        known.child.metadata.name: known.child
+        for known in state.children.values()
+        if known.child.metadata.owned_by(hub.metadata.uid)
+    }
+    desired = {child_object_name(entry.id): _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    work = []
+    for name, spec in desired.items():
+        child = owned.get(name)
+        if child is None and name in state.children:
+            what, done = (
+                f"the name of static child {spec.id!r} is taken",
+                partial(_refuse, hub, state.children[name].child),
+            )
+        elif child is None:
+            what, done = f"static child {spec.id!r} can't be made", partial(_create, client, store, hub, name, spec)
+        elif child.spec != spec:
+            what = f"static child {spec.id!r} can't be changed to what spec.children says"
+            done = partial(_replace, client, store, child, spec)
+        else:
+            continue
+        work.append(steps.take(what, done, about=child))
+    for name, child in owned.items():
+        if name not in desired and child.metadata.deletion_timestamp is None:
+            what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
+            work.append(steps.take(what, partial(_delete, client, child), about=child))
+    await together(*work)
+
+
+async def _refuse(hub: Hub, child: Child) -> None:
+    raise _taken(hub, child)
+
+
+def _taken(hub: Hub, child: Child) -> NameConflictError:
+    """Why no static child can have the name of this one."""
+    metadata = child.metadata
+    title, owners = f"child/{metadata.name}", metadata.owner_references
+    if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
+        return NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
+    whose = f"of hub {child.spec.hub!r}" if child.spec.hub != hub.metadata.name else "not made by this hub"
+    return NameConflictError(f"{title} is there and {whose}; delete it, or give the entry another id")
+
+
+def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
+    return msgspec.structs.replace(entry, hub=hub.metadata.name)
+
+
+async def _create(client: Client, store: Store, hub: Hub, name: str, spec: ChildSpec) -> None:
+    manifest: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": "Child",
+        "metadata": {
+            "name": name,
+            "labels": {LABEL_NAME: "processhub", LABEL_HUB: hub.metadata.name, LABEL_CHILD: id_hash(spec.id)},
+            "annotations": {ANNOTATION_CHILD_ID: spec.id},
+            "ownerReferences": [owner_reference(hub)],
+        },
+        "spec": spec,
+    }
+    namespace = hub.metadata.namespace
+    try:
+        child = await client.create(CHILDREN, namespace, manifest)
+    except AlreadyExistsError:
+        child = await client.get(CHILDREN, namespace, name)
+        if not child.metadata.owned_by(hub.metadata.uid):
+            raise _taken(hub, child) from None
+    store.put("children", child)
+
+
+async def _replace(client: Client, store: Store, child: Child, spec: ChildSpec) -> None:
+    metadata = child.metadata
+    try:
+        stored = await client.patch(
+            CHILDREN,
+            metadata.namespace,
+            metadata.name,
+            [
+                {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
+                {"op": "replace", "path": "/spec", "value": spec},
+            ],
+            content_type="application/json-patch+json",
+        )
+        store.put("children", stored)
+    except (NotFoundError, ConflictError) as error:
+        log.info("static child %s not changed, looking again: %s", metadata.name, error.message)
+
+
+async def _delete(client: Client, child: Child) -> None:
+    metadata = child.metadata
+    try:
+        await client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
+    except (NotFoundError, ConflictError) as error:
+        log.info("static child %s is gone already: %s", metadata.name, error.message)

@@ -1,0 +1,226 @@
+"""The steps of a round, each on its own: one that fails is told, and tried again with back-off.
+
+A round does many things, and the API server may refuse each of them for ever: a quota, an admission policy, a rule of
+the schema. Were that to end the round, a hub would stop for everybody because of one object. So whatever a round asks
+of the API server is a step: it fails alone, and what does not depend on it goes on. What does is said where the step is
+taken (reconcile.py, execute.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.reasons import EventReason, GroupReason, Reason
+from processhub.cluster.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    ConnectionFailedError,
+    InvalidError,
+    NamespaceTerminatingError,
+    UnavailableError,
+)
+from processhub.controller import metrics
+from processhub.controller.execute.ownedobjects import NameConflictError
+from processhub.controller.lead.terms import DeposedError
+from processhub.controller.objects.template import TemplateError
+from processhub.controller.report.events import EventRecorder
+
+T = TypeVar("T")
+LONGEST_SECONDS = 30.0  # between two tries of what is refused
+_FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # seconds until the second try; doubled from try to try
+_LONGEST_UNAVAILABLE = 5.0  # between two tries where the API server gave no answer, or said nothing of the object
+_PATIENCE_SECONDS = 5.0  # an API server that is overloaded or restarts is told of only after so long
+_SENTENCE_MAX = 800  # characters of one failure's text
+_NAMED = 3  # failures in one message
+_EVENTS_MAX = 5  # Events about a Hub in one round
+log = logging.getLogger(__name__)
+
+
+class Failure(msgspec.Struct):
+    """A step that failed, until it succeeds. ``what`` says what can't be done, ``why`` is the API server's sentence.
+
+    ``reason`` is that of the Hub's condition. Times are monotonic seconds: ``since`` its first failure, and not tried
+    again before ``until``. ``generation`` is the Hub's: an edit of the Hub has it tried at once.
+    """
+
+    what: str
+    why: str
+    reason: str
+    since: float
+    until: float
+    pause: float
+    generation: int
+    told: str = ""  # the sentence of the last Event
+
+    @property
+    def sentence(self) -> str:
+        """The failure in one sentence."""
+        text = f"{self.what}: {self.why}"
+        return text if len(text) <= _SENTENCE_MAX else text[: _SENTENCE_MAX - 1] + "…"
+
+
+Failures = dict[str, Failure]  # by ``what``; kept between the rounds of a hub
+Subject = Child | ChildSet | None  # None: the Hub
+
+
+class Steps:
+    """The steps of one round of one hub. ``again_in`` is set where one is to be tried again: seconds."""
+
+    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub) -> None:
+        self._failures, self._events, self._hub = failures, events, hub
+        self._taken: set[str] = set()
+        self._news: list[tuple[Failure, Subject]] = []
+        self.again_in: float | None = None
+
+    async def take(
+        self,
+        what: str,
+        work: Callable[[], Awaitable[object]],
+        *,
+        about: Subject = None,
+        longest: float = LONGEST_SECONDS,
+    ) -> bool:
+        """Whether the step was taken now and succeeded; arguments as of ``attempt``."""
+
+        async def done() -> bool:
+            await work()
+            return True
+
+        return await self.attempt(what, done, False, about=about, longest=longest)
+
+    async def attempt(
+        self,
+        what: str,
+        work: Callable[[], Awaitable[T]],
+        otherwise: T,
+        *,
+        about: Subject = None,
+        longest: float = LONGEST_SECONDS,
+    ) -> T:
+        """What ``work`` gives; ``otherwise`` where that fails, or did so lately.
+
+        ``what`` names the object and what can't be done with it, as in "lease hub.hub-0 can't be made". A failure is
+        told in the Hub's condition Stalled and by an Event on ``about``. ``longest``: seconds between two tries at
+        most. An error that is not the API server's is a bug of the operator: it is logged, and stops nothing else.
+        Raises NamespaceTerminatingError (nothing can be made there) and DeposedError.
+        """
+        self._taken.add(what)
+        if self.waits(what):
+            return otherwise
+        try:
+            result = await work()
+        except (NamespaceTerminatingError, DeposedError):
+            raise
+        except (ApiError, NameConflictError, TemplateError) as error:
+            self._fail(what, error, about, longest)
+            return otherwise
+        except Exception as error:
+            log.exception("hub %s/%s: %s", *self._hub.metadata.key, what)
+            metrics.FAILED_ROUNDS.inc()
+            bug = RuntimeError(f"the operator has a bug, of which its log tells more: {type(error).__name__}: {error}")
+            self._fail(what, bug, about, longest)
+            return otherwise
+        if self._failures.pop(what, None) is not None:
+            log.info("hub %s/%s: no longer so: %s", *self._hub.metadata.key, what)
+        return result
+
+    def waits(self, what: str) -> bool:
+        """Whether this step failed lately, and is not tried again in this round."""
+        failure, now = self._failures.get(what), asyncio.get_running_loop().time()
+        waits = failure is not None and now < failure.until and failure.generation == self._hub.metadata.generation
+        if failure is not None and waits:
+            self._taken.add(what)
+            self._try_again_in(failure.until - now)
+        return waits
+
+    def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
+        """Tell of a failure of what is tried again by its own time, and not by this."""
+        self._taken.add(what)
+        self._fail(what, error, about, LONGEST_SECONDS)
+
+    def failure(self, what: str) -> Failure | None:
+        """The failure of this step, None where it did not fail or is not to be told of yet."""
+        failure = self._failures.get(what)
+        return failure if failure is not None and self._is_told(failure) else None
+
+    def end(self) -> None:
+        """The round has taken all of its steps: forget what failed before and was not asked for, and tell the news."""
+        for what in self._failures.keys() - self._taken:
+            del self._failures[what]
+        about_hub = 0
+        for failure, about in self._news:
+            if failure.told == failure.sentence or not self._is_told(failure):
+                continue
+            failure.told = failure.sentence
+            if about is not None:
+                self._events.about_child(self._hub, about, EventReason.REFUSED, failure.sentence, warning=True)
+            elif (about_hub := about_hub + 1) <= _EVENTS_MAX:
+                self._events.about_hub(self._hub, EventReason.REFUSED, failure.sentence, warning=True)
+        if about_hub > _EVENTS_MAX:
+            text = f"{about_hub - _EVENTS_MAX} more steps fail; the operator's log names them"
+            self._events.about_hub(self._hub, EventReason.REFUSED, text, warning=True)
+
+    def trouble(self) -> tuple[str, str] | None:
+        """The reason and message of what fails at present, as the Hub's condition has them; None where nothing does."""
+        taken = [self._failures[what] for what in self._failures if what in self._taken]
+        failures = [failure for failure in taken if self._is_told(failure)]
+        if not failures:
+            return None
+        refused = [failure for failure in failures if failure.reason != GroupReason.UNAVAILABLE]
+        sentences = sorted(failure.sentence for failure in refused or failures)
+        more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        return (refused or failures)[0].reason, "; ".join(sentences[:_NAMED]) + more
+
+    def _fail(self, what: str, error: Exception, about: Subject, longest: float) -> None:
+        now, generation = asyncio.get_running_loop().time(), self._hub.metadata.generation
+        before = self._failures.get(what)
+        pause, longest = _pause_after(error, longest)
+        if before is not None and before.generation == generation:
+            pause = max(pause, min(before.pause * 2, longest))
+        failure = self._failures[what] = Failure(
+            what=what,
+            why=str(error),
+            reason=_reason_of(error),
+            since=before.since if before is not None else now,
+            until=now + pause,
+            pause=pause,
+            generation=generation,
+            told=before.told if before is not None else "",
+        )
+        self._try_again_in(pause)
+        self._news.append((failure, about))
+        if before is None or before.why != failure.why:
+            log.warning("hub %s/%s: %s; again in %.1f s", *self._hub.metadata.key, failure.sentence, pause)
+
+    def _is_told(self, failure: Failure) -> bool:
+        """Whether it is more than a hiccup of the API server."""
+        waited = asyncio.get_running_loop().time() - failure.since
+        return failure.reason != GroupReason.UNAVAILABLE or waited >= _PATIENCE_SECONDS
+
+    def _try_again_in(self, seconds: float) -> None:
+        self.again_in = seconds if self.again_in is None else min(self.again_in, seconds)
+
+
+def _pause_after(error: Exception, longest: float) -> tuple[float, float]:
+    """Seconds until the next try, and between two tries at most."""
+    if isinstance(error, UnavailableError):
+        return max(_FIRST_UNAVAILABLE, min(error.retry_after, longest)), min(_LONGEST_UNAVAILABLE, longest)
+    if isinstance(error, ConnectionFailedError | ConflictError) and not isinstance(error, AlreadyExistsError):
+        return _FIRST_UNAVAILABLE, min(_LONGEST_UNAVAILABLE, longest)
+    return min(_FIRST_REFUSED, longest), longest
+
+
+def _reason_of(error: Exception) -> str:
+    """The reason of the Hub's condition."""
+    if isinstance(error, UnavailableError | ConnectionFailedError):
+        return GroupReason.UNAVAILABLE
+    return Reason.INVALID if isinstance(error, InvalidError | TemplateError) else GroupReason.REFUSED

@@ -1,0 +1,97 @@
+"""Asking the Pre hooks of one event, one after the other, each seeing what those before it changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from processhub.api.hooks import Hook, HookEvent, in_order
+from processhub.api.hub import Hub
+from processhub.api.meta import brief
+from processhub.api.reasons import EventReason
+from processhub.controller import metrics
+from processhub.controller.hooks.hubevent import CloudEventText, Happening, Letter, cloud_event
+from processhub.controller.hooks.verdicts import Answer, parse_answer
+from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
+from processhub.controller.report.events import EventRecorder
+
+AT_ONCE = 32  # questions of one hub under way
+_WAITS = (0.2, 0.6)  # seconds between the attempts of one question: something waits for its answer
+Call = Callable[[Hook, CloudEventText], Awaitable[Any]]
+log = logging.getLogger(__name__)
+
+
+class Unanswered(Exception):  # noqa: N818 it says what happened
+    """A hook with failurePolicy Fail gave no answer; the message names it."""
+
+
+class Asker:
+    """Asks one hub's Pre hooks. ``call`` makes one attempt and raises HookError."""
+
+    def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
+        self.hub, self._call, self._events = hub, call, events
+        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._complained: dict[str, str] = {}  # hook → what was told of it on the Hub
+
+    async def ask(
+        self, event: HookEvent, subject: str, data: Mapping[str, Any], check: Callable[[Answer], object] | None = None
+    ) -> Answer:
+        """All answers together; the first denial ends it, its reason names the hook. Raises Unanswered.
+
+        ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
+        """
+        together = Answer()
+        async with self._gate:
+            for hook in in_order(self.hub.spec.hooks, event):
+                so_far = {**data, **_told(together)}
+                letter = Letter.about(Happening(event, subject, so_far))
+                try:
+                    answer = parse_answer(await self._attempt(hook, cloud_event(letter, self.hub.metadata.key)))
+                    if answer.allow and check is not None:
+                        check(together.then(answer))
+                except Exception as error:
+                    # Whatever it is: something waits for the outcome of this question, and is told by nothing else.
+                    if not isinstance(error, HookError):
+                        log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
+                    said = brief(str(error), TEXT_BYTES) or type(error).__name__
+                    self._complain(hook, said)
+                    if hook.receiver.failure_policy == "Fail":
+                        raise Unanswered(f"hook {hook.name} gave no answer: {said}") from error
+                    continue
+                metrics.HOOK_EVENTS.labels("delivered").inc()
+                self._complained.pop(hook.name, None)
+                if not answer.allow:
+                    return Answer(allow=False, reason=f"hook {hook.name}: {answer.reason or 'no reason given'}")
+                together = together.then(answer)
+        return together
+
+    async def _attempt(self, hook: Hook, event: CloudEventText) -> Any:
+        # A hook that gave none to the end of late gets one attempt, and so does one that may not deny.
+        once = hook.name in self._complained or hook.event == HookEvent.PRE_CHILD_STOP
+        for wait in () if once else _WAITS:
+            try:
+                return await self._call(hook, event)
+            except HookError as error:
+                if not error.retry:
+                    raise
+                log.info("hook %s, event %s, again: %s", hook.name, event.id, error)
+                await asyncio.sleep(max(wait, min(error.after, 2.0)))
+        return await self._call(hook, event)
+
+    def _complain(self, hook: Hook, said: str) -> None:
+        metrics.HOOK_EVENTS.labels("failed").inc()
+        log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, said)
+        if self._complained.get(hook.name) == said:
+            return  # told already, until it works again
+        self._complained[hook.name] = said
+        message = f"hook {hook.name} ({hook.event}) gave no answer: {said}"
+        self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    """What the hooks asked before have changed so far."""
+    return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -1,0 +1,203 @@
+"""Which events a round gives rise to: the difference between what was known of a hub and what is seen of it now.
+
+Pure: no I/O and no clock. What comes and goes between two looks is one change or none: a child that crashed and runs
+again is a new pid. What triggers each event is in docs/concepts.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from processhub.api.hooks import HookEvent
+from processhub.controller.hooks.children import ChildKnown, child_events
+from processhub.controller.hooks.hubevent import Happening
+from processhub.controller.hooks.view import HubView, MemberSeen
+from processhub.core.model.membership import Phase
+
+NAMED = 100  # ids that one event names at most
+_NOTHING = ChildKnown()
+
+
+class _MemberKnown(msgspec.Struct):
+    """What was told of a member that is there; ``children`` counts what it had when it began to leave."""
+
+    joined: bool = False
+    leaving: bool = False
+    emptied: bool = False
+    children: int = 0
+
+
+class _Recovery(msgspec.Struct):
+    """The children of a member that was lost or restarts: how many there were, and those that do not run yet."""
+
+    total: int
+    missing: set[str]
+
+
+class Tracker:
+    """What is known of one hub. The first view is what is found, not what happened: it gives no events."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._members: dict[str, _MemberKnown] = {}
+        self._children: dict[str, ChildKnown] = {}
+        self._on_member: dict[str, set[str]] = {}  # member → ids registered there
+        self._why: dict[str, str] = {}  # id → why it moves
+        self._recovering: dict[str, _Recovery] = {}
+        self._stranded: dict[str, tuple[str, ...]] = {}
+        self._wave: int | None = None  # moves of the redistribution under way
+        self._partitioned = False
+        self._seen: Mapping[str, MemberSeen] = {}
+
+    def changed_members(self, members: Mapping[str, MemberSeen]) -> set[str]:
+        """The members that are not as in the last view or another of that name: their children must be looked at."""
+        return {name for name, member in members.items() if _life(member) != _life(self._seen.get(name))}
+
+    def advance(self, view: HubView) -> list[Happening]:
+        """Take the view; what happened since the one before, in an order that makes sense to a reader."""
+        members = self._follow_members(view)
+        children = self._follow_children(view)
+        self._seen = view.members
+        events = [*members, *children, *self._redistribution(view), *self._recoveries(view), *self._partition(view)]
+        if not self._begun:
+            self._begun = True
+            return []
+        return events
+
+    # members
+
+    def _follow_members(self, view: HubView) -> list[Happening]:
+        events: list[Happening] = []
+        for name in self._members.keys() - view.members.keys():
+            events += self._left(name, "removed")
+        for name, member in view.members.items():
+            known = self._members.get(name)
+            if member.phase is Phase.GONE:
+                if known is not None:
+                    events += self._left(name, member.why)
+                continue
+            if known is None:
+                # Before its first start a member looks as one that restarts, but has nothing.
+                if member.phase is not Phase.LIVE and (self._begun or not member.occupied):
+                    continue
+                known = self._members[name] = _MemberKnown(joined=not self._begun and not member.joining)
+                events.append(_member(HookEvent.MEMBER_JOINING, name))
+            if member.restarting or self._replaced(name, member):
+                self._begin_recovery(name)
+            if not known.joined and member.phase is Phase.LIVE and not member.joining and not member.leaving:
+                known.joined = True
+                events.append(_member(HookEvent.MEMBER_JOINED, name, children=len(self._on_member.get(name, ()))))
+            events += self._leaving(name, known, member)
+        return events
+
+    def _replaced(self, name: str, member: MemberSeen) -> bool:
+        """Whether it restarted between two looks: another holds its Lease. Its children start again with it."""
+        before = self._seen.get(name)
+        return before is not None and bool(before.holder and member.holder) and before.holder != member.holder
+
+    def _leaving(self, name: str, known: _MemberKnown, member: MemberSeen) -> list[Happening]:
+        if not member.leaving:
+            known.leaving = known.emptied = False
+            return []
+        events = []
+        if not known.leaving:
+            known.leaving, known.children = True, len(self._on_member.get(name, ()))
+            events.append(_member(HookEvent.MEMBER_LEAVING, name, children=known.children))
+        if not member.occupied and not known.emptied:
+            known.emptied = True
+            events.append(_member(HookEvent.DRAIN_COMPLETED, name, children=known.children))
+        return events
+
+    def _left(self, name: str, why: str) -> list[Happening]:
+        known, children = self._members.pop(name), len(self._on_member.get(name, ()))
+        self._begin_recovery(name)
+        events = [_member(HookEvent.MEMBER_LEFT, name, children=children, reason=why)]
+        if known.leaving and not known.emptied and not children:
+            # It went as soon as it was empty.
+            events.insert(0, _member(HookEvent.DRAIN_COMPLETED, name, children=known.children))
+        return events
+
+    # children
+
+    def _follow_children(self, view: HubView) -> list[Happening]:
+        self._why.update((move.id, move.why) for move in view.moves)
+        events: list[Happening] = []
+        lost = {name for name, member in view.members.items() if member.phase is Phase.GONE}
+        for child_id, copies in view.copies.items():
+            before = self._children.get(child_id, _NOTHING)
+            wanted = view.wanted.get(child_id)
+            uid, why = wanted.uid if wanted else "", self._why.get(child_id, "")
+            now, told = child_events(child_id, before, copies, uid, why, lost)
+            events += told
+            self._index(child_id, before, now)
+            if now.copies or wanted is not None:
+                self._children[child_id] = now
+            else:
+                self._children.pop(child_id, None)
+            if any(event.kind == HookEvent.CHILD_MOVED for event in told) or wanted is None:
+                self._why.pop(child_id, None)
+        return events
+
+    def _index(self, child_id: str, before: ChildKnown, now: ChildKnown) -> None:
+        for (_, member), copy in before.copies.items():
+            if copy.registered:
+                self._on_member[member].discard(child_id)
+        for (_, member), copy in now.copies.items():
+            if copy.registered:
+                self._on_member.setdefault(member, set()).add(child_id)
+
+    # the hub
+
+    def _redistribution(self, view: HubView) -> list[Happening]:
+        events: list[Happening] = []
+        if view.moves or view.moving or view.pending_moves:
+            self._wave = (self._wave or 0) + len(view.moves)
+        elif self._wave is not None:
+            if self._wave:
+                events.append(Happening(HookEvent.REDISTRIBUTION_DONE, "", {"moves": self._wave}))
+            self._wave = None
+        for member, ids in view.stranded.items():
+            if self._stranded.get(member) != ids:
+                data = {"children": list(ids[:NAMED]), "count": len(ids), "reason": "Bound"}
+                events.append(_member(HookEvent.MIGRATION_DEFERRED, member, **data))
+        self._stranded = dict(view.stranded)
+        events += [
+            Happening(HookEvent.MIGRATION_DEFERRED, child_id, {"child": child_id, "reason": "Kept"})
+            for child_id in view.put_off
+        ]
+        return events
+
+    def _begin_recovery(self, member: str) -> None:
+        ids = self._on_member.get(member)
+        if ids and member not in self._recovering:
+            self._recovering[member] = _Recovery(len(ids), set(ids))
+
+    def _recoveries(self, view: HubView) -> list[Happening]:
+        events = []
+        for member, recovery in list(self._recovering.items()):
+            for child_id in recovery.missing & view.copies.keys():
+                known = self._children.get(child_id)
+                if known is None or child_id not in view.wanted or known.running:
+                    recovery.missing.discard(child_id)
+            if not recovery.missing:
+                del self._recovering[member]
+                events.append(_member(HookEvent.RECOVERY_DONE, member, children=recovery.total))
+        return events
+
+    def _partition(self, view: HubView) -> list[Happening]:
+        if view.partitioned == self._partitioned:
+            return []
+        self._partitioned = view.partitioned
+        kind = HookEvent.PARTITION_ENTERED if view.partitioned else HookEvent.PARTITION_HEALED
+        return [Happening(kind, "", dict(view.quorum))]
+
+
+def _life(member: MemberSeen | None) -> tuple[Phase, bool, str] | None:
+    return (member.phase, member.restarting, member.holder) if member is not None else None
+
+
+def _member(kind: HookEvent, member: str, **data: Any) -> Happening:
+    return Happening(kind, member, {"member": member, **data})

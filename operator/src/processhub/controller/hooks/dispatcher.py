@@ -1,0 +1,160 @@
+"""The queue of one hub's events and the worker that delivers them, one after the other, in the order they happened.
+
+Delivery is at least once while this operator leads: an event is tried again with back-off, under the same id, and given
+up after a bounded time, which an Event on the Hub tells. What is queued when leadership ends is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+
+from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent, in_order
+from processhub.api.hub import Hub
+from processhub.api.reasons import EventReason
+from processhub.controller import metrics
+from processhub.controller.hooks.hubevent import CloudEventText, Happening, Letter, cloud_event
+from processhub.controller.hooks.webhook import HookError
+from processhub.controller.report.events import EventRecorder
+
+QUEUE = 20_000  # events of one hub that wait
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts of one event
+TOLD_EVERY_SECONDS = 60.0  # the Events about one hook
+Call = Callable[[Hook, CloudEventText], Awaitable[object]]
+log = logging.getLogger(__name__)
+
+
+class _Failing(msgspec.Struct):
+    """A hook that gave no good answer of late: events lost by it, and since when (monotonic) that is untold."""
+
+    lost: int = 0
+    untold: int = 0
+    told_at: float = float("-inf")
+
+
+class Courier:
+    """Delivers one hub's events. ``call`` makes one attempt and raises HookError."""
+
+    def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
+        self._hub, self._call, self._events = hub, call, events
+        self._order: dict[HookEvent, list[Hook]] = {}
+        self._queue: deque[Letter] = deque()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failing: dict[str, _Failing] = {}
+        self._dropped = 0
+        self._take(hub)
+        self._worker = asyncio.create_task(self._work(), name=f"hooks {hub.metadata.name}")
+
+    def update(self, hub: Hub) -> None:
+        """Go on with the hooks that the Hub has now."""
+        if hub is not self._hub:
+            self._take(hub)
+
+    def post(self, happenings: Iterable[Happening]) -> None:
+        """Queue what happened, where a hook is there for it."""
+        for happening in happenings:
+            if happening.kind not in self._order:
+                continue
+            if len(self._queue) < QUEUE:
+                self._queue.append(Letter.about(happening))
+                continue
+            if not self._dropped:
+                log.error("hub %s: %d events wait for its hooks; new ones are dropped", self._name, QUEUE)
+            self._dropped += 1
+            metrics.HOOK_EVENTS.labels("dropped").inc()
+        if self._queue:
+            self._idle.clear()
+            self._arrived.set()
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Stop; what is queued has ``grace`` seconds to go out."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("hub %s: %d events were not delivered to its hooks", self._name, len(self._queue))
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._hub.metadata.namespace}/{self._hub.metadata.name}"
+
+    def _take(self, hub: Hub) -> None:
+        if hub.spec.hooks is not self._hub.spec.hooks or not self._order:
+            kinds = {hook.event for hook in hub.spec.hooks} - PRE_EVENTS
+            self._order = {kind: in_order(hub.spec.hooks, kind) for kind in kinds}
+            names = {hook.name for hook in hub.spec.hooks}
+            self._failing = {name: failing for name, failing in self._failing.items() if name in names}
+        self._hub = hub
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            while self._queue:
+                await self._deliver(self._queue[0])
+                self._queue.popleft()
+                if self._dropped and len(self._queue) < QUEUE // 2:
+                    message = f"{self._dropped} events were dropped: the hooks take them too slowly"
+                    self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
+                    self._dropped = 0
+            self._arrived.clear()
+            self._idle.set()
+
+    async def _deliver(self, letter: Letter) -> None:
+        """Have all hooks of this event called, by priority; one that fails keeps no other from it."""
+        hooks = self._order.get(letter.happening.kind, [])
+        if not hooks:
+            return  # cancelled meanwhile
+        try:
+            event = cloud_event(letter, self._hub.metadata.key)
+        except Exception:
+            log.exception("hub %s: no event made of %s", self._name, letter.happening)
+            return
+        for hook in hooks:
+            try:
+                await self._attempt(hook, event)
+            except HookError as error:
+                self._gave_up(hook, event, str(error))
+            except Exception as error:
+                log.exception("hub %s, hook %s", self._name, hook.name)
+                self._gave_up(hook, event, f"{type(error).__name__}: {error}")
+            else:
+                metrics.HOOK_EVENTS.labels("delivered").inc()
+                if failing := self._failing.pop(hook.name, None):
+                    log.info("hub %s: hook %s works again; %d events were lost", self._name, hook.name, failing.lost)
+
+    async def _attempt(self, hook: Hook, event: CloudEventText) -> None:
+        # A hook that failed to the end for the event before gets one attempt: it holds up those behind it.
+        waits = () if hook.name in self._failing else WAITS
+        for wait in waits:
+            try:
+                await self._call(hook, event)
+            except HookError as error:
+                if not error.retry:
+                    raise
+                log.info("hub %s, hook %s, event %s, again: %s", self._name, hook.name, event.id, error)
+                await asyncio.sleep(max(error.after, wait * random.uniform(0.8, 1.2)))  # noqa: S311 no secret
+            else:
+                return
+        await self._call(hook, event)
+
+    def _gave_up(self, hook: Hook, event: CloudEventText, said: str) -> None:
+        metrics.HOOK_EVENTS.labels("failed").inc()
+        log.warning("hub %s, hook %s, event %s given up: %s", self._name, hook.name, event.id, said)
+        failing = self._failing.setdefault(hook.name, _Failing())
+        failing.lost += 1
+        failing.untold += 1
+        now = asyncio.get_running_loop().time()
+        if now - failing.told_at < TOLD_EVERY_SECONDS:
+            return
+        message = f"hook {hook.name} was not told of {failing.untold} {hook.event} events: {said}"
+        self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
+        failing.untold, failing.told_at = 0, now

@@ -1,0 +1,164 @@
+"""The hooks of all hubs. A hub without hooks pays nothing; of a hub with some, each part is made when it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent, Webhook
+from processhub.api.hub import Hub, HubSpec
+from processhub.controller.hooks.asking import Asker
+from processhub.controller.hooks.derive import Tracker
+from processhub.controller.hooks.dispatcher import Courier
+from processhub.controller.hooks.handlers import Handlers
+from processhub.controller.hooks.hubevent import CloudEventText, Happening
+from processhub.controller.hooks.moves import MoveGate
+from processhub.controller.hooks.starts import StartGate
+from processhub.controller.hooks.stops import StopGate
+from processhub.controller.hooks.view import hub_view, ids_on, member_seen
+from processhub.controller.hooks.webhook import new_session, post
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import HubKey, HubState
+from processhub.core.acceptance import Refusal
+from processhub.core.model.plan import Plan
+
+_GRACE_SECONDS = 2.0  # for what is queued when the operator ends
+
+
+class _HubHooks:
+    """What one hub with hooks needs. ``tracker`` is None while no hook is told of what happened."""
+
+    def __init__(self, hub: Hub, state: HubState, hooks: Hooks) -> None:
+        key = hub.metadata.key
+        self.uid = hub.metadata.uid
+        self.tracker: Tracker | None = None
+
+        async def call(hook: Hook, event: CloudEventText) -> Any:
+            return await hooks.call(key, hook, event)
+
+        self.courier = Courier(hub, call, hooks.events)
+        self.asker = Asker(hub, call, hooks.events)
+        self.starts = StartGate(self.asker, state, lambda: hooks.wake(key))
+        self.stops = StopGate(self.asker, lambda: hooks.wake(key))
+        self.moves = MoveGate(self.asker, self.courier.post, lambda: hooks.wake(key))
+
+    def update(self, hub: Hub) -> None:
+        self.asker.hub = hub
+        self.courier.update(hub)
+
+    async def close(self) -> None:
+        for gate in (self.starts, self.stops, self.moves):
+            gate.close()
+        await self.courier.close(_GRACE_SECONDS)
+
+
+class Hooks:
+    """Tells and asks the hooks of every hub. ``term`` and ``leader`` name this operator, ``hubs`` what it found."""
+
+    def __init__(
+        self, events: EventRecorder, term: int, leader: str, hubs: Iterable[Hub], wake: Callable[[HubKey], None]
+    ) -> None:
+        self.events, self.wake, self._term, self._leader = events, wake, term, leader
+        self._of: dict[HubKey, _HubHooks] = {}
+        self._handlers = Handlers()
+        self._session: aiohttp.ClientSession | None = None
+        # The hubs that another operator led before: what happened since its last word nobody can tell.
+        self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def refusal(self, spec: HubSpec) -> Refusal | None:
+        """Why a hub with these hooks is not accepted, None where it is."""
+        return self._handlers.refusal(spec)
+
+    def gate(self, hub: Hub, state: HubState) -> StartGate | None:
+        """Who judges which children may start and as what; None where nobody has to."""
+        key = hub.metadata.key
+        changed = any(known.asked for known in state.slices.values())
+        own = self._of.get(key)
+        if own is not None and own.uid != hub.metadata.uid:
+            self.forget(key)
+            own = None
+        if not hub.spec.hooks and not changed:
+            self.forget(key)
+            return None
+        if own is None:
+            own = self._of[key] = _HubHooks(hub, state, self)
+        own.update(hub)
+        return own.starts if own.starts.begin_round(hub.spec.hooks) else None
+
+    def before_plan(self, hub: Hub, observation: Observation) -> Observation:
+        """Look at a hub before its round changes anything: what is found first is no event. Moves may have to wait."""
+        own, taken_over = self._of.get(hub.metadata.key), hub.metadata.uid in self._taken_over
+        self._taken_over.discard(hub.metadata.uid)
+        if own is None:
+            return observation
+        if not any(hook.event not in PRE_EVENTS for hook in hub.spec.hooks):
+            own.tracker = None
+        elif own.tracker is None:
+            own.tracker = Tracker()
+            own.tracker.advance(hub_view(observation))
+            if taken_over:
+                leader = {"term": self._term, "leader": self._leader}
+                own.courier.post([Happening(HookEvent.LEADERSHIP_CHANGED, "", leader)])
+        if own.moves.open or not _has(hub, HookEvent.PRE_REDISTRIBUTION):
+            return observation
+        return msgspec.structs.replace(
+            observation, snapshot=msgspec.structs.replace(observation.snapshot, move_budget=0)
+        )
+
+    def before_execution(self, hub: Hub, observation: Observation, plan: Plan) -> Plan:
+        """The plan without what has to wait for a hook."""
+        own = self._of.get(hub.metadata.key)
+        if own is None:
+            return plan
+        if _has(hub, HookEvent.PRE_REDISTRIBUTION):
+            own.moves.follow(plan, observation.members.values())
+        else:
+            own.moves.reset()  # what is asked about later was allowed by nobody
+        if _has(hub, HookEvent.PRE_CHILD_STOP):
+            plan = own.stops.hold(plan, observation)
+        return plan
+
+    def after_round(self, hub: Hub, observation: Observation, plan: Plan, changed: set[str]) -> None:
+        """Tell a round's outcome; ``changed``: the ids whose entries, reports or Child changed since the last one."""
+        own = self._of.get(hub.metadata.key)
+        if own is None or own.tracker is None:
+            return
+        members = observation.members
+        seen = {name: member_seen(member) for name, member in members.items()}
+        ids = changed.union(*(ids_on(members[name]) for name in own.tracker.changed_members(seen)))
+        own.courier.post(own.tracker.advance(hub_view(observation, plan, ids)))
+
+    def forget(self, key: HubKey) -> None:
+        """Stop telling of a hub that is gone or has no hooks any more; what is queued still goes out."""
+        own = self._of.pop(key, None)
+        if own is not None:
+            task = asyncio.create_task(own.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Deliver what can be delivered at once, and stop."""
+        for key in list(self._of):
+            self.forget(key)
+        await asyncio.gather(*self._closing)
+        if self._session is not None:
+            await self._session.close()
+
+    async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
+        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
+        receiver = hook.receiver
+        if not isinstance(receiver, Webhook):
+            return await self._handlers.call(hub, receiver, event)
+        if self._session is None:
+            self._session = new_session()
+        return await post(self._session, receiver, event)
+
+
+def _has(hub: Hub, event: HookEvent) -> bool:
+    return any(hook.event == event for hook in hub.spec.hooks)

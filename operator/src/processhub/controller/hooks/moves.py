@@ -1,0 +1,73 @@
+"""PreRedistribution: planned moves begin when the hooks allow it; a denial defers them, and is asked about again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from processhub.api.hooks import HookEvent
+from processhub.controller.hooks.asking import Asker, Unanswered
+from processhub.controller.hooks.hubevent import Happening
+from processhub.controller.observe.members import Member
+from processhub.core.model.plan import Plan
+
+AGAIN_SECONDS = 15.0  # after a denial
+
+
+class MoveGate:
+    """Of one hub: whether moves may begin. ``post`` tells the hub's hooks, ``wake`` has the hub looked at again."""
+
+    def __init__(self, asker: Asker, post: Callable[[list[Happening]], None], wake: Callable[[], None]) -> None:
+        self._asker, self._post, self._wake = asker, post, wake
+        self._task: asyncio.Task[None] | None = None
+        self._allowed = False
+        self.deferred = ""  # why moves wait, "" where they don't
+
+    @property
+    def open(self) -> bool:
+        """Whether moves may begin now."""
+        return self._allowed
+
+    def follow(self, plan: Plan, members: Iterable[Member]) -> None:
+        """Take a round's plan: ask where moves are outstanding; what was allowed ends with the last of them."""
+        pending = plan.pending_moves + plan.pending_restarts  # both are paced by the same budget
+        if not pending and not plan.moving:
+            self.reset()
+            return
+        if self._allowed or self._task is not None or not pending:
+            return
+        named = list(members)
+        data = {
+            "pending": pending,
+            "joining": [member.name for member in named if member.joining],
+            "leaving": [member.name for member in named if member.judgement.draining or not member.wanted],
+        }
+        self._task = asyncio.create_task(self._ask(data), name="PreRedistribution")
+
+    def reset(self) -> None:
+        """Forget what was allowed and asked: the next moves are another question."""
+        self._allowed, self.deferred = False, ""
+        self.close()
+
+    def close(self) -> None:
+        """Stop asking."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _ask(self, data: dict[str, Any]) -> None:
+        while True:
+            try:
+                answer = await self._asker.ask(HookEvent.PRE_REDISTRIBUTION, "", data)
+                allowed, reason = answer.allow, answer.reason
+            except Unanswered as error:
+                allowed, reason = False, str(error)
+            if allowed:
+                break
+            self.deferred = reason
+            told = {"count": data["pending"], "reason": "HookDenied", "message": reason}
+            self._post([Happening(HookEvent.MIGRATION_DEFERRED, "", told)])
+            await asyncio.sleep(AGAIN_SECONDS)
+        self._allowed, self.deferred, self._task = True, "", None
+        self._wake()

@@ -1,0 +1,155 @@
+"""PreChildStart: a child that is not on record as it is wanted waits until its hooks have answered.
+
+What a hook changed is on record with the child: as long as its user does not edit it, the entry stands, whoever leads
+and whatever hooks there are by then. Only what is to be started, or was edited, is asked about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from processhub.api.hooks import Hook, HookEvent, in_order
+from processhub.api.reasons import Reason, Role
+from processhub.controller.hooks.asking import Asker, Unanswered
+from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, digest
+from processhub.controller.observe.admission import Candidate
+from processhub.controller.observe.ownership import is_asleep
+from processhub.controller.store.hubstate import HubState
+from processhub.core.acceptance import Refusal
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import OnRecord, Wanted
+from processhub.core.planning.builder import same_attributes
+
+_AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # until a hook that had to answer, and did not, is asked again
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """What was asked: the child as it was then, of which hooks."""
+
+    generation: int
+    digest: str
+    hooks: tuple[Hook, ...]
+
+
+class _Asked(msgspec.Struct):
+    """A question on its way, or answered. ``again_at`` (monotonic): when one without a good answer is asked again."""
+
+    question: _Question
+    answer: Answer | None = None
+    task: asyncio.Task[None] | None = None
+    again_in: float = 0.0
+    again_at: float = float("inf")
+
+
+class StartGate:
+    """Of one hub: which children may start, and as what. ``wake`` has the hub looked at again."""
+
+    def __init__(self, asker: Asker, state: HubState, wake: Callable[[], None]) -> None:
+        self._asker, self._state, self._wake = asker, state, wake
+        self._asked: dict[tuple[str, str], _Asked] = {}  # by the child's uid and id
+        self._looked_at: set[tuple[str, str]] = set()  # in this round
+        self._hooks: tuple[Hook, ...] = ()
+        self._digests: dict[str, tuple[Wanted, str]] = {}  # by id
+        self.workloads: dict[str, str] = {}
+
+    def begin_round(self, hooks: tuple[Hook, ...]) -> bool:
+        """Take the hub's hooks; whether there is anything to judge."""
+        self._hooks = tuple(in_order(hooks, HookEvent.PRE_CHILD_START))
+        self.workloads = {}
+        if len(self._asked) > 2 * len(self._looked_at) + 100:
+            self._asked = {key: asked for key, asked in self._asked.items() if asked.task or key in self._looked_at}
+        self._looked_at = set()
+        if len(self._digests) > 2 * len(self._state.children) + 20_000:
+            self._digests.clear()  # most are of children that are gone
+        return bool(self._hooks) or any(known.asked for known in self._state.slices.values())
+
+    def __call__(self, candidate: Candidate, places: tuple[OnRecord, ...]) -> Wanted | Refusal | Unplaced:
+        """The child as it may run, why it may not, or what it waits for."""
+        wanted = candidate.wanted
+        own = [place for place in places if place.entry.uid == wanted.uid]
+        resumes = is_asleep(own)
+        if own and not (resumes and self._hooks):
+            entry = min(own, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch)).entry
+            if not entry.asked and not resumes and entry.workload == wanted.workload and same_attributes(entry, wanted):
+                return wanted
+            if entry.asked and entry.asked == self._digest(wanted):
+                return as_recorded(wanted, entry)
+        if not self._hooks:
+            return wanted
+        answer = self._answer(candidate)
+        if answer is None:
+            names = ", ".join(hook.name for hook in self._hooks)
+            return Unplaced(Reason.WAITING, f"waiting for the answer of hook {names}")
+        if not answer.allow:
+            return Refusal(Reason.HOOK_DENIED, answer.reason)
+        changed, text = changed_child(candidate, answer)
+        self.workloads[changed.workload] = text
+        return changed
+
+    def close(self) -> None:
+        """Stop asking."""
+        for asked in self._asked.values():
+            if asked.task is not None:
+                asked.task.cancel()
+
+    def _answer(self, candidate: Candidate) -> Answer | None:
+        """The answer; None while it is waited for. Asks where that has not been done."""
+        wanted = candidate.wanted
+        key = (wanted.uid, wanted.id)
+        self._looked_at.add(key)
+        question = _Question(candidate.generation, self._digest(wanted), self._hooks)
+        asked = self._asked.get(key)
+        if asked is None or asked.question != question:
+            if asked is not None and asked.task is not None:
+                asked.task.cancel()
+            asked = self._asked[key] = _Asked(question)
+        again = asyncio.get_running_loop().time() >= asked.again_at
+        if asked.task is None and (asked.answer is None or again):
+            asked.again_at = float("inf")
+            asked.task = asyncio.create_task(self._ask(candidate, asked), name=f"PreChildStart {wanted.id}")
+        return asked.answer
+
+    def _digest(self, wanted: Wanted) -> str:
+        """Its digest, computed once while its user leaves it as it is."""
+        known = self._digests.get(wanted.id)
+        if known is None or known[0] is not wanted:
+            known = self._digests[wanted.id] = (wanted, digest(wanted))
+        return known[1]
+
+    async def _ask(self, candidate: Candidate, asked: _Asked) -> None:
+        loop = asyncio.get_running_loop()
+        child_id = candidate.wanted.id
+        try:
+            asked.answer = await self._asker.ask(
+                HookEvent.PRE_CHILD_START,
+                child_id,
+                _about(candidate),
+                check=lambda answer: changed_child(candidate, answer),
+            )
+        except Unanswered as error:
+            asked.again_in = min(asked.again_in * 2 or _AGAIN_SECONDS, _AGAIN_MAX_SECONDS)
+            asked.again_at = loop.time() + asked.again_in
+            asked.answer = Answer(allow=False, reason=f"{error}; asked again in {asked.again_in:g} s")
+            loop.call_later(asked.again_in, self._wake)
+        finally:
+            asked.task = None
+        self._state.dirty.add(child_id)
+        self._wake()
+
+
+def _about(candidate: Candidate) -> dict[str, Any]:
+    spec, wanted = candidate.spec, candidate.wanted
+    about = {
+        "child": wanted.id,
+        "uid": wanted.uid,
+        "generation": candidate.generation,
+        "tags": list(spec.tags),
+        "metadata": dict(spec.metadata),
+        "nodes": list(spec.nodes),
+        "workload": msgspec.json.decode(candidate.workload),
+    }
+    return about | ({"origin": spec.origin} if spec.origin else {})

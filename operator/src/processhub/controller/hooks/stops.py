@@ -1,0 +1,79 @@
+"""PreChildStop: the order to stop a child for good waits until its hooks have been told, or had their time.
+
+For good: the child was deleted, suspended or re-created. A move, an edit and a loss are not asked about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from processhub.api.hooks import HookEvent
+from processhub.api.slice import Assignment
+from processhub.controller.hooks.asking import Asker, Unanswered
+from processhub.controller.observe.observe import Observation
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+class StopGate:
+    """Of one hub: which orders to stop may go out. ``wake`` has the hub looked at again."""
+
+    def __init__(self, asker: Asker, wake: Callable[[], None]) -> None:
+        self._asker, self._wake = asker, wake
+        self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
+
+    def hold(self, plan: Plan, observation: Observation) -> Plan:
+        """The plan without the orders to stop that have to wait; has their hooks told."""
+        record, wanted = observation.snapshot.record, observation.snapshot.children
+        entries: dict[str, Mapping[str, Assignment | None]] = {}
+        ending: set[tuple[str, str]] = set()
+        for member, changes in plan.entries.items():
+            kept = dict(changes)
+            for child_id, change in changes.items():
+                entry = next((place.entry for place in record.get(child_id, ()) if place.member == member), None)
+                if entry is None or entry.asleep or observation.members[member].phase is Phase.GONE:
+                    continue
+                now = wanted.get(child_id)
+                if now is not None and now.uid == entry.uid and not now.suspended:
+                    continue
+                if change is not None and not change.wait:
+                    continue
+                ending.add((entry.uid, child_id))
+                if not self._told(child_id, member, entry, observation):
+                    del kept[child_id]
+            entries[member] = kept
+        for key in self._telling.keys() - ending:
+            self._telling.pop(key).cancel()
+        return msgspec.structs.replace(plan, entries={member: kept for member, kept in entries.items() if kept})
+
+    def close(self) -> None:
+        """Stop telling."""
+        for task in self._telling.values():
+            task.cancel()
+
+    def _told(self, child_id: str, member: str, entry: Assignment, observation: Observation) -> bool:
+        task = self._telling.get((entry.uid, child_id))
+        if task is None:
+            there = observation.owner(child_id, entry.uid) is not None
+            data = {"child": child_id, "uid": entry.uid, "member": member, "epoch": entry.epoch, "role": entry.role}
+            data |= {"tags": list(entry.tags), "metadata": dict(entry.metadata)}
+            data |= {"reason": "Suspended" if there else "Deleted"}
+            task = asyncio.create_task(self._tell(child_id, data), name=f"PreChildStop {child_id}")
+            self._telling[entry.uid, child_id] = task
+        return task.done()
+
+    async def _tell(self, child_id: str, data: Mapping[str, object]) -> None:
+        try:
+            answer = await self._asker.ask(HookEvent.PRE_CHILD_STOP, child_id, data)
+            if not answer.allow:
+                log.warning("child %s stops all the same: %s", child_id, answer.reason)
+        except Unanswered as error:
+            log.warning("child %s stops all the same: %s", child_id, error)
+        finally:
+            asyncio.get_running_loop().call_soon(self._wake)

@@ -1,0 +1,129 @@
+"""What a Pre hook answers, and the child that follows from it. Pure.
+
+An answer is a JSON object (from Python: a mapping); nothing at all allows. All fields are optional::
+
+    {"allow": true, "reason": "why not", "metadata": {"k": "v"}, "tags": ["gold"], "env": {"NAME": "value"},
+     "args": {"any": "JSON"}}
+
+``metadata`` and ``args`` are merged over the child's, ``tags`` are added to its own, ``env`` is set for an exec child.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import xxhash
+
+from processhub.api.child import EnvVar, Workload
+from processhub.api.meta import brief
+from processhub.api.slice import Assignment, encode_workload
+from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
+from processhub.controller.observe.admission import Candidate
+from processhub.core.acceptance import refuse_size
+from processhub.core.model.snapshot import Wanted, frozen_metadata
+
+MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One hook's answer, or those of several together."""
+
+    allow: bool = True
+    reason: str = ""
+    metadata: dict[str, str] = {}
+    tags: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    args: dict[str, Any] = {}
+
+    @property
+    def changes(self) -> bool:
+        """Whether it asks for more than yes or no."""
+        return bool(self.metadata or self.tags or self.env or self.args)
+
+    def then(self, later: Answer) -> Answer:
+        """Both together, where the later wins."""
+        return Answer(
+            metadata=self.metadata | later.metadata,
+            tags=tuple(dict.fromkeys(self.tags + later.tags)),
+            env=self.env | later.env,
+            args=self.args | later.args,
+        )
+
+
+def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
+    """The answer of a webhook (its body) or a Python handler (what it returned). Raises HookError."""
+    if body is None or body == b"":
+        return Answer()
+    try:
+        # What a function returned may hold anything: what goes on from here has been JSON once.
+        text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        answer = msgspec.json.decode(text, type=Answer)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise HookError(
+            f"its answer can't be read: {error}; write a JSON object of allow, reason, metadata, tags, env and args"
+        ) from error
+    return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
+
+
+def digest(wanted: Wanted) -> str:
+    """Of what an answer may change and what it was asked about: the child's data as its user wrote them."""
+    text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
+    return xxhash.xxh3_64_hexdigest(text)
+
+
+def changed_child(candidate: Candidate, answer: Answer) -> tuple[Wanted, str]:
+    """The child as the answer has it, and its workload's JSON. Raises HookError where that would be no valid child."""
+    if not answer.changes:
+        return candidate.wanted, candidate.workload
+    spec = candidate.spec
+    tags = tuple(dict.fromkeys(spec.tags + answer.tags))
+    metadata = {**spec.metadata, **answer.metadata}
+    _check(tags, metadata, answer.env)
+    workload = Workload(exec=spec.exec, python=spec.python, pod=spec.pod)
+    if answer.env:
+        if workload.exec is None:
+            raise HookError("its answer has env, but only exec children have one; leave it out")
+        env = {entry.name: entry.value for entry in workload.exec.env} | answer.env
+        pairs = tuple(EnvVar(name=name, value=value) for name, value in env.items())
+        workload = Workload(exec=msgspec.structs.replace(workload.exec, env=pairs))
+    if answer.args:
+        if workload.python is None:
+            raise HookError("its answer has args, but only python children have them; leave it out")
+        merged = msgspec.structs.replace(workload.python, args={**workload.python.args, **answer.args})
+        workload = Workload(python=merged)
+    name, text = encode_workload(workload)
+    if too_large := refuse_size(text):
+        raise HookError(f"with its answer, {too_large.message}")
+    asked = digest(candidate.wanted)
+    pairs_of = frozen_metadata(metadata)
+    return msgspec.structs.replace(candidate.wanted, workload=name, tags=tags, metadata=pairs_of, asked=asked), text
+
+
+def as_recorded(wanted: Wanted, entry: Assignment) -> Wanted:
+    """The child with the data that its entry has."""
+    return msgspec.structs.replace(
+        wanted,
+        workload=entry.workload,
+        restart_policy=entry.restart_policy,
+        tags=entry.tags,
+        metadata=entry.metadata,
+        asked=entry.asked,
+    )
+
+
+def _check(tags: tuple[str, ...], metadata: Mapping[str, str], env: Mapping[str, str]) -> None:
+    problem = ""
+    if len(tags) > MAX_TAGS or any(not 1 <= len(tag) <= MAX_KEY for tag in tags):
+        problem = f"tags: at most {MAX_TAGS} of 1 to {MAX_KEY} characters"
+    elif len(metadata) > MAX_METADATA or any(
+        not 1 <= len(key) <= MAX_KEY or len(value) > MAX_VALUE for key, value in metadata.items()
+    ):
+        problem = f"metadata: at most {MAX_METADATA} keys of 1 to {MAX_KEY} characters, values up to {MAX_VALUE}"
+    elif len(env) > MAX_ENV or any(not _ENV_NAME.match(name) or "\0" in value for name, value in env.items()):
+        problem = f"env: at most {MAX_ENV} names of letters, digits and underscores"
+    if problem:
+        raise HookError(f"with its answer the child is not valid; {problem}")

@@ -1,0 +1,180 @@
+"""What hooks are derived from: a hub as it is after a round, only the children that may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import Assignment, Report
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observe import Observation
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Move, Plan
+from processhub.core.model.snapshot import Wanted
+
+_HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
+
+
+class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One incarnation of a child on one member: what the operator ordered and what the member reports.
+
+    ``halted``: the hub has lost its quorum, so members stop what they run though it stays on record.
+    """
+
+    uid: str
+    member: str
+    entry: Assignment | None = None
+    report: Report | None = None
+    phase: Phase = Phase.LIVE
+    halted: bool = False
+
+    @property
+    def registered(self) -> bool:
+        """Whether it is on record as one that may run there: not where it waits, or has handed its state over."""
+        handed_over = self.report is not None and bool(self.report.gave)
+        return self.entry is not None and not self.entry.wait and not handed_over
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is the target of a move that has not got there yet."""
+        return self.entry is not None and self.entry.wait and not self.entry.asleep
+
+    @property
+    def running(self) -> bool:
+        """Whether a live member says that it runs."""
+        return self.phase is Phase.LIVE and self.report is not None and self.report.state == State.RUNNING
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended and its member does not start it again by itself.
+
+        A member that restarts (HELD) starts its children again, whatever it said before it went.
+        """
+        if self.phase is Phase.GONE:
+            return True
+        if self.halted or (self.entry is not None and self.entry.asleep):
+            return self.report is None or self.report.state not in _HAS_PROCESS
+        if self.report is None:
+            return not self.registered
+        if self.phase is Phase.HELD:
+            return False
+        return self.report.state == State.STOPPED or self.report.reason == Reason.RESTARTS_EXCEEDED
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that either word names."""
+        return max(self.entry.epoch if self.entry else 0, self.report.epoch if self.report else 0)
+
+
+class MemberSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One member, ``holder`` of its Lease. ``joining``: it has not its share yet; ``leaving``: it is being emptied."""
+
+    phase: Phase
+    holder: str = ""
+    restarting: bool = False
+    joining: bool = False
+    leaving: bool = False
+    occupied: bool = False
+    why: str = ""
+
+
+class HubView(msgspec.Struct, frozen=True, kw_only=True):
+    """A hub after a round. ``copies`` has the ids that were looked at; one without any copy has an empty tuple.
+
+    ``wanted``: id → uid of the children that shall run. ``moves`` were begun by the round's plan; ``put_off`` are the
+    children whose moves it gave up: they would not go, or their state did not come over.
+    """
+
+    members: Mapping[str, MemberSeen]
+    copies: Mapping[str, tuple[CopySeen, ...]] = {}
+    wanted: Mapping[str, Wanted] = {}
+    moves: tuple[Move, ...] = ()
+    moving: int = 0
+    pending_moves: int = 0
+    put_off: tuple[str, ...] = ()
+    stranded: Mapping[str, tuple[str, ...]] = {}
+    partitioned: bool = False
+    quorum: Mapping[str, Any] = {}
+
+
+def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[str] | None = None) -> HubView:
+    """The view; ``ids``: the children to look at, None for all."""
+    members, wanted, quorum = observation.members, observation.snapshot.to_run, observation.quorum
+    view = HubView(
+        members={name: member_seen(member) for name, member in members.items()},
+        copies=copies_seen(
+            members, set(wanted) | _all_ids(members) if ids is None else set(ids), halted=quorum.partitioned
+        ),
+        wanted=wanted,
+        partitioned=quorum.partitioned,
+        quorum={"required": quorum.required, "live": quorum.live, "why": quorum.why},
+    )
+    if plan is None:
+        return view
+    return msgspec.structs.replace(
+        view,
+        moves=plan.moves,
+        moving=plan.moving,
+        pending_moves=plan.pending_moves,
+        put_off=plan.put_off,
+        stranded=plan.stranded,
+    )
+
+
+def copies_seen(members: Mapping[str, Member], ids: set[str], *, halted: bool) -> dict[str, tuple[CopySeen, ...]]:
+    """The copies of each id."""
+    found: dict[str, dict[tuple[str, str], CopySeen]] = {child_id: {} for child_id in ids}
+    for member in members.values():
+        for known in member.slices:
+            reports = known.reports if known.present.status.holder == member.holder else {}
+            # Key views are cut in the order of the smaller one: a few ids cost little beside many entries.
+            for child_id in (known.assignments.keys() & ids) | (reports.keys() & ids):
+                _add(found[child_id], member, known.assignments.get(child_id), reports.get(child_id), halted)
+    return {child_id: tuple(copies.values()) for child_id, copies in found.items()}
+
+
+def ids_on(member: Member) -> set[str]:
+    """The ids that are on record with the member or reported by it."""
+    return {child_id for known in member.slices for child_id in known.assignments.keys() | known.reports.keys()}
+
+
+def _all_ids(members: Mapping[str, Member]) -> set[str]:
+    return set().union(*(ids_on(member) for member in members.values()))
+
+
+def _add(
+    copies: dict[tuple[str, str], CopySeen],
+    member: Member,
+    entry: Assignment | None,
+    report: Report | None,
+    halted: bool,
+) -> None:
+    for uid in {entry.uid if entry else "", report.uid if report else ""} - {""}:
+        copy = CopySeen(
+            uid=uid,
+            member=member.name,
+            entry=entry if entry and entry.uid == uid else None,
+            report=report if report and report.uid == uid else None,
+            phase=member.phase,
+            halted=halted,
+        )
+        other = copies.get((uid, member.name))
+        if other is None or copy.epoch > other.epoch:
+            copies[(uid, member.name)] = copy
+
+
+def member_seen(member: Member) -> MemberSeen:
+    """The member as hooks see it."""
+    judgement = member.judgement
+    return MemberSeen(
+        phase=member.phase,
+        holder=member.holder,
+        restarting=judgement.restarting,
+        joining=member.joining or not member.slices,
+        leaving=judgement.draining or not member.wanted,
+        occupied=any(known.assignments or known.lingering(member.holder) for known in member.slices),
+        why=judgement.why,
+    )

@@ -1,0 +1,97 @@
+"""What a new leader does before it plans anything (PROTOCOL.md 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
+from processhub.cluster.kinds import SLICES
+from processhub.controller.concurrency import together
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.store import Store
+
+_CONCURRENT = 8
+_AGAIN_SECONDS = 0.5  # after a request that failed
+_PATIENT_PASSES = 6  # in which what is not answered, or answered with an outage, is tried again
+log = logging.getLogger(__name__)
+
+
+class DeposedError(Exception):
+    """A slice has a higher term than ours: another leader is newer."""
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What a new leader has taken over.
+
+    ``generations``: slice's uid → its generation in the list that shows this leader's term. What a member acknowledges
+    from there on it knows of this leader, and of all that was written before it. By the list and not by the answers to
+    the writes, because one that was stored may not have been answered. ``behind``: the hubs that have a slice whose
+    term the API server refuses to have raised, and why; nothing may be done for them.
+    """
+
+    generations: dict[str, int]
+    behind: dict[HubKey, ApiError]
+
+
+async def raise_terms(
+    client: Client, store: Store, namespaces: tuple[str, ...], term: int, hub: HubKey | None = None
+) -> Taken:
+    """Rewrite ``term`` alone in every slice (of ``hub``) until a consistent list shows none lower but refused ones.
+
+    Raises DeposedError.
+    """
+    gate = asyncio.Semaphore(_CONCURRENT)
+    refused: dict[str, ApiError] = {}  # by slice's uid
+    passes = 0
+
+    async def raise_one(item: RegistrySlice) -> None:
+        metadata = item.metadata
+        patch = {"metadata": {"uid": metadata.uid}, "spec": {"term": term}}
+        async with gate:
+            try:
+                await client.patch(SLICES, metadata.namespace, metadata.name, patch)
+            except (NotFoundError, ConflictError) as error:
+                log.info("slice %s changed while its term was raised: %s", metadata.name, error.message)
+            except ApiError as error:
+                # What is not answered may be stored, now or later: a hub that is behind is one for which that is open.
+                if passes > _PATIENT_PASSES or not (error.outcome_unknown or isinstance(error, UnavailableError)):
+                    refused[metadata.uid] = error
+                else:
+                    log.warning("takeover: slice %s: %s; again", metadata.name, error.message)
+
+    while True:
+        try:
+            listed = [item for namespace in namespaces or (None,) for item in await _slices(client, namespace)]
+        except ApiError as error:
+            log.warning("takeover: %s; listing again", error.message)
+            await asyncio.sleep(_AGAIN_SECONDS)
+            continue
+        if hub is not None:
+            listed = [item for item in listed if _hub_of(item) == hub]
+        if any(item.spec.term > term for item in listed):
+            raise DeposedError(f"a slice has a higher term than {term}: another operator leads")
+        lower = [item for item in listed if item.spec.term < term]
+        if all(item.metadata.uid in refused for item in lower):
+            for item in listed:
+                store.put("registryslices", item)
+            behind = {_hub_of(item): refused[item.metadata.uid] for item in lower}
+            return Taken({item.metadata.uid: item.metadata.generation for item in listed}, behind)
+        refused.clear()
+        passes += 1
+        if passes > 1:
+            await asyncio.sleep(_AGAIN_SECONDS)
+        await together(*(raise_one(item) for item in lower))
+
+
+async def _slices(client: Client, namespace: str | None) -> list[RegistrySlice]:
+    items, _ = await client.list(SLICES, namespace)
+    return [item for item in items if isinstance(item, RegistrySlice)]
+
+
+def _hub_of(item: RegistrySlice) -> HubKey:
+    return item.metadata.namespace, item.spec.hub

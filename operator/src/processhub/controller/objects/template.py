@@ -1,0 +1,180 @@
+"""The member pod: the operator's template with the user's merged over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import Hub, HubSpec
+from processhub.api.naming import LABEL_HUB_UID, member_account
+from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, selector_labels
+from processhub.controller.settings import OperatorSettings
+
+PYTHON_PATH = "/var/lib/processhub/python"
+AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
+_INJECTED = "/injected"
+TEMPLATE = "spec.members.template"
+_KEPT = ("metadata", "labels", "spec")  # fields that null leaves as they are
+_SHOWN = 60  # characters of a wrong value in a message
+_GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
+_MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "env": "name",
+    "volumes": "name",
+    "volumeMounts": "mountPath",
+}
+
+
+class TemplateError(Exception):
+    """spec.members.template is no PodTemplateSpec; the message names the field and what it must be."""
+
+
+def _grace(spec: HubSpec) -> int:
+    """For stopping the children, for handing them over before that, and for what comes after."""
+    handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
+    return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
+
+
+def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
+    """The PodTemplateSpec of a hub's members. Raises TemplateError."""
+    spec = hub.spec
+    labels = {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}
+    base: dict[str, Any] = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "serviceAccountName": member_account(hub.metadata.name),
+            "terminationGracePeriodSeconds": _grace(spec),
+            "enableServiceLinks": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "affinity": _spread(hub),
+            "containers": [_agent(hub, settings)],
+            "volumes": [{"name": "run", "emptyDir": {}}, TOKEN_VOLUME, *_python_volumes(hub)],
+        },
+    }
+    if spec.members.image:
+        _inject(base["spec"], spec.members.image)
+    merged: dict[str, Any] = merge(base, spec.members.template, TEMPLATE)
+    # The user's template may add labels, never take away those that the hub's selector and policies rest on.
+    merged["metadata"]["labels"].update(labels)
+    return merged
+
+
+def merge(base: Any, over: Any, path: str = "") -> Any:
+    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced.
+
+    Null takes a field of the operator's off, but for those without which there is no member: there it says nothing.
+    ``path`` names the field in messages. Raises TemplateError where ``over`` is not of the shape of ``base``, or where
+    an item of a list that goes by name has none.
+    """
+    field = path.rpartition(".")[2]
+    identity = _MERGE_KEYS.get(field)
+    if over is None:
+        return base if field in _KEPT or identity else None
+    if isinstance(base, Mapping):
+        return _merged_map(base, _of_kind(over, Mapping, "an object", path), path)
+    if identity is None or not isinstance(base, list):
+        return over
+    by_name = {item[identity]: item for item in base}
+    for name, item in _named(over, identity, path):
+        by_name[name] = merge(by_name[name], item, f"{path}[{name}]") if name in by_name else item
+    return list(by_name.values())
+
+
+def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        merged[name] = merge(merged[name], value, f"{path}.{name}") if name in merged else value
+    return merged
+
+
+def _named(over: Any, identity: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The items of a list by name, with the name of each."""
+    for index, item in enumerate(_of_kind(over, list, "a list", path)):
+        entry = _of_kind(item, Mapping, "an object", f"{path}[{index}]")
+        yield _of_kind(entry.get(identity), str, "a text", f"{path}[{index}].{identity}"), entry
+
+
+def _of_kind(value: Any, kind: Any, words: str, path: str) -> Any:
+    if not isinstance(value, kind):
+        found = "is missing or null" if value is None else f"is {msgspec.json.encode(value).decode()[:_SHOWN]}"
+        raise TemplateError(f"{path} {found}; it must be {words}")
+    return value
+
+
+def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
+    per_node = hub.spec.members.mode == "PerNode"
+    return {
+        "name": "agent",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["processhub-agent"],
+        "env": [
+            {"name": "HUB_NAME", "value": hub.metadata.name},
+            {"name": "HUB_NAMESPACE", "value": hub.metadata.namespace},
+            {"name": "HUB_UID", "value": hub.metadata.uid},
+            _field("POD_NAME", "metadata.name"),
+            _field("POD_UID", "metadata.uid"),
+            _field("POD_IP", "status.podIP"),
+            _field("NODE_NAME", "spec.nodeName"),
+            _field("HUB_MEMBER", "spec.nodeName" if per_node else "metadata.name"),
+            {"name": "HUB_TOKEN_FILE", "value": TOKEN_FILE},
+            {"name": "PROCESSHUB_PYTHON_PATH", "value": PYTHON_PATH if hub.spec.members.python.config_map else ""},
+        ],
+        "ports": [{"name": "http", "containerPort": AGENT_PORT}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 2},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": "http"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+            "initialDelaySeconds": 10,
+        },
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, TOKEN_MOUNT, *_python_mounts(hub)],
+    }
+
+
+def _inject(pod: dict[str, Any], image: str) -> None:
+    """Run the agent in the user's image: an init container brings it, on a volume of its own."""
+    (agent,) = pod["containers"]
+    pod["initContainers"] = [
+        {
+            "name": "inject-agent",
+            "image": agent["image"],
+            "imagePullPolicy": agent["imagePullPolicy"],
+            "command": ["processhub-inject", _INJECTED],
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+            "securityContext": agent["securityContext"],
+            "volumeMounts": [{"name": "agent", "mountPath": _INJECTED}],
+        }
+    ]
+    pod["volumes"].append({"name": "agent", "emptyDir": {}})
+    agent["volumeMounts"].append({"name": "agent", "mountPath": AGENT_HOME, "readOnly": True})
+    agent["image"] = image
+    del agent["imagePullPolicy"]  # that of the operator's image says nothing about the user's
+    agent["command"] = [f"{AGENT_HOME}/bin/processhub-agent"]
+    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # with the user's packages
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _spread(hub: Hub) -> dict[str, Any]:
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": selector_labels(hub)}}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
+
+
+def _python_volumes(hub: Hub) -> list[dict[str, Any]]:
+    name = hub.spec.members.python.config_map
+    return [{"name": "python", "configMap": {"name": name}}] if name else []
+
+
+def _python_mounts(hub: Hub) -> list[dict[str, Any]]:
+    name = hub.spec.members.python.config_map
+    return [{"name": "python", "mountPath": PYTHON_PATH, "readOnly": True}] if name else []

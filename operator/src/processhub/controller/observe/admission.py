@@ -1,0 +1,99 @@
+"""The seam between a round and the hooks that judge starts: which children may run, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from processhub.api.child import ChildSpec
+from processhub.api.hub import Hub
+from processhub.controller.observe.ownership import Record, as_on_record
+from processhub.controller.store.childsets import SeenSet
+from processhub.controller.store.hubstate import KnownChild
+from processhub.core.acceptance import Refusal
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import OnRecord, Wanted
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A child that shall run: as the planner sees it, as its user wrote it, its workload's JSON.
+
+    ``generation`` is the Child's; 0 for one of a ChildSet, whose generation rises when it is scaled.
+    """
+
+    wanted: Wanted
+    spec: ChildSpec
+    workload: str
+    generation: int = 0
+
+
+class Gate(Protocol):
+    """Judges candidates; ``workloads`` has the JSON, by hash, of those that it changed in this round."""
+
+    workloads: dict[str, str]
+
+    def __call__(self, candidate: Candidate, places: tuple[OnRecord, ...]) -> Wanted | Refusal | Unplaced:
+        """The child as it may run, why it may not, or what it waits for."""
+        ...
+
+
+class Judged(msgspec.Struct):
+    """What is left of the children that shall run, and the fate of the others."""
+
+    wanted: Mapping[str, Wanted]
+    refusals: Mapping[str, Refusal] = {}  # by Child object's name
+    held: Mapping[str, Unplaced] = {}
+    workloads: Mapping[str, str] = {}
+
+
+def judge(
+    gate: Gate,
+    wanted: Mapping[str, Wanted],
+    chosen: Mapping[str, KnownChild],
+    sets: Mapping[str, SeenSet],
+    record: Record,
+    hub: Hub,
+) -> Judged:
+    """Have each child judged; one that is on record and is not let through as it is now runs on as it was.
+
+    One that is suspended starts nothing: it is not judged. One that is resumed and not let through sleeps on.
+    """
+    kept: dict[str, Wanted] = {}
+    refusals: dict[str, Refusal] = {}
+    held: dict[str, Unplaced] = {}
+    guided = hub.spec.distribution.strategy == "Guided"
+    for child_id, child in wanted.items():
+        if child.suspended:
+            kept[child_id] = child
+            continue
+        candidate, places = _candidate(child, chosen.get(child_id), sets), record.get(child_id, ())
+        verdict = child if candidate is None else gate(candidate, places)
+        if isinstance(verdict, Wanted):
+            kept[child_id] = verdict
+            continue
+        known = chosen.get(child_id)
+        if isinstance(verdict, Refusal) and known is not None:
+            refusals[known.child.metadata.name] = verdict
+        last_good = as_on_record(child, places, guided)
+        if last_good is not None:
+            kept[child_id] = last_good
+            if not last_good.suspended:
+                continue
+        if isinstance(verdict, Unplaced):
+            held[child_id] = verdict
+        elif known is None:
+            held[child_id] = Unplaced(verdict.reason, verdict.message)
+    return Judged(kept, refusals, held, gate.workloads)
+
+
+def _candidate(child: Wanted, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> Candidate | None:
+    """The child with what its user wrote; None where it is refused as it is written, and runs as it did."""
+    if known is not None:
+        metadata = known.child.metadata
+        return Candidate(child, known.spec, known.workload, metadata.generation) if child is known.wanted else None
+    seen = sets.get(child.uid)
+    if seen is None or seen.refusal is not None:
+        return None
+    return Candidate(child, seen.known.object.spec.template, seen.known.workload)

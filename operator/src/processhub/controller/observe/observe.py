@@ -1,0 +1,335 @@
+"""From what is known of a hub to the immutable snapshot that the planner decides on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_MEMBER, label_value, run_of
+from processhub.api.reasons import Reason, Role
+from processhub.controller.objects.childpod import name_and_node
+from processhub.controller.observe.admission import Gate, Judged, judge
+from processhub.controller.observe.customrules import OwnRules
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.ownership import (
+    Winners,
+    as_on_record,
+    asleep,
+    seen_sets,
+    wanted_of,
+    winner_of,
+    winners_of,
+)
+from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.observe.setorders import orders_of_sets
+from processhub.controller.store.childsets import KnownSet, SeenSet
+from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.core.acceptance import Refusal, unknown_member
+from processhub.core.listing import MemberNames
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.quorum import Verdict
+from processhub.core.model.snapshot import ChildPod, Claim, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.strategies import HASH, Strategy
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """A round's view of a hub.
+
+    ``refusals``: Child object name → why it is not accepted. ``chosen``: id → the Child that has the id.
+    ``sets``: uid → ChildSet. ``held``: id → what it waits for, or is not placed for, by a hook's word. ``workloads``:
+    hash → JSON of those that a hook changed. ``quorum``: whether enough members are live.
+    """
+
+    members: Mapping[str, Member]
+    snapshot: HubSnapshot
+    refusals: Mapping[str, Refusal]
+    chosen: Mapping[str, KnownChild]
+    sets: Mapping[str, SeenSet] = {}
+    held: Mapping[str, Unplaced] = {}
+    workloads: Mapping[str, str] = {}
+    quorum: Verdict
+
+    def owner(self, child_id: str, uid: str) -> Child | ChildSet | None:
+        """The object of this uid where it is what asks for the child."""
+        known = self.chosen.get(child_id)
+        if known is not None:
+            return known.child if known.child.metadata.uid == uid else None
+        seen = self.sets.get(uid)
+        return seen.known.object if seen is not None and child_id in seen.known.wanted else None
+
+    def has_seen(self, child: Child) -> bool:
+        """Whether the child was observed as it is now, its latest edit included."""
+        known = self.chosen.get(child.id)
+        if known is not None and known.child.metadata.uid == child.metadata.uid:
+            return known.child.metadata.generation == child.metadata.generation
+        return child.metadata.name in self.refusals  # another child has its id
+
+
+def observe(
+    hub: Hub,
+    state: HubState,
+    members: Mapping[str, Member],
+    memory: HubMemory,
+    now: float,
+    strategy: Strategy = HASH,
+    gate: Gate | None = None,
+    own: OwnRules | None = None,
+) -> Observation:
+    """The observation; settles what the members have proven since the last round.
+
+    ``gate``: what hooks judge. ``own``: what strategies of the user's say.
+    """
+    order = [member.name for member in members.values() if member.wanted]
+    memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
+    state.take_template(hub.spec.on_demand)
+    # A handover that was ordered goes on where the hub has another strategy now.
+    handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
+    reported = hub.spec.keeps_copies or handing
+    record = on_record(state, members if reported else {})
+    winners = winners_of(state, record)
+    wanted, refusals, chosen = _wanted(hub, state, record, members, winners)
+    _bound_demand(hub, record, wanted, refusals, chosen)
+    sets = seen_sets(hub, state, members, winners)
+    for seen in sets.values():
+        wanted.update(wanted_of(seen, hub, record))
+    if hub.spec.suspend:
+        wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
+    judged = Judged(wanted) if gate is None else judge(gate, wanted, chosen, sets, record, hub)
+    refusals.update(judged.refusals)
+    memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
+    if memory.quorum is None:
+        memory.quorum = QuorumWatch(hub, state)
+    required = own.required if own is not None and own.has_quorum else None
+    verdict = memory.quorum.look(hub, members, memory.formed, now, required)
+    uncertain = state.uncertain() | set(memory.doubtful_pods.values())
+    orders = {**_orders(state, chosen), **orders_of_sets(sets, memory.held_back)}
+    snapshot = HubSnapshot(
+        spec=hub.spec,
+        members=tuple(_view(member, memory, state) for member in members.values()),
+        children=judged.wanted,
+        record=record,
+        next_epoch=memory.next_epoch,
+        move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
+        last_placed=memory.last_placed,
+        orders={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
+        copies=own.copies if own is not None else None,
+        pods=_pods_of_children(state, members),
+        claims=_claims(state, members),
+        put_off=memory.still_put_off(now),
+        formed=memory.formed,
+        uncertain=uncertain,
+        partitioned=verdict.why if verdict.partitioned else "",
+    )
+    return Observation(
+        members=members,
+        snapshot=snapshot,
+        refusals=refusals,
+        chosen=chosen,
+        sets=sets,
+        held={**judged.held, **_unanswered(uncertain, record)},
+        workloads=judged.workloads,
+        quorum=verdict,
+    )
+
+
+def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
+    """Why the children are not placed that may be on record though no slice that was read says so."""
+    why = Unplaced(Reason.WAITING, "the API server has not answered the write that placed it; it is written again")
+    return {child_id: why for child_id in uncertain if child_id not in record}
+
+
+def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tuple[OnRecord, ...]]:
+    """All entries of the hub's slices, by id; with what those members that are ``reporting`` say of them."""
+    record: dict[str, tuple[OnRecord, ...]] = {}
+    for known in state.slices.values():
+        name = known.present.spec.member
+        member = reporting.get(name)
+        reports = known.reports if member is not None and known.present.status.holder == member.holder else {}
+        for child_id, entry in known.assignments.items():
+            report = reports.get(child_id) if reports else None
+            if report is not None and report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
+                came_up = bool(report.started_at)
+                place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
+            else:
+                place = OnRecord(name, entry)
+            others = record.get(child_id)
+            record[child_id] = (place,) if others is None else (*others, place)
+    return record
+
+
+def _orders(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
+    """Where somebody asked to have children moved, by id."""
+    children = ((state.children[name].child, member) for name, member in state.orders.items())
+    return {
+        child.id: member
+        for child, member in children
+        if (known := chosen.get(child.id)) is not None and known.child is child
+    }
+
+
+def _claims(state: HubState, members: Mapping[str, Member]) -> dict[str, Claim]:
+    """What live members have started because they could not reach the owner; of several the first by name."""
+    found: dict[str, Claim] = {}
+    for known in state.slices.values():
+        if not known.claims:
+            continue
+        member = members.get(known.present.spec.member)
+        if member is None or member.phase is not Phase.LIVE or known.present.status.holder != member.holder:
+            continue
+        for child_id in known.claims:
+            report = known.reports[child_id]
+            if child_id not in found or member.name < found[child_id].member:
+                found[child_id] = Claim(member.name, report.uid, report.epoch)
+    return found
+
+
+def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[str, tuple[ChildPod, ...]]:
+    """Where something of a child may still run, whatever the slices say: in a Pod of its own. By id."""
+    if not state.child_pods:
+        return {}
+    names = {label_value(name): name for name in members}
+    found: dict[str, tuple[ChildPod, ...]] = {}
+    for pod in state.child_pods.values():
+        annotations, label = pod.metadata.annotations, pod.metadata.labels.get(LABEL_MEMBER, "")
+        seen = ChildPod(
+            names.get(label, label),
+            name_and_node(pod),
+            run_of(annotations),
+            annotations.get(ANNOTATION_ROLE, Role.ACTIVE),
+        )
+        child_id = annotations.get(ANNOTATION_CHILD_ID, "")
+        found[child_id] = (*found.get(child_id, ()), seen)
+    return found
+
+
+def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
+    if member.phase is Phase.GONE:
+        state.bereft.pop(member.name, None)
+    lingering = set(state.bereft.get(member.name, ()))
+    for known in member.slices:
+        known.prove(member.holder)
+        lingering |= known.lingering(member.holder)
+    if _acknowledged(member, memory):
+        memory.settled.add(member.name)
+    resettles = member.settled_by not in ("", memory.fingerprint)
+    return MemberView(
+        name=member.name,
+        weight=member.weight,
+        phase=member.phase,
+        draining=member.judgement.draining,
+        forced=member.forced,
+        # A member of a hub that has children already takes its share as a joiner; a first one does not.
+        joining=(member.joining or resettles or member.name == memory.taker) if member.slices else memory.formed,
+        resettles=resettles,
+        usage=member.usage,
+        wanted=member.wanted,
+        settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
+        ended=member.judgement.restarting,
+        lingering=frozenset(lingering),
+        node=member.node,
+        zone=member.zone,
+    )
+
+
+def _acknowledged(member: Member, memory: HubMemory) -> bool:
+    """Whether the member confirmed all of its slices as they were when this leader took over."""
+    return all(
+        known.present.status.observed_generation >= memory.takeover.get(known.present.metadata.uid, 0)
+        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.takeover)
+        for known in member.slices
+    )
+
+
+def _formed(hub: Hub, members: Mapping[str, Member], memory: HubMemory, now: float) -> bool:
+    """Whether placing may begin: all members are there, or startSeconds have passed since the first was."""
+    live = [member for member in members.values() if member.phase is Phase.LIVE]
+    if not live:
+        return False
+    if memory.first_live_at is None:
+        memory.first_live_at = now
+    missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
+    return not missing or now - memory.first_live_at >= hub.spec.timeouts.start_seconds
+
+
+def formation_wait(hub: Hub, memory: HubMemory, now: float) -> float | None:
+    """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
+    if memory.formed or memory.first_live_at is None:
+        return None
+    return max(0.05, hub.spec.timeouts.start_seconds - (now - memory.first_live_at))
+
+
+def _wanted(
+    hub: Hub,
+    state: HubState,
+    record: Mapping[str, tuple[OnRecord, ...]],
+    members: Mapping[str, Member],
+    winners: Winners,
+) -> tuple[dict[str, Wanted], dict[str, Refusal], dict[str, KnownChild]]:
+    wanted: dict[str, Wanted] = {}
+    refusals: dict[str, Refusal] = {}
+    chosen: dict[str, KnownChild] = {}
+    children, guided = state.children, hub.spec.distribution.strategy == "Guided"
+    names_of_members = MemberNames(members)
+    for child_id, names in state.by_id.items():
+        if len(names) == 1 and child_id not in winners:
+            (name,) = names
+            known = children[name]
+        else:
+            candidates = [children[name] for name in names]
+            has_it = winners[child_id][0] if child_id in winners else winner_of(candidates, record.get(child_id, ()))
+            for other in candidates:
+                if other is has_it:
+                    continue
+                refusals[other.child.metadata.name] = Refusal(
+                    Reason.ALREADY_STARTED,
+                    f"the id {child_id!r} belongs to {has_it.title}; started when that is deleted",
+                )
+            if isinstance(has_it, KnownSet):
+                continue
+            known, name = has_it, has_it.child.metadata.name
+        chosen[child_id] = known
+        refusal = state.refusal(name, hub.spec)
+        if refusal is None and guided:
+            refusal = unknown_member(known.child.spec, names_of_members)
+        if refusal is not None:
+            refusals[name] = refusal
+            if last_good := as_on_record(known.wanted, record.get(child_id, ()), guided):
+                wanted[child_id] = last_good
+            continue
+        if known.child.spec.suspend:
+            refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend is true")
+        elif hub.spec.suspend:
+            refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
+        if known.child.metadata.deletion_timestamp is None:
+            wanted[child_id] = asleep(known.wanted) if known.child.spec.suspend else known.wanted
+    return wanted, refusals, chosen
+
+
+def _bound_demand(
+    hub: Hub,
+    record: Mapping[str, tuple[OnRecord, ...]],
+    wanted: dict[str, Wanted],
+    refusals: dict[str, Refusal],
+    chosen: Mapping[str, KnownChild],
+) -> None:
+    """Take out the children on demand beyond the hub's onDemand.max: the latest that have no place yet."""
+    limit = hub.spec.on_demand.max if hub.spec.on_demand else None
+    if limit is None:
+        return
+    asked = [child for child in wanted.values() if child.on_demand and not (child.suspended and child.id not in record)]
+    if len(asked) <= limit:
+        return
+    asked.sort(key=lambda child: (child.id not in record, chosen[child.id].metadata.creation_timestamp or "", child.id))
+    for child in asked[limit:]:
+        if child.id not in record:
+            del wanted[child.id]
+            refusals[chosen[child.id].metadata.name] = Refusal(
+                Reason.CAPACITY_EXCEEDED,
+                f"the hub has its {limit} children on demand (spec.onDemand.max); raise it, or wait until one ends",
+            )

@@ -1,0 +1,121 @@
+"""Who has an id that several objects ask for, and what a ChildSet gets of those that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.reasons import Reason, Role
+from processhub.controller.observe.members import Member
+from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
+from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.core.acceptance import Refusal, unknown_member
+from processhub.core.listing import MemberNames
+from processhub.core.model.snapshot import OnRecord, Wanted
+
+Record = Mapping[str, tuple[OnRecord, ...]]
+# id → who has it, and the ChildSets that ask for it; only for ids that a set and something else ask for
+Winners = Mapping[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]]
+
+
+def winners_of(state: HubState, record: Record) -> Winners:
+    """Who has each id that a ChildSet and something else ask for, and the sets that do."""
+    return {
+        child_id: (
+            winner_of(
+                [*(state.children[name] for name in state.by_id.get(child_id, ())), *rivals], record.get(child_id, ())
+            ),
+            rivals,
+        )
+        for child_id, rivals in state.contested().items()
+    }
+
+
+def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners: Winners) -> dict[str, SeenSet]:
+    """The ChildSets by uid, the oldest first."""
+    taken: dict[str, dict[str, str]] = {}
+    for child_id, (winner, rivals) in winners.items():
+        for rival in rivals:
+            if rival is not winner:
+                taken.setdefault(rival.metadata.uid, {})[child_id] = winner.title
+    names = MemberNames(members)
+    guided, found = hub.spec.distribution.strategy == "Guided", {}
+    for known in sorted(state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
+        refusal = state.refusal_of_set(known.metadata.name, hub.spec)
+        if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, names)):
+            refusal = of_template(unknown)
+        if refusal is None and known.object.spec.template.suspend:
+            refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")
+        elif refusal is None and hub.spec.suspend:
+            refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
+        found[known.metadata.uid] = SeenSet(known, refusal, taken.get(known.metadata.uid, {}))
+    return found
+
+
+def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, Wanted]:
+    """The set's children that shall run, and those of them that are suspended."""
+    known = seen.known
+    if known.metadata.deletion_timestamp is not None:
+        return {}
+    if seen.refusal is not None:
+        if seen.refusal.reason is Reason.SUSPENDED:
+            return {child_id: asleep(child) for child_id, child in known.wanted.items() if child_id not in seen.taken}
+        guided = hub.spec.distribution.strategy == "Guided"
+        kept = {
+            child_id: as_on_record(child, record.get(child_id, ()), guided) for child_id, child in known.wanted.items()
+        }
+        return {child_id: child for child_id, child in kept.items() if child is not None}
+    if not seen.taken:
+        return known.wanted
+    return {child_id: child for child_id, child in known.wanted.items() if child_id not in seen.taken}
+
+
+def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecord, ...]) -> KnownChild | KnownSet:
+    """For one id: what is on record, else the oldest, then the lowest uid."""
+    uids = {place.entry.uid for place in places}
+    return min(
+        candidates,
+        key=lambda known: (
+            known.metadata.uid not in uids,
+            known.metadata.creation_timestamp or "",
+            known.metadata.uid,
+        ),
+    )
+
+
+def asleep(child: Wanted) -> Wanted:
+    """The child as one that is suspended."""
+    return msgspec.structs.replace(child, suspended=True)
+
+
+def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> Wanted | None:
+    """The child as it was last accepted: an edit that is refused leaves it running, or asleep."""
+    own = [place for place in places if place.entry.uid == wanted.uid]
+    if not own:
+        return None
+    own.sort(key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
+    place = own[0]
+    return msgspec.structs.replace(
+        wanted,
+        refused=True,
+        suspended=is_asleep(own),
+        workload=place.entry.workload,
+        restart_policy=place.entry.restart_policy,
+        nodes=_nodes_on_record(own) if guided else (),
+        tags=place.entry.tags,
+        metadata=place.entry.metadata,
+        asked=place.entry.asked,
+    )
+
+
+def is_asleep(own: Sequence[OnRecord]) -> bool:
+    """Whether the newest entry of the child has it sleep; that of a copy that can't be woken yet is older."""
+    return bool(own) and max(own, key=lambda place: place.entry.epoch).entry.asleep
+
+
+def _nodes_on_record(own: Sequence[OnRecord]) -> tuple[str, ...]:
+    """The members of a guided child's copies; the target of a move only where there is nothing else."""
+    entries = [place for place in own if place.entry.asleep or not place.entry.wait]
+    return tuple(place.member for place in entries or own[:1])

@@ -1,0 +1,91 @@
+"""The quorum of a hub from round to round: who was live lately, the most ever live, whether it is partitioned.
+
+What must survive a change of leaders is on record: that the hub is partitioned in its slices, the most ever live and
+what was required in Hub.status. Who was live lately is not: a new leader starts with what it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_QUORUM_RESET
+from processhub.controller.observe.members import Member
+from processhub.controller.store.hubstate import HubState
+from processhub.core.model.membership import Phase
+from processhub.core.model.quorum import QuorumFacts, Seen, Verdict, quorum
+
+
+class QuorumWatch:
+    """One hub's. ``partitioned`` is what its slices shall say."""
+
+    def __init__(self, hub: Hub, state: HubState) -> None:
+        on_record = hub.status.quorum
+        self.partitioned = any(
+            known.present.spec.settings.partitioned
+            for known in state.slices.values()
+            if known.present.spec.hub_uid == hub.metadata.uid
+        )
+        self.told = self.partitioned  # by an Event
+        self._largest = on_record.largest_seen if on_record else 0
+        self._at_least = on_record.required if on_record and self.partitioned else 0
+        self._last_live: dict[str, float] = {}  # member → monotonic seconds
+        self._reset = ""  # the order to reset that was carried out
+
+    def look(
+        self,
+        hub: Hub,
+        members: Mapping[str, Member],
+        formed: bool,
+        now: float,
+        own: Callable[[Seen], int] | None = None,
+    ) -> Verdict:
+        """The verdict now (monotonic seconds); ``own``: how many members a strategy of the user's requires."""
+        spec = hub.spec.partition_tolerance
+        live = {name for name, member in members.items() if member.phase is Phase.LIVE}
+        renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
+        counted = renewing if self.partitioned else live
+        if (order := hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")) and order != self._reset:
+            self._reset, self._largest, self._at_least = order, 0, 0
+            self._last_live.clear()
+        self._last_live.update(dict.fromkeys(counted, now))
+        if not self.partitioned:
+            self._forget(members, now - spec.threshold_seconds)
+        verdict = quorum(
+            spec,
+            QuorumFacts(
+                live=len(live),
+                renewing=len(renewing),
+                recent=len(self._last_live),
+                largest_seen=self._largest,
+                at_least=self._at_least,
+                partitioned=self.partitioned,
+                formed=formed,
+            ),
+            own(self._seen(members, len(counted))) if own is not None else None,
+        )
+        if self.partitioned and not verdict.partitioned:
+            self._at_least = 0
+        self.partitioned, self._largest = verdict.partitioned, verdict.largest_seen
+        return verdict
+
+    def _seen(self, members: Mapping[str, Member], counted: int) -> Seen:
+        return Seen(
+            wanted=sum(member.wanted for member in members.values()),
+            recent=len(self._last_live),
+            largest_seen=max(self._largest, counted),
+        )
+
+    def reset_done(self, hub: Hub) -> bool:
+        """Whether an order to reset was carried out and is in Hub.status: it may go."""
+        order = hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")
+        told = hub.status.quorum
+        return bool(order) and order == self._reset and told is not None and told.largest_seen == self._largest
+
+    def _forget(self, members: Mapping[str, Member], before: float) -> None:
+        """Drop members that were last live so long ago, and those that were scaled away: they did not fail."""
+        for name, seen in list(self._last_live.items()):
+            member = members.get(name)
+            leaving = member is None or (not member.wanted and member.phase is not Phase.LIVE)
+            if seen < before or leaving:
+                del self._last_live[name]

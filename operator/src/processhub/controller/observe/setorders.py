@@ -1,0 +1,41 @@
+"""Which children of ChildSets somebody asked to have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.naming import ANNOTATION_MOVE_TO
+from processhub.api.setorders import SetOrderError, parse_set_orders
+from processhub.controller.store.childsets import SeenSet
+
+
+class HeldBack(msgspec.Struct):
+    """Of one ChildSet: when orders were last taken off it, and those that were obeyed and stand still (id → member)."""
+
+    since: float
+    obeyed: dict[str, str] = {}
+
+
+def orders_of_sets(sets: Mapping[str, SeenSet], held_back: Mapping[str, HeldBack]) -> dict[str, str]:
+    """Id → member, of the ids that the sets have. What was obeyed is left out: if it failed it is not repeated."""
+    found: dict[str, str] = {}
+    for uid, seen in sets.items():
+        held = held_back.get(uid)
+        text = seen.known.metadata.annotations.get(ANNOTATION_MOVE_TO, "")
+        try:
+            orders = parse_set_orders(text)
+        except SetOrderError:
+            continue  # it is taken off, and told
+        if held is not None:
+            orders = {child_id: member for child_id, member in orders.items() if held.obeyed.get(child_id) != member}
+        found.update({child_id: member for child_id, member in orders.items() if not refusal_of_id(seen, child_id)})
+    return found
+
+
+def refusal_of_id(seen: SeenSet, child_id: str) -> str:
+    """Why the set can't have this id moved, "" where it can."""
+    if child_id in seen.taken:
+        return f"the id belongs to {seen.taken[child_id]}"
+    return "" if child_id in seen.known.wanted else f"{seen.known.title} has no such child"

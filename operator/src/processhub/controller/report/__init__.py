@@ -1,0 +1,1 @@
+"""What users see: the status of Hubs, Children and ChildSets, and Events."""

@@ -1,0 +1,259 @@
+"""ChildSet.status: how many of its children are wanted, run, wait and have failed, and what holds the others back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+
+from processhub.api.childset import ChildSet, ChildSetStatus
+from processhub.api.meta import Condition, condition_of, merge_conditions
+from processhub.api.reasons import GroupReason, Reason, Role, State
+from processhub.api.slice import Assignment, stored_bytes
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import CHILD_SETS
+from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
+from processhub.controller.concurrency import end
+from processhub.controller.hooks.verdicts import digest
+from processhub.controller.observe.members import Member
+from processhub.controller.store.childsets import SeenSet
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.store import Store
+from processhub.core.acceptance import Refusal
+from processhub.core.listing import listed
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import Wanted
+
+_RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
+SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
+_OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
+_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
+_NAMED = 3  # ids that a message names
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """What the members say of one set's children: state and reason by id; ``former`` run another workload."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[str, str]] = {}
+        self.former: set[str] = set()
+
+    def add(self, child_id: str, state: str, reason: str = "") -> None:
+        """Take what one active copy is said to be; a child runs where one of them does."""
+        if self._told.get(child_id, ("", ""))[0] != State.RUNNING:
+            self._told[child_id] = (state, reason)
+
+    def count(self, state: State) -> int:
+        """How many children are in the state."""
+        return sum(told == state for told, _ in self._told.values())
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """Id and reason of those that failed."""
+        return [
+            (child_id, reason or state) for child_id, (state, reason) in self._told.items() if state == State.FAILED
+        ]
+
+
+def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
+    """The tally of each set, by uid: one pass over all entries."""
+    found = {uid: Tally() for uid in sets}
+    if not found:
+        return found
+    for member in members.values():
+        present = member.phase is not Phase.GONE and not member.judgement.restarting
+        for known in member.slices:
+            reports = known.reports if present and known.present.status.holder == member.holder else {}
+            for child_id, entry in known.assignments.items():
+                tally = found.get(entry.uid)
+                if tally is None or entry.wait:
+                    continue
+                report = reports.get(child_id)
+                current = report is not None and report.epoch in (entry.epoch, entry.run)
+                if report is not None and current and entry.role == Role.ACTIVE:
+                    tally.add(child_id, report.state, report.reason)
+                known_set = sets[entry.uid].known
+                if entry.workload != known_set.digest and not _as_a_hook_has_it(entry, known_set.wanted.get(child_id)):
+                    tally.former.add(child_id)
+    return found
+
+
+def _as_a_hook_has_it(entry: Assignment, wanted: Wanted | None) -> bool:
+    """Whether a hook that was asked about the child as it is wanted now made it what it is."""
+    return bool(entry.asked) and wanted is not None and entry.asked == digest(wanted)
+
+
+def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:
+    """The status; ``now`` (RFC 3339) marks conditions that changed."""
+    item = seen.known.object
+    suspended = seen.refusal is not None and seen.refusal.reason is Reason.SUSPENDED
+    desired = 0 if suspended else len(seen.known.wanted)
+    running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
+    generation = item.metadata.generation
+    conditions = (
+        _accepted(None if suspended else seen.refusal, generation),
+        _ready(seen, tally, unplaced, desired, generation),
+    )
+    return ChildSetStatus(
+        conditions=merge_conditions(item.status.conditions, conditions, now),
+        observed_generation=generation,
+        desired=desired,
+        running=running,
+        pending=max(0, desired - running - failed),
+        failed=failed,
+    )
+
+
+def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetStatus:
+    """The status of a ChildSet whose hub is not accepted, and what it has runs on, or whose hub is not there."""
+    generation = item.metadata.generation
+    conditions = (
+        _accepted(refusal, generation),
+        condition_of("Ready", False, refusal.reason, refusal.message, generation),
+    )
+    desired = len(item.ids)
+    gone = refusal.reason is Reason.HUB_NOT_FOUND
+    before = ChildSetStatus(desired=desired, pending=desired) if gone else item.status
+    return msgspec.structs.replace(
+        before,
+        conditions=merge_conditions(item.status.conditions, conditions, now),
+        observed_generation=generation,
+        desired=desired,
+    )
+
+
+def _accepted(refusal: Refusal | None, generation: int) -> Condition:
+    if refusal is None:
+        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
+
+
+def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desired: int, generation: int) -> Condition:
+    def condition(holds: bool, reason: str, message: str) -> Condition:
+        return condition_of("Ready", holds, reason, message, generation)
+
+    refusal, running = seen.refusal, tally.count(State.RUNNING)
+    if refusal is not None:
+        return condition(False, refusal.reason, refusal.message)
+    if seen.taken:
+        those = _some([f"{child_id} ({owner})" for child_id, owner in sorted(seen.taken.items())])
+        message = f"{len(seen.taken)} of {desired} ids belong to others: {those}; started when those are deleted"
+        return condition(False, Reason.ALREADY_STARTED, message)
+    if tally.former:
+        return condition(
+            False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
+        )
+    if failed := tally.failed:
+        those = _some([f"{child_id} ({reason})" for child_id, reason in failed])
+        return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
+    waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
+    if waiting:
+        (reason, count), *_ = Counter(why.reason for why in waiting.values()).most_common(1)
+        child_id, why = next((child_id, why) for child_id, why in waiting.items() if why.reason is reason)
+        return condition(
+            False, reason, f"{count} of {desired} children are not placed, such as {child_id}: {why.message}"
+        )
+    if running < desired:
+        return condition(False, Reason.PENDING, f"{running} of {desired} children running")
+    return condition(True, Reason.STARTED, f"{running} of {desired} children running")
+
+
+def _is_for_good(status: ChildSetStatus) -> tuple[object, ...]:
+    """What a crash loop does not change from one second to the next."""
+    conditions = [
+        (condition.type, "", "")
+        if condition.reason in _COUNTED
+        else (condition.type, condition.status, condition.reason)
+        for condition in status.conditions
+    ]
+    return status.observed_generation, status.desired, *conditions
+
+
+def _some(texts: list[str]) -> str:
+    return listed(texts, _NAMED)
+
+
+class ChildSetWriter:
+    """Writes statuses of ChildSets in the background, each at most once a second."""
+
+    def __init__(self, client: Client, store: Store, wake: Callable[[HubKey], None]) -> None:
+        self._client, self._store, self._wake = client, store, wake
+        self._buckets: dict[HubKey, dict[str, TokenBucket]] = {}
+        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(SETS_RATE, SETS_BURST))
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def tell(
+        self, hub: HubKey, items: Collection[ChildSet], compute: Callable[[], Mapping[str, ChildSetStatus]]
+    ) -> float | None:
+        """Have the statuses of a hub's sets (``compute`` gives them by uid) written where they differ.
+
+        The seconds to wait where it is not the time of one of them yet.
+        """
+        now = asyncio.get_running_loop().time()
+        before = self._buckets.pop(hub, {})
+        if not items:
+            return None
+        by_uid = {item.metadata.uid: item for item in items}
+        # The one that was written last comes last: what waits for the budget has its turn.
+        buckets = self._buckets[hub] = {uid: bucket for uid, bucket in before.items() if uid in by_uid}
+        waits, due = [], []
+        for uid in (*buckets, *(by_uid.keys() - buckets.keys())):
+            bucket = buckets.setdefault(uid, TokenBucket(_RATE, _BURST))
+            if uid in self._tasks:
+                continue  # its end wakes the hub
+            if (wait := bucket.wait(now)) > 0:
+                waits.append(wait)
+            else:
+                due.append(by_uid[uid])
+        statuses = compute() if due else {}
+        budget = self._budgets.of(hub, now)
+        for item in due:
+            status = statuses.get(item.metadata.uid)
+            if status is None or status == item.status:
+                continue
+            counts_alone = _is_for_good(status) == _is_for_good(item.status)
+            if counts_alone and (wait := budget.wait(now)) > 0:
+                waits.append(wait)
+                continue
+            # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
+            size = stored_bytes(item) + stored_bytes(item.spec.ids)
+            budget.spend(now, size, owed_seconds=_OWED_SECONDS)
+            bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
+            bucket.take(now)
+            self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
+        return min(waits) if waits else None
+
+    async def close(self) -> None:
+        """End the writes that are under way."""
+        await end(self._tasks.values())
+
+    async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
+        try:
+            await self._apply(item, status)
+        finally:
+            del self._tasks[item.metadata.uid]
+            self._wake(hub)
+
+    async def _apply(self, item: ChildSet, status: ChildSetStatus) -> None:
+        # Applied, so that conditions of others stay.
+        body = {
+            "apiVersion": item.api_version,
+            "kind": item.kind,
+            "metadata": {"name": item.metadata.name, "uid": item.metadata.uid},
+            "status": status,
+        }
+        try:
+            stored = await self._client.apply(CHILD_SETS, *item.metadata.key, body, subresource="status")
+        except (NotFoundError, ConflictError) as error:
+            log.debug("status of childset %s not written: %s", item.metadata.name, error.message)
+            return
+        except ApiError as error:
+            log.warning("status of childset %s not written: %s", item.metadata.name, error.message)
+            return
+        self._store.put("childsets", stored)

@@ -1,0 +1,141 @@
+"""Which Events a round gives rise to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Pod
+from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
+from processhub.api.reasons import EventReason, Reason
+from processhub.api.slice import Kept
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.memory import Away, HubMemory
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.store.hubstate import HubState
+from processhub.core.listing import listed
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Move, Plan
+from processhub.core.planning.handover import goes_to
+
+_QUIET = (Reason.SUSPENDED,)
+
+
+def tell(
+    events: EventRecorder, hub: Hub, state: HubState, observation: Observation, plan: Plan, memory: HubMemory
+) -> None:
+    """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
+    _tell_quorum(events, hub, observation, memory)
+    for name, member in observation.members.items():
+        before = memory.phases.get(name)
+        if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
+            memory.seen_live.discard(name)
+            moved = sum(move.source == name for move in plan.moves)
+            message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
+            events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
+            memory.away[name] = Away(member.holder, set())
+        elif member.phase is Phase.LIVE and name not in memory.seen_live:
+            memory.seen_live.add(name)
+            _tell_healed(events, hub, member, memory.away.pop(name, None))
+            if before is not None:  # not what a new leader merely finds
+                events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
+    moves = {move.id: (move, _told_with(plan, move)) for move in plan.moves}
+    for away in plan.moves:
+        if away.lost and away.source in memory.away:
+            memory.away[away.source].ids.add(away.id)
+    of_sets: Counter[tuple[str, EventReason]] = Counter()
+    for member_name, changes in plan.entries.items():
+        for child_id, entry in changes.items():
+            known = observation.chosen.get(child_id)
+            if entry is not None and entry.uid in observation.sets:
+                if child_id in moves:
+                    of_sets[entry.uid, EventReason.MOVED] += moves[child_id][1] == member_name
+                elif child_id not in observation.snapshot.record:
+                    of_sets[entry.uid, EventReason.PLACED] += 1
+            if entry is None or known is None:
+                continue
+            if child_id in moves:
+                move, told_with = moves[child_id]
+                if told_with == member_name:
+                    message = f"from {move.source} to {move.target}: {move.why}"
+                    events.about_child(hub, known.child, EventReason.MOVED, message)
+            elif child_id not in observation.snapshot.record:
+                events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}")
+    _tell_put_off(events, hub, observation, plan)
+    for (uid, reason), count in of_sets.items():
+        events.about_set(observation.sets[uid].known.object, reason, count)
+    for uid, seen in observation.sets.items():
+        if seen.refusal is not None and seen.refusal.reason not in _QUIET:
+            message = f"{seen.refusal.reason}: {seen.refusal.message}"
+            events.about_child(hub, observation.sets[uid].known.object, EventReason.REJECTED, message, warning=True)
+    for name, refusal in observation.refusals.items():
+        known = state.children.get(name)
+        if known is not None and refusal.reason not in _QUIET:
+            message = f"{refusal.reason}: {refusal.message}"
+            events.about_child(hub, known.child, EventReason.REJECTED, message, warning=True)
+    events.flush(hub)
+
+
+def tell_changed_pods(
+    events: EventRecorder, hub: Hub, observation: Observation, changed: Iterable[tuple[Pod, str]]
+) -> None:
+    """Say of which children's Pods somebody changed what tells whose they are."""
+    for pod, text in changed:
+        annotations = pod.metadata.annotations
+        child_id, uid = annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, "")
+        if owner := observation.owner(child_id, uid):
+            events.about_child(hub, owner, EventReason.POD_CHANGED, text, warning=True)
+        else:
+            events.about_hub(hub, EventReason.POD_CHANGED, text, warning=True)
+
+
+def _tell_put_off(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
+    """Say why a child that was to hand its state over stays where it is."""
+    for child_id in plan.put_off:
+        known = observation.chosen.get(child_id)
+        for place in observation.snapshot.record.get(child_id, ()):
+            kept = Kept.parse(place.kept)
+            if known is None or kept is None or not place.entry.to:
+                continue
+            why = kept.text or "it does not want to be moved now"
+            message = f"stays on {place.member} instead of moving to {goes_to(place)}: {why}"
+            events.about_child(hub, known.child, EventReason.MOVE_DEFERRED, message, warning=bool(kept.text))
+
+
+def _told_with(plan: Plan, move: Move) -> str:
+    """The member with whose entry a move is told: the target's, but where a role is to go to a copy that there is.
+
+    There the first write is to the one that has the role.
+    """
+    return move.target if move.id in plan.entries.get(move.target, ()) else move.source
+
+
+def _tell_quorum(events: EventRecorder, hub: Hub, observation: Observation, memory: HubMemory) -> None:
+    watch, verdict = memory.quorum, observation.quorum
+    if watch is None or watch.told == verdict.partitioned:
+        return
+    watch.told = verdict.partitioned
+    if verdict.partitioned:
+        events.about_hub(hub, EventReason.PARTITION_ENTERED, verdict.why, warning=True)
+    else:
+        events.about_hub(hub, EventReason.PARTITION_HEALED, f"{verdict.why}; the children start again")
+
+
+def _tell_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
+    """Say which copies a member ends that ran on while it was lost: with a quorum strategy it had ended them itself."""
+    if away is None or not away.ids or away.holder != member.holder:
+        return
+    if hub.spec.partition_tolerance.strategy != "Divergence":
+        return
+    # An entry that waits is of a child that may move back; what it runs of that is ended all the same.
+    here = {child_id for known in member.slices for child_id, entry in known.assignments.items() if not entry.wait}
+    stopped = sorted(away.ids - here)
+    if not stopped:
+        return
+    message = (
+        f"member {member.name} is back and ends its copies of {len(stopped)} children, which are on record elsewhere: "
+        f"{listed(stopped)}"
+    )
+    events.about_hub(hub, EventReason.HEALED, message)

@@ -1,0 +1,229 @@
+"""Hub.status: one computation a round from what was observed and planned, one write where it changed."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+
+import msgspec
+
+from processhub.api.drained import parse_drained
+from processhub.api.hub import (
+    ChildCounts,
+    Hub,
+    HubStatus,
+    MemberStatus,
+    Quorum,
+    RegistryEntry,
+    RegistryNode,
+    Summary,
+)
+from processhub.api.meta import Condition, condition_of, merge_conditions
+from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.reasons import GroupReason, Reason, Role, State
+from processhub.api.slice import stored_bytes
+from processhub.controller.objects.owned import selector_labels
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observe import Observation
+from processhub.controller.report.child import NODES_MAX, Copy, node_of, order
+from processhub.controller.store.hubstate import KnownSlice
+from processhub.core.acceptance import Refusal
+from processhub.core.listing import listed
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.quorum import Verdict
+
+REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # of the registry: children, and bytes as stored
+MEMBERS_MAX = 1000  # that a status lists, by the schema
+
+
+def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
+    """The status of a Hub that is not accepted: what it has runs on, nothing is changed."""
+    generation = hub.metadata.generation
+    conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
+    if not hub.status.conditions:
+        conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
+    conditions.append(condition_of("Stalled", True, refusal.reason, refusal.message, generation))
+    kept = [condition for condition in hub.status.conditions if condition.type not in ("Accepted", "Stalled")]
+    return _replace_conditions(hub, (*conditions, *kept), now)
+
+
+def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
+    """The status of a Hub for which nothing can be done now, by the reason and message of ``trouble``."""
+    kept = [condition for condition in hub.status.conditions if condition.type != "Stalled"]
+    if trouble is not None:
+        kept.append(condition_of("Stalled", True, *trouble, hub.metadata.generation))
+    return _replace_conditions(hub, tuple(kept), now)
+
+
+def hub_status(
+    hub: Hub,
+    observation: Observation,
+    plan: Plan,
+    now: str,
+    *,
+    refusal: Refusal | None = None,
+    trouble: tuple[str, str] | None = None,
+) -> HubStatus:
+    """The status after a round; ``now`` (RFC 3339) marks conditions that changed.
+
+    ``refusal``: why a part of the spec is not followed, while the last good one is. ``trouble``: reason and message of
+    what fails at present.
+    """
+    generation = hub.metadata.generation
+    members = observation.members
+    registry, counts = registry_of(members)
+    wanted = [member for member in members.values() if member.wanted]
+    ready = [member for member in wanted if member.ready]
+    desired = len(observation.snapshot.to_run)
+    running, failed = counts[State.RUNNING], counts[State.FAILED]
+    quorum = observation.quorum
+    conditions = [
+        condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+        if refusal is None
+        else condition_of("Accepted", False, refusal.reason, refusal.message, generation),
+        _ready(hub, wanted, ready, desired, running, quorum, trouble),
+        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
+        _balanced(hub, plan),
+    ]
+    if trouble is not None:
+        conditions.append(condition_of("Stalled", True, *trouble, generation))
+    labels = selector_labels(hub)
+    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
+    return HubStatus(
+        conditions=merge_conditions(hub.status.conditions, tuple(conditions), now),
+        observed_generation=generation,
+        replicas=sum(member.pod is not None for member in members.values()),
+        ready_replicas=len(ready),
+        selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+        summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
+        members=tuple(_member(member, load[member.name]) for member in islice(members.values(), MEMBERS_MAX)),
+        children=ChildCounts(
+            desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
+        ),
+        quorum=Quorum(required=quorum.required, live=quorum.live, largest_seen=quorum.largest_seen),
+        registry=registry,
+        registry_size=len(observation.snapshot.record),
+    )
+
+
+def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
+    """The first entries of the registry by id, and how many children there are in each state.
+
+    So many as the schema takes, and as leave room in the object: with a hundred copies of each of five hundred children
+    it would outgrow etcd.
+    """
+    states: dict[str, str] = {}
+    places: dict[str, list[tuple[Member, KnownSlice]]] = {}
+    for member in members.values():
+        present = member.phase is not Phase.GONE and not member.judgement.restarting
+        for known in member.slices:
+            reports = known.reports if present and known.present.status.holder == member.holder else {}
+            for child_id, entry in known.assignments.items():
+                places.setdefault(child_id, []).append((member, known))
+                report = reports.get(child_id)
+                current = report is not None and report.epoch in (entry.epoch, entry.run) and not entry.wait
+                state = report.state if report is not None and current else State.PENDING
+                # Of several copies the active ones speak for the child; it runs where one of these does.
+                if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
+                    states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
+    registry: list[RegistryEntry] = []
+    room = REGISTRY_BYTES - 2
+    for child_id in heapq.nsmallest(REGISTRY_MAX, places):
+        copies = [
+            Copy(
+                member,
+                known.assignments[child_id],
+                known.reports.get(child_id) if known.present.status.holder == member.holder else None,
+            )
+            for member, known in places[child_id]
+        ]
+        copies.sort(key=order)
+        shown = RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX])))
+        room -= stored_bytes(shown) + 1
+        if room < 0:
+            break
+        registry.append(shown)
+    return tuple(registry), Counter(states.values())
+
+
+def _registry_node(copy: Copy) -> RegistryNode:
+    node = node_of(copy)
+    return RegistryNode(name=node.name, pod=node.pod, role=node.role, state=node.state, pid=node.pid, epoch=node.epoch)
+
+
+def _member(member: Member, children: int) -> MemberStatus:
+    pod, usage = member.pod, member.usage
+    return MemberStatus(
+        name=member.name,
+        pod=pod.metadata.name if pod else "",
+        pod_ip=pod.status.pod_ip if pod else "",
+        node=pod.spec.node_name if pod else "",
+        ready=member.ready,
+        weight=member.weight,
+        children=children,
+        cpu=f"{usage.cpu}m" if usage else "",
+        memory=f"{usage.memory}Mi" if usage else "",
+    )
+
+
+def _ready(
+    hub: Hub,
+    wanted: list[Member],
+    ready: list[Member],
+    desired: int,
+    running: int,
+    quorum: Verdict,
+    trouble: tuple[str, str] | None,
+) -> Condition:
+    generation = hub.metadata.generation
+    if quorum.partitioned:
+        return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
+    if hub.spec.suspend:
+        return condition_of("Ready", False, Reason.SUSPENDED, "spec.suspend is true", generation)
+    unlisted = ""
+    if len(wanted) > MEMBERS_MAX:
+        unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
+    if not wanted or len(ready) < len(wanted):
+        absent = [member.name for member in wanted if not member.ready]
+        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {listed(absent, 5) or 'all'}{unlisted}"
+        if trouble is not None:
+            message += f"; {trouble[1]}"
+        return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
+    # A child that fails is its own condition; the hub is ready when its members are.
+    message = f"{running} of {desired} children running{unlisted}"
+    return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
+
+
+def _balanced(hub: Hub, plan: Plan) -> Condition:
+    generation = hub.metadata.generation
+    if plan.stranded:
+        member, ids = next(iter(sorted(plan.stranded.items())))
+        by_order = member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+        remedy = (
+            f"stop them with kubectl hub drain {member} --force"
+            if by_order
+            else "annotate the hub with processhub.dev/force-scale-down=true"
+        )
+        return condition_of(
+            "Balanced",
+            False,
+            GroupReason.STRANDED,
+            f"{member} can't be emptied: {len(ids)} children are bound to it ({', '.join(ids[:5])}); delete or rebind "
+            f"them, or {remedy}",
+            generation,
+        )
+    if plan.moving or plan.pending_moves:
+        message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
+        return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
+    return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
+
+
+def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:
+    return msgspec.structs.replace(
+        hub.status,
+        conditions=merge_conditions(hub.status.conditions, conditions, now),
+        observed_generation=hub.metadata.generation,
+    )

@@ -1,0 +1,111 @@
+"""ChildSets in the planner's terms: each is expanded once a generation, whatever the number of its children."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from processhub.api.child import ChildSpec
+from processhub.api.childset import ChildSet
+from processhub.api.hub import HubSpec
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason
+from processhub.api.slice import encode_workload
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size
+from processhub.core.model.placement import child_key
+from processhub.core.model.snapshot import Wanted, wanted_child
+
+_TEMPLATE_FIELDS = re.compile(
+    r"\bspec\.(" + "|".join(field.encode_name for field in msgspec.structs.fields(ChildSpec)) + r")\b"
+)
+
+
+class KnownSet(msgspec.Struct, frozen=True):
+    """A ChildSet with its children as the planner sees them, by id; ``digest`` is the hash of their workload."""
+
+    object: ChildSet
+    wanted: Mapping[str, Wanted]
+    digest: str
+    workload: str  # JSON
+
+    @property
+    def metadata(self) -> ObjectMeta:
+        """The object's metadata."""
+        return self.object.metadata
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return f"childset/{self.object.metadata.name}"
+
+
+class SeenSet(msgspec.Struct, frozen=True):
+    """A ChildSet in one round: why it is not accepted, and the ids that others have (id → who)."""
+
+    known: KnownSet
+    refusal: Refusal | None = None
+    taken: Mapping[str, str] = {}
+
+
+def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
+    """The set expanded; what ``before`` has already is kept, so a change of status or of scale costs little."""
+    if before is not None and before.metadata.uid == item.metadata.uid:
+        if before.metadata.generation == item.metadata.generation:
+            return KnownSet(item, before.wanted, before.digest, before.workload)
+        if before.object.spec.template == item.spec.template:
+            wanted = _expanded(item, before.digest, before.wanted)
+            return KnownSet(item, wanted, before.digest, before.workload)
+    digest, text = encode_workload(item.spec.template)
+    return KnownSet(item, _expanded(item, digest, {}), digest, text)
+
+
+def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
+    """The ids that more than one of the sets asks for, with those sets."""
+    sets = list(sets)
+    first: dict[str, KnownSet] = {}
+    shared: dict[str, list[KnownSet]] = {}
+    for known in sets:
+        for child_id in known.wanted.keys() & first.keys():
+            shared.setdefault(child_id, [first[child_id]]).append(known)
+        first.update(dict.fromkeys(known.wanted.keys() - shared.keys(), known))
+    return shared
+
+
+def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
+    """Why a hub with this spec does not accept the set, None where it does."""
+    template = known.object.spec.template
+    refusal = _unfit(template) or refuse_child(template, hub) or refuse_size(known.workload)
+    return None if refusal is None else of_template(refusal)
+
+
+def of_template(refusal: Refusal) -> Refusal:
+    """A Child's refusal in terms of the set, where the fields of a Child's spec are those of the template."""
+    return Refusal(refusal.reason, _TEMPLATE_FIELDS.sub(r"spec.template.\1", refusal.message))
+
+
+def _unfit(template: ChildSpec) -> Refusal | None:
+    """What a Child may say and a set may not: its children are there as long as it asks for them."""
+    for field, value in (("ttlSeconds", template.ttl_seconds), ("idleSeconds", template.idle_seconds)):
+        if value is not None:
+            return Refusal(
+                Reason.INVALID,
+                f"spec.{field}: the children of a ChildSet stay as long as it asks for them; leave it out, or create "
+                "a Child for each that shall end by itself",
+            )
+    if template.on_demand:
+        return Refusal(
+            Reason.INVALID,
+            "spec.onDemand: what requests start are Children of their own; write exec, python or pod in spec.template",
+        )
+    return None
+
+
+def _expanded(item: ChildSet, digest: str, before: Mapping[str, Wanted]) -> dict[str, Wanted]:
+    spec = item.spec.template
+    model = msgspec.structs.replace(wanted_child(spec, "", item.metadata.uid, digest), paced=True)
+    replace = msgspec.structs.replace
+    return {
+        child_id: before.get(child_id) or replace(model, id=child_id, key=child_key(child_id)) for child_id in item.ids
+    }

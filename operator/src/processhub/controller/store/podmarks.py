@@ -1,0 +1,132 @@
+"""What tells whose a child's Pod is: kept as it was first seen, and put back where somebody changed it.
+
+A Pod acts on whatever its labels and annotations say. Were it followed by what they say now, one from which a mark was
+taken off would be no child's Pod any more, and another could be started beside it. So the object is followed, by name
+and uid, with its marks as they were when it was made. And one that leaves the watch is read before it counts as gone,
+because that also happens when a label that the watch selects by is taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from processhub.api.kubernetes import Pod
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_CHILD_UID,
+    ANNOTATION_ROLE,
+    ANNOTATION_RUN,
+    ANNOTATION_WORKLOAD,
+    LABEL_CHILD,
+    LABEL_COMPONENT,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_MEMBER,
+    child_pod_name,
+    child_pod_names,
+    id_hash,
+    label_value,
+)
+from processhub.api.reasons import Role
+from processhub.controller.objects.childpod import told_place
+from processhub.controller.store.hubstate import HubState
+
+_LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
+_ANNOTATIONS = (ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID, ANNOTATION_RUN, ANNOTATION_WORKLOAD)
+_OWNERS = ("Child", "ChildSet")
+_WORKLOADS = ("StatefulSet", "DaemonSet")
+
+
+def claims_to_be_child_pod(pod: Pod) -> bool:
+    """Whether its labels say that it is no member's pod, or its owner does."""
+    labels, owners = pod.metadata.labels, pod.metadata.owner_references
+    marked = LABEL_CHILD in labels or labels.get(LABEL_COMPONENT) == "child"
+    return marked or any(owner.kind in _OWNERS for owner in owners)
+
+
+def is_member_pod(pod: Pod, hub: str) -> bool:
+    """Whether it can be a member's: its hub's workload made it, or did before somebody deleted that and left the Pods.
+
+    The hub's label alone says nothing: it may stand on whatever has to do with the hub.
+    """
+    labels = pod.metadata.labels
+    if labels.get(LABEL_HUB) != hub or LABEL_HUB_UID not in labels or claims_to_be_child_pod(pod):
+        return False
+    controller = next((owner for owner in pod.metadata.owner_references if owner.controller), None)
+    return controller is None or (controller.kind in _WORKLOADS and controller.name == hub)
+
+
+def is_child_pod(pod: Pod) -> bool:
+    """Whether the Pod has the name that the operator gives to what its labels and annotations say it is."""
+    labels, child_id = pod.metadata.labels, pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "")
+    hub, uid, member = (labels.get(label, "") for label in (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER))
+    return LABEL_CHILD in labels and pod.metadata.name in child_pod_names(hub, uid, child_id, member)
+
+
+def changed_marks(known: Pod, now: Pod) -> tuple[str, ...]:
+    """The labels and annotations that somebody else changed or took off.
+
+    The role may become Active, which the operator tells a Pod; that is never taken back, nor is the epoch a mark.
+    """
+    labels, annotations = known.metadata.labels, known.metadata.annotations
+    changed = [name for name in _LABELS if name in labels and now.metadata.labels.get(name) != labels[name]]
+    after = now.metadata.annotations
+    changed += [name for name in _ANNOTATIONS if name in annotations and after.get(name) != annotations[name]]
+    role = annotations.get(ANNOTATION_ROLE)
+    if role is not None and after.get(ANNOTATION_ROLE) not in (role, Role.ACTIVE):
+        changed.append(ANNOTATION_ROLE)
+    return tuple(changed)
+
+
+def with_marks(known: Pod, now: Pod) -> Pod:
+    """The Pod as it is now, with the marks by which it is known."""
+    names = changed_marks(known, now)
+    if not names:
+        return now
+    metadata = msgspec.structs.replace(
+        now.metadata,
+        labels=now.metadata.labels | _these(names, known.metadata.labels),
+        annotations=now.metadata.annotations | _these(names, known.metadata.annotations),
+    )
+    return msgspec.structs.replace(now, metadata=metadata)
+
+
+def _these(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
+    return {name: given[name] for name in names if name in given}
+
+
+def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
+    """Labels and annotations, as a merge patch's metadata has them."""
+    labels = _these(_LABELS, pod.metadata.labels)
+    return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
+
+
+def known_uids(hub_uid: str, state: HubState) -> set[str]:
+    """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
+    own = {known.present.spec.hub_uid for known in state.slices.values()}
+    return (own | {hub_uid} | {item.spec.hub_uid for item in state.older_slices.values()}) - {""}
+
+
+def recognised(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
+    """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
+
+    For one that was changed while no leader knew it: its containers tell the child's id and member, which can't be
+    changed, and no other Pod has the name of that. A copy that somebody made of a Pod has another. That is looked at
+    alone: whoever may make Pods must not choose how much work one is. ``uids``: what ``known_uids`` says.
+    """
+    told = told_place(pod)
+    if told is None:
+        return None
+    child_id, member = told
+    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {""}:  # its label counts too: the name proves it
+        if pod.metadata.name in (child_pod_name(hub, uid, child_id), child_pod_name(hub, uid, child_id, member)):
+            labels = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_MEMBER: label_value(member)}
+            metadata = msgspec.structs.replace(
+                pod.metadata,
+                labels=pod.metadata.labels | labels | {LABEL_CHILD: id_hash(child_id)},
+                annotations=pod.metadata.annotations | {ANNOTATION_CHILD_ID: child_id},
+            )
+            return msgspec.structs.replace(pod, metadata=metadata)
+    return None

@@ -1,0 +1,337 @@
+"""The informers of the operator, filed by hub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, Node, Pod
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, LABEL_HUB
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
+from processhub.controller.concurrency import end
+from processhub.controller.store.hubstate import HubKey, HubState
+from processhub.controller.store.ownedwatch import OwnedWatch
+from processhub.controller.store.podmarks import (
+    changed_marks,
+    claims_to_be_child_pod,
+    is_child_pod,
+    is_member_pod,
+    with_marks,
+)
+
+# Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
+_SILENCE_SECONDS = 3.5
+_AGAIN_SECONDS = 0.5  # after a list that failed
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """Everything that was seen, by hub; ``wake(key)`` is called for each change that may matter to a hub."""
+
+    def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[HubKey], None]) -> None:
+        self._client, self._namespaces, self._wake = client, namespaces, wake
+        self.hubs: dict[HubKey, Hub] = {}
+        self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
+        self.states: dict[HubKey, HubState] = {}
+        self.informers: list[Informer[Any]] = []
+        self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # of children's Pods, by namespace and name
+        self._answered_at = 0.0  # when the last write of ours that the API server took was sent
+        self._tasks: list[asyncio.Task[None]] = []
+        self.slices: list[Informer[RegistrySlice]] = []
+        self.children: list[Informer[Child]] = []
+        self.leases: list[Informer[Lease]] = []
+        for namespace in namespaces or (None,):
+            self._add(Informer(client, HUBS, self._hub, namespace=namespace, on_broken=self._broken_hub))
+            self.children.append(self._add(Informer(client, CHILDREN, self._child, namespace=namespace)))
+            self._add(Informer(client, CHILD_SETS, self._child_set, namespace=namespace))
+            self.slices.append(self._add(Informer(client, SLICES, self._slice, namespace=namespace)))
+            self._add(Informer(client, PODS, self._pod, namespace=namespace, labels=LABEL_HUB))
+            leases = Informer(
+                client, LEASES, self._lease, namespace=namespace, labels=LABEL_HUB, on_reconnect=self._lease_watch_back
+            )
+            self.leases.append(self._add(leases))
+        self.nodes = self._add(Informer(client, NODES, self._node))
+        # Not among those that planning waits for: an operator may be newer than its ClusterRole.
+        self.owned = OwnedWatch(client, namespaces, self._wake_known)
+
+    def state(self, key: HubKey) -> HubState:
+        """What is known of the hub; made where nothing was."""
+        state = self.states.get(key)
+        if state is None:
+            state = self.states[key] = HubState(key)
+        return state
+
+    def forget(self, key: HubKey) -> None:
+        """Drop the state of a hub of which nothing is left."""
+        self.states.pop(key, None)
+
+    def child(self, key: tuple[str, str]) -> Child | None:
+        """The Child of this namespace and object name."""
+        return next((child for informer in self.children if (child := informer.items.get(key))), None)
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        informers = (*self.informers, *self.owned.informers)
+        self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
+
+    async def synced(self) -> None:
+        """Wait until all informers have listed once; the planner must not see half of the truth (rule 4)."""
+        for informer in self.informers:
+            await informer.synced.wait()
+
+    async def read_leases(self) -> None:
+        """Take in all member Leases by a consistent read, whatever their watch has told so far; tries until it can.
+
+        One that should be there and is not counts as vanished.
+        """
+        for namespace in self._namespaces or (None,):
+            while True:
+                try:
+                    items, _ = await self._client.list(LEASES, namespace, labels=LABEL_HUB)
+                    break
+                except ApiError as error:
+                    log.warning("member Leases not read, again: %s", error.message)
+                    await asyncio.sleep(_AGAIN_SECONDS)
+            for item in items:
+                if isinstance(item, Lease):
+                    self.put("leases", item)
+        now = asyncio.get_running_loop().time()
+        for key, state in self.states.items():
+            state.miss_leases(self._uid(key), now)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        await end(self._tasks)
+
+    def failed(self) -> asyncio.Task[None] | None:
+        """An informer that ended though it never should."""
+        return next((task for task in self._tasks if task.done()), None)
+
+    def answered(self, sent: float) -> None:
+        """The API server took a write that was sent then (the loop's time). It is told of all, in their order.
+
+        When it had taken none for a while, nor could the members renew (rule 11). When that is told late, because this
+        loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that is busy for less
+        shifts nothing: the times are those at which the writes were sent.
+        """
+        late = asyncio.get_running_loop().time() - sent
+        if max(sent - self._answered_at, late) > _SILENCE_SECONDS:
+            self._lease_watch_back()
+        self._answered_at = sent
+
+    def leases_observed(self, now: float) -> bool:
+        """Whether members could renew and it would be seen: else nothing follows from silence (rule 11)."""
+        return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
+
+    def informer_of(self, kind: str, namespace: str) -> Iterator[Informer[Any]]:
+        """The informers of a kind's plural that cover the namespace."""
+        return (informer for informer in self.informers if informer.covers(kind, namespace))
+
+    def put(self, kind: str, item: Any) -> None:
+        """Take an object that a write returned."""
+        for informer in self.informer_of(kind, item.metadata.namespace):
+            informer.put(item)
+
+    def _add(self, informer: Informer[Any]) -> Informer[Any]:
+        self.informers.append(informer)
+        return informer
+
+    def _hub(self, old: Hub | None, new: Hub | None) -> None:
+        hub = new or old
+        assert hub is not None
+        key = hub.metadata.key
+        self.broken_hubs.pop(key, None)
+        if new is None:
+            self.hubs.pop(key, None)
+        else:
+            self.hubs[key] = new
+            self.state(key).belongs_to(new.metadata.uid)
+            if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
+                return  # our own status write
+        state = self.state(key)
+        for name in list(state.vanished_leases):
+            state.lose_lease(name, self._uid(key))
+        self._wake(key)
+
+    def _wake_known(self, key: HubKey) -> None:
+        if key in self.hubs:
+            self._wake(key)
+
+    def _uid(self, key: HubKey) -> str:
+        """The hub's uid, "" where there is none, or soon will be none."""
+        hub = self.hubs.get(key)
+        return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
+
+    def _broken_hub(self, metadata: ObjectMeta, error: str) -> None:
+        self.broken_hubs[metadata.key] = (metadata, error)
+        self.state(metadata.key)
+        self._wake(metadata.key)
+
+    def _child(self, old: Child | None, new: Child | None) -> None:
+        child = new or old
+        assert child is not None
+        key = (child.metadata.namespace, child.spec.hub)
+        state = self.state(key)
+        if new is None:
+            state.drop_child(child)
+        else:
+            state.put_child(new)
+            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
+                return  # our own status write
+        self._wake(key)
+
+    def _child_set(self, old: ChildSet | None, new: ChildSet | None) -> None:
+        item = new or old
+        assert item is not None
+        key = (item.metadata.namespace, item.spec.hub)
+        if new is None:
+            self.state(key).drop_set(item)
+        else:
+            self.state(key).put_set(new)
+            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
+                return  # our own status write
+        self._wake(key)
+
+    def _slice(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        item = new or old
+        assert item is not None
+        key = (item.metadata.namespace, item.spec.hub)
+        if new is None:
+            self.state(key).drop_slice(item)
+        else:
+            self.state(key).put_slice(new)
+        self._wake(key)
+
+    def child_pod(self, key: HubKey, pod: Pod, known: Pod | None = None) -> None:
+        """File the Pod of a child, with the marks of ``known``: as it was seen before. None: as it is."""
+        state, name = self.state(key), pod.metadata.name
+        changed = changed_marks(known, pod) if known is not None else ()
+        state.child_pods[name] = pod if known is None else with_marks(known, pod)
+        if changed:
+            state.changed_pods[name] = changed
+        else:
+            state.changed_pods.pop(name, None)
+        state.strange_pods.pop(name, None)
+        self._hubs_of_pods[pod.metadata.key] = key
+
+    def child_pod_gone(self, key: HubKey, name: str) -> None:
+        """Forget a child's Pod: the object of that name and uid is there no more."""
+        state = self.state(key)
+        state.child_pods.pop(name, None)
+        state.changed_pods.pop(name, None)
+        state.vanished_pods.discard(name)
+        self._hubs_of_pods.pop((key[0], name), None)
+
+    def _pod(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        assert pod is not None
+        name, at = pod.metadata.name, self._hubs_of_pods.get(pod.metadata.key)
+        if at is not None:
+            known = self.state(at).child_pods[name]
+            if known.metadata.uid == pod.metadata.uid:
+                self._known_child_pod(at, known, new)
+                return
+            self.child_pod_gone(at, name)  # this one has its name
+            self._wake(at)
+        for seen in (old, new):
+            if seen is None or LABEL_HUB not in seen.metadata.labels:
+                continue
+            key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
+            child, member = claims_to_be_child_pod(seen), is_member_pod(seen, key[1])
+            if not child and not member:
+                continue  # it has to do with the hub, but the operator did not make it
+            state = self.state(key)
+            if seen is old:
+                if new is None or not is_member_pod(new, key[1]):
+                    state.drop_pod(name)
+                state.strange_pods.pop(name, None)
+            elif member:
+                # What an object says that is new to us says nothing of when it came to be so.
+                known_before = old is not None and old.metadata.uid == seen.metadata.uid
+                state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
+            elif is_child_pod(seen):
+                self.child_pod(key, seen)
+            else:
+                state.strange_pods[name] = seen
+            self._wake(key)
+
+    def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
+        state = self.state(key)
+        if new is None:
+            state.vanished_pods.add(known.metadata.name)
+            self._wake(key)
+            return
+        state.vanished_pods.discard(known.metadata.name)
+        self.child_pod(key, new, known)
+        changed = known.metadata.name in state.changed_pods
+        if changed or not _same_stage(known, new):
+            self._wake(key)  # else: how its containers fare is its member's to report
+
+    def _lease(self, old: Lease | None, new: Lease | None) -> None:
+        lease = new or old
+        assert lease is not None
+        key = (lease.metadata.namespace, lease.metadata.labels[LABEL_HUB])
+        if old is not None and old.metadata.labels[LABEL_HUB] != key[1]:
+            self._lease(old, None)  # to the hub that its label named it is lost
+        state = self.state(key)
+        if new is None:
+            state.lose_lease(lease.metadata.name, self._uid(key))
+            self._wake(key)
+            return
+        state.put_lease(new, asyncio.get_running_loop().time())
+        if old is None or old.spec.holder_identity != new.spec.holder_identity or not _same_marks(old, new):
+            self._wake(key)  # a renewal alone changes nothing that a reconcile decides
+
+    def _node(self, old: Node | None, new: Node | None) -> None:
+        if old is not None and new is not None and old.spec == new.spec and old.status == new.status:
+            return  # labels or a heartbeat
+        for key in self.hubs:
+            self._wake(key)
+
+    def _lease_watch_back(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for key, state in self.states.items():
+            state.restart_lease_clocks(now)
+            self._wake(key)
+
+
+def _same_stage(old: Pod, new: Pod) -> bool:
+    return (
+        old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        and old.status.phase == new.status.phase
+        and old.spec == new.spec
+    )
+
+
+def _same_marks(old: Lease, new: Lease) -> bool:
+    """Whether nothing but its load was changed in a Lease's metadata."""
+    before, after = old.metadata.annotations, new.metadata.annotations
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return (
+        changed <= {ANNOTATION_LOAD}
+        and old.metadata.labels == new.metadata.labels
+        and old.metadata.owner_references == new.metadata.owner_references
+    )
+
+
+def _same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
+    return old.metadata.annotations.get(ANNOTATION_MOVE_TO) == new.metadata.annotations.get(ANNOTATION_MOVE_TO)
+
+
+def _same_metadata(old: Hub, new: Hub) -> bool:
+    return (
+        old.metadata.annotations == new.metadata.annotations
+        and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        and old.metadata.uid == new.metadata.uid
+    )

@@ -1,0 +1,1 @@
+"""What planning reads and answers: immutable values. They decide nothing."""

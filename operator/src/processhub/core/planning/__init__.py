@@ -1,0 +1,1 @@
+"""The planner: which entries change, from one snapshot of a hub."""

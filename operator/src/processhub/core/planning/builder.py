@@ -1,0 +1,315 @@
+"""A plan in the making: the counts and the changes so far, the room that is left, and what must be proven first.
+
+What the ways of planning share (``planner`` for one copy of a child, ``replicas`` for several).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from processhub.api.reasons import Reason, Role
+from processhub.api.slice import Assignment
+from processhub.core.listing import MemberNames, listed
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import Candidate, load_caps
+from processhub.core.model.plan import Move, Plan, Unplaced
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+
+# Why an order to move a child is not obeyed.
+NOT_PLACED = "it is not placed yet, or suspended"
+PINNED = "it is pinned; set spec.pinned to false first"
+MAPPED = "its spec.nodes names where it is; edit that"
+REFUSED = "its last edit is not accepted; correct that first"
+
+
+class Draft:
+    """The working state of one plan."""
+
+    def __init__(self, snapshot: HubSnapshot) -> None:
+        self.snapshot = snapshot
+        self.members: dict[str, MemberView] = {member.name: member for member in snapshot.members}
+        self.changes: dict[str, dict[str, Assignment | None]] = {}
+        self.unplaced: dict[str, Unplaced] = {}
+        self.moves: list[Move] = []
+        self.joining: dict[str, bool] = {}
+        self.put_off: list[str] = []
+        self.stranded: dict[str, list[str]] = {}
+        self.answered: dict[str, str] = {}
+        self.imbalance: tuple[str, str] | None = None
+        self.last_placed = snapshot.last_placed
+        self.next_epoch = snapshot.next_epoch
+        self.budget = snapshot.move_budget
+        self.pending_moves = 0
+        self.moving = 0
+        self.restarts = self.pending_restarts = 0
+        self.load: Counter[str] = Counter()
+        self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
+        self._lingering: dict[str, list[str]] = {}  # id → members that may still run it
+        for member in snapshot.members:
+            for child_id in () if member.phase is Phase.GONE else member.lingering:
+                self._lingering.setdefault(child_id, []).append(member.name)
+        for member in snapshot.members:
+            # One that was lost or is being emptied takes its share again when it is back.
+            leaves = member.phase is Phase.GONE or member.draining
+            if leaves and member.wanted and not member.joining and snapshot.formed:
+                self.joining[member.name] = True
+
+    @cached_property
+    def _wanted_members(self) -> MemberNames:
+        return MemberNames(member.name for member in self.snapshot.members if member.wanted)
+
+    @cached_property
+    def _late_members(self) -> MemberNames:
+        return MemberNames(member.name for member in self.snapshot.members if not member.settled)
+
+    def sweep_record(self) -> None:
+        """Take off the record what nobody wants any more: that is the order to stop."""
+        children = self.snapshot.children
+        for child_id, places in self.snapshot.record.items():
+            if child_id not in children and child_id not in self.snapshot.uncertain:
+                for on_record in places:
+                    self.put(on_record.member, child_id, None)
+
+    def result(self) -> Plan:
+        """The plan."""
+        flags = {member.name: member.joining for member in self.snapshot.members}
+        return Plan(
+            entries=self.changes,
+            unplaced=self.unplaced,
+            moves=tuple(self.moves),
+            put_off=tuple(self.put_off),
+            joining={name: value for name, value in self.joining.items() if flags[name] != value},
+            stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
+            answered=self.answered,
+            imbalance=self.imbalance,
+            last_placed=self.last_placed,
+            next_epoch=self.next_epoch,
+            pending_moves=self.pending_moves,
+            moving=self.moving,
+            restarts=self.restarts,
+            pending_restarts=self.pending_restarts,
+        )
+
+    def leave_alone(self, places: Iterable[OnRecord]) -> None:
+        """Change nothing of a child whose entries may be other than the record says (rule 7).
+
+        Whatever is written for it elsewhere could start it a second time.
+        """
+        for place in places:
+            self.load[place.member] += 1
+
+    def forget_earlier(self, child: Wanted, places: Iterable[OnRecord]) -> None:
+        """Take an earlier child of the same id off the record: it ends before this one may begin."""
+        for place in places:
+            self.put(place.member, child.id, None)
+        if not child.suspended:
+            self.unplaced[child.id] = Unplaced(
+                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
+            )
+
+    def loses_its_place(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether a suspended child is not to be found there when it is resumed: its member is gone or emptied.
+
+        One that is bound to its member waits for that as ever.
+        """
+        member = self.members.get(place.member)
+        if member is None:
+            return True
+        bound = child.pinned or (member.wanted and place.member in child.nodes)
+        return not bound and (member.phase is Phase.GONE or member.draining)
+
+    def put_to_sleep(self, child: Wanted, place: OnRecord, state: str = "") -> None:
+        """Keep the entry of a suspended child, with its room, as no order to start; ``state`` is what it had got.
+
+        It is kept as it is on record: an edit is taken up when the child is resumed.
+        """
+        member = self.members[place.member]
+        self.load[place.member] += 1
+        if not member.wanted and member.phase is not Phase.GONE:
+            self.stranded.setdefault(place.member, []).append(child.id)
+        if place.entry.asleep and place.entry.wait:
+            return
+        self.put(
+            place.member,
+            child.id,
+            msgspec.structs.replace(
+                place.entry, epoch=self.next_epoch, wait=True, asleep=True, run=0, to="", state=state
+            ),
+        )
+        self.next_epoch += 1
+
+    def due(self, child: Wanted, entry: Assignment) -> Wanted:
+        """What the entry shall say now: of many that change at once, those over the budget run on as on record."""
+        if entry.workload == child.workload or not child.paced:
+            return child
+        if self.budget <= 0:
+            self.pending_restarts += 1
+            return msgspec.structs.replace(child, workload=entry.workload)
+        self.budget -= 1
+        self.restarts += 1
+        return child
+
+    def begin_move(self, child: Wanted, source: str, target: str, why: str) -> None:
+        """Put the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
+        self.budget -= 1
+        self.moving += 1
+        self.load[source] -= 1
+        self.load[target] += 1
+        # A new epoch at once: the target's entry is the newer word, whoever reads both.
+        self.put(target, child.id, self.assignment(child, wait=True))
+        self.moves.append(Move(child.id, source, target, why))
+
+    def unfit(self, name: str) -> str:
+        """Why nothing can be moved to the member of this name, "" where it can, as far as there is room."""
+        member = self.members.get(name)
+        if member is None or not member.wanted:
+            return f"the hub has no member {name!r}; its members are {self._wanted_members.some}"
+        if member.draining:
+            return f"member {name} is drained"
+        return "" if takes(member) else f"member {name} is not ready"
+
+    def lost(self, name: str) -> bool:
+        """Whether the member is proven to run nothing, and is not waited for."""
+        member = self.members.get(name)
+        return member is None or member.phase is Phase.GONE
+
+    def candidates(self, more: int) -> list[Candidate]:
+        """The members that may take children now, with their room under cap and capacity for ``more`` new ones."""
+        if not self.snapshot.formed:
+            return []
+        room = self.room(more)
+        open_members = [member for member in self.snapshot.members if takes(member)]
+        if more and sum(room[member.name] for member in open_members) < more:
+            # The cap's members are not all there: only the capacity limits.
+            limit = self.snapshot.spec.members.max_children
+            room = {member.name: max(0, limit - self.load[member.name]) for member in open_members}
+        return [Candidate(member.name, member.weight, room[member.name]) for member in open_members]
+
+    def no_room(self, candidates: list[Candidate]) -> Unplaced:
+        """Why none of the ready members takes a child."""
+        if all(candidate.weight <= 0 for candidate in candidates):
+            names = listed([candidate.name for candidate in candidates])
+            return Unplaced(Reason.NO_MEMBERS, f"each ready member ({names}) has weight 0 (spec.members.weights)")
+        limit = self.snapshot.spec.members.max_children
+        return Unplaced(
+            Reason.CAPACITY_EXCEEDED,
+            f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
+        )
+
+    def full(self, name: str) -> Unplaced | None:
+        """Why a child that is bound to the member can't have it, None where it can."""
+        limit = self.snapshot.spec.members.max_children
+        if self.load[name] < limit:
+            return None
+        return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
+
+    def room(self, more: int) -> dict[str, int]:
+        """How many children more each open member may take under cap and capacity, with ``more`` new ones."""
+        open_members = [member for member in self.snapshot.members if takes(member)]
+        total = more + sum(self.load[member.name] for member in open_members)
+        caps = load_caps(
+            total,
+            {member.name: member.weight for member in open_members},
+            self.snapshot.spec.distribution.load_cap_percent,
+        )
+        limit = self.snapshot.spec.members.max_children
+        return {name: max(0, min(cap, limit) - self.load[name]) for name, cap in caps.items()}
+
+    def blocked(
+        self, child_id: str, besides: Collection[str] = (), besides_pods_of: Collection[str] = ()
+    ) -> Unplaced | None:
+        """Why ``child_id`` may not start, or become active, yet: a member may still run it (7), or a Pod (23).
+
+        Members ``besides`` don't count, nor do the Pods made for those in ``besides_pods_of``.
+        """
+        if not self.settled:
+            return Unplaced(
+                Reason.WAITING, f"waiting until {self._late_members.some} confirmed what it runs after a leader change"
+            )
+        for name in self._lingering.get(child_id, ()):
+            if name not in besides:
+                return Unplaced(
+                    Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {name}"
+                )
+        for pod in self.snapshot.pods.get(child_id, ()):
+            if pod.member not in besides_pods_of:
+                return pod_there(child_id, pod.text)
+        for on_record in self.snapshot.record.get(child_id, ()):
+            holder = self.members.get(on_record.member)
+            if on_record.member not in besides and holder is not None and holder.phase is not Phase.GONE:
+                return Unplaced(Reason.ALREADY_STARTED, f"{child_id!r} is still on record on {on_record.member}")
+        return None
+
+    def passive_pods(self, child_id: str, places: Collection[OnRecord]) -> set[str]:
+        """Of these places' members those of whose Pods of the child none is, or was, anything but passive."""
+        pods = self.snapshot.pods.get(child_id, ())
+        return {
+            place.member
+            for place in places
+            if all(pod.passive_for(place) for pod in pods if pod.member == place.member)
+        }
+
+    def assignment(
+        self, child: Wanted, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
+    ) -> Assignment:
+        """The child's entry with the next epoch."""
+        epoch = self.next_epoch
+        self.next_epoch += 1
+        return child.entry(epoch, wait=wait, role=role, run=run, state=state)
+
+    def refreshed(self, child: Wanted, entry: Assignment, role: str) -> Assignment | None:
+        """The entry as the child is asked for now, in this role; None where it says so already.
+
+        A changed workload and the step back from active are restarts with a new epoch. A promotion is a new epoch too,
+        but what runs runs on; so does one that was to hand its state over, and need not any more.
+        """
+        if entry.workload != child.workload or (entry.role == Role.ACTIVE and role == Role.PASSIVE):
+            return self.assignment(child, role=role)
+        if entry.role != role or entry.to:
+            return self.assignment(child, role=role, run=entry.started_with)
+        if not same_attributes(entry, child):
+            return child.entry(entry.epoch, role=role, run=entry.run)
+        return None
+
+    def put(self, member: str, child_id: str, entry: Assignment | None) -> None:
+        """Note what the member's slice shall say of the child; None takes it off."""
+        self.changes.setdefault(member, {})[child_id] = entry
+
+
+def pod_there(child_id: str, text: str) -> Unplaced:
+    """What is said of a child that can't go on because of a Pod."""
+    return Unplaced(
+        Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop: its pod {text} is still there"
+    )
+
+
+def takes(member: MemberView) -> bool:
+    """Whether the member may take children now."""
+    return member.phase is Phase.LIVE and not member.draining and member.wanted
+
+
+def same_attributes(entry: Assignment, child: Wanted) -> bool:
+    """Whether the entry says of the child what needs no restart, as it is asked for."""
+    return (
+        entry.restart_policy == child.restart_policy
+        and entry.tags == child.tags
+        and entry.metadata == child.metadata
+        and entry.asked == child.asked
+        and entry.idle_seconds == child.idle_seconds
+    )
+
+
+def keys_of(children: Iterable[Wanted]) -> NDArray[np.uint64]:
+    """The hashes of the children, in order; shape (n,)."""
+    return np.fromiter((child.key for child in children), dtype=np.uint64)
+
+
+def unavailable(name: str) -> Unplaced:
+    """Why a child that is bound to the member does not run."""
+    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} is not ready; started when it is")

@@ -1,0 +1,33 @@
+"""The plan of a hub that has lost its quorum: nothing is started or moved, and what is on record stays there.
+
+Members run nothing while their slices say that the hub is partitioned (PROTOCOL.md 6). So the record needs no change:
+when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its member is gone.
+What nobody wants any more still comes off the record, and what is suspended meanwhile is put to sleep.
+"""
+
+from __future__ import annotations
+
+from processhub.api.reasons import Reason
+from processhub.core.model.plan import Plan, Unplaced
+from processhub.core.model.snapshot import HubSnapshot
+from processhub.core.planning.builder import Draft
+
+
+def halted(snapshot: HubSnapshot) -> Plan:
+    """What to change now; ``snapshot.partitioned`` says why everything else is left as it is."""
+    draft = Draft(snapshot)
+    draft.joining.clear()  # members that return keep what they have: that is no join
+    draft.sweep_record()
+    for child_id, child in snapshot.children.items():
+        if child_id in snapshot.uncertain:
+            continue
+        for place in snapshot.record.get(child_id, ()):
+            if place.entry.uid != child.uid:
+                draft.put(place.member, child_id, None)
+            elif child.suspended and place.member in draft.members and not (place.entry.wait or place.entry.to):
+                # The ends of a move stay as they are: which of them is kept is for the plan with a quorum to say.
+                draft.put_to_sleep(child, place, place.entry.state)
+    draft.stranded.clear()
+    why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")
+    draft.unplaced = dict.fromkeys(snapshot.to_run, why)
+    return draft.result()

@@ -1,0 +1,32 @@
+"""From a plan in the making to what a strategy sees of it."""
+
+from __future__ import annotations
+
+from processhub.core.planning.builder import Draft
+from processhub.core.strategies.base import Scene, Seat, Strategy
+
+
+def scene_of(draft: Draft, strategy: Strategy, more: int) -> Scene:
+    """The hub as ``strategy`` sees it now, with room for ``more`` new children."""
+    snapshot = draft.snapshot
+    room = {candidate.name: candidate.room or 0 for candidate in draft.candidates(more)}
+    limit = snapshot.spec.members.max_children
+    seats = (
+        Seat(
+            name=member.name,
+            weight=member.weight,
+            open=member.name in room,
+            wanted=member.wanted,
+            children=draft.load[member.name],
+            room=room.get(member.name, 0),
+            space=max(0, limit - draft.load[member.name]) if member.name in room else 0,
+            usage=member.usage,
+        )
+        for member in snapshot.members
+    )
+    last = draft.last_placed
+    if not last and strategy.by_turns:
+        places = (place for places in snapshot.record.values() for place in places)
+        newest = max(places, key=lambda place: place.entry.epoch, default=None)
+        last = newest.member if newest else ""
+    return Scene(spec=snapshot.spec, seats=tuple(seats), last=last)

@@ -1,0 +1,465 @@
+"""Several copies of each child: where they are. Which one is active is said in roles.py.
+
+Copies go to the members that rendezvous hashing ranks highest, each to another zone and node where there is one. A copy
+leaves a member only when enough others are there: the new one starts before the old one ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from processhub.api.reasons import Reason, Role
+from processhub.core.listing import listed
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Move, Unplaced
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.planning.builder import (
+    MAPPED,
+    NOT_PLACED,
+    PINNED,
+    REFUSED,
+    pod_there,
+    same_attributes,
+    takes,
+    unavailable,
+)
+from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
+from processhub.core.planning.placementview import scene_of
+from processhub.core.planning.roles import Roles, is_open
+from processhub.core.strategies.base import Strategy
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """A child with the copies that it keeps (``kept``) and those of them that are not about to leave (``staying``)."""
+
+    child: Wanted
+    kept: tuple[OnRecord, ...]
+    staying: tuple[OnRecord, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """The members that have a copy."""
+        return {place.member for place in self.kept}
+
+
+class Replicas(Roles):
+    """Planning for hubs that keep several copies of each child."""
+
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
+        super().__init__(snapshot, strategy)
+        self.short: list[_Held] = []  # children that lack copies
+        self.steady: list[_Held] = []  # those that a join may move
+        self.lost_copies: dict[str, list[str]] = {}  # id → members that are gone with a copy
+        self.lack_asked: list[tuple[_Held, CopyMove]] = []  # those that have no copy yet where one was asked for
+        self.asked_for: dict[str, str] = {}  # id → the member that the next copy goes to
+
+    # steps
+
+    def follow_children(self) -> None:
+        """Bring each child's copies one step nearer to what it asks for; collect those that lack some."""
+        record = self.snapshot.record
+        for child_id, child in self.snapshot.children.items():
+            places = record.get(child_id, ())
+            if child_id in self.snapshot.uncertain:
+                self.leave_alone(places)
+            elif child.suspended:
+                self._sleep(child, places)
+            elif self._as_it_should_be(child, places):
+                for place in places:
+                    self.load[place.member] += 1
+                if child.movable:
+                    self.steady.append(_Held(child, places, places))
+            else:
+                self._follow(child, places)
+        for child_id in self.snapshot.orders:
+            ordered = self.snapshot.children.get(child_id)
+            if ordered is None or ordered.suspended:
+                self.answered[child_id] = NOT_PLACED
+
+    def obey(self) -> None:
+        """Add the copies that somebody asked for, within the budget; others leave once these are up."""
+        short = {held.child.id for held in self.short}
+        for held, move in self.lack_asked:
+            child_id, name = held.child.id, move.member
+            if full := self.full(name):
+                self.answered[child_id] = full.message
+            elif self.budget <= 0 or child_id in self.members[name].lingering:
+                self.pending_moves += 1
+            elif child_id in short:
+                self.moving += 1
+                self.asked_for[child_id] = name  # one is lacking anyway
+            else:
+                self.budget -= 1
+                self.moving += 1
+                self.load[name] += 1
+                role = Role.PASSIVE if self.standby else Role.ACTIVE
+                self.put(name, child_id, self.assignment(held.child, role=role))
+                source = move.active or self._lowest(held.child, list(held.staying), name)
+                self.moves.append(Move(child_id, source.member if source else "", name, "it was asked for"))
+
+    def top_up(self) -> None:
+        """Find members for the copies that are lacking."""
+        lacking = [held for held in self.short if self._may_grow(held)]
+        if not lacking:
+            return
+        # Bound children need no rank: their members are named.
+        ranks = self.strategy.ranks([held.child for held in lacking], self.scene)
+        room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
+        for held, ranked in zip(lacking, ranks, strict=True):
+            leaving = len(held.kept) - len(held.staying)
+            if leaving and self.budget <= 0:
+                self.pending_moves += leaving
+                continue
+            new = not held.kept and held.child.id not in self.lost_copies
+            queue = self.strategy.queue(scene_of(self, self.strategy, 1)) if new and self.strategy.levels else None
+            self._add_copies(held, queue or ranked, room)
+
+    def rebalance(self) -> None:
+        """Put copies onto the joiners that outrank a member that has one, within the budget."""
+        joiners = [
+            member
+            for member in sorted(self.snapshot.members, key=lambda member: member.name)
+            if self.joining.get(member.name, member.joining) and takes(member)
+        ]
+        if not joiners:
+            return
+        unfinished: set[str] = set()
+        if self.snapshot.spec.distribution.rebalance.on_join:
+            if any(member.phase is Phase.HELD for member in self.snapshot.members):
+                unfinished = {member.name for member in joiners}
+            unfinished |= self._copy_onto({member.name for member in joiners})
+        for member in joiners:
+            if member.name not in unfinished:
+                self.joining[member.name] = False
+
+    # one child
+
+    def _as_it_should_be(self, child: Wanted, places: tuple[OnRecord, ...]) -> bool:
+        """The fast path: all copies on record, on live members, in their roles, as asked for."""
+        if child.id in self.snapshot.orders:
+            return False
+        if len(places) != self.copies or not places or (child.nodes and len(child.nodes) != len(places)):
+            return False
+        active = 0
+        for place in places:
+            entry, member = place.entry, self.members.get(place.member)
+            if (
+                member is None
+                or member.phase is not Phase.LIVE
+                or member.draining
+                or not member.wanted
+                or entry.wait
+                or entry.uid != child.uid
+                or entry.workload != child.workload
+                or (child.nodes and member.name not in child.nodes)
+                or not same_attributes(entry, child)
+            ):
+                return False
+            active += entry.role == Role.ACTIVE
+        return active == (1 if self.standby else len(places))
+
+    def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+        if any(place.entry.uid != child.uid for place in places):
+            self.forget_earlier(child, places)
+            return
+        if self._leaves_pods(child, places):
+            # Its agent could not tell when they are gone: as if it were another child (23).
+            for place in places:
+                self.put(place.member, child.id, None)
+            self.unplaced[child.id] = pod_there(child.id, self.snapshot.pods[child.id][0].text)
+            return
+        kept = []
+        for place in places:
+            member = self.members.get(place.member)
+            if (
+                member is None
+                or self._is_former_target(child, place)
+                or (member.phase is Phase.GONE and not _waits_for(child, member))
+            ):
+                self.put(place.member, child.id, None)
+                self.lost_copies.setdefault(child.id, []).append(place.member)
+            else:
+                kept.append(place)
+                self.load[place.member] += 1
+                if child.bound and member.draining and not (member.forced and member.wanted):
+                    self.stranded.setdefault(member.name, []).append(child.id)
+        staying = [place for place in kept if self._stays(child, place.member)]
+        move = self._ordered(child, kept, staying)
+        kept = self._without_surplus(child, kept, staying, move)
+        staying = [place for place in staying if place in kept]
+        self.give_roles(child, kept, places, move)
+        if kept and all(self.sleeps(child, place) and not self._is_woken(child, place) for place in kept):
+            self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
+        held = _Held(child, tuple(kept), tuple(staying))
+        if move is not None and move.step is CopyStep.ADD:
+            self.lack_asked.append((held, move))
+        if len(staying) < (len(child.nodes) or self.copies) or not kept:
+            self.short.append(held)
+        elif child.movable and len(kept) == self.copies and move is None:
+            self.steady.append(held)
+        else:
+            self.moving += len(kept) - len(staying)
+
+    def _sleep(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+        """Have all copies of a suspended child stop and keep their places, and the active one its role."""
+        if any(place.entry.uid != child.uid for place in places):
+            self.forget_earlier(child, places)
+            return
+        for place in places:
+            if self.loses_its_place(child, place) or self._is_former_target(child, place):
+                self.put(place.member, child.id, None)
+            else:
+                self.put_to_sleep(child, place)
+
+    def _is_woken(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether this plan starts the copy again."""
+        entry = self.changes.get(place.member, {}).get(child.id)
+        return entry is not None and not entry.wait
+
+    def _is_former_target(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether it is the target of a move that was begun when the hub kept one copy: not started yet.
+
+        A bound child waits for its member too, and one that slept for its turn.
+        """
+        entry, bound = place.entry, child.pinned or place.member in child.nodes
+        return entry.wait and not entry.asleep and not bound
+
+    def _leaves_pods(self, child: Wanted, places: tuple[OnRecord, ...]) -> bool:
+        """Whether it had Pods, and by an edit that is due now is of another kind."""
+        if child.pod or child.id not in self.snapshot.pods:
+            return False
+        changed = next((place.entry for place in places if place.entry.workload != child.workload), None)
+        return changed is not None and self.due(child, changed).workload == child.workload
+
+    def _stays(self, child: Wanted, name: str) -> bool:
+        """Whether a copy is where it may be for good."""
+        if child.nodes:
+            return name in child.nodes
+        return child.pinned or is_open(self.members[name])
+
+    def _without_surplus(
+        self, child: Wanted, kept: list[OnRecord], staying: list[OnRecord], move: CopyMove | None
+    ) -> list[OnRecord]:
+        """Take one copy off where there are others enough: of a member to be emptied, as asked, or ranked lowest."""
+        wanted = self.wanted_copies(child)
+        leaving = [place for place in kept if place not in staying]
+        if not self.copies or (not leaving and len(staying) <= wanted):
+            return kept
+        if leaving and child.bound and not child.nodes:
+            return kept
+        victim = leaving[0] if leaving else self._surplus(child, staying, move)
+        others = [place for place in staying if place is not victim and not self.sleeps(child, place)]
+        if victim is None or len(others) < min(wanted, len(self.open)) or not others:
+            return kept
+        if victim.up and not all(place.tried for place in others):
+            self.moving += 1
+            return kept  # the new one is not up yet
+        self.put(victim.member, child.id, None)
+        self.load[victim.member] -= 1
+        return [place for place in kept if place is not victim]
+
+    def _surplus(self, child: Wanted, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
+        """The copy that is too many: what was moved, what came of a move that is given up, or what is ranked lowest."""
+        if move is None or move.step is CopyStep.ADD:
+            return self._lowest(child, staying)
+        if move.step is CopyStep.YIELD:
+            return move.active if move.active is not None and self.can_follow(child, staying, move.active) else None
+        if move.step is CopyStep.GIVE_UP:
+            return move.there
+        waits_to_run = self.standby and move.there is not move.active
+        return None if waits_to_run else self._lowest(child, staying, move.member)
+
+    def _lowest(self, child: Wanted, staying: list[OnRecord], asked: str = "") -> OnRecord | None:
+        """The copy that the hash would have least; never the active one beside passive ones.
+
+        Besides one on ``asked``, which is to stay or to come.
+        """
+        rest = [place for place in staying if place.member != asked]
+        must = {place.member for place in rest if self.standby and place.entry.role == Role.ACTIVE}
+        beside = {asked} if asked else set[str]()
+        names = {place.member for place in rest}
+        best = self._best(self.ranked(child), names, self.copies - len(beside), must, beside)
+        worst = [place for place in rest if place.member not in best]
+        return worst[-1] if worst else None
+
+    # what was asked for
+
+    def _ordered(self, child: Wanted, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
+        """How far the move is that somebody asked for; None where nobody did, or it is done with."""
+        name = self.snapshot.orders.get(child.id)
+        if name is None:
+            return None
+        move = next_step(name, staying, self.wanted_copies(child), standby=self.standby)
+        if move.step is CopyStep.DONE:
+            self.answered[child.id] = ""
+        elif refusal := self._refusal(child, kept, move):
+            self.answered[child.id] = refusal
+        elif move.step is CopyStep.GIVE_UP:
+            self.answered[child.id] = f"its copy on {name} does not run"
+            return move  # that copy is the one that is too many
+        else:
+            if move.step is not CopyStep.ADD:
+                self.moving += 1
+            return move
+        return None
+
+    def _refusal(self, child: Wanted, kept: list[OnRecord], move: CopyMove) -> str:
+        if self.every and not self.standby:
+            return "the hub runs it on every member"
+        if unfit := self.unfit(move.member):
+            return unfit
+        if not self.members[move.member].weight:
+            return f"member {move.member} has weight 0, so it takes no copies"
+        if move.there is not None:
+            return ""
+        if not kept:
+            return NOT_PLACED
+        if child.nodes:
+            return MAPPED
+        if child.pinned:
+            return PINNED
+        return REFUSED if child.refused else ""
+
+    # more copies
+
+    def _may_grow(self, held: _Held) -> bool:
+        child = held.child
+        if held.kept:
+            return self.snapshot.formed
+        # Not on record at all: nothing of an earlier one may be left.
+        if blocked := self.blocked(child.id):
+            self.unplaced[child.id] = blocked
+        elif not self.snapshot.formed or not any(takes(member) for member in self.snapshot.members):
+            names = listed(child.nodes)
+            self.unplaced[child.id] = (
+                unavailable(names)
+                if child.nodes
+                else Unplaced(Reason.NO_MEMBERS, "no member of the hub is ready; placed when one is")
+            )
+        else:
+            return True
+        return False
+
+    def _add_copies(self, held: _Held, ranked: Sequence[str], room: dict[str, int]) -> None:
+        child, present = held.child, held.names
+        limit = self.snapshot.spec.members.max_children
+        if child.nodes:
+            names = [name for name in child.nodes if name not in present]
+            usable = [name for name in names if self._can_take(name, child.id) and self.load[name] < limit]
+            wanted = len(names)
+        else:
+            wanted = 0 if child.pinned and held.kept else self.copies - len(held.staying)
+            open_names = [name for name in ranked if name not in present and self._can_take(name, child.id)]
+            usable = [name for name in open_names if room.get(name, 0) > 0]
+            if len(usable) < wanted:
+                # The cap's members are not all there: only the capacity limits.
+                usable = [name for name in open_names if self.load[name] < limit]
+        fixed = {place.member for place in held.staying}
+        asked = {self.asked_for.get(child.id, "")} & set(usable)
+        chosen = self._best(usable, set(usable), wanted, asked, beside=fixed) if not child.nodes else usable
+        if not chosen and not held.kept:
+            self.unplaced[child.id] = self._no_place(child)
+        for number, name in enumerate(chosen):
+            first = number == 0 and not held.kept
+            role = Role.ACTIVE if first or not self.standby else Role.PASSIVE
+            self.put(name, child.id, self.assignment(child, role=role))
+            self.load[name] += 1
+            self.last_placed = name if not held.kept else self.last_placed
+            room[name] = room.get(name, 0) - 1
+        self._tell_moves(held, chosen)
+
+    def _tell_moves(self, held: _Held, chosen: Sequence[str]) -> None:
+        """Which of the new copies stand for one that was lost or is to leave."""
+        child_id = held.child.id
+        leaving = [place.member for place in held.kept if place not in held.staying]
+        for name, source in zip(chosen, [*self.lost_copies.get(child_id, ()), *leaving], strict=False):
+            lost = source not in leaving
+            self.budget -= not lost
+            self.moving += not lost
+            why = f"{source} was lost" if lost else f"{source} is drained"
+            self.moves.append(Move(child_id, source, name, why, lost=lost))
+
+    def _no_place(self, child: Wanted) -> Unplaced:
+        if child.nodes:
+            full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
+            return full[0] if full else unavailable(listed(child.nodes))
+        return self.strategy.why_not(child, scene_of(self, self.strategy, 0)) or self.no_room(self.candidates(0))
+
+    def _can_take(self, name: str, child_id: str) -> bool:
+        member = self.members.get(name)
+        # Where an earlier copy has not been seen to end, it is waited for: no other member is put in its place.
+        return member is not None and takes(member) and member.weight > 0 and child_id not in member.lingering
+
+    def _best(
+        self,
+        ranked: Sequence[str],
+        among: set[str],
+        count: int,
+        must: Collection[str],
+        beside: Collection[str] = (),
+    ) -> list[str]:
+        """The members for ``count`` copies: as ranked, each in another zone, on another node where there is one.
+
+        Those that ``must`` be are first; ``beside`` have copies already.
+        """
+        chosen = [name for name in ranked if name in must]
+        left = [name for name in ranked if name in among and name not in must]
+        while left and len(chosen) < count:
+            taken = [self.members[name] for name in (*chosen, *beside)]
+            zones, nodes = {member.zone for member in taken} - {""}, {member.node for member in taken} - {""}
+            name = min(left, key=lambda name: (self.members[name].zone in zones, self.members[name].node in nodes))
+            left.remove(name)
+            chosen.append(name)
+        return chosen
+
+    # joins
+
+    def _room_for(self, more: int) -> dict[str, int]:
+        """As ``room``, of the capacity alone where the strategy minds no load cap."""
+        if self.strategy.capped or self.strategy.levels:
+            return self.room(more)
+        limit = self.snapshot.spec.members.max_children
+        return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
+
+    def _shares(self) -> dict[str, int]:
+        """How many copies more each open member may have to be level with the others by weight."""
+        weights = sum(member.weight for member in self.open)
+        total = sum(self.load[member.name] for member in self.open)
+        limit = self.snapshot.spec.members.max_children
+        return {
+            member.name: max(0, min(limit, total * member.weight // weights) - self.load[member.name])
+            for member in self.open
+        }
+
+    def _copy_onto(self, joiners: set[str]) -> set[str]:
+        """Add copies on the joiners; the ones with the lowest rank go once these are up. The joiners not done yet."""
+        unfinished: set[str] = set()
+        room = self._shares() if self.strategy.levels else self._room_for(0)
+        ranks = self.strategy.ranks([held.child for held in self.steady], self.scene)
+        for held, ranked in zip(self.steady, ranks, strict=True):
+            present = held.names
+            must = {place.member for place in held.kept if self.standby and place.entry.role == Role.ACTIVE}
+            best = self._best(ranked, present | joiners, self.copies, must)
+            for name in best:
+                if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].lingering:
+                    continue
+                if self.budget <= 0:
+                    self.pending_moves += 1
+                    unfinished.add(name)
+                    continue
+                self.budget -= 1
+                self.moving += 1
+                room[name] -= 1
+                self.load[name] += 1
+                role = Role.PASSIVE if self.standby else Role.ACTIVE
+                self.put(name, held.child.id, self.assignment(held.child, role=role))
+                out = next((place.member for place in held.kept if place.member not in best), "")
+                self.moves.append(Move(held.child.id, out, name, f"{name} joined"))
+                unfinished.add(name)
+        return unfinished
+
+
+def _waits_for(child: Wanted, member: MemberView) -> bool:
+    return child.pinned or (member.wanted and member.name in child.nodes)

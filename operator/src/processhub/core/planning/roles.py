@@ -1,0 +1,192 @@
+"""Several copies of each child: which of them is active, and what their entries say.
+
+Which is active is on record and sticky. Rules by number are PROTOCOL.md's:
+
+- a copy is made active only when every member that had it active is proven to run it no more (7, 10);
+- of a member that is gone or restarts, the active copy's role goes to a passive one at once after that proof; what
+  comes back comes back passive, and takes no role by itself (10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from processhub.api.reasons import Role
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Move
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.planning.builder import Draft, pod_there
+from processhub.core.planning.copymove import CopyMove, CopyStep
+from processhub.core.planning.placementview import scene_of
+from processhub.core.strategies.base import Strategy
+
+
+class Roles(Draft):
+    """The part of the planning that says what each copy on record is to be."""
+
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
+        super().__init__(snapshot)
+        self.strategy = strategy
+        redundancy = snapshot.spec.redundancy
+        every = self.every = snapshot.spec.distribution.strategy == "ForEach"
+        self.standby = snapshot.spec.keeps_standbys
+        self.open = [member for member in snapshot.members if is_open(member)]
+        factor = snapshot.copies if snapshot.copies is not None else redundancy.replication_factor
+        self.copies = len(self.open) if every or not isinstance(factor, int) else min(factor, len(self.open))
+        # Of a pinned child: a member that is drained or away keeps its copy.
+        there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
+        self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
+        # A rank does not depend on how full members are: the scene at the beginning will do.
+        self.scene = scene_of(self, strategy, 0)
+
+    def wanted_copies(self, child: Wanted) -> int:
+        """How many copies it may have on record."""
+        return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
+
+    def sleeps(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether the copy does not run, but waits: of a bound child whose member is emptied by force."""
+        member = self.members[place.member]
+        return place.entry.wait or (child.bound and member.draining and member.forced)
+
+    def ranked(self, child: Wanted) -> list[str]:
+        """All members, from the one that the strategy would have first."""
+        return self.strategy.ranks([child], self.scene)[0]
+
+    def can_follow(self, child: Wanted, places: list[OnRecord], active: OnRecord) -> bool:
+        """Whether nothing but the active one itself is in the way of another: for so long as it ends none is active."""
+        besides = {active.member, *self._heard(child, places)}
+        return not self.blocked(child.id, besides, {active.member, *self.passive_pods(child.id, places)})
+
+    def give_roles(
+        self, child: Wanted, kept: list[OnRecord], places: tuple[OnRecord, ...], move: CopyMove | None
+    ) -> None:
+        """Write what each copy's entry lacks: its role, its workload, its attributes; ``places`` is all on record."""
+        active = self._active_one(child, kept, move) if self.standby else None
+        steps_back = self._steps_back(child, kept, active, move)
+        if active is not None and active.entry.role != Role.ACTIVE:
+            before = next((place.member for place in places if place.entry.role == Role.ACTIVE), "")
+            if before:
+                self.moves.append(Move(child.id, before, active.member, f"{before} is away", lost=True))
+        for place in kept:
+            role = Role.ACTIVE if not self.standby or (place is active and not steps_back) else Role.PASSIVE
+            if self.standby and active is None:
+                role = Role(place.entry.role)  # nobody may be made active now: all stay as they are
+            if place.entry.asleep:
+                self._resume(child, place, kept, role)
+                continue
+            if self.sleeps(child, place):
+                self._keep_asleep_or_wake(child, place)
+                continue
+            if entry := self.refreshed(self.due(child, place.entry), place.entry, role):
+                self.put(place.member, child.id, entry)
+
+    def _steps_back(self, child: Wanted, kept: list[OnRecord], active: OnRecord | None, move: CopyMove | None) -> bool:
+        """Whether the active one is told to be passive now, so that the copy that was asked for can be active."""
+        if move is None or move.step is not CopyStep.YIELD or active is None or active is not move.active:
+            return False
+        if len(kept) > self.wanted_copies(child) or self.members[active.member].phase is not Phase.LIVE:
+            return False
+        if not self.can_follow(child, kept, active):
+            return False
+        if self.budget <= 0:
+            self.pending_moves += 1
+            return False
+        self.budget -= 1
+        self.moves.append(Move(child.id, active.member, move.member, "it was asked for"))
+        return True
+
+    def _resume(self, child: Wanted, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
+        """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
+        member = self.members[place.member]
+        if member.phase is not Phase.LIVE or member.draining or not self._is_over(child, place):
+            return
+        if self.standby and role == Role.ACTIVE and (
+            blocked := self.blocked(child.id, self._heard(child, kept), self.passive_pods(child.id, kept))
+        ):  # fmt: skip
+            self.unplaced[child.id] = blocked
+            return
+        self.put(place.member, child.id, self.assignment(child, role=role))
+
+    def _is_over(self, child: Wanted, place: OnRecord) -> bool:
+        """Whether what a copy was before has ended: an agent would take its Pod for what is to be started (23)."""
+        return child.id not in self.members[place.member].lingering and not any(
+            pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
+        )
+
+    def _keep_asleep_or_wake(self, child: Wanted, place: OnRecord) -> None:
+        """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
+
+        Asleep it is so even where all copies are active: that tells it from the target of a move.
+        """
+        entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
+        if (
+            entry.wait
+            and self._is_over(child, place)
+            and member.phase is Phase.LIVE
+            and not (member.draining and member.forced)
+        ):
+            self.put(place.member, child.id, self.assignment(child, role=role))
+        elif not entry.wait or entry.role != Role.PASSIVE:
+            # As passive: that it ends is to be proven before another is made active.
+            self.put(place.member, child.id, self.assignment(child, wait=True, role=Role.PASSIVE))
+
+    def _active_one(self, child: Wanted, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
+        """The copy that shall be active now, None where none may yet."""
+        active = [place for place in places if place.entry.role == Role.ACTIVE]
+        # A Pod lives on without its member's agent: only its own end proves that it acts no more (23).
+        pods = self.snapshot.pods.get(child.id, ())
+        acting = [
+            place
+            for place in active
+            if not self.members[place.member].dead or any(pod.member == place.member for pod in pods)
+        ]
+        if acting:
+            chosen = max(acting, key=lambda place: place.entry.epoch)
+            if self.members[chosen.member].phase is Phase.GONE:
+                self.unplaced[child.id] = pod_there(
+                    child.id, next(pod.text for pod in pods if pod.member == chosen.member)
+                )
+            return chosen
+        able = [
+            place
+            for place in places
+            if self.members[place.member].phase is Phase.LIVE and not self.sleeps(child, place)
+        ]
+        if not able:
+            # Nobody can take its place: it waits for the member that had it.
+            return max(active, key=lambda place: place.entry.epoch) if active else None
+        besides = self._heard(child, places)
+        if blocked := self.blocked(child.id, besides=besides, besides_pods_of=self.passive_pods(child.id, places)):
+            self.unplaced[child.id] = blocked
+            return None
+        ranked, asked = self.ranked(child), move.there if move is not None else None
+        chosen = min(
+            able,
+            key=lambda place: (
+                not place.up,
+                place is not asked,
+                _index(child.nodes, place.member),
+                _index(ranked, place.member),
+            ),
+        )
+        if asked is not None and chosen is not asked:
+            # Asked for again and again, one that comes up and goes would take the role from the others each time.
+            self.answered[child.id] = f"its copy on {asked.member} did not run when there was no active one"
+        return chosen
+
+    def _heard(self, child: Wanted, places: list[OnRecord]) -> set[str]:
+        """The members with a copy on record that do not hold a promotion up: none may still run it as active."""
+        return {
+            place.member
+            for place in places
+            if self.members[place.member].dead or child.id not in self.members[place.member].lingering
+        }
+
+
+def is_open(member: MemberView) -> bool:
+    """Whether the member is one that copies may stay on: wanted, not to be emptied, not gone."""
+    return member.wanted and not member.draining and member.phase is not Phase.GONE and member.weight > 0
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)

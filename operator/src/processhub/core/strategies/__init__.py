@@ -1,0 +1,32 @@
+"""The distribution strategies that ProcessHub brings: which member a child goes to, and whom a joiner draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from processhub.core.strategies.balancing import LeastLoaded, RoundRobin
+from processhub.core.strategies.base import Scene, Seat, Strategy
+from processhub.core.strategies.hashing import ConsistentHashing, Local, Modulo, NotLocal
+
+__all__ = ["BUILT_IN", "HASH", "LeastLoaded", "Scene", "Seat", "Strategy", "strategy_of"]
+
+HASH = ConsistentHashing()
+# Guided children name their member and ForEach has them on all: what else is to be decided goes by the hash.
+BUILT_IN: Mapping[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        HASH,
+        ConsistentHashing("Guided"),
+        ConsistentHashing("ForEach"),
+        RoundRobin(),
+        LeastLoaded(),
+        Modulo(),
+        Local(),
+        NotLocal(),
+    )
+}
+
+
+def strategy_of(name: str, more: Mapping[str, Strategy] | None = None) -> Strategy:
+    """The strategy of this name, of those here and ``more``. Raises KeyError where there is none."""
+    return BUILT_IN[name] if name in BUILT_IN else (more or {})[name]

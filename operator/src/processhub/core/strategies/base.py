@@ -1,0 +1,182 @@
+"""What a distribution strategy is to the planner: who gets a child, and whom a member that joins draws.
+
+Pure: no clock, no I/O, no randomness; the same children and seats give the same answer in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from processhub.api.hub import HubSpec
+from processhub.api.usage import Usage
+from processhub.core.model.placement import NOWHERE, Scores, place_scored, scores
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import Wanted
+from processhub.core.planning.builder import keys_of
+
+Indices = NDArray[np.int64]
+Placed = Sequence[tuple[Wanted, str]]  # children and the member that each is on
+Score = Callable[[Indices, int], Scores]  # of the children at these positions, at the seat of this index
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """A member as a strategy sees it.
+
+    ``open``: it takes children now. ``children``: on it or on their way. ``room`` and ``space``: how many more it may
+    take under loadCapPercent and maxChildren, and under maxChildren alone; 0 where it is not open.
+    """
+
+    name: str
+    weight: int = 1
+    open: bool = True
+    wanted: bool = True
+    children: int = 0
+    room: int = 0
+    space: int = 0
+    usage: Usage | None = None  # None: not reported
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub at one moment. ``seats``: all its members in ordinal order (PerNode: by name), those away too.
+
+    ``last`` is the member that the newest child was placed on, "" where there is none.
+    """
+
+    spec: HubSpec
+    seats: tuple[Seat, ...]
+    last: str = ""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The names of the members that the hub shall have, those away too."""
+        return tuple(seat.name for seat in self.seats if seat.wanted)
+
+
+class Strategy:
+    """How children are spread over members. Stateless: all that it goes by is in its arguments.
+
+    ``capped``: a joiner draws no more than the load cap lets it have. ``hash_after_loss``: children whose member was
+    lost or is drained go by the hash. ``by_turns``: ``Scene.last`` is looked at. ``levels``: by how full members are.
+    """
+
+    name: str
+    capped = False
+    hash_after_loss = False
+    by_turns = False
+    levels = False
+
+    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """The index of each child's seat, none above its space; NOWHERE where none will do. Shape (n,)."""
+        raise NotImplementedError
+
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+        """Which joiner (its index) draws each child off its member, NOWHERE for none; how strongly. Shapes (n,).
+
+        Carried out again and again it comes to rest: a child goes only to where it is better off, or where the hub is
+        more level after it.
+        """
+        raise NotImplementedError
+
+    def why_not(self, child: Wanted, scene: Scene) -> Unplaced | None:
+        """Why the child has no place for a reason of this strategy's own."""
+        return None
+
+    def ranks(self, children: Sequence[Wanted], scene: Scene) -> list[list[str]]:
+        """For hubs that keep several copies: the members that may have one of each child, best first.
+
+        By the hash, where a strategy goes by more than the child itself: what is on record stays, then, and a joiner
+        takes no more than its share.
+        """
+        return ranked(hash_scores(children, scene), len(children), scene)
+
+    def queue(self, scene: Scene) -> list[str] | None:
+        """For the copies of a new child: the members in their order at this moment; None: as it is ranked."""
+        return None
+
+    def imbalance(self, scene: Scene) -> tuple[str, str] | None:
+        """A member that has too much and one that has too little, where this strategy moves children for that."""
+        return None
+
+    def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
+        """Of all that says where settled children belong; where it changes they move. ``order``: the wanted members."""
+        return self.digest(weights)
+
+    def digest(self, weights: Mapping[str, int], *more: str) -> str:
+        """A short text for the strategy, the weights that are not 1 and ``more``."""
+        shares = ",".join(f"{name}={weight}" for name, weight in sorted(weights.items()) if weight != 1)
+        return xxhash.xxh3_64_hexdigest("\n".join((self.name, shares, *more)).encode())
+
+
+class Scored(Strategy):
+    """By scores: each child has one for each member; the highest that has room wins, and 0 is never taken."""
+
+    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+        """The scores of these children. A score may not depend on how the children are spread at present."""
+        raise NotImplementedError
+
+    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """Under the load cap first; what is left over under the capacity alone."""
+        chosen = np.full(len(children), NOWHERE, dtype=np.int64)
+        self.fill(chosen, self.prepare(children, scene), scene)
+        return chosen
+
+    def fill(self, chosen: Indices, score: Score, scene: Scene, *, cap: bool = True) -> None:
+        """Choose for all that have no seat yet, in place; with ``cap`` under the load cap as long as that goes."""
+        names = [seat.name for seat in scene.seats]
+        for capped in (True, False) if cap else (False,):
+            waiting = np.flatnonzero(chosen == NOWHERE)
+            if not len(waiting):
+                return
+            taken = np.bincount(chosen[chosen != NOWHERE], minlength=len(names)).tolist()
+            room = [
+                max(0, (seat.room if capped else seat.space) - taken[index]) if seat.weight > 0 else 0
+                for index, seat in enumerate(scene.seats)
+            ]
+            chosen[waiting] = place_scored(waiting, names, room, score)
+
+    def ranks(self, children: Sequence[Wanted], scene: Scene) -> list[list[str]]:
+        """By their scores."""
+        return ranked(self.prepare(children, scene), len(children), scene)
+
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+        """The joiner that outranks the present member the most."""
+        score = self.prepare([child for child, _ in placed], scene)
+        index_of = {seat.name: index for index, seat in enumerate(scene.seats)}
+        here = np.fromiter((index_of[name] for _, name in placed), dtype=np.int64, count=len(placed))
+        everyone = np.arange(len(placed))
+        top = np.zeros(len(placed), dtype=np.float64)
+        for index in np.unique(here).tolist():
+            rows = np.flatnonzero(here == index)
+            top[rows] = score(rows, index)
+        chosen = np.full(len(placed), NOWHERE, dtype=np.int64)
+        for position, name in enumerate(joiners):
+            drawn = score(everyone, index_of[name])
+            better = drawn > top
+            chosen[better] = position
+            top[better] = drawn[better]
+        return chosen, top
+
+
+def ranked(score: Score, count: int, scene: Scene) -> list[list[str]]:
+    """The names of the members for each of ``count`` children, highest score first; none with a score of 0."""
+    if not count or not scene.seats:
+        return [[] for _ in range(count)]
+    # By name, so that a tie does not depend on the order of members.
+    order = sorted(range(len(scene.seats)), key=lambda index: scene.seats[index].name)
+    rows = np.arange(count)
+    table = np.stack([score(rows, index) for index in order])
+    names = [scene.seats[index].name for index in order]
+    best = np.argsort(-table, axis=0, kind="stable").T.tolist()
+    taken = (table > 0).T.tolist()
+    return [[names[index] for index in row if may[index]] for row, may in zip(best, taken, strict=True)]
+
+
+def hash_scores(children: Sequence[Wanted], scene: Scene) -> Score:
+    """Rendezvous hashing's."""
+    keys, seats = keys_of(children), scene.seats
+    return lambda rows, index: scores(keys[rows], seats[index].name, seats[index].weight)

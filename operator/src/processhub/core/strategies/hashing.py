@@ -1,0 +1,143 @@
+"""ConsistentHashing, and the strategies that name a member and else hash: Modulo, Local, NotLocal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from processhub.api.reasons import Reason
+from processhub.core.model.placement import NOWHERE, Scores
+from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import Wanted
+from processhub.core.strategies.base import Indices, Placed, Scene, Score, Scored, Seat, hash_scores
+
+_BELOW_ALL = 2.0**-80  # times any hash score is below every other one: those lie between 2**-6 and 2**63
+
+
+class ConsistentHashing(Scored):
+    """Rendezvous hashing with weights under the load cap: a join moves just the joiner's share."""
+
+    capped = True
+
+    def __init__(self, name: str = "ConsistentHashing") -> None:
+        self.name = name
+
+    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+        """The hash's."""
+        return hash_scores(children, scene)
+
+
+class Homed(Scored):
+    """Each child has a member of its own, its home, whatever the load cap says.
+
+    While that is away or full, the child goes by the hash, and back when it joins.
+    """
+
+    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """The index of each child's home among the seats, NOWHERE for one without. Shape (n,)."""
+        raise NotImplementedError
+
+    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+        """The hash's, and above all of them the home."""
+        by_hash, homes = hash_scores(children, scene), self.homes(children, scene)
+        seats = scene.seats
+
+        def score(rows: Indices, index: int) -> Scores:
+            found = by_hash(rows, index)
+            if seats[index].weight > 0:
+                found[homes[rows] == index] = np.inf
+            return found
+
+        return score
+
+    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """Homes first."""
+        chosen = np.full(len(children), NOWHERE, dtype=np.int64)
+        homes = self.homes(children, scene)
+        for index, seat in enumerate(scene.seats):
+            if seat.weight > 0:
+                chosen[np.flatnonzero(homes == index)[: seat.space]] = index
+        self.fill(chosen, self.prepare(children, scene), scene)
+        return chosen
+
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+        """A child that has a home is drawn by that alone: it would only move once more later."""
+        chosen, drawn = super().draw(placed, joiners, scene)
+        at_home = drawn == np.inf
+        has_home = self.homes([child for child, _ in placed], scene) != NOWHERE
+        chosen[has_home & ~at_home] = NOWHERE
+        return chosen, drawn
+
+
+class Modulo(Homed):
+    """A decimal id goes to member ``int(id) mod n``, any other to its xxh3 ``mod n``; n: the members wanted."""
+
+    name = "Modulo"
+
+    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """By the id alone."""
+        wanted = [index for index, seat in enumerate(scene.seats) if seat.wanted]
+        if not wanted:
+            return np.full(len(children), NOWHERE, dtype=np.int64)
+        numbers = (_number(child) % len(wanted) for child in children)
+        return np.fromiter((wanted[number] for number in numbers), dtype=np.int64, count=len(children))
+
+    def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
+        """The number and the order of the members too: where they change, most children have another home."""
+        return self.digest(weights, *order)
+
+
+def _number(child: Wanted) -> int:
+    return int(child.id) if child.id.isascii() and child.id.isdigit() else child.key
+
+
+class Local(Homed):
+    """On the member that asked for it; without one, by the hash."""
+
+    name = "Local"
+
+    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+        """The origin, where it is a member that the hub shall have."""
+        index_of = {seat.name: index for index, seat in enumerate(scene.seats) if seat.wanted}
+        return np.fromiter(
+            (index_of.get(child.origin, NOWHERE) for child in children), dtype=np.int64, count=len(children)
+        )
+
+
+class NotLocal(Scored):
+    """By the hash on any member but the one that asked for it; on that as ``notLocalFallback`` says."""
+
+    name = "NotLocal"
+
+    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+        """The hash's, at the origin 0 or below all others."""
+        by_hash, seats = hash_scores(children, scene), scene.seats
+        origins = np.array([child.origin for child in children], dtype=object)
+        at_origin = _BELOW_ALL if scene.spec.distribution.not_local_fallback == "Local" else 0.0
+
+        def score(rows: Indices, index: int) -> Scores:
+            found = by_hash(rows, index)
+            found[origins[rows] == seats[index].name] *= at_origin
+            return found
+
+        return score
+
+    def why_not(self, child: Wanted, scene: Scene) -> Unplaced | None:
+        """Where its origin alone would have it."""
+        taking = [seat for seat in scene.seats if _takes(seat)]
+        if any(seat.name != child.origin for seat in taking) or not taking:
+            return None
+        return Unplaced(
+            Reason.NO_MEMBERS,
+            f"only {child.origin}, its origin, is ready and has room, and the strategy is NotLocal; placed when "
+            "another member is, or write spec.distribution.notLocalFallback: Local in the hub",
+        )
+
+    def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
+        """As for the hash: a fallback that changes moves nothing."""
+        return self.digest(weights)
+
+
+def _takes(seat: Seat) -> bool:
+    return seat.open and seat.weight > 0 and seat.space > 0
