@@ -23,7 +23,6 @@ from processhub.api.slice import (
     format_assignment,
     format_report,
 )
-from processhub.controller.hooks.verdicts import digest
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observe import Observation, observe
@@ -33,6 +32,7 @@ from processhub.controller.store.hubstate import HubState, KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Unplaced
+from processhub.core.model.snapshot import attributes_digest
 
 NOW = "2026-01-01T00:00:00Z"
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"))
@@ -462,7 +462,7 @@ def running(hub: PlannedHub) -> dict[str, Assignment]:
 def test_what_a_hook_made_of_the_template_is_no_former_one_until_the_template_changes() -> None:
     before = known_set(child_set(replicas=1), None)
     after = known_set(child_set(replicas=1, generation=2, template={"exec": {"command": ["other"]}}), before)
-    asked = digest(before.wanted["x-0"])
+    asked = attributes_digest(before.wanted["x-0"])
     entry = Assignment(uid="uid-x", epoch=1, workload="as-the-hook-has-it", asked=asked)
     known = KnownSlice()
     spec = SliceSpec(hub="hub", hub_uid="hub-uid", member="hub-0", term=1, entries={"x-0": format_assignment(entry)})

@@ -11,11 +11,11 @@ import pytest
 from processhub.api.child import Child, Workload
 from processhub.api.hub import HubSpec
 from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
-from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, digest, parse_answer
+from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, parse_answer
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.observe.admission import Candidate
 from processhub.core.acceptance import refuse_hub
-from processhub.core.model.snapshot import wanted_child
+from processhub.core.model.snapshot import attributes_digest, wanted_child
 from processhub.core.planning.builder import same_attributes
 
 EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
@@ -75,7 +75,7 @@ def test_metadata_tags_and_environment_are_merged_over_the_childs_own() -> None:
     assert changed.metadata == (("k", "new"), ("l", "more"))
     assert json.loads(text)["exec"]["env"] == [{"name": "A", "value": "2"}, {"name": "B", "value": "3"}]
     assert encode_workload(msgspec.json.decode(text, type=Workload)) == (changed.workload, text)
-    assert changed.asked == digest(known(**EXEC).wanted)
+    assert changed.asked == attributes_digest(known(**EXEC).wanted)
 
 
 def test_arguments_are_merged_over_those_of_a_python_child() -> None:
@@ -113,19 +113,19 @@ def test_what_a_hook_changed_is_on_record_and_read_from_there() -> None:
 
     entry = parse_assignment(format_assignment(changed.entry(7)))
 
-    assert entry.asked == digest(known(**EXEC).wanted)
+    assert entry.asked == attributes_digest(known(**EXEC).wanted)
     assert as_recorded(known(**EXEC).wanted, entry) == changed
     assert same_attributes(entry, changed)
     assert not same_attributes(entry, known(**EXEC).wanted)
 
 
 def test_an_edit_of_what_was_asked_about_is_another_question_and_another_pin_is_not() -> None:
-    before = digest(known(**EXEC).wanted)
+    before = attributes_digest(known(**EXEC).wanted)
 
-    assert digest(known(**EXEC, pinned=True).wanted) == before
-    assert digest(known(**EXEC, metadata={"k": "other"}).wanted) != before
-    assert digest(known(**EXEC, restartPolicy="Temporary").wanted) != before
-    assert digest(known(exec={"command": ["run"]}).wanted) != before
+    assert attributes_digest(known(**EXEC, pinned=True).wanted) == before
+    assert attributes_digest(known(**EXEC, metadata={"k": "other"}).wanted) != before
+    assert attributes_digest(known(**EXEC, restartPolicy="Temporary").wanted) != before
+    assert attributes_digest(known(exec={"command": ["run"]}).wanted) != before
 
 
 def test_an_entry_without_a_question_stays_as_short_as_it_was() -> None:

@@ -13,7 +13,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -27,6 +26,7 @@ from processhub.api.usage import Usage, format_usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES
+from processhub.cluster.timestamps import now_micros
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3  # how often a Lease that is another's, or not there yet, is looked at
@@ -211,7 +211,7 @@ class LeaseKeeper:
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
         """Renew, or take it over. False on a conflict: somebody wrote in between."""
         began, seconds = boottime(), self._settings.lease_seconds
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = now_micros()
         spec = msgspec.structs.replace(
             lease.spec,
             holder_identity=self.identity,

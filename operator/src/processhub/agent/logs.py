@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from datetime import UTC, datetime
 from typing import Any
+
+from processhub.cluster.timestamps import now_micros
 
 BUFFER_BYTES = 8 * 1024 * 1024
 BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent its processor and the node its disk
@@ -94,11 +95,6 @@ class LogSink:
                 self._size -= len(data)
 
 
-def now() -> str:
-    """RFC 3339 with microseconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 class JsonHandler(logging.Handler):
     """The agent's own log records, as JSON lines with hub and member."""
 
@@ -108,7 +104,7 @@ class JsonHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record; an exception's traceback is the field ``trace``."""
-        line = {"time": now(), "level": record.levelname.lower(), **self._common, "logger": record.name}
+        line = {"time": now_micros(), "level": record.levelname.lower(), **self._common, "logger": record.name}
         if child := getattr(record, "child", None):
             line["child"] = child
         line["message"] = record.getMessage()

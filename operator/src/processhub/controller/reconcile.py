@@ -32,6 +32,7 @@ from processhub.cluster.errors import (
     NotFoundError,
 )
 from processhub.cluster.kinds import HUBS, LEASES
+from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
 from processhub.controller.execute.execute import Executor, workload_texts
@@ -59,7 +60,7 @@ from processhub.controller.report.childset import ChildSetWriter, child_set_stat
 from processhub.controller.report.eventrules import tell, tell_changed_pods
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
-from processhub.controller.report.writer import ChildKey, StatusWriter, rfc3339
+from processhub.controller.report.writer import ChildKey, StatusWriter
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.store import Store
@@ -114,7 +115,7 @@ class Reconciler:
         try:
             if key in self.behind and not await self._catch_up(key, steps):
                 trouble = steps.trouble()
-                wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, rfc3339()))
+                wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
             elif refusal := self._refusal(hub, state):
                 wait = await self._refuse(key, hub, state, memory, steps, refusal)
             else:
@@ -176,7 +177,7 @@ class Reconciler:
         state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
         owned = self._owned(hub, memory)
         _note_refused(steps, await owned.keep_last(now))
-        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, rfc3339()))
+        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
         wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
         told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
         return _soonest(told, unmarked, owned.retry_in)
@@ -431,20 +432,20 @@ class Reconciler:
         hub_key = (key[0], child.spec.hub)
         hub = self._store.hubs.get(hub_key)
         if hub is None:
-            return child, child_status(child, [], _no_hub(hub_key), None, rfc3339())
+            return child, child_status(child, [], _no_hub(hub_key), None, now_seconds())
         observation, memory = self._observed.get(hub_key), self._memory.get(hub_key)
         if observation is None or memory is None:
             refused = self._refused(hub)
             if refused is None:
                 return None  # the first round has not ended yet
-            return child, child_status(child, [], _of_hub(refused), None, rfc3339())
+            return child, child_status(child, [], _of_hub(refused), None, now_seconds())
         if not observation.has_seen(child):
             return None  # the next round will
         refusal_of_child = observation.refusals.get(child.metadata.name)
         copies = copies_of(child.id, observation.members)
         started = first_started(child, copies, memory)
         unplaced = memory.unplaced.get(child.id)
-        status = child_status(child, copies, refusal_of_child, unplaced, rfc3339(), started)
+        status = child_status(child, copies, refusal_of_child, unplaced, now_seconds(), started)
         return child, status
 
     def _tell_sets(self, key: HubKey, plan: Plan) -> float | None:
@@ -454,7 +455,7 @@ class Reconciler:
         def compute() -> dict[str, ChildSetStatus]:
             counted = tallies(observation.sets, observation.members)
             return {
-                uid: child_set_status(seen, counted[uid], plan.unplaced, rfc3339())
+                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds())
                 for uid, seen in observation.sets.items()
             }
 
@@ -465,13 +466,15 @@ class Reconciler:
     ) -> float | None:
         trouble = (refusal.reason, refusal.message) if refusal is not None else steps.trouble()
         return self._write_hub(
-            hub, memory, lambda: hub_status(hub, self._observed[key], plan, rfc3339(), refusal=refusal, trouble=trouble)
+            hub,
+            memory,
+            lambda: hub_status(hub, self._observed[key], plan, now_seconds(), refusal=refusal, trouble=trouble),
         )
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]
         return self.sets.tell(
-            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, rfc3339()) for item in items}
+            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
         )
 
     def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> float | None:

@@ -11,7 +11,6 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from processhub.agent.children.runs import End, Handle, Limits, Owner
@@ -19,6 +18,7 @@ from processhub.agent.registry.slicewatcher import Wanted
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import HandoverOrder, Kept, Report, format_report
+from processhub.cluster.timestamps import now_seconds
 
 _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 30.0
 _STEADY_SECONDS = 10.0  # up so long, a child's restarts begin at once again
@@ -248,7 +248,7 @@ class Child:
         self.settled = True
         self.idle = False
         self._up_since = self._loop.time()
-        self.started_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.started_at = now_seconds()
         if self.stopping:
             return
         self._cancel_timer()

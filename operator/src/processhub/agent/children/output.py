@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from processhub.agent.logs import LogSink, now
+from processhub.agent.logs import LogSink
+from processhub.cluster.timestamps import now_micros
 
 LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
 _READ = 16 * 1024  # short lines make a lot of work of it, and other events wait meanwhile
@@ -24,7 +25,7 @@ def tagged(fields: dict[str, Any]) -> Encode:
     head = _encode({**fields, "message": ""})[1:-3]  # without the brace, and up to the message's quotes
 
     def encode(lines: list[bytes]) -> list[bytes]:
-        start = b'{"time":"%s",%s' % (now().encode(), head)
+        start = b'{"time":"%s",%s' % (now_micros().encode(), head)
         return [start + _encode(line.decode(errors="replace")) + b"}\n" for line in lines]
 
     return encode

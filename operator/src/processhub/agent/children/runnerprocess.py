@@ -14,9 +14,10 @@ from processhub.agent.children.execchild import exit_text
 from processhub.agent.children.output import Encode, open_pipes, tagged
 from processhub.agent.env import Environment
 from processhub.agent.frames import Inbox, Message, Outbox
-from processhub.agent.logs import LogSink, now
+from processhub.agent.logs import LogSink
 from processhub.agent.watchdog.client import Spawner
 from processhub.api.reasons import Reason
+from processhub.cluster.timestamps import now_micros
 
 _CHANNEL = 3
 _SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
@@ -127,7 +128,7 @@ class RunnerProcess:
         head = msgspec.json.encode(common)[1:-1]
 
         def encode(lines: list[bytes]) -> list[bytes]:
-            start = b'{"time":"%s",%s,' % (now().encode(), head)
+            start = b'{"time":"%s",%s,' % (now_micros().encode(), head)
             encoded = []
             for line in lines:
                 if _is_actors(line):

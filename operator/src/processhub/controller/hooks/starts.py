@@ -15,13 +15,13 @@ import msgspec
 from processhub.api.hooks import Hook, HookEvent, in_order
 from processhub.api.reasons import Reason, Role
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, digest
+from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child
 from processhub.controller.observe.admission import Candidate
 from processhub.controller.observe.ownership import is_asleep
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import OnRecord, Wanted
+from processhub.core.model.snapshot import OnRecord, Wanted, attributes_digest
 from processhub.core.planning.builder import same_attributes
 
 _AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # until a hook that had to answer, and did not, is asked again
@@ -117,7 +117,7 @@ class StartGate:
         """Its digest, computed once while its user leaves it as it is."""
         known = self._digests.get(wanted.id)
         if known is None or known[0] is not wanted:
-            known = self._digests[wanted.id] = (wanted, digest(wanted))
+            known = self._digests[wanted.id] = (wanted, attributes_digest(wanted))
         return known[1]
 
     async def _ask(self, candidate: Candidate, asked: _Asked) -> None:

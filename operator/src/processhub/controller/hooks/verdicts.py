@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import xxhash
 
 from processhub.api.child import EnvVar, Workload
 from processhub.api.meta import brief
@@ -23,7 +22,7 @@ from processhub.api.slice import Assignment, encode_workload
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import Candidate
 from processhub.core.acceptance import refuse_size
-from processhub.core.model.snapshot import Wanted, frozen_metadata
+from processhub.core.model.snapshot import Wanted, attributes_digest, frozen_metadata
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -69,12 +68,6 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
     return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
 
 
-def digest(wanted: Wanted) -> str:
-    """Of what an answer may change and what it was asked about: the child's data as its user wrote them."""
-    text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
-    return xxhash.xxh3_64_hexdigest(text)
-
-
 def changed_child(candidate: Candidate, answer: Answer) -> tuple[Wanted, str]:
     """The child as the answer has it, and its workload's JSON. Raises HookError where that would be no valid child."""
     if not answer.changes:
@@ -98,7 +91,7 @@ def changed_child(candidate: Candidate, answer: Answer) -> tuple[Wanted, str]:
     name, text = encode_workload(workload)
     if too_large := refuse_size(text):
         raise HookError(f"with its answer, {too_large.message}")
-    asked = digest(candidate.wanted)
+    asked = attributes_digest(candidate.wanted)
     pairs_of = frozen_metadata(metadata)
     return msgspec.structs.replace(candidate.wanted, workload=name, tags=tags, metadata=pairs_of, asked=asked), text
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -21,6 +20,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES
+from processhub.cluster.timestamps import now_micros
 
 LEASE_NAME = "processhub-operator"
 LEASE_SECONDS = 15
@@ -28,11 +28,6 @@ RENEW_DEADLINE_SECONDS = 10
 RETRY_SECONDS = 2.0
 STANDBY_SECONDS = 1.0  # a standby looks this often, so that a released Lease is taken within 3 s
 log = logging.getLogger(__name__)
-
-
-def micro_time() -> str:
-    """Now, as Kubernetes' MicroTime."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Election:
@@ -114,7 +109,7 @@ class Election:
 
     async def _write_released(self) -> None:
         if self._lease is not None:
-            spec = msgspec.structs.replace(self._lease.spec, holder_identity="", renew_time=micro_time())
+            spec = msgspec.structs.replace(self._lease.spec, holder_identity="", renew_time=now_micros())
             await self._write(msgspec.structs.replace(self._lease, spec=spec))
 
     async def _try(self) -> bool:
@@ -126,7 +121,7 @@ class Election:
             return False
         before = int(lease.metadata.annotations.get(ANNOTATION_TERM, "0")) if lease else 0
         self.term = max(before, await self._highest_term()) + 1
-        now, self._taken_at = micro_time(), asyncio.get_running_loop().time()
+        now, self._taken_at = now_micros(), asyncio.get_running_loop().time()
         spec = LeaseSpec(
             holder_identity=self.identity,
             lease_duration_seconds=LEASE_SECONDS,
@@ -171,7 +166,7 @@ class Election:
     async def _renew(self) -> None:
         if self._lease is None:
             raise NotFoundError(404, "NotFound", "the leader Lease was never taken")
-        spec = msgspec.structs.replace(self._lease.spec, renew_time=micro_time())
+        spec = msgspec.structs.replace(self._lease.spec, renew_time=now_micros())
         await self._write(msgspec.structs.replace(self._lease, spec=spec))
 
     async def _still_ours(self) -> bool:

@@ -18,7 +18,6 @@ from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
 from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
 from processhub.controller.concurrency import end
-from processhub.controller.hooks.verdicts import digest
 from processhub.controller.observe.members import Member
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import HubKey
@@ -27,7 +26,7 @@ from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted
+from processhub.core.model.snapshot import Wanted, attributes_digest
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
 SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
@@ -86,7 +85,7 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
 
 def _as_a_hook_has_it(entry: Assignment, wanted: Wanted | None) -> bool:
     """Whether a hook that was asked about the child as it is wanted now made it what it is."""
-    return bool(entry.asked) and wanted is not None and entry.asked == digest(wanted)
+    return bool(entry.asked) and wanted is not None and entry.asked == attributes_digest(wanted)
 
 
 def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:

@@ -14,8 +14,8 @@ from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
+from processhub.cluster.timestamps import now_micros
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
-from processhub.controller.lead.election import micro_time
 
 EVENTS = untyped("v1", "events")
 _RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
@@ -103,7 +103,7 @@ class EventRecorder:
                 log.exception("event %s not posted", event["reason"])  # those of all other objects wait behind it
 
     def _put(self, kind: str, item: Hub | Child | ChildSet, reason: EventReason, message: str, warning: bool) -> None:
-        now = micro_time()
+        now = now_micros()
         metadata = item.metadata
         event = {
             "apiVersion": "v1",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -31,11 +30,6 @@ _MOTION_SECONDS = 3.0  # one of many that are moved is told once, when all have 
 ChildKey = tuple[str, str]  # (namespace, object name)
 _AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # after a write that was refused, twice as long each time
 log = logging.getLogger(__name__)
-
-
-def rfc3339() -> str:
-    """Now, in whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class StatusWriter:

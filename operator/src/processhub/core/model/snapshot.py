@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec
@@ -213,3 +216,14 @@ def wanted_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> Wan
 def frozen_metadata(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Metadata in the order that entries hold it."""
     return tuple(sorted((str(key), str(value)) for key, value in metadata.items()))
+
+
+def keys_of(children: Iterable[Wanted]) -> NDArray[np.uint64]:
+    """The hashes of the children, in order; shape (n,)."""
+    return np.fromiter((child.key for child in children), dtype=np.uint64)
+
+
+def attributes_digest(wanted: Wanted) -> str:
+    """A hash of what a Pre hook may change of a child: its workload, restart policy, tags and metadata."""
+    text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
+    return xxhash.xxh3_64_hexdigest(text)

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
@@ -303,11 +301,6 @@ def same_attributes(entry: Assignment, child: Wanted) -> bool:
         and entry.asked == child.asked
         and entry.idle_seconds == child.idle_seconds
     )
-
-
-def keys_of(children: Iterable[Wanted]) -> NDArray[np.uint64]:
-    """The hashes of the children, in order; shape (n,)."""
-    return np.fromiter((child.key for child in children), dtype=np.uint64)
 
 
 def unavailable(name: str) -> Unplaced:

@@ -16,8 +16,7 @@ from processhub.api.hub import HubSpec
 from processhub.api.usage import Usage
 from processhub.core.model.placement import NOWHERE, Scores, place_scored, scores
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted
-from processhub.core.planning.builder import keys_of
+from processhub.core.model.snapshot import Wanted, keys_of
 
 Indices = NDArray[np.int64]
 Placed = Sequence[tuple[Wanted, str]]  # children and the member that each is on
