@@ -13,7 +13,7 @@ from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
-from processhub.core.model.snapshot import ChildPod, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
 
 FIRST_EPOCH = 10**9
@@ -42,8 +42,8 @@ def hub_spec(
     )
 
 
-def child(child_id: str, uid: str = "", **fields: Any) -> Wanted:
-    return Wanted(
+def child(child_id: str, uid: str = "", **fields: Any) -> DesiredChild:
+    return DesiredChild(
         id=child_id,
         uid=uid or f"uid-{child_id}",
         key=child_key(child_id),
@@ -52,7 +52,7 @@ def child(child_id: str, uid: str = "", **fields: Any) -> Wanted:
     )
 
 
-def children_of(count: int) -> list[Wanted]:
+def children_of(count: int) -> list[DesiredChild]:
     return [child(f"tenant/{number}") for number in range(count)]
 
 
@@ -69,7 +69,7 @@ class PlannedHub:
             members = [MemberView(name=f"hub-{number}") for number in range(members)]
         self.spec = spec or hub_spec()
         self.members = {member.name: member for member in members}
-        self.children: dict[str, Wanted] = {}
+        self.children: dict[str, DesiredChild] = {}
         self.record: dict[str, dict[str, Assignment]] = {}
         self.running: dict[str, dict[str, Assignment]] = {name: {} for name in self.members}
         self.next_epoch = FIRST_EPOCH
@@ -81,7 +81,7 @@ class PlannedHub:
         self.last_placed = ""
         self.states: dict[tuple[str, str], str] = {}  # (id, member) → what is reported instead of what is so
 
-    def want(self, children: Iterable[Wanted]) -> None:
+    def want(self, children: Iterable[DesiredChild]) -> None:
         self.children.update({child.id: child for child in children})
 
     def change(self, name: str, **fields: Any) -> None:
@@ -96,7 +96,7 @@ class PlannedHub:
         members = []
         for name, member in self.members.items():
             left = {id_ for id_, entry in self.running[name].items() if not self._told(name, id_, entry)}
-            members.append(msgspec.structs.replace(member, lingering=member.lingering | left))
+            members.append(msgspec.structs.replace(member, possibly_running=member.possibly_running | left))
         return HubSnapshot(
             spec=self.spec,
             members=tuple(members),
@@ -157,7 +157,7 @@ class PlannedHub:
                 for id_, places in self.record.items()
                 if name in places and not places[name].wait and not self.partitioned
             }
-            self.change(name, lingering=frozenset(), settled=True)
+            self.change(name, possibly_running=frozenset(), settled=True)
 
     def step(self, budget: int = 10**9) -> Plan:
         """One round: plan, write, have all members act."""

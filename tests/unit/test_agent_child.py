@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End, Limits
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.children.runs import ExitStatus, Limits
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Report, parse_report
@@ -59,7 +59,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.open = True
         self.asked = False
-        self.launched: list[Wanted] = []
+        self.launched: list[DesiredRun] = []
         self.orders: list[str] = []
         self.gone_: list[str] = []
         self.urgent = 0
@@ -70,7 +70,7 @@ class Supervisor:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: Wanted) -> Supervisor:
+    def launch(self, child: Child, wanted: DesiredRun) -> Supervisor:
         self.launched.append(wanted)
         child.begun()
         return self
@@ -106,14 +106,14 @@ class Supervisor:
         pass
 
 
-def wanted(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> Wanted:
+def wanted(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
     startable = fields.pop("startable", True)
     entry = Assignment(uid="u", epoch=epoch, workload="w", restart_policy=policy, **fields)
-    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice=slice_, term=1, startable=startable)
+    return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_, term=1, startable=startable)
 
 
-CRASH = End(Reason.EXITED, "exit code 1")
-DONE = End(Reason.EXITED, "exit code 0", success=True)
+CRASH = ExitStatus(Reason.EXITED, "exit code 1")
+DONE = ExitStatus(Reason.EXITED, "exit code 0", success=True)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_ten_seconds_up_begin_the_back_off_anew(child: Child, owner: Supervisor,
 def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
     child.want(wanted())
     child.ended(CRASH)
-    child.ended(End(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
+    child.ended(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
 
     report = said(child)
 
@@ -193,7 +193,7 @@ def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, o
     clock.pass_(100)
     assert len(owner.launched) == 1  # the old one is not proven gone
 
-    child.ended(End(Reason.EXITED, "killed by SIGKILL"))
+    child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL"))
     assert len(owner.launched) == 2
     assert said(child).reason == "StartTimeout"
 
@@ -268,7 +268,7 @@ def test_a_fenced_end_is_no_crash(child: Child, owner: Supervisor) -> None:
     child.running(7)
     owner.open = False
 
-    child.ended(End(Reason.EXITED, "killed by SIGKILL", fenced=True))
+    child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=True))
     assert (said(child).state, said(child).restarts) == ("Pending", 0)
 
     owner.open = True
@@ -283,7 +283,7 @@ def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_cras
     child.running(7)
     child.want(wanted(to="hub-1:9"))
     child.quiesce(Path("state"), ask=False)
-    child.ended(End(Reason.EXITED, "killed by SIGKILL", fenced=True))
+    child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=True))
 
     child.want(wanted(10, run=1))
     child.running(8)
@@ -338,7 +338,9 @@ def test_restarts_outside_the_window_do_not_count(owner: Supervisor, clock: Cloc
         ("Permanent", DONE, "Starting", "Exited"),
     ],
 )
-def test_the_policy_decides_what_an_end_means(child: Child, policy: str, end: End, state: str, reason: str) -> None:
+def test_the_policy_decides_what_an_end_means(
+    child: Child, policy: str, end: ExitStatus, state: str, reason: str
+) -> None:
     child.want(wanted(policy=policy))
     child.running(7)
 

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from processhub.agent.peers import statesender as courier
-from processhub.agent.peers.statesender import Batch, Courier, Outgoing, Taken
+from processhub.agent.peers.statesender import Batch, Outgoing, Receipt, StateSender
 
 WAITS = 40
 
@@ -17,16 +17,16 @@ async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatc
     monkeypatch.setattr(courier, "_ANSWER_SECONDS", 0.1, raising=False)
     sent: list[tuple[str, ...]] = []
 
-    async def stream(address: str, state: Outgoing) -> Taken:
+    async def stream(address: str, state: Outgoing) -> Receipt:
         raise AssertionError("all states here are small")
 
-    async def batch(address: str, batch: Batch) -> tuple[Taken, ...]:
+    async def batch(address: str, batch: Batch) -> tuple[Receipt, ...]:
         sent.append(tuple(state.id for state in batch.states))
         if len(sent) == 1:
             await asyncio.Event().wait()  # its machine lost its power: not even the connection ends
-        return (Taken(204),) * len(batch.states)
+        return (Receipt(204),) * len(batch.states)
 
-    carrier = Courier(stream, batch, lambda: 0)
+    carrier = StateSender(stream, batch, lambda: 0)
     first = asyncio.create_task(carrier.send("10.0.0.2", Outgoing("a", "u", 1, "", b"1", 1)))
     while not sent:
         await asyncio.sleep(0)
@@ -34,6 +34,6 @@ async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatc
     async with asyncio.timeout(WAITS):
         taken = await carrier.send("10.0.0.2", Outgoing("b", "u", 2, "", b"2", 1))
 
-    assert taken == Taken(204)
+    assert taken == Receipt(204)
     assert (await first).status == 0
     assert sent == [("a",), ("b",)]

@@ -14,11 +14,11 @@ import pytest
 import virtualtime
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
-from processhub.agent.reporting.reporter import Author, StatusBook
+from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.meta import ObjectMeta
@@ -43,7 +43,7 @@ class Looping:
     def __init__(self) -> None:
         self.awaits_pod = asyncio.Event()
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
         if isinstance(workload, PodWorkload):
             self.awaits_pod.set()
             return self  # Starting, until there is a Pod
@@ -51,7 +51,7 @@ class Looping:
         loop.call_soon(child.begun)
         loop.call_soon(child.running, 7)
         if not child.id.startswith("well"):
-            loop.call_later(UP_SECONDS, child.ended, End(Reason.EXITED, TEXT))
+            loop.call_later(UP_SECONDS, child.ended, ExitStatus(Reason.EXITED, TEXT))
         return self
 
     def stop(self, grace: float) -> None: ...
@@ -76,8 +76,8 @@ class Hub:
         self.supervisor = Supervisor(
             starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
         )  # type: ignore[arg-type]
-        self.book = StatusBook(
-            Author(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
+        self.book = StatusReporter(
+            WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
         )
         self.book.open()
         for name, children_of in self.specs.items():
@@ -96,7 +96,7 @@ class Hub:
         metadata = ObjectMeta(name=name, namespace="default", uid=name, generation=self.generations[name])
         return RegistrySlice(metadata=metadata, spec=spec, status=self.statuses[name])
 
-    def order_start(self, name: str, child_id: str, item: Wanted) -> Child:
+    def order_start(self, name: str, child_id: str, item: DesiredRun) -> Child:
         self.specs[name][child_id] = item
         self.generations[name] += 1
         self.supervisor.want({child_id: item})
@@ -126,9 +126,9 @@ def names_of(children: int) -> list[str]:
     return ["well", *(f"tenant-{number}" for number in range(children - 1))]
 
 
-def wanted(slice_name: str) -> Wanted:
+def wanted(slice_name: str) -> DesiredRun:
     entry = Assignment(uid="0f0e0d0c-1111-2222-3333-444455556666", epoch=5_000_000_123, workload="4eb87135da9d56b4")
-    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
+    return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
 
 
 @pytest.mark.timeout(300)
@@ -140,7 +140,7 @@ def test_ten_thousand_crash_loops_write_no_more_than_the_hub_may_and_hold_up_no_
         hub.order_stop("hub.hub-0.3", "well-3")
         await asyncio.sleep(1)
         assert parse_report(hub.statuses["hub.hub-0.3"].entries["well-3"]).state == State.STOPPING
-        hub.supervisor.children["well-3"].ended(End(Reason.EXITED, "exit code 0"))
+        hub.supervisor.children["well-3"].ended(ExitStatus(Reason.EXITED, "exit code 0"))
         await asyncio.sleep(1)
         assert "well-3" not in hub.statuses["hub.hub-0.3"].entries
         assert hub.statuses["hub.hub-0.3"].observed_generation == 2
@@ -173,7 +173,7 @@ def test_the_first_crash_of_one_child_is_told_at_once_though_others_have_used_up
         hub = Hub(slices=10, children=400)
         await asyncio.sleep(400)
 
-        hub.supervisor.children["well-3"].ended(End(Reason.EXITED, "it was well"))
+        hub.supervisor.children["well-3"].ended(ExitStatus(Reason.EXITED, "it was well"))
         await asyncio.sleep(1.5)
 
         assert parse_report(hub.statuses["hub.hub-0.3"].entries["well-3"]).last_exit == "it was well"
@@ -191,11 +191,11 @@ def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
         await asyncio.sleep(400)
         for _ in range(20):
             hub.starter.awaits_pod.clear()
-            child.ended(End(Reason.EXITED, "exit code 1"))
+            child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
             await hub.starter.awaits_pod.wait()
             await asyncio.sleep(1.5)
             assert parse_report(hub.statuses["hub.hub-0.3"].entries["pod"]).state == State.STARTING
-            child.hindered(State.FAILED, Reason.EXITED, "its container ended")
+            child.blocked(State.FAILED, Reason.EXITED, "its container ended")
             await asyncio.sleep(15)
 
     virtualtime.run(ten_ends())

@@ -8,11 +8,11 @@ import asyncio
 import pytest
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End, Limits
+from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.problems import Problem
-from processhub.agent.registry.slicewatcher import Wanted
-from processhub.agent.request import Answer, MovedError, OutcomeUnknownError, Request
-from processhub.agent.requests.queue import QUEUE_MAX, Desk
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response
+from processhub.agent.requests.queue import QUEUE_MAX, RequestQueue
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Settings
@@ -26,11 +26,11 @@ class World:
     closing = False
 
     def __init__(self) -> None:
-        self.desk = Desk(
+        self.desk = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )
         self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
-        self.asked: list[tuple[Request, asyncio.Future[Answer]]] = []
+        self.asked: list[tuple[Request, asyncio.Future[Response]]] = []
         self.stopped: list[float] = []
         self.accepts = self.may_serve = True
 
@@ -42,7 +42,7 @@ class World:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: Wanted) -> World:
+    def launch(self, child: Child, wanted: DesiredRun) -> World:
         return self
 
     def changed(self, child: Child, *, urgent: bool) -> None:
@@ -74,11 +74,11 @@ class World:
     def role(self, role: str, epoch: int, *, told: bool) -> None:
         pass
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         while not self.accepts:
             await asyncio.sleep(0)
         request.handed_over.set()
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.asked.append((request, answer))
         return await answer
 
@@ -86,18 +86,18 @@ class World:
 
     def want(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
         entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
-        self.child.want(Wanted(entry, Exec(command=("x",)), "s", 1, startable=True))
+        self.child.want(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
 
     def begin(self, **wanted: object) -> None:
         self.want(**wanted)  # type: ignore[arg-type]
         self.child.running(7)
 
-    def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Answer]:
+    def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Response]:
         return asyncio.get_running_loop().create_task(self.desk.serve("a", Request(kind, b"%d" % number)))
 
     async def answer(self, position: int) -> None:
         request, answer = self.asked[position]
-        answer.set_result(Answer(200, request.body or b""))
+        answer.set_result(Response(200, request.body or b""))
         await settle()
 
 
@@ -135,7 +135,7 @@ async def test_what_waits_is_served_by_the_next_incarnation_and_what_ran_is_not(
         await first
     assert (caught.value.status, caught.value.kind) == (502, "outcome_unknown")
     assert len(world.asked) == 1
-    world.child.ended(End(Reason.EXITED, "exit code 1"))
+    world.child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
     world.child.running(8)
     await settle()
     await world.answer(1)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.handover import Handovers
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
@@ -44,7 +44,7 @@ class Launcher:
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
 
-    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -99,7 +99,7 @@ class Agent:
         self.supervisor.handovers = self.handovers
 
     def want(self, entry: Assignment) -> None:
-        wanted = Wanted(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
+        wanted = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
         self.supervisor.want({"a": wanted})
 
     def take(self, state: bytes) -> None:
@@ -197,7 +197,7 @@ async def test_a_child_that_ran_here_with_its_state_starts_afresh_after_a_crash_
     agent.want(committed(b"1"))
     child = agent.supervisor.children["a"]
     child.running(7)
-    child.ended(End(Reason.EXITED, "exit code 1"))
+    child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
     assert agent.started == [b"1", None]
 
     registry.source(None)

@@ -11,11 +11,11 @@ from pathlib import Path
 import xxhash
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.handover.handover import Handovers
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.statesender import Batch, Content, Outgoing, Taken
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
@@ -33,7 +33,7 @@ class Launcher:
         self.states: list[bytes | None] = []
         self.paths: list[Path] = []
 
-    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -66,13 +66,13 @@ class Registry:
 class Targets:
     """The other members' answers to states, and what they were sent."""
 
-    answer: Taken = field(default_factory=lambda: Taken(204))
+    answer: Receipt = field(default_factory=lambda: Receipt(204))
     sent: list[bytes] = field(default_factory=list)
 
-    async def send_state(self, address: str, state: Outgoing) -> Taken:
+    async def send_state(self, address: str, state: Outgoing) -> Receipt:
         raise AssertionError("all states here are small")
 
-    async def send_states(self, address: str, batch: Batch) -> tuple[Taken, ...]:
+    async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
         self.sent += [state.state for state in batch.states]
         return (self.answer,) * len(batch.states)
 
@@ -96,7 +96,7 @@ class Agent:
 
     def want(self, epoch: int, to: str = "") -> Child:
         entry = Assignment(uid="u", epoch=epoch, workload="w", to=to)
-        self.supervisor.want({"a": Wanted(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
+        self.supervisor.want({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
         return self.supervisor.children["a"]
 
 
@@ -115,7 +115,7 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
 
     agent.want(3, to="hub-3:8")
     await until(lambda: len(agent.launcher.paths) == 2)
-    child.ended(End(Reason.EXITED, "stopped"))
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
     await until(lambda: child.gave or child.kept)
 
     assert (child.gave, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
@@ -125,10 +125,10 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
 async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.want(3).running(7)
-    agent.targets.answer = Taken(400, "not now")
+    agent.targets.answer = Receipt(400, "not now")
     child = agent.want(3, to="hub-2:7")
     await until(lambda: agent.launcher.paths)
-    child.ended(End(Reason.EXITED, "stopped", state=b"1"))
+    child.ended(ExitStatus(Reason.EXITED, "stopped", state=b"1"))
     await until(lambda: child.kept)
     agent.supervisor.limits.start_seconds = 0
     agent.want(9)
@@ -136,11 +136,11 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     child.begun()
     await until(lambda: child.state == State.FAILED)  # it is being ended
 
-    agent.targets.answer = Taken(204)
+    agent.targets.answer = Receipt(204)
     agent.want(9, to="hub-2:11")
     for _ in range(20):
         await asyncio.sleep(0)
-    child.ended(End(Reason.EXITED, "stopped"))
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
     await until(lambda: child.gave or child.kept)
 
     assert (child.gave, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")

@@ -10,9 +10,9 @@ import pytest
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.podchild import PodStarter, hindrance
-from processhub.agent.children.runs import Handle, Limits
+from processhub.agent.children.runs import Limits, RunHandle
 from processhub.agent.env import Environment
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import child_pod_name
@@ -98,7 +98,7 @@ class Alone:
     def may_start(self, child: Child, *, again: bool) -> bool:
         return True
 
-    def launch(self, child: Child, wanted: Wanted) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
         return self.starter.launch(child, wanted, WORKLOAD)
 
     def at_work(self, child: Child) -> bool:
@@ -125,9 +125,9 @@ def copy(epoch: int, role: str, version: int) -> Pod:
     return pod(metadata=metadata, phase="Running", conditions=[{"type": "Ready", "status": "True"}])
 
 
-def entry(epoch: int, role: str) -> Wanted:
+def entry(epoch: int, role: str) -> DesiredRun:
     assignment = Assignment(uid="u1", workload="w", epoch=epoch, run=5, role=role, restart_policy="Temporary")
-    return Wanted(assignment, WORKLOAD, "slice", 1, True)
+    return DesiredRun(assignment, WORKLOAD, "slice", 1, True)
 
 
 @pytest.mark.parametrize("pod_first", [False, True])

@@ -21,9 +21,9 @@ from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.watchdog.client import Spawner, WardenProcess
+from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.child import Exec, Python
 from processhub.api.naming import id_hash
 from processhub.api.slice import Assignment
@@ -61,8 +61,8 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     env = Environment(
         "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
     )
-    warden, log = WardenProcess(), os.open(os.devnull, os.O_WRONLY)
-    spawner, sink = Spawner(warden, None, lambda: None), LogSink(log)
+    warden, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
+    spawner, sink = WatchdogClient(warden, None, lambda: None), LogSink(log)
     pythons = PythonStarter(env, spawner, sink, None)  # type: ignore[arg-type]
     supervisor = Supervisor(
         ExecStarter(env, spawner, sink),
@@ -80,9 +80,9 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     os.close(log)
 
 
-def wanted(workload: Exec | Python, epoch: int = 1, **fields: Any) -> Wanted:
+def wanted(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRun:
     entry = Assignment(uid="u", epoch=epoch, workload="w", **fields)
-    return Wanted(entry, workload, slice="s", term=1, startable=True)
+    return DesiredRun(entry, workload, slice="s", term=1, startable=True)
 
 
 @pytest.mark.parametrize(

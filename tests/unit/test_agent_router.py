@@ -16,11 +16,11 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.peers.peers import Peers
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.registry import Copy
-from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
-from processhub.agent.requests.localtakeover import Claims
-from processhub.agent.requests.ondemand import Demand
-from processhub.agent.requests.queue import Desk
+from processhub.agent.requests.localtakeover import LocalTakeover
+from processhub.agent.requests.ondemand import OnDemandStarter
+from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import ChildSpec, Python
@@ -51,7 +51,7 @@ DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="mo
 class Launcher:
     """Starts nothing."""
 
-    def launch(self, child: object, wanted: Wanted, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
         return self
 
     def stop(self, grace: float) -> None: ...
@@ -79,7 +79,7 @@ class World:
             Metrics(),
         )  # type: ignore[arg-type]
         children = self.supervisor.children
-        self.sync = Sync(
+        self.sync = SliceWatcher(
             client,
             env,
             "p/1",
@@ -88,11 +88,11 @@ class World:
             self.supervisor.apply,
             lambda old, new: self.router.watch.changed(old, new),
         )
-        self.desk = Desk(children.get, lambda: True, lambda: self.sync.settings)
+        self.desk = RequestQueue(children.get, lambda: True, lambda: self.sync.settings)
         self.supervisor.busy = self.desk.at_work
         self.peers = Peers(env)
-        self.claims = Claims(env, self.sync, self.peers, children, self.supervisor.want, lambda: True)
-        demand = Demand(env, client, lambda: self.sync.settings, self.sync.registry)
+        self.claims = LocalTakeover(env, self.sync, self.peers, children, self.supervisor.want, lambda: True)
+        demand = OnDemandStarter(env, client, lambda: self.sync.settings, self.sync.registry)
         self.router = Router(env, self.sync, children, self.desk, self.peers, demand, self.claims)
         self.put("hub-1")
 

@@ -9,9 +9,9 @@ import pytest
 from test_agent_supervisor import supervised, wanted
 from waiting import until
 
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
-from processhub.agent.reporting.reporter import Author, StatusBook
+from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus, parse_report
@@ -41,9 +41,9 @@ class Server:
         return self.slice
 
 
-def book_of(server: Server) -> StatusBook:
-    book = StatusBook(
-        Author(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
+def book_of(server: Server) -> StatusReporter:
+    book = StatusReporter(
+        WriterIdentity(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
     )
     book.open()
     return book
@@ -89,7 +89,7 @@ async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_gene
     assert server.status.observed_generation == 1
 
     first = supervisor.children[old[0]]
-    first.ended(End(Reason.EXITED, "exit code 0"))
+    first.ended(ExitStatus(Reason.EXITED, "exit code 0"))
     book.child_changed(first, urgent=True)
     await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
     assert "new-2" in server.status.entries

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
@@ -21,7 +21,7 @@ class Launcher:
         self.started: list[str] = []
         self.stopped: list[float] = []
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec | Python | PodWorkload, *_: object) -> Launcher:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Launcher:
         self.started.append(child.id)
         return self
 
@@ -45,9 +45,9 @@ def supervised() -> tuple[Supervisor, Launcher]:
     return supervisor, launcher
 
 
-def wanted(child_id: str) -> Wanted:
+def wanted(child_id: str) -> DesiredRun:
     entry = Assignment(uid=f"u-{child_id}", epoch=1, workload="w")
-    return Wanted(assignment=entry, workload=Exec(command=("x",)), slice="s", term=1, startable=True)
+    return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice="s", term=1, startable=True)
 
 
 async def test_a_partition_stops_all_children_and_its_end_starts_them_again() -> None:
@@ -59,7 +59,7 @@ async def test_a_partition_stops_all_children_and_its_end_starts_them_again() ->
     supervisor.apply(Settings(partitioned=True, stop_seconds=3))
     assert launcher.stopped == [3, 3]
     for child in supervisor.children.values():
-        child.ended(End(Reason.EXITED, "killed by SIGTERM"))
+        child.ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
     assert {child.state for child in supervisor.children.values()} == {State.PENDING}
     assert {child.restarts for child in supervisor.children.values()} == {0}
 

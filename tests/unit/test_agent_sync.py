@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processhub.agent.env import Environment
-from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, Workload
 from processhub.api.meta import ObjectMeta
 from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, encode_workload, format_assignment
@@ -27,11 +27,11 @@ class Followed:
             return None
 
         client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=token))
-        self.wanted: dict[str, Wanted | None] = {}
+        self.wanted: dict[str, DesiredRun | None] = {}
         self.own: list[str] = []
         self.settings: list[Settings] = []
         self.version = 0
-        self.sync = Sync(
+        self.sync = SliceWatcher(
             client, ENV, "pod/me", self.wanted.update, lambda _, name: self.own.append(name), self.settings.append
         )
 

@@ -20,8 +20,8 @@ from processhub.api.slice import (
     format_report,
 )
 from processhub.cli.explain import candidates, why
-from processhub.cli.outlook import changed, from_cluster, outlook
 from processhub.cli.show import pod_of
+from processhub.cli.whatif import changed, forecast, from_cluster
 from processhub.client.registry import Registry
 from processhub.core.model.placement import Candidate, rank
 
@@ -151,7 +151,7 @@ def test_live_plan_leaves_children_of_a_member_that_is_away_where_they_are() -> 
     of = hub(unready="h-1")
     known = registry({f"c{index}": MEMBERS[index % 3] for index in range(30)})
 
-    found = outlook(changed(from_cluster(of, known.records, []), of, remove=["h-0"]))
+    found = forecast(changed(from_cluster(of, known.records, []), of, remove=["h-0"]))
 
     assert {move.source for move in found.moves} == {"h-0"}
     assert {move.target for move in found.moves} == {"h-2"}
@@ -162,7 +162,7 @@ def test_live_plan_places_accepted_children_alone() -> None:
     accepted = [{"type": "Accepted", "status": "True", "reason": "Accepted"}]
     children = [child("new", accepted), child("refused"), child("asleep", accepted, suspend=True)]
 
-    found = outlook(from_cluster(hub(), {}, children))
+    found = forecast(from_cluster(hub(), {}, children))
 
     assert found.placed.keys() == {"new"}
     assert not found.moves
@@ -172,7 +172,7 @@ def test_live_plan_names_pinned_children_that_can_not_leave() -> None:
     known = registry({"a": "h-0", "b": "h-0"})
     pinned = [child("a", pinned=True), child("b")]
 
-    found = outlook(changed(from_cluster(hub(), known.records, pinned), hub(), remove=["h-0"]))
+    found = forecast(changed(from_cluster(hub(), known.records, pinned), hub(), remove=["h-0"]))
 
     assert found.stranded == {"h-0": ("a",)}
     assert [move.id for move in found.moves] == ["b"]

@@ -12,7 +12,7 @@ import yaml
 from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.cli.main import main
-from processhub.cli.outlook import new_names
+from processhub.cli.whatif import new_names
 
 SLEEP = {"command": ["sleep"]}
 

@@ -14,9 +14,9 @@ from processhub.api.reasons import Reason
 from processhub.api.usage import Usage, format_usage, parse_usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, rank
-from processhub.core.model.snapshot import MemberView, Wanted
-from processhub.core.planning.planner import _Singles, plan
-from processhub.core.strategies import BUILT_IN, LeastLoaded, Scene, Seat, strategy_of
+from processhub.core.model.snapshot import DesiredChild, MemberView
+from processhub.core.planning.planner import SingleCopyPlanner, plan
+from processhub.core.strategies import BUILT_IN, LeastLoaded, MemberSlot, PlacementView, strategy_of
 from processhub.core.strategies.migration import migration_of
 
 NAMES = ["hub-0", "hub-1", "hub-2"]
@@ -27,7 +27,7 @@ def hub_of(strategy: str, members: int = 3, **spec: object) -> PlannedHub:
     return PlannedHub(members, hub_spec(strategy=strategy, **spec))  # type: ignore[arg-type]
 
 
-def one_by_one(hub: PlannedHub, children: list[Wanted]) -> list[str]:
+def one_by_one(hub: PlannedHub, children: list[DesiredChild]) -> list[str]:
     """The member that each goes to, arriving in this order, a round for each."""
     places = []
     for each in children:
@@ -316,12 +316,12 @@ def test_not_local_with_fallback_runs_at_the_origin_until_another_member_joins()
 # LeastLoaded
 
 
-def seats(**usage: tuple[int, int, int]) -> Scene:
+def seats(**usage: tuple[int, int, int]) -> PlacementView:
     """Members a, b, … with CPU, memory and children as reported, and the children that they have."""
-    return Scene(
+    return PlacementView(
         spec=hub_spec(),
         seats=tuple(
-            Seat(
+            MemberSlot(
                 name=name,
                 children=children,
                 room=100,
@@ -562,7 +562,7 @@ def test_orders_are_not_each_searched_for_among_all_children() -> None:
     hub.want(child(f"c{number}") for number in range(500))
     hub.rest()
     hub.orders = {id_: "hub-0" if "hub-0" not in places else "hub-1" for id_, places in hub.record.items()}
-    planner = _Singles(hub.snapshot(budget=0), strategy_of("ConsistentHashing"), migration_of("ColdSwap"))
+    planner = SingleCopyPlanner(hub.snapshot(budget=0), strategy_of("ConsistentHashing"), migration_of("ColdSwap"))
     planner.follow_children()
     planner.movable = Counted(planner.movable)
 

@@ -94,7 +94,7 @@ class HandingHub(PlannedHub):
                     self._look_for_state(name, id_, places[name])
             for key in [key for key in self.got if key[0] == name and name not in self.record.get(key[1], {})]:
                 del self.got[key]
-            self.change(name, lingering=frozenset(), settled=True)
+            self.change(name, possibly_running=frozenset(), settled=True)
 
     def _same(self, name: str, id_: str) -> bool:
         now, run = self.record.get(id_, {}).get(name), self.running[name][id_]
@@ -456,7 +456,7 @@ def test_a_target_that_was_taken_for_gone_and_is_back_holds_its_source_up_until_
     # Its removal is written; by the Lease, read again then, it is back: the rest of the plan is withheld.
     hub.quiet.add((source, "a"))
     del hub.record["a"][target]
-    hub.change(target, lingering=frozenset({"a"}))
+    hub.change(target, possibly_running=frozenset({"a"}))
 
     planned = plan(hub.snapshot())
 
@@ -670,7 +670,7 @@ class HandingLife(RuleBasedStateMachine):
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
-            self.hub.change(name, phase=Phase.GONE, lingering=frozenset())
+            self.hub.change(name, phase=Phase.GONE, possibly_running=frozenset())
 
     @rule(name=members)
     def member_leaves(self, name: str) -> None:
@@ -727,7 +727,7 @@ class HandingLife(RuleBasedStateMachine):
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
-                hub.change(name, phase=Phase.GONE, lingering=frozenset(), settled=True)
+                hub.change(name, phase=Phase.GONE, possibly_running=frozenset(), settled=True)
         hub.rest(100, rounds=200)
         assert not hub.orders, "somebody asked for a move and got no answer"
         for id_, wanted in hub.children.items():

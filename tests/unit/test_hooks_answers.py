@@ -11,11 +11,11 @@ import pytest
 from processhub.api.child import Child, Workload
 from processhub.api.hub import HubSpec
 from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
-from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child, parse_answer
+from processhub.controller.hooks.verdicts import HookVerdict, as_recorded, changed_child, parse_answer
 from processhub.controller.hooks.webhook import HookError
-from processhub.controller.observe.admission import Candidate
+from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_hub
-from processhub.core.model.snapshot import attributes_digest, wanted_child
+from processhub.core.model.snapshot import attributes_digest, desired_child
 from processhub.core.planning.builder import same_attributes
 
 EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
@@ -23,7 +23,7 @@ PYTHON = {"python": {"target": "m:C", "args": {"a": 1, "b": 2}}}
 POD: dict[str, Any] = {"pod": {"template": {"spec": {"containers": [{"name": "c"}]}}}}
 
 
-def known(**spec: Any) -> Candidate:
+def known(**spec: Any) -> StartCandidate:
     child = msgspec.convert(
         {
             "metadata": {"name": "a", "uid": "u"},
@@ -32,19 +32,19 @@ def known(**spec: Any) -> Candidate:
         Child,
     )
     name, text = encode_workload(child.spec)
-    return Candidate(wanted_child(child.spec, child.id, "u", name), child.spec, text, 1)
+    return StartCandidate(desired_child(child.spec, child.id, "u", name), child.spec, text, 1)
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"allow": true}', None, {}, {"allow": True}])
 def test_an_answer_that_says_nothing_allows_and_changes_nothing(body: Any) -> None:
     child = known(**EXEC)
 
-    assert parse_answer(body) == Answer()
+    assert parse_answer(body) == HookVerdict()
     assert changed_child(child, parse_answer(body)) == (child.wanted, child.workload)
 
 
 def test_a_denial_has_its_reason() -> None:
-    assert parse_answer(b'{"allow": false, "reason": "not today"}') == Answer(allow=False, reason="not today")
+    assert parse_answer(b'{"allow": false, "reason": "not today"}') == HookVerdict(allow=False, reason="not today")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_answer_that_cannot_be_read_is_refused_in_a_sentence(body: Any, why: 
 
 
 def test_metadata_tags_and_environment_are_merged_over_the_childs_own() -> None:
-    answer = Answer(metadata={"k": "new", "l": "more"}, tags=("gold", "own"), env={"A": "2", "B": "3"})
+    answer = HookVerdict(metadata={"k": "new", "l": "more"}, tags=("gold", "own"), env={"A": "2", "B": "3"})
 
     changed, text = changed_child(known(**EXEC), answer)
 
@@ -79,37 +79,39 @@ def test_metadata_tags_and_environment_are_merged_over_the_childs_own() -> None:
 
 
 def test_arguments_are_merged_over_those_of_a_python_child() -> None:
-    _, text = changed_child(known(**PYTHON), Answer(args={"b": 3, "c": [4]}))
+    _, text = changed_child(known(**PYTHON), HookVerdict(args={"b": 3, "c": [4]}))
 
     assert json.loads(text)["python"]["args"] == {"a": 1, "b": 3, "c": [4]}
 
 
 def test_of_several_answers_the_later_wins() -> None:
-    both = Answer(metadata={"k": "1", "l": "1"}, tags=("a",)).then(Answer(metadata={"k": "2"}, tags=("b", "a")))
+    both = HookVerdict(metadata={"k": "1", "l": "1"}, tags=("a",)).then(
+        HookVerdict(metadata={"k": "2"}, tags=("b", "a"))
+    )
 
-    assert both == Answer(metadata={"k": "2", "l": "1"}, tags=("a", "b"))
+    assert both == HookVerdict(metadata={"k": "2", "l": "1"}, tags=("a", "b"))
 
 
 @pytest.mark.parametrize(
     ("spec", "answer", "why"),
     [
-        (PYTHON, Answer(env={"A": "1"}), "only exec children have one"),
-        (POD, Answer(env={"A": "1"}), "only exec children have one"),
-        (EXEC, Answer(args={"a": 1}), "only python children have them"),
-        (EXEC, Answer(env={"1A": "x"}), "env: at most 256 names of letters, digits and underscores"),
-        (EXEC, Answer(tags=("",)), "tags: at most 32 of 1 to 128 characters"),
-        (EXEC, Answer(tags=tuple(map(str, range(32)))), "tags: at most 32"),
-        (EXEC, Answer(metadata={"k": "x" * 1025}), "metadata: at most 32 keys"),
-        (EXEC, Answer(env={"A": "x" * 200_000}), "the workload is 2000"),
+        (PYTHON, HookVerdict(env={"A": "1"}), "only exec children have one"),
+        (POD, HookVerdict(env={"A": "1"}), "only exec children have one"),
+        (EXEC, HookVerdict(args={"a": 1}), "only python children have them"),
+        (EXEC, HookVerdict(env={"1A": "x"}), "env: at most 256 names of letters, digits and underscores"),
+        (EXEC, HookVerdict(tags=("",)), "tags: at most 32 of 1 to 128 characters"),
+        (EXEC, HookVerdict(tags=tuple(map(str, range(32)))), "tags: at most 32"),
+        (EXEC, HookVerdict(metadata={"k": "x" * 1025}), "metadata: at most 32 keys"),
+        (EXEC, HookVerdict(env={"A": "x" * 200_000}), "the workload is 2000"),
     ],
 )
-def test_an_answer_that_makes_no_valid_child_is_refused(spec: dict[str, Any], answer: Answer, why: str) -> None:
+def test_an_answer_that_makes_no_valid_child_is_refused(spec: dict[str, Any], answer: HookVerdict, why: str) -> None:
     with pytest.raises(HookError, match=why):
         changed_child(known(**spec), answer)
 
 
 def test_what_a_hook_changed_is_on_record_and_read_from_there() -> None:
-    changed, _ = changed_child(known(**EXEC), Answer(tags=("gold",), env={"B": "2"}))
+    changed, _ = changed_child(known(**EXEC), HookVerdict(tags=("gold",), env={"B": "2"}))
 
     entry = parse_assignment(format_assignment(changed.entry(7)))
 

@@ -14,8 +14,8 @@ from processhub.api.hub import Hub
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.hooks import dispatcher as module
-from processhub.controller.hooks.dispatcher import QUEUE, Courier
-from processhub.controller.hooks.hubevent import CloudEventText, Happening
+from processhub.controller.hooks.dispatcher import QUEUE, HookDispatcher
+from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.report.events import EventRecorder
 
@@ -27,8 +27,8 @@ def hub(*names: str, event: str = STARTED) -> Hub:
     return msgspec.convert({"metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": {"hooks": hooks}}, Hub)
 
 
-def happened(*subjects: str) -> list[Happening]:
-    return [Happening(STARTED, subject, {"child": subject}) for subject in subjects]
+def happened(*subjects: str) -> list[HubEvent]:
+    return [HubEvent(STARTED, subject, {"child": subject}) for subject in subjects]
 
 
 class Calls:
@@ -63,7 +63,7 @@ def dropped() -> float:
 
 async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> None:
     calls = Calls()
-    courier = Courier(hub("b", "a"), calls, recorder)
+    courier = HookDispatcher(hub("b", "a"), calls, recorder)
 
     courier.post(happened("x", "y"))
     await courier.close(grace=5)
@@ -73,7 +73,7 @@ async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> 
 
 async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) -> None:
     calls = Calls()
-    courier = Courier(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
+    courier = HookDispatcher(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
 
     courier.post(happened("x"))
     await courier.close(grace=5)
@@ -84,7 +84,7 @@ async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) 
 async def test_the_queue_is_bounded_and_what_is_dropped_is_counted(recorder: EventRecorder) -> None:
     calls, before = Calls(), dropped()
     calls.gate.clear()
-    courier = Courier(hub("a"), calls, recorder)
+    courier = HookDispatcher(hub("a"), calls, recorder)
 
     courier.post(happened(*(str(number) for number in range(QUEUE + 5))))
     await courier.close()
@@ -98,7 +98,7 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0))
     calls = Calls()
     calls.failing.add("a")
-    courier = Courier(hub("a"), calls, recorder)
+    courier = HookDispatcher(hub("a"), calls, recorder)
 
     courier.post(happened("x", "y"))
     await courier.close(grace=5)
@@ -109,7 +109,7 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
 async def test_a_hook_that_was_cancelled_is_not_called_for_what_waits(recorder: EventRecorder) -> None:
     calls = Calls()
     calls.gate.clear()
-    courier = Courier(hub("a", "b"), calls, recorder)
+    courier = HookDispatcher(hub("a", "b"), calls, recorder)
     courier.post(happened("x", "y"))
     await calls.entered.wait()
 

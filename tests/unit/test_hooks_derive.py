@@ -14,7 +14,7 @@ from processhub.controller.hooks.view import CopySeen, HubView, MemberSeen
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Move
-from processhub.core.model.snapshot import Wanted
+from processhub.core.model.snapshot import DesiredChild
 
 LIVE, HELD, GONE = Phase.LIVE, Phase.HELD, Phase.GONE
 
@@ -44,8 +44,8 @@ def copy(
     )
 
 
-def wanted(*ids: str, uid: str = "u") -> dict[str, Wanted]:
-    return {child_id: Wanted(id=child_id, uid=uid, key=child_key(child_id), workload="w") for child_id in ids}
+def wanted(*ids: str, uid: str = "u") -> dict[str, DesiredChild]:
+    return {child_id: DesiredChild(id=child_id, uid=uid, key=child_key(child_id), workload="w") for child_id in ids}
 
 
 def view(

@@ -21,8 +21,8 @@ from processhub.controller.hooks.hooks import Hooks
 from processhub.controller.hooks.hubevent import CloudEventText
 from processhub.controller.hooks.starts import StartGate
 from processhub.controller.hooks.stops import StopGate
-from processhub.controller.hooks.verdicts import Answer
-from processhub.controller.observe.admission import Judged, judge
+from processhub.controller.hooks.verdicts import HookVerdict
+from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observe import Observation
 from processhub.controller.report.events import EventRecorder
@@ -30,7 +30,7 @@ from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import Verdict
-from processhub.core.model.snapshot import HubSnapshot, OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, OnRecord
 
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
@@ -91,7 +91,7 @@ async def test_a_child_is_put_to_sleep_when_its_hook_was_told_and_nothing_is_tol
     stopping = hub("PreChildStop")
     gate = StopGate(Asker(stopping, call, recorder), lambda: None)
     before = observed(stopping, "u", "a")
-    suspended = Wanted(id="a", uid="u", key=1, workload="w", suspended=True)
+    suspended = DesiredChild(id="a", uid="u", key=1, workload="w", suspended=True)
     asleep = Assignment(uid="u", epoch=2, workload="w", wait=True, asleep=True)
     now = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, children={"a": suspended}))
     plan = Plan(entries={"hub-0": {"a": asleep}}, unplaced={}, next_epoch=3)
@@ -125,9 +125,9 @@ async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may
     record = {"a": (OnRecord("hub-0", asleep),)}
     gate = StartGate(Asker(asking, call, recorder), state, lambda: None)
 
-    def look() -> Judged:
+    def look() -> Admitted:
         gate.begin_round(asking.spec.hooks)
-        return judge(gate, {"a": known.wanted}, {"a": known}, {}, record, asking)
+        return admit(gate, {"a": known.wanted}, {"a": known}, {}, record, asking)
 
     first = look()
     assert first.wanted["a"].suspended
@@ -153,7 +153,7 @@ async def test_an_answer_that_is_no_json_counts_as_none(recorder: EventRecorder,
 
     with pytest.raises(Unanswered, match="hook hook-PreChildStart gave no answer: its answer can't be read"):
         await Asker(fail, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {})
-    assert await Asker(ignore, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {}) == Answer()
+    assert await Asker(ignore, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {}) == HookVerdict()
 
 
 async def test_moves_that_a_hook_has_put_off_are_asked_about_again_whatever_the_question_ended_in(

@@ -11,23 +11,25 @@ from planned_hub import PlannedHub, children_of, hub_spec
 
 from processhub.agent.children.usage import Meter, descendants, processes, rounded
 from processhub.api.usage import Usage, format_usage, parse_usage
-from processhub.core.strategies.cooldown import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, Patience
+from processhub.core.strategies.cooldown import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, RebalanceCooldown
 
 ROUND = 5.0  # seconds
 
 
-def takers(patience: Patience, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0) -> list[float]:
+def takers(
+    patience: RebalanceCooldown, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0
+) -> list[float]:
     """When a member was told to draw, with this imbalance at each round."""
     rounds = [begin + ROUND * number for number in range(int(seconds / ROUND))]
     return [now for now in rounds if patience.taker(imbalance, now)]
 
 
 def test_an_imbalance_is_met_once_it_has_lasted() -> None:
-    assert takers(Patience(), 300, ("a", "b")) == [AFTER_SECONDS]
+    assert takers(RebalanceCooldown(), 300, ("a", "b")) == [AFTER_SECONDS]
 
 
 def test_one_that_ends_in_between_begins_anew() -> None:
-    patience = Patience()
+    patience = RebalanceCooldown()
 
     assert not takers(patience, 50, ("a", "b"))
     assert not takers(patience, 10, None, begin=50)
@@ -35,7 +37,7 @@ def test_one_that_ends_in_between_begins_anew() -> None:
 
 
 def test_loads_that_take_turns_move_nothing() -> None:
-    patience = Patience()
+    patience = RebalanceCooldown()
 
     for turn in range(100):
         imbalance = ("a", "b") if turn % 2 else ("b", "a")
@@ -43,7 +45,7 @@ def test_loads_that_take_turns_move_nothing() -> None:
 
 
 def test_several_loaded_members_are_one_imbalance() -> None:
-    patience = Patience()
+    patience = RebalanceCooldown()
 
     told = [patience.taker(("a" if number % 2 else "c", "b"), ROUND * number) for number in range(20)]
 
@@ -51,7 +53,7 @@ def test_several_loaded_members_are_one_imbalance() -> None:
 
 
 def test_levellings_are_far_apart_and_giving_back_takes_much_longer_each_time() -> None:
-    patience = Patience()
+    patience = RebalanceCooldown()
     assert takers(patience, 65, ("a", "b")) == [60]
 
     assert takers(patience, 700, ("c", "d"), begin=100) == [60 + REST_SECONDS]
@@ -67,7 +69,7 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
     hub = PlannedHub(2, hub_spec(strategy="LeastLoaded", cap_percent=1000))
     hub.want(children_of(20))
     hub.rest()
-    patience, moves = Patience(), []
+    patience, moves = RebalanceCooldown(), []
     taker = ""
     for number in range(int(7200 / ROUND)):
         now = number * ROUND

@@ -16,7 +16,7 @@ from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
-from processhub.controller.execute.moverequests import OrderDesk
+from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.setorders import HeldBack
 from processhub.controller.store.childsets import SeenSet, known_set
@@ -83,7 +83,7 @@ class Desk:
         events = SimpleNamespace(about_child=lambda *_, **__: None)
         hub = Hub(metadata=ObjectMeta(name="hub"))
         steps = Steps({}, cast(Any, events), hub)
-        desk = OrderDesk(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
+        desk = MoveRequests(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
         return await desk.answer(cast(Any, observation), answered, now)
 
 

@@ -13,7 +13,7 @@ from ownstrategy import installed
 from processhub import extensions
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.reasons import Reason
-from processhub.controller.observe.customrules import OwnRules
+from processhub.controller.observe.customrules import CustomRules
 from processhub.core.acceptance import refuse_hub
 from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.plan import Plan
@@ -249,14 +249,14 @@ def hub_with(**spec: object) -> Hub:
 
 
 def test_a_redundancy_strategy_that_fails_leaves_the_number_as_it_was() -> None:
-    rules = OwnRules(hub_with(redundancy={"strategy": "Faulty"}), {}, {"Faulty": Faulty()}, {}, 2)
+    rules = CustomRules(hub_with(redundancy={"strategy": "Faulty"}), {}, {"Faulty": Faulty()}, {}, 2)
 
     assert rules.copies == 2
     assert rules.failure == "redundancy strategy Faulty: KeyError: 'how many'; the number of copies stays 2"
 
 
 def test_a_partition_strategy_that_fails_requires_a_majority() -> None:
-    rules = OwnRules(hub_with(partitionTolerance={"strategy": "Faulty"}), {}, {}, {"Faulty": Faulty()}, 1)
+    rules = CustomRules(hub_with(partitionTolerance={"strategy": "Faulty"}), {}, {}, {"Faulty": Faulty()}, 1)
 
     assert rules.has_quorum
     assert rules.required(Seen(wanted=5, recent=5, largest_seen=5)) == 3
@@ -264,7 +264,7 @@ def test_a_partition_strategy_that_fails_requires_a_majority() -> None:
 
 
 def test_a_hub_without_own_strategies_has_no_rules() -> None:
-    rules = OwnRules(hub_with(), {}, {"Faulty": Faulty()}, {"Faulty": Faulty()}, 1)
+    rules = CustomRules(hub_with(), {}, {"Faulty": Faulty()}, {"Faulty": Faulty()}, 1)
 
     assert (rules.copies, rules.has_quorum, rules.failure) == (None, False, "")
 

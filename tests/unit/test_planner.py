@@ -355,7 +355,7 @@ def test_a_recreated_child_starts_only_after_the_old_ones_end() -> None:
 
 def test_a_child_that_may_still_run_on_a_held_member_waits_and_the_member_is_named() -> None:
     hub = PlannedHub(2)
-    hub.change("hub-1", phase=Phase.HELD, lingering=frozenset({"a"}))
+    hub.change("hub-1", phase=Phase.HELD, possibly_running=frozenset({"a"}))
     hub.want([child("a"), child("b")])
 
     planned = hub.step()
@@ -367,7 +367,7 @@ def test_a_child_that_may_still_run_on_a_held_member_waits_and_the_member_is_nam
 
 def test_what_lingers_on_a_member_proven_gone_blocks_nobody() -> None:
     hub = PlannedHub(2)
-    hub.change("hub-1", phase=Phase.GONE, lingering=frozenset({"a"}), settled=False)
+    hub.change("hub-1", phase=Phase.GONE, possibly_running=frozenset({"a"}), settled=False)
     hub.want([child("a")])
 
     hub.rest()

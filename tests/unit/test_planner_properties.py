@@ -18,7 +18,7 @@ from processhub.api.slice import Assignment
 from processhub.api.usage import Usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
-from processhub.core.model.snapshot import Wanted
+from processhub.core.model.snapshot import DesiredChild
 from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN
 
@@ -98,7 +98,7 @@ class HubLife(RuleBasedStateMachine):
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
-            self.hub.change(name, phase=Phase.GONE, lingering=frozenset())
+            self.hub.change(name, phase=Phase.GONE, possibly_running=frozenset())
 
     @rule(name=members)
     def member_restarts(self, name: str) -> None:
@@ -262,7 +262,7 @@ class HubLife(RuleBasedStateMachine):
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
                 # A leader that took over waits for those that are held; they are back or gone in the end.
-                hub.change(name, phase=Phase.GONE, lingering=frozenset(), settled=True)
+                hub.change(name, phase=Phase.GONE, possibly_running=frozenset(), settled=True)
         plans = hub.rest(budget, rounds=150)
         self._make_pods()
         while left_over := self._left_over():
@@ -299,7 +299,7 @@ class HubLife(RuleBasedStateMachine):
         """How many children the member runs or keeps the room of."""
         return sum(name in places for places in self.hub.record.values())
 
-    def _kept_from(self, wanted: Wanted, ready: set[str]) -> bool:
+    def _kept_from(self, wanted: DesiredChild, ready: set[str]) -> bool:
         """Whether NotLocal alone keeps the child from the members that are ready and have room."""
         hub, distribution = self.hub, self.hub.spec.distribution
         open_ = {name for name in ready if self._held_by(name) < hub.spec.members.max_children}

@@ -38,7 +38,7 @@ def ranked(hub: PlannedHub, id_: str) -> list[str]:
 
 
 def lose(hub: PlannedHub, name: str) -> None:
-    hub.change(name, phase=Phase.GONE, lingering=frozenset())
+    hub.change(name, phase=Phase.GONE, possibly_running=frozenset())
 
 
 def test_copies_are_on_the_members_that_the_hash_ranks_highest_and_the_first_is_active() -> None:
@@ -152,7 +152,7 @@ def one_that_may_not_have_heard(members: int) -> tuple[PlannedHub, str]:
     hub.write(plan(hub.snapshot()))
     heir = next(name for name, entry in hub.record["a"].items() if entry.role == Role.ACTIVE)
 
-    hub.change(away, phase=Phase.LIVE, ended=False, lingering=frozenset({"a"}))
+    hub.change(away, phase=Phase.LIVE, ended=False, possibly_running=frozenset({"a"}))
     lose(hub, heir)
     return hub, away
 
@@ -565,9 +565,9 @@ def test_an_active_copy_does_not_step_back_while_the_other_could_not_be_active_y
     hub.orders = {"a": passive(hub, "a")}
     third = without(hub, "a")
 
-    hub.change(third, lingering=frozenset({"a"}))  # of which nobody knows what it is
+    hub.change(third, possibly_running=frozenset({"a"}))  # of which nobody knows what it is
     assert plan(hub.snapshot()).empty
-    hub.change(third, lingering=frozenset(), settled=False)
+    hub.change(third, possibly_running=frozenset(), settled=False)
     assert plan(hub.snapshot()).empty
     hub.change(third, settled=True)
 
@@ -849,9 +849,9 @@ def test_a_copy_that_was_stopped_by_force_starts_again_when_nothing_is_left_of_i
     pods = with_pods(hub, "a")
     hub.change("hub-1", draining=True, forced=True)
     hub.write(plan(hub.snapshot()))
-    hub.change("hub-1", draining=False, forced=False, lingering=frozenset({"a"}))
+    hub.change("hub-1", draining=False, forced=False, possibly_running=frozenset({"a"}))
     assert not plan(hub.snapshot()).entries
-    hub.change("hub-1", lingering=frozenset())
+    hub.change("hub-1", possibly_running=frozenset())
     assert not plan(hub.snapshot()).entries, "its Pod is there"
 
     hub.pods = {"a": (pods["hub-0"],)}
@@ -1040,7 +1040,7 @@ class ReplicatedLife(RuleBasedStateMachine):
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
-            self.hub.change(name, phase=Phase.GONE, ended=False, lingering=frozenset())
+            self.hub.change(name, phase=Phase.GONE, ended=False, possibly_running=frozenset())
 
     @rule(name=members, ended=st.booleans())
     def member_restarts(self, name: str, ended: bool) -> None:
@@ -1223,7 +1223,7 @@ class ReplicatedLife(RuleBasedStateMachine):
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
-                hub.change(name, phase=Phase.GONE, ended=False, lingering=frozenset(), settled=True)
+                hub.change(name, phase=Phase.GONE, ended=False, possibly_running=frozenset(), settled=True)
         for _ in range(10):
             hub.rest(budget, rounds=200)
             self.pods_end(set(IDS))

@@ -37,7 +37,7 @@ RUNS_PASSIVE = Report(uid="u", epoch=12, role="Passive", state="Running")
 
 def proven(known: KnownSlice) -> bool:
     known.prove(HOLDER)
-    return "a" not in known.lingering(HOLDER)
+    return "a" not in known.possibly_running(HOLDER)
 
 
 def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None:

@@ -174,7 +174,7 @@ async def test_a_childs_pod_is_known_by_what_it_was_made_with_whoever_takes_that
     )
     assert known.metadata.resource_version == "2"
     assert state.changed_pods == {known.metadata.name: (f"processhub.dev/{mark}",)}
-    assert (state.pods, state.strange_pods) == ({}, {}), "it is counted once"
+    assert (state.pods, state.unidentified_pods) == ({}, {}), "it is counted once"
 
     store.put("pods", marked(3))
     assert state.changed_pods == {}
@@ -216,10 +216,10 @@ async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> Non
     informer._event(WatchEvent("DELETED", marked(2)))
 
     state = store.state(HUB)
-    assert state.vanished_pods == set(state.child_pods) != set()
+    assert state.unwatched_pods == set(state.child_pods) != set()
     assert woken == [HUB]
-    store.child_pod_gone(HUB, *state.vanished_pods)
-    assert (state.child_pods, state.vanished_pods) == ({}, set())
+    store.child_pod_gone(HUB, *state.unwatched_pods)
+    assert (state.child_pods, state.unwatched_pods) == ({}, set())
 
 
 async def test_a_members_pod_is_filed_with_one_hub_only() -> None:

@@ -346,13 +346,17 @@ def test_the_active_copy_keeps_the_place_when_the_hub_keeps_one_copy_while_it_sl
 # handovers
 
 
-def hot(*places: OnRecord, gone: str = "", draining: str = "", lingering: str = "", **fields: Any) -> HubSnapshot:
+def hot(
+    *places: OnRecord, gone: str = "", draining: str = "", possibly_running: str = "", **fields: Any
+) -> HubSnapshot:
     wanted = child("a", uid="u", **fields)
     members = []
     for view in PlannedHub(2).members.values():
         phase = Phase.GONE if view.name == gone else Phase.LIVE
-        there = frozenset({"a"} if view.name == lingering else ())
-        members.append(msgspec.structs.replace(view, phase=phase, draining=view.name == draining, lingering=there))
+        there = frozenset({"a"} if view.name == possibly_running else ())
+        members.append(
+            msgspec.structs.replace(view, phase=phase, draining=view.name == draining, possibly_running=there)
+        )
     spec = msgspec.structs.replace(hub_spec(), migration=Migration(strategy="HotSwap"))
     return HubSnapshot(
         spec=spec, members=tuple(members), children={"a": wanted}, record={"a": places}, next_epoch=50, move_budget=9
@@ -380,7 +384,7 @@ def test_of_a_handover_that_is_committed_both_ends_are_kept_and_the_target_sleep
 def test_a_target_that_slept_gets_its_state_once_more_when_its_end_is_proven() -> None:
     slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
 
-    assert plan(hot(SOURCE, slept, lingering="hub-1")).empty
+    assert plan(hot(SOURCE, slept, possibly_running="hub-1")).empty
     order = plan(hot(SOURCE, slept)).entries["hub-0"]["a"]
 
     assert order is not None
@@ -399,7 +403,7 @@ def test_a_target_that_slept_starts_with_its_state_where_its_source_is_lost() ->
 def test_a_source_does_not_go_on_while_its_target_that_slept_may_run() -> None:
     slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
 
-    planned = plan(hot(SOURCE, slept, draining="hub-1", lingering="hub-1"))
+    planned = plan(hot(SOURCE, slept, draining="hub-1", possibly_running="hub-1"))
 
     assert "hub-0" not in planned.entries
     assert planned.unplaced["a"].reason is Reason.ALREADY_STARTED

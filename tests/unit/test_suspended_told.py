@@ -85,7 +85,7 @@ def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() 
     sliced.update(registry_slice(ASLEEP, None, generation=2))
     assert sliced.unproven == {"a": 2}
     assert sliced.prove("x/1") == set()
-    assert sliced.lingering("x/1") == {"a"}
+    assert sliced.possibly_running("x/1") == {"a"}
 
     running = Report(uid="u", epoch=5, state=State.STOPPING, pid=7)
     sliced.update(registry_slice(ASLEEP, running, generation=2, observed=2))
@@ -93,7 +93,7 @@ def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() 
 
     sliced.update(registry_slice(ASLEEP, Report(uid="u", epoch=6), generation=2, observed=2))
     assert sliced.prove("x/1") == {"a"}
-    assert sliced.lingering("x/1") == set()
+    assert sliced.possibly_running("x/1") == set()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from processhub.client.session import Session
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
 
 _UNLIMITED = 10**9
@@ -31,7 +31,7 @@ _SLICE = 1000
 def snapshot(count: int, members: int, hub: str = "hub") -> HubSnapshot:
     """A hub with ``count`` children, none of them placed yet."""
     children = {
-        child_id: Wanted(id=child_id, uid=f"uid-{child_id}", key=child_key(child_id), workload="w")
+        child_id: DesiredChild(id=child_id, uid=f"uid-{child_id}", key=child_key(child_id), workload="w")
         for child_id in (f"tenant/{index}" for index in range(count))
     }
     spec = msgspec.convert({"members": {"maxChildren": 1_000_000}}, HubSpec)

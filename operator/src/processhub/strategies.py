@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from processhub.core.model.quorum import Seen
 from processhub.core.strategies.custom import Child, Member
-from processhub.core.strategies.migration import Move, Way
+from processhub.core.strategies.migration import MigrationMode as Way
+from processhub.core.strategies.migration import PossibleMove as Move
 
 __all__ = [
     "DISTRIBUTION",

@@ -13,7 +13,7 @@ from processhub.api.slice import Assignment
 from processhub.core.model.membership import MemberFacts, Phase, judge
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
 
 from .rules import Checked, Step, with_known, with_member
@@ -152,7 +152,9 @@ class Leader(Checked):
                     draining=judged.draining,
                     joining=member.joining,
                     settled=self._settled(state, index),
-                    lingering=frozenset(self.rules.ids[id_] for id_ in self.ids if self._lingers(state, index, id_)),
+                    possibly_running=frozenset(
+                        self.rules.ids[id_] for id_ in self.ids if self._lingers(state, index, id_)
+                    ),
                 )
             )
         return tuple(found)
@@ -401,7 +403,7 @@ def _plan(
     uncertain: frozenset[str],
 ) -> Plan:
     wanted = {
-        name: Wanted(
+        name: DesiredChild(
             id=name,
             uid=str(want.uid),
             key=child_key(name),

@@ -66,7 +66,9 @@ class Checked:
         for index, view in enumerate(views):
             member = state.members[index]
             for id_, name in enumerate(self.rules.ids):
-                believed = view.phase is Phase.GONE or name in view.lingering or member.spec.entries[id_] is not None
+                believed = (
+                    view.phase is Phase.GONE or name in view.possibly_running or member.spec.entries[id_] is not None
+                )
                 if not believed and serves(member) and member.agent.runs[id_] is not None:
                     raise PromiseBrokenError(f"{name} was taken for stopped on m{index}, where it runs")
 

@@ -20,17 +20,17 @@ from processhub.agent.lease import LeaseKeeper
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.peers import Peers
-from processhub.agent.peers.statesender import Batch, Taken
-from processhub.agent.registry.slicewatcher import Sync, Wanted
-from processhub.agent.reporting.reporter import Author, StatusBook
+from processhub.agent.peers.statesender import Batch, Receipt
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
+from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.agent.requests.access import Access
-from processhub.agent.requests.localtakeover import Claims
-from processhub.agent.requests.ondemand import Demand
-from processhub.agent.requests.queue import Desk
+from processhub.agent.requests.localtakeover import LocalTakeover
+from processhub.agent.requests.ondemand import OnDemandStarter
+from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Server
 from processhub.agent.supervisor import Supervisor
-from processhub.agent.watchdog.client import Spawner, WardenProcess
+from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
 from processhub.cluster.client import Client
@@ -49,7 +49,7 @@ class Agent:
     """The parts of one agent and how they are joined."""
 
     def __init__(
-        self, env: Environment, client: Client, warden: WardenProcess, sink: LogSink, nofile: tuple[int, int] | None
+        self, env: Environment, client: Client, warden: WatchdogProcess, sink: LogSink, nofile: tuple[int, int] | None
     ) -> None:
         self.env, self._sink = env, sink
         self._loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class Agent:
         self._ever_held = False
         self._begun = False  # each child of its beginning has started or failed once
         self.metrics = Metrics()
-        self._spawner = Spawner(warden, nofile, self._warden_lost)
+        self._spawner = WatchdogClient(warden, nofile, self._warden_lost)
         self.usage = Meter(
             warden.process.pid,
             lambda: float(self.supervisor.settings.lease_seconds),
@@ -78,7 +78,7 @@ class Agent:
             self._previous,
             self.metrics,
         )
-        self.sync = Sync(
+        self.sync = SliceWatcher(
             client,
             env,
             self.lease.identity,
@@ -87,8 +87,8 @@ class Agent:
             self._settings,
             self._registry_changed,
         )
-        self._status = StatusBook(
-            Author(
+        self._status = StatusReporter(
+            WriterIdentity(
                 client,
                 self.lease.identity,
                 env.pod_ip,
@@ -100,10 +100,10 @@ class Agent:
             )
         )
         children = self.supervisor.children
-        self._desk = Desk(children.get, lambda: self._may_start(again=True), lambda: self.sync.settings)
+        self._desk = RequestQueue(children.get, lambda: self._may_start(again=True), lambda: self.sync.settings)
         self.supervisor.busy = self._desk.at_work
         self._peers = Peers(env)
-        self._claims = Claims(
+        self._claims = LocalTakeover(
             env,
             self.sync,
             self._peers,
@@ -117,7 +117,7 @@ class Agent:
             children,
             self._desk,
             self._peers,
-            Demand(env, client, lambda: self.sync.settings, self.sync.registry),
+            OnDemandStarter(env, client, lambda: self.sync.settings, self.sync.registry),
             self._claims,
         )
         self.router.partitioned = self._partitioned
@@ -195,7 +195,7 @@ class Agent:
     async def _receive(self, child_id: str, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]) -> None:
         await self._handovers.receive(self.supervisor.children.get(child_id), uid, epoch, checksum, body)
 
-    def _take(self, batch: Batch) -> tuple[Taken, ...]:
+    def _take(self, batch: Batch) -> tuple[Receipt, ...]:
         children = self.supervisor.children
         taken = tuple(self._handovers.take(children.get(state.id), state) for state in batch.states)
         self._handovers.expect(batch.more)
@@ -253,7 +253,7 @@ class Agent:
             return True
         return self.lease.held(self._session)
 
-    def _previous(self, child_id: str, wanted: Wanted) -> Report | None:
+    def _previous(self, child_id: str, wanted: DesiredRun) -> Report | None:
         """What an earlier agent of this member said of the same incarnation."""
         item = self.sync.informer.items.get((self.env.namespace, wanted.slice))
         if item is None or item.status.holder == self.lease.identity:

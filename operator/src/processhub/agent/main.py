@@ -9,7 +9,7 @@ import shutil
 import sys
 
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
-from processhub.agent.watchdog.client import WardenProcess
+from processhub.agent.watchdog.client import WatchdogProcess
 from processhub.agent.watchdog.linux import become_subreaper
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     # Should the warden be killed, its orphans come to the agent and not out of its sight.
     become_subreaper()
     nofile = _raise_nofile()
-    warden = WardenProcess()
+    warden = WatchdogProcess()
     code = 1
     try:
         code = _serve(env, warden, nofile)
@@ -48,7 +48,7 @@ def _raise_nofile() -> tuple[int, int] | None:
     return None
 
 
-def _serve(env: Environment, warden: WardenProcess, nofile: tuple[int, int] | None) -> int:
+def _serve(env: Environment, warden: WatchdogProcess, nofile: tuple[int, int] | None) -> int:
     import logging
 
     import uvloop
@@ -79,7 +79,7 @@ def _serve(env: Environment, warden: WardenProcess, nofile: tuple[int, int] | No
         sink.close()
 
 
-def _end_all(warden: WardenProcess) -> None:
+def _end_all(warden: WatchdogProcess) -> None:
     """Let the warden end what is left; if it is gone, end it here: nothing outlives the agent."""
     from processhub.agent.watchdog.linux import end_all
 

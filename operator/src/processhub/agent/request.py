@@ -10,7 +10,7 @@ from typing import NamedTuple
 JSON = "application/json"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A child's own answer."""
 
     status: int

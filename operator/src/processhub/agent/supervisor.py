@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End, Handle, Limits
+from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.slicewatcher import Wanted
-from processhub.agent.request import Answer, Request
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import Request, Response
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class ExecLauncher(Protocol):
     """What starts exec children."""
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec, state: Content | None) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None) -> RunHandle:
         """Have it started, with that state."""
 
     def forget(self, child_id: str) -> None:
@@ -38,14 +38,14 @@ class ExecLauncher(Protocol):
 class PythonLauncher(Protocol):
     """What starts Python children."""
 
-    def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None) -> RunHandle:
         """Have it started, with that state. Raises OSError where there is no room for its process."""
 
 
 class PodLauncher(Protocol):
     """What follows the Pods of pod children."""
 
-    def launch(self, child: Child, wanted: Wanted, workload: PodWorkload) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
         """Have it followed; its Pod is the operator's to make."""
 
     def let_go(self) -> None:
@@ -66,7 +66,7 @@ class Supervisor:
         pods: PodLauncher,
         may_start: Callable[[bool], bool],
         on_change: Callable[[Child, bool], None],
-        previous: Callable[[str, Wanted], Report | None],
+        previous: Callable[[str, DesiredRun], Report | None],
         metrics: Metrics,
     ) -> None:
         self.children: dict[str, Child] = {}
@@ -101,7 +101,7 @@ class Supervisor:
             log.info("the hub has its quorum again")
             self.advance()
 
-    def want(self, changes: dict[str, Wanted | None]) -> None:
+    def want(self, changes: dict[str, DesiredRun | None]) -> None:
         """Take changed orders."""
         for child_id, wanted in changes.items():
             child = self.children.get(child_id)
@@ -163,7 +163,7 @@ class Supervisor:
         """Whether the state that it is to start with is not here, but with its former member."""
         return self.handovers is not None and self.handovers.lacks(child)
 
-    def launch(self, child: Child, wanted: Wanted) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
         """Hand the child to what runs its kind of workload."""
         workload = wanted.workload
         state = self.handovers.state_for(child.id, wanted) if self.handovers is not None else None
@@ -173,11 +173,11 @@ class Supervisor:
             try:
                 return self._pythons.launch(child, wanted, workload, state)
             except OSError as error:
-                end = End(Reason.EXITED, "not started", message=f"no runner for it: {error}")
+                end = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
         elif isinstance(workload, PodWorkload):
             return self._pods.launch(child, wanted, workload)
         else:
-            end = End(
+            end = ExitStatus(
                 Reason.INVALID,
                 "not started",
                 final=True,
@@ -206,7 +206,7 @@ class Supervisor:
         self._empty.set()
         self._on_change(child, True)
 
-    def hand_over(self, child: Child, wanted: Wanted) -> None:
+    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
         """Its state is to go to another member."""
         if self.handovers is not None:
             self.handovers.begin(child, wanted)
@@ -216,7 +216,7 @@ class Supervisor:
         if self.handovers is not None:
             self.handovers.stays(child)
 
-    def quiesced(self, child: Child, end: End) -> None:
+    def quiesced(self, child: Child, end: ExitStatus) -> None:
         """It ended so that its state can go."""
         if self.handovers is not None:
             self.handovers.quiesced(child, end)
@@ -259,6 +259,6 @@ class _Nothing:
     def role(self, role: str, epoch: int, *, told: bool) -> None:
         """There is nobody to tell."""
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         """There is nobody to ask."""
         raise AssertionError("it never runs")

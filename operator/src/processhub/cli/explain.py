@@ -22,8 +22,8 @@ from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
 from processhub.cluster.kinds import untyped
 from processhub.core.model.placement import Candidate, child_key, load_caps, rank
-from processhub.core.model.snapshot import Wanted
-from processhub.core.strategies import Scene, Seat
+from processhub.core.model.snapshot import DesiredChild
+from processhub.core.strategies import MemberSlot, PlacementView
 from processhub.core.strategies.hashing import Modulo
 
 _EVENTS = untyped("v1", "events")
@@ -167,9 +167,9 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
     stays = "a child on record stays where it is"
     if strategy == "Modulo":
         order = [member.name for member in hub.status.members]
-        seats = tuple(Seat(name=name) for name in order)
-        wanted = Wanted(id=child_id, uid="", key=child_key(child_id), workload="")
-        home = order[int(Modulo().homes([wanted], Scene(spec=hub.spec, seats=seats))[0])] if order else ""
+        seats = tuple(MemberSlot(name=name) for name in order)
+        wanted = DesiredChild(id=child_id, uid="", key=child_key(child_id), workload="")
+        home = order[int(Modulo().homes([wanted], PlacementView(spec=hub.spec, seats=seats))[0])] if order else ""
         if home == here:
             return f"{here} is the member of its number (Modulo)"
         return f"its member by number is {home}; while that is away or full it goes by the hash, and back when it joins"

@@ -12,8 +12,8 @@ from processhub.api.hub import Hub
 from processhub.cli.errors import DONE, FAILED, UsageError
 from processhub.cli.files import check_kind, child_spec, documents, set_specs
 from processhub.cli.options import Output, Target
-from processhub.cli.outlook import Outlook, changed, from_cluster, from_files, outlook, settled
 from processhub.cli.output import out, say, structured, table
+from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
 
@@ -26,7 +26,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
         good, refused = check_mapping({spec.id: spec for spec in (*hub.spec.children, *children)}, hub)
         snapshot = from_files(hub, good.values())
         if add or remove:
-            snapshot = settled(snapshot)
+            snapshot = at_rest(snapshot)
     else:
         from processhub.cli.target import opened
         from processhub.client.childsets import list_sets
@@ -43,7 +43,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
         if name not in members:
             there = ", ".join(sorted(members)) or "none"
             raise UsageError(f"hub {hub.metadata.name} has no member {name!r} to remove; it has {there}")
-    found = outlook(changed(snapshot, hub, add=add, remove=remove))
+    found = forecast(changed(snapshot, hub, add=add, remove=remove))
     for child_id, error in sorted(refused.items()):
         say(f"error: child {child_id} would be refused: {error}")
     if target.output in (Output.JSON, Output.YAML):
@@ -83,7 +83,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
     return chosen, mine
 
 
-def plain(found: Outlook) -> dict[str, Any]:
+def plain(found: Forecast) -> dict[str, Any]:
     """The outlook as plain data."""
     return {
         "moves": [{"id": move.id, "from": move.source, "to": move.target, "why": move.why} for move in found.moves],
@@ -111,7 +111,7 @@ def _hub(where: str, found: dict[str, Any]) -> Hub:
     return hub
 
 
-def _print(found: Outlook) -> None:
+def _print(found: Forecast) -> None:
     if found.moves:
         table(("ID", "FROM", "TO", "WHY"), ((move.id, move.source, move.target, move.why) for move in found.moves))
         out("")

@@ -16,7 +16,7 @@ from processhub.api.requests import ANSWER_HEADER, KEY_HEADER, read_problem
 from processhub.client.errors import HubError, NoOwner, OutcomeUnknown, RequestFailed, Timeout
 from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
-from processhub.client.ways import Ways
+from processhub.client.ways import MemberEndpoints
 from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
@@ -37,7 +37,7 @@ class Requests:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._token = MemberToken(session)
-        self._ways = Ways(session)
+        self._ways = MemberEndpoints(session)
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:

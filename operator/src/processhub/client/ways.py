@@ -20,7 +20,7 @@ _PORT = 8080
 _CONNECT_SECONDS = 1.0
 
 
-class Ways:
+class MemberEndpoints:
     """The ways of one client; the one that worked last comes first."""
 
     def __init__(self, session: Session) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def together(*work: Awaitable[T]) -> list[T]:
+async def gather_all(*work: Awaitable[T]) -> list[T]:
     """All results, once all of the work has ended; then raises the first error of any.
 
     ``asyncio.gather`` alone raises at once and lets the others go on: a write of this step could land beside the next.
@@ -23,7 +23,7 @@ async def together(*work: Awaitable[T]) -> list[T]:
     return results
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel the tasks and wait until all have ended, whatever in."""
     ending = list(tasks)
     for task in ending:

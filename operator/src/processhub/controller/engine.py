@@ -8,7 +8,7 @@ import logging
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
-from processhub.controller.concurrency import end
+from processhub.controller.concurrency import cancel_all
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
@@ -70,7 +70,7 @@ class Engine:
         if self._queue is not None:
             await self._queue.close()
         # Hooks have seconds for what is queued: what a leader that was deposed still writes ends before.
-        await end(self._tasks)
+        await cancel_all(self._tasks)
         if self._reconciler is not None:
             await self._reconciler.close()
         await self.store.close()

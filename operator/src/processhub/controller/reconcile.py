@@ -38,7 +38,7 @@ from processhub.controller.execute.callrights import CallRights
 from processhub.controller.execute.execute import Executor, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes, first_started
 from processhub.controller.execute.memberlabels import label_pods
-from processhub.controller.execute.moverequests import OrderDesk
+from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
@@ -51,13 +51,13 @@ from processhub.controller.lead.terms import raise_terms
 from processhub.controller.objects.registry import new_lease
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
-from processhub.controller.observe.customrules import OwnRules
+from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members, proven_members
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observe import Observation, formation_wait, observe
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
-from processhub.controller.report.eventrules import tell, tell_changed_pods
+from processhub.controller.report.eventrules import emit, emit_changed_pods
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.writer import ChildKey, StatusWriter
@@ -70,7 +70,7 @@ from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.strategies import Strategy, strategy_of
 from processhub.core.strategies.custom import Own
-from processhub.core.strategies.migration import Migrating, OwnMigration, migration_of
+from processhub.core.strategies.migration import MigrationStrategy, OwnMigration, migration_of
 from processhub.extensions import own_strategies
 
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
@@ -206,12 +206,12 @@ class Reconciler:
         await self._make_leases(hub, state, members, steps)
         executed = await executor.execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, loop.time())
-        tell_changed_pods(self.events, hub, observation, pods.changed)
+        emit_changed_pods(self.events, hub, observation, pods.changed)
         # What is made for it comes with the next round: an API server that takes its time holds up no failover.
         await sync_static_children(self._client, self._store, hub, state, steps)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
-        orders = OrderDesk(self._client, self._store, self.events, hub, memory.held_back, steps)
+        orders = MoveRequests(self._client, self._store, self.events, hub, memory.held_back, steps)
         held_back = await orders.answer(observation, plan.answered, loop.time())
         lifetimes = Lifetimes(self._client, state, memory, steps)
         await lifetimes.end(observation, loop.time())
@@ -247,7 +247,7 @@ class Reconciler:
         now = asyncio.get_running_loop().time()
         strategy = strategy_of(hub.spec.distribution.strategy, self._own.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._own.migration)
-        own = OwnRules(hub, members, self._own.redundancy, self._own.partition, memory.copies)
+        own = CustomRules(hub, members, self._own.redundancy, self._own.partition, memory.copies)
         gate = self.hooks.gate(hub, state)
         observation = observe(hub, state, members, memory, now, strategy, gate, own)
         memory.copies = own.copies or 1
@@ -278,7 +278,7 @@ class Reconciler:
         for member in members.values():
             name = lease_name(hub.metadata.name, member.name)
             known = state.leases.get(name)
-            if not member.wanted or (known is not None and name not in state.vanished_leases):
+            if not member.wanted or (known is not None and name not in state.unwatched_leases):
                 continue
             lease = new_lease(hub, member.name)
             if known is not None:
@@ -295,10 +295,10 @@ class Reconciler:
         self._store.put("leases", stored)
 
     def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
-        def tell(text: str) -> None:
+        def told(text: str) -> None:
             self.events.about_hub(hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
 
-        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, tell)
+        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, told)
 
     async def _keep_members(
         self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
@@ -414,7 +414,7 @@ class Reconciler:
             for known in members[name].slices:
                 dirty |= known.assignments.keys() | known.reports.keys()
         dirty |= _differing(plan.unplaced, memory.unplaced)
-        tell(self.events, hub, state, fresh, plan, memory)
+        emit(self.events, hub, state, fresh, plan, memory)
         self.hooks.after_round(hub, fresh, plan, dirty)
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
@@ -500,14 +500,14 @@ class Reconciler:
         memory = self._memory.get(key)
         if memory is None or memory.uid != hub.metadata.uid:
             self._drop_memory(key)
-            state.bereft.clear()
+            state.unaccounted.clear()
             state.creating.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
             memory.takeover = self.takeover
         return memory
 
     def _tell_failure(
-        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: Migrating, own: OwnRules
+        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: MigrationStrategy, own: CustomRules
     ) -> None:
         """Post what went wrong in a strategy of the user's, once as long as it is the same."""
         failure = own.failure
@@ -623,7 +623,7 @@ def _replicas(hub: Hub, observation: Observation, plan: Plan) -> int:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
         # Also what was told to stop in this very round, which the view can't know yet.
-        occupied = any(known.assignments or known.unproven for known in member.slices) or view.lingering
+        occupied = any(known.assignments or known.unproven for known in member.slices) or view.possibly_running
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)
     return replicas

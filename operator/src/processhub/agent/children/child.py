@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from processhub.agent.children.runs import End, Handle, Limits, Owner
-from processhub.agent.registry.slicewatcher import Wanted
+from processhub.agent.children.runs import ChildHost, ExitStatus, Limits, RunHandle
+from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import HandoverOrder, Kept, Report, format_report
@@ -63,14 +63,14 @@ class Child:
         "was_up",
     )
 
-    def __init__(self, child_id: str, owner: Owner, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, child_id: str, owner: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.id = child_id
         self._owner, self.limits, self._loop = owner, limits, loop
-        self.wanted: Wanted | None = None
-        self.run_of: Wanted | None = None  # what the present incarnation was started for
-        self._handle: Handle | None = None
+        self.wanted: DesiredRun | None = None
+        self.run_of: DesiredRun | None = None  # what the present incarnation was started for
+        self._handle: RunHandle | None = None
         self.stopping = False
-        self._held_back: Callable[[Handle], None] | None = None  # a stop that waits for a request's answer
+        self._held_back: Callable[[RunHandle], None] | None = None  # a stop that waits for a request's answer
         self._timer: asyncio.TimerHandle | None = None  # the next start, or the limit of this one
         self._fresh()
 
@@ -103,7 +103,7 @@ class Child:
         return self._up_since
 
     @property
-    def handle(self) -> Handle | None:
+    def handle(self) -> RunHandle | None:
         """What runs, None where nothing does."""
         return self._handle
 
@@ -115,7 +115,7 @@ class Child:
 
     # what is wanted
 
-    def want(self, wanted: Wanted | None) -> None:
+    def want(self, wanted: DesiredRun | None) -> None:
         """Take a new order: None is the order to stop."""
         before, self.wanted = self.wanted, wanted
         if self._handle is not None and self.run_of is not None:
@@ -141,7 +141,7 @@ class Child:
             self._owner.changed(self, urgent=False)
             self.advance()
 
-    def _follow_handover(self, before: Wanted | None) -> None:
+    def _follow_handover(self, before: DesiredRun | None) -> None:
         """Begin to hand over where that is ordered now; where it is not any more, what ended for it starts again."""
         assert self.wanted is not None
         order = self.wanted.assignment.to
@@ -224,7 +224,7 @@ class Child:
             self.kept = self.message = ""
         ended_with_agent = self._interrupted and not isinstance(wanted.workload, PodWorkload)
         if ended_with_agent and wanted.assignment.restart_policy == RestartPolicy.TEMPORARY:
-            self._rest(End(Reason.EXITED, "ended with the member's container"))
+            self._rest(ExitStatus(Reason.EXITED, "ended with the member's container"))
             return
         self.tried, self._interrupted = True, False
         self.run_of, self.stopping, self._timed_out = wanted, False, False
@@ -258,7 +258,7 @@ class Child:
         self._owner.up(self)
         self._owner.changed(self, urgent=True)
 
-    def hindered(self, state: State, reason: Reason, message: str) -> None:
+    def blocked(self, state: State, reason: Reason, message: str) -> None:
         """It is not up, or not any more, and what runs it says why; it may be up again without a new start."""
         told = (state, reason, message[:_MESSAGE_MAX])
         if self.stopping or told == (self.state, self.reason, self.message):
@@ -309,7 +309,7 @@ class Child:
             self._handle.give_up()
         self._owner.changed(self, urgent=True)
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: ExitStatus) -> None:
         """Nothing of the incarnation is left."""
         self._cancel_timer()
         self._held_back = None
@@ -326,7 +326,9 @@ class Child:
             self.advance()
             return
         if self._timed_out:
-            end = End(Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s")
+            end = ExitStatus(
+                Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s"
+            )
         leaving, self.leaving = self.leaving, False
         if leaving and not end.fenced:
             self.state, self.reason, self.last_exit = State.STOPPING, "", end.text
@@ -352,14 +354,14 @@ class Child:
         else:
             self._again(end)
 
-    def _rest(self, end: End) -> None:
+    def _rest(self, end: ExitStatus) -> None:
         self.state, self.last_exit = State.STOPPED, end.text
         self.reason = Reason.COMPLETED if end.success else end.reason
         self.message = end.message
         self.settled = self.given_up = True
         self._owner.changed(self, urgent=True)
 
-    def _again(self, end: End) -> None:
+    def _again(self, end: ExitStatus) -> None:
         """Restart: the first at once, then after 0.1 s doubling to 30 s, from the beginning after 10 s up."""
         now = self._loop.time()
         if self._up_since and now - self._up_since >= _STEADY_SECONDS:
@@ -385,7 +387,7 @@ class Child:
         self._timer = None
         self.advance()
 
-    def _exceeded(self, now: float, end: End) -> bool:
+    def _exceeded(self, now: float, end: ExitStatus) -> bool:
         limit = self.limits.restarts_max
         if not limit:
             return False

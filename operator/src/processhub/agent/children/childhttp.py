@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from processhub.agent.request import Answer, OutcomeUnknownError, Request
+from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.requests import KEY_HEADER
 
 _CONNECT_SECONDS = 2.0
@@ -27,7 +27,7 @@ class ChildHttp:
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, base: str, request: Request) -> Answer:
+    async def post(self, base: str, request: Request) -> Response:
         """The child's answer, whatever its status; waits until the child accepts a connection.
 
         Raises OutcomeUnknownError once it was connected to.
@@ -47,7 +47,7 @@ class ChildHttp:
                     trace_request_ctx=request,
                 ) as answer:
                     content = await _bounded(answer)
-                    return Answer(answer.status, content, answer.headers.get("Content-Type", ""))
+                    return Response(answer.status, content, answer.headers.get("Content-Type", ""))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.begun:
                     raise OutcomeUnknownError(f"its connection broke: {error or type(error).__name__}") from error

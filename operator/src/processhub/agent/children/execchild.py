@@ -15,13 +15,13 @@ from pathlib import Path
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
-from processhub.agent.children.runs import End, Handle
+from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.slicewatcher import Wanted
-from processhub.agent.request import Answer, Request
-from processhub.agent.watchdog.client import Spawner
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import Request, Response
+from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
@@ -32,13 +32,13 @@ _IN_FLIGHT = 32  # starts the warden is given at a time: a start's time limit mu
 class ExecStarter:
     """Starts exec children, some at a time."""
 
-    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink) -> None:
+    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink) -> None:
         self.env, self.spawner, self.sink = env, spawner, sink
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def launch(self, child: Child, wanted: Wanted, workload: Exec, state: Content | None = None) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None = None) -> RunHandle:
         """Have the child started, with that state; it hears of the outcome."""
         run = ExecRun(self, child, wanted, workload, state)
         if self._flying < _IN_FLIGHT:
@@ -73,7 +73,7 @@ class ExecRun:
     """One incarnation of an exec child."""
 
     def __init__(
-        self, starter: ExecStarter, child: Child, wanted: Wanted, workload: Exec, state: Content | None
+        self, starter: ExecStarter, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None
     ) -> None:
         self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
         self._role, self._epoch = wanted.assignment.role, wanted.assignment.epoch
@@ -95,7 +95,9 @@ class ExecRun:
         elif not self._begun and not self.cancelled:
             self.cancelled = True
             # Soon, not now: the child is in the midst of ordering it.
-            asyncio.get_running_loop().call_soon(self._child.ended, End(Reason.EXITED, "stopped before it was started"))
+            asyncio.get_running_loop().call_soon(
+                self._child.ended, ExitStatus(Reason.EXITED, "stopped before it was started")
+            )
 
     def give_up(self) -> None:
         """SIGKILL to the group."""
@@ -121,7 +123,7 @@ class ExecRun:
         if told and self._workload.role_signal and self._key:
             self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         """POST it to the socket that the child was told to serve."""
         if self._http is None:
             self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
@@ -138,7 +140,7 @@ class ExecRun:
         self._child.begun()
         problem = _problem(self._workload)
         if problem:
-            self._end(End(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
+            self._end(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
             return
         env, workload = self._starter.env, self._workload
         folder = env.child_dir(self._child.id)
@@ -153,7 +155,7 @@ class ExecRun:
             self._write_role()
             fds = self._pipes()
         except OSError as error:
-            self._end(End(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
+            self._end(ExitStatus(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
             return
         self._key = self._starter.spawner.spawn(
             self,
@@ -174,15 +176,15 @@ class ExecRun:
         command = self._workload.command[0]
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
-            end = End(
+            end = ExitStatus(
                 Reason.COMMAND_NOT_FOUND,
                 "not started",
                 message=f"workingDir {self._workload.working_dir}: {text}{name}",
             )
         elif what in ("exec", "value"):
-            end = End(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
+            end = ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
         else:
-            end = End(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
+            end = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
         self._end(end)
 
     def exited(self, status: int, fenced: bool) -> None:
@@ -194,7 +196,7 @@ class ExecRun:
                 pass  # it left none
             except OSError as error:
                 log.error("what it left can't be kept: %s", error, extra={"child": self._child.id})
-        self._end(End(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
+        self._end(ExitStatus(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
 
     # inside
 
@@ -203,7 +205,7 @@ class ExecRun:
             self._landed = True
             self._starter.landed()
 
-    def _end(self, end: End) -> None:
+    def _end(self, end: ExitStatus) -> None:
         self._land()
         for output in self._outputs:
             output.finish()

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
-from processhub.agent.children.runs import End, Handle
+from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
-from processhub.agent.registry.slicewatcher import Wanted
-from processhub.agent.request import Answer, OutcomeUnknownError, Request
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.naming import (
@@ -63,7 +63,7 @@ class PodStarter:
         """Whether the Pods were listed: before that, an absent one means nothing."""
         return self._informer.synced.is_set()
 
-    def launch(self, child: Child, wanted: Wanted, workload: PodWorkload) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
         """Follow the child's Pod; the report Starting has the operator make it."""
         if not self._watching:
             self._watching = True
@@ -107,13 +107,13 @@ class PodStarter:
 class PodRun:
     """One incarnation of a pod child, or what this agent finds of it."""
 
-    def __init__(self, starter: PodStarter, child: Child, wanted: Wanted, workload: PodWorkload) -> None:
+    def __init__(self, starter: PodStarter, child: Child, wanted: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
         self._uid, self._run = wanted.assignment.uid, str(wanted.assignment.started_with)
         self._was_up, child.was_up = child.was_up, False
         self._seen = ""  # uid of its Pod
         self._up = self._stopping = self._over = False
-        self._posts: set[asyncio.Future[Answer]] = set()
+        self._posts: set[asyncio.Future[Response]] = set()
 
     # what the child orders
 
@@ -133,7 +133,7 @@ class PodRun:
     def role(self, role: str, epoch: int, *, told: bool) -> None:
         """The operator tells the Pod, by its annotations."""
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         """POST it to the Pod's port."""
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
@@ -157,7 +157,7 @@ class PodRun:
         if self._over:
             return
         if self._stopping and self._starter.closing:
-            self._end(End(Reason.EXITED, "its pod runs on without the member's agent"))
+            self._end(ExitStatus(Reason.EXITED, "its pod runs on without the member's agent"))
             return
         if not self._starter.synced:
             return
@@ -182,7 +182,7 @@ class PodRun:
 
     def _absent(self) -> None:
         if self._stopping or self._seen or self._was_up:
-            self._end(End(Reason.EXITED, "its pod was deleted"))
+            self._end(ExitStatus(Reason.EXITED, "its pod was deleted"))
 
     def _present(self, pod: Pod) -> None:
         status = pod.status
@@ -195,9 +195,9 @@ class PodRun:
                 self._child.running(0)
         else:
             self._up = False
-            self._child.hindered(*hindrance(pod))
+            self._child.blocked(*hindrance(pod))
 
-    def _end(self, end: End) -> None:
+    def _end(self, end: ExitStatus) -> None:
         self._over = True
         for post in self._posts:
             post.cancel()
@@ -247,17 +247,17 @@ def _restarted(pod: Pod) -> str:
     return ""
 
 
-def _end(pod: Pod) -> End:
+def _end(pod: Pod) -> ExitStatus:
     """The end of a Pod whose phase is final, by the first container that failed."""
     if pod.status.phase == "Succeeded":
-        return End(Reason.EXITED, "completed", success=True)
+        return ExitStatus(Reason.EXITED, "completed", success=True)
     statuses: tuple[ContainerStatus, ...] = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     for container in statuses:
         ended = container.state.terminated
         if ended is not None and ended.exit_code:
-            return End(_cause(ended), _exit(container.name, ended), message=ended.message)
+            return ExitStatus(_cause(ended), _exit(container.name, ended), message=ended.message)
     text = pod.status.reason or "its pod failed"  # Evicted, DeadlineExceeded, …
-    return End(Reason.EXITED, text, message=pod.status.message)
+    return ExitStatus(Reason.EXITED, text, message=pod.status.message)
 
 
 def _cause(ended: Terminated) -> Reason:

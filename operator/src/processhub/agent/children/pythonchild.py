@@ -25,14 +25,14 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
-from processhub.agent.children.runs import End, Handle
+from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
 from processhub.agent.frames import Message
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.slicewatcher import Wanted
-from processhub.agent.request import Answer, OutcomeUnknownError, Request
-from processhub.agent.watchdog.client import Spawner
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import OutcomeUnknownError, Request, Response
+from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.child import Python
 from processhub.api.reasons import Reason
 
@@ -43,13 +43,13 @@ _CONSENT = 0.8  # of the time for a handover, in which an actor may put it off
 _CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
 # (call or cast, id, value, to) → what the actor is told: value, or status, code and detail
 Ask = Callable[[str, str, Any, str], Awaitable[Message]]
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class PythonStarter:
     """Starts Python children. ``ask`` carries out what actors ask of other children."""
 
-    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, ask: Ask) -> None:
+    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink, ask: Ask) -> None:
         self._env, self._spawner, self._sink, self._ask = env, spawner, sink, ask
         self._runners: dict[str, Runner] = {}  # by module, the one that takes new actors
         self._spare: Runner | None = None
@@ -70,7 +70,7 @@ class PythonStarter:
             except OSError as error:
                 log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
 
-    def launch(self, child: Child, wanted: Wanted, workload: Python, state: Content | None = None) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None = None) -> RunHandle:
         """Have the actor started in its module's runner. Raises OSError where none can be made."""
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
@@ -119,7 +119,7 @@ class Runner(RunnerProcess):
     """A runner and the actors in it."""
 
     def __init__(
-        self, starter: PythonStarter, env: Environment, spawner: Spawner, sink: LogSink, path: str, ask: Ask
+        self, starter: PythonStarter, env: Environment, spawner: WatchdogClient, sink: LogSink, path: str, ask: Ask
     ) -> None:
         self.module = self.version = ""
         self.ask = ask
@@ -159,7 +159,7 @@ class Runner(RunnerProcess):
         elif message["ev"] == "ended":
             self._remove(run)
             reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
-            run.ended(End(reason, message["text"], message=message["message"]))
+            run.ended(ExitStatus(reason, message["text"], message=message["message"]))
 
     def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
         """The process is gone with all its actors."""
@@ -171,7 +171,7 @@ class Runner(RunnerProcess):
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
         for run in runs:
-            run.ended(End(reason, text, message=self._because, fenced=fenced))
+            run.ended(ExitStatus(reason, text, message=self._because, fenced=fenced))
 
     def retire(self) -> None:
         """Take no new actors."""
@@ -198,7 +198,7 @@ class ActorRun:
     """One incarnation of a Python child."""
 
     def __init__(
-        self, runner: Runner, key: str, child: Child, wanted: Wanted, workload: Python, state: Content | None
+        self, runner: Runner, key: str, child: Child, wanted: DesiredRun, workload: Python, state: Content | None
     ) -> None:
         self.key, self.child, self.stuck = key, child, False
         self._runner = runner
@@ -250,7 +250,7 @@ class ActorRun:
         """Tell it of its changed role."""
         self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": told})
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         """Hand it to the actor, which takes one message at a time."""
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
@@ -259,7 +259,7 @@ class ActorRun:
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}
         )
-        return Answer(200, msgspec.json.encode(await answer))
+        return Response(200, msgspec.json.encode(await answer))
 
     def answered(self, message: Message) -> None:
         """The actor has dealt with a request."""
@@ -282,7 +282,7 @@ class ActorRun:
         told = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
         self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **told})
 
-    def ended(self, end: End) -> None:
+    def ended(self, end: ExitStatus) -> None:
         """Nothing of it is left."""
         if self._timer is not None:
             self._timer.cancel()

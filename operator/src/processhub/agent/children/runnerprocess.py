@@ -15,7 +15,7 @@ from processhub.agent.children.output import Encode, open_pipes, tagged
 from processhub.agent.env import Environment
 from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.logs import LogSink
-from processhub.agent.watchdog.client import Spawner
+from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.reasons import Reason
 from processhub.cluster.timestamps import now_micros
 
@@ -29,7 +29,7 @@ class RunnerProcess:
     A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``.
     """
 
-    def __init__(self, env: Environment, spawner: Spawner, sink: LogSink, python: str, path: str) -> None:
+    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
         self.up = False  # it said that it is ready
         self.last_words = ""  # the last line on stderr that was no actor's

@@ -10,12 +10,12 @@ from processhub.api.reasons import Reason
 
 if TYPE_CHECKING:
     from processhub.agent.children.child import Child
-    from processhub.agent.registry.slicewatcher import Wanted
-    from processhub.agent.request import Answer, Request
+    from processhub.agent.registry.slicewatcher import DesiredRun
+    from processhub.agent.request import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ExitStatus:
     """How an incarnation ended: nothing of it is left."""
 
     reason: Reason  # the cause: Exited, CommandNotFound, ImportError, …
@@ -27,7 +27,7 @@ class End:
     state: bytes | None = None  # what it left, where that is small enough to be told
 
 
-class Handle(Protocol):
+class RunHandle(Protocol):
     """A started incarnation, whatever runs it."""
 
     def stop(self, grace: float) -> None:
@@ -45,14 +45,14 @@ class Handle(Protocol):
     def role(self, role: str, epoch: int, *, told: bool) -> None:
         """Its role and epoch are these now; ``told``: the hub's redundancySignal has it hear of that."""
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: Request) -> Response:
         """Hand a request over, its body is there, and return the answer; cancelled only before it is handed over.
 
         Raises OutcomeUnknownError where no answer will come.
         """
 
 
-class Owner(Protocol):
+class ChildHost(Protocol):
     """What a child needs of its supervisor."""
 
     closing: bool  # the agent ends: nothing is started any more
@@ -63,7 +63,7 @@ class Owner(Protocol):
     def lacks_state(self, child: Child) -> bool:
         """Whether the state that it is to start with is not here, but with its former member."""
 
-    def launch(self, child: Child, wanted: Wanted) -> Handle:
+    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
         """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
 
     def changed(self, child: Child, *, urgent: bool) -> None:
@@ -75,13 +75,13 @@ class Owner(Protocol):
     def gone(self, child: Child) -> None:
         """Nothing runs and nothing is wanted: forget it."""
 
-    def hand_over(self, child: Child, wanted: Wanted) -> None:
+    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
         """Its state is to go to another member: see to it."""
 
     def stays(self, child: Child) -> None:
         """It does not want to be moved."""
 
-    def quiesced(self, child: Child, end: End) -> None:
+    def quiesced(self, child: Child, end: ExitStatus) -> None:
         """It ended so that its state can go."""
 
     def up(self, child: Child) -> None:

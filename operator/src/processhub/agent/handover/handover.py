@@ -18,14 +18,14 @@ import msgspec
 import xxhash
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.runs import End
+from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.peers.peers import Peers
-from processhub.agent.peers.statesender import SMALL_MAX, Content, Courier, Outgoing, SmallState, Taken
+from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
 from processhub.agent.problems import Problem
 from processhub.agent.registry import registry
-from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.naming import id_hash
 from processhub.api.reasons import State
@@ -55,7 +55,7 @@ class _Held(msgspec.Struct, frozen=True):
 class Handovers:
     """Those of this member."""
 
-    def __init__(self, env: Environment, sync: Sync, peers: Peers) -> None:
+    def __init__(self, env: Environment, sync: SliceWatcher, peers: Peers) -> None:
         self._env, self._sync, self._peers = env, sync, peers
         self._folder = env.run_dir / "handover"
         self._left: dict[str, _Held] = {}  # by id: what the child left here
@@ -70,7 +70,7 @@ class Handovers:
         self._looking = False
         self._tries = 0
         self._loop = asyncio.get_running_loop()
-        self._courier = Courier(peers.send_state, peers.send_states, lambda: self._under_way)
+        self._courier = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
     @property
     def busy(self) -> bool:
@@ -80,7 +80,7 @@ class Handovers:
 
     # the source
 
-    def begin(self, child: Child, wanted: Wanted) -> None:
+    def begin(self, child: Child, wanted: DesiredRun) -> None:
         """Have the child's state handed over as its entry says."""
         if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
@@ -90,7 +90,7 @@ class Handovers:
         """The child does not want to be moved."""
         self._end(child.id, "refused")
 
-    def quiesced(self, child: Child, end: End) -> None:
+    def quiesced(self, child: Child, end: ExitStatus) -> None:
         """The child ended so that its state can go."""
         wanted, path = child.wanted, self._own_path(child.id)
         if wanted is not None and (end.state is not None or path.exists()):
@@ -106,7 +106,7 @@ class Handovers:
         if ended is not None and not ended.done():
             ended.set_result(why)
 
-    async def _hand_over(self, child: Child, wanted: Wanted) -> None:
+    async def _hand_over(self, child: Child, wanted: DesiredRun) -> None:
         order = HandoverOrder.parse(wanted.assignment.to)
         target = order.member
         self._under_way += 1
@@ -129,7 +129,7 @@ class Handovers:
         finally:
             self._under_way -= 1
 
-    async def _quiesced(self, child: Child, wanted: Wanted, *, ask: bool) -> str:
+    async def _quiesced(self, child: Child, wanted: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended and left its state here: ""; else why there is none."""
         # It may be taking up what it left the last time, or be ending without having done so.
         while child.alive and (child.state == State.STARTING or self._has_left(child, wanted)):  # noqa: ASYNC110 bounded by the time for all of it
@@ -146,7 +146,7 @@ class Handovers:
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
 
-    def _has_left(self, child: Child, wanted: Wanted) -> bool:
+    def _has_left(self, child: Child, wanted: DesiredRun) -> bool:
         """Whether a state of it is here that it has not come up with since."""
         held = self._left.get(child.id)
         return held is not None and held.uid == wanted.assignment.uid
@@ -162,7 +162,7 @@ class Handovers:
         while True:
             copies = registry.copies(self._sync.registry(), child_id)
             copy = next((copy for copy in copies if copy.member == order.member and copy.address), None)
-            taken = Taken(0, "its address is not known")
+            taken = Receipt(0, "its address is not known")
             if copy is not None:
                 taken = await self._courier.send(copy.address, state)
             if taken.status == 204:
@@ -203,13 +203,13 @@ class Handovers:
         self._got[child.id] = _Held(uid, path, checksum)
         child.receive(checksum)
 
-    def take(self, child: Child | None, state: SmallState) -> Taken:
+    def take(self, child: Child | None, state: SmallState) -> Receipt:
         """Take a small state for a waiting entry; what is to be answered."""
         if not self._waits(child, state.uid, state.epoch):
-            return Taken(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
+            return Receipt(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
         assert child is not None
         if xxhash.xxh3_128_hexdigest(state.state) != state.checksum:
-            return Taken(400, "the state is not what its checksum says")
+            return Receipt(400, "the state is not what its checksum says")
         content: Content = state.state
         if len(state.state) > STATE_IN_MESSAGE_MAX:
             content = self._got_path(child.id, state.epoch)
@@ -221,10 +221,10 @@ class Handovers:
             except OSError as error:
                 with contextlib.suppress(OSError):
                     scratch.unlink(missing_ok=True)
-                return Taken(500, f"it can't be kept on {self._env.member}: {error.strerror}")
+                return Receipt(500, f"it can't be kept on {self._env.member}: {error.strerror}")
         self._got[child.id] = _Held(state.uid, content, state.checksum)
         child.receive(state.checksum)
-        return Taken(204)
+        return Receipt(204)
 
     def expect(self, more: bool) -> None:
         """Whether the source that just sent states will send others soon."""
@@ -238,7 +238,7 @@ class Handovers:
 
     # where it starts
 
-    def state_for(self, child_id: str, wanted: Wanted) -> Content | None:
+    def state_for(self, child_id: str, wanted: DesiredRun) -> Content | None:
         """The state to start the child with, None where it starts afresh."""
         held = self._here(child_id, wanted.assignment)
         if held is None:
@@ -290,7 +290,7 @@ class Handovers:
                 del self._doubtful[child.id]
                 child.miss()
 
-    def _source(self, child_id: str, entry: Assignment) -> registry.Giver | None:
+    def _source(self, child_id: str, entry: Assignment) -> registry.StateSource | None:
         """The member on record that was told to hand the child over to this one."""
         givers = registry.givers(self._sync.registry(), child_id, self._env.member)
         return next((giver for giver in givers if giver.uid == entry.uid), None)

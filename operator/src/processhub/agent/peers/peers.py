@@ -19,10 +19,10 @@ import msgspec
 from yarl import URL
 
 from processhub.agent.env import PORT, Environment
-from processhub.agent.peers.statesender import Batch, Outgoing, Taken
+from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
 from processhub.agent.registry.registry import Copy
-from processhub.agent.request import Answer, Request
+from processhub.agent.request import Request, Response
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 
 _CONNECT_SECONDS = 2.0
@@ -59,7 +59,7 @@ class Peers:
         seconds: float,
         changed: asyncio.Event,
         stands: Callable[[], bool],
-    ) -> Answer | None:
+    ) -> Response | None:
         """The owner's answer; None where it was not sent: look again.
 
         ``seconds`` is the time limit once it is sent. ``changed`` is set when the registry says something new, and
@@ -90,7 +90,7 @@ class Peers:
             raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
         return None
 
-    async def _post(self, owner: Copy, child_id: str, request: Request) -> Answer | None:
+    async def _post(self, owner: Copy, child_id: str, request: Request) -> Response | None:
         url = URL(
             f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
         )
@@ -117,7 +117,7 @@ class Peers:
                 raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
             return None
         if ANSWER_HEADER in answer.headers:
-            return Answer(answer.status, body, answer.headers.get("Content-Type", ""))
+            return Response(answer.status, body, answer.headers.get("Content-Type", ""))
         problem = read_problem(body)
         if problem.code in _ELSEWHERE:
             request.handed_over.clear()  # it had the body, but its child has not: it waits for the next one as before
@@ -131,7 +131,7 @@ class Peers:
             answer.status, problem.code or "bad_gateway", detail, int(retry_after) if retry_after.isdigit() else 0
         )
 
-    async def send_state(self, address: str, state: Outgoing) -> Taken:
+    async def send_state(self, address: str, state: Outgoing) -> Receipt:
         """Send a child's state for its entry that waits at the address, in a stream."""
         query = f"uid={quote(state.uid, safe='')}&epoch={state.epoch}&checksum={state.checksum}"
         path = f"/v1/handovers/{quote(state.id, safe='')}?{query}"
@@ -140,19 +140,19 @@ class Peers:
             with state.content.open("rb") as file:
                 status, body = await self._carry("PUT", address, path, file)
         except OSError as error:
-            return Taken(0, f"{error.strerror}: {error.filename}")
-        return Taken(status, _why(status, body))
+            return Receipt(0, f"{error.strerror}: {error.filename}")
+        return Receipt(status, _why(status, body))
 
-    async def send_states(self, address: str, batch: Batch) -> tuple[Taken, ...]:
+    async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
         """Send small states for entries that wait at the address; what is said of each, in order."""
         status, body = await self._carry("POST", address, "/v1/handovers", msgspec.msgpack.encode(batch))
         if status == 200:
             with contextlib.suppress(msgspec.DecodeError):
-                answers = msgspec.msgpack.decode(body, type=tuple[Taken, ...])
+                answers = msgspec.msgpack.decode(body, type=tuple[Receipt, ...])
                 if len(answers) == len(batch.states):
                     return answers
             status, body = 0, b""
-        return (Taken(status, _why(status, body)),) * len(batch.states)
+        return (Receipt(status, _why(status, body)),) * len(batch.states)
 
     async def _carry(self, method: str, address: str, path: str, data: Any) -> tuple[int, bytes]:
         """Status and body of the answer; 0 and why there is none."""

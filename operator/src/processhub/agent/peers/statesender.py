@@ -51,7 +51,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     more: bool = False
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True):
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
     """What the target says of a state: status 204 where it has it, else as an HTTP answer's would be, and why.
 
     Status 0: it could not be asked.
@@ -61,10 +61,10 @@ class Taken(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
-Parcel = tuple[Outgoing, asyncio.Future[Taken]]
+Pending = tuple[Outgoing, asyncio.Future[Receipt]]
 
 
-class Courier:
+class StateSender:
     """What sends them.
 
     ``stream(address, state)`` and ``batch(address, batch)`` carry them, the latter with one answer for each, in order;
@@ -73,22 +73,22 @@ class Courier:
 
     def __init__(
         self,
-        stream: Callable[[str, Outgoing], Awaitable[Taken]],
-        batch: Callable[[str, Batch], Awaitable[tuple[Taken, ...]]],
+        stream: Callable[[str, Outgoing], Awaitable[Receipt]],
+        batch: Callable[[str, Batch], Awaitable[tuple[Receipt, ...]]],
         under_way: Callable[[], int],
     ) -> None:
         self._stream, self._batch, self._under_way = stream, batch, under_way
-        self._waiting: dict[str, deque[Parcel]] = {}
+        self._waiting: dict[str, deque[Pending]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._streams = asyncio.Semaphore(_STREAMS)
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, address: str, state: Outgoing) -> Taken:
+    async def send(self, address: str, state: Outgoing) -> Receipt:
         """What the member at the address says. Cancel it to give up."""
         if state.size > SMALL_MAX:
             async with self._streams:
                 return await self._stream(address, state)
-        taken: asyncio.Future[Taken] = self._loop.create_future()
+        taken: asyncio.Future[Receipt] = self._loop.create_future()
         self._waiting.setdefault(address, deque()).append((state, taken))
         if address not in self._tasks:
             self._tasks[address] = self._loop.create_task(self._serve(address))
@@ -97,7 +97,7 @@ class Courier:
     async def _serve(self, address: str) -> None:
         """Send until nothing waits for this member."""
         waiting = self._waiting[address]
-        parcels: list[Parcel] = []
+        parcels: list[Pending] = []
         try:
             await asyncio.sleep(0)  # what the same event made ready goes with it
             while waiting:
@@ -109,21 +109,21 @@ class Courier:
         finally:
             del self._tasks[address], self._waiting[address]
             for _, taken in (*parcels, *waiting):
-                _settle(taken, Taken(0, "it was not sent"))
+                _settle(taken, Receipt(0, "it was not sent"))
 
-    async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Taken, ...]:
+    async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Receipt, ...]:
         """What the member says of them. One that is silent holds up no later states: they are sent once more."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._batch(address, Batch(states, more=self._under_way() > len(states)))
         except TimeoutError:
-            return (Taken(0, f"no answer within {_ANSWER_SECONDS:g} s"),) * len(states)
+            return (Receipt(0, f"no answer within {_ANSWER_SECONDS:g} s"),) * len(states)
 
 
-def _packed(waiting: deque[Parcel]) -> tuple[tuple[SmallState, ...], list[Parcel]]:
+def _packed(waiting: deque[Pending]) -> tuple[tuple[SmallState, ...], list[Pending]]:
     """As many as go with one request; those that nobody waits for any more are left out."""
     states: list[SmallState] = []
-    packed: list[Parcel] = []
+    packed: list[Pending] = []
     room = _BATCH_BYTES
     while waiting and len(packed) < _BATCH_STATES and waiting[0][0].size <= room:
         state, taken = waiting.popleft()
@@ -132,7 +132,7 @@ def _packed(waiting: deque[Parcel]) -> tuple[tuple[SmallState, ...], list[Parcel
         try:
             content = state.content if isinstance(state.content, bytes) else state.content.read_bytes()
         except OSError as error:
-            _settle(taken, Taken(0, f"{error.strerror}: {error.filename}"))
+            _settle(taken, Receipt(0, f"{error.strerror}: {error.filename}"))
             continue
         room -= state.size
         states.append(SmallState(state.id, state.uid, state.epoch, state.checksum, content))
@@ -140,6 +140,6 @@ def _packed(waiting: deque[Parcel]) -> tuple[tuple[SmallState, ...], list[Parcel
     return tuple(states), packed
 
 
-def _settle(taken: asyncio.Future[Taken], answer: Taken) -> None:
+def _settle(taken: asyncio.Future[Receipt], answer: Receipt) -> None:
     if not taken.done():
         taken.set_result(answer)

@@ -25,14 +25,14 @@ class Copy(msgspec.Struct, frozen=True):
     running: bool
 
 
-class Giver(msgspec.Struct, frozen=True):
+class StateSource(msgspec.Struct, frozen=True):
     """A copy that is to hand its state over; ``gave_for``: the waiting entry's epoch for which it says that it did."""
 
     uid: str
     gave_for: int = 0
 
 
-def givers(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[Giver]:
+def givers(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[StateSource]:
     """The copies that are to hand the child's state over to the member ``target``."""
     for item in slices:
         text = item.spec.entries.get(child_id)
@@ -46,7 +46,7 @@ def givers(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Itera
             with contextlib.suppress(EntryError):
                 gave = parse_report(item.status.entries.get(child_id, "")).gave
             epoch = gave.partition(":")[0]
-            yield Giver(entry.uid, int(epoch) if epoch.isdecimal() else 0)
+            yield StateSource(entry.uid, int(epoch) if epoch.isdecimal() else 0)
 
 
 def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
@@ -74,7 +74,7 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
     return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
 
 
-def claimant(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> Copy | None:
+def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> Copy | None:
     """The copy that another member than the owner started, because it could not reach that: of several the first."""
     found: list[Copy] = []
     for item in slices:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredRun:
     """One child as this member shall run it; ``slice`` is the name of the slice that says so."""
 
     assignment: Assignment
@@ -38,7 +38,7 @@ class Wanted:
     startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
     claim: str = ""  # the member whose entry says so, which could not be reached (agent/claims.py)
 
-    def same_run(self, other: Wanted) -> bool:
+    def same_run(self, other: DesiredRun) -> bool:
         """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
@@ -90,14 +90,15 @@ class _Own:
         return touched
 
 
-class Sync:
+class SliceWatcher:
     """Follows the hub's slices.
 
     ``on_registry(old, new)`` is told of each slice of the hub that changed, after all others.
 
-    ``on_wanted(changes)`` gets ``{id: Wanted or None}`` for what changed in this member's own slices, at once and in
-    order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)`` changed
-    settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says so.
+    ``on_wanted(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
+    and in order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)``
+    changed settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says
+    so.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Sync:
         client: Client,
         env: Environment,
         identity: str,
-        on_wanted: Callable[[dict[str, Wanted | None]], None],
+        on_wanted: Callable[[dict[str, DesiredRun | None]], None],
         on_own: Callable[[RegistrySlice | None, str], None],
         on_settings: Callable[[Settings], None],
         on_registry: Callable[[RegistrySlice | None, RegistrySlice | None], None] = lambda *_: None,
@@ -203,16 +204,16 @@ class Sync:
             self.settings = settings
             self._on_settings(settings)
 
-    def _resolve(self, child: str) -> Wanted | None:
+    def _resolve(self, child: str) -> DesiredRun | None:
         """The entry with the highest (term, epoch) among the own slices."""
-        best: Wanted | None = None
+        best: DesiredRun | None = None
         for name, own in self._own.items():
             entry = own.entries.get(child)
             if entry is None:
                 continue
             if best is not None and (own.term, entry.epoch) <= (best.term, best.assignment.epoch):
                 continue
-            best = Wanted(
+            best = DesiredRun(
                 assignment=entry,
                 workload=own.workloads.get(entry.workload),
                 slice=name,

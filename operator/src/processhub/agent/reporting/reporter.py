@@ -39,7 +39,7 @@ _ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 
 @dataclass(frozen=True)
-class Author:
+class WriterIdentity:
     """Who writes, as which holder of the member's Lease and at which address.
 
     ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
@@ -57,13 +57,13 @@ class Author:
     members: Callable[[], int]
 
 
-class StatusBook:
+class StatusReporter:
     """The writers of all own slices."""
 
-    def __init__(self, author: Author) -> None:
+    def __init__(self, author: WriterIdentity) -> None:
         self._author = author
         self._budget = NoiseBudget(author.members)
-        self._pages: dict[str, _Page] = {}
+        self._pages: dict[str, _SliceStatus] = {}
         self._open = False
 
     def slice_changed(self, item: RegistrySlice | None, name: str, children: Iterable[Child] = ()) -> None:
@@ -75,7 +75,7 @@ class StatusBook:
                 del self._pages[name]
             return
         if page is None:
-            page = self._pages[name] = _Page(self._author, self._budget)
+            page = self._pages[name] = _SliceStatus(self._author, self._budget)
             page.dirty.update({child.id: child for child in children})
         page.take(item, open_=self._open)
 
@@ -103,10 +103,10 @@ class StatusBook:
             page.close()
 
 
-class _Page:
+class _SliceStatus:
     """One slice's status."""
 
-    def __init__(self, author: Author, budget: NoiseBudget) -> None:
+    def __init__(self, author: WriterIdentity, budget: NoiseBudget) -> None:
         self._author, self._budget = author, budget
         self._item: RegistrySlice | None = None
         self._spec_size = 0  # bytes, as stored

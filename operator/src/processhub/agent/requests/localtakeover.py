@@ -23,7 +23,7 @@ from processhub.agent.env import Environment
 from processhub.agent.peers.peers import Peers
 from processhub.agent.registry import registry
 from processhub.agent.registry.registry import Copy
-from processhub.agent.registry.slicewatcher import Sync, Wanted
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Role
 from processhub.api.slice import Assignment, EntryError, RegistrySlice, decode_workload, parse_assignment
@@ -35,7 +35,7 @@ _UNSETTLED_MAX = 1000
 _GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being written
 
 
-class Claims:
+class LocalTakeover:
     """Those of this member.
 
     ``want(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
@@ -44,15 +44,15 @@ class Claims:
     def __init__(
         self,
         env: Environment,
-        sync: Sync,
+        sync: SliceWatcher,
         peers: Peers,
         children: Mapping[str, Child],
-        want: Callable[[dict[str, Wanted | None]], None],
+        want: Callable[[dict[str, DesiredRun | None]], None],
         may_start: Callable[[], bool],
     ) -> None:
         self._env, self._sync, self._peers, self._children = env, sync, peers, children
         self._want, self._may_start = want, may_start
-        self._made: dict[str, Wanted] = {}
+        self._made: dict[str, DesiredRun] = {}
         self._silent: dict[str, float] = {}  # addresses that did not answer, and when
         self._unsettled: dict[str, int] = {}  # ids of which a request may be running yet, by the owner's epoch
         self._watching: asyncio.Task[None] | None = None
@@ -73,7 +73,7 @@ class Claims:
         made = self._made.get(child_id)
         if made is not None and made.assignment.epoch == epoch:
             return Copy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
-        return registry.claimant(self._sync.registry(), child_id, epoch)
+        return registry.takeover_of(self._sync.registry(), child_id, epoch)
 
     def silent(self, owner: Copy) -> bool:
         """Whether the owner did not answer just now."""
@@ -105,7 +105,7 @@ class Claims:
         if child_id in self._made:
             return True
         wanted = self._wanted(child_id, owner)  # as the record is now
-        if wanted is None or registry.claimant(self._sync.registry(), child_id, owner.epoch) is not None:
+        if wanted is None or registry.takeover_of(self._sync.registry(), child_id, owner.epoch) is not None:
             return False
         log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
         self._made[child_id] = wanted
@@ -129,7 +129,7 @@ class Claims:
     def _copies(self, child_id: str) -> list[Copy]:
         return registry.copies(self._sync.registry(), child_id)
 
-    def _wanted(self, child_id: str, owner: Copy) -> Wanted | None:
+    def _wanted(self, child_id: str, owner: Copy) -> DesiredRun | None:
         """The child as its owner's entry has it; None where it is not to be started here."""
         copies = self._copies(child_id)
         if len(copies) != 1 or (copies[0].member, copies[0].epoch) != (owner.member, owner.epoch):
@@ -145,7 +145,7 @@ class Claims:
         with contextlib.suppress(EntryError, KeyError):
             workload = decode_workload(item.spec.workloads[entry.workload])
             if not isinstance(workload, PodWorkload):  # its Pod is the operator's to make
-                return Wanted(
+                return DesiredRun(
                     assignment=msgspec.structs.replace(entry, state=""),
                     workload=workload,
                     slice=self._sync.first_slice,
@@ -175,13 +175,13 @@ class Claims:
 
     async def _look_after(self) -> None:
         """End those that are off the record for good, and those whose owner is there again."""
-        bereft: set[str] = set()
+        unaccounted: set[str] = set()
         while self._made:
             await asyncio.sleep(_GRACE_SECONDS)
             gone = {child_id for child_id in self._made if not self._copies(child_id)}
-            for child_id in gone & bereft:
+            for child_id in gone & unaccounted:
                 self._drop(child_id, "it is on record no more")
-            bereft = gone
+            unaccounted = gone
             for child_id in self._made.keys() - gone:
                 owner = next(iter(self._copies(child_id)), None)
                 made = self._made.get(child_id)
@@ -191,7 +191,7 @@ class Claims:
                     self._drop(child_id, f"{owner.member} is there again")
 
 
-def _entry(sync: Sync, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
+def _entry(sync: SliceWatcher, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
     """The child's entry in a slice of the member, and that slice."""
     for item in sync.registry():
         text = item.spec.entries.get(child_id) if item.spec.member == member else None

@@ -20,7 +20,7 @@ _LOOKED_SECONDS = 0.5  # for which what was found or made for an id holds
 _RETRY_AFTER = 1
 
 
-class Demand:
+class OnDemandStarter:
     """What this member does about them. ``settings()`` are the hub's, ``registry()`` all its slices."""
 
     def __init__(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from processhub.agent.children.child import Child
 from processhub.agent.problems import Problem
-from processhub.agent.request import Answer, MovedError, OutcomeUnknownError, Request
+from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response
 from processhub.api.reasons import Role
 from processhub.api.slice import Settings
 
@@ -30,11 +30,11 @@ class _Entry:
     __slots__ = ("arrived", "future", "moved", "request")
 
     def __init__(
-        self, request: Request, future: asyncio.Future[Answer], arrived: float, moved: Callable[[], None] | None
+        self, request: Request, future: asyncio.Future[Response], arrived: float, moved: Callable[[], None] | None
     ) -> None:
         self.request, self.future, self.arrived, self.moved = request, future, arrived, moved
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Response) -> None:
         if not self.future.done():
             self.future.set_result(answer)
 
@@ -60,7 +60,7 @@ class _Queue:
         self.waiting: deque[_Entry] = deque()
         self.current: _Entry | None = None
         self.task: asyncio.Task[None] | None = None  # sees to the current one
-        self.work: asyncio.Task[Answer] | None = None  # the child's part of it
+        self.work: asyncio.Task[Response] | None = None  # the child's part of it
         self.overdue = False  # the current one has run for longer than it may
         self.pause_until = 0.0  # nothing is handed over before
         self.last = now  # when something was taken out or done with, monotonic
@@ -70,7 +70,7 @@ class _Queue:
         return not self.waiting and self.task is None
 
 
-class Desk:
+class RequestQueue:
     """All queues of this member.
 
     ``may_serve()`` says whether the member may serve at all now, ``settings()`` the hub's settings.
@@ -89,7 +89,7 @@ class Desk:
 
     # for the router
 
-    async def serve(self, child_id: str, request: Request) -> Answer:
+    async def serve(self, child_id: str, request: Request) -> Response:
         """Have the child answer; a caller that is cancelled takes a request with it that was not handed over.
 
         Raises Problem; MovedError where the child is not this member's (any more).

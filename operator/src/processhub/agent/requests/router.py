@@ -22,11 +22,11 @@ from processhub.agent.peers.peers import Peers
 from processhub.agent.problems import Problem
 from processhub.agent.registry import registry
 from processhub.agent.registry.registry import Copy
-from processhub.agent.registry.slicewatcher import Sync
+from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.registry.watching import RegistryWatch
-from processhub.agent.request import JSON, Answer, MovedError, Request
-from processhub.agent.requests.localtakeover import Claims
-from processhub.agent.requests.queue import Desk
+from processhub.agent.request import JSON, MovedError, Request, Response
+from processhub.agent.requests.localtakeover import LocalTakeover
+from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
 log = logging.getLogger(__name__)
@@ -50,12 +50,12 @@ class Router:
     def __init__(
         self,
         env: Environment,
-        sync: Sync,
+        sync: SliceWatcher,
         children: dict[str, Child],
-        desk: Desk,
+        desk: RequestQueue,
         peers: Peers,
         unknown: Unknown,
-        claims: Claims,
+        claims: LocalTakeover,
     ) -> None:
         self._env, self._sync, self._children = env, sync, children
         self._desk, self._peers, self._unknown, self._claims = desk, peers, unknown, claims
@@ -77,7 +77,7 @@ class Router:
         if self._leaving:
             raise Problem(503, "not_ready", f"member {self._env.member} ends; ask another one")
 
-    async def send(self, child_id: str, request: Request) -> Answer:
+    async def send(self, child_id: str, request: Request) -> Response:
         """The child's answer to a call; 202 once a cast is in its queue. Raises Problem."""
         if (before := self._followers.get(child_id)) is not None:
             await asyncio.wait((before,), timeout=self._desk.patience)
@@ -89,7 +89,7 @@ class Router:
         while self._followers:
             await asyncio.wait(self._followers.values())
 
-    async def _send(self, child_id: str, request: Request, taken: float | None = None) -> tuple[Answer, str]:
+    async def _send(self, child_id: str, request: Request, taken: float | None = None) -> tuple[Response, str]:
         """The answer, and the member of the copy that was asked.
 
         ``taken``: nobody else can send it any more, and it waits for an owner since then.
@@ -155,7 +155,7 @@ class Router:
             raise problems[0] if problems else Problem(503, "no_owner", f"no copy of child {child_id!r} took it")
         return sorted(took)
 
-    async def serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Answer:
+    async def serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
         """A request that another member routed here by this epoch. Raises Problem: 409 where it is another's."""
         child = self._children.get(child_id)
         wanted = child.wanted if child is not None else None
@@ -200,7 +200,7 @@ class Router:
 
     async def _offer(
         self, owner: Copy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
-    ) -> Answer | None:
+    ) -> Response | None:
         if owner.member == self._env.member:
             try:
                 if request.kind == "cast":
@@ -239,9 +239,9 @@ class Router:
             if watching is not None:
                 watching.cancel()
 
-    def _deliver(self, child_id: str, request: Request) -> Answer:
+    def _deliver(self, child_id: str, request: Request) -> Response:
         self._desk.deliver(child_id, request, lambda: self._send_after(child_id, request))
-        return Answer(202, b'{"accepted":true}')
+        return Response(202, b'{"accepted":true}')
 
     def _send_after(self, child_id: str, request: Request) -> None:
         """The child left before its turn came: a message that was accepted goes after it, behind those before it."""

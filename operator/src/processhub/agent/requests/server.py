@@ -14,10 +14,10 @@ from aiohttp import web
 
 from processhub.agent.env import PORT, Environment
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.statesender import Batch, Taken
+from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Handler, Problem, problems
 from processhub.agent.registry import registry
-from processhub.agent.registry.slicewatcher import Sync
+from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.router import Router
@@ -38,11 +38,11 @@ class Server:
     def __init__(
         self,
         env: Environment,
-        sync: Sync,
+        sync: SliceWatcher,
         router: Router,
         access: Access,
         handovers: Callable[[str, str, int, str, AsyncIterator[bytes]], Awaitable[None]],
-        states: Callable[[Batch], tuple[Taken, ...]],
+        states: Callable[[Batch], tuple[Receipt, ...]],
         metrics: Metrics,
         healthy: Callable[[], bool],
         ready: Callable[[], str],

@@ -17,7 +17,7 @@ from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.watchdog.fence import FEED
 
 log = logging.getLogger(__name__)
-_SOURCE = Path(__file__).resolve().parents[2]
+_SOURCE = Path(__file__).resolve().parents[3]
 _MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.watchdog.main import main; main()"
 
 
@@ -53,7 +53,7 @@ class Feed:
             pass  # the warden is gone: the agent's main loop sees the same and ends
 
 
-class WardenProcess:
+class WatchdogProcess:
     """The started warden, before there is an event loop."""
 
     def __init__(self) -> None:
@@ -76,10 +76,10 @@ class WardenProcess:
         self.feed = Feed(feed)
 
 
-class Spawner:
+class WatchdogClient:
     """Orders to the warden and its answers, on the running loop. ``on_lost()`` is called when the warden ended."""
 
-    def __init__(self, warden: WardenProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
+    def __init__(self, warden: WatchdogProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
         self._socket, self._on_lost, self._nofile = warden.socket, on_lost, nofile
         self._inbox, self._outbox = Inbox(warden.socket), Outbox(warden.socket)
         self._watchers: dict[str, Watcher] = {}

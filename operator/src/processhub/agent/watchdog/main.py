@@ -26,7 +26,7 @@ from processhub.agent.watchdog.linux import (
     has_become,
     own_children,
 )
-from processhub.agent.watchdog.managedprocess import Ward
+from processhub.agent.watchdog.managedprocess import ManagedProcess
 
 MARK = "PROCESSHUB_WARD"  # in the environment of all that a ward starts: whose it is, wherever it went
 _SWEEP_AGAIN_SECONDS = 0.02
@@ -41,14 +41,14 @@ class Warden:
         self._inbox, self._outbox = Inbox(control), Outbox(control)
         self._control = control.fileno()
         self._fence = Fence(feed)
-        self._wards: dict[str, Ward] = {}
-        self._by_pid: dict[int, Ward] = {}
-        self._stopping: dict[str, Ward] = {}  # told to stop, SIGKILL still to come
-        self._ending: dict[str, Ward] = {}  # main process reaped, tree perhaps not gone
+        self._wards: dict[str, ManagedProcess] = {}
+        self._by_pid: dict[int, ManagedProcess] = {}
+        self._stopping: dict[str, ManagedProcess] = {}  # told to stop, SIGKILL still to come
+        self._ending: dict[str, ManagedProcess] = {}  # main process reaped, tree perhaps not gone
         self._unmarked: dict[int, int] = {}  # orphans without a mark, and at how many looks in a row
         self._sweep_at = 0.0  # CLOCK_BOOTTIME before which the tree is not looked at again
         self._epoll = select.epoll()
-        self._reports: dict[int, Ward] = {}
+        self._reports: dict[int, ManagedProcess] = {}
         self._writing = False
         # In the marks: a warden restarted in the same container must not take old marks for its own.
         self._nonce = f"{os.getpid()}.{time.time_ns()}"
@@ -130,7 +130,7 @@ class Warden:
         finally:
             for fd in fds:
                 os.close(fd)
-        ward = Ward(key=key, pid=pid, stop_signal=message["stop"], report=report)
+        ward = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report)
         self._wards[key] = self._by_pid[pid] = self._reports[report] = ward
         self._epoll.register(report, select.EPOLLIN)
 
@@ -153,7 +153,7 @@ class Warden:
         what, number, text = failure.split(" ", 2)
         self._outbox.send({"ev": "failed", "key": key, "what": what, "errno": int(number), "text": text})
 
-    def _stop(self, ward: Ward, grace: float) -> None:
+    def _stop(self, ward: ManagedProcess, grace: float) -> None:
         kill_at = boottime() + grace
         if grace <= 0:
             ward.kill()
@@ -236,7 +236,7 @@ class Warden:
         spent = boottime() - began
         self._sweep_at = began + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
 
-    def _over(self, ward: Ward) -> None:
+    def _over(self, ward: ManagedProcess) -> None:
         del self._ending[ward.key], self._wards[ward.key]
         if ward.failure:
             self._failed(ward.key, ward.failure)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Ward:
+class ManagedProcess:
     """A main process and its tree. It is over only when nothing of the tree is left."""
 
     key: str

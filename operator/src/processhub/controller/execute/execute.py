@@ -22,7 +22,7 @@ from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import LEASES
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
@@ -70,14 +70,14 @@ class Executor:
             for member in gone
         ]
         withheld, came_back = set[str](), False
-        for kept, is_back in await together(*removals):
+        for kept, is_back in await gather_all(*removals):
             withheld |= kept
             came_back = came_back or is_back
         left = {
             name: {child_id: entry for child_id, entry in entries.items() if child_id not in taken[name]}
             for name, entries in plan.entries.items()
         }
-        await together(
+        await gather_all(
             *(
                 self._write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
                 for name, member in members.items()

@@ -16,7 +16,7 @@ from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observe import Observation
@@ -57,9 +57,9 @@ class Lifetimes:
     async def end(self, observation: Observation, now: float) -> None:
         """Delete those whose time is up; one that can't be deleted now is tried again later."""
         due: list[tuple[Child, str]] = []
-        ids = {self._state.children[name].child.id for name in self._state.mortal}
+        ids = {self._state.children[name].child.id for name in self._state.expiring}
         copies = copies_by_id(ids, observation.members) if ids else {}
-        for name in self._state.mortal:
+        for name in self._state.expiring:
             known = self._state.children[name]
             child = known.child
             chosen = observation.chosen.get(child.id)
@@ -73,7 +73,7 @@ class Lifetimes:
         for child, _ in due:
             if (at := ended.get(child.metadata.uid)) is not None:
                 self._again_in(at + _AGAIN_SECONDS - now)
-        await together(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
+        await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
 
     def _over(self, known: KnownChild, copies: list[Copy]) -> str:
         """Why it is to be deleted, "" where it is not (yet)."""

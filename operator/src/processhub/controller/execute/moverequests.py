@@ -31,7 +31,7 @@ _SET_SECONDS = 1.0  # between writes that take some of a set's orders off it
 log = logging.getLogger(__name__)
 
 
-class OrderDesk:
+class MoveRequests:
     """Of one hub and round: takes the orders that are done with off their objects; tells why one was not obeyed."""
 
     def __init__(

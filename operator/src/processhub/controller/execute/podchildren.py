@@ -55,7 +55,7 @@ from processhub.cluster.errors import (
     UnavailableError,
 )
 from processhub.cluster.kinds import PODS
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
@@ -214,23 +214,23 @@ class PodChildren:
         if not self._memory.looked_for_pods:
             self._memory.doubtful_pods |= self._not_seen()
             self._memory.looked_for_pods = True
-        await together(
+        await gather_all(
             *(
                 self._steps.take(f"pod {name} can't be read", partial(self._settle_doubt, name), longest=_DOUBT_SECONDS)
                 for name in list(self._memory.doubtful_pods)
             )
         )
-        if self._state.strange_pods:
+        if self._state.unidentified_pods:
             uids = known_uids(self._hub.metadata.uid, self._state)
-            while self._state.strange_pods:
-                _, pod = self._state.strange_pods.popitem()
+            while self._state.unidentified_pods:
+                _, pod = self._state.unidentified_pods.popitem()
                 self._recognise(pod, uids)
         await self._steps.take(
             "pods that the watch tells of no more can't be read",
             lambda: look_for_vanished(self._client, self._store, self._state, self._gate),
             longest=_DOUBT_SECONDS,
         )
-        if self._state.vanished_pods:
+        if self._state.unwatched_pods:
             self._again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
@@ -299,7 +299,7 @@ class PodChildren:
         if len(missing) > _A_ROUND:
             self.retry_in = 0.0
         # All of them are waited for: none may go on beside the next round.
-        await together(
+        await gather_all(
             *(self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._gate)) for pod in surplus),
             *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
             *(
@@ -426,7 +426,7 @@ class PodChildren:
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._recognise(pod, known_uids(self._hub.metadata.uid, self._state)):
-            self._state.vanished_pods.add(name)  # the watch does not tell of it
+            self._state.unwatched_pods.add(name)  # the watch does not tell of it
             self._again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:

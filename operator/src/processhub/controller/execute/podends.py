@@ -9,7 +9,7 @@ from processhub.api.kubernetes import Pod
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.podmarks import known_uids, recognised
 from processhub.controller.store.store import Store
@@ -34,13 +34,13 @@ async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
 async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
     """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
     gate = asyncio.Semaphore(_AT_ONCE)
-    uids = known_uids("", state) if state.strange_pods else ()
-    for pod in list(state.strange_pods.values()):
+    uids = known_uids("", state) if state.unidentified_pods else ()
+    for pod in list(state.unidentified_pods.values()):
         if (known := recognised(pod, state.key[1], uids)) is not None:
             store.child_pod(state.key, pod, known)
     await look_for_vanished(client, store, state, gate)
-    await together(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
-    return LOOK_AGAIN_SECONDS if state.vanished_pods else None
+    await gather_all(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
+    return LOOK_AGAIN_SECONDS if state.unwatched_pods else None
 
 
 async def look_for_vanished(client: Client, store: Store, state: HubState, gate: asyncio.Semaphore) -> None:
@@ -55,7 +55,7 @@ async def look_for_vanished(client: Client, store: Store, state: HubState, gate:
                 pod = await client.get(PODS, known.metadata.namespace, name)
             except NotFoundError:
                 pod = None
-        if name not in state.vanished_pods or state.child_pods.get(name) is not known:
+        if name not in state.unwatched_pods or state.child_pods.get(name) is not known:
             return  # the watch told of it meanwhile
         if pod is None or pod.metadata.uid != known.metadata.uid:
             store.child_pod_gone(state.key, name)
@@ -63,4 +63,4 @@ async def look_for_vanished(client: Client, store: Store, state: HubState, gate:
             store.child_pod(state.key, pod, known)
 
     # All of them are waited for: what was read must not be older than what the next round knows.
-    await together(*(look(name) for name in list(state.vanished_pods)))
+    await gather_all(*(look(name) for name in list(state.unwatched_pods)))

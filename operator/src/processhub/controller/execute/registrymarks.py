@@ -68,7 +68,7 @@ def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[L
             if known.present.spec.hub_uid == hub.metadata.uid and (patch := _missing(hub, member, metadata, {})):
                 found.append((SLICES, metadata.name, patch))
         lease = state.member_lease(member)
-        if lease is None or lease.lease.metadata.name in state.vanished_leases:
+        if lease is None or lease.lease.metadata.name in state.unwatched_leases:
             continue  # it is made, or found without its label, in the round
         metadata, uid = lease.lease.metadata, hub.metadata.uid
         ours = metadata.owned_by(uid) or metadata.labels.get(LABEL_HUB_UID) == uid

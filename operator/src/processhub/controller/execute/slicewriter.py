@@ -27,7 +27,7 @@ from processhub.cluster.errors import (
     NotFoundError,
 )
 from processhub.cluster.kinds import SLICES
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
@@ -74,7 +74,7 @@ class SliceWriter:
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
                 writes.append(self._replace(known, known.present, spec, annotations))
-        await together(*writes)
+        await gather_all(*writes)
 
     def _required(self, member: Member) -> set[int]:
         """The numbers of the slices that the member must have, whatever is in them.
@@ -127,7 +127,7 @@ class SliceWriter:
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
         present = known.present
         # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
-        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.bereft)
+        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.unaccounted)
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
@@ -150,7 +150,7 @@ class SliceWriter:
         )
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
-        name, bereft = item.metadata.name, self._bereft(member.name, content.index)
+        name, unaccounted = item.metadata.name, self._bereft(member.name, content.index)
         before = self._state.creating.get(name)
         ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
         self._state.creating[name] = Creation(member.name, content.index, ids)
@@ -172,7 +172,7 @@ class SliceWriter:
                 self._not_created(name, before)
             raise
         self._store.put("registryslices", stored)
-        self._await_proof(name, bereft, stored)
+        self._await_proof(name, unaccounted, stored)
 
     def _not_created(self, name: str, before: Creation | None) -> None:
         """This creation was refused; an earlier one that was not answered may land yet."""
@@ -183,22 +183,22 @@ class SliceWriter:
 
     def _bereft(self, member: str, index: int) -> frozenset[str]:
         """The ids of the member's deleted slices that a write of this slice is to prove."""
-        return frozenset(self._state.bereft.get(member, ())) if index == 0 else frozenset()
+        return frozenset(self._state.unaccounted.get(member, ())) if index == 0 else frozenset()
 
-    def _await_proof(self, name: str, bereft: frozenset[str], stored: RegistrySlice) -> None:
+    def _await_proof(self, name: str, unaccounted: frozenset[str], stored: RegistrySlice) -> None:
         """From the answer to this write on, what is not reported of the deleted slices' ids has ended (rule 7).
 
         Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
         status lists what is left of a deleted one.
         """
-        if not bereft or (known := self._state.slices.get(name)) is None:
+        if not unaccounted or (known := self._state.slices.get(name)) is None:
             return
-        known.unproven.update(dict.fromkeys(bereft, stored.metadata.generation))
-        left = self._state.bereft.get(stored.spec.member, set()) - bereft
+        known.unproven.update(dict.fromkeys(unaccounted, stored.metadata.generation))
+        left = self._state.unaccounted.get(stored.spec.member, set()) - unaccounted
         if left:
-            self._state.bereft[stored.spec.member] = left
+            self._state.unaccounted[stored.spec.member] = left
         else:
-            self._state.bereft.pop(stored.spec.member, None)
+            self._state.unaccounted.pop(stored.spec.member, None)
 
     async def _replace(
         self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
@@ -214,7 +214,7 @@ class SliceWriter:
         removed = _removed(known, spec)
         # Only a new generation proves anything: the present one may be acknowledged already.
         renewed = spec.attempt > present.spec.attempt
-        bereft = self._bereft(present.spec.member, known.index) if renewed else frozenset()
+        unaccounted = self._bereft(present.spec.member, known.index) if renewed else frozenset()
         known.unproven.update(dict.fromkeys(removed))
         doubted = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
         known.uncertain.update(doubted)
@@ -243,7 +243,7 @@ class SliceWriter:
         for child_id in removed:
             known.unproven[child_id] = stored.metadata.generation
         self._store.put("registryslices", stored)
-        self._await_proof(name, bereft, stored)
+        self._await_proof(name, unaccounted, stored)
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
         """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""

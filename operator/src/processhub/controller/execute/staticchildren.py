@@ -15,7 +15,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, L
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.ownedobjects import NameConflictError
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.owned import owner_reference
@@ -53,7 +53,7 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
         if name not in desired and child.metadata.deletion_timestamp is None:
             what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
             work.append(steps.take(what, partial(_delete, client, child), about=child))
-    await together(*work)
+    await gather_all(*work)
 
 
 async def _refuse(hub: Hub, child: Child) -> None:

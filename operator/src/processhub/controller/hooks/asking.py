@@ -14,8 +14,8 @@ from processhub.api.hub import Hub
 from processhub.api.meta import brief
 from processhub.api.reasons import EventReason
 from processhub.controller import metrics
-from processhub.controller.hooks.hubevent import CloudEventText, Happening, Letter, cloud_event
-from processhub.controller.hooks.verdicts import Answer, parse_answer
+from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
+from processhub.controller.hooks.verdicts import HookVerdict, parse_answer
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.report.events import EventRecorder
 
@@ -38,17 +38,21 @@ class Asker:
         self._complained: dict[str, str] = {}  # hook → what was told of it on the Hub
 
     async def ask(
-        self, event: HookEvent, subject: str, data: Mapping[str, Any], check: Callable[[Answer], object] | None = None
-    ) -> Answer:
+        self,
+        event: HookEvent,
+        subject: str,
+        data: Mapping[str, Any],
+        check: Callable[[HookVerdict], object] | None = None,
+    ) -> HookVerdict:
         """All answers together; the first denial ends it, its reason names the hook. Raises Unanswered.
 
         ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
         """
-        together = Answer()
+        together = HookVerdict()
         async with self._gate:
             for hook in in_order(self.hub.spec.hooks, event):
                 so_far = {**data, **_told(together)}
-                letter = Letter.about(Happening(event, subject, so_far))
+                letter = Delivery.about(HubEvent(event, subject, so_far))
                 try:
                     answer = parse_answer(await self._attempt(hook, cloud_event(letter, self.hub.metadata.key)))
                     if answer.allow and check is not None:
@@ -65,7 +69,7 @@ class Asker:
                 metrics.HOOK_EVENTS.labels("delivered").inc()
                 self._complained.pop(hook.name, None)
                 if not answer.allow:
-                    return Answer(allow=False, reason=f"hook {hook.name}: {answer.reason or 'no reason given'}")
+                    return HookVerdict(allow=False, reason=f"hook {hook.name}: {answer.reason or 'no reason given'}")
                 together = together.then(answer)
         return together
 
@@ -92,6 +96,6 @@ class Asker:
         self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
 
 
-def _told(answer: Answer) -> dict[str, Any]:
+def _told(answer: HookVerdict) -> dict[str, Any]:
     """What the hooks asked before have changed so far."""
     return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from processhub.api.hooks import HookEvent
-from processhub.controller.hooks.hubevent import Happening
+from processhub.controller.hooks.hubevent import HubEvent
 from processhub.controller.hooks.view import CopySeen
 
 CopyKey = tuple[str, str]  # (uid, member)
@@ -38,7 +38,7 @@ class ChildKnown(msgspec.Struct, frozen=True):
 
 def child_events(
     child_id: str, before: ChildKnown, copies: Sequence[CopySeen], wanted_uid: str, why: str, lost: Container[str]
-) -> tuple[ChildKnown, list[Happening]]:
+) -> tuple[ChildKnown, list[HubEvent]]:
     """What is known now, and what happened.
 
     ``wanted_uid`` is the uid of the child that shall run ("" for none), ``why`` the reason of its last move, ``lost``
@@ -66,7 +66,7 @@ def child_events(
         elif departed:
             data = {"child": child_id, "uid": wanted_uid, "epoch": now[wanted_uid, member].epoch}
             data |= {"from": departed.pop(0), "to": member, "why": why}
-            events.append(Happening(HookEvent.CHILD_MOVED, child_id, data))
+            events.append(HubEvent(HookEvent.CHILD_MOVED, child_id, data))
     events += _starts(child_id, before, seen, now)
     if any(copy.registered for copy in now.values()) and not any(copy.waiting for copy in copies):
         departed = []  # nothing is on its way: a copy less, not a move
@@ -94,7 +94,7 @@ def _ends(
     seen: Mapping[CopyKey, CopySeen],
     now: Mapping[CopyKey, CopyKnown],
     lost: Container[str],
-) -> Iterator[Happening]:
+) -> Iterator[HubEvent]:
     for key, old in before.copies.items():
         uid, member = key
         copy = seen.get(key)
@@ -109,7 +109,7 @@ def _ends(
 
 def _starts(
     child_id: str, before: ChildKnown, seen: Mapping[CopyKey, CopySeen], now: Mapping[CopyKey, CopyKnown]
-) -> Iterator[Happening]:
+) -> Iterator[HubEvent]:
     for key, copy in now.items():
         old = before.copies.get(key)
         if not copy.running:
@@ -125,8 +125,8 @@ def _starts(
             yield _event(HookEvent.CHILD_PID_UPDATED, child_id, seen[key], previousPid=old.pid, **about)
 
 
-def _event(kind: HookEvent, child_id: str, copy: CopySeen, **data: Any) -> Happening:
-    return Happening(kind, child_id, {"child": child_id, "uid": copy.uid, "member": copy.member, **data})
+def _event(kind: HookEvent, child_id: str, copy: CopySeen, **data: Any) -> HubEvent:
+    return HubEvent(kind, child_id, {"child": child_id, "uid": copy.uid, "member": copy.member, **data})
 
 
 def _data(copy: CopySeen) -> dict[str, Any]:

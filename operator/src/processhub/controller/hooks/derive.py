@@ -13,7 +13,7 @@ import msgspec
 
 from processhub.api.hooks import HookEvent
 from processhub.controller.hooks.children import ChildKnown, child_events
-from processhub.controller.hooks.hubevent import Happening
+from processhub.controller.hooks.hubevent import HubEvent
 from processhub.controller.hooks.view import HubView, MemberSeen
 from processhub.core.model.membership import Phase
 
@@ -56,7 +56,7 @@ class Tracker:
         """The members that are not as in the last view or another of that name: their children must be looked at."""
         return {name for name, member in members.items() if _life(member) != _life(self._seen.get(name))}
 
-    def advance(self, view: HubView) -> list[Happening]:
+    def advance(self, view: HubView) -> list[HubEvent]:
         """Take the view; what happened since the one before, in an order that makes sense to a reader."""
         members = self._follow_members(view)
         children = self._follow_children(view)
@@ -69,8 +69,8 @@ class Tracker:
 
     # members
 
-    def _follow_members(self, view: HubView) -> list[Happening]:
-        events: list[Happening] = []
+    def _follow_members(self, view: HubView) -> list[HubEvent]:
+        events: list[HubEvent] = []
         for name in self._members.keys() - view.members.keys():
             events += self._left(name, "removed")
         for name, member in view.members.items():
@@ -98,7 +98,7 @@ class Tracker:
         before = self._seen.get(name)
         return before is not None and bool(before.holder and member.holder) and before.holder != member.holder
 
-    def _leaving(self, name: str, known: _MemberKnown, member: MemberSeen) -> list[Happening]:
+    def _leaving(self, name: str, known: _MemberKnown, member: MemberSeen) -> list[HubEvent]:
         if not member.leaving:
             known.leaving = known.emptied = False
             return []
@@ -111,7 +111,7 @@ class Tracker:
             events.append(_member(HookEvent.DRAIN_COMPLETED, name, children=known.children))
         return events
 
-    def _left(self, name: str, why: str) -> list[Happening]:
+    def _left(self, name: str, why: str) -> list[HubEvent]:
         known, children = self._members.pop(name), len(self._on_member.get(name, ()))
         self._begin_recovery(name)
         events = [_member(HookEvent.MEMBER_LEFT, name, children=children, reason=why)]
@@ -122,9 +122,9 @@ class Tracker:
 
     # children
 
-    def _follow_children(self, view: HubView) -> list[Happening]:
+    def _follow_children(self, view: HubView) -> list[HubEvent]:
         self._why.update((move.id, move.why) for move in view.moves)
-        events: list[Happening] = []
+        events: list[HubEvent] = []
         lost = {name for name, member in view.members.items() if member.phase is Phase.GONE}
         for child_id, copies in view.copies.items():
             before = self._children.get(child_id, _NOTHING)
@@ -151,13 +151,13 @@ class Tracker:
 
     # the hub
 
-    def _redistribution(self, view: HubView) -> list[Happening]:
-        events: list[Happening] = []
+    def _redistribution(self, view: HubView) -> list[HubEvent]:
+        events: list[HubEvent] = []
         if view.moves or view.moving or view.pending_moves:
             self._wave = (self._wave or 0) + len(view.moves)
         elif self._wave is not None:
             if self._wave:
-                events.append(Happening(HookEvent.REDISTRIBUTION_DONE, "", {"moves": self._wave}))
+                events.append(HubEvent(HookEvent.REDISTRIBUTION_DONE, "", {"moves": self._wave}))
             self._wave = None
         for member, ids in view.stranded.items():
             if self._stranded.get(member) != ids:
@@ -165,7 +165,7 @@ class Tracker:
                 events.append(_member(HookEvent.MIGRATION_DEFERRED, member, **data))
         self._stranded = dict(view.stranded)
         events += [
-            Happening(HookEvent.MIGRATION_DEFERRED, child_id, {"child": child_id, "reason": "Kept"})
+            HubEvent(HookEvent.MIGRATION_DEFERRED, child_id, {"child": child_id, "reason": "Kept"})
             for child_id in view.put_off
         ]
         return events
@@ -175,7 +175,7 @@ class Tracker:
         if ids and member not in self._recovering:
             self._recovering[member] = _Recovery(len(ids), set(ids))
 
-    def _recoveries(self, view: HubView) -> list[Happening]:
+    def _recoveries(self, view: HubView) -> list[HubEvent]:
         events = []
         for member, recovery in list(self._recovering.items()):
             for child_id in recovery.missing & view.copies.keys():
@@ -187,17 +187,17 @@ class Tracker:
                 events.append(_member(HookEvent.RECOVERY_DONE, member, children=recovery.total))
         return events
 
-    def _partition(self, view: HubView) -> list[Happening]:
+    def _partition(self, view: HubView) -> list[HubEvent]:
         if view.partitioned == self._partitioned:
             return []
         self._partitioned = view.partitioned
         kind = HookEvent.PARTITION_ENTERED if view.partitioned else HookEvent.PARTITION_HEALED
-        return [Happening(kind, "", dict(view.quorum))]
+        return [HubEvent(kind, "", dict(view.quorum))]
 
 
 def _life(member: MemberSeen | None) -> tuple[Phase, bool, str] | None:
     return (member.phase, member.restarting, member.holder) if member is not None else None
 
 
-def _member(kind: HookEvent, member: str, **data: Any) -> Happening:
-    return Happening(kind, member, {"member": member, **data})
+def _member(kind: HookEvent, member: str, **data: Any) -> HubEvent:
+    return HubEvent(kind, member, {"member": member, **data})

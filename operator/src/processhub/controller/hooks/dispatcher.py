@@ -18,7 +18,7 @@ from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent, in_order
 from processhub.api.hub import Hub
 from processhub.api.reasons import EventReason
 from processhub.controller import metrics
-from processhub.controller.hooks.hubevent import CloudEventText, Happening, Letter, cloud_event
+from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.report.events import EventRecorder
 
@@ -37,13 +37,13 @@ class _Failing(msgspec.Struct):
     told_at: float = float("-inf")
 
 
-class Courier:
+class HookDispatcher:
     """Delivers one hub's events. ``call`` makes one attempt and raises HookError."""
 
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self._hub, self._call, self._events = hub, call, events
         self._order: dict[HookEvent, list[Hook]] = {}
-        self._queue: deque[Letter] = deque()
+        self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,13 +57,13 @@ class Courier:
         if hub is not self._hub:
             self._take(hub)
 
-    def post(self, happenings: Iterable[Happening]) -> None:
+    def post(self, happenings: Iterable[HubEvent]) -> None:
         """Queue what happened, where a hook is there for it."""
         for happening in happenings:
             if happening.kind not in self._order:
                 continue
             if len(self._queue) < QUEUE:
-                self._queue.append(Letter.about(happening))
+                self._queue.append(Delivery.about(happening))
                 continue
             if not self._dropped:
                 log.error("hub %s: %d events wait for its hooks; new ones are dropped", self._name, QUEUE)
@@ -108,7 +108,7 @@ class Courier:
             self._arrived.clear()
             self._idle.set()
 
-    async def _deliver(self, letter: Letter) -> None:
+    async def _deliver(self, letter: Delivery) -> None:
         """Have all hooks of this event called, by priority; one that fails keeps no other from it."""
         hooks = self._order.get(letter.happening.kind, [])
         if not hooks:

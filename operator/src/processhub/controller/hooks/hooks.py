@@ -13,9 +13,9 @@ from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent, Webhook
 from processhub.api.hub import Hub, HubSpec
 from processhub.controller.hooks.asking import Asker
 from processhub.controller.hooks.derive import Tracker
-from processhub.controller.hooks.dispatcher import Courier
+from processhub.controller.hooks.dispatcher import HookDispatcher
 from processhub.controller.hooks.handlers import Handlers
-from processhub.controller.hooks.hubevent import CloudEventText, Happening
+from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
 from processhub.controller.hooks.moves import MoveGate
 from processhub.controller.hooks.starts import StartGate
 from processhub.controller.hooks.stops import StopGate
@@ -41,7 +41,7 @@ class _HubHooks:
         async def call(hook: Hook, event: CloudEventText) -> Any:
             return await hooks.call(key, hook, event)
 
-        self.courier = Courier(hub, call, hooks.events)
+        self.courier = HookDispatcher(hub, call, hooks.events)
         self.asker = Asker(hub, call, hooks.events)
         self.starts = StartGate(self.asker, state, lambda: hooks.wake(key))
         self.stops = StopGate(self.asker, lambda: hooks.wake(key))
@@ -104,7 +104,7 @@ class Hooks:
             own.tracker.advance(hub_view(observation))
             if taken_over:
                 leader = {"term": self._term, "leader": self._leader}
-                own.courier.post([Happening(HookEvent.LEADERSHIP_CHANGED, "", leader)])
+                own.courier.post([HubEvent(HookEvent.LEADERSHIP_CHANGED, "", leader)])
         if own.moves.open or not _has(hub, HookEvent.PRE_REDISTRIBUTION):
             return observation
         return msgspec.structs.replace(

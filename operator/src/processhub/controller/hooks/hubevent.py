@@ -15,7 +15,7 @@ from processhub.api.hooks import CLOUD_EVENT_PREFIX, HookEvent
 from processhub.controller.store.hubstate import HubKey
 
 
-class Happening(msgspec.Struct, frozen=True):
+class HubEvent(msgspec.Struct, frozen=True):
     """One event of a hub. ``subject`` is the child's id or the member's name, "" where it is the hub itself."""
 
     kind: HookEvent
@@ -23,15 +23,15 @@ class Happening(msgspec.Struct, frozen=True):
     data: Mapping[str, Any]
 
 
-class Letter(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True):
     """A happening on its way; its id and time stay the same however often it is tried."""
 
-    happening: Happening
+    happening: HubEvent
     id: str
     time: datetime
 
     @classmethod
-    def about(cls, happening: Happening) -> Letter:
+    def about(cls, happening: HubEvent) -> Delivery:
         """The happening, with a new id and the present time."""
         return cls(happening, str(uuid.uuid4()), datetime.now(UTC))
 
@@ -49,7 +49,7 @@ class CloudEventText(msgspec.Struct, frozen=True):
         return content
 
 
-def cloud_event(letter: Letter, hub: HubKey) -> CloudEventText:
+def cloud_event(letter: Delivery, hub: HubKey) -> CloudEventText:
     """The letter's text."""
     happening, (namespace, name) = letter.happening, hub
     event = CloudEvent(

@@ -8,7 +8,7 @@ from typing import Any
 
 from processhub.api.hooks import HookEvent
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.hooks.hubevent import Happening
+from processhub.controller.hooks.hubevent import HubEvent
 from processhub.controller.observe.members import Member
 from processhub.core.model.plan import Plan
 
@@ -18,7 +18,7 @@ AGAIN_SECONDS = 15.0  # after a denial
 class MoveGate:
     """Of one hub: whether moves may begin. ``post`` tells the hub's hooks, ``wake`` has the hub looked at again."""
 
-    def __init__(self, asker: Asker, post: Callable[[list[Happening]], None], wake: Callable[[], None]) -> None:
+    def __init__(self, asker: Asker, post: Callable[[list[HubEvent]], None], wake: Callable[[], None]) -> None:
         self._asker, self._post, self._wake = asker, post, wake
         self._task: asyncio.Task[None] | None = None
         self._allowed = False
@@ -67,7 +67,7 @@ class MoveGate:
                 break
             self.deferred = reason
             told = {"count": data["pending"], "reason": "HookDenied", "message": reason}
-            self._post([Happening(HookEvent.MIGRATION_DEFERRED, "", told)])
+            self._post([HubEvent(HookEvent.MIGRATION_DEFERRED, "", told)])
             await asyncio.sleep(AGAIN_SECONDS)
         self._allowed, self.deferred, self._task = True, "", None
         self._wake()

@@ -15,13 +15,13 @@ import msgspec
 from processhub.api.hooks import Hook, HookEvent, in_order
 from processhub.api.reasons import Reason, Role
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.hooks.verdicts import Answer, as_recorded, changed_child
-from processhub.controller.observe.admission import Candidate
+from processhub.controller.hooks.verdicts import HookVerdict, as_recorded, changed_child
+from processhub.controller.observe.admission import StartCandidate
 from processhub.controller.observe.ownership import is_asleep
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import OnRecord, Wanted, attributes_digest
+from processhub.core.model.snapshot import DesiredChild, OnRecord, attributes_digest
 from processhub.core.planning.builder import same_attributes
 
 _AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # until a hook that had to answer, and did not, is asked again
@@ -39,7 +39,7 @@ class _Asked(msgspec.Struct):
     """A question on its way, or answered. ``again_at`` (monotonic): when one without a good answer is asked again."""
 
     question: _Question
-    answer: Answer | None = None
+    answer: HookVerdict | None = None
     task: asyncio.Task[None] | None = None
     again_in: float = 0.0
     again_at: float = float("inf")
@@ -53,7 +53,7 @@ class StartGate:
         self._asked: dict[tuple[str, str], _Asked] = {}  # by the child's uid and id
         self._looked_at: set[tuple[str, str]] = set()  # in this round
         self._hooks: tuple[Hook, ...] = ()
-        self._digests: dict[str, tuple[Wanted, str]] = {}  # by id
+        self._digests: dict[str, tuple[DesiredChild, str]] = {}  # by id
         self.workloads: dict[str, str] = {}
 
     def begin_round(self, hooks: tuple[Hook, ...]) -> bool:
@@ -67,7 +67,7 @@ class StartGate:
             self._digests.clear()  # most are of children that are gone
         return bool(self._hooks) or any(known.asked for known in self._state.slices.values())
 
-    def __call__(self, candidate: Candidate, places: tuple[OnRecord, ...]) -> Wanted | Refusal | Unplaced:
+    def __call__(self, candidate: StartCandidate, places: tuple[OnRecord, ...]) -> DesiredChild | Refusal | Unplaced:
         """The child as it may run, why it may not, or what it waits for."""
         wanted = candidate.wanted
         own = [place for place in places if place.entry.uid == wanted.uid]
@@ -96,7 +96,7 @@ class StartGate:
             if asked.task is not None:
                 asked.task.cancel()
 
-    def _answer(self, candidate: Candidate) -> Answer | None:
+    def _answer(self, candidate: StartCandidate) -> HookVerdict | None:
         """The answer; None while it is waited for. Asks where that has not been done."""
         wanted = candidate.wanted
         key = (wanted.uid, wanted.id)
@@ -113,14 +113,14 @@ class StartGate:
             asked.task = asyncio.create_task(self._ask(candidate, asked), name=f"PreChildStart {wanted.id}")
         return asked.answer
 
-    def _digest(self, wanted: Wanted) -> str:
+    def _digest(self, wanted: DesiredChild) -> str:
         """Its digest, computed once while its user leaves it as it is."""
         known = self._digests.get(wanted.id)
         if known is None or known[0] is not wanted:
             known = self._digests[wanted.id] = (wanted, attributes_digest(wanted))
         return known[1]
 
-    async def _ask(self, candidate: Candidate, asked: _Asked) -> None:
+    async def _ask(self, candidate: StartCandidate, asked: _Asked) -> None:
         loop = asyncio.get_running_loop()
         child_id = candidate.wanted.id
         try:
@@ -133,7 +133,7 @@ class StartGate:
         except Unanswered as error:
             asked.again_in = min(asked.again_in * 2 or _AGAIN_SECONDS, _AGAIN_MAX_SECONDS)
             asked.again_at = loop.time() + asked.again_in
-            asked.answer = Answer(allow=False, reason=f"{error}; asked again in {asked.again_in:g} s")
+            asked.answer = HookVerdict(allow=False, reason=f"{error}; asked again in {asked.again_in:g} s")
             loop.call_later(asked.again_in, self._wake)
         finally:
             asked.task = None
@@ -141,7 +141,7 @@ class StartGate:
         self._wake()
 
 
-def _about(candidate: Candidate) -> dict[str, Any]:
+def _about(candidate: StartCandidate) -> dict[str, Any]:
     spec, wanted = candidate.spec, candidate.wanted
     about = {
         "child": wanted.id,

@@ -20,15 +20,15 @@ from processhub.api.child import EnvVar, Workload
 from processhub.api.meta import brief
 from processhub.api.slice import Assignment, encode_workload
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
-from processhub.controller.observe.admission import Candidate
+from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_size
-from processhub.core.model.snapshot import Wanted, attributes_digest, frozen_metadata
+from processhub.core.model.snapshot import DesiredChild, attributes_digest, frozen_metadata
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class HookVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One hook's answer, or those of several together."""
 
     allow: bool = True
@@ -43,9 +43,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Whether it asks for more than yes or no."""
         return bool(self.metadata or self.tags or self.env or self.args)
 
-    def then(self, later: Answer) -> Answer:
+    def then(self, later: HookVerdict) -> HookVerdict:
         """Both together, where the later wins."""
-        return Answer(
+        return HookVerdict(
             metadata=self.metadata | later.metadata,
             tags=tuple(dict.fromkeys(self.tags + later.tags)),
             env=self.env | later.env,
@@ -53,14 +53,14 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
 
 
-def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
+def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
     """The answer of a webhook (its body) or a Python handler (what it returned). Raises HookError."""
     if body is None or body == b"":
-        return Answer()
+        return HookVerdict()
     try:
         # What a function returned may hold anything: what goes on from here has been JSON once.
         text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        answer = msgspec.json.decode(text, type=Answer)
+        answer = msgspec.json.decode(text, type=HookVerdict)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise HookError(
             f"its answer can't be read: {error}; write a JSON object of allow, reason, metadata, tags, env and args"
@@ -68,7 +68,7 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> Answer:
     return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
 
 
-def changed_child(candidate: Candidate, answer: Answer) -> tuple[Wanted, str]:
+def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[DesiredChild, str]:
     """The child as the answer has it, and its workload's JSON. Raises HookError where that would be no valid child."""
     if not answer.changes:
         return candidate.wanted, candidate.workload
@@ -96,7 +96,7 @@ def changed_child(candidate: Candidate, answer: Answer) -> tuple[Wanted, str]:
     return msgspec.structs.replace(candidate.wanted, workload=name, tags=tags, metadata=pairs_of, asked=asked), text
 
 
-def as_recorded(wanted: Wanted, entry: Assignment) -> Wanted:
+def as_recorded(wanted: DesiredChild, entry: Assignment) -> DesiredChild:
     """The child with the data that its entry has."""
     return msgspec.structs.replace(
         wanted,

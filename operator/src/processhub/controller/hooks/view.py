@@ -13,7 +13,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observe import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
-from processhub.core.model.snapshot import Wanted
+from processhub.core.model.snapshot import DesiredChild
 
 _HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 
@@ -90,7 +90,7 @@ class HubView(msgspec.Struct, frozen=True, kw_only=True):
 
     members: Mapping[str, MemberSeen]
     copies: Mapping[str, tuple[CopySeen, ...]] = {}
-    wanted: Mapping[str, Wanted] = {}
+    wanted: Mapping[str, DesiredChild] = {}
     moves: tuple[Move, ...] = ()
     moving: int = 0
     pending_moves: int = 0
@@ -175,6 +175,6 @@ def member_seen(member: Member) -> MemberSeen:
         restarting=judgement.restarting,
         joining=member.joining or not member.slices,
         leaving=judgement.draining or not member.wanted,
-        occupied=any(known.assignments or known.lingering(member.holder) for known in member.slices),
+        occupied=any(known.assignments or known.possibly_running(member.holder) for known in member.slices),
         why=judgement.why,
     )

@@ -11,7 +11,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import SLICES
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.store import Store
 
@@ -25,7 +25,7 @@ class DeposedError(Exception):
     """A slice has a higher term than ours: another leader is newer."""
 
 
-class Taken(msgspec.Struct, frozen=True):
+class TermsRaised(msgspec.Struct, frozen=True):
     """What a new leader has taken over.
 
     ``generations``: slice's uid → its generation in the list that shows this leader's term. What a member acknowledges
@@ -40,7 +40,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 async def raise_terms(
     client: Client, store: Store, namespaces: tuple[str, ...], term: int, hub: HubKey | None = None
-) -> Taken:
+) -> TermsRaised:
     """Rewrite ``term`` alone in every slice (of ``hub``) until a consistent list shows none lower but refused ones.
 
     Raises DeposedError.
@@ -80,12 +80,12 @@ async def raise_terms(
             for item in listed:
                 store.put("registryslices", item)
             behind = {_hub_of(item): refused[item.metadata.uid] for item in lower}
-            return Taken({item.metadata.uid: item.metadata.generation for item in listed}, behind)
+            return TermsRaised({item.metadata.uid: item.metadata.generation for item in listed}, behind)
         refused.clear()
         passes += 1
         if passes > 1:
             await asyncio.sleep(_AGAIN_SECONDS)
-        await together(*(raise_one(item) for item in lower))
+        await gather_all(*(raise_one(item) for item in lower))
 
 
 async def _slices(client: Client, namespace: str | None) -> list[RegistrySlice]:

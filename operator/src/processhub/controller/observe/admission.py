@@ -14,53 +14,53 @@ from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import KnownChild
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, OnRecord
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class StartCandidate(msgspec.Struct, frozen=True):
     """A child that shall run: as the planner sees it, as its user wrote it, its workload's JSON.
 
     ``generation`` is the Child's; 0 for one of a ChildSet, whose generation rises when it is scaled.
     """
 
-    wanted: Wanted
+    wanted: DesiredChild
     spec: ChildSpec
     workload: str
     generation: int = 0
 
 
-class Gate(Protocol):
+class Admission(Protocol):
     """Judges candidates; ``workloads`` has the JSON, by hash, of those that it changed in this round."""
 
     workloads: dict[str, str]
 
-    def __call__(self, candidate: Candidate, places: tuple[OnRecord, ...]) -> Wanted | Refusal | Unplaced:
+    def __call__(self, candidate: StartCandidate, places: tuple[OnRecord, ...]) -> DesiredChild | Refusal | Unplaced:
         """The child as it may run, why it may not, or what it waits for."""
         ...
 
 
-class Judged(msgspec.Struct):
+class Admitted(msgspec.Struct):
     """What is left of the children that shall run, and the fate of the others."""
 
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, DesiredChild]
     refusals: Mapping[str, Refusal] = {}  # by Child object's name
     held: Mapping[str, Unplaced] = {}
     workloads: Mapping[str, str] = {}
 
 
-def judge(
-    gate: Gate,
-    wanted: Mapping[str, Wanted],
+def admit(
+    gate: Admission,
+    wanted: Mapping[str, DesiredChild],
     chosen: Mapping[str, KnownChild],
     sets: Mapping[str, SeenSet],
     record: Record,
     hub: Hub,
-) -> Judged:
+) -> Admitted:
     """Have each child judged; one that is on record and is not let through as it is now runs on as it was.
 
     One that is suspended starts nothing: it is not judged. One that is resumed and not let through sleeps on.
     """
-    kept: dict[str, Wanted] = {}
+    kept: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}
     held: dict[str, Unplaced] = {}
     guided = hub.spec.distribution.strategy == "Guided"
@@ -70,7 +70,7 @@ def judge(
             continue
         candidate, places = _candidate(child, chosen.get(child_id), sets), record.get(child_id, ())
         verdict = child if candidate is None else gate(candidate, places)
-        if isinstance(verdict, Wanted):
+        if isinstance(verdict, DesiredChild):
             kept[child_id] = verdict
             continue
         known = chosen.get(child_id)
@@ -85,15 +85,15 @@ def judge(
             held[child_id] = verdict
         elif known is None:
             held[child_id] = Unplaced(verdict.reason, verdict.message)
-    return Judged(kept, refusals, held, gate.workloads)
+    return Admitted(kept, refusals, held, gate.workloads)
 
 
-def _candidate(child: Wanted, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> Candidate | None:
+def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> StartCandidate | None:
     """The child with what its user wrote; None where it is refused as it is written, and runs as it did."""
     if known is not None:
         metadata = known.child.metadata
-        return Candidate(child, known.spec, known.workload, metadata.generation) if child is known.wanted else None
+        return StartCandidate(child, known.spec, known.workload, metadata.generation) if child is known.wanted else None
     seen = sets.get(child.uid)
     if seen is None or seen.refusal is not None:
         return None
-    return Candidate(child, seen.known.object.spec.template, seen.known.workload)
+    return StartCandidate(child, seen.known.object.spec.template, seen.known.workload)

@@ -12,7 +12,7 @@ from processhub.strategies import Member as View
 from processhub.strategies import Partition, Redundancy
 
 
-class OwnRules:
+class CustomRules:
     """One hub's, for one round. ``failure`` says what went wrong, "" where nothing did.
 
     ``copies``: how many of each child, None where the hub's strategy is ProcessHub's. A strategy that fails leaves the

@@ -20,7 +20,7 @@ from processhub.api.naming import (
     member_ordinal,
 )
 from processhub.api.usage import Usage, parse_usage
-from processhub.controller.concurrency import together
+from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
@@ -149,7 +149,7 @@ async def proven_members(
     """
     members = look()
     silent = [member for member in members.values() if _seems_gone(member, copies)]
-    as_judged = await together(*(still_gone(member) for member in silent))
+    as_judged = await gather_all(*(still_gone(member) for member in silent))
     answers = {member.name: answer for member, answer in zip(silent, as_judged, strict=True)}
     before = {member.name: member.lease for member in silent}
     if not all(as_judged):

@@ -14,7 +14,7 @@ from processhub.controller.execute.ownedobjects import OwnedMemory
 from processhub.controller.report.hubpace import HubPace
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan, Unplaced
-from processhub.core.strategies.cooldown import Patience
+from processhub.core.strategies.cooldown import RebalanceCooldown
 
 if TYPE_CHECKING:
     from processhub.controller.execute.steps import Failures
@@ -78,7 +78,7 @@ class HubMemory:
         self.last_placed = ""  # the member that the newest child went to
         self.copies = 1  # as a redundancy strategy of the user's said last
         self.strategy_failure = ""  # as it was told last
-        self.patience = Patience()
+        self.patience = RebalanceCooldown()
         self.taker = ""  # a member that draws children, because loads have differed for long
         self.owned = OwnedMemory()
         self.marks_due = 0.0  # before which no marks of slices and Leases are put back again

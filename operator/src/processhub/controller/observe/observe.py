@@ -12,8 +12,8 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_MEMBER, label_value, run_of
 from processhub.api.reasons import Reason, Role
 from processhub.controller.objects.childpod import name_and_node
-from processhub.controller.observe.admission import Gate, Judged, judge
-from processhub.controller.observe.customrules import OwnRules
+from processhub.controller.observe.admission import Admission, Admitted, admit
+from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.ownership import (
@@ -34,7 +34,7 @@ from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
-from processhub.core.model.snapshot import ChildPod, Claim, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.strategies import HASH, Strategy
 
 
@@ -78,8 +78,8 @@ def observe(
     memory: HubMemory,
     now: float,
     strategy: Strategy = HASH,
-    gate: Gate | None = None,
-    own: OwnRules | None = None,
+    gate: Admission | None = None,
+    own: CustomRules | None = None,
 ) -> Observation:
     """The observation; settles what the members have proven since the last round.
 
@@ -100,7 +100,7 @@ def observe(
         wanted.update(wanted_of(seen, hub, record))
     if hub.spec.suspend:
         wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
-    judged = Judged(wanted) if gate is None else judge(gate, wanted, chosen, sets, record, hub)
+    judged = Admitted(wanted) if gate is None else admit(gate, wanted, chosen, sets, record, hub)
     refusals.update(judged.refusals)
     memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
     if memory.quorum is None:
@@ -210,11 +210,11 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
 
 def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
     if member.phase is Phase.GONE:
-        state.bereft.pop(member.name, None)
-    lingering = set(state.bereft.get(member.name, ()))
+        state.unaccounted.pop(member.name, None)
+    possibly_running = set(state.unaccounted.get(member.name, ()))
     for known in member.slices:
         known.prove(member.holder)
-        lingering |= known.lingering(member.holder)
+        possibly_running |= known.possibly_running(member.holder)
     if _acknowledged(member, memory):
         memory.settled.add(member.name)
     resettles = member.settled_by not in ("", memory.fingerprint)
@@ -231,7 +231,7 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
         wanted=member.wanted,
         settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
         ended=member.judgement.restarting,
-        lingering=frozenset(lingering),
+        possibly_running=frozenset(possibly_running),
         node=member.node,
         zone=member.zone,
     )
@@ -270,8 +270,8 @@ def _wanted(
     record: Mapping[str, tuple[OnRecord, ...]],
     members: Mapping[str, Member],
     winners: Winners,
-) -> tuple[dict[str, Wanted], dict[str, Refusal], dict[str, KnownChild]]:
-    wanted: dict[str, Wanted] = {}
+) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild]]:
+    wanted: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
     children, guided = state.children, hub.spec.distribution.strategy == "Guided"
@@ -314,7 +314,7 @@ def _wanted(
 def _bound_demand(
     hub: Hub,
     record: Mapping[str, tuple[OnRecord, ...]],
-    wanted: dict[str, Wanted],
+    wanted: dict[str, DesiredChild],
     refusals: dict[str, Refusal],
     chosen: Mapping[str, KnownChild],
 ) -> None:

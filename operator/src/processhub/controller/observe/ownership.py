@@ -13,7 +13,7 @@ from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
 from processhub.controller.store.hubstate import HubState, KnownChild
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
-from processhub.core.model.snapshot import OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, OnRecord
 
 Record = Mapping[str, tuple[OnRecord, ...]]
 # id → who has it, and the ChildSets that ask for it; only for ids that a set and something else ask for
@@ -54,7 +54,7 @@ def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners:
     return found
 
 
-def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, Wanted]:
+def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredChild]:
     """The set's children that shall run, and those of them that are suspended."""
     known = seen.known
     if known.metadata.deletion_timestamp is not None:
@@ -85,12 +85,12 @@ def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecor
     )
 
 
-def asleep(child: Wanted) -> Wanted:
+def asleep(child: DesiredChild) -> DesiredChild:
     """The child as one that is suspended."""
     return msgspec.structs.replace(child, suspended=True)
 
 
-def as_on_record(wanted: Wanted, places: tuple[OnRecord, ...], guided: bool) -> Wanted | None:
+def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: bool) -> DesiredChild | None:
     """The child as it was last accepted: an edit that is refused leaves it running, or asleep."""
     own = [place for place in places if place.entry.uid == wanted.uid]
     if not own:

@@ -17,7 +17,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
 from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
-from processhub.controller.concurrency import end
+from processhub.controller.concurrency import cancel_all
 from processhub.controller.observe.members import Member
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import HubKey
@@ -26,7 +26,7 @@ from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted, attributes_digest
+from processhub.core.model.snapshot import DesiredChild, attributes_digest
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
 SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
@@ -83,7 +83,7 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
     return found
 
 
-def _as_a_hook_has_it(entry: Assignment, wanted: Wanted | None) -> bool:
+def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild | None) -> bool:
     """Whether a hook that was asked about the child as it is wanted now made it what it is."""
     return bool(entry.asked) and wanted is not None and entry.asked == attributes_digest(wanted)
 
@@ -230,7 +230,7 @@ class ChildSetWriter:
 
     async def close(self) -> None:
         """End the writes that are under way."""
-        await end(self._tasks.values())
+        await cancel_all(self._tasks.values())
 
     async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
         try:

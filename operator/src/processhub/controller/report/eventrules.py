@@ -23,7 +23,7 @@ from processhub.core.planning.handover import goes_to
 _QUIET = (Reason.SUSPENDED,)
 
 
-def tell(
+def emit(
     events: EventRecorder, hub: Hub, state: HubState, observation: Observation, plan: Plan, memory: HubMemory
 ) -> None:
     """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
@@ -78,7 +78,7 @@ def tell(
     events.flush(hub)
 
 
-def tell_changed_pods(
+def emit_changed_pods(
     events: EventRecorder, hub: Hub, observation: Observation, changed: Iterable[tuple[Pod, str]]
 ) -> None:
     """Say of which children's Pods somebody changed what tells whose they are."""

@@ -17,7 +17,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
-from processhub.controller.concurrency import end
+from processhub.controller.concurrency import cancel_all
 from processhub.controller.report.quietwrites import QuietWrites
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.store import Store
@@ -79,7 +79,7 @@ class StatusWriter:
 
     async def close(self) -> None:
         """End the writes of Hubs' statuses that are under way; ``run`` was cancelled."""
-        await end(self._hubs.values())
+        await cancel_all(self._hubs.values())
 
     def busy_with(self, hub: Hub) -> bool:
         """Whether a write of this Hub's status is under way."""

@@ -15,7 +15,7 @@ from processhub.api.reasons import Reason
 from processhub.api.slice import encode_workload
 from processhub.core.acceptance import Refusal, refuse_child, refuse_size
 from processhub.core.model.placement import child_key
-from processhub.core.model.snapshot import Wanted, wanted_child
+from processhub.core.model.snapshot import DesiredChild, desired_child
 
 _TEMPLATE_FIELDS = re.compile(
     r"\bspec\.(" + "|".join(field.encode_name for field in msgspec.structs.fields(ChildSpec)) + r")\b"
@@ -26,7 +26,7 @@ class KnownSet(msgspec.Struct, frozen=True):
     """A ChildSet with its children as the planner sees them, by id; ``digest`` is the hash of their workload."""
 
     object: ChildSet
-    wanted: Mapping[str, Wanted]
+    wanted: Mapping[str, DesiredChild]
     digest: str
     workload: str  # JSON
 
@@ -102,9 +102,9 @@ def _unfit(template: ChildSpec) -> Refusal | None:
     return None
 
 
-def _expanded(item: ChildSet, digest: str, before: Mapping[str, Wanted]) -> dict[str, Wanted]:
+def _expanded(item: ChildSet, digest: str, before: Mapping[str, DesiredChild]) -> dict[str, DesiredChild]:
     spec = item.spec.template
-    model = msgspec.structs.replace(wanted_child(spec, "", item.metadata.uid, digest), paced=True)
+    model = msgspec.structs.replace(desired_child(spec, "", item.metadata.uid, digest), paced=True)
     replace = msgspec.structs.replace
     return {
         child_id: before.get(child_id) or replace(model, id=child_id, key=child_key(child_id)) for child_id in item.ids

@@ -29,7 +29,7 @@ from processhub.api.slice import (
 )
 from processhub.controller.store.childsets import KnownSet, known_set, refuse_set, shared_ids
 from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
-from processhub.core.model.snapshot import Wanted, wanted_child
+from processhub.core.model.snapshot import DesiredChild, desired_child
 
 AGENT_CONTAINER = "agent"
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class KnownChild(msgspec.Struct, frozen=True):
     """
 
     child: Child
-    wanted: Wanted
+    wanted: DesiredChild
     workload: str  # JSON
     spec: ChildSpec
 
@@ -171,7 +171,7 @@ class KnownSlice:
             return child_id not in self.present.status.entries
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
 
-    def lingering(self, holder: str) -> set[str]:
+    def possibly_running(self, holder: str) -> set[str]:
         """The ids that may still run on the member, or be active there, though no entry of this slice says so.
 
         Besides what this leader noted that is what the member reports: all that a leader has who came after the write.
@@ -230,7 +230,7 @@ class HubState:
     def __init__(self, key: HubKey) -> None:
         self.key = key
         self.children: dict[str, KnownChild] = {}  # by object name
-        self.mortal: set[str] = set()  # names of the children that end by ttl or by idling
+        self.expiring: set[str] = set()  # names of the children that end by ttl or by idling
         self.by_id: dict[str, set[str]] = {}  # id → object names
         self.sets: dict[str, KnownSet] = {}  # by object name
         self.hub_uid = ""  # of the Hub that there is, or was last; "" until one is seen
@@ -240,13 +240,13 @@ class HubState:
         self.ends: dict[str, dict[str, float]] = {}  # member's pod → its agent's ends, as reported → when that was seen
         self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
         self.changed_pods: dict[str, tuple[str, ...]] = {}  # by name: marks of those that somebody changed
-        self.vanished_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
-        self.strange_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
+        self.unwatched_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
+        self.unidentified_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
         self.leases: dict[str, KnownLease] = {}  # by object name
         self.older_leases: dict[str, Lease] = {}  # as with slices
-        self.vanished_leases: set[str] = set()  # names of those that were held when they left the watch
+        self.unwatched_leases: set[str] = set()  # names of those that were held when they left the watch
         self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
-        self.bereft: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
+        self.unaccounted: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.creating: dict[str, Creation] = {}  # name of a slice whose creation was not answered → what is in it
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
         self._template: OnDemand | None = None
@@ -313,9 +313,9 @@ class HubState:
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
         known = self.children[name] = _known(child, self._template)
-        self.mortal.discard(name)
+        self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
-            self.mortal.add(name)
+            self.expiring.add(name)
 
     def refusal(self, name: str, hub: HubSpec) -> Refusal | None:
         """Why the Child is not accepted as it is, None where it is; computed once a spec of Child and Hub."""
@@ -346,7 +346,7 @@ class HubState:
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return
         del self.children[child.metadata.name]
-        self.mortal.discard(child.metadata.name)
+        self.expiring.discard(child.metadata.name)
         self._judged.pop(child.metadata.name, None)
         self.orders.pop(child.metadata.name, None)
         names = self.by_id.get(child.id, set())
@@ -401,7 +401,7 @@ class HubState:
             ids = known.assignments.keys() | known.reports.keys()
             self.dirty |= ids
             if lost := ids | known.unproven.keys() | known.uncertain.keys():
-                self.bereft.setdefault(item.spec.member, set()).update(lost)
+                self.unaccounted.setdefault(item.spec.member, set()).update(lost)
             del self.slices[item.metadata.name]
 
     def uncertain(self) -> frozenset[str]:
@@ -436,7 +436,7 @@ class HubState:
         renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
         changed_at = known.changed_at if known is not None and same else now
         self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing, changed_at)
-        self.vanished_leases.discard(lease.metadata.name)
+        self.unwatched_leases.discard(lease.metadata.name)
 
     def lose_lease(self, name: str, hub_uid: str) -> None:
         """A member Lease left the watch: it was deleted, or somebody took its label off.
@@ -449,7 +449,7 @@ class HubState:
         if known is None:
             return
         if known.lease.spec.holder_identity and hub_uid and hub_uid == self.hub_uid:
-            self.vanished_leases.add(name)
+            self.unwatched_leases.add(name)
         else:
             self.forget_lease(name)
 
@@ -468,12 +468,12 @@ class HubState:
                 seconds = slice_.spec.settings.lease_seconds
                 spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
                 self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now, changed_at=now)
-                self.vanished_leases.add(name)
+                self.unwatched_leases.add(name)
 
     def forget_lease(self, name: str) -> None:
         """Its member is gone for good, or the hub is."""
         self.leases.pop(name, None)
-        self.vanished_leases.discard(name)
+        self.unwatched_leases.discard(name)
 
     def restart_lease_clocks(self, now: float) -> None:
         """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
@@ -513,4 +513,4 @@ def _known(child: Child, template: OnDemand | None) -> KnownChild:
     if spec.on_demand and template is not None:
         spec = on_demand_spec(spec, template)
     digest, text = encode_workload(spec)
-    return KnownChild(child, wanted_child(spec, child.id, child.metadata.uid, digest), text, spec)
+    return KnownChild(child, desired_child(spec, child.id, child.metadata.uid, digest), text, spec)

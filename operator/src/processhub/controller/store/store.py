@@ -19,7 +19,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
-from processhub.controller.concurrency import end
+from processhub.controller.concurrency import cancel_all
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
 from processhub.controller.store.podmarks import (
@@ -112,7 +112,7 @@ class Store:
 
     async def close(self) -> None:
         """Stop watching."""
-        await end(self._tasks)
+        await cancel_all(self._tasks)
 
     def failed(self) -> asyncio.Task[None] | None:
         """An informer that ended though it never should."""
@@ -160,7 +160,7 @@ class Store:
             if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
                 return  # our own status write
         state = self.state(key)
-        for name in list(state.vanished_leases):
+        for name in list(state.unwatched_leases):
             state.lose_lease(name, self._uid(key))
         self._wake(key)
 
@@ -222,7 +222,7 @@ class Store:
             state.changed_pods[name] = changed
         else:
             state.changed_pods.pop(name, None)
-        state.strange_pods.pop(name, None)
+        state.unidentified_pods.pop(name, None)
         self._hubs_of_pods[pod.metadata.key] = key
 
     def child_pod_gone(self, key: HubKey, name: str) -> None:
@@ -230,7 +230,7 @@ class Store:
         state = self.state(key)
         state.child_pods.pop(name, None)
         state.changed_pods.pop(name, None)
-        state.vanished_pods.discard(name)
+        state.unwatched_pods.discard(name)
         self._hubs_of_pods.pop((key[0], name), None)
 
     def _pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -255,7 +255,7 @@ class Store:
             if seen is old:
                 if new is None or not is_member_pod(new, key[1]):
                     state.drop_pod(name)
-                state.strange_pods.pop(name, None)
+                state.unidentified_pods.pop(name, None)
             elif member:
                 # What an object says that is new to us says nothing of when it came to be so.
                 known_before = old is not None and old.metadata.uid == seen.metadata.uid
@@ -263,16 +263,16 @@ class Store:
             elif is_child_pod(seen):
                 self.child_pod(key, seen)
             else:
-                state.strange_pods[name] = seen
+                state.unidentified_pods[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
         state = self.state(key)
         if new is None:
-            state.vanished_pods.add(known.metadata.name)
+            state.unwatched_pods.add(known.metadata.name)
             self._wake(key)
             return
-        state.vanished_pods.discard(known.metadata.name)
+        state.unwatched_pods.discard(known.metadata.name)
         self.child_pod(key, new, known)
         changed = known.metadata.name in state.changed_pods
         if changed or not _same_stage(known, new):

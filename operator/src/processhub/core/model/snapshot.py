@@ -19,7 +19,7 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
     """A child that shall be on record: what the user asked for, accepted and in the planner's terms.
 
     ``suspended``: it shall not run, but keep its place where it has one.
@@ -78,8 +78,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """A member as the planner sees it.
 
-    ``lingering`` are the ids that may still run there though no entry says so: reported in its status, or removed
-    and not yet proven stopped, or told to be passive and not yet proven to have ended as active. ``settled`` is false
+    ``possibly_running`` are the ids that may still run there though no entry says so: reported in its status, or
+    removed and not yet proven stopped, or made passive and not yet proven to have ended as active. ``settled`` is false
     while any id may: after a leader change, until the member has acknowledged all that was written. ``ended``: proven
     to run nothing now, though it is waited for. ``node`` and ``zone`` are where its pod runs, "" where not known.
     """
@@ -95,7 +95,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     forced: bool = False  # bound children are stopped where it is drained, not left running
     resettles: bool = False  # joining, because strategy or weights changed
     usage: Usage | None = None
-    lingering: frozenset[str] = frozenset()
+    possibly_running: frozenset[str] = frozenset()
     node: str = ""
     zone: str = ""
 
@@ -172,7 +172,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: HubSpec
     members: tuple[MemberView, ...]
-    children: Mapping[str, Wanted]
+    children: Mapping[str, DesiredChild]
     record: Mapping[str, tuple[OnRecord, ...]]
     next_epoch: int
     move_budget: int = 0
@@ -187,16 +187,16 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
 
     @property
-    def to_run(self) -> Mapping[str, Wanted]:
+    def to_run(self) -> Mapping[str, DesiredChild]:
         """The children that shall run, by id."""
         if not any(child.suspended for child in self.children.values()):
             return self.children
         return {child_id: child for child_id, child in self.children.items() if not child.suspended}
 
 
-def wanted_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> Wanted:
+def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> DesiredChild:
     """What a Child's spec asks for; ``workload`` is the hash of its workload."""
-    return Wanted(
+    return DesiredChild(
         id=child_id,
         uid=uid,
         key=child_key(child_id),
@@ -218,12 +218,12 @@ def frozen_metadata(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((str(key), str(value)) for key, value in metadata.items()))
 
 
-def keys_of(children: Iterable[Wanted]) -> NDArray[np.uint64]:
+def keys_of(children: Iterable[DesiredChild]) -> NDArray[np.uint64]:
     """The hashes of the children, in order; shape (n,)."""
     return np.fromiter((child.key for child in children), dtype=np.uint64)
 
 
-def attributes_digest(wanted: Wanted) -> str:
+def attributes_digest(wanted: DesiredChild) -> str:
     """A hash of what a Pre hook may change of a child: its workload, restart policy, tags and metadata."""
     text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
     return xxhash.xxh3_64_hexdigest(text)

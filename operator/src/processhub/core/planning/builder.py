@@ -17,7 +17,7 @@ from processhub.core.listing import MemberNames, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import Move, Plan, Unplaced
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 
 # Why an order to move a child is not obeyed.
 NOT_PLACED = "it is not placed yet, or suspended"
@@ -26,7 +26,7 @@ MAPPED = "its spec.nodes names where it is; edit that"
 REFUSED = "its last edit is not accepted; correct that first"
 
 
-class Draft:
+class PlanBuilder:
     """The working state of one plan."""
 
     def __init__(self, snapshot: HubSnapshot) -> None:
@@ -48,10 +48,10 @@ class Draft:
         self.restarts = self.pending_restarts = 0
         self.load: Counter[str] = Counter()
         self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
-        self._lingering: dict[str, list[str]] = {}  # id → members that may still run it
+        self._possibly_running: dict[str, list[str]] = {}  # id → members that may still run it
         for member in snapshot.members:
-            for child_id in () if member.phase is Phase.GONE else member.lingering:
-                self._lingering.setdefault(child_id, []).append(member.name)
+            for child_id in () if member.phase is Phase.GONE else member.possibly_running:
+                self._possibly_running.setdefault(child_id, []).append(member.name)
         for member in snapshot.members:
             # One that was lost or is being emptied takes its share again when it is back.
             leaves = member.phase is Phase.GONE or member.draining
@@ -66,7 +66,7 @@ class Draft:
     def _late_members(self) -> MemberNames:
         return MemberNames(member.name for member in self.snapshot.members if not member.settled)
 
-    def sweep_record(self) -> None:
+    def remove_unwanted(self) -> None:
         """Take off the record what nobody wants any more: that is the order to stop."""
         children = self.snapshot.children
         for child_id, places in self.snapshot.record.items():
@@ -102,7 +102,7 @@ class Draft:
         for place in places:
             self.load[place.member] += 1
 
-    def forget_earlier(self, child: Wanted, places: Iterable[OnRecord]) -> None:
+    def forget_earlier(self, child: DesiredChild, places: Iterable[OnRecord]) -> None:
         """Take an earlier child of the same id off the record: it ends before this one may begin."""
         for place in places:
             self.put(place.member, child.id, None)
@@ -111,7 +111,7 @@ class Draft:
                 Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
             )
 
-    def loses_its_place(self, child: Wanted, place: OnRecord) -> bool:
+    def loses_its_place(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether a suspended child is not to be found there when it is resumed: its member is gone or emptied.
 
         One that is bound to its member waits for that as ever.
@@ -122,7 +122,7 @@ class Draft:
         bound = child.pinned or (member.wanted and place.member in child.nodes)
         return not bound and (member.phase is Phase.GONE or member.draining)
 
-    def put_to_sleep(self, child: Wanted, place: OnRecord, state: str = "") -> None:
+    def put_to_sleep(self, child: DesiredChild, place: OnRecord, state: str = "") -> None:
         """Keep the entry of a suspended child, with its room, as no order to start; ``state`` is what it had got.
 
         It is kept as it is on record: an edit is taken up when the child is resumed.
@@ -142,7 +142,7 @@ class Draft:
         )
         self.next_epoch += 1
 
-    def due(self, child: Wanted, entry: Assignment) -> Wanted:
+    def due(self, child: DesiredChild, entry: Assignment) -> DesiredChild:
         """What the entry shall say now: of many that change at once, those over the budget run on as on record."""
         if entry.workload == child.workload or not child.paced:
             return child
@@ -153,7 +153,7 @@ class Draft:
         self.restarts += 1
         return child
 
-    def begin_move(self, child: Wanted, source: str, target: str, why: str) -> None:
+    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
         """Put the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
         self.budget -= 1
         self.moving += 1
@@ -230,7 +230,7 @@ class Draft:
             return Unplaced(
                 Reason.WAITING, f"waiting until {self._late_members.some} confirmed what it runs after a leader change"
             )
-        for name in self._lingering.get(child_id, ()):
+        for name in self._possibly_running.get(child_id, ()):
             if name not in besides:
                 return Unplaced(
                     Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {name}"
@@ -254,14 +254,14 @@ class Draft:
         }
 
     def assignment(
-        self, child: Wanted, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
+        self, child: DesiredChild, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
     ) -> Assignment:
         """The child's entry with the next epoch."""
         epoch = self.next_epoch
         self.next_epoch += 1
         return child.entry(epoch, wait=wait, role=role, run=run, state=state)
 
-    def refreshed(self, child: Wanted, entry: Assignment, role: str) -> Assignment | None:
+    def refreshed(self, child: DesiredChild, entry: Assignment, role: str) -> Assignment | None:
         """The entry as the child is asked for now, in this role; None where it says so already.
 
         A changed workload and the step back from active are restarts with a new epoch. A promotion is a new epoch too,
@@ -292,7 +292,7 @@ def takes(member: MemberView) -> bool:
     return member.phase is Phase.LIVE and not member.draining and member.wanted
 
 
-def same_attributes(entry: Assignment, child: Wanted) -> bool:
+def same_attributes(entry: Assignment, child: DesiredChild) -> bool:
     """Whether the entry says of the child what needs no restart, as it is asked for."""
     return (
         entry.restart_policy == child.restart_policy

@@ -10,14 +10,14 @@ from __future__ import annotations
 from processhub.api.reasons import Reason
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot
-from processhub.core.planning.builder import Draft
+from processhub.core.planning.builder import PlanBuilder
 
 
-def halted(snapshot: HubSnapshot) -> Plan:
+def plan_partitioned(snapshot: HubSnapshot) -> Plan:
     """What to change now; ``snapshot.partitioned`` says why everything else is left as it is."""
-    draft = Draft(snapshot)
+    draft = PlanBuilder(snapshot)
     draft.joining.clear()  # members that return keep what they have: that is no join
-    draft.sweep_record()
+    draft.remove_unwanted()
     for child_id, child in snapshot.children.items():
         if child_id in snapshot.uncertain:
             continue

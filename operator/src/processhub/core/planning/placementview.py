@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from processhub.core.planning.builder import Draft
-from processhub.core.strategies.base import Scene, Seat, Strategy
+from processhub.core.planning.builder import PlanBuilder
+from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 
 
-def scene_of(draft: Draft, strategy: Strategy, more: int) -> Scene:
+def placement_view(draft: PlanBuilder, strategy: Strategy, more: int) -> PlacementView:
     """The hub as ``strategy`` sees it now, with room for ``more`` new children."""
     snapshot = draft.snapshot
     room = {candidate.name: candidate.room or 0 for candidate in draft.candidates(more)}
     limit = snapshot.spec.members.max_children
     seats = (
-        Seat(
+        MemberSlot(
             name=member.name,
             weight=member.weight,
             open=member.name in room,
@@ -29,4 +29,4 @@ def scene_of(draft: Draft, strategy: Strategy, more: int) -> Scene:
         places = (place for places in snapshot.record.values() for place in places)
         newest = max(places, key=lambda place: place.entry.epoch, default=None)
         last = newest.member if newest else ""
-    return Scene(spec=snapshot.spec, seats=tuple(seats), last=last)
+    return PlacementView(spec=snapshot.spec, seats=tuple(seats), last=last)

@@ -22,64 +22,65 @@ from processhub.api.reasons import Reason, Role
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import NOWHERE
 from processhub.core.model.plan import Move, Plan, Unplaced
-from processhub.core.model.snapshot import Claim, HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import (
     MAPPED,
     NOT_PLACED,
     PINNED,
     REFUSED,
-    Draft,
+    PlanBuilder,
     same_attributes,
     takes,
     unavailable,
 )
 from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
-from processhub.core.planning.partitioned import halted
-from processhub.core.planning.placementview import scene_of
-from processhub.core.planning.replicated import Replicas
+from processhub.core.planning.partitioned import plan_partitioned
+from processhub.core.planning.placementview import placement_view
+from processhub.core.planning.replicated import ReplicaPlanner
 from processhub.core.strategies import HASH, Strategy, strategy_of
-from processhub.core.strategies.migration import Migrating, Way, migration_of
-from processhub.core.strategies.migration import Move as Possible
+from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove, migration_of
 
 
-def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: Migrating | None = None) -> Plan:
+def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: MigrationStrategy | None = None) -> Plan:
     """What to change now. Executing it and planning again with the outcome leads, step by step, to rest.
 
     ``strategy`` and ``migration`` are the hub's where they are none of ProcessHub's own; without, KeyError is raised.
     """
     if snapshot.partitioned:
-        return halted(snapshot)
+        return plan_partitioned(snapshot)
     strategy = strategy or strategy_of(snapshot.spec.distribution.strategy)
     if snapshot.spec.keeps_copies:
-        replicas = Replicas(snapshot, strategy)
-        replicas.sweep_record()
+        replicas = ReplicaPlanner(snapshot, strategy)
+        replicas.remove_unwanted()
         replicas.follow_children()
         replicas.obey()
         replicas.top_up()
         replicas.rebalance()
         return replicas.result()
-    planner = _Singles(snapshot, strategy, migration or migration_of(snapshot.spec.migration.strategy))
-    planner.sweep_record()
+    planner = SingleCopyPlanner(snapshot, strategy, migration or migration_of(snapshot.spec.migration.strategy))
+    planner.remove_unwanted()
     planner.follow_children()
     planner.place_new()
     planner.obey()
     planner.drain()
     planner.rebalance()
-    planner.weigh()
+    planner.detect_imbalance()
     return planner.result()
 
 
-class _Singles(Draft):
+class SingleCopyPlanner(PlanBuilder):
     """One copy of each child."""
 
-    def __init__(self, snapshot: HubSnapshot, strategy: Strategy, migration: Migrating) -> None:
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy, migration: MigrationStrategy) -> None:
         super().__init__(snapshot)
         self.strategy, self.migration = strategy, migration
-        self.new: list[Wanted] = []
+        self.new: list[DesiredChild] = []
         self.lost_from: dict[str, str] = {}  # id → the member it was lost with or is to leave
-        self.leaving: list[tuple[Wanted, str]] = []  # children of members that are drained
-        self.movable: list[tuple[Wanted, str]] = []  # steady children that a join may move, and their member
-        self.unsteady: list[tuple[Wanted, str]] = []  # those that it may move later, and the member they will be on
+        self.leaving: list[tuple[DesiredChild, str]] = []  # children of members that are drained
+        self.movable: list[tuple[DesiredChild, str]] = []  # steady children that a join may move, and their member
+        self.unsteady: list[
+            tuple[DesiredChild, str]
+        ] = []  # those that it may move later, and the member they will be on
 
     # steps
 
@@ -126,7 +127,7 @@ class _Singles(Draft):
 
     def place_new(self) -> None:
         """Find a member for each child that has none."""
-        ready: list[Wanted] = []
+        ready: list[DesiredChild] = []
         for child in self.new:
             if blocked := self.blocked(child.id):
                 self.unplaced[child.id] = blocked
@@ -145,10 +146,10 @@ class _Singles(Draft):
         self._place(again, HASH)
         self._place(fresh, self.strategy)
 
-    def _place(self, children: list[Wanted], strategy: Strategy) -> None:
+    def _place(self, children: list[DesiredChild], strategy: Strategy) -> None:
         if not children:
             return
-        scene = scene_of(self, self.strategy, len(children))
+        scene = placement_view(self, self.strategy, len(children))
         left_over = []
         for child, index in zip(children, strategy.place(children, scene).tolist(), strict=True):
             if index == NOWHERE:
@@ -159,7 +160,7 @@ class _Singles(Draft):
                 self.last_placed = name
             self._start(child, name)
         if left_over:
-            scene, full = scene_of(self, self.strategy, 0), self.no_room(self.candidates(0))
+            scene, full = placement_view(self, self.strategy, 0), self.no_room(self.candidates(0))
             self.unplaced.update({child.id: strategy.why_not(child, scene) or full for child in left_over})
 
     def obey(self) -> None:
@@ -182,7 +183,7 @@ class _Singles(Draft):
         self.pending_moves += len(self.leaving) - len(now)
         if not now:
             return
-        scene = scene_of(self, self.strategy, len(now))
+        scene = placement_view(self, self.strategy, len(now))
         strategy = HASH if self.strategy.hash_after_loss else self.strategy
         chosen = strategy.place([child for child, _ in now], scene)
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
@@ -207,32 +208,32 @@ class _Singles(Draft):
             if member.name not in unfinished:
                 self.joining[member.name] = False
 
-    def weigh(self) -> None:
+    def detect_imbalance(self) -> None:
         """Look for an imbalance of loads, once nothing else is under way."""
         restless = self.moving or self.pending_moves or any(member.joining for member in self.snapshot.members)
         if not restless and not self.joining:
-            self.imbalance = self.strategy.imbalance(scene_of(self, self.strategy, 0))
+            self.imbalance = self.strategy.imbalance(placement_view(self, self.strategy, 0))
 
     # one child
 
-    def begin_move(self, child: Wanted, source: str, target: str, why: str) -> None:
+    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
         """Put the waiting entry on ``target``, and have the source hand over where the hub does that.
 
         The state is not taken before the waiting entry is there, so the two need no order. A source whose entry changes
         otherwise is told in the next round.
         """
         super().begin_move(child, source, target, why)
-        if child.id in self.changes.get(source, ()) or self._way(child, source, target) is not Way.HOT:
+        if child.id in self.changes.get(source, ()) or self._way(child, source, target) is not MigrationMode.HOT:
             return
         entry = self.changes[target][child.id]
         there = next((place for place in self.snapshot.record[child.id] if place.member == source), None)
         if entry is not None and there is not None:
             self._order(child, there, OnRecord(target, entry))
 
-    def _way(self, child: Wanted, source: str, target: str, *, by_choice: bool = False) -> Way:
-        return self.migration.way(child, Possible(source=source, target=target, by_choice=by_choice))
+    def _way(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
+        return self.migration.way(child, PossibleMove(source=source, target=target, by_choice=by_choice))
 
-    def _confirm(self, child: Wanted, places: tuple[OnRecord, ...], claim: Claim) -> bool:
+    def _confirm(self, child: DesiredChild, places: tuple[OnRecord, ...], claim: Claim) -> bool:
         """Put a child on record where it was started because its owner could not be reached; whether that is so.
 
         The one case where another owner starts before the last one is proven stopped: the hub asks for it
@@ -253,12 +254,12 @@ class _Singles(Draft):
         self.moves.append(Move(child.id, owner.member, claim.member, why, lost=True))
         return True
 
-    def _order(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+    def _order(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         member = self.members.get(source.member)
         order = order_for(target, must=member is not None and member.draining)
         self.put(source.member, child.id, msgspec.structs.replace(source.entry, to=order))
 
-    def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+    def _follow(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         running = [place for place in places if not place.entry.wait]
         # A move's target is to be active: what else waits slept, beside another copy, when the hub kept several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
@@ -279,7 +280,7 @@ class _Singles(Draft):
                     self.put(on_record.member, child.id, None)
             self._settle(child, keeper)
 
-    def _sleep(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+    def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         """Have a suspended child stop, and keep one place for it: where it is, not where a move was to take it.
 
         Of a handover that is committed both ends are kept, until the target is known to have taken the state.
@@ -295,7 +296,7 @@ class _Singles(Draft):
         if keeper is not None:
             self.put_to_sleep(child, keeper, "" if keeper.up or keeper.came_up else keeper.got or keeper.entry.state)
 
-    def _settle(self, child: Wanted, place: OnRecord) -> None:
+    def _settle(self, child: DesiredChild, place: OnRecord) -> None:
         """A child with one entry: lost, to be moved, to be changed, or as it should be."""
         member = self.members.get(place.member)
         if member is None or (member.phase is Phase.GONE and not self._waits_for(child, member)):
@@ -317,11 +318,11 @@ class _Singles(Draft):
         elif child.movable:
             self.unsteady.append((child, member.name))
 
-    def _waits_for(self, child: Wanted, member: MemberView) -> bool:
+    def _waits_for(self, child: DesiredChild, member: MemberView) -> bool:
         """Whether the child stays on record with a member that is gone."""
         return child.pinned or (member.wanted and bool(child.nodes) and child.nodes[0] == member.name)
 
-    def _refresh(self, child: Wanted, place: OnRecord) -> bool:
+    def _refresh(self, child: DesiredChild, place: OnRecord) -> bool:
         """Bring the entry up to what is asked for; whether it has to wait for something now."""
         entry = place.entry
         if entry.role != Role.ACTIVE and (
@@ -353,10 +354,10 @@ class _Singles(Draft):
         return [
             place.member
             for place in self.snapshot.record[child_id]
-            if place.entry.wait and not (place.entry.asleep and child_id in self.members[place.member].lingering)
+            if place.entry.wait and not (place.entry.asleep and child_id in self.members[place.member].possibly_running)
         ]
 
-    def _move_bound(self, child: Wanted, place: OnRecord) -> None:
+    def _move_bound(self, child: DesiredChild, place: OnRecord) -> None:
         target = self.members.get(child.nodes[0])
         if target is None or not takes(target):
             self._stay_until_taken(child, self.members[place.member], unavailable(child.nodes[0]))
@@ -367,7 +368,7 @@ class _Singles(Draft):
         else:
             self.pending_moves += 1
 
-    def _stay_until_taken(self, child: Wanted, member: MemberView, why: Unplaced) -> None:
+    def _stay_until_taken(self, child: DesiredChild, member: MemberView, why: Unplaced) -> None:
         """It runs on where it is until the member that it is bound to takes it, unless a drain is to end that."""
         self.unplaced[child.id] = why
         if member.draining and member.forced:
@@ -375,7 +376,7 @@ class _Singles(Draft):
         elif member.draining:
             self.stranded.setdefault(member.name, []).append(child.id)
 
-    def _leave(self, child: Wanted, member: MemberView) -> None:
+    def _leave(self, child: DesiredChild, member: MemberView) -> None:
         if child.bound and not (member.forced and member.wanted):
             self.stranded.setdefault(member.name, []).append(child.id)
         if child.bound and member.forced:
@@ -386,7 +387,7 @@ class _Singles(Draft):
         if not child.bound:
             self.leaving.append((child, member.name))
 
-    def _continue_move(self, child: Wanted, running: list[OnRecord], target: OnRecord) -> None:
+    def _continue_move(self, child: DesiredChild, running: list[OnRecord], target: OnRecord) -> None:
         member = self.members.get(target.member)
         # One that is pinned and runs nowhere was edited in place: it waits for its member as it would have before.
         stays = child.pinned and not running and (not child.nodes or child.nodes[0] == target.member)
@@ -409,12 +410,12 @@ class _Singles(Draft):
         self.moving += not resumes
         if not child.bound:
             self.unsteady.append((child, member.name))
-        if target.entry.asleep and running and child.id in member.lingering:
+        if target.entry.asleep and running and child.id in member.possibly_running:
             return  # it may have been started with the state before it was suspended: that ends first
         for source in running:
             # While the target restarts the source runs on.
             if member.phase is Phase.LIVE or self.lost(source.member):
-                self._let_go(child, source, target)
+                self.release_source(child, source, target)
         if running:
             return
         blocked = self.blocked(child.id, besides=(member.name,))
@@ -423,10 +424,10 @@ class _Singles(Draft):
         elif resumes or child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # that may take long, and is the pod's node's affair
 
-    def _let_go(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+    def release_source(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         """One step further in taking the child from its source, with its state where the hub hands that over."""
         # What was ordered stands: only then is there a state that could be lost.
-        hot = goes_to(source) == target.member or self._way(child, source.member, target.member) is Way.HOT
+        hot = goes_to(source) == target.member or self._way(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
         following = next_step(source, source_member, target) if hot else Next(Step.COLD)
         match following.step:
@@ -447,7 +448,7 @@ class _Singles(Draft):
                     self.joining[target.member] = True  # it still draws the child: asked again when it is not put off
                 self._settle(child, source)
 
-    def _finish_move(self, child: Wanted, source: OnRecord, target: OnRecord) -> None:
+    def _finish_move(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         """The target has the state and the order to start; the source keeps its copy while that may be needed."""
         source_member, member = self.members.get(source.member), self.members.get(target.member)
         emptied = source_member is not None and source_member.draining
@@ -474,14 +475,14 @@ class _Singles(Draft):
                 entry = edited.entry(target.entry.epoch, run=target.entry.run, state=target.entry.state)
                 self.put(target.member, child.id, entry)
 
-    def _may_still_go(self, child: Wanted, member: MemberView) -> bool:
+    def _may_still_go(self, child: DesiredChild, member: MemberView) -> bool:
         return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
 
-    def _is_asked_for_elsewhere(self, child: Wanted, member: MemberView) -> bool:
+    def _is_asked_for_elsewhere(self, child: DesiredChild, member: MemberView) -> bool:
         ordered = self.snapshot.orders.get(child.id, member.name)
         return ordered != member.name and not child.bound and not self.unfit(ordered)
 
-    def _place_bound(self, child: Wanted, name: str) -> None:
+    def _place_bound(self, child: DesiredChild, name: str) -> None:
         member = self.members.get(name)
         if member is None or not takes(member) or not self.snapshot.formed:
             self.unplaced[child.id] = unavailable(name)
@@ -490,7 +491,7 @@ class _Singles(Draft):
         else:
             self._start(child, name)
 
-    def _start(self, child: Wanted, name: str) -> None:
+    def _start(self, child: DesiredChild, name: str) -> None:
         self.load[name] += 1
         self.put(name, child.id, self.assignment(child))
         if source := self.lost_from.get(child.id):
@@ -540,7 +541,7 @@ class _Singles(Draft):
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
             return set()
-        scene = scene_of(self, self.strategy, 0)
+        scene = placement_view(self, self.strategy, 0)
         chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], scene)
         seats = {seat.name: seat for seat in scene.seats}
         unfinished, full, left = set[str](), set[str](), set[str]()
@@ -553,7 +554,7 @@ class _Singles(Draft):
             now = min(take, max(self.budget, 0))
             for position in order[:now].tolist():
                 child, source = movable[position]
-                if self._way(child, source, joiner.name, by_choice=True) is Way.LATER:
+                if self._way(child, source, joiner.name, by_choice=True) is MigrationMode.LATER:
                     self.put_off.append(child.id)
                     unfinished.add(joiner.name)
                     continue
@@ -580,7 +581,7 @@ class _Singles(Draft):
         if not self.unsteady:
             return set()
         chosen, _ = self.strategy.draw(
-            self.unsteady, [joiner.name for joiner in joiners], scene_of(self, self.strategy, 0)
+            self.unsteady, [joiner.name for joiner in joiners], placement_view(self, self.strategy, 0)
         )
         return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}
 

@@ -14,7 +14,7 @@ from processhub.api.reasons import Reason, Role
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Unplaced
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import (
     MAPPED,
     NOT_PLACED,
@@ -26,7 +26,7 @@ from processhub.core.planning.builder import (
     unavailable,
 )
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
-from processhub.core.planning.placementview import scene_of
+from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
 from processhub.core.strategies.base import Strategy
 
@@ -34,7 +34,7 @@ from processhub.core.strategies.base import Strategy
 class _Held(msgspec.Struct, frozen=True):
     """A child with the copies that it keeps (``kept``) and those of them that are not about to leave (``staying``)."""
 
-    child: Wanted
+    child: DesiredChild
     kept: tuple[OnRecord, ...]
     staying: tuple[OnRecord, ...]
 
@@ -44,7 +44,7 @@ class _Held(msgspec.Struct, frozen=True):
         return {place.member for place in self.kept}
 
 
-class Replicas(Roles):
+class ReplicaPlanner(Roles):
     """Planning for hubs that keep several copies of each child."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
@@ -85,7 +85,7 @@ class Replicas(Roles):
             child_id, name = held.child.id, move.member
             if full := self.full(name):
                 self.answered[child_id] = full.message
-            elif self.budget <= 0 or child_id in self.members[name].lingering:
+            elif self.budget <= 0 or child_id in self.members[name].possibly_running:
                 self.pending_moves += 1
             elif child_id in short:
                 self.moving += 1
@@ -113,7 +113,9 @@ class Replicas(Roles):
                 self.pending_moves += leaving
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
-            queue = self.strategy.queue(scene_of(self, self.strategy, 1)) if new and self.strategy.levels else None
+            queue = (
+                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.levels else None
+            )
             self._add_copies(held, queue or ranked, room)
 
     def rebalance(self) -> None:
@@ -136,7 +138,7 @@ class Replicas(Roles):
 
     # one child
 
-    def _as_it_should_be(self, child: Wanted, places: tuple[OnRecord, ...]) -> bool:
+    def _as_it_should_be(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """The fast path: all copies on record, on live members, in their roles, as asked for."""
         if child.id in self.snapshot.orders:
             return False
@@ -160,7 +162,7 @@ class Replicas(Roles):
             active += entry.role == Role.ACTIVE
         return active == (1 if self.standby else len(places))
 
-    def _follow(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+    def _follow(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         if any(place.entry.uid != child.uid for place in places):
             self.forget_earlier(child, places)
             return
@@ -202,7 +204,7 @@ class Replicas(Roles):
         else:
             self.moving += len(kept) - len(staying)
 
-    def _sleep(self, child: Wanted, places: tuple[OnRecord, ...]) -> None:
+    def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         """Have all copies of a suspended child stop and keep their places, and the active one its role."""
         if any(place.entry.uid != child.uid for place in places):
             self.forget_earlier(child, places)
@@ -213,12 +215,12 @@ class Replicas(Roles):
             else:
                 self.put_to_sleep(child, place)
 
-    def _is_woken(self, child: Wanted, place: OnRecord) -> bool:
+    def _is_woken(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether this plan starts the copy again."""
         entry = self.changes.get(place.member, {}).get(child.id)
         return entry is not None and not entry.wait
 
-    def _is_former_target(self, child: Wanted, place: OnRecord) -> bool:
+    def _is_former_target(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether it is the target of a move that was begun when the hub kept one copy: not started yet.
 
         A bound child waits for its member too, and one that slept for its turn.
@@ -226,21 +228,21 @@ class Replicas(Roles):
         entry, bound = place.entry, child.pinned or place.member in child.nodes
         return entry.wait and not entry.asleep and not bound
 
-    def _leaves_pods(self, child: Wanted, places: tuple[OnRecord, ...]) -> bool:
+    def _leaves_pods(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """Whether it had Pods, and by an edit that is due now is of another kind."""
         if child.pod or child.id not in self.snapshot.pods:
             return False
         changed = next((place.entry for place in places if place.entry.workload != child.workload), None)
         return changed is not None and self.due(child, changed).workload == child.workload
 
-    def _stays(self, child: Wanted, name: str) -> bool:
+    def _stays(self, child: DesiredChild, name: str) -> bool:
         """Whether a copy is where it may be for good."""
         if child.nodes:
             return name in child.nodes
         return child.pinned or is_open(self.members[name])
 
     def _without_surplus(
-        self, child: Wanted, kept: list[OnRecord], staying: list[OnRecord], move: CopyMove | None
+        self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord], move: CopyMove | None
     ) -> list[OnRecord]:
         """Take one copy off where there are others enough: of a member to be emptied, as asked, or ranked lowest."""
         wanted = self.wanted_copies(child)
@@ -260,7 +262,7 @@ class Replicas(Roles):
         self.load[victim.member] -= 1
         return [place for place in kept if place is not victim]
 
-    def _surplus(self, child: Wanted, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
+    def _surplus(self, child: DesiredChild, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
         """The copy that is too many: what was moved, what came of a move that is given up, or what is ranked lowest."""
         if move is None or move.step is CopyStep.ADD:
             return self._lowest(child, staying)
@@ -271,7 +273,7 @@ class Replicas(Roles):
         waits_to_run = self.standby and move.there is not move.active
         return None if waits_to_run else self._lowest(child, staying, move.member)
 
-    def _lowest(self, child: Wanted, staying: list[OnRecord], asked: str = "") -> OnRecord | None:
+    def _lowest(self, child: DesiredChild, staying: list[OnRecord], asked: str = "") -> OnRecord | None:
         """The copy that the hash would have least; never the active one beside passive ones.
 
         Besides one on ``asked``, which is to stay or to come.
@@ -286,7 +288,7 @@ class Replicas(Roles):
 
     # what was asked for
 
-    def _ordered(self, child: Wanted, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
+    def _ordered(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
         """How far the move is that somebody asked for; None where nobody did, or it is done with."""
         name = self.snapshot.orders.get(child.id)
         if name is None:
@@ -305,7 +307,7 @@ class Replicas(Roles):
             return move
         return None
 
-    def _refusal(self, child: Wanted, kept: list[OnRecord], move: CopyMove) -> str:
+    def _refusal(self, child: DesiredChild, kept: list[OnRecord], move: CopyMove) -> str:
         if self.every and not self.standby:
             return "the hub runs it on every member"
         if unfit := self.unfit(move.member):
@@ -381,16 +383,16 @@ class Replicas(Roles):
             why = f"{source} was lost" if lost else f"{source} is drained"
             self.moves.append(Move(child_id, source, name, why, lost=lost))
 
-    def _no_place(self, child: Wanted) -> Unplaced:
+    def _no_place(self, child: DesiredChild) -> Unplaced:
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
             return full[0] if full else unavailable(listed(child.nodes))
-        return self.strategy.why_not(child, scene_of(self, self.strategy, 0)) or self.no_room(self.candidates(0))
+        return self.strategy.why_not(child, placement_view(self, self.strategy, 0)) or self.no_room(self.candidates(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:
         member = self.members.get(name)
         # Where an earlier copy has not been seen to end, it is waited for: no other member is put in its place.
-        return member is not None and takes(member) and member.weight > 0 and child_id not in member.lingering
+        return member is not None and takes(member) and member.weight > 0 and child_id not in member.possibly_running
 
     def _best(
         self,
@@ -443,7 +445,7 @@ class Replicas(Roles):
             must = {place.member for place in held.kept if self.standby and place.entry.role == Role.ACTIVE}
             best = self._best(ranked, present | joiners, self.copies, must)
             for name in best:
-                if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].lingering:
+                if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].possibly_running:
                     continue
                 if self.budget <= 0:
                     self.pending_moves += 1
@@ -461,5 +463,5 @@ class Replicas(Roles):
         return unfinished
 
 
-def _waits_for(child: Wanted, member: MemberView) -> bool:
+def _waits_for(child: DesiredChild, member: MemberView) -> bool:
     return child.pinned or (member.wanted and member.name in child.nodes)

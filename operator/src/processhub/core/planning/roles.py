@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from processhub.api.reasons import Role
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted
-from processhub.core.planning.builder import Draft, pod_there
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.builder import PlanBuilder, pod_there
 from processhub.core.planning.copymove import CopyMove, CopyStep
-from processhub.core.planning.placementview import scene_of
+from processhub.core.planning.placementview import placement_view
 from processhub.core.strategies.base import Strategy
 
 
-class Roles(Draft):
+class Roles(PlanBuilder):
     """The part of the planning that says what each copy on record is to be."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
@@ -37,28 +37,28 @@ class Roles(Draft):
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
         # A rank does not depend on how full members are: the scene at the beginning will do.
-        self.scene = scene_of(self, strategy, 0)
+        self.scene = placement_view(self, strategy, 0)
 
-    def wanted_copies(self, child: Wanted) -> int:
+    def wanted_copies(self, child: DesiredChild) -> int:
         """How many copies it may have on record."""
         return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
 
-    def sleeps(self, child: Wanted, place: OnRecord) -> bool:
+    def sleeps(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether the copy does not run, but waits: of a bound child whose member is emptied by force."""
         member = self.members[place.member]
         return place.entry.wait or (child.bound and member.draining and member.forced)
 
-    def ranked(self, child: Wanted) -> list[str]:
+    def ranked(self, child: DesiredChild) -> list[str]:
         """All members, from the one that the strategy would have first."""
         return self.strategy.ranks([child], self.scene)[0]
 
-    def can_follow(self, child: Wanted, places: list[OnRecord], active: OnRecord) -> bool:
+    def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:
         """Whether nothing but the active one itself is in the way of another: for so long as it ends none is active."""
         besides = {active.member, *self._heard(child, places)}
         return not self.blocked(child.id, besides, {active.member, *self.passive_pods(child.id, places)})
 
     def give_roles(
-        self, child: Wanted, kept: list[OnRecord], places: tuple[OnRecord, ...], move: CopyMove | None
+        self, child: DesiredChild, kept: list[OnRecord], places: tuple[OnRecord, ...], move: CopyMove | None
     ) -> None:
         """Write what each copy's entry lacks: its role, its workload, its attributes; ``places`` is all on record."""
         active = self._active_one(child, kept, move) if self.standby else None
@@ -80,7 +80,9 @@ class Roles(Draft):
             if entry := self.refreshed(self.due(child, place.entry), place.entry, role):
                 self.put(place.member, child.id, entry)
 
-    def _steps_back(self, child: Wanted, kept: list[OnRecord], active: OnRecord | None, move: CopyMove | None) -> bool:
+    def _steps_back(
+        self, child: DesiredChild, kept: list[OnRecord], active: OnRecord | None, move: CopyMove | None
+    ) -> bool:
         """Whether the active one is told to be passive now, so that the copy that was asked for can be active."""
         if move is None or move.step is not CopyStep.YIELD or active is None or active is not move.active:
             return False
@@ -95,7 +97,7 @@ class Roles(Draft):
         self.moves.append(Move(child.id, active.member, move.member, "it was asked for"))
         return True
 
-    def _resume(self, child: Wanted, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
+    def _resume(self, child: DesiredChild, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
         """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
         member = self.members[place.member]
         if member.phase is not Phase.LIVE or member.draining or not self._is_over(child, place):
@@ -107,13 +109,13 @@ class Roles(Draft):
             return
         self.put(place.member, child.id, self.assignment(child, role=role))
 
-    def _is_over(self, child: Wanted, place: OnRecord) -> bool:
+    def _is_over(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether what a copy was before has ended: an agent would take its Pod for what is to be started (23)."""
-        return child.id not in self.members[place.member].lingering and not any(
+        return child.id not in self.members[place.member].possibly_running and not any(
             pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
         )
 
-    def _keep_asleep_or_wake(self, child: Wanted, place: OnRecord) -> None:
+    def _keep_asleep_or_wake(self, child: DesiredChild, place: OnRecord) -> None:
         """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
 
         Asleep it is so even where all copies are active: that tells it from the target of a move.
@@ -130,7 +132,7 @@ class Roles(Draft):
             # As passive: that it ends is to be proven before another is made active.
             self.put(place.member, child.id, self.assignment(child, wait=True, role=Role.PASSIVE))
 
-    def _active_one(self, child: Wanted, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
+    def _active_one(self, child: DesiredChild, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
         """The copy that shall be active now, None where none may yet."""
         active = [place for place in places if place.entry.role == Role.ACTIVE]
         # A Pod lives on without its member's agent: only its own end proves that it acts no more (23).
@@ -174,12 +176,12 @@ class Roles(Draft):
             self.answered[child.id] = f"its copy on {asked.member} did not run when there was no active one"
         return chosen
 
-    def _heard(self, child: Wanted, places: list[OnRecord]) -> set[str]:
+    def _heard(self, child: DesiredChild, places: list[OnRecord]) -> set[str]:
         """The members with a copy on record that do not hold a promotion up: none may still run it as active."""
         return {
             place.member
             for place in places
-            if self.members[place.member].dead or child.id not in self.members[place.member].lingering
+            if self.members[place.member].dead or child.id not in self.members[place.member].possibly_running
         }
 
 

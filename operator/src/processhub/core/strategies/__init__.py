@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from processhub.core.strategies.balancing import LeastLoaded, RoundRobin
-from processhub.core.strategies.base import Scene, Seat, Strategy
+from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 from processhub.core.strategies.hashing import ConsistentHashing, Local, Modulo, NotLocal
 
-__all__ = ["BUILT_IN", "HASH", "LeastLoaded", "Scene", "Seat", "Strategy", "strategy_of"]
+__all__ = ["BUILT_IN", "HASH", "LeastLoaded", "MemberSlot", "PlacementView", "Strategy", "strategy_of"]
 
 HASH = ConsistentHashing()
 # Guided children name their member and ForEach has them on all: what else is to be decided goes by the hash.

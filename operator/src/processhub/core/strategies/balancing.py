@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from processhub.core.model.placement import NOWHERE, Scores
-from processhub.core.model.snapshot import Wanted
-from processhub.core.strategies.base import Indices, Placed, Scene, Seat, Strategy
+from processhub.core.model.snapshot import DesiredChild
+from processhub.core.strategies.base import Indices, MemberSlot, Placed, PlacementView, Strategy
 
 Height = Callable[[int, int], float]  # how full the seat of this index is with so many children
 
@@ -23,7 +23,7 @@ class RoundRobin(Strategy):
     by_turns = True
     levels = True
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """By turns over the seats with room under the cap, then over those with space."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         seats = scene.seats
@@ -42,13 +42,13 @@ class RoundRobin(Strategy):
             turn = index + 1
         return chosen
 
-    def queue(self, scene: Scene) -> list[str]:
+    def queue(self, scene: PlacementView) -> list[str]:
         """From the one whose turn it is."""
         names = [seat.name for seat in scene.seats]
         turn = names.index(scene.last) + 1 if scene.last in names else 0
         return [*names[turn:], *names[:turn]]
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
         """From the fullest, until each joiner has its share by weight."""
         seats = scene.seats
         return _level(placed, joiners, scene, lambda index, count: _per_weight(count, seats[index]))
@@ -67,7 +67,7 @@ class LeastLoaded(Strategy):
     levels = True
     THRESHOLD = 0.25  # of the mean load: what the fullest and the emptiest may differ by
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """One after the other, each counted with those before it."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         height = loads(scene)
@@ -92,17 +92,17 @@ class LeastLoaded(Strategy):
                     heapq.heappop(heap)
         return chosen
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
         """From the most loaded, as long as that stays the more loaded of the two."""
         return _level(placed, joiners, scene, loads(scene))
 
-    def queue(self, scene: Scene) -> list[str]:
+    def queue(self, scene: PlacementView) -> list[str]:
         """The least loaded first."""
         height, seats = loads(scene), scene.seats
         order = sorted(range(len(seats)), key=lambda index: (height(index, seats[index].children + 1), index))
         return [seats[index].name for index in order]
 
-    def imbalance(self, scene: Scene) -> tuple[str, str] | None:
+    def imbalance(self, scene: PlacementView) -> tuple[str, str] | None:
         """The most and the least loaded member where they differ by more than the threshold and a move would help."""
         height = loads(scene)
         open_seats = [(index, seat) for index, seat in enumerate(scene.seats) if seat.open and seat.weight > 0]
@@ -120,7 +120,7 @@ class LeastLoaded(Strategy):
         return giver.name, taker.name
 
 
-def loads(scene: Scene) -> Height:
+def loads(scene: PlacementView) -> Height:
     """LeastLoaded's height of each seat, for any number of children on it."""
     seats = scene.seats
     reports = [(index, seat.usage) for index, seat in enumerate(seats) if seat.usage is not None]
@@ -150,7 +150,7 @@ def loads(scene: Scene) -> Height:
     return height
 
 
-def _level(placed: Placed, joiners: Sequence[str], scene: Scene, height: Height) -> tuple[Indices, Scores]:
+def _level(placed: Placed, joiners: Sequence[str], scene: PlacementView, height: Height) -> tuple[Indices, Scores]:
     """Child by child from the fullest seat to the emptiest joiner, as long as the first stays the fuller of the two."""
     chosen = np.full(len(placed), NOWHERE, dtype=np.int64)
     drawn = np.zeros(len(placed), dtype=np.float64)
@@ -198,13 +198,13 @@ def _level(placed: Placed, joiners: Sequence[str], scene: Scene, height: Height)
     return chosen, drawn
 
 
-def _room(seat: Seat) -> int:
+def _room(seat: MemberSlot) -> int:
     return seat.room if seat.weight > 0 else 0
 
 
-def _space(seat: Seat) -> int:
+def _space(seat: MemberSlot) -> int:
     return seat.space if seat.weight > 0 else 0
 
 
-def _per_weight(count: int, seat: Seat) -> float:
+def _per_weight(count: int, seat: MemberSlot) -> float:
     return count / seat.weight if seat.weight > 0 else math.inf

@@ -16,14 +16,14 @@ from processhub.api.hub import HubSpec
 from processhub.api.usage import Usage
 from processhub.core.model.placement import NOWHERE, Scores, place_scored, scores
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted, keys_of
+from processhub.core.model.snapshot import DesiredChild, keys_of
 
 Indices = NDArray[np.int64]
-Placed = Sequence[tuple[Wanted, str]]  # children and the member that each is on
+Placed = Sequence[tuple[DesiredChild, str]]  # children and the member that each is on
 Score = Callable[[Indices, int], Scores]  # of the children at these positions, at the seat of this index
 
 
-class Seat(msgspec.Struct, frozen=True, kw_only=True):
+class MemberSlot(msgspec.Struct, frozen=True, kw_only=True):
     """A member as a strategy sees it.
 
     ``open``: it takes children now. ``children``: on it or on their way. ``room`` and ``space``: how many more it may
@@ -40,14 +40,14 @@ class Seat(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage | None = None  # None: not reported
 
 
-class Scene(msgspec.Struct, frozen=True, kw_only=True):
+class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     """The hub at one moment. ``seats``: all its members in ordinal order (PerNode: by name), those away too.
 
     ``last`` is the member that the newest child was placed on, "" where there is none.
     """
 
     spec: HubSpec
-    seats: tuple[Seat, ...]
+    seats: tuple[MemberSlot, ...]
     last: str = ""
 
     @property
@@ -60,7 +60,8 @@ class Strategy:
     """How children are spread over members. Stateless: all that it goes by is in its arguments.
 
     ``capped``: a joiner draws no more than the load cap lets it have. ``hash_after_loss``: children whose member was
-    lost or is drained go by the hash. ``by_turns``: ``Scene.last`` is looked at. ``levels``: by how full members are.
+    lost or is drained go by the hash. ``by_turns``: ``PlacementView.last`` is looked at. ``levels``: by how full members
+    are.
     """
 
     name: str
@@ -69,11 +70,11 @@ class Strategy:
     by_turns = False
     levels = False
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """The index of each child's seat, none above its space; NOWHERE where none will do. Shape (n,)."""
         raise NotImplementedError
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
         """Which joiner (its index) draws each child off its member, NOWHERE for none; how strongly. Shapes (n,).
 
         Carried out again and again it comes to rest: a child goes only to where it is better off, or where the hub is
@@ -81,11 +82,11 @@ class Strategy:
         """
         raise NotImplementedError
 
-    def why_not(self, child: Wanted, scene: Scene) -> Unplaced | None:
+    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
         """Why the child has no place for a reason of this strategy's own."""
         return None
 
-    def ranks(self, children: Sequence[Wanted], scene: Scene) -> list[list[str]]:
+    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
         """For hubs that keep several copies: the members that may have one of each child, best first.
 
         By the hash, where a strategy goes by more than the child itself: what is on record stays, then, and a joiner
@@ -93,11 +94,11 @@ class Strategy:
         """
         return ranked(hash_scores(children, scene), len(children), scene)
 
-    def queue(self, scene: Scene) -> list[str] | None:
+    def queue(self, scene: PlacementView) -> list[str] | None:
         """For the copies of a new child: the members in their order at this moment; None: as it is ranked."""
         return None
 
-    def imbalance(self, scene: Scene) -> tuple[str, str] | None:
+    def imbalance(self, scene: PlacementView) -> tuple[str, str] | None:
         """A member that has too much and one that has too little, where this strategy moves children for that."""
         return None
 
@@ -114,17 +115,17 @@ class Strategy:
 class Scored(Strategy):
     """By scores: each child has one for each member; the highest that has room wins, and 0 is never taken."""
 
-    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
         """The scores of these children. A score may not depend on how the children are spread at present."""
         raise NotImplementedError
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """Under the load cap first; what is left over under the capacity alone."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         self.fill(chosen, self.prepare(children, scene), scene)
         return chosen
 
-    def fill(self, chosen: Indices, score: Score, scene: Scene, *, cap: bool = True) -> None:
+    def fill(self, chosen: Indices, score: Score, scene: PlacementView, *, cap: bool = True) -> None:
         """Choose for all that have no seat yet, in place; with ``cap`` under the load cap as long as that goes."""
         names = [seat.name for seat in scene.seats]
         for capped in (True, False) if cap else (False,):
@@ -138,11 +139,11 @@ class Scored(Strategy):
             ]
             chosen[waiting] = place_scored(waiting, names, room, score)
 
-    def ranks(self, children: Sequence[Wanted], scene: Scene) -> list[list[str]]:
+    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
         """By their scores."""
         return ranked(self.prepare(children, scene), len(children), scene)
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
         """The joiner that outranks the present member the most."""
         score = self.prepare([child for child, _ in placed], scene)
         index_of = {seat.name: index for index, seat in enumerate(scene.seats)}
@@ -161,7 +162,7 @@ class Scored(Strategy):
         return chosen, top
 
 
-def ranked(score: Score, count: int, scene: Scene) -> list[list[str]]:
+def ranked(score: Score, count: int, scene: PlacementView) -> list[list[str]]:
     """The names of the members for each of ``count`` children, highest score first; none with a score of 0."""
     if not count or not scene.seats:
         return [[] for _ in range(count)]
@@ -175,7 +176,7 @@ def ranked(score: Score, count: int, scene: Scene) -> list[list[str]]:
     return [[names[index] for index in row if may[index]] for row, may in zip(best, taken, strict=True)]
 
 
-def hash_scores(children: Sequence[Wanted], scene: Scene) -> Score:
+def hash_scores(children: Sequence[DesiredChild], scene: PlacementView) -> Score:
     """Rendezvous hashing's."""
     keys, seats = keys_of(children), scene.seats
     return lambda rows, index: scores(keys[rows], seats[index].name, seats[index].weight)

@@ -11,7 +11,7 @@ BACK_SECONDS = 3600.0  # or so far where loads have turned round in between; twi
 BACK_MAX_SECONDS = 86400.0  # up to this
 
 
-class Patience:
+class RebalanceCooldown:
     """One hub's. Loads that take turns on members never move a child: each turn begins the wait anew."""
 
     def __init__(self) -> None:

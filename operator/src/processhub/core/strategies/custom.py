@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from processhub.api.reasons import Reason
 from processhub.core.model.placement import NOWHERE, Scores
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted
-from processhub.core.strategies.base import Indices, Scene, Score, Scored, hash_scores, ranked
+from processhub.core.model.snapshot import DesiredChild
+from processhub.core.strategies.base import Indices, PlacementView, Score, Scored, hash_scores, ranked
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,12 +66,12 @@ class Own(Scored):
         self.capped = ranks.respects_load_cap
         self.failure = ""
 
-    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
         """1 for the first, 1/2 for the second, and so on; 0 where the member is not named."""
         table, _ = self._table(children, scene)
         return lambda rows, index: table[index, rows]
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """By rank, and then by the hash those whose ranks can't be had."""
         table, failed = self._table(children, scene)
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
@@ -81,7 +81,7 @@ class Own(Scored):
             self.fill(chosen, lambda rows, index: by_hash(rows, index) * failed[rows], scene)
         return chosen
 
-    def ranks(self, children: Sequence[Wanted], scene: Scene) -> list[list[str]]:
+    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
         """By rank, and by the hash where the ranks can't be had."""
         table, failed = self._table(children, scene)
         by_hash = hash_scores(children, scene)
@@ -89,7 +89,7 @@ class Own(Scored):
             lambda rows, index: np.where(failed[rows], by_hash(rows, index), table[index, rows]), len(children), scene
         )
 
-    def why_not(self, child: Wanted, scene: Scene) -> Unplaced | None:
+    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
         """Where no member that is ready and has room is among those that it ranks."""
         ranked = self._ranked(child, _members(scene)) or ()
         if any(seat.open and seat.weight > 0 and seat.space > 0 and seat.name in ranked for seat in scene.seats):
@@ -100,7 +100,7 @@ class Own(Scored):
             f"the strategy {self.name} has it on no member that is ready and has room; it names {named}",
         )
 
-    def _table(self, children: Sequence[Wanted], scene: Scene) -> tuple[Scores, NDArray[np.bool_]]:
+    def _table(self, children: Sequence[DesiredChild], scene: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:
         """The scores, shape (members, children), and for which children there are none."""
         table = np.zeros((len(scene.seats), len(children)), dtype=np.float64)
         failed = np.zeros(len(children), dtype=np.bool_)
@@ -115,7 +115,7 @@ class Own(Scored):
                     table[index, position] = 1 / (place + 1)
         return table, failed
 
-    def _ranked(self, child: Wanted, members: Sequence[Member]) -> list[str] | None:
+    def _ranked(self, child: DesiredChild, members: Sequence[Member]) -> list[str] | None:
         seen = Child(id=child.id, origin=child.origin, tags=child.tags, metadata=dict(child.metadata))
         try:
             return [str(name) for name in self._ranks.rank(seen, members)]
@@ -124,7 +124,7 @@ class Own(Scored):
             return None
 
 
-def _members(scene: Scene) -> tuple[Member, ...]:
+def _members(scene: PlacementView) -> tuple[Member, ...]:
     """The members that the hub shall have, as a user's strategy sees them."""
     return tuple(
         Member(

@@ -9,8 +9,8 @@ import numpy as np
 from processhub.api.reasons import Reason
 from processhub.core.model.placement import NOWHERE, Scores
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.snapshot import Wanted
-from processhub.core.strategies.base import Indices, Placed, Scene, Score, Scored, Seat, hash_scores
+from processhub.core.model.snapshot import DesiredChild
+from processhub.core.strategies.base import Indices, MemberSlot, Placed, PlacementView, Score, Scored, hash_scores
 
 _BELOW_ALL = 2.0**-80  # times any hash score is below every other one: those lie between 2**-6 and 2**63
 
@@ -23,7 +23,7 @@ class ConsistentHashing(Scored):
     def __init__(self, name: str = "ConsistentHashing") -> None:
         self.name = name
 
-    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
         """The hash's."""
         return hash_scores(children, scene)
 
@@ -34,11 +34,11 @@ class Homed(Scored):
     While that is away or full, the child goes by the hash, and back when it joins.
     """
 
-    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """The index of each child's home among the seats, NOWHERE for one without. Shape (n,)."""
         raise NotImplementedError
 
-    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
         """The hash's, and above all of them the home."""
         by_hash, homes = hash_scores(children, scene), self.homes(children, scene)
         seats = scene.seats
@@ -51,7 +51,7 @@ class Homed(Scored):
 
         return score
 
-    def place(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """Homes first."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         homes = self.homes(children, scene)
@@ -61,7 +61,7 @@ class Homed(Scored):
         self.fill(chosen, self.prepare(children, scene), scene)
         return chosen
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: Scene) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
         """A child that has a home is drawn by that alone: it would only move once more later."""
         chosen, drawn = super().draw(placed, joiners, scene)
         at_home = drawn == np.inf
@@ -75,7 +75,7 @@ class Modulo(Homed):
 
     name = "Modulo"
 
-    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """By the id alone."""
         wanted = [index for index, seat in enumerate(scene.seats) if seat.wanted]
         if not wanted:
@@ -88,7 +88,7 @@ class Modulo(Homed):
         return self.digest(weights, *order)
 
 
-def _number(child: Wanted) -> int:
+def _number(child: DesiredChild) -> int:
     return int(child.id) if child.id.isascii() and child.id.isdigit() else child.key
 
 
@@ -97,7 +97,7 @@ class Local(Homed):
 
     name = "Local"
 
-    def homes(self, children: Sequence[Wanted], scene: Scene) -> Indices:
+    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
         """The origin, where it is a member that the hub shall have."""
         index_of = {seat.name: index for index, seat in enumerate(scene.seats) if seat.wanted}
         return np.fromiter(
@@ -110,7 +110,7 @@ class NotLocal(Scored):
 
     name = "NotLocal"
 
-    def prepare(self, children: Sequence[Wanted], scene: Scene) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
         """The hash's, at the origin 0 or below all others."""
         by_hash, seats = hash_scores(children, scene), scene.seats
         origins = np.array([child.origin for child in children], dtype=object)
@@ -123,7 +123,7 @@ class NotLocal(Scored):
 
         return score
 
-    def why_not(self, child: Wanted, scene: Scene) -> Unplaced | None:
+    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
         """Where its origin alone would have it."""
         taking = [seat for seat in scene.seats if _takes(seat)]
         if any(seat.name != child.origin for seat in taking) or not taking:
@@ -139,5 +139,5 @@ class NotLocal(Scored):
         return self.digest(weights)
 
 
-def _takes(seat: Seat) -> bool:
+def _takes(seat: MemberSlot) -> bool:
     return seat.open and seat.weight > 0 and seat.space > 0

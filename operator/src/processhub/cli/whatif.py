@@ -22,10 +22,10 @@ from processhub.client.records import Node, Record
 from processhub.core.acceptance import MIGRATIONS, REDUNDANCIES
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan, Unplaced
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord, Wanted, wanted_child
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord, desired_child
 from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN, Strategy, strategy_of
-from processhub.core.strategies.migration import Migrating, migration_of
+from processhub.core.strategies.migration import MigrationStrategy, migration_of
 from processhub.extensions import own_strategies
 from processhub.strategies import Member
 
@@ -34,7 +34,7 @@ _NO_LIMIT = 10**9
 _ROUNDS = 20
 
 
-class Outlook(msgspec.Struct, frozen=True):
+class Forecast(msgspec.Struct, frozen=True):
     """What a change comes to.
 
     ``children`` are on record before it; ``placed`` are new ones, with the members of their copies, the active one
@@ -68,7 +68,7 @@ def from_cluster(
     names = {member.name for member in hub.status.members} | {
         node.name for record in records.values() for node in record.nodes
     }
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, DesiredChild] = {}
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
@@ -109,9 +109,9 @@ def from_cluster(
     return HubSnapshot(spec=hub.spec, members=tuple(members), children=wanted, record=record, next_epoch=_NO_LIMIT**2)
 
 
-def settled(snapshot: HubSnapshot) -> HubSnapshot:
+def at_rest(snapshot: HubSnapshot) -> HubSnapshot:
     """The snapshot after everything that is to be placed now has been."""
-    return _played(snapshot)[0]
+    return _simulate(snapshot)[0]
 
 
 def changed(snapshot: HubSnapshot, hub: Hub, *, add: int = 0, remove: Iterable[str] = ()) -> HubSnapshot:
@@ -136,14 +136,14 @@ def new_names(hub: Hub, present: set[str], add: int) -> list[str]:
     return [name for name in fresh if name not in present][:add]
 
 
-def outlook(snapshot: HubSnapshot) -> Outlook:
+def forecast(snapshot: HubSnapshot) -> Forecast:
     """What happens from here until nothing is left to do."""
     before = _counts(snapshot)
-    rested, plans = _played(snapshot)
+    rested, plans = _simulate(snapshot)
     after = _counts(rested)
     places = {child_id: tuple(place.member for place in record) for child_id, record in rested.record.items() if record}
     last = plans[-1]
-    return Outlook(
+    return Forecast(
         children=len(snapshot.record),
         moves=tuple(move for step in plans for move in step.moves),
         placed={child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys())},
@@ -154,7 +154,7 @@ def outlook(snapshot: HubSnapshot) -> Outlook:
     )
 
 
-def _played(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
+def _simulate(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
     plans = []
     snapshot = msgspec.structs.replace(snapshot, move_budget=_NO_LIMIT)
     strategy = _strategy(snapshot.spec.distribution.strategy)
@@ -202,7 +202,7 @@ def _strategy(name: str) -> Strategy:
     return _known("distribution", name, lambda: strategy_of(name, own), (*BUILT_IN, *own))
 
 
-def _migration(name: str) -> Migrating:
+def _migration(name: str) -> MigrationStrategy:
     own = own_strategies().migration
     return _known("migration", name, lambda: migration_of(name, own), (*MIGRATIONS, *own))
 
@@ -241,9 +241,9 @@ def _member(hub: Hub, name: str, phase: Phase = Phase.LIVE) -> MemberView:
     return MemberView(name=name, phase=phase, weight=hub.spec.members.weights.get(name, 1))
 
 
-def _entry(child: Wanted, node: Node) -> Assignment:
+def _entry(child: DesiredChild, node: Node) -> Assignment:
     return msgspec.structs.replace(child.entry(node.epoch, wait=node.waiting), asleep=node.asleep)
 
 
-def _wanted(spec: ChildSpec, uid: str) -> Wanted:
-    return wanted_child(spec, spec.id, uid, encode_workload(spec)[0])
+def _wanted(spec: ChildSpec, uid: str) -> DesiredChild:
+    return desired_child(spec, spec.id, uid, encode_workload(spec)[0])
