@@ -121,7 +121,9 @@ def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
     with pytest.raises(tools.ToolError) as told:
         tools.ensure(["kubectl", "etcd"])
 
-    assert str(told.value) == "building kubectl, etcd from hack/tools/kube failed:\n./x.go:3: no space left on device"
+    assert (
+        str(told.value) == "building kubectl, etcd from testbed/tools/kube failed:\n./x.go:3: no space left on device"
+    )
 
 
 def test_the_demo_needs_no_helm(tmp_path: Path) -> None:
