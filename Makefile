@@ -69,17 +69,19 @@ demo: ## Show the main job on a real API server (CLUSTER=kind|local; kind where 
 
 ##@ The kind cluster
 # START_DOCKERD=1 starts Docker's daemon where no systemd does it, and installs Debian packages that are missing.
+# kind.cluster builds the tools that it needs when Docker answers; kubectl and helm are linked for people.
 .PHONY: kind-up kind-kubeconfig kind-load kind-down
-kind-up: setup ## Bring up a kind cluster of 4 nodes (START_DOCKERD=1: with Docker's daemon)
+kind-up: $(STAMP) ## Bring up a kind cluster of 4 nodes (START_DOCKERD=1: with Docker's daemon)
 	@$(PY) -m kind.cluster up $(if $(filter-out 0,$(START_DOCKERD)),--start-dockerd)
+	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 
-kind-kubeconfig: setup ## Print its kubeconfig's path (use make -s)
+kind-kubeconfig: $(STAMP) ## Print its kubeconfig's path (use make -s)
 	@$(PY) -m kind.cluster kubeconfig
 
-kind-load: setup ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these)
+kind-load: $(STAMP) ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these)
 	@$(PY) -m kind.cluster load $(IMAGES)
 
-kind-down: setup ## Delete it; stop Docker's daemon if kind-up started it
+kind-down: $(STAMP) ## Delete it; stop Docker's daemon if kind-up started it
 	@$(PY) -m kind.cluster down
 
 ##@ Checks
@@ -123,7 +125,7 @@ bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --onl
 
 ##@ What is made from sources
 .PHONY: image lock
-image: setup ## Build the operator's image (BASE=an image with CPython 3.11)
+image: $(STAMP) ## Build the operator's image (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
 lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
