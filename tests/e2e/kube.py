@@ -24,7 +24,7 @@ LEASE_SECONDS = 15  # of a hub by default
 SLEEP = ["sleep", "100000"]
 SYSTEM = "processhub-system"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # make setup links kubectl and helm there
+_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # make kind-up links kubectl and helm there
 
 
 class CommandError(AssertionError):

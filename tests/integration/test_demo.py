@@ -16,7 +16,7 @@ def test_demo_ends_as_told_in_plain_lines() -> None:
     with cluster_folder() as folder:
         answer = subprocess.run(
             [sys.executable, "-m", "demo", "--cluster", "local"],
-            env={**os.environ, "LOCALCLUSTER_ROOT": str(folder), "PYTHONPATH": str(ROOT / "hack")},
+            env={**os.environ, "LOCALCLUSTER_ROOT": str(folder), "PYTHONPATH": str(ROOT / "testbed")},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -102,7 +102,7 @@ def test_up_is_idempotent_beside_another_cluster_and_down_ends_all_of_it(cluster
 
 def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
     command = [sys.executable, "-m", "localcluster.cluster", "up", "--nodes", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "hack"), "LOCALCLUSTER_ROOT": str(layout.root)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "testbed"), "LOCALCLUSTER_ROOT": str(layout.root)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     until(lambda: layout.record() and len(pids(layout.record().id)) >= 2, "the control plane is half up")  # type: ignore[union-attr]
     process.kill()

@@ -164,7 +164,7 @@ async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Clus
         *("--root", str(tmp_path / "flat"), "--prefix", f"{pods.namespace}-", "--no-isolation"),
     ]
     node = f"{pods.namespace}-0"
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "hack")}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "testbed")}
     process = await asyncio.create_subprocess_exec(*command, env=environment)
     try:
         script = "echo $WHERE > /state/log; cat /state/log; echo /stateless; exec sleep 1000"

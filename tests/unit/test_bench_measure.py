@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from localcluster.bench import figures, pure, report
-from localcluster.bench.lab import parse_writes
-from localcluster.bench.measure import Outcome, Value, gathered, number, percentile, verdict
+from bench import figures, pure, report
+from bench.lab import parse_writes
+from bench.measure import Outcome, Value, gathered, number, percentile, verdict
 
 
 def seconds(*samples: float, goal: float | None = None) -> Value:

@@ -76,8 +76,8 @@ def test_a_folder_of_another_user_is_told(inside: str, anywhere: Path, request: 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make in a folder with what it reads of a checkout before anything is installed."""
     (checkout / "operator").mkdir(parents=True)
-    (checkout / "hack" / "localcluster").mkdir(parents=True)
-    for name in ("Makefile", "operator/pyproject.toml", *(f"hack/localcluster/{module}.py" for module in MODULES)):
+    (checkout / "testbed" / "localcluster").mkdir(parents=True)
+    for name in ("Makefile", "operator/pyproject.toml", *(f"testbed/localcluster/{module}.py" for module in MODULES)):
         shutil.copy(CHECKOUT / name, checkout / name)
     command = ["make", f"PYTHON={sys.executable}", *arguments]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)

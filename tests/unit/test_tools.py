@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -121,12 +122,34 @@ def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
     with pytest.raises(tools.ToolError) as told:
         tools.ensure(["kubectl", "etcd"])
 
-    assert str(told.value) == "building kubectl, etcd from hack/tools/kube failed:\n./x.go:3: no space left on device"
+    assert (
+        str(told.value) == "building kubectl, etcd from testbed/tools/kube failed:\n./x.go:3: no space left on device"
+    )
 
 
-def test_the_demo_needs_no_helm(tmp_path: Path) -> None:
-    """As make has it: what `make demo` runs."""
-    answer = subprocess.run(["make", "--dry-run", "demo"], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+def commands(target: str) -> list[str]:
+    """What `make TARGET` runs of the programs of testbed/, in order, each with its arguments."""
+    environment = {"PATH": os.environ["PATH"]}  # without what a make that runs the tests was given
+    answer = subprocess.run(
+        ["make", "--dry-run", target], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
+    )
+    return [line.partition("/python -m ")[2].strip() for line in answer.stdout.splitlines() if "=testbed:" in line]
 
-    [line] = [line for line in answer.stdout.splitlines() if "localcluster.tools" in line]
+
+def test_the_demo_needs_no_helm() -> None:
+    [line] = [line for line in commands("demo") if "localcluster.tools" in line]
     assert "--cluster" in line
+
+
+def test_the_image_is_built_without_the_clusters_tools() -> None:
+    assert commands("image") == ["image.build"]
+
+
+def test_the_kind_cluster_is_up_before_a_tool_is_built_that_only_people_use() -> None:
+    """Where Docker does not run, that is said before anything is built."""
+    assert commands("kind-up") == ["kind.cluster up", "localcluster.tools --bin .venv/bin kubectl helm >/dev/null"]
+
+
+@pytest.mark.parametrize("does", ["kubeconfig", "load", "down"])
+def test_what_is_done_with_a_kind_cluster_needs_no_tool_of_the_local_one(does: str) -> None:
+    assert commands(f"kind-{does}") == [f"kind.cluster {does}"]

@@ -30,7 +30,7 @@ def writer_image(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
                 f"{node} has no {SHARED_IN_NODE}: the cluster is an older one, make kind-down first", returncode=2
             )
     name = build_writer(tmp_path_factory.mktemp("writer"))
-    run("python3", "-m", "kind.cluster", "load", name, env={"PYTHONPATH": str(CHECKOUT / "hack")}, timeout=300)
+    run("python3", "-m", "kind.cluster", "load", name, env={"PYTHONPATH": str(CHECKOUT / "testbed")}, timeout=300)
     return name
 
 

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.measure import Value
-from localcluster.bench.starts import all_ready, stop
+from bench.lab import BenchError, Lab
+from bench.measure import Value
+from bench.starts import all_ready, stop
 from processhub.api.reasons import State
 from processhub.client.errors import HubError
 from processhub.client.hub import Hub

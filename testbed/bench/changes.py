@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.measure import Value, percentile
-from localcluster.bench.starts import APART_SECONDS, Kind, specs
+from bench.lab import BenchError, Lab
+from bench.measure import Value, percentile
+from bench.starts import APART_SECONDS, Kind, specs
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION, find_condition

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from localcluster.bench.measure import Outcome, Value, number, verdict
+from bench.measure import Outcome, Value, number, verdict
 
 _HEADER = ("figure", "what", "median", "runs", "goal")
 

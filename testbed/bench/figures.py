@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from localcluster.bench import changes, handovers, losses, operatorstart, pure, starts, stress
-from localcluster.bench.lab import Lab
-from localcluster.bench.measure import Value
+from bench import changes, handovers, losses, operatorstart, pure, starts, stress
+from bench.lab import Lab
+from bench.measure import Value
 
 Run = Callable[[Lab], Awaitable[Sequence[Value]]]
 

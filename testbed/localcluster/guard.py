@@ -18,7 +18,7 @@ def start(layout: Layout) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", __name__, "--root", str(layout.root), "--pid", str(os.getpid())]
     return subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "hack")},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "testbed")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

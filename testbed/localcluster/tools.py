@@ -7,7 +7,7 @@ A tool is looked for in this order:
 1. the environment variable ``PROCESSHUB_TOOL_<NAME>`` (``PROCESSHUB_TOOL_KUBE_APISERVER=/path``);
 2. PATH, where its version is the pinned one (another version of kubectl or helm would make runs differ);
 3. the cache, ``$XDG_CACHE_HOME/processhub/tools/<module>-<hash of its pins>/``;
-4. a build from ``hack/tools/<module>/go.mod`` and ``go.sum``, all tools of a module in one go, by the Go of
+4. a build from ``testbed/tools/<module>/go.mod`` and ``go.sum``, all tools of a module in one go, by the Go of
    ``localcluster.golang``.
 
 CLUSTER_TOOLS are what the local cluster is made of, so all that the demo needs; TOOLS has what developers need besides;
@@ -64,7 +64,7 @@ class Tool:
     """One binary: the pinned module it is built from, and how a copy on PATH proves its version."""
 
     name: str
-    module: str  # folder under hack/tools
+    module: str  # folder under testbed/tools
     package: str  # main package inside the module graph
     version_args: tuple[str, ...]
     version: str  # pattern that the output of version_args must contain
@@ -152,7 +152,7 @@ def _cached(tool: Tool) -> Path | None:
 
 
 def go_for(module: str) -> golang.Go:
-    """A Go that can build the module of that name under hack/tools. Raises golang.GoError."""
+    """A Go that can build the module of that name under testbed/tools. Raises golang.GoError."""
     return golang.ensure(PINS / module, PINS / "go" / "requirements.txt", cache_root())
 
 
@@ -189,7 +189,7 @@ def _build(mates: Sequence[Tool], folder: Path, go: golang.Go, tell: Callable[[i
                     said.append(line)
         if process.returncode != 0:
             raise ToolError(
-                f"building {_names(mates)} from hack/tools/{mates[0].module} failed:\n{''.join(said[-20:]).rstrip()}"
+                f"building {_names(mates)} from testbed/tools/{mates[0].module} failed:\n{''.join(said[-20:]).rstrip()}"
             )
         for tool in mates:
             (Path(scratch) / _output_name(tool.package)).rename(folder / tool.name)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from localcluster.bench.lab import BenchError, Lab, api_writes
-from localcluster.bench.measure import Value, percentile
+from bench.lab import BenchError, Lab, api_writes
+from bench.measure import Value, percentile
 from processhub.api.child import Child
 from processhub.api.meta import find_condition
 from processhub.client.hub import Hub

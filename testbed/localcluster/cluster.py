@@ -132,9 +132,9 @@ def _kubelet_runs(record: Record) -> bool:
 
 
 def _start_kubelet(layout: Layout, record: Record, nodes: int) -> None:
-    hack = CHECKOUT / "hack"
+    testbed = CHECKOUT / "testbed"
     path = os.environ.get("PYTHONPATH")
-    environment = {**os.environ, MARKER: record.id, "PYTHONPATH": f"{hack}:{path}" if path else str(hack)}
+    environment = {**os.environ, MARKER: record.id, "PYTHONPATH": f"{testbed}:{path}" if path else str(testbed)}
     command = [
         *(sys.executable, "-m", "localcluster.kubelet", "--kubeconfig", str(layout.kubeconfig)),
         *("--nodes", str(nodes), "--root", str(layout.kubelet_root), "--bin", str(layout.bin)),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.measure import Value
-from localcluster.bench.starts import Kind, specs, stop
+from bench.lab import BenchError, Lab
+from bench.measure import Value
+from bench.starts import Kind, specs, stop
 from localcluster.rollout import NAMESPACE as OPERATOR_NAMESPACE
 from processhub.api.hub import Hub as HubObject
 from processhub.api.kubernetes import Pod

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.losses import victim
-from localcluster.bench.measure import Value
-from localcluster.bench.processes import highest_rss
-from localcluster.bench.starts import specs, stop
+from bench.lab import BenchError, Lab
+from bench.losses import victim
+from bench.measure import Value
+from bench.processes import highest_rss
+from bench.starts import specs, stop
 from localcluster.faults import Faults
 from processhub.api.hub import Hub as HubObject
 from processhub.api.reasons import State

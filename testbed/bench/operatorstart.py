@@ -15,10 +15,10 @@ from pathlib import Path
 
 import aiohttp
 
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.measure import Value
-from localcluster.bench.processes import highest_rss
-from localcluster.bench.starts import specs
+from bench.lab import BenchError, Lab
+from bench.measure import Value
+from bench.processes import highest_rss
+from bench.starts import specs
 from localcluster.cluster import Cluster
 from localcluster.rollout import NAMESPACE
 

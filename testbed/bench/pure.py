@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from localcluster.bench.measure import Value
+from bench.measure import Value
 from processhub.api.hub import Hub as HubObject
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta

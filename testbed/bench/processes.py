@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from localcluster.bench.lab import BenchError
+from bench.lab import BenchError
 
 _HIGHEST = re.compile(r"^VmHWM:\s+(\d+) kB$", re.M)
 

@@ -66,7 +66,7 @@ def describe(image: Image, identity: str) -> dict[str, Any]:
         "created": _CREATED,
         "config": config,
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{identity}"]},
-        "history": [{"created": _CREATED, "created_by": "hack/kind"}],
+        "history": [{"created": _CREATED, "created_by": "testbed/kind"}],
     }
 
 

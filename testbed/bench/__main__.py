@@ -1,4 +1,4 @@
-"""``python -m localcluster.bench``: measure, print a table, write JSON and the table into bench-results/.
+"""``python -m bench``: measure, print a table, write JSON and the table into bench-results/.
 
 Measure on an idle machine: control plane, operator, members and children share it with the measuring client.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from localcluster.bench import report
-from localcluster.bench.figures import FIGURES, Figure, chosen
-from localcluster.bench.lab import BenchError, Lab
-from localcluster.bench.measure import Outcome, gathered
+from bench import report
+from bench.figures import FIGURES, Figure, chosen
+from bench.lab import BenchError, Lab
+from bench.measure import Outcome, gathered
 from localcluster.faults import FaultRefusedError
 from localcluster.layout import CHECKOUT, ClusterError
 from localcluster.tools import KUBERNETES_VERSION, ToolError
@@ -91,7 +91,7 @@ def _lines(path: str) -> list[str]:
 def main() -> int:
     """The command line; 1 where a figure could not be measured, 0 also where a goal is missed."""
     parser = argparse.ArgumentParser(
-        prog="python -m localcluster.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--only", default="", help="figures, by comma; a first word takes all of its kind: plan,start-1000"
