@@ -81,11 +81,11 @@ def _extensions(package: object) -> str:
     page.classes(*(f"strategies.{name}" for name in ("Distribution", "Redundancy", "Migration", "Partition")))
     page.heading("What strategies go by", "The arguments of their methods.")
     page.classes(
-        "core.distribution.own.Child",
-        "core.distribution.own.Member",
-        "core.migration.Move",
-        "core.migration.Way",
-        "core.quorum.Seen",
+        "strategies.Child",
+        "strategies.Member",
+        "strategies.Move",
+        "strategies.Way",
+        "strategies.Seen",
     )
     return page.text()
 

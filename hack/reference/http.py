@@ -34,16 +34,16 @@ def page(source: Path) -> str:
                 "errors there are: [requests](../concepts.md#requests).",
                 "## A member's routes",
                 f"On port {PORT} of each member, and of the hub's Service. Errors are RFC 9457 problems.",
-                table(("route", "description"), _routes(source / "agent" / "http.py")),
+                table(("route", "description"), _routes(source / "agent" / "requests" / "server.py")),
                 "## A member's metrics",
                 "`GET /metrics` on the same port.",
                 _metrics_table([*_metrics(source / "agent" / "metrics.py"), *kept_elsewhere]),
                 "## The operator's routes",
                 "Of each replica, the leader and those that stand by.",
-                table(("route", "description"), _routes(source / "operator" / "health.py")),
+                table(("route", "description"), _routes(source / "controller" / "lead" / "health.py")),
                 "## The operator's metrics",
                 "`GET /metrics`, of the leader; others have no hubs to tell of.",
-                _metrics_table(_metrics(source / "operator" / "metrics.py")),
+                _metrics_table(_metrics(source / "controller" / "metrics.py")),
             ]
         )
         + "\n"

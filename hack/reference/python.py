@@ -29,9 +29,10 @@ class Page:
         self.heading(title, prose(_docstring(self._package[path])))
 
     def classes(self, *paths: str) -> None:
-        """Classes, each with its attributes and public methods."""
+        """Classes, each with its attributes and public methods, by the names that users import them by."""
         for path in paths:
-            self._parts += _class(self._package[path])
+            item = self._package[path]
+            self._parts += _class(item.final_target if item.is_alias else item, item.name)
 
     def errors(self, modules: Sequence[str]) -> None:
         """A table of the errors that these modules define."""
@@ -53,8 +54,8 @@ def load() -> Any:
     return griffe.load("processhub", docstring_parser=griffe.Parser.google, try_relative_path=False)
 
 
-def _class(item: Any) -> list[str]:
-    parts = [f"### {item.name}", f"`from {_importable(item)} import {item.name}`", prose(_docstring(item))]
+def _class(item: Any, name: str) -> list[str]:
+    parts = [f"### {name}", f"`from {_importable(item, name)} import {name}`", prose(_docstring(item))]
     attributes = [member for member in item.members.values() if _is_shown(member) and _is_attribute(member)]
     if attributes:
         described = any(member.docstring for member in attributes)
@@ -65,27 +66,27 @@ def _class(item: Any) -> list[str]:
         for member in item.members.values()
         if _is_shown(member)
         and member.is_function
-        and f"{item.name}.{member.name}" not in _OURS
+        and f"{name}.{member.name}" not in _OURS
         and not _docstring(member).startswith("As ``")  # told where it points to
     ]
     if len(methods) > 3:
         rows = [
-            (link(code(method.name), f"{item.name}.{method.name}"), _first_sentence(_docstring(method)))
+            (link(code(method.name), f"{name}.{method.name}"), _first_sentence(_docstring(method)))
             for method in methods
         ]
         parts.append(table(("method", "description"), rows))
     for method in methods:
-        parts += [f"#### {item.name}.{method.name}", f"```python\n{_signature(method)}\n```", *_sections(method)]
+        parts += [f"#### {name}.{method.name}", f"```python\n{_signature(method)}\n```", *_sections(method)]
     return parts
 
 
-def _importable(item: Any) -> str:
+def _importable(item: Any, name: str) -> str:
     """The module that users import it from: the package itself, or one whose ``__all__`` has it."""
     package = item.package
-    if item.name in (package.exports or ()):
+    if name in (package.exports or ()):
         return "processhub"
     public = package["strategies"]
-    return "processhub.strategies" if item.name in (public.exports or ()) else str(item.module.path)
+    return "processhub.strategies" if name in (public.exports or ()) else str(item.module.path)
 
 
 def _is_shown(member: Any) -> bool:

@@ -84,7 +84,7 @@ def test_a_word_without_a_text_is_refused() -> None:
 
 def test_what_users_import_is_named_as_they_import_it() -> None:
     page = python.Page(python.load(), "Title", "Intro")
-    page.classes("strategies.Distribution", "core.distribution.own.Child", "client.hub.Hub")
+    page.classes("strategies.Distribution", "strategies.Child", "client.hub.Hub")
 
     assert "from processhub.strategies import Distribution" in page.text()
     assert "from processhub.strategies import Child" in page.text()

@@ -60,8 +60,8 @@ class Strategy:
     """How children are spread over members. Stateless: all that it goes by is in its arguments.
 
     ``capped``: a joiner draws no more than the load cap lets it have. ``hash_after_loss``: children whose member was
-    lost or is drained go by the hash. ``by_turns``: ``PlacementView.last`` is looked at. ``levels``: by how full members
-    are.
+    lost or is drained go by the hash. ``by_turns``: ``PlacementView.last`` is looked at. ``levels``: it goes by how
+    full members are.
     """
 
     name: str
