@@ -21,7 +21,7 @@ from processhub.controller.engine import Engine
 from processhub.controller.report import writer as statuswriter
 from processhub.controller.report.writer import ChildKey, StatusWriter
 from processhub.controller.settings import OperatorSettings
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 CONFIG_MAPS = untyped("v1", "configmaps")
 

@@ -21,15 +21,15 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.controller.execute.execute import Executed, Executor, workload_texts
+from processhub.controller.execute.executor import Executed, Executor, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownLease
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan

@@ -25,7 +25,7 @@ from processhub.api.slice import (
 )
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
 from processhub.controller.store.hubstate import HubState, KnownSlice

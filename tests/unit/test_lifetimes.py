@@ -14,7 +14,7 @@ from processhub.cluster.config import Config
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.quorum import Verdict

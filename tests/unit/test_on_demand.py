@@ -13,7 +13,7 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.slice import DEMAND_OPTION, Assignment, encode_workload, format_assignment
 from processhub.controller.execute.lifetimes import first_started
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_child, refuse_hub
 

@@ -25,7 +25,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.writer import StatusWriter
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 
 DEADLINE = 40.0

@@ -19,8 +19,8 @@ from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.informers import Store
 from processhub.controller.store.ownedwatch import OWNED_KINDS, OwnedWatch
-from processhub.controller.store.store import Store
 
 Json = dict[str, Any]
 HUB = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)

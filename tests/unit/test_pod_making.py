@@ -37,7 +37,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownSlice
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}

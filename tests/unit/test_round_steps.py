@@ -35,7 +35,7 @@ from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.ownership import is_asleep
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownLease, KnownSlice
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.snapshot import OnRecord
 

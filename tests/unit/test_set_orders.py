@@ -11,7 +11,7 @@ import pytest
 from processhub.api.childset import ChildSet
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders
-from processhub.controller.observe.setorders import HeldBack, orders_of_sets, refusal_of_id
+from processhub.controller.observe.setmoverequests import HeldBack, orders_of_sets, refusal_of_id
 from processhub.controller.store.childsets import SeenSet, known_set
 
 

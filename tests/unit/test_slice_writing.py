@@ -19,7 +19,7 @@ from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState, KnownSlice
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"))

@@ -13,7 +13,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID,
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 HUB: HubKey = ("default", "hub")
 LEASE = Lease(

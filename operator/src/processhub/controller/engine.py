@@ -13,7 +13,7 @@ from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 log = logging.getLogger(__name__)
 

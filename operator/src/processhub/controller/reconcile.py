@@ -35,7 +35,7 @@ from processhub.cluster.kinds import HUBS, LEASES
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
-from processhub.controller.execute.execute import Executor, workload_texts
+from processhub.controller.execute.executor import Executor, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes, first_started
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.moverequests import MoveRequests
@@ -46,7 +46,7 @@ from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.execute.steps import Steps
-from processhub.controller.hooks.hooks import Hooks
+from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.objects.registry import new_lease
 from processhub.controller.objects.template import pod_template
@@ -54,7 +54,7 @@ from processhub.controller.objects.workload import workload
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members, proven_members
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation, formation_wait, observe
+from processhub.controller.observe.observation import Observation, formation_wait, observe
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit, emit_changed_pods
@@ -63,7 +63,7 @@ from processhub.controller.report.hub import hub_status, refused_status, stalled
 from processhub.controller.report.writer import ChildKey, StatusWriter
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey, HubState
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal, refuse_hub
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan

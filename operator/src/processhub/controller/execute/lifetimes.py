@@ -19,7 +19,7 @@ from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import Copy, copies_by_id
 from processhub.controller.store.hubstate import HubState, KnownChild
 

@@ -13,7 +13,7 @@ from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 log = logging.getLogger(__name__)
 

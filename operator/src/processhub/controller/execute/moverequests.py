@@ -20,11 +20,11 @@ from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
 from processhub.controller.execute.steps import Steps
-from processhub.controller.observe.observe import Observation
-from processhub.controller.observe.setorders import HeldBack, refusal_of_id
+from processhub.controller.observe.observation import Observation
+from processhub.controller.observe.setmoverequests import HeldBack, refusal_of_id
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 Ordered = TypeVar("Ordered", Child, ChildSet)
 _SET_SECONDS = 1.0  # between writes that take some of a set's orders off it

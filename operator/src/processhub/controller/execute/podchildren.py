@@ -62,8 +62,8 @@ from processhub.controller.objects.childpod import PodPlace, child_pod, marks, n
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import known_uids, marks_to_put_back, recognised
-from processhub.controller.store.store import Store
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.planning.builder import pod_there

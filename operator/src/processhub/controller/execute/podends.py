@@ -11,8 +11,8 @@ from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import known_uids, recognised
-from processhub.controller.store.store import Store
 
 LOOK_AGAIN_SECONDS = 1.0  # until a Pod of which no watch tells is read again
 _AT_ONCE = 16

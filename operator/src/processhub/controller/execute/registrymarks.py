@@ -22,7 +22,7 @@ from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 _AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
 log = logging.getLogger(__name__)

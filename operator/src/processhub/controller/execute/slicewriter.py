@@ -32,7 +32,7 @@ from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.planning.packing import SliceContent, pack
 
 _RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown

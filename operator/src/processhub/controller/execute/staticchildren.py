@@ -20,7 +20,7 @@ from processhub.controller.execute.ownedobjects import NameConflictError
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.owned import owner_reference
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 A round does many things, and the API server may refuse each of them for ever: a quota, an admission policy, a rule of
 the schema. Were that to end the round, a hub would stop for everybody because of one object. So whatever a round asks
 of the API server is a step: it fails alone, and what does not depend on it goes on. What does is said where the step is
-taken (reconcile.py, execute.py).
+taken (reconcile.py, executor.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import msgspec
 from processhub.api.hooks import HookEvent
 from processhub.api.slice import Assignment
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 

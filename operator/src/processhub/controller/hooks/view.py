@@ -10,7 +10,7 @@ import msgspec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Assignment, Report
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import DesiredChild

@@ -13,7 +13,7 @@ from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, Un
 from processhub.cluster.kinds import SLICES
 from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 _CONCURRENT = 8
 _AGAIN_SECONDS = 0.5  # after a request that failed

@@ -11,7 +11,7 @@ from processhub.api.reasons import Reason
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.execute.ownedobjects import OwnedMemory
-from processhub.controller.report.hubpace import HubPace
+from processhub.controller.report.statusrate import HubPace
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.strategies.cooldown import RebalanceCooldown
@@ -19,7 +19,7 @@ from processhub.core.strategies.cooldown import RebalanceCooldown
 if TYPE_CHECKING:
     from processhub.controller.execute.steps import Failures
     from processhub.controller.observe.quorumwatch import QuorumWatch
-    from processhub.controller.observe.setorders import HeldBack
+    from processhub.controller.observe.setmoverequests import HeldBack
 
 PUT_OFF_SECONDS = 30.0  # for which a child that would not be moved is let be
 SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec

@@ -21,7 +21,7 @@ from processhub.controller.concurrency import cancel_all
 from processhub.controller.observe.members import Member
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase

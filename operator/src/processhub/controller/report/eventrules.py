@@ -12,7 +12,7 @@ from processhub.api.reasons import EventReason, Reason
 from processhub.api.slice import Kept
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import Away, HubMemory
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import HubState
 from processhub.core.listing import listed

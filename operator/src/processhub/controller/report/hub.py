@@ -26,7 +26,7 @@ from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.api.slice import stored_bytes
 from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, Copy, node_of, order
 from processhub.controller.store.hubstate import KnownSlice
 from processhub.core.acceptance import Refusal

@@ -18,9 +18,9 @@ from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.concurrency import cancel_all
-from processhub.controller.report.quietwrites import QuietWrites
+from processhub.controller.report.deferredwrites import QuietWrites
 from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 
 _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0

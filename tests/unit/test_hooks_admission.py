@@ -17,14 +17,14 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.hooks import moves
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.hooks.hooks import Hooks
 from processhub.controller.hooks.hubevent import CloudEventText
+from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.hooks.starts import StartGate
 from processhub.controller.hooks.stops import StopGate
 from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.model.membership import Judgement, Phase

@@ -24,7 +24,7 @@ from processhub.api.slice import (
 )
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
-from processhub.controller.observe.observe import Observation, observe
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.acceptance import Refusal

@@ -26,7 +26,7 @@ from processhub.controller.observe.ownership import (
     winners_of,
 )
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.observe.setorders import orders_of_sets
+from processhub.controller.observe.setmoverequests import orders_of_sets
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState, KnownChild
 from processhub.core.acceptance import Refusal, unknown_member

@@ -26,9 +26,9 @@ from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.store import Store
+from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 

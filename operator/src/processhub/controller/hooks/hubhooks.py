@@ -21,7 +21,7 @@ from processhub.controller.hooks.starts import StartGate
 from processhub.controller.hooks.stops import StopGate
 from processhub.controller.hooks.view import hub_view, ids_on, member_seen
 from processhub.controller.hooks.webhook import new_session, post
-from processhub.controller.observe.observe import Observation
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
