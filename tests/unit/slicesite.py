@@ -231,7 +231,7 @@ class Rounds:
         self.failures = Failures()
         steps = Steps(self.failures, EventRecorder(self.client, "operator"), HUB)
         executor = Executor(self.client, self.store, self.state, writer, steps, 1)
-        members = await proven_members(self._look, executor.still_gone, copies=False)
+        members = await proven_members(self._look, executor.confirm_gone, copies=False)
         observation = observe(HUB, self.state, members, self.memory, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
         self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed

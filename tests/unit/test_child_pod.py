@@ -13,7 +13,7 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name, child_pod_names, id_hash
 from processhub.api.reasons import Reason
 from processhub.api.slice import Assignment, Report, encode_workload, is_pod_workload
-from processhub.controller.execute.podchildren import Asked, to_be_deleted, to_be_made, to_be_told
+from processhub.controller.execute.podchildren import Asked, new_marks, to_be_deleted, to_be_made
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.objects.owned import selector_labels
 from processhub.core.acceptance import refuse_child
@@ -269,13 +269,13 @@ def test_a_copy_that_is_made_active_keeps_its_pod_which_is_told() -> None:
     promoted = asked(epoch=7, run=5, role="Active")
 
     assert not to_be_deleted(promoted, passive)
-    assert to_be_told(promoted, passive) == {
+    assert new_marks(promoted, passive) == {
         **passive.metadata.annotations,
         "processhub.dev/epoch": "7",
         "processhub.dev/role": "Active",
     }
-    assert to_be_told(promoted, pod(epoch="7", run="5")) == {}
-    assert to_be_told(None, passive) == {}
+    assert new_marks(promoted, pod(epoch="7", run="5")) == {}
+    assert new_marks(None, passive) == {}
 
 
 def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
@@ -295,7 +295,7 @@ def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
 def test_a_copy_that_steps_back_or_began_anew_gets_another_pod() -> None:
     for wanted in (asked(epoch=7, role="Passive"), asked(epoch=7, run=6), asked(uid="u2", epoch=7, run=5)):
         assert to_be_deleted(wanted, pod(epoch="5", run="5"))
-        assert to_be_told(wanted, pod(epoch="5", run="5")) == {}
+        assert new_marks(wanted, pod(epoch="5", run="5")) == {}
     assert to_be_deleted(asked(epoch=7, run=5), pod(epoch="8", run="8")), "of a later run"
 
 

@@ -19,8 +19,8 @@ from processhub.controller.hooks import moves
 from processhub.controller.hooks.asking import Asker, Unanswered
 from processhub.controller.hooks.hubevent import CloudEventText
 from processhub.controller.hooks.hubhooks import Hooks
-from processhub.controller.hooks.starts import StartGate
-from processhub.controller.hooks.stops import StopGate
+from processhub.controller.hooks.starts import StartAdmission
+from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.members import Member
@@ -69,14 +69,14 @@ async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: Even
         told.append(event.content()["subject"])
 
     stopping = hub("PreChildStop")
-    gate = StopGate(Asker(stopping, call, recorder), lambda: None)
+    admission = StopAdmission(Asker(stopping, call, recorder), lambda: None)
     plan = Plan(entries={"hub-0": {"web-3": None, "web-4": None}}, unplaced={}, next_epoch=2)
     now = observed(stopping, "set-uid", "web-3", "web-4")
 
-    held = gate.hold(plan, now)
+    held = admission.hold(plan, now)
     assert held.entries == {}, "both wait"
     await until(lambda: sorted(told) == ["web-3", "web-4"], "both were told")
-    await until(lambda: gate.hold(plan, now).entries == plan.entries, "both may stop")
+    await until(lambda: admission.hold(plan, now).entries == plan.entries, "both may stop")
     assert len(told) == 2
 
 
@@ -89,20 +89,20 @@ async def test_a_child_is_put_to_sleep_when_its_hook_was_told_and_nothing_is_tol
         told.append(event.content()["subject"])
 
     stopping = hub("PreChildStop")
-    gate = StopGate(Asker(stopping, call, recorder), lambda: None)
+    admission = StopAdmission(Asker(stopping, call, recorder), lambda: None)
     before = observed(stopping, "u", "a")
     suspended = DesiredChild(id="a", uid="u", key=1, workload="w", suspended=True)
     asleep = Assignment(uid="u", epoch=2, workload="w", wait=True, asleep=True)
     now = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, children={"a": suspended}))
     plan = Plan(entries={"hub-0": {"a": asleep}}, unplaced={}, next_epoch=3)
 
-    assert gate.hold(plan, now).entries == {}
-    await until(lambda: gate.hold(plan, now).entries == plan.entries, "it may stop")
+    assert admission.hold(plan, now).entries == {}
+    await until(lambda: admission.hold(plan, now).entries == plan.entries, "it may stop")
     assert told == ["a"]
     record = {"a": (OnRecord("hub-0", asleep),)}
     deleted = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, record=record))
     plan = Plan(entries={"hub-0": {"a": None}}, unplaced={}, next_epoch=3)
-    assert gate.hold(plan, deleted).entries == plan.entries
+    assert admission.hold(plan, deleted).entries == plan.entries
 
 
 @pytest.mark.parametrize("allow", [True, False])
@@ -123,11 +123,11 @@ async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may
     known = state.children["a"]
     asleep = Assignment(uid="u", epoch=2, workload=known.wanted.workload, wait=True, asleep=True)
     record = {"a": (OnRecord("hub-0", asleep),)}
-    gate = StartGate(Asker(asking, call, recorder), state, lambda: None)
+    admission = StartAdmission(Asker(asking, call, recorder), state, lambda: None)
 
     def look() -> Admitted:
-        gate.begin_round(asking.spec.hooks)
-        return admit(gate, {"a": known.wanted}, {"a": known}, {}, record, asking)
+        admission.begin_round(asking.spec.hooks)
+        return admit(admission, {"a": known.wanted}, {"a": known}, {}, record, asking)
 
     first = look()
     assert first.wanted["a"].suspended
@@ -138,7 +138,7 @@ async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may
         await until(lambda: bool(look().refusals), "it may not")
         assert look().refusals["a"].reason is Reason.HOOK_DENIED
         assert look().wanted["a"].suspended
-    gate.close()
+    admission.close()
 
 
 @pytest.mark.parametrize("answer", [{"args": {"x": object()}}, {"env": {"X": "\ud800"}}, {"args": {"x": {1j: 1}}}])
@@ -167,10 +167,10 @@ async def test_moves_that_a_hook_has_put_off_are_asked_about_again_whatever_the_
             raise troubles.pop()
 
     asking = hub("PreRedistribution", webhook={"url": "http://127.0.0.1:9", "failurePolicy": "Fail"})
-    gate = moves.MoveGate(Asker(asking, call, recorder), lambda happenings: None, lambda: None)
-    gate.follow(Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1), ())
+    admission = moves.MoveAdmission(Asker(asking, call, recorder), lambda events: None, lambda: None)
+    admission.follow(Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1), ())
 
-    await until(lambda: gate.open, "the second answer")
+    await until(lambda: admission.open, "the second answer")
 
 
 async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventRecorder) -> None:
@@ -183,7 +183,7 @@ async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventReco
 
     def look(hub: Hub, plan: Plan) -> int:
         """How many moves may begin in a round of this hub."""
-        hooks.gate(hub, state)
+        hooks.admission(hub, state)
         now = observed(hub)
         snapshot = msgspec.structs.replace(now.snapshot, move_budget=5)
         budget = hooks.before_plan(hub, msgspec.structs.replace(now, snapshot=snapshot)).snapshot.move_budget

@@ -269,7 +269,7 @@ MEMBER_CASES = [
     ),
     (
         "a child would not go",
-        [members(m0=THERE), HubView(members={"m0": THERE}, put_off=("a",))],
+        [members(m0=THERE), HubView(members={"m0": THERE}, deferred=("a",))],
         ["MigrationDeferred"],
     ),
     ("quorum lost", [members(), HubView(members={}, partitioned=True)], ["PartitionEntered"]),

@@ -63,20 +63,20 @@ def dropped() -> float:
 
 async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> None:
     calls = Calls()
-    courier = HookDispatcher(hub("b", "a"), calls, recorder)
+    dispatcher = HookDispatcher(hub("b", "a"), calls, recorder)
 
-    courier.post(happened("x", "y"))
-    await courier.close(grace=5)
+    dispatcher.post(happened("x", "y"))
+    await dispatcher.close(grace=5)
 
     assert calls.made == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
 
 
 async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) -> None:
     calls = Calls()
-    courier = HookDispatcher(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
+    dispatcher = HookDispatcher(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
 
-    courier.post(happened("x"))
-    await courier.close(grace=5)
+    dispatcher.post(happened("x"))
+    await dispatcher.close(grace=5)
 
     assert calls.made == []
 
@@ -84,10 +84,10 @@ async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) 
 async def test_the_queue_is_bounded_and_what_is_dropped_is_counted(recorder: EventRecorder) -> None:
     calls, before = Calls(), dropped()
     calls.gate.clear()
-    courier = HookDispatcher(hub("a"), calls, recorder)
+    dispatcher = HookDispatcher(hub("a"), calls, recorder)
 
-    courier.post(happened(*(str(number) for number in range(QUEUE + 5))))
-    await courier.close()
+    dispatcher.post(happened(*(str(number) for number in range(QUEUE + 5))))
+    await dispatcher.close()
 
     assert dropped() - before == 5
 
@@ -98,10 +98,10 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
     monkeypatch.setattr(module, "WAITS", (0.0, 0.0))
     calls = Calls()
     calls.failing.add("a")
-    courier = HookDispatcher(hub("a"), calls, recorder)
+    dispatcher = HookDispatcher(hub("a"), calls, recorder)
 
-    courier.post(happened("x", "y"))
-    await courier.close(grace=5)
+    dispatcher.post(happened("x", "y"))
+    await dispatcher.close(grace=5)
 
     assert calls.made == [("a", "x")] * 3 + [("a", "y")]
 
@@ -109,14 +109,14 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
 async def test_a_hook_that_was_cancelled_is_not_called_for_what_waits(recorder: EventRecorder) -> None:
     calls = Calls()
     calls.gate.clear()
-    courier = HookDispatcher(hub("a", "b"), calls, recorder)
-    courier.post(happened("x", "y"))
+    dispatcher = HookDispatcher(hub("a", "b"), calls, recorder)
+    dispatcher.post(happened("x", "y"))
     await calls.entered.wait()
 
     changed: Any = hub("b")
-    courier.update(changed)
+    dispatcher.update(changed)
     calls.gate.set()
-    await courier.close(grace=5)
+    await dispatcher.close(grace=5)
 
     assert calls.made[-1] == ("b", "y")
     assert ("a", "y") not in calls.made

@@ -18,7 +18,7 @@ from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.steps import Steps
-from processhub.controller.observe.setmoverequests import HeldBack
+from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.controller.store.childsets import SeenSet, known_set
 
 _ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's
@@ -62,14 +62,14 @@ class OneObject:
         self.item = msgspec.structs.replace(self.item, metadata=metadata)
 
 
-class Desk:
-    """The desk of one hub, round by round."""
+class Rounds:
+    """The rounds of one hub, round by round."""
 
     def __init__(self, api: OneObject) -> None:
         self.api = api
-        self.held: dict[str, HeldBack] = {}
+        self.held: dict[str, AppliedMoves] = {}
 
-    async def answer(self, answered: dict[str, str], now: float = 0.0, seen: Any = None) -> float | None:
+    async def record_results(self, results: dict[str, str], now: float = 0.0, seen: Any = None) -> float | None:
         """One round that saw the object as it is, or as it was when it was ``seen``."""
         item = seen or self.api.item
         chosen, sets, orders = {}, {}, {}
@@ -83,8 +83,8 @@ class Desk:
         events = SimpleNamespace(about_child=lambda *_, **__: None)
         hub = Hub(metadata=ObjectMeta(name="hub"))
         steps = Steps({}, cast(Any, events), hub)
-        desk = MoveRequests(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
-        return await desk.answer(cast(Any, observation), answered, now)
+        requests = MoveRequests(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
+        return await requests.record_results(cast(Any, observation), results, now)
 
 
 def a_set(orders: dict[str, str], **annotations: str) -> OneObject:
@@ -103,7 +103,7 @@ def web(count: int, member: str = "hub-1") -> dict[str, str]:
 async def test_all_that_are_refused_in_one_round_get_their_answer() -> None:
     api = a_set(web(30))
 
-    await Desk(api).answer(dict.fromkeys(web(30), "hub-1 is full"))
+    await Rounds(api).record_results(dict.fromkeys(web(30), "hub-1 is full"))
 
     assert ANNOTATION_MOVE_TO not in api.annotations
     assert json.loads(api.annotations[ANNOTATION_MOVE_REFUSED]) == dict.fromkeys(web(30), "hub-1: hub-1 is full")
@@ -113,7 +113,7 @@ async def test_all_that_are_refused_in_one_round_get_their_answer() -> None:
 async def test_long_refusals_of_a_set_are_cut_off_so_that_its_orders_end(count: int) -> None:
     api = a_set(web(count))
 
-    await Desk(api).answer(dict.fromkeys(web(count), "no such member; there are " + "a-long-name, " * 2000))
+    await Rounds(api).record_results(dict.fromkeys(web(count), "no such member; there are " + "a-long-name, " * 2000))
 
     assert ANNOTATION_MOVE_TO not in api.annotations
     assert json.loads(api.annotations[ANNOTATION_MOVE_REFUSED]).keys() == web(count).keys()
@@ -122,7 +122,7 @@ async def test_long_refusals_of_a_set_are_cut_off_so_that_its_orders_end(count: 
 async def test_a_long_refusal_of_a_child_is_cut_off_so_that_its_order_ends() -> None:
     api = a_child(move_to="hub-9")
 
-    await Desk(api).answer({"web": "there are " + "a-long-name, " * 30_000})
+    await Rounds(api).record_results({"web": "there are " + "a-long-name, " * 30_000})
 
     assert ANNOTATION_MOVE_TO not in api.annotations
     assert len(api.annotations[ANNOTATION_MOVE_REFUSED]) == 200
@@ -133,7 +133,7 @@ async def test_a_long_refusal_of_a_child_is_cut_off_so_that_its_order_ends() -> 
 async def test_an_answer_for_which_there_is_no_room_is_left_out(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     api = make("x" * (_ANNOTATIONS_BYTES - 100))
 
-    await Desk(api).answer(dict.fromkeys(("web", "web-0"), "it is full of " + "children " * 20))
+    await Rounds(api).record_results(dict.fromkeys(("web", "web-0"), "it is full of " + "children " * 20))
 
     assert api.annotations.keys() == {"processhub.dev/more"}
     assert [(record.levelno, record.message) for record in caplog.records] == [
@@ -150,7 +150,7 @@ async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCap
     seen = api.item
     api.order('{"web-0": "hub-2"}')
 
-    await Desk(api).answer({"web-0": "hub-1 is full"}, seen=seen)
+    await Rounds(api).record_results({"web-0": "hub-1 is full"}, seen=seen)
 
     assert api.annotations[ANNOTATION_MOVE_TO] == '{"web-0": "hub-2"}'
     assert api.annotations[ANNOTATION_MOVE_REFUSED] == '{"other": "why"}'
@@ -159,35 +159,35 @@ async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCap
 
 async def test_orders_that_are_obeyed_by_and_by_are_taken_off_once_a_second() -> None:
     api = a_set(web(5))
-    desk = Desk(api)
+    rounds = Rounds(api)
 
-    assert await desk.answer({"web-0": ""}, now=10.0) is None
-    assert await desk.answer({"web-1": ""}, now=10.25) == 0.75
-    assert await desk.answer({"web-2": ""}, now=10.5) == 0.5
-    assert (api.patches, desk.held["u1"].obeyed) == (1, {"web-1": "hub-1", "web-2": "hub-1"})
+    assert await rounds.record_results({"web-0": ""}, now=10.0) is None
+    assert await rounds.record_results({"web-1": ""}, now=10.25) == 0.75
+    assert await rounds.record_results({"web-2": ""}, now=10.5) == 0.5
+    assert (api.patches, rounds.held["u1"].applied) == (1, {"web-1": "hub-1", "web-2": "hub-1"})
 
-    assert await desk.answer({}, now=11.0) is None
+    assert await rounds.record_results({}, now=11.0) is None
     assert json.loads(api.annotations[ANNOTATION_MOVE_TO]).keys() == {"web-3", "web-4"}
-    assert (api.patches, desk.held["u1"].obeyed) == (2, {})
+    assert (api.patches, rounds.held["u1"].applied) == (2, {})
 
 
 async def test_neither_the_last_order_nor_a_refusal_is_held_back() -> None:
     api = a_set(web(4))
-    desk = Desk(api)
-    await desk.answer({"web-0": ""}, now=10.0)
-    await desk.answer({"web-1": ""}, now=10.1)
+    rounds = Rounds(api)
+    await rounds.record_results({"web-0": ""}, now=10.0)
+    await rounds.record_results({"web-1": ""}, now=10.1)
 
-    assert await desk.answer({"web-2": "hub-1 is full"}, now=10.2) is None
+    assert await rounds.record_results({"web-2": "hub-1 is full"}, now=10.2) is None
     assert json.loads(api.annotations[ANNOTATION_MOVE_TO]).keys() == {"web-3"}
 
-    assert await desk.answer({"web-3": ""}, now=10.3) is None
+    assert await rounds.record_results({"web-3": ""}, now=10.3) is None
     assert ANNOTATION_MOVE_TO not in api.annotations
 
 
 async def test_what_is_held_back_of_a_set_is_forgotten_with_it() -> None:
-    desk = Desk(a_child(move_to="hub-1"))
-    desk.held["u1"] = HeldBack(10.0, web(1))
+    rounds = Rounds(a_child(move_to="hub-1"))
+    rounds.held["u1"] = AppliedMoves(10.0, web(1))
 
-    await desk.answer({}, now=10.5)
+    await rounds.record_results({}, now=10.5)
 
-    assert not desk.held
+    assert not rounds.held

@@ -31,7 +31,7 @@ from processhub.api.slice import (
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
-from processhub.controller.execute.podends import delete_all, look_for_vanished
+from processhub.controller.execute.podends import delete_all, read_unwatched_pods
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
@@ -142,7 +142,7 @@ class Round:
     async def follow(self, **entries: Assignment) -> PodChildren:
         """One round in which these members have child ``a`` on record so, and report that it starts."""
         pods = self.pods()
-        await pods.settle_doubts()
+        await pods.confirm_pods()
         await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner, 0.0)
         self.failed = {what: failure.why for what, failure in self.memory.failures.items()}
         self.memory.failures.clear()  # as after the time that is waited before a step is taken again
@@ -335,7 +335,7 @@ async def test_a_pod_whose_name_another_takes_while_it_is_looked_for_is_looked_f
     other = {**pod, "metadata": {**pod["metadata"], "uid": "another", "labels": {"processhub.dev/hub": "hub"}}}
     asyncio.get_running_loop().call_soon(round_.seen, other)  # before the first is read
 
-    await look_for_vanished(round_.client, round_.store, round_.state, asyncio.Semaphore(16))
+    await read_unwatched_pods(round_.client, round_.store, round_.state, asyncio.Semaphore(16))
 
     assert round_.state.child_pods == {}
 
@@ -408,7 +408,7 @@ async def test_a_pod_without_the_label_of_its_hub_that_a_new_leader_does_not_see
     leader.state.put_slice(member("two", entry(6, "Passive")).slices[0].present)
     pods = leader.pods()
 
-    await pods.settle_doubts()
+    await pods.confirm_pods()
 
     assert pod["metadata"]["name"] in leader.state.child_pods, "else the other is made active beside it"
     await leader.follow(one=entry(5, "Active"), two=entry(6, "Passive"))

@@ -350,7 +350,7 @@ class Leases:
             )
         }
 
-    async def still_gone(self, member: Member) -> bool | None:
+    async def confirm_gone(self, member: Member) -> bool | None:
         if self.answer is False:
             self.phase = Phase.LIVE  # the read told the store
         return self.answer
@@ -360,7 +360,7 @@ class Leases:
 async def test_a_member_is_gone_only_with_a_live_read_of_its_lease(answer: bool | None, phase: Phase) -> None:
     leases = Leases(answer)
 
-    members = await proven_members(leases.look, leases.still_gone, copies=False)
+    members = await proven_members(leases.look, leases.confirm_gone, copies=False)
 
     assert members["hub-0"].phase is phase
 
@@ -377,6 +377,6 @@ async def test_a_member_that_seems_gone_only_by_the_second_look_is_held_until_it
         leases.phase = Phase.GONE  # its Lease runs out
         return {"hub-0": first, "hub-1": msgspec.structs.replace(second, name="hub-1")}
 
-    members = await proven_members(look, other.still_gone, copies=False)
+    members = await proven_members(look, other.confirm_gone, copies=False)
 
     assert members["hub-0"].phase is Phase.HELD

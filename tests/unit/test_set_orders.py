@@ -11,7 +11,7 @@ import pytest
 from processhub.api.childset import ChildSet
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders
-from processhub.controller.observe.setmoverequests import HeldBack, orders_of_sets, refusal_of_id
+from processhub.controller.observe.setmoverequests import AppliedMoves, move_requests_of_sets, refusal_of_id
 from processhub.controller.store.childsets import SeenSet, known_set
 
 
@@ -67,7 +67,7 @@ def test_refusals_leave_room_in_the_annotations_of_an_object() -> None:
 def test_a_set_s_orders_are_of_ids_that_it_has() -> None:
     ours = seen('{"web-1": "hub-0", "web-2": "hub-0", "web-3": "hub-0"}', taken={"web-2": "child/other"})
 
-    assert orders_of_sets({"u1": ours}, {}) == {"web-1": "hub-0"}
+    assert move_requests_of_sets({"u1": ours}, {}) == {"web-1": "hub-0"}
     assert refusal_of_id(ours, "web-2") == "the id belongs to child/other"
     assert refusal_of_id(ours, "web-3") == "childset/web has no such child"
 
@@ -75,11 +75,11 @@ def test_a_set_s_orders_are_of_ids_that_it_has() -> None:
 def test_an_annotation_that_can_not_be_read_orders_nothing_and_hinders_no_other_set() -> None:
     good = seen('{"a": "hub-2"}', ids=["a"])
 
-    assert orders_of_sets({"u1": seen("web-1 to hub-0"), "u2": good}, {}) == {"a": "hub-2"}
+    assert move_requests_of_sets({"u1": seen("web-1 to hub-0"), "u2": good}, {}) == {"a": "hub-2"}
 
 
 def test_an_order_that_was_obeyed_and_stands_still_is_not_given_again() -> None:
     ours = seen('{"web-0": "hub-1", "web-1": "hub-2"}')
-    held = {"u1": HeldBack(0.0, {"web-0": "hub-1", "web-1": "hub-0"})}
+    held = {"u1": AppliedMoves(0.0, {"web-0": "hub-1", "web-1": "hub-0"})}
 
-    assert orders_of_sets({"u1": ours}, held) == {"web-1": "hub-2"}, "another member is another order"
+    assert move_requests_of_sets({"u1": ours}, held) == {"web-1": "hub-2"}, "another member is another order"

@@ -38,7 +38,7 @@ from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
 from processhub.controller.report.statusrate import HUB_BURST as STATUS_BURST
 from processhub.controller.report.statusrate import HUB_RATE as STATUS_RATE
-from processhub.controller.report.statusrate import HubPace
+from processhub.controller.report.statusrate import StatusRate
 from processhub.controller.report.writer import StatusWriter
 from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
@@ -144,15 +144,15 @@ def hub_told(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
 
 def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
     hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
-    pace, stored, written, writes, last = HubPace(), hub_told(0), 0, 0, 0.0
+    rate, stored, written, writes, last = StatusRate(), hub_told(0), 0, 0, 0.0
     crashing = [hub_told(running, cpu=running) for running in range(3)]
     unready = hub_told(0, ready=False)
     for half in range(2400):
         now, pressing = half / 2, half % 400 == 399
         status = unready if pressing else crashing[half % 3]
         if (
-            pace.wait(now, storm=False) > 0
-            or pace.put_off(msgspec.structs.replace(hub, status=stored), status, now) > 0
+            rate.wait(now, many_changes=False) > 0
+            or rate.reserve(msgspec.structs.replace(hub, status=stored), status, now) > 0
         ):
             assert not pressing, "what somebody waits for is told at once"
             continue
@@ -318,7 +318,7 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
         names = list(sets.items)
 
         async def tell(status: ChildSetStatus) -> None:
-            writer.tell(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
+            writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
             await asyncio.sleep(0.5)
 
         for turn in range(1, 1201):

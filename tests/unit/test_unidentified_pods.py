@@ -15,7 +15,7 @@ from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.api.slice import Assignment
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.store import podmarks
-from processhub.controller.store.podmarks import claims_to_be_child_pod, is_child_pod, recognised
+from processhub.controller.store.podmarks import claims_to_be_child_pod, identified, is_child_pod
 
 MARKS = ("child-id", "child-uid", "epoch", "run", "role", "workload", "hub-uid", "member", "child")
 COPIES = Redundancy(strategy="Replication", replication_model="ActiveActive")
@@ -49,7 +49,7 @@ def test_a_pod_without_any_of_its_marks_is_known_by_its_name_and_what_it_was_mad
     spec = HubSpec(redundancy=COPIES) if copies else HubSpec()
     whole = made(spec)["metadata"]
 
-    known = recognised(seen(made(spec), *MARKS), "shop", {"earlier-uid", "hub-uid"})
+    known = identified(seen(made(spec), *MARKS), "shop", {"earlier-uid", "hub-uid"})
 
     assert known is not None
     assert is_child_pod(known)
@@ -61,15 +61,15 @@ def test_a_pod_without_any_of_its_marks_is_known_by_its_name_and_what_it_was_mad
 def test_a_pod_of_an_earlier_hub_is_known_by_its_own_label() -> None:
     left = tuple(set(MARKS) - {"hub-uid"})
 
-    assert recognised(seen(made(), *left), "shop", {"later-uid"}) is not None
-    assert recognised(seen(made(), *MARKS), "shop", {"later-uid"}) is None
+    assert identified(seen(made(), *left), "shop", {"later-uid"}) is not None
+    assert identified(seen(made(), *MARKS), "shop", {"later-uid"}) is None
 
 
 def test_a_copy_that_somebody_made_of_a_pod_is_none() -> None:
     copied = made()
     copied["metadata"]["name"] = "shop-0123456789abcdef"
 
-    assert recognised(seen(copied), "shop", {"hub-uid"}) is None
+    assert identified(seen(copied), "shop", {"hub-uid"}) is None
 
 
 def test_a_crafted_pod_costs_a_few_names_whatever_it_has_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +100,5 @@ def test_a_crafted_pod_costs_a_few_names_whatever_it_has_in_it(monkeypatch: pyte
     assert claims_to_be_child_pod(pod)
     assert not is_child_pod(pod)
 
-    assert recognised(pod, "hub", {"h"}) is None
+    assert identified(pod, "hub", {"h"}) is None
     assert 0 < made_up <= 4

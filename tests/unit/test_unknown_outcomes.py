@@ -6,7 +6,7 @@ import pytest
 from slicesite import Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
-from processhub.controller.lead import terms as takeover
+from processhub.controller.lead import terms
 from processhub.controller.lead.terms import raise_terms
 
 UNKNOWN = ("unanswered", "broken", "late")
@@ -90,7 +90,7 @@ async def test_a_slice_whose_creation_was_not_answered_is_made_again_so_that_it_
         answers = site.land()
 
     assert answers == [409]
-    assert rounds.memory.doubted_slices == {"hub.hub-0.0"}
+    assert rounds.memory.unconfirmed_slices == {"hub.hub-0.0"}
 
 
 async def test_what_the_child_waits_for_is_said() -> None:
@@ -155,7 +155,7 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
     site.ways = [way]
     async with rounds_on(site, "hub-0") as rounds:
         taken = await raise_terms(rounds.client, rounds.store, (), 2)
-        rounds.memory.takeover = taken.generations
+        rounds.memory.term_generations = taken.generations
         observation, _ = await rounds.round()
 
     assert taken.generations == {slice_["metadata"]["uid"]: 9}
@@ -166,7 +166,7 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
 async def test_a_hub_whose_terms_can_t_be_raised_holds_up_no_other_and_nothing_is_done_for_it(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(takeover, "_PATIENT_PASSES", 1)
+    monkeypatch.setattr(terms, "_PATIENT_PASSES", 1)
     site = SliceSite()
     site.add("other.other-0.0", "other-0", hub="other")
     site.add("hub.hub-0.0", "hub-0")

@@ -48,8 +48,8 @@ class Engine:
         self.store.start()
         await self.store.synced()
         reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
-        taken = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
-        reconciler.takeover, reconciler.behind = taken.generations, taken.behind
+        raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
+        reconciler.term_generations, reconciler.behind = raised.generations, raised.behind
         # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
         await self.store.read_leases()
         self._tasks = [

@@ -98,9 +98,9 @@ async def _lead(
     ended = asyncio.Event()
     work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")
     hold = asyncio.create_task(leadership.hold(engine.answered), name="lease")
-    told = asyncio.create_task(stop.wait(), name="signal")
+    signalled = asyncio.create_task(stop.wait(), name="signal")
     stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
-    await asyncio.wait((work, hold, told, stopped), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, hold, signalled, stopped), return_when=asyncio.FIRST_COMPLETED)
     metrics.LEADER.set(0)
     deposed = hold.done()
     if not deposed:
@@ -111,9 +111,9 @@ async def _lead(
             await leadership.release()
     failure = next((error for task in (work, hold) if task.done() and (error := task.exception())), None)
     # A deposed leader writes nothing more, whatever is in the midst.
-    for task in (work, hold, told, stopped):
+    for task in (work, hold, signalled, stopped):
         task.cancel()
-    await asyncio.gather(work, hold, told, stopped, return_exceptions=True)
+    await asyncio.gather(work, hold, signalled, stopped, return_exceptions=True)
     if failure is not None:
         raise failure
     return 1 if deposed else 0
@@ -146,9 +146,9 @@ async def _kopf(client: Client, settings: OperatorSettings, engine: Engine, ende
 async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, int]) -> int | None:
     """The result of ``waiting``, or None where ``stop`` came first."""
     task = asyncio.create_task(waiting)
-    told = asyncio.create_task(stop.wait())
-    await asyncio.wait((task, told), return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
+    signalled = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
     if task.done():
         return task.result()
     task.cancel()

@@ -1,4 +1,4 @@
-"""One round for one hub: observe, plan, execute, tell. The only place where the stages meet."""
+"""One round for one hub: observe, plan, execute, report. The only place where the stages meet."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _MANY = 32  # entries under way, above which it is a storm: Child statuses give 
 _MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
 _TEMPLATE = "members can't be made as spec.members says"
 _NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
-Told = TypeVar("Told")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -91,9 +91,9 @@ class Reconciler:
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._memory: dict[HubKey, HubMemory] = {}
         self._observed: dict[HubKey, Observation] = {}
-        self._own = own_strategies()
+        self._custom = own_strategies()
         self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
-        self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
+        self.term_generations: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)
         self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
@@ -131,12 +131,12 @@ class Reconciler:
         """Raise the terms of the hub's slices, which was refused when this leader began; whether that is done."""
 
         async def raise_them() -> None:
-            taken = await raise_terms(self._client, self._store, (key[0],), self._term, key)
-            if key in taken.behind:
-                raise taken.behind[key]
+            raised = await raise_terms(self._client, self._store, (key[0],), self._term, key)
+            if key in raised.behind:
+                raise raised.behind[key]
             # A member that restarted may have read what the former leader removed just before.
             await self._store.read_leases()
-            self.takeover.update(taken.generations)
+            self.term_generations.update(raised.generations)
             del self.behind[key]
 
         return await steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
@@ -171,7 +171,7 @@ class Reconciler:
     ) -> float | None:
         """The round of a hub that is not accepted: its objects are kept as they were, and its children told why."""
         now = asyncio.get_running_loop().time()
-        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, now, steps)
+        marks_in = await put_marks_back(self._client, self._store, hub, state, memory, now, steps)
         self._observed.pop(key, None)
         self._mark_children(key, state)
         state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
@@ -179,8 +179,8 @@ class Reconciler:
         _note_refused(steps, await owned.keep_last(now))
         wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
         wait = _soonest(wait, self._refuse_sets(key, state, _of_hub(refusal)))
-        told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
-        return _soonest(told, unmarked, owned.retry_in)
+        again = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
+        return _soonest(again, marks_in, owned.retry_in)
 
     async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps) -> float | None:
         # What changes from here on may not be in this round's observation: it is told after the next one.
@@ -196,11 +196,11 @@ class Reconciler:
     ) -> float | None:
         loop = asyncio.get_running_loop()
         pods = PodChildren(self._client, self._store, hub, state, memory, steps)
-        await pods.settle_doubts()
+        await pods.confirm_pods()
         writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
         executor = Executor(self._client, self._store, state, writer, steps, self._term)
         members = await proven_members(
-            lambda: self._members(hub, state, memory, loop.time()), executor.still_gone, copies=hub.spec.keeps_copies
+            lambda: self._members(hub, state, memory, loop.time()), executor.confirm_gone, copies=hub.spec.keeps_copies
         )
         observation, plan = self._plan(key, hub, state, memory, members)
         await self._make_leases(hub, state, members, steps)
@@ -211,8 +211,8 @@ class Reconciler:
         await sync_static_children(self._client, self._store, hub, state, steps)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
-        orders = MoveRequests(self._client, self._store, self.events, hub, memory.held_back, steps)
-        held_back = await orders.answer(observation, plan.answered, loop.time())
+        move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.applied_moves, steps)
+        move_results_in = await move_requests.record_results(observation, plan.answered, loop.time())
         lifetimes = Lifetimes(self._client, state, memory, steps)
         await lifetimes.end(observation, loop.time())
         await self._retire(state, memory, members, writer, steps)
@@ -220,23 +220,23 @@ class Reconciler:
         owned = self._owned(hub, memory)
         refusal = await self._keep_members(hub, memory, owned, _replicas(hub, observation, plan), steps)
         await label_pods(self._client, self._store, members.values(), steps)
-        unmarked = await put_marks_back(self._client, self._store, hub, state, memory, loop.time(), steps)
+        marks_in = await put_marks_back(self._client, self._store, hub, state, memory, loop.time(), steps)
         self._after(key, hub, state, memory, observation, plan, dirty)
         return _soonest(
             0.0 if executed.came_back else None,
             writer.retry_in,
             pods.retry_in,
-            held_back,
+            move_results_in,
             lifetimes.next_in,
             owned.retry_in,
-            unmarked,
-            self._tell_hub(key, hub, memory, plan, refusal, steps),
-            0.05 if memory.taker else None,
+            marks_in,
+            self._report_hub(key, hub, memory, plan, refusal, steps),
+            0.05 if memory.rebalance_target else None,
             _MOVING_SECONDS if plan.moving else None,
             0.2 if plan.pending_moves or plan.pending_restarts else None,
-            self._tell_sets(key, plan),
+            self._report_sets(key, plan),
             formation_wait(hub, memory, loop.time()),
-            memory.put_off_wait(loop.time()),
+            memory.deferred_wait(loop.time()),
             *(member.judgement.recheck_seconds for member in members.values()),
         )
 
@@ -245,23 +245,23 @@ class Reconciler:
     ) -> tuple[Observation, Plan]:
         """What is observed, and what is to be done; ``memory`` has what the next rounds need of the plan."""
         now = asyncio.get_running_loop().time()
-        strategy = strategy_of(hub.spec.distribution.strategy, self._own.distribution)
-        migration = migration_of(hub.spec.migration.strategy, self._own.migration)
-        own = CustomRules(hub, members, self._own.redundancy, self._own.partition, memory.copies)
-        gate = self.hooks.gate(hub, state)
-        observation = observe(hub, state, members, memory, now, strategy, gate, own)
-        memory.copies = own.copies or 1
+        strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
+        migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
+        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, memory.copies)
+        admission = self.hooks.admission(hub, state)
+        observation = observe(hub, state, members, memory, now, strategy, admission, rules)
+        memory.copies = rules.copies or 1
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
-        memory.storm = _changes(plan) + _unanswered(members) + plan.moving > _MANY
-        self.status.give_way(key, memory.storm)
+        memory.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
+        self.status.throttle(key, memory.many_changes)
         memory.next_epoch = plan.next_epoch
         memory.move_tokens -= plan.planned_moves
-        self._tell_failure(hub, memory, strategy, migration, own)
+        self._emit_failure(hub, memory, strategy, migration, rules)
         memory.last_placed = plan.last_placed
-        memory.put_these_off(plan.put_off, now)
-        memory.taker = memory.patience.taker(plan.imbalance, now)
+        memory.defer(plan.put_off, now)
+        memory.rebalance_target = memory.cooldown.taker(plan.imbalance, now)
         return observation, plan
 
     def _members(self, hub: Hub, state: HubState, memory: HubMemory, now: float) -> dict[str, Member]:
@@ -295,10 +295,10 @@ class Reconciler:
         self._store.put("leases", stored)
 
     def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
-        def told(text: str) -> None:
+        def emit_put_back(text: str) -> None:
             self.events.about_hub(hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
 
-        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, told)
+        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, emit_put_back)
 
     async def _keep_members(
         self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
@@ -364,7 +364,7 @@ class Reconciler:
                 acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
                 retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
                 # An agent starts by slice 0, and a creation that was not answered may land where its name is free.
-                kept = (known.index == 0 and len(member.slices) > 1) or name in memory.doubted_slices
+                kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
                 if not kept and (
                     (retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)
                 ):
@@ -391,7 +391,7 @@ class Reconciler:
             return  # somebody writes it
         state.forget_lease(metadata.name)
 
-    # telling
+    # reporting
 
     def _after(
         self,
@@ -407,7 +407,7 @@ class Reconciler:
         members = self._members(hub, state, memory, asyncio.get_running_loop().time())
         self._observed[key] = msgspec.structs.replace(observation, members=members)
         # But a member that was lost is told so, though it is back by now: its children went to others.
-        members = {name: _as_judged(member, observation.members.get(name)) for name, member in members.items()}
+        members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         changed_phase = {name for name, member in members.items() if memory.phases.get(name) != str(member.phase)}
         for name in changed_phase:
@@ -448,7 +448,7 @@ class Reconciler:
         status = child_status(child, copies, refusal_of_child, unplaced, now_seconds(), started)
         return child, status
 
-    def _tell_sets(self, key: HubKey, plan: Plan) -> float | None:
+    def _report_sets(self, key: HubKey, plan: Plan) -> float | None:
         """Have the ChildSets' statuses written; the seconds to wait where it is not the time of one of them yet."""
         observation = self._observed[key]
 
@@ -459,9 +459,9 @@ class Reconciler:
                 for uid, seen in observation.sets.items()
             }
 
-        return self.sets.tell(key, [seen.known.object for seen in observation.sets.values()], compute)
+        return self.sets.report(key, [seen.known.object for seen in observation.sets.values()], compute)
 
-    def _tell_hub(
+    def _report_hub(
         self, key: HubKey, hub: Hub, memory: HubMemory, plan: Plan, refusal: Refusal | None, steps: Steps
     ) -> float | None:
         trouble = (refusal.reason, refusal.message) if refusal is not None else steps.trouble()
@@ -473,7 +473,7 @@ class Reconciler:
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]
-        return self.sets.tell(
+        return self.sets.report(
             key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
         )
 
@@ -483,12 +483,12 @@ class Reconciler:
         if current is None or current.metadata.uid != hub.metadata.uid:
             return None  # made anew in the midst of the round: this status is its predecessor's
         now = asyncio.get_running_loop().time()
-        wait = memory.status_pace.wait(now, storm=memory.storm)
+        wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
         if wait > 0 or self.status.busy_with(hub):
             return max(0.1, wait)
         status = compute()
         if status != current.status:
-            if (wait := memory.status_pace.put_off(current, status, now)) > 0:
+            if (wait := memory.status_rate.reserve(current, status, now)) > 0:
                 return max(0.1, wait)
             self.status.hub(current, status, lambda: self.wake(hub.metadata.key))
         return None
@@ -503,14 +503,14 @@ class Reconciler:
             state.unaccounted.clear()
             state.creating.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
-            memory.takeover = self.takeover
+            memory.term_generations = self.term_generations
         return memory
 
-    def _tell_failure(
-        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: MigrationStrategy, own: CustomRules
+    def _emit_failure(
+        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
     ) -> None:
         """Post what went wrong in a strategy of the user's, once as long as it is the same."""
-        failure = own.failure
+        failure = rules.failure
         if isinstance(strategy, Own) and strategy.failure:
             failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
         if isinstance(migration, OwnMigration) and migration.failure:
@@ -524,9 +524,9 @@ class Reconciler:
             memory.strategy_failure = failure
 
     def _refused(self, hub: Hub) -> Refusal | None:
-        own, spec = self._own, hub.spec
+        custom, spec = self._custom, hub.spec
         refusal = refuse_hub(
-            spec, own.distribution, own.redundancy, own.partition, own.migration
+            spec, custom.distribution, custom.redundancy, custom.partition, custom.migration
         ) or self.hooks.refusal(spec)
         if refusal is None or refusal.reason is not Reason.UNKNOWN_STRATEGY:
             return refusal
@@ -536,7 +536,7 @@ class Reconciler:
             spec.migration.strategy,
             spec.partition_tolerance.strategy,
         )
-        why = next((own.failed[name] for name in names if name in own.failed), None)
+        why = next((custom.failed[name] for name in names if name in custom.failed), None)
         if why is None:
             return refusal
         return msgspec.structs.replace(refusal, message=f"{refusal.message}; its entry point can't be used: {why}")
@@ -589,7 +589,7 @@ def _no_hub(key: HubKey) -> Refusal:
     return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")
 
 
-def _differing(now: Mapping[str, Told], before: Mapping[str, Told]) -> set[str]:
+def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:
     """The keys under which the two don't say the same."""
     return {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
 
@@ -634,6 +634,6 @@ def _note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
         steps.note(f"{title} can't be made as it is to be", error)
 
 
-def _as_judged(member: Member, before: Member | None) -> Member:
+def _with_judgement(member: Member, before: Member | None) -> Member:
     """The member with what was judged of it before the plan was made."""
     return member if before is None else msgspec.structs.replace(member, judgement=before.judgement)

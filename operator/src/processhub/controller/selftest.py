@@ -20,7 +20,7 @@ from processhub.cluster.kinds import LEASES, untyped
 
 LEADER_LEASE = "processhub-operator"
 PLURALS = ("hubs", "children", "childsets", "registryslices")
-PATIENCE_SECONDS = 60.0  # an operator that was just installed has to start and take the Lease first
+TIMEOUT_SECONDS = 60.0  # an operator that was just installed has to start and take the Lease first
 _INTERVAL_SECONDS = 1.0
 _DEFAULT_LEASE_SECONDS = 15
 _CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
@@ -59,10 +59,10 @@ async def check(client: Client, namespace: str, now: datetime) -> str:
     return f"{leader_of(lease, now)} leads and {len(PLURALS)} CRDs are served"
 
 
-async def run(namespace: str | None, patience_seconds: float = PATIENCE_SECONDS) -> str:
+async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
     """``check`` until it succeeds. ``namespace`` is the release's, None the pod's own. Raises as check does."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience_seconds
+    deadline = loop.time() + timeout_seconds
     async with await Client.connect() as client:
         while True:
             try:

@@ -58,9 +58,9 @@ class Executor:
 
     async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> Executed:
         """Write what the plan changes. What can't be written withholds what rests on it, and nothing else."""
-        for known in self._writer.late():
+        for known in self._writer.with_stale_term():
             what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
-            await self._steps.take(what, partial(self._writer.disown, known), longest=_SLICES_SECONDS)
+            await self._steps.take(what, partial(self._writer.clear_stale_term, known), longest=_SLICES_SECONDS)
         members = observation.members
         taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
         gone = [member for name, member in members.items() if taken[name]]
@@ -107,10 +107,10 @@ class Executor:
         Returns the ids that are not to be given to others yet, and whether the member came back.
         """
         await self._write(member, {child_id: changes[child_id] for child_id in removed}, workloads, joining)
-        still_gone = await self.still_gone(member)
-        if not still_gone:
+        gone = await self.confirm_gone(member)
+        if not gone:
             log.warning("member %s may be back while its children were to be moved", member.name)
-            return removed, still_gone is False
+            return removed, gone is False
         # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
         standing = {
             child_id
@@ -120,7 +120,7 @@ class Executor:
         }
         return standing, False
 
-    async def still_gone(self, member: Member) -> bool | None:
+    async def confirm_gone(self, member: Member) -> bool | None:
         """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
 
         None where it can't be read: nothing follows from that. One that no watch tells of may be there without its

@@ -21,7 +21,7 @@ from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
-from processhub.controller.observe.setmoverequests import HeldBack, refusal_of_id
+from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.informers import Store
@@ -40,37 +40,37 @@ class MoveRequests:
         store: Store,
         events: EventRecorder,
         hub: Hub,
-        held_back: dict[str, HeldBack],
+        applied_moves: dict[str, AppliedMoves],
         steps: Steps,
     ) -> None:
-        """``held_back``, by ChildSet's uid, is kept between rounds."""
+        """``applied_moves``, by ChildSet's uid, is kept between rounds."""
         self._client, self._store, self._events, self._hub = client, store, events, hub
-        self._held_back, self._steps = held_back, steps
+        self._applied_moves, self._steps = applied_moves, steps
 
-    async def answer(self, observation: Observation, answered: Mapping[str, str], now: float) -> float | None:
-        """``answered``: id → why its order is not obeyed, "" where it was; ``now``: monotonic seconds.
+    async def record_results(self, observation: Observation, results: Mapping[str, str], now: float) -> float | None:
+        """``results``: id → why its order is not obeyed, "" where it was; ``now``: monotonic seconds.
 
         The seconds until answers that are held back are to be written, None where none is.
         """
-        for child_id, refusal in answered.items():
+        for child_id, refusal in results.items():
             known = observation.chosen.get(child_id)
             if known is not None:
-                await self._answer_child(known.child, observation.snapshot.orders[child_id], refusal)
-        for uid in self._held_back.keys() - observation.sets.keys():
-            del self._held_back[uid]
+                await self._record_child(known.child, observation.snapshot.orders[child_id], refusal)
+        for uid in self._applied_moves.keys() - observation.sets.keys():
+            del self._applied_moves[uid]
         waits = [
-            await self._answer_set(seen, answered, now)
+            await self._record_set(seen, results, now)
             for seen in observation.sets.values()
             if ANNOTATION_MOVE_TO in seen.known.metadata.annotations
         ]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    async def _answer_child(self, child: Child, member: str, refusal: str) -> None:
+    async def _record_child(self, child: Child, member: str, refusal: str) -> None:
         answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
         if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
-            self._tell(child, f"not moved to {member}: {refusal}")
+            self._emit(child, f"not moved to {member}: {refusal}")
 
-    async def _answer_set(self, seen: SeenSet, answered: Mapping[str, str], now: float) -> float | None:
+    async def _record_set(self, seen: SeenSet, results: Mapping[str, str], now: float) -> float | None:
         item = seen.known.object
         annotations = item.metadata.annotations
         text = annotations[ANNOTATION_MOVE_TO]
@@ -78,12 +78,12 @@ class MoveRequests:
             orders = parse_set_orders(text)
         except SetOrderError as error:
             if await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None}):
-                self._tell(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
+                self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return None
         uid = item.metadata.uid
-        held = self._held_back.get(uid) or HeldBack(float("-inf"))
-        answers = {child_id: refusal_of_id(seen, child_id) or answered.get(child_id) for child_id in orders}
-        answers.update({child_id: "" for child_id, member in orders.items() if held.obeyed.get(child_id) == member})
+        held = self._applied_moves.get(uid) or AppliedMoves(float("-inf"))
+        answers = {child_id: refusal_of_id(seen, child_id) or results.get(child_id) for child_id in orders}
+        answers.update({child_id: "" for child_id, member in orders.items() if held.applied.get(child_id) == member})
         left = {child_id: member for child_id, member in orders.items() if answers[child_id] is None}
         if left == orders:
             return None
@@ -93,7 +93,7 @@ class MoveRequests:
             # Each write carries all orders that are left: of thousands that are obeyed by and by it would be megabytes
             # a second. One that was obeyed may stand on: it is not planned again, and a new leader, who does not know
             # of it, finds its child on record where it was ordered to. Nothing but a write tells of a refusal.
-            held.obeyed = {child_id: member for child_id, member in orders.items() if child_id not in left}
+            held.applied = {child_id: member for child_id, member in orders.items() if child_id not in left}
             return due - now
         try:
             before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
@@ -105,11 +105,11 @@ class MoveRequests:
             changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
         if await self._change(CHILD_SETS, item, text, changed):
             for child_id, why in refused.items():
-                self._tell(item, f"child {child_id!r} is not moved to {why}")
-            self._held_back[uid] = HeldBack(now)
+                self._emit(item, f"child {child_id!r} is not moved to {why}")
+            self._applied_moves[uid] = AppliedMoves(now)
         return None
 
-    def _tell(self, item: Child | ChildSet, message: str) -> None:
+    def _emit(self, item: Child | ChildSet, message: str) -> None:
         self._events.about_child(self._hub, item, EventReason.MOVE_REFUSED, message, warning=True)
 
     async def _change(

@@ -92,15 +92,15 @@ class OwnedMemory:
 
 
 class OwnedObjects:
-    """Keeps the owned objects of one hub in one round; ``tell(text)`` is called for each that it puts back.
+    """Keeps the owned objects of one hub in one round; ``emit(text)`` is called for each that it puts back.
 
     ``retry_in``: seconds until one of them is to be looked at again though no event tells of it.
     """
 
     def __init__(
-        self, client: Client, watch: OwnedWatch, hub: Hub, memory: OwnedMemory, tell: Callable[[str], None]
+        self, client: Client, watch: OwnedWatch, hub: Hub, memory: OwnedMemory, emit: Callable[[str], None]
     ) -> None:
-        self._client, self._watch, self._hub, self._memory, self._tell = client, watch, hub, memory, tell
+        self._client, self._watch, self._hub, self._memory, self._emit = client, watch, hub, memory, emit
         self.retry_in: float | None = None
 
     async def keep(self, manifests: Sequence[Manifest], now: float) -> dict[str, Refused]:
@@ -153,7 +153,7 @@ class OwnedObjects:
         repairs = foreign and kept.repairs.take(now)
         if digest == kept.digest and not repairs and now < kept.due:
             if foreign:
-                self._put_off(manifest, kept, now)
+                self._slow_down(manifest, kept, now)
             return
         try:
             await self._apply(manifest, kept, digest, now, foreign=foreign)
@@ -185,15 +185,15 @@ class OwnedObjects:
         self._watch.take(manifest["kind"], answer)
         after = mark_of(answer.metadata)
         if foreign and before != after:
-            self._tell(said)
+            self._emit(said)
         kept.applied(digest, after, now)
 
-    def _put_off(self, manifest: Manifest, kept: _Kept, now: float) -> None:
+    def _slow_down(self, manifest: Manifest, kept: _Kept, now: float) -> None:
         """Somebody changes the object as often as it is put back: be slower, and say so once."""
         kept.due = min(kept.due, now + kept.repairs.wait(now))
         if not kept.contested:
             kept.contested = True
-            self._tell(
+            self._emit(
                 f"{_title(manifest)} is changed or deleted again and again, the last change was by "
                 f"{kept.changed_by or _UNKNOWN}; from now on it is put back every {_REPAIR_SECONDS:g} s"
             )

@@ -56,14 +56,14 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
-from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, look_for_vanished
+from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, read_unwatched_pods
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
-from processhub.controller.store.podmarks import known_uids, marks_to_put_back, recognised
+from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.planning.builder import pod_there
@@ -72,7 +72,7 @@ FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
 _A_ROUND = 200  # Pods made in one round at most: slices must not wait for all of a storm
 _REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
-_DOUBT_SECONDS = 2.0  # between two tries to read what may be there, at most
+_CONFIRM_SECONDS = 2.0  # between two tries to read what may be there, at most
 _CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
 log = logging.getLogger(__name__)
 Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
@@ -105,7 +105,7 @@ def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked
             pods = {digest for digest, text in workloads.items() if is_pod_workload(text)}
             if not pods:
                 continue
-            told = known.present.status.holder == member.holder
+            current = known.present.status.holder == member.holder
             node = member.pod.spec.node_name if member.pod else ""
             for child_id, entry in known.assignments.items():
                 if entry.wait or entry.workload not in pods:
@@ -115,7 +115,7 @@ def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked
                     if before.place.entry.epoch > entry.epoch:
                         continue
                     del asked[before.key]
-                report = known.reports.get(child_id) if told else None
+                report = known.reports.get(child_id) if current else None
                 if report is not None and (report.uid, report.epoch) != (entry.uid, entry.epoch):
                     report = None
                 place = PodPlace(child_id=child_id, member=member.name, node=node, entry=entry)
@@ -150,7 +150,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
     return entry.restart_policy == RestartPolicy.TRANSIENT and pod.status.phase == "Failed"
 
 
-def to_be_told(asked: Asked | None, pod: Pod) -> dict[str, str]:
+def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
     """The annotations that the Pod is to have: its copy was made active. None where it has them."""
     if asked is None or not _is_wanted(asked, pod):
         return {}
@@ -158,7 +158,7 @@ def to_be_told(asked: Asked | None, pod: Pod) -> dict[str, str]:
     return {} if wanted.items() <= pod.metadata.annotations.items() else wanted
 
 
-def to_be_let_go(asked: Asked | None, pod: Pod) -> bool:
+def to_be_ungated(asked: Asked | None, pod: Pod) -> bool:
     """Whether the Pod waits for the operator's word to start, and is what the slices ask for."""
     return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
 
@@ -179,8 +179,8 @@ def _is_gated(pod: Pod) -> bool:
 def _is_run_of(pod: Pod, place: PodPlace) -> bool:
     """Whether the Pod is the incarnation that the entry means, whatever it has been told of epoch and role."""
     annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
-    told = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
-    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - told)
+    may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
+    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
     return same and run_of(annotations) == wanted[ANNOTATION_RUN]
 
 
@@ -199,36 +199,36 @@ class PodChildren:
         self._state, self._memory, self._steps = state, memory, steps
         self._copies = hub.spec.keeps_copies
         self._hub_labels = (hub.metadata.name, hub.metadata.uid)
-        self._waiting: dict[str, Unplaced] = {}  # by id: a Pod is in the way
+        self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.retry_in: float | None = None
         self.changed: list[tuple[Pod, str]] = []  # Pods of which somebody changed what tells whose they are, and how
 
-    async def settle_doubts(self) -> None:
+    async def confirm_pods(self) -> None:
         """Find out which Pods are there, before the planner looks at them.
 
         Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
         those that the slices ask for and no watch has told of. The planner leaves the child of one that can't be read
-        alone (``HubMemory.doubtful_pods``), and takes one that was there for one that is.
+        alone (``HubMemory.unconfirmed_pods``), and takes one that was there for one that is.
         """
         if not self._memory.looked_for_pods:
-            self._memory.doubtful_pods |= self._not_seen()
+            self._memory.unconfirmed_pods |= self._not_seen()
             self._memory.looked_for_pods = True
         await gather_all(
             *(
-                self._steps.take(f"pod {name} can't be read", partial(self._settle_doubt, name), longest=_DOUBT_SECONDS)
-                for name in list(self._memory.doubtful_pods)
+                self._steps.take(f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS)
+                for name in list(self._memory.unconfirmed_pods)
             )
         )
         if self._state.unidentified_pods:
-            uids = known_uids(self._hub.metadata.uid, self._state)
+            uids = hub_uids(self._hub.metadata.uid, self._state)
             while self._state.unidentified_pods:
                 _, pod = self._state.unidentified_pods.popitem()
-                self._recognise(pod, uids)
+                self._identify(pod, uids)
         await self._steps.take(
             "pods that the watch tells of no more can't be read",
-            lambda: look_for_vanished(self._client, self._store, self._state, self._gate),
-            longest=_DOUBT_SECONDS,
+            lambda: read_unwatched_pods(self._client, self._store, self._state, self._gate),
+            longest=_CONFIRM_SECONDS,
         )
         if self._state.unwatched_pods:
             self._again_in(LOOK_AGAIN_SECONDS)
@@ -244,14 +244,14 @@ class PodChildren:
             found.update((child_pod_name(*self._hub_labels, child_id, member), child_id) for child_id in asked)
         return {name: child_id for name, child_id in found.items() if name not in self._state.child_pods}
 
-    async def _settle_doubt(self, name: str) -> None:
+    async def _confirm(self, name: str) -> None:
         async with self._gate:
             await self._read(name)
-        self._memory.doubtful_pods.pop(name, None)
+        self._memory.unconfirmed_pods.pop(name, None)
 
-    def _recognise(self, pod: Pod, uids: Collection[str]) -> bool:
+    def _identify(self, pod: Pod, uids: Collection[str]) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
-        known = recognised(pod, self._hub.metadata.name, uids)
+        known = identified(pod, self._hub.metadata.name, uids)
         if known is not None:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
@@ -280,10 +280,10 @@ class PodChildren:
             if item is None:
                 continue  # it is being deleted
             place = self._rival(*item.key)
-            gated, sole = to_be_let_go(item, pod), rivals[place] == 1
+            gated, sole = to_be_ungated(item, pod), rivals[place] == 1
             if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
                 surplus.append(pod)  # it came late, and nothing of it has run
-            elif (gated and sole) or to_be_told(item, pod):
+            elif (gated and sole) or new_marks(item, pod):
                 news.append((item, pod, gated and sole))
         missing = [
             item
@@ -295,7 +295,7 @@ class PodChildren:
         for item in asked.values():
             rival = there.get(self._rival(*item.key))
             if rival is not None and not _is_run_of(rival, item.place):
-                self._waiting[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
+                self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
             self.retry_in = 0.0
         # All of them are waited for: none may go on beside the next round.
@@ -303,8 +303,8 @@ class PodChildren:
             *(self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._gate)) for pod in surplus),
             *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
             *(
-                self._take(pod, "told its role and epoch", owner, partial(self._tell, item, pod, now, go=go))
-                for item, pod, go in news
+                self._take(pod, "told its role and epoch", owner, partial(self._update, item, pod, now, ungate=ungate))
+                for item, pod, ungate in news
             ),
             *(
                 self._make_one(item, owner(item.place.child_id, item.place.entry.uid), now)
@@ -323,7 +323,7 @@ class PodChildren:
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
         refused = self._memory.refused_pods.items()
-        return self._waiting | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
+        return self._blocked | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
 
     def _refused(self, item: Asked, now: float) -> bool:
         epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))
@@ -354,7 +354,7 @@ class PodChildren:
                     self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
             except (ConnectionFailedError, UnavailableError):
-                self._memory.doubtful_pods[name] = place.child_id
+                self._memory.unconfirmed_pods[name] = place.child_id
                 raise
             except NamespaceTerminatingError:
                 raise
@@ -364,9 +364,9 @@ class PodChildren:
         self._memory.refused_pods.pop(item.key, None)
         self._store.put("pods", pod)
         log.info("pod %s made on %s", name, place.node, extra={"hub": self._hub.metadata.name, "child": place.child_id})
-        await self._tell(item, pod, now, go=True)
+        await self._update(item, pod, now, ungate=True)
 
-    async def _tell(self, item: Asked, pod: Pod, now: float, *, go: bool) -> None:
+    async def _update(self, item: Asked, pod: Pod, now: float, *, ungate: bool) -> None:
         """Tell the Pod its role and epoch, and with ``go`` take its gate off: from here on it may start.
 
         The Pod as it was seen, no later one: a leader that stood still between look and word would speak to one of
@@ -376,9 +376,9 @@ class PodChildren:
             return
         metadata = pod.metadata
         patch: dict[str, Any] = {"metadata": _as_seen(pod)}
-        if told := to_be_told(item, pod):
-            patch["metadata"]["annotations"] = told
-        if go:
+        if changed := new_marks(item, pod):
+            patch["metadata"]["annotations"] = changed
+        if ungate:
             others = [{"name": gate.name} for gate in pod.spec.scheduling_gates if gate.name != GATE_SOLE]
             patch["spec"] = {"schedulingGates": others or None}
         async with self._gate:
@@ -388,7 +388,7 @@ class PodChildren:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
                 self._again_in(_CHANGED_SECONDS)
             except (ForbiddenError, InvalidError) as error:
-                what = "let start" if go else "told its role and epoch"
+                what = "let start" if ungate else "told its role and epoch"
                 text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
                 self._refuse(item, now, Reason.INVALID, text)
             else:
@@ -425,7 +425,7 @@ class PodChildren:
             return
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
-        elif self._recognise(pod, known_uids(self._hub.metadata.uid, self._state)):
+        elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
             self._state.unwatched_pods.add(name)  # the watch does not tell of it
             self._again_in(0.0)
 

@@ -12,7 +12,7 @@ from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
-from processhub.controller.store.podmarks import known_uids, recognised
+from processhub.controller.store.podmarks import hub_uids, identified
 
 LOOK_AGAIN_SECONDS = 1.0  # until a Pod of which no watch tells is read again
 _AT_ONCE = 16
@@ -34,16 +34,16 @@ async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
 async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
     """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
     gate = asyncio.Semaphore(_AT_ONCE)
-    uids = known_uids("", state) if state.unidentified_pods else ()
+    uids = hub_uids("", state) if state.unidentified_pods else ()
     for pod in list(state.unidentified_pods.values()):
-        if (known := recognised(pod, state.key[1], uids)) is not None:
+        if (known := identified(pod, state.key[1], uids)) is not None:
             store.child_pod(state.key, pod, known)
-    await look_for_vanished(client, store, state, gate)
+    await read_unwatched_pods(client, store, state, gate)
     await gather_all(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
     return LOOK_AGAIN_SECONDS if state.unwatched_pods else None
 
 
-async def look_for_vanished(client: Client, store: Store, state: HubState, gate: asyncio.Semaphore) -> None:
+async def read_unwatched_pods(client: Client, store: Store, state: HubState, gate: asyncio.Semaphore) -> None:
     """Read the Pods that left the watch: each is gone, or somebody took off a label that it selects by."""
 
     async def look(name: str) -> None:

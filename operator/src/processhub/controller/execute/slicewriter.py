@@ -85,11 +85,11 @@ class SliceWriter:
         required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
         return required | {0} if member.wanted else required
 
-    def late(self) -> list[KnownSlice]:
+    def with_stale_term(self) -> list[KnownSlice]:
         """The slices that a deposed leader made after this one took over; nothing was started from them (rule 2)."""
         return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
 
-    async def disown(self, known: KnownSlice) -> None:
+    async def clear_stale_term(self, known: KnownSlice) -> None:
         """Empty a late slice. Raises ApiError."""
         spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
         await self._replace(known, known.present, spec, known.present.metadata.annotations)
@@ -150,7 +150,7 @@ class SliceWriter:
         )
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
-        name, unaccounted = item.metadata.name, self._bereft(member.name, content.index)
+        name, unaccounted = item.metadata.name, self._unaccounted(member.name, content.index)
         before = self._state.creating.get(name)
         ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
         self._state.creating[name] = Creation(member.name, content.index, ids)
@@ -167,7 +167,7 @@ class SliceWriter:
         except ApiError as error:
             self._again_in(_RETRY_SECONDS)
             if error.outcome_unknown:
-                self._memory.doubted_slices.add(name)
+                self._memory.unconfirmed_slices.add(name)
             else:
                 self._not_created(name, before)
             raise
@@ -181,7 +181,7 @@ class SliceWriter:
         else:
             self._state.creating[name] = before
 
-    def _bereft(self, member: str, index: int) -> frozenset[str]:
+    def _unaccounted(self, member: str, index: int) -> frozenset[str]:
         """The ids of the member's deleted slices that a write of this slice is to prove."""
         return frozenset(self._state.unaccounted.get(member, ())) if index == 0 else frozenset()
 
@@ -214,10 +214,10 @@ class SliceWriter:
         removed = _removed(known, spec)
         # Only a new generation proves anything: the present one may be acknowledged already.
         renewed = spec.attempt > present.spec.attempt
-        unaccounted = self._bereft(present.spec.member, known.index) if renewed else frozenset()
+        unaccounted = self._unaccounted(present.spec.member, known.index) if renewed else frozenset()
         known.unproven.update(dict.fromkeys(removed))
-        doubted = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
-        known.uncertain.update(doubted)
+        unconfirmed = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
+        known.uncertain.update(unconfirmed)
         metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
         body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
         try:
@@ -231,7 +231,7 @@ class SliceWriter:
         except ApiError as error:
             self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
             if not error.outcome_unknown:
-                for child_id in doubted:
+                for child_id in unconfirmed:
                     known.uncertain.pop(child_id, None)
             if not isinstance(error, ConflictError | NotFoundError | ConnectionFailedError):
                 raise

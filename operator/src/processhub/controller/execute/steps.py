@@ -38,7 +38,7 @@ T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # between two tries of what is refused
 _FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # seconds until the second try; doubled from try to try
 _LONGEST_UNAVAILABLE = 5.0  # between two tries where the API server gave no answer, or said nothing of the object
-_PATIENCE_SECONDS = 5.0  # an API server that is overloaded or restarts is told of only after so long
+_OUTAGE_SECONDS = 5.0  # an API server that is overloaded or restarts is told of only after so long
 _SENTENCE_MAX = 800  # characters of one failure's text
 _NAMED = 3  # failures in one message
 _EVENTS_MAX = 5  # Events about a Hub in one round
@@ -59,7 +59,7 @@ class Failure(msgspec.Struct):
     until: float
     pause: float
     generation: int
-    told: str = ""  # the sentence of the last Event
+    announced: str = ""  # the sentence of the last Event
 
     @property
     def sentence(self) -> str:
@@ -150,7 +150,7 @@ class Steps:
     def failure(self, what: str) -> Failure | None:
         """The failure of this step, None where it did not fail or is not to be told of yet."""
         failure = self._failures.get(what)
-        return failure if failure is not None and self._is_told(failure) else None
+        return failure if failure is not None and self._is_reported(failure) else None
 
     def end(self) -> None:
         """The round has taken all of its steps: forget what failed before and was not asked for, and tell the news."""
@@ -158,9 +158,9 @@ class Steps:
             del self._failures[what]
         about_hub = 0
         for failure, about in self._news:
-            if failure.told == failure.sentence or not self._is_told(failure):
+            if failure.announced == failure.sentence or not self._is_reported(failure):
                 continue
-            failure.told = failure.sentence
+            failure.announced = failure.sentence
             if about is not None:
                 self._events.about_child(self._hub, about, EventReason.REFUSED, failure.sentence, warning=True)
             elif (about_hub := about_hub + 1) <= _EVENTS_MAX:
@@ -172,7 +172,7 @@ class Steps:
     def trouble(self) -> tuple[str, str] | None:
         """The reason and message of what fails at present, as the Hub's condition has them; None where nothing does."""
         taken = [self._failures[what] for what in self._failures if what in self._taken]
-        failures = [failure for failure in taken if self._is_told(failure)]
+        failures = [failure for failure in taken if self._is_reported(failure)]
         if not failures:
             return None
         refused = [failure for failure in failures if failure.reason != GroupReason.UNAVAILABLE]
@@ -194,17 +194,17 @@ class Steps:
             until=now + pause,
             pause=pause,
             generation=generation,
-            told=before.told if before is not None else "",
+            announced=before.announced if before is not None else "",
         )
         self._try_again_in(pause)
         self._news.append((failure, about))
         if before is None or before.why != failure.why:
             log.warning("hub %s/%s: %s; again in %.1f s", *self._hub.metadata.key, failure.sentence, pause)
 
-    def _is_told(self, failure: Failure) -> bool:
+    def _is_reported(self, failure: Failure) -> bool:
         """Whether it is more than a hiccup of the API server."""
         waited = asyncio.get_running_loop().time() - failure.since
-        return failure.reason != GroupReason.UNAVAILABLE or waited >= _PATIENCE_SECONDS
+        return failure.reason != GroupReason.UNAVAILABLE or waited >= _OUTAGE_SECONDS
 
     def _try_again_in(self, seconds: float) -> None:
         self.again_in = seconds if self.again_in is None else min(self.again_in, seconds)

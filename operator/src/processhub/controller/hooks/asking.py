@@ -35,7 +35,7 @@ class Asker:
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._complained: dict[str, str] = {}  # hook → what was told of it on the Hub
+        self._reported: dict[str, str] = {}  # hook → what was told of it on the Hub
 
     async def ask(
         self,
@@ -48,34 +48,34 @@ class Asker:
 
         ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
         """
-        together = HookVerdict()
+        verdict = HookVerdict()
         async with self._gate:
             for hook in in_order(self.hub.spec.hooks, event):
-                so_far = {**data, **_told(together)}
-                letter = Delivery.about(HubEvent(event, subject, so_far))
+                so_far = {**data, **_changes_so_far(verdict)}
+                delivery = Delivery.about(HubEvent(event, subject, so_far))
                 try:
-                    answer = parse_answer(await self._attempt(hook, cloud_event(letter, self.hub.metadata.key)))
+                    answer = parse_answer(await self._attempt(hook, cloud_event(delivery, self.hub.metadata.key)))
                     if answer.allow and check is not None:
-                        check(together.then(answer))
+                        check(verdict.then(answer))
                 except Exception as error:
                     # Whatever it is: something waits for the outcome of this question, and is told by nothing else.
                     if not isinstance(error, HookError):
                         log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
-                    said = brief(str(error), TEXT_BYTES) or type(error).__name__
-                    self._complain(hook, said)
+                    why = brief(str(error), TEXT_BYTES) or type(error).__name__
+                    self._report_failure(hook, why)
                     if hook.receiver.failure_policy == "Fail":
-                        raise Unanswered(f"hook {hook.name} gave no answer: {said}") from error
+                        raise Unanswered(f"hook {hook.name} gave no answer: {why}") from error
                     continue
                 metrics.HOOK_EVENTS.labels("delivered").inc()
-                self._complained.pop(hook.name, None)
+                self._reported.pop(hook.name, None)
                 if not answer.allow:
                     return HookVerdict(allow=False, reason=f"hook {hook.name}: {answer.reason or 'no reason given'}")
-                together = together.then(answer)
-        return together
+                verdict = verdict.then(answer)
+        return verdict
 
     async def _attempt(self, hook: Hook, event: CloudEventText) -> Any:
         # A hook that gave none to the end of late gets one attempt, and so does one that may not deny.
-        once = hook.name in self._complained or hook.event == HookEvent.PRE_CHILD_STOP
+        once = hook.name in self._reported or hook.event == HookEvent.PRE_CHILD_STOP
         for wait in () if once else _WAITS:
             try:
                 return await self._call(hook, event)
@@ -86,16 +86,16 @@ class Asker:
                 await asyncio.sleep(max(wait, min(error.after, 2.0)))
         return await self._call(hook, event)
 
-    def _complain(self, hook: Hook, said: str) -> None:
+    def _report_failure(self, hook: Hook, why: str) -> None:
         metrics.HOOK_EVENTS.labels("failed").inc()
-        log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, said)
-        if self._complained.get(hook.name) == said:
+        log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
+        if self._reported.get(hook.name) == why:
             return  # told already, until it works again
-        self._complained[hook.name] = said
-        message = f"hook {hook.name} ({hook.event}) gave no answer: {said}"
+        self._reported[hook.name] = why
+        message = f"hook {hook.name} ({hook.event}) gave no answer: {why}"
         self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
 
 
-def _told(answer: HookVerdict) -> dict[str, Any]:
+def _changes_so_far(answer: HookVerdict) -> dict[str, Any]:
     """What the hooks asked before have changed so far."""
     return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -130,14 +130,14 @@ class Tracker:
             before = self._children.get(child_id, _NOTHING)
             wanted = view.wanted.get(child_id)
             uid, why = wanted.uid if wanted else "", self._why.get(child_id, "")
-            now, told = child_events(child_id, before, copies, uid, why, lost)
-            events += told
+            now, happened = child_events(child_id, before, copies, uid, why, lost)
+            events += happened
             self._index(child_id, before, now)
             if now.copies or wanted is not None:
                 self._children[child_id] = now
             else:
                 self._children.pop(child_id, None)
-            if any(event.kind == HookEvent.CHILD_MOVED for event in told) or wanted is None:
+            if any(event.kind == HookEvent.CHILD_MOVED for event in happened) or wanted is None:
                 self._why.pop(child_id, None)
         return events
 
@@ -166,7 +166,7 @@ class Tracker:
         self._stranded = dict(view.stranded)
         events += [
             HubEvent(HookEvent.MIGRATION_DEFERRED, child_id, {"child": child_id, "reason": "Kept"})
-            for child_id in view.put_off
+            for child_id in view.deferred
         ]
         return events
 

@@ -24,7 +24,7 @@ from processhub.controller.report.events import EventRecorder
 
 QUEUE = 20_000  # events of one hub that wait
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts of one event
-TOLD_EVERY_SECONDS = 60.0  # the Events about one hook
+ANNOUNCE_SECONDS = 60.0  # the Events about one hook
 Call = Callable[[Hook, CloudEventText], Awaitable[object]]
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class _Failing(msgspec.Struct):
     """A hook that gave no good answer of late: events lost by it, and since when (monotonic) that is untold."""
 
     lost: int = 0
-    untold: int = 0
-    told_at: float = float("-inf")
+    unannounced: int = 0
+    announced_at: float = float("-inf")
 
 
 class HookDispatcher:
@@ -57,13 +57,13 @@ class HookDispatcher:
         if hub is not self._hub:
             self._take(hub)
 
-    def post(self, happenings: Iterable[HubEvent]) -> None:
+    def post(self, events: Iterable[HubEvent]) -> None:
         """Queue what happened, where a hook is there for it."""
-        for happening in happenings:
-            if happening.kind not in self._order:
+        for event in events:
+            if event.kind not in self._order:
                 continue
             if len(self._queue) < QUEUE:
-                self._queue.append(Delivery.about(happening))
+                self._queue.append(Delivery.about(event))
                 continue
             if not self._dropped:
                 log.error("hub %s: %d events wait for its hooks; new ones are dropped", self._name, QUEUE)
@@ -108,15 +108,15 @@ class HookDispatcher:
             self._arrived.clear()
             self._idle.set()
 
-    async def _deliver(self, letter: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery) -> None:
         """Have all hooks of this event called, by priority; one that fails keeps no other from it."""
-        hooks = self._order.get(letter.happening.kind, [])
+        hooks = self._order.get(delivery.event.kind, [])
         if not hooks:
             return  # cancelled meanwhile
         try:
-            event = cloud_event(letter, self._hub.metadata.key)
+            event = cloud_event(delivery, self._hub.metadata.key)
         except Exception:
-            log.exception("hub %s: no event made of %s", self._name, letter.happening)
+            log.exception("hub %s: no event made of %s", self._name, delivery.event)
             return
         for hook in hooks:
             try:
@@ -146,15 +146,15 @@ class HookDispatcher:
                 return
         await self._call(hook, event)
 
-    def _gave_up(self, hook: Hook, event: CloudEventText, said: str) -> None:
+    def _gave_up(self, hook: Hook, event: CloudEventText, why: str) -> None:
         metrics.HOOK_EVENTS.labels("failed").inc()
-        log.warning("hub %s, hook %s, event %s given up: %s", self._name, hook.name, event.id, said)
+        log.warning("hub %s, hook %s, event %s given up: %s", self._name, hook.name, event.id, why)
         failing = self._failing.setdefault(hook.name, _Failing())
         failing.lost += 1
-        failing.untold += 1
+        failing.unannounced += 1
         now = asyncio.get_running_loop().time()
-        if now - failing.told_at < TOLD_EVERY_SECONDS:
+        if now - failing.announced_at < ANNOUNCE_SECONDS:
             return
-        message = f"hook {hook.name} was not told of {failing.untold} {hook.event} events: {said}"
+        message = f"hook {hook.name} was not told of {failing.unannounced} {hook.event} events: {why}"
         self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
-        failing.untold, failing.told_at = 0, now
+        failing.unannounced, failing.announced_at = 0, now

@@ -1,4 +1,4 @@
-"""What happened, and how a hook is told of it: one CloudEvent (1.0, structured JSON)."""
+"""Events of a hub, and the CloudEvent (1.0, structured JSON) as which each is delivered to hooks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class HubEvent(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A happening on its way; its id and time stay the same however often it is tried."""
+    """An event on its way to the hooks; its id and time stay the same for each attempt."""
 
-    happening: HubEvent
+    event: HubEvent
     id: str
     time: datetime
 
     @classmethod
-    def about(cls, happening: HubEvent) -> Delivery:
-        """The happening, with a new id and the present time."""
-        return cls(happening, str(uuid.uuid4()), datetime.now(UTC))
+    def about(cls, event: HubEvent) -> Delivery:
+        """A delivery of the event, with a new id and the present time."""
+        return cls(event, str(uuid.uuid4()), datetime.now(UTC))
 
 
 class CloudEventText(msgspec.Struct, frozen=True):
-    """A letter as it is sent."""
+    """A delivery as it is sent: the CloudEvent's headers and body."""
 
     id: str
     headers: Mapping[str, str]
@@ -49,19 +49,19 @@ class CloudEventText(msgspec.Struct, frozen=True):
         return content
 
 
-def cloud_event(letter: Delivery, hub: HubKey) -> CloudEventText:
-    """The letter's text."""
-    happening, (namespace, name) = letter.happening, hub
-    event = CloudEvent(
+def cloud_event(delivery: Delivery, hub: HubKey) -> CloudEventText:
+    """The CloudEvent of a delivery."""
+    event, (namespace, name) = delivery.event, hub
+    envelope = CloudEvent(
         {
-            "id": letter.id,
+            "id": delivery.id,
             "source": f"/namespaces/{namespace}/hubs/{name}",
-            "type": f"{CLOUD_EVENT_PREFIX}{happening.kind}",
-            "subject": happening.subject or name,
-            "time": letter.time,
+            "type": f"{CLOUD_EVENT_PREFIX}{event.kind}",
+            "subject": event.subject or name,
+            "time": delivery.time,
             "datacontenttype": "application/json",
         },
-        {"namespace": namespace, "hub": name, **happening.data},
+        {"namespace": namespace, "hub": name, **event.data},
     )
-    message = to_structured_event(event)
-    return CloudEventText(letter.id, message.headers, message.body)
+    message = to_structured_event(envelope)
+    return CloudEventText(delivery.id, message.headers, message.body)

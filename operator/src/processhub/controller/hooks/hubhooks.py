@@ -16,9 +16,9 @@ from processhub.controller.hooks.derive import Tracker
 from processhub.controller.hooks.dispatcher import HookDispatcher
 from processhub.controller.hooks.handlers import Handlers
 from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
-from processhub.controller.hooks.moves import MoveGate
-from processhub.controller.hooks.starts import StartGate
-from processhub.controller.hooks.stops import StopGate
+from processhub.controller.hooks.moves import MoveAdmission
+from processhub.controller.hooks.starts import StartAdmission
+from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.view import hub_view, ids_on, member_seen
 from processhub.controller.hooks.webhook import new_session, post
 from processhub.controller.observe.observation import Observation
@@ -41,20 +41,20 @@ class _HubHooks:
         async def call(hook: Hook, event: CloudEventText) -> Any:
             return await hooks.call(key, hook, event)
 
-        self.courier = HookDispatcher(hub, call, hooks.events)
+        self.dispatcher = HookDispatcher(hub, call, hooks.events)
         self.asker = Asker(hub, call, hooks.events)
-        self.starts = StartGate(self.asker, state, lambda: hooks.wake(key))
-        self.stops = StopGate(self.asker, lambda: hooks.wake(key))
-        self.moves = MoveGate(self.asker, self.courier.post, lambda: hooks.wake(key))
+        self.starts = StartAdmission(self.asker, state, lambda: hooks.wake(key))
+        self.stops = StopAdmission(self.asker, lambda: hooks.wake(key))
+        self.moves = MoveAdmission(self.asker, self.dispatcher.post, lambda: hooks.wake(key))
 
     def update(self, hub: Hub) -> None:
         self.asker.hub = hub
-        self.courier.update(hub)
+        self.dispatcher.update(hub)
 
     async def close(self) -> None:
-        for gate in (self.starts, self.stops, self.moves):
-            gate.close()
-        await self.courier.close(_GRACE_SECONDS)
+        for admission in (self.starts, self.stops, self.moves):
+            admission.close()
+        await self.dispatcher.close(_GRACE_SECONDS)
 
 
 class Hooks:
@@ -75,7 +75,7 @@ class Hooks:
         """Why a hub with these hooks is not accepted, None where it is."""
         return self._handlers.refusal(spec)
 
-    def gate(self, hub: Hub, state: HubState) -> StartGate | None:
+    def admission(self, hub: Hub, state: HubState) -> StartAdmission | None:
         """Who judges which children may start and as what; None where nobody has to."""
         key = hub.metadata.key
         changed = any(known.asked for known in state.slices.values())
@@ -104,7 +104,7 @@ class Hooks:
             own.tracker.advance(hub_view(observation))
             if taken_over:
                 leader = {"term": self._term, "leader": self._leader}
-                own.courier.post([HubEvent(HookEvent.LEADERSHIP_CHANGED, "", leader)])
+                own.dispatcher.post([HubEvent(HookEvent.LEADERSHIP_CHANGED, "", leader)])
         if own.moves.open or not _has(hub, HookEvent.PRE_REDISTRIBUTION):
             return observation
         return msgspec.structs.replace(
@@ -132,7 +132,7 @@ class Hooks:
         members = observation.members
         seen = {name: member_seen(member) for name, member in members.items()}
         ids = changed.union(*(ids_on(members[name]) for name in own.tracker.changed_members(seen)))
-        own.courier.post(own.tracker.advance(hub_view(observation, plan, ids)))
+        own.dispatcher.post(own.tracker.advance(hub_view(observation, plan, ids)))
 
     def forget(self, key: HubKey) -> None:
         """Stop telling of a hub that is gone or has no hooks any more; what is queued still goes out."""

@@ -15,7 +15,7 @@ from processhub.core.model.plan import Plan
 AGAIN_SECONDS = 15.0  # after a denial
 
 
-class MoveGate:
+class MoveAdmission:
     """Of one hub: whether moves may begin. ``post`` tells the hub's hooks, ``wake`` has the hub looked at again."""
 
     def __init__(self, asker: Asker, post: Callable[[list[HubEvent]], None], wake: Callable[[], None]) -> None:
@@ -66,8 +66,8 @@ class MoveGate:
             if allowed:
                 break
             self.deferred = reason
-            told = {"count": data["pending"], "reason": "HookDenied", "message": reason}
-            self._post([HubEvent(HookEvent.MIGRATION_DEFERRED, "", told)])
+            details = {"count": data["pending"], "reason": "HookDenied", "message": reason}
+            self._post([HubEvent(HookEvent.MIGRATION_DEFERRED, "", details)])
             await asyncio.sleep(AGAIN_SECONDS)
         self._allowed, self.deferred, self._task = True, "", None
         self._wake()

@@ -45,7 +45,7 @@ class _Asked(msgspec.Struct):
     again_at: float = float("inf")
 
 
-class StartGate:
+class StartAdmission:
     """Of one hub: which children may start, and as what. ``wake`` has the hub looked at again."""
 
     def __init__(self, asker: Asker, state: HubState, wake: Callable[[], None]) -> None:

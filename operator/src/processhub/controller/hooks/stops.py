@@ -21,12 +21,12 @@ from processhub.core.model.plan import Plan
 log = logging.getLogger(__name__)
 
 
-class StopGate:
+class StopAdmission:
     """Of one hub: which orders to stop may go out. ``wake`` has the hub looked at again."""
 
     def __init__(self, asker: Asker, wake: Callable[[], None]) -> None:
         self._asker, self._wake = asker, wake
-        self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
 
     def hold(self, plan: Plan, observation: Observation) -> Plan:
         """The plan without the orders to stop that have to wait; has their hooks told."""
@@ -45,30 +45,30 @@ class StopGate:
                 if change is not None and not change.wait:
                     continue
                 ending.add((entry.uid, child_id))
-                if not self._told(child_id, member, entry, observation):
+                if not self._may_stop(child_id, member, entry, observation):
                     del kept[child_id]
             entries[member] = kept
-        for key in self._telling.keys() - ending:
-            self._telling.pop(key).cancel()
+        for key in self._asking.keys() - ending:
+            self._asking.pop(key).cancel()
         return msgspec.structs.replace(plan, entries={member: kept for member, kept in entries.items() if kept})
 
     def close(self) -> None:
         """Stop telling."""
-        for task in self._telling.values():
+        for task in self._asking.values():
             task.cancel()
 
-    def _told(self, child_id: str, member: str, entry: Assignment, observation: Observation) -> bool:
-        task = self._telling.get((entry.uid, child_id))
+    def _may_stop(self, child_id: str, member: str, entry: Assignment, observation: Observation) -> bool:
+        task = self._asking.get((entry.uid, child_id))
         if task is None:
             there = observation.owner(child_id, entry.uid) is not None
             data = {"child": child_id, "uid": entry.uid, "member": member, "epoch": entry.epoch, "role": entry.role}
             data |= {"tags": list(entry.tags), "metadata": dict(entry.metadata)}
             data |= {"reason": "Suspended" if there else "Deleted"}
-            task = asyncio.create_task(self._tell(child_id, data), name=f"PreChildStop {child_id}")
-            self._telling[entry.uid, child_id] = task
+            task = asyncio.create_task(self._ask(child_id, data), name=f"PreChildStop {child_id}")
+            self._asking[entry.uid, child_id] = task
         return task.done()
 
-    async def _tell(self, child_id: str, data: Mapping[str, object]) -> None:
+    async def _ask(self, child_id: str, data: Mapping[str, object]) -> None:
         try:
             answer = await self._asker.ask(HookEvent.PRE_CHILD_STOP, child_id, data)
             if not answer.allow:

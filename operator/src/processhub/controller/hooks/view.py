@@ -84,7 +84,7 @@ class MemberSeen(msgspec.Struct, frozen=True, kw_only=True):
 class HubView(msgspec.Struct, frozen=True, kw_only=True):
     """A hub after a round. ``copies`` has the ids that were looked at; one without any copy has an empty tuple.
 
-    ``wanted``: id → uid of the children that shall run. ``moves`` were begun by the round's plan; ``put_off`` are the
+    ``wanted``: id → uid of the children that shall run. ``moves`` were begun by the round's plan; ``deferred`` are the
     children whose moves it gave up: they would not go, or their state did not come over.
     """
 
@@ -94,7 +94,7 @@ class HubView(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...] = ()
     moving: int = 0
     pending_moves: int = 0
-    put_off: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()
     stranded: Mapping[str, tuple[str, ...]] = {}
     partitioned: bool = False
     quorum: Mapping[str, Any] = {}
@@ -119,7 +119,7 @@ def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[s
         moves=plan.moves,
         moving=plan.moving,
         pending_moves=plan.pending_moves,
-        put_off=plan.put_off,
+        deferred=plan.put_off,
         stranded=plan.stranded,
     )
 

@@ -49,7 +49,7 @@ async def raise_terms(
     refused: dict[str, ApiError] = {}  # by slice's uid
     passes = 0
 
-    async def raise_one(item: RegistrySlice) -> None:
+    async def raise_term(item: RegistrySlice) -> None:
         metadata = item.metadata
         patch = {"metadata": {"uid": metadata.uid}, "spec": {"term": term}}
         async with gate:
@@ -85,7 +85,7 @@ async def raise_terms(
         passes += 1
         if passes > 1:
             await asyncio.sleep(_AGAIN_SECONDS)
-        await gather_all(*(raise_one(item) for item in lower))
+        await gather_all(*(raise_term(item) for item in lower))
 
 
 async def _slices(client: Client, namespace: str | None) -> list[RegistrySlice]:

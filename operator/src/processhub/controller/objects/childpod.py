@@ -67,7 +67,7 @@ def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodW
     variables = _variables(hub, place)
     for kind in ("initContainers", "containers"):
         if spec.get(kind):
-            spec[kind] = [_told(container, variables) for container in spec[kind]]
+            spec[kind] = [_with_variables(container, variables) for container in spec[kind]]
     volumes = [volume for volume in spec.get("volumes") or () if volume.get("name") != TOKEN_VOLUME["name"]]
     spec["volumes"] = [*volumes, TOKEN_VOLUME]
     spec.setdefault("restartPolicy", _RESTARTS[RestartPolicy(place.entry.restart_policy)])
@@ -133,19 +133,19 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
     return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in values.items()]
 
 
-def told_place(pod: Pod) -> tuple[str, str] | None:
+def place_in_env(pod: Pod) -> tuple[str, str] | None:
     """The child's id and its member as ``child_pod`` wrote them into the Pod's containers; None where it did not.
 
     Nobody can change them: the environment of a Pod's containers is fixed when it is made.
     """
     for container in pod.spec.containers:  # something else may have put one of its own first
-        told = {variable.name: variable.value.replace("$$(", "$(") for variable in container.env}
-        if ENV_CHILD_ID in told and ENV_MEMBER in told:
-            return told[ENV_CHILD_ID], told[ENV_MEMBER]
+        values = {variable.name: variable.value.replace("$$(", "$(") for variable in container.env}
+        if ENV_CHILD_ID in values and ENV_MEMBER in values:
+            return values[ENV_CHILD_ID], values[ENV_MEMBER]
     return None
 
 
-def _told(container: dict[str, Any], variables: list[dict[str, Any]]) -> dict[str, Any]:
+def _with_variables(container: dict[str, Any], variables: list[dict[str, Any]]) -> dict[str, Any]:
     """The container with the token and the hub's variables: first, so that the user's own may refer to them."""
     reserved = {variable["name"] for variable in variables}
     own = [variable for variable in container.get("env") or () if variable.get("name") not in reserved]

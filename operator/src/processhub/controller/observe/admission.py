@@ -49,7 +49,7 @@ class Admitted(msgspec.Struct):
 
 
 def admit(
-    gate: Admission,
+    admission: Admission,
     wanted: Mapping[str, DesiredChild],
     chosen: Mapping[str, KnownChild],
     sets: Mapping[str, SeenSet],
@@ -69,7 +69,7 @@ def admit(
             kept[child_id] = child
             continue
         candidate, places = _candidate(child, chosen.get(child_id), sets), record.get(child_id, ())
-        verdict = child if candidate is None else gate(candidate, places)
+        verdict = child if candidate is None else admission(candidate, places)
         if isinstance(verdict, DesiredChild):
             kept[child_id] = verdict
             continue
@@ -85,7 +85,7 @@ def admit(
             held[child_id] = verdict
         elif known is None:
             held[child_id] = Unplaced(verdict.reason, verdict.message)
-    return Admitted(kept, refusals, held, gate.workloads)
+    return Admitted(kept, refusals, held, admission.workloads)
 
 
 def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> StartCandidate | None:

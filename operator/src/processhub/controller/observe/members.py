@@ -139,17 +139,17 @@ def observe_members(
 
 
 async def proven_members(
-    look: Callable[[], dict[str, Member]], still_gone: Callable[[Member], Awaitable[bool | None]], *, copies: bool
+    look: Callable[[], dict[str, Member]], confirm_gone: Callable[[Member], Awaitable[bool | None]], *, copies: bool
 ) -> dict[str, Member]:
     """What ``look`` gives, but that a member is gone counts only with a live read of its Lease: a watch may lag.
 
     Also for one whose entries are removed already: a new holder may have read its slices before that. And with
-    ``copies``, which may take its roles, for one that restarts. ``still_gone``: whether the Lease is as it was, None
+    ``copies``, which may take its roles, for one that restarts. ``confirm_gone``: whether the Lease is as it was, None
     where it can't be read; then the member is held (PROTOCOL.md 10, 11).
     """
     members = look()
     silent = [member for member in members.values() if _seems_gone(member, copies)]
-    as_judged = await gather_all(*(still_gone(member) for member in silent))
+    as_judged = await gather_all(*(confirm_gone(member) for member in silent))
     answers = {member.name: answer for member, answer in zip(silent, as_judged, strict=True)}
     before = {member.name: member.lease for member in silent}
     if not all(as_judged):

@@ -26,7 +26,7 @@ from processhub.controller.observe.ownership import (
     winners_of,
 )
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.observe.setmoverequests import orders_of_sets
+from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState, KnownChild
 from processhub.core.acceptance import Refusal, unknown_member
@@ -78,12 +78,12 @@ def observe(
     memory: HubMemory,
     now: float,
     strategy: Strategy = HASH,
-    gate: Admission | None = None,
-    own: CustomRules | None = None,
+    admission: Admission | None = None,
+    rules: CustomRules | None = None,
 ) -> Observation:
     """The observation; settles what the members have proven since the last round.
 
-    ``gate``: what hooks judge. ``own``: what strategies of the user's say.
+    ``admission``: what hooks judge. ``rules``: what strategies of the user's say.
     """
     order = [member.name for member in members.values() if member.wanted]
     memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
@@ -100,28 +100,28 @@ def observe(
         wanted.update(wanted_of(seen, hub, record))
     if hub.spec.suspend:
         wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
-    judged = Admitted(wanted) if gate is None else admit(gate, wanted, chosen, sets, record, hub)
-    refusals.update(judged.refusals)
+    admitted = Admitted(wanted) if admission is None else admit(admission, wanted, chosen, sets, record, hub)
+    refusals.update(admitted.refusals)
     memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
     if memory.quorum is None:
         memory.quorum = QuorumWatch(hub, state)
-    required = own.required if own is not None and own.has_quorum else None
+    required = rules.required if rules is not None and rules.has_quorum else None
     verdict = memory.quorum.look(hub, members, memory.formed, now, required)
-    uncertain = state.uncertain() | set(memory.doubtful_pods.values())
-    orders = {**_orders(state, chosen), **orders_of_sets(sets, memory.held_back)}
+    uncertain = state.uncertain() | set(memory.unconfirmed_pods.values())
+    orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, memory.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
         members=tuple(_view(member, memory, state) for member in members.values()),
-        children=judged.wanted,
+        children=admitted.wanted,
         record=record,
         next_epoch=memory.next_epoch,
         move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
         last_placed=memory.last_placed,
         orders={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
-        copies=own.copies if own is not None else None,
+        copies=rules.copies if rules is not None else None,
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
-        put_off=memory.still_put_off(now),
+        put_off=memory.still_deferred(now),
         formed=memory.formed,
         uncertain=uncertain,
         partitioned=verdict.why if verdict.partitioned else "",
@@ -132,8 +132,8 @@ def observe(
         refusals=refusals,
         chosen=chosen,
         sets=sets,
-        held={**judged.held, **_unanswered(uncertain, record)},
-        workloads=judged.workloads,
+        held={**admitted.held, **_unanswered(uncertain, record)},
+        workloads=admitted.workloads,
         quorum=verdict,
     )
 
@@ -163,9 +163,9 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
     return record
 
 
-def _orders(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
+def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
     """Where somebody asked to have children moved, by id."""
-    children = ((state.children[name].child, member) for name, member in state.orders.items())
+    children = ((state.children[name].child, member) for name, member in state.move_requests.items())
     return {
         child.id: member
         for child, member in children
@@ -225,7 +225,9 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
         draining=member.judgement.draining,
         forced=member.forced,
         # A member of a hub that has children already takes its share as a joiner; a first one does not.
-        joining=(member.joining or resettles or member.name == memory.taker) if member.slices else memory.formed,
+        joining=(member.joining or resettles or member.name == memory.rebalance_target)
+        if member.slices
+        else memory.formed,
         resettles=resettles,
         usage=member.usage,
         wanted=member.wanted,
@@ -240,8 +242,8 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
 def _acknowledged(member: Member, memory: HubMemory) -> bool:
     """Whether the member confirmed all of its slices as they were when this leader took over."""
     return all(
-        known.present.status.observed_generation >= memory.takeover.get(known.present.metadata.uid, 0)
-        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.takeover)
+        known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
+        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
         for known in member.slices
     )
 

@@ -26,7 +26,7 @@ class QuorumWatch:
             for known in state.slices.values()
             if known.present.spec.hub_uid == hub.metadata.uid
         )
-        self.told = self.partitioned  # by an Event
+        self.announced = self.partitioned  # by an Event
         self._largest = on_record.largest_seen if on_record else 0
         self._at_least = on_record.required if on_record and self.partitioned else 0
         self._last_live: dict[str, float] = {}  # member → monotonic seconds
@@ -79,8 +79,8 @@ class QuorumWatch:
     def reset_done(self, hub: Hub) -> bool:
         """Whether an order to reset was carried out and is in Hub.status: it may go."""
         order = hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")
-        told = hub.status.quorum
-        return bool(order) and order == self._reset and told is not None and told.largest_seen == self._largest
+        reported = hub.status.quorum
+        return bool(order) and order == self._reset and reported is not None and reported.largest_seen == self._largest
 
     def _forget(self, members: Mapping[str, Member], before: float) -> None:
         """Drop members that were last live so long ago, and those that were scaled away: they did not fail."""

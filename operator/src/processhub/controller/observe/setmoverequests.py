@@ -11,25 +11,25 @@ from processhub.api.setorders import SetOrderError, parse_set_orders
 from processhub.controller.store.childsets import SeenSet
 
 
-class HeldBack(msgspec.Struct):
+class AppliedMoves(msgspec.Struct):
     """Of one ChildSet: when orders were last taken off it, and those that were obeyed and stand still (id → member)."""
 
     since: float
-    obeyed: dict[str, str] = {}
+    applied: dict[str, str] = {}
 
 
-def orders_of_sets(sets: Mapping[str, SeenSet], held_back: Mapping[str, HeldBack]) -> dict[str, str]:
+def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[str, AppliedMoves]) -> dict[str, str]:
     """Id → member, of the ids that the sets have. What was obeyed is left out: if it failed it is not repeated."""
     found: dict[str, str] = {}
     for uid, seen in sets.items():
-        held = held_back.get(uid)
+        held = applied_moves.get(uid)
         text = seen.known.metadata.annotations.get(ANNOTATION_MOVE_TO, "")
         try:
             orders = parse_set_orders(text)
         except SetOrderError:
             continue  # it is taken off, and told
         if held is not None:
-            orders = {child_id: member for child_id, member in orders.items() if held.obeyed.get(child_id) != member}
+            orders = {child_id: member for child_id, member in orders.items() if held.applied.get(child_id) != member}
         found.update({child_id: member for child_id, member in orders.items() if not refusal_of_id(seen, child_id)})
     return found
 

@@ -40,23 +40,23 @@ class Tally:
     """What the members say of one set's children: state and reason by id; ``former`` run another workload."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[str, str]] = {}
+        self._states: dict[str, tuple[str, str]] = {}
         self.former: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "") -> None:
         """Take what one active copy is said to be; a child runs where one of them does."""
-        if self._told.get(child_id, ("", ""))[0] != State.RUNNING:
-            self._told[child_id] = (state, reason)
+        if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
+            self._states[child_id] = (state, reason)
 
     def count(self, state: State) -> int:
         """How many children are in the state."""
-        return sum(told == state for told, _ in self._told.values())
+        return sum(reported == state for reported, _ in self._states.values())
 
     @property
     def failed(self) -> list[tuple[str, str]]:
         """Id and reason of those that failed."""
         return [
-            (child_id, reason or state) for child_id, (state, reason) in self._told.items() if state == State.FAILED
+            (child_id, reason or state) for child_id, (state, reason) in self._states.items() if state == State.FAILED
         ]
 
 
@@ -187,7 +187,7 @@ class ChildSetWriter:
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(SETS_RATE, SETS_BURST))
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def tell(
+    def report(
         self, hub: HubKey, items: Collection[ChildSet], compute: Callable[[], Mapping[str, ChildSetStatus]]
     ) -> float | None:
         """Have the statuses of a hub's sets (``compute`` gives them by uid) written where they differ.

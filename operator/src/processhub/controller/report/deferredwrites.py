@@ -22,26 +22,26 @@ _ENVELOPE = 2048  # bytes of an object beside what this program reads of it
 _ChildKey = tuple[str, str]  # (namespace, object name)
 
 
-class QuietWrites:
+class DeferredWrites:
     """Which Children's writes wait, in order; ``mark(key)`` has one looked at again."""
 
     def __init__(self, mark: Callable[[_ChildKey], None]) -> None:
         self._mark = mark
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(HUB_RATE, HUB_BURST))
         self._waiting: dict[HubKey, dict[_ChildKey, None]] = {}
-        self._let_on: set[_ChildKey] = set()
+        self._released: set[_ChildKey] = set()
 
-    def put_off(self, child: Child, status: ChildStatus) -> bool:
+    def defer(self, child: Child, status: ChildStatus) -> bool:
         """Whether the write of this status is to wait; counts it where it is not."""
         key, hub = child.metadata.key, (child.metadata.namespace, child.spec.hub)
         loop = asyncio.get_running_loop()
         budget = self._budgets.of(hub, loop.time())
-        let_on = key in self._let_on
-        self._let_on.discard(key)
+        released = key in self._released
+        self._released.discard(key)
         if not is_noise(child.status, status):
             self._waiting.get(hub, {}).pop(key, None)
             return False
-        if not let_on and (hub in self._waiting or budget.wait(loop.time())):
+        if not released and (hub in self._waiting or budget.wait(loop.time())):
             if hub not in self._waiting:
                 loop.call_later(_STEP_SECONDS, self._step, hub)
             self._waiting.setdefault(hub, {}).setdefault(key)
@@ -56,7 +56,7 @@ class QuietWrites:
         if not self._budgets.of(hub, loop.time()).wait(loop.time()):
             for key in list(islice(waiting, _STEP)):
                 del waiting[key]
-                self._let_on.add(key)
+                self._released.add(key)
                 self._mark(key)
         if waiting:
             loop.call_later(_STEP_SECONDS, self._step, hub)

@@ -27,7 +27,7 @@ def emit(
     events: EventRecorder, hub: Hub, state: HubState, observation: Observation, plan: Plan, memory: HubMemory
 ) -> None:
     """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
-    _tell_quorum(events, hub, observation, memory)
+    _emit_quorum(events, hub, observation, memory)
     for name, member in observation.members.items():
         before = memory.phases.get(name)
         if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
@@ -38,10 +38,10 @@ def emit(
             memory.away[name] = Away(member.holder, set())
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
             memory.seen_live.add(name)
-            _tell_healed(events, hub, member, memory.away.pop(name, None))
+            _emit_healed(events, hub, member, memory.away.pop(name, None))
             if before is not None:  # not what a new leader merely finds
                 events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
-    moves = {move.id: (move, _told_with(plan, move)) for move in plan.moves}
+    moves = {move.id: (move, _announced_with(plan, move)) for move in plan.moves}
     for away in plan.moves:
         if away.lost and away.source in memory.away:
             memory.away[away.source].ids.add(away.id)
@@ -57,13 +57,13 @@ def emit(
             if entry is None or known is None:
                 continue
             if child_id in moves:
-                move, told_with = moves[child_id]
-                if told_with == member_name:
+                move, announced_with = moves[child_id]
+                if announced_with == member_name:
                     message = f"from {move.source} to {move.target}: {move.why}"
                     events.about_child(hub, known.child, EventReason.MOVED, message)
             elif child_id not in observation.snapshot.record:
                 events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}")
-    _tell_put_off(events, hub, observation, plan)
+    _emit_deferred(events, hub, observation, plan)
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
     for uid, seen in observation.sets.items():
@@ -91,7 +91,7 @@ def emit_changed_pods(
             events.about_hub(hub, EventReason.POD_CHANGED, text, warning=True)
 
 
-def _tell_put_off(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
+def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
     """Say why a child that was to hand its state over stays where it is."""
     for child_id in plan.put_off:
         known = observation.chosen.get(child_id)
@@ -104,7 +104,7 @@ def _tell_put_off(events: EventRecorder, hub: Hub, observation: Observation, pla
             events.about_child(hub, known.child, EventReason.MOVE_DEFERRED, message, warning=bool(kept.text))
 
 
-def _told_with(plan: Plan, move: Move) -> str:
+def _announced_with(plan: Plan, move: Move) -> str:
     """The member with whose entry a move is told: the target's, but where a role is to go to a copy that there is.
 
     There the first write is to the one that has the role.
@@ -112,18 +112,18 @@ def _told_with(plan: Plan, move: Move) -> str:
     return move.target if move.id in plan.entries.get(move.target, ()) else move.source
 
 
-def _tell_quorum(events: EventRecorder, hub: Hub, observation: Observation, memory: HubMemory) -> None:
+def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, memory: HubMemory) -> None:
     watch, verdict = memory.quorum, observation.quorum
-    if watch is None or watch.told == verdict.partitioned:
+    if watch is None or watch.announced == verdict.partitioned:
         return
-    watch.told = verdict.partitioned
+    watch.announced = verdict.partitioned
     if verdict.partitioned:
         events.about_hub(hub, EventReason.PARTITION_ENTERED, verdict.why, warning=True)
     else:
         events.about_hub(hub, EventReason.PARTITION_HEALED, f"{verdict.why}; the children start again")
 
 
-def _tell_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
+def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
     """Say which copies a member ends that ran on while it was lost: with a quorum strategy it had ended them itself."""
     if away is None or not away.ids or away.holder != member.holder:
         return

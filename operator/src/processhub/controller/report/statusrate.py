@@ -8,12 +8,12 @@ from processhub.cluster.tokenbucket import ByteBudget, TokenBucket
 
 RATE, BURST = 2.0, 4.0  # writes: a second, at once
 HUB_RATE, HUB_BURST = 100_000, 16 * 2**20  # bytes of the object: a second, at once
-_STORM_SECONDS = 2.0  # between writes while many entries are under way
+_MANY_CHANGES_SECONDS = 2.0  # between writes while many entries are under way
 _OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
 _ENVELOPE = 2048  # bytes of an object beside what this program reads of it
 
 
-class HubPace:
+class StatusRate:
     """Of one hub. All times are monotonic seconds.
 
     A registry of hundreds of children that crash, and what members use, differ in each second: those wait for a budget,
@@ -25,12 +25,12 @@ class HubPace:
         self._budget = ByteBudget(HUB_RATE, HUB_BURST)
         self._written_at = float("-inf")
 
-    def wait(self, now: float, *, storm: bool) -> float:
-        """Seconds until any write may be made; ``storm``: many entries are under way, which go before."""
+    def wait(self, now: float, *, many_changes: bool) -> float:
+        """Seconds until any write may be made; ``many_changes``: many entries are under way, which go before."""
         wait = self._bucket.wait(now)
-        return max(wait, self._written_at + _STORM_SECONDS - now) if storm else wait
+        return max(wait, self._written_at + _MANY_CHANGES_SECONDS - now) if many_changes else wait
 
-    def put_off(self, hub: Hub, status: HubStatus, now: float) -> float:
+    def reserve(self, hub: Hub, status: HubStatus, now: float) -> float:
         """Seconds that the write of this status has to wait; 0: it is to be made, and is counted."""
         if _lasting(status) == _lasting(hub.status) and (wait := self._budget.wait(now)) > 0:
             return wait

@@ -18,13 +18,13 @@ from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.concurrency import cancel_all
-from processhub.controller.report.deferredwrites import QuietWrites
+from processhub.controller.report.deferredwrites import DeferredWrites
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
 _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
-_STORM_SECONDS = 1.0  # from the last round of a storm; the next calm one ends it before
+_THROTTLE_SECONDS = 1.0  # from the last round of a storm; the next calm one ends it before
 _SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
 _MOTION_SECONDS = 3.0  # one of many that are moved is told once, when all have arrived or after this
 ChildKey = tuple[str, str]  # (namespace, object name)
@@ -44,12 +44,12 @@ class StatusWriter:
         self._wake = asyncio.Event()
         self._calm = asyncio.Event()
         self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
-        self._quiet = QuietWrites(self.mark)
+        self._deferred_writes = DeferredWrites(self.mark)
         self._refused: dict[ChildKey, float] = {}  # seconds after which a write that was refused is tried again
         self._settling: dict[ChildKey, float] = {}  # until when a start may stay untold
         self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
         self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._storms: dict[HubKey, float] = {}  # until when each hub starts many
+        self._throttled: dict[HubKey, float] = {}  # until when each hub starts many
 
     def mark(self, key: ChildKey) -> None:
         """Have the Child's status looked at; of two writes of one Child the older could come last, so it waits."""
@@ -59,13 +59,13 @@ class StatusWriter:
         self._waiting.setdefault(key)
         self._wake.set()
 
-    def give_way(self, hub: HubKey, starts_many: bool) -> None:
+    def throttle(self, hub: HubKey, many_changes: bool) -> None:
         """Write one at a time while a hub starts many: its slices go before, they are what starts children."""
         now = asyncio.get_running_loop().time()
-        self._storms = {key: until for key, until in self._storms.items() if until > now}
-        if starts_many:
-            self._storms[hub] = now + _STORM_SECONDS
-        elif self._storms.pop(hub, None) is not None and not self._storms:
+        self._throttled = {key: until for key, until in self._throttled.items() if until > now}
+        if many_changes:
+            self._throttled[hub] = now + _THROTTLE_SECONDS
+        elif self._throttled.pop(hub, None) is not None and not self._throttled:
             self._calm.set()
             held, self._held = self._held, {}
             for key in held:
@@ -75,7 +75,7 @@ class StatusWriter:
         """Write until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(_WORKERS):
-                group.create_task(self._work(gives_way=number > 0))
+                group.create_task(self._work(throttled=number > 0))
 
     async def close(self) -> None:
         """End the writes of Hubs' statuses that are under way; ``run`` was cancelled."""
@@ -112,10 +112,10 @@ class StatusWriter:
             return
         self._store.put("hubs", stored)
 
-    async def _work(self, *, gives_way: bool) -> None:
+    async def _work(self, *, throttled: bool) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if gives_way and (rest := max(self._storms.values(), default=0.0) - loop.time()) > 0:
+            if throttled and (rest := max(self._throttled.values(), default=0.0) - loop.time()) > 0:
                 self._calm.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(rest):
@@ -164,8 +164,8 @@ class StatusWriter:
         if status == child.status:
             self._settling.pop(key, None)
             return
-        stormy = self._storms.get((key[0], child.spec.hub), 0.0) > loop.time()
-        if stormy and held is None and child.status.nodes and _in_motion(status):
+        many_changes = self._throttled.get((key[0], child.spec.hub), 0.0) > loop.time()
+        if many_changes and held is None and child.status.nodes and _in_motion(status):
             self._held[key] = loop.time() + _MOTION_SECONDS
             loop.call_later(_MOTION_SECONDS, self.mark, key)
             return
@@ -176,7 +176,7 @@ class StatusWriter:
                 return
         self._settling.pop(key, None)
         bucket = self._buckets.of(key, loop.time())
-        if not bucket.wait(loop.time()) and self._quiet.put_off(child, status):
+        if not bucket.wait(loop.time()) and self._deferred_writes.defer(child, status):
             return
         if not bucket.take(loop.time()):
             loop.call_later(bucket.wait(loop.time()), self.mark, key)

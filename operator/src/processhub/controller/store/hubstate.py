@@ -130,12 +130,12 @@ class KnownSlice:
         self.asked |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].asked}
         self.leaving -= changed
         self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
-        told = _reparse(
+        reported = _reparse(
             old.status.entries if old else {}, new.status.entries, self.reports, parse_report, new.metadata.name
         )
-        self.claims -= told
-        self.claims |= {child_id for child_id in told & self.reports.keys() if self.reports[child_id].claim}
-        changed |= told
+        self.claims -= reported
+        self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
+        changed |= reported
         self.object = new
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
@@ -245,14 +245,14 @@ class HubState:
         self.leases: dict[str, KnownLease] = {}  # by object name
         self.older_leases: dict[str, Lease] = {}  # as with slices
         self.unwatched_leases: set[str] = set()  # names of those that were held when they left the watch
-        self.orders: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
+        self.move_requests: dict[str, str] = {}  # object name → the member that somebody asked to have it moved to
         self.unaccounted: dict[str, set[str]] = {}  # member → ids of slices that somebody deleted: they may run there
         self.creating: dict[str, Creation] = {}  # name of a slice whose creation was not answered → what is in it
         self.dirty: set[str] = set()  # ids whose Child status is to be looked at
         self._template: OnDemand | None = None
-        self._judged_by: HubSpec | None = None
-        self._judged: dict[str, Refusal | None] = {}
-        self._judged_sets: dict[str, Refusal | None] = {}
+        self._refusals_for: HubSpec | None = None
+        self._refusals: dict[str, Refusal | None] = {}
+        self._set_refusals: dict[str, Refusal | None] = {}
         self._shared: dict[str, list[KnownSet]] | None = None  # ids that several sets ask for; None: to be looked for
 
     @property
@@ -293,11 +293,11 @@ class HubState:
             self.children[name] = msgspec.structs.replace(before, child=child)
         else:
             self._derive(child)
-            self._judged.pop(name, None)
+            self._refusals.pop(name, None)
         if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
-            self.orders[name] = member
+            self.move_requests[name] = member
         else:
-            self.orders.pop(name, None)
+            self.move_requests.pop(name, None)
         self.by_id.setdefault(child.id, set()).add(name)
         self.dirty.add(child.id)
 
@@ -319,26 +319,26 @@ class HubState:
 
     def refusal(self, name: str, hub: HubSpec) -> Refusal | None:
         """Why the Child is not accepted as it is, None where it is; computed once a spec of Child and Hub."""
-        self._judge_by(hub)
+        self._forget_refusals_of(hub)
         try:
-            return self._judged[name]
+            return self._refusals[name]
         except KeyError:
             known = self.children[name]
-            judged = self._judged[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
-            return judged
+            refusal = self._refusals[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
+            return refusal
 
     def refusal_of_set(self, name: str, hub: HubSpec) -> Refusal | None:
         """Why the ChildSet is not accepted as it is, None where it is; computed once a spec of ChildSet and Hub."""
-        self._judge_by(hub)
-        if name not in self._judged_sets:
-            self._judged_sets[name] = refuse_set(self.sets[name], hub)
-        return self._judged_sets[name]
+        self._forget_refusals_of(hub)
+        if name not in self._set_refusals:
+            self._set_refusals[name] = refuse_set(self.sets[name], hub)
+        return self._set_refusals[name]
 
-    def _judge_by(self, hub: HubSpec) -> None:
-        if self._judged_by is not hub:
-            self._judged_by = hub
-            self._judged.clear()
-            self._judged_sets.clear()
+    def _forget_refusals_of(self, hub: HubSpec) -> None:
+        if self._refusals_for is not hub:
+            self._refusals_for = hub
+            self._refusals.clear()
+            self._set_refusals.clear()
 
     def drop_child(self, child: Child) -> None:
         """A Child was deleted."""
@@ -347,8 +347,8 @@ class HubState:
             return
         del self.children[child.metadata.name]
         self.expiring.discard(child.metadata.name)
-        self._judged.pop(child.metadata.name, None)
-        self.orders.pop(child.metadata.name, None)
+        self._refusals.pop(child.metadata.name, None)
+        self.move_requests.pop(child.metadata.name, None)
         names = self.by_id.get(child.id, set())
         names.discard(child.metadata.name)
         if not names:
@@ -361,7 +361,7 @@ class HubState:
         before = self.sets.get(name)
         known = self.sets[name] = known_set(item, before)
         if before is None or before.wanted is not known.wanted:
-            self._judged_sets.pop(name, None)
+            self._set_refusals.pop(name, None)
             self._shared = None
 
     def drop_set(self, item: ChildSet) -> None:
@@ -369,7 +369,7 @@ class HubState:
         known = self.sets.get(item.metadata.name)
         if known is not None and known.metadata.uid == item.metadata.uid:
             del self.sets[item.metadata.name]
-            self._judged_sets.pop(item.metadata.name, None)
+            self._set_refusals.pop(item.metadata.name, None)
             self._shared = None
 
     def contested(self) -> dict[str, list[KnownSet]]:
@@ -438,7 +438,7 @@ class HubState:
         self.leases[lease.metadata.name] = KnownLease(lease, renewed_at, renewing, changed_at)
         self.unwatched_leases.discard(lease.metadata.name)
 
-    def lose_lease(self, name: str, hub_uid: str) -> None:
+    def unwatch_lease(self, name: str, hub_uid: str) -> None:
         """A member Lease left the watch: it was deleted, or somebody took its label off.
 
         That proves nothing of the one who held it (rule 10): of the hub that there is (``hub_uid``, "" where there is
@@ -453,7 +453,7 @@ class HubState:
         else:
             self.forget_lease(name)
 
-    def miss_leases(self, hub_uid: str, now: float) -> None:
+    def add_missing_leases(self, hub_uid: str, now: float) -> None:
         """Of a member that has run children there must be a Lease: one that is not was deleted while nobody led.
 
         Whoever held it may run on. It counts as one that vanished ``now``, held by whom the slices name.

@@ -108,7 +108,7 @@ class Store:
                     self.put("leases", item)
         now = asyncio.get_running_loop().time()
         for key, state in self.states.items():
-            state.miss_leases(self._uid(key), now)
+            state.add_missing_leases(self._uid(key), now)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -161,7 +161,7 @@ class Store:
                 return  # our own status write
         state = self.state(key)
         for name in list(state.unwatched_leases):
-            state.lose_lease(name, self._uid(key))
+            state.unwatch_lease(name, self._uid(key))
         self._wake(key)
 
     def _wake_known(self, key: HubKey) -> None:
@@ -286,7 +286,7 @@ class Store:
             self._lease(old, None)  # to the hub that its label named it is lost
         state = self.state(key)
         if new is None:
-            state.lose_lease(lease.metadata.name, self._uid(key))
+            state.unwatch_lease(lease.metadata.name, self._uid(key))
             self._wake(key)
             return
         state.put_lease(new, asyncio.get_running_loop().time())

@@ -30,7 +30,7 @@ from processhub.api.naming import (
     label_value,
 )
 from processhub.api.reasons import Role
-from processhub.controller.objects.childpod import told_place
+from processhub.controller.objects.childpod import place_in_env
 from processhub.controller.store.hubstate import HubState
 
 _LABELS = (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, LABEL_CHILD)
@@ -103,23 +103,23 @@ def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
     return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
 
 
-def known_uids(hub_uid: str, state: HubState) -> set[str]:
+def hub_uids(hub_uid: str, state: HubState) -> set[str]:
     """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
     own = {known.present.spec.hub_uid for known in state.slices.values()}
     return (own | {hub_uid} | {item.spec.hub_uid for item in state.older_slices.values()}) - {""}
 
 
-def recognised(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
+def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
     """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
 
     For one that was changed while no leader knew it: its containers tell the child's id and member, which can't be
     changed, and no other Pod has the name of that. A copy that somebody made of a Pod has another. That is looked at
-    alone: whoever may make Pods must not choose how much work one is. ``uids``: what ``known_uids`` says.
+    alone: whoever may make Pods must not choose how much work one is. ``uids``: what ``hub_uids`` says.
     """
-    told = told_place(pod)
-    if told is None:
+    place = place_in_env(pod)
+    if place is None:
         return None
-    child_id, member = told
+    child_id, member = place
     for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {""}:  # its label counts too: the name proves it
         if pod.metadata.name in (child_pod_name(hub, uid, child_id), child_pod_name(hub, uid, child_id, member)):
             labels = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_MEMBER: label_value(member)}
