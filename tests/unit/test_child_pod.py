@@ -122,7 +122,7 @@ def test_labels_and_annotations_of_the_template_stay_and_take_none_of_ours() -> 
     assert (metadata["annotations"]["note"], metadata["annotations"]["processhub.dev/epoch"]) == ("b", "7")
 
 
-def test_each_container_is_told_and_its_own_variables_override_nothing_of_it() -> None:
+def test_each_container_gets_the_hubs_variables_and_its_own_override_none_of_them() -> None:
     own = [{"name": "HUB_EPOCH", "value": "1"}, {"name": "WHO", "value": "$(HUB_CHILD_ID)"}]
     spec = {"initContainers": [{"name": "first"}], "containers": [{"name": "main", "env": own}, {"name": "side"}]}
     template = {"spec": spec}
@@ -264,7 +264,7 @@ def test_a_pod_is_deleted_when_the_slices_ask_for_another_or_none(
     assert to_be_deleted(wanted, there) is answer
 
 
-def test_a_copy_that_is_made_active_keeps_its_pod_which_is_told() -> None:
+def test_a_copy_that_is_made_active_keeps_its_pod_whose_marks_change() -> None:
     passive = pod(epoch="5", run="5", role="Passive")
     promoted = asked(epoch=7, run=5, role="Active")
 
@@ -299,7 +299,7 @@ def test_a_copy_that_steps_back_or_began_anew_gets_another_pod() -> None:
     assert to_be_deleted(asked(epoch=7, run=5), pod(epoch="8", run="8")), "of a later run"
 
 
-def test_a_passive_copys_pod_that_somebody_told_to_be_active_is_not_told_otherwise_but_replaced() -> None:
+def test_a_passive_copys_pod_that_somebody_marked_active_is_not_marked_again_but_replaced() -> None:
     assert to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Active"))
     assert not to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Passive"))
 

@@ -234,7 +234,9 @@ def test_an_id_is_free_again_when_its_set_is_scaled_down_or_deleted() -> None:
         ({"idleSeconds": 5}, "ConsistentHashing", "Invalid", "spec.template.idleSeconds: the children of a ChildSet"),
     ],
 )
-def test_a_template_is_judged_as_a_child_is(template: dict[str, Any], strategy: str, reason: str, said: str) -> None:
+def test_a_template_is_accepted_or_refused_as_a_child_is(
+    template: dict[str, Any], strategy: str, reason: str, said: str
+) -> None:
     known = known_set(child_set(replicas=1, template={"exec": {"command": ["x"]}, **template}), None)
     hub = msgspec.convert({"distribution": {"strategy": strategy}}, HubSpec)
 

@@ -80,7 +80,7 @@ async def test_a_webhook_whose_answer_is_no_text_does_not_end_the_operators_even
     posting.cancel()
 
 
-async def test_of_a_long_text_of_a_hook_only_the_beginning_is_told() -> None:
+async def test_of_a_long_text_of_a_hook_only_the_beginning_is_reported() -> None:
     error = await answered_with(b"HTTP/1.1 500 " + b"x" * 8000)
     denied = parse_answer(msgspec.json.encode({"allow": False, "reason": "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 20_000}))
 

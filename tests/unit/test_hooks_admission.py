@@ -61,7 +61,7 @@ def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
     return Observation(members={"hub-0": member}, snapshot=snapshot, refusals={}, chosen={}, quorum=QUORATE)
 
 
-async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: EventRecorder) -> None:
+async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:
     """They all have the set's uid."""
     told: list[str] = []
 
@@ -80,7 +80,7 @@ async def test_of_each_child_of_a_set_that_stops_the_hook_is_told(recorder: Even
     assert len(told) == 2
 
 
-async def test_a_child_is_put_to_sleep_when_its_hook_was_told_and_nothing_is_told_of_one_that_sleeps(
+async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_asked_about_one_that_is_suspended(
     recorder: EventRecorder,
 ) -> None:
     told: list[str] = []
@@ -156,7 +156,7 @@ async def test_an_answer_that_is_no_json_counts_as_none(recorder: EventRecorder,
     assert await Asker(ignore, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {}) == HookVerdict()
 
 
-async def test_moves_that_a_hook_has_put_off_are_asked_about_again_whatever_the_question_ended_in(
+async def test_hooks_are_asked_again_about_moves_that_they_deferred_whatever_the_question_ended_in(
     recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moves, "AGAIN_SECONDS", 0.01)

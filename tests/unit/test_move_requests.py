@@ -157,7 +157,7 @@ async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCap
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_orders_that_are_obeyed_by_and_by_are_taken_off_once_a_second() -> None:
+async def test_requests_that_are_applied_by_and_by_are_taken_off_once_a_second() -> None:
     api = a_set(web(5))
     rounds = Rounds(api)
 
@@ -171,7 +171,7 @@ async def test_orders_that_are_obeyed_by_and_by_are_taken_off_once_a_second() ->
     assert (api.patches, rounds.held["u1"].applied) == (2, {})
 
 
-async def test_neither_the_last_order_nor_a_refusal_is_held_back() -> None:
+async def test_neither_the_last_request_nor_a_refusal_is_written_later() -> None:
     api = a_set(web(4))
     rounds = Rounds(api)
     await rounds.record_results({"web-0": ""}, now=10.0)
@@ -184,7 +184,7 @@ async def test_neither_the_last_order_nor_a_refusal_is_held_back() -> None:
     assert ANNOTATION_MOVE_TO not in api.annotations
 
 
-async def test_what_is_held_back_of_a_set_is_forgotten_with_it() -> None:
+async def test_the_applied_moves_of_a_set_are_forgotten_with_it() -> None:
     rounds = Rounds(a_child(move_to="hub-1"))
     rounds.held["u1"] = AppliedMoves(10.0, web(1))
 

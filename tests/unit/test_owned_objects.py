@@ -192,7 +192,7 @@ async def test_an_object_that_somebody_deletes_is_applied_again_alone(work: Work
     assert work.told == [f"{PLURALS[plural]} {name} was deleted; it is made again"]
 
 
-async def test_a_change_that_is_not_undone_is_applied_once_and_told_by_nobody(work: Work) -> None:
+async def test_a_change_that_is_not_undone_is_applied_once_and_has_no_event(work: Work) -> None:
     """A label of somebody else's, say: server-side apply leaves what it does not name."""
     await work.round()
     item = work.site.objects["services", "hub"]
@@ -204,7 +204,7 @@ async def test_a_change_that_is_not_undone_is_applied_once_and_told_by_nobody(wo
     assert work.told == []
 
 
-async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_told_of_once(work: Work) -> None:
+async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_announced_once(work: Work) -> None:
     await work.round()
     applied = []
     for _ in range(600):  # 60 s

@@ -201,7 +201,7 @@ def member(name: str, wanted: Assignment) -> Member:
     return Member(name=name, wanted=True, weight=1, pod=pod, lease=None, slices=(known,), judgement=judgement)
 
 
-async def test_the_active_copys_pod_is_told_once_it_is_there(round_: Round) -> None:
+async def test_the_active_copys_pod_is_marked_active_once_it_is_there(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
 
     assert sorted(round_.site.told) == [("one", "Active"), ("one", "Passive"), ("two", "Passive")]
@@ -221,7 +221,7 @@ async def test_a_round_that_fails_leaves_no_creation_behind(round_: Round) -> No
     assert len(round_.state.child_pods) == 1, "what came of the other is known"
 
 
-async def test_a_pod_that_can_t_be_told_is_named_and_holds_up_nothing(round_: Round) -> None:
+async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
     round_.site.refuse["PATCH", "two"] = 403
 

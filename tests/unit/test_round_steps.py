@@ -105,7 +105,7 @@ def test_an_edit_of_the_hub_has_a_refused_step_tried_at_once() -> None:
     virtualtime.run(main())
 
 
-def test_what_succeeds_at_last_is_told_of_no_more() -> None:
+def test_what_succeeds_at_last_is_reported_no_more() -> None:
     outcomes: list[Exception] = [QUOTA, QUOTA]
 
     def work() -> None:
@@ -121,7 +121,7 @@ def test_what_succeeds_at_last_is_told_of_no_more() -> None:
     assert hubs.trouble[-1] is None
 
 
-def test_an_api_server_that_does_not_answer_is_told_of_only_after_seconds() -> None:
+def test_an_api_server_that_does_not_answer_is_reported_only_after_seconds() -> None:
     hubs = Hubs(asked=raising(ConnectionFailedError("the connection broke")))
 
     virtualtime.run(hubs.run(4.5))
@@ -137,7 +137,7 @@ def test_an_api_server_that_does_not_answer_is_told_of_only_after_seconds() -> N
     ) == pytest.approx(5)
 
 
-def test_a_bug_in_a_step_is_told_and_logged_and_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_in_a_step_is_reported_and_logged_and_blocks_no_other(caplog: pytest.LogCaptureFixture) -> None:
     hubs = Hubs(broken=raising(KeyError("spec")), fine=lambda: None)
 
     virtualtime.run(hubs.run(1.5))
@@ -169,7 +169,7 @@ def test_a_body_that_server_side_apply_can_t_read_is_invalid_though_it_answers_5
     assert isinstance(error, InvalidError)
 
 
-async def test_a_refused_slice_holds_up_no_other_member_and_its_children_are_told_why() -> None:
+async def test_a_refused_slice_blocks_no_other_member_and_its_children_report_why() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a", "b")
@@ -192,7 +192,7 @@ def placed(site: SliceSite) -> list[str]:
     return [child_id for item in site.slices.values() for child_id in item["spec"]["entries"]]
 
 
-async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again() -> None:
+async def test_a_move_whose_write_is_refused_is_not_reported_and_begun_again() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
@@ -254,7 +254,7 @@ async def test_children_of_a_member_whose_lease_can_t_get_its_label_back_stay() 
 
 
 @pytest.mark.parametrize("code", [403, 422, 500])
-async def test_a_slice_that_can_t_be_written_is_told_whatever_is_answered(code: int) -> None:
+async def test_a_slice_that_can_t_be_written_is_reported_whatever_is_answered(code: int) -> None:
     site = SliceSite()
     site.add("hub.hub-0.0", "hub-0")
     async with rounds_on(site, "hub-0") as rounds:
@@ -300,7 +300,7 @@ def test_a_child_sleeps_by_its_newest_entry() -> None:
         ("hub", "child/worker is there and not made by this hub; delete it, or give the entry another id"),
     ],
 )
-async def test_a_static_child_whose_name_another_child_has_is_told(hub: str, sentence: str) -> None:
+async def test_a_static_child_whose_name_another_child_has_is_reported(hub: str, sentence: str) -> None:
     there = {"metadata": {"name": "worker", "namespace": "ns", "uid": "w"}, "spec": {"hub": hub}}
 
     async def create(_: web.Request) -> web.Response:

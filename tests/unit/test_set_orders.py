@@ -48,7 +48,7 @@ def test_only_the_latest_refusals_are_kept() -> None:
     assert list(latest(earlier, {"new": "why"})) == [f"c{number}" for number in range(31, 50)] + ["new"]
 
 
-def test_all_that_are_refused_at_once_are_told() -> None:
+def test_all_that_are_refused_at_once_are_reported() -> None:
     refused = {f"web-{number}": "hub-1: it is full" for number in range(30)}
 
     assert latest({"earlier": "why"}, refused) == refused
@@ -78,7 +78,7 @@ def test_an_annotation_that_can_not_be_read_orders_nothing_and_hinders_no_other_
     assert move_requests_of_sets({"u1": seen("web-1 to hub-0"), "u2": good}, {}) == {"a": "hub-2"}
 
 
-def test_an_order_that_was_obeyed_and_stands_still_is_not_given_again() -> None:
+def test_a_request_that_was_applied_and_stands_still_is_not_given_again() -> None:
     ours = seen('{"web-0": "hub-1", "web-1": "hub-2"}')
     held = {"u1": AppliedMoves(0.0, {"web-0": "hub-1", "web-1": "hub-0"})}
 

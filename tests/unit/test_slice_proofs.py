@@ -61,7 +61,7 @@ def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> N
     assert proven(known)
 
 
-def test_a_copy_that_was_promoted_and_is_not_told_yet_does_not_linger() -> None:
+def test_a_copy_that_was_promoted_and_does_not_know_yet_is_not_possibly_running() -> None:
     promoted = Assignment(uid="u", epoch=13, run=12, workload="w")
     known = KnownSlice()
 

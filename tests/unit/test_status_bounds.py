@@ -177,7 +177,7 @@ def test_a_message_is_never_longer_than_the_schema_allows() -> None:
     assert len(told[0].message) == MESSAGE_MAX == 32768
 
 
-def test_a_child_of_an_unknown_member_is_told_of_some_members_and_how_many_more() -> None:
+def test_a_child_of_an_unknown_member_reports_some_members_and_how_many_more() -> None:
     refusal = unknown_member(
         ChildSpec(hub="hub", nodes=("other",)), MemberNames(f"node-{number:04}" for number in range(1000))
     )
@@ -389,7 +389,7 @@ def test_events_that_sum_up_are_bounded_too() -> None:
     virtualtime.run(ten_minutes())
 
 
-def test_a_child_whose_status_cant_be_made_keeps_no_other_from_being_told() -> None:
+def test_a_child_whose_status_cant_be_made_keeps_no_other_from_being_written() -> None:
     async def a_minute() -> None:
         server = Server()
         broken = True

@@ -192,7 +192,7 @@ async def test_a_childs_pod_stays_with_its_hub_whatever_hub_its_label_names() ->
     assert store.state(("default", "other")).empty
 
 
-async def test_a_passive_pod_may_be_told_that_it_is_active_and_nothing_takes_that_back() -> None:
+async def test_a_passive_pod_may_be_marked_active_and_nothing_takes_that_back() -> None:
     store = await watching([])
     store.put("pods", marked(1, role="Passive"))
     state = store.state(HUB)

@@ -105,7 +105,7 @@ def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() 
         (Report(uid="u", epoch=5, state=State.STOPPING, pid=7), "Stopping", "Stopping"),
     ],
 )
-def test_a_suspended_child_is_told_as_stopped_where_it_stands_when_it_has_ended(
+def test_a_suspended_child_is_reported_as_stopped_where_it_stands_when_it_has_ended(
     report: Report | None, state: str, reason: str
 ) -> None:
     members = {"hub-0": member(known(ASLEEP, report))}

@@ -106,7 +106,7 @@ async def test_what_the_child_waits_for_is_said() -> None:
     assert "has not answered" in observation.held["x"].message
 
 
-async def test_a_write_that_was_refused_leaves_nothing_in_doubt() -> None:
+async def test_a_write_that_was_refused_leaves_nothing_unconfirmed() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -163,7 +163,7 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
 
 
 @pytest.mark.parametrize("code", [403, 500])
-async def test_a_hub_whose_terms_can_t_be_raised_holds_up_no_other_and_nothing_is_done_for_it(
+async def test_a_hub_whose_terms_can_t_be_raised_blocks_no_other_and_nothing_is_done_for_it(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terms, "_PATIENT_PASSES", 1)
