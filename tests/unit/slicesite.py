@@ -24,8 +24,8 @@ from processhub.cluster.config import Config
 from processhub.controller.execute.executor import Executed, Executor, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.steps import Failures, Steps
+from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member, proven_members
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownLease
@@ -191,7 +191,7 @@ class Rounds:
         self.store = Store(client, (), lambda key: None)
         self.state = self.store.state(HUB.metadata.key)
         self.memory = HubMemory("h", 1)
-        self.memory.formed = True
+        self.memory.observe.formation.formed = True
         self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members that are judged so
         self._now = 10.0
@@ -227,14 +227,14 @@ class Rounds:
         """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
-        writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory, 1)
+        writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory.observe, self.memory.execute, 1)
         self.failures = Failures()
         steps = Steps(self.failures, EventRecorder(self.client, "operator"), HUB)
         executor = Executor(self.client, self.store, self.state, writer, steps, 1)
         members = await proven_members(self._look, executor.confirm_gone, copies=False)
-        observation = observe(HUB, self.state, members, self.memory, self._now, strategy)
+        observation = observe(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
-        self.memory.next_epoch, self.memory.last_placed = planned.next_epoch, planned.last_placed
+        self.memory.observe.epochs.next, self.memory.observe.last_placed = planned.next_epoch, planned.last_placed
         self.executed = await executor.execute(observation, planned, workload_texts(observation))
         return observation, planned
 

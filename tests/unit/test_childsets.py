@@ -24,7 +24,7 @@ from processhub.api.slice import (
     format_report,
 )
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
@@ -83,7 +83,7 @@ def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) ->
 
 
 def observed(state: HubState, hub: Hub = HUB) -> Observation:
-    return observe(hub, state, {}, HubMemory("hub-uid", 1), 0.0)
+    return observe(hub, state, {}, ObserveMemory(1), 0.0)
 
 
 def wanted_by(observation: Observation) -> dict[str, str]:

@@ -11,7 +11,6 @@ import pytest
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Pod
 from processhub.controller.observe.members import Member, observe_members
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.membership import Phase
 
@@ -25,7 +24,7 @@ class Watched:
     def __init__(self, **migration: Any) -> None:
         spec = {"members": {"replicas": 1}, "migration": migration}
         self.hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": spec}, Hub)
-        self.state, self.memory = HubState(KEY), HubMemory("h", 1)
+        self.state, self.restarting_since = HubState(KEY), dict[str, float]()
 
     def lease(self, seen: float, nonce: str, acquired: str, renewed: str) -> None:
         spec = {"holderIdentity": f"pod-uid/{nonce}", "acquireTime": acquired, "renewTime": renewed}
@@ -40,7 +39,7 @@ class Watched:
         )
 
     def judged(self, now: float) -> Member:
-        (member,) = observe_members(self.hub, self.state, {}, self.memory, now, leases_observed=True).values()
+        (member,) = observe_members(self.hub, self.state, {}, self.restarting_since, now, leases_observed=True).values()
         return member
 
 

@@ -12,8 +12,8 @@ from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.lifetimes import Lifetimes
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import HubState
@@ -54,7 +54,7 @@ async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub(
 
     app = web.Application()
     app.add_routes([web.delete("/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}", delete)])
-    state, memory = HubState(("ns", "hub")), HubMemory("hub-uid", 1)
+    state, memory = HubState(("ns", "hub")), ExecuteMemory()
     for name in ("kept", "other"):
         state.put_child(over(name))
     snapshot = HubSnapshot(spec=HubSpec(), members=(), children={}, record={}, next_epoch=1)

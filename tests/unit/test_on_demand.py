@@ -12,7 +12,8 @@ from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.slice import DEMAND_OPTION, Assignment, encode_workload, format_assignment
 from processhub.controller.execute.lifetimes import first_started
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_child, refuse_hub
@@ -33,7 +34,7 @@ def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observatio
     state = state or HubState(("n", "hub"))
     for child in children:
         state.put_child(child)
-    return observe(of, state, {}, HubMemory("hub-uid", 1), 0.0)
+    return observe(of, state, {}, ObserveMemory(1), 0.0)
 
 
 def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
@@ -104,7 +105,7 @@ def test_members_can_count_them_without_parsing() -> None:
 
 
 def test_the_first_start_is_what_the_status_says() -> None:
-    memory = HubMemory("hub-uid", 1)
+    memory = ExecuteMemory()
     fresh = demanded("a")
     assert first_started(fresh, [], memory) == "", "it has not run yet"
 

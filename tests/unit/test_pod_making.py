@@ -33,8 +33,8 @@ from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
 from processhub.controller.execute.steps import Steps
+from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownSlice
 from processhub.controller.store.informers import Store
@@ -144,14 +144,16 @@ class Round:
         pods = self.pods()
         await pods.confirm_pods()
         await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner, 0.0)
-        self.failed = {what: failure.why for what, failure in self.memory.failures.items()}
-        self.memory.failures.clear()  # as after the time that is waited before a step is taken again
+        self.failed = {what: failure.why for what, failure in self.memory.execute.failures.items()}
+        self.memory.execute.failures.clear()  # as after the time that is waited before a step is taken again
         return pods
 
     def pods(self) -> PodChildren:
         """What follows the hub's Pods in one round."""
-        steps = Steps(self.memory.failures, EventRecorder(self.client, "operator"), self.hub)
-        return PodChildren(self.client, self.store, self.hub, self.state, self.memory, steps)
+        steps = Steps(self.memory.execute.failures, EventRecorder(self.client, "operator"), self.hub)
+        return PodChildren(
+            self.client, self.store, self.hub, self.state, self.memory.observe, self.memory.execute, steps
+        )
 
 
 @pytest.fixture
@@ -233,7 +235,7 @@ async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(ro
     assert "could not be told its role and epoch: the policy says no" in said.message
 
     round_.site.refuse.clear()
-    round_.memory.refused_pods.clear()  # as after the time that it waits
+    round_.memory.execute.refused_pods.clear()  # as after the time that it waits
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
     assert round_.site.told[-1] == ("two", "Active")
     assert pods.unplaced() == {}

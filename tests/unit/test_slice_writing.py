@@ -15,9 +15,10 @@ from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import UnavailableError
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import HubState, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
@@ -76,7 +77,7 @@ async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_
     """A child that the next round places elsewhere would be on record twice, and run twice."""
     server, client = site
     store = Store(client, (), lambda key: None)
-    writer = SliceWriter(client, store, HUB, HubState(HUB.metadata.key), HubMemory("hub-uid", 2), 2)
+    writer = SliceWriter(client, store, HUB, HubState(HUB.metadata.key), ObserveMemory(2), ExecuteMemory(), 2)
     judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
     slices = (a_slice(0), a_slice(1))
     member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=slices, judgement=judgement)

@@ -23,7 +23,7 @@ from processhub.api.slice import (
     waits,
 )
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
@@ -69,7 +69,7 @@ def observed(child: Child, entry: Assignment | None = None, **spec: Any) -> Obse
     if entry is not None:
         state.put_slice(registry_slice(entry, None))
         members = {"hub-0": member(state.slices["hub-0.0"])}
-    memory = HubMemory("h", 1)
+    memory = ObserveMemory(1)
     return observe(hub, state, members, memory, 0.0)
 
 

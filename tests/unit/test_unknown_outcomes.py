@@ -90,7 +90,7 @@ async def test_a_slice_whose_creation_was_not_answered_is_made_again_so_that_it_
         answers = site.land()
 
     assert answers == [409]
-    assert rounds.memory.unconfirmed_slices == {"hub.hub-0.0"}
+    assert rounds.memory.execute.unconfirmed_slices == {"hub.hub-0.0"}
 
 
 async def test_what_the_child_waits_for_is_said() -> None:
@@ -155,7 +155,7 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
     site.ways = [way]
     async with rounds_on(site, "hub-0") as rounds:
         taken = await raise_terms(rounds.client, rounds.store, (), 2)
-        rounds.memory.term_generations = taken.generations
+        rounds.memory.observe.term_generations = taken.generations
         observation, _ = await rounds.round()
 
     assert taken.generations == {slice_["metadata"]["uid"]: 9}

@@ -38,6 +38,7 @@ from processhub.controller.execute.callrights import CallRights
 from processhub.controller.execute.executor import Executor, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes, first_started
 from processhub.controller.execute.memberlabels import label_pods
+from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
 from processhub.controller.execute.podchildren import PodChildren
@@ -48,18 +49,21 @@ from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.execute.steps import Steps
 from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.lead.terms import raise_terms
+from processhub.controller.memory import HubMemory
 from processhub.controller.objects.registry import new_lease
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members, proven_members
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, formation_wait, observe
+from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit, emit_changed_pods
 from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
+from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.writer import ChildKey, StatusWriter
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey, HubState
@@ -111,7 +115,7 @@ class Reconciler:
         if self._is_paused(hub):
             return None
         memory = self._memory_of(hub, state)
-        steps = Steps(memory.failures, self.events, hub)
+        steps = Steps(memory.execute.failures, self.events, hub)
         try:
             if key in self.behind and not await self._catch_up(key, steps):
                 trouble = steps.trouble()
@@ -171,7 +175,7 @@ class Reconciler:
     ) -> float | None:
         """The round of a hub that is not accepted: its objects are kept as they were, and its children told why."""
         now = asyncio.get_running_loop().time()
-        marks_in = await put_marks_back(self._client, self._store, hub, state, memory, now, steps)
+        marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, now, steps)
         self._observed.pop(key, None)
         self._mark_children(key, state)
         state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
@@ -195,12 +199,14 @@ class Reconciler:
         self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, dirty: set[str]
     ) -> float | None:
         loop = asyncio.get_running_loop()
-        pods = PodChildren(self._client, self._store, hub, state, memory, steps)
+        pods = PodChildren(self._client, self._store, hub, state, memory.observe, memory.execute, steps)
         await pods.confirm_pods()
-        writer = SliceWriter(self._client, self._store, hub, state, memory, self._term)
+        writer = SliceWriter(self._client, self._store, hub, state, memory.observe, memory.execute, self._term)
         executor = Executor(self._client, self._store, state, writer, steps, self._term)
         members = await proven_members(
-            lambda: self._members(hub, state, memory, loop.time()), executor.confirm_gone, copies=hub.spec.keeps_copies
+            lambda: self._members(hub, state, memory.observe, loop.time()),
+            executor.confirm_gone,
+            copies=hub.spec.keeps_copies,
         )
         observation, plan = self._plan(key, hub, state, memory, members)
         await self._make_leases(hub, state, members, steps)
@@ -211,16 +217,18 @@ class Reconciler:
         await sync_static_children(self._client, self._store, hub, state, steps)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
-        move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.applied_moves, steps)
+        move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.observe.applied_moves, steps)
         move_results_in = await move_requests.record_results(observation, plan.answered, loop.time())
-        lifetimes = Lifetimes(self._client, state, memory, steps)
+        lifetimes = Lifetimes(self._client, state, memory.execute, steps)
         await lifetimes.end(observation, loop.time())
-        await self._retire(state, memory, members, writer, steps)
-        await self._end_quorum_reset(hub, memory, steps)
+        await self._retire(state, memory.execute, members, writer, steps)
+        await self._end_quorum_reset(hub, memory.observe.quorum, steps)
         owned = self._owned(hub, memory)
-        refusal = await self._keep_members(hub, memory, owned, _replicas(hub, observation, plan), steps)
+        refusal = await self._keep_members(
+            hub, memory.execute.template, owned, _replicas(hub, observation, plan), steps
+        )
         await label_pods(self._client, self._store, members.values(), steps)
-        marks_in = await put_marks_back(self._client, self._store, hub, state, memory, loop.time(), steps)
+        marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, loop.time(), steps)
         self._after(key, hub, state, memory, observation, plan, dirty)
         return _soonest(
             0.0 if executed.came_back else None,
@@ -231,43 +239,42 @@ class Reconciler:
             owned.retry_in,
             marks_in,
             self._report_hub(key, hub, memory, plan, refusal, steps),
-            0.05 if memory.rebalance_target else None,
+            0.05 if memory.observe.rebalance_target else None,
             _MOVING_SECONDS if plan.moving else None,
             0.2 if plan.pending_moves or plan.pending_restarts else None,
             self._report_sets(key, plan),
-            formation_wait(hub, memory, loop.time()),
-            memory.deferred_wait(loop.time()),
+            formation_wait(hub, memory.observe.formation, loop.time()),
+            memory.observe.deferred_moves.wait(loop.time()),
             *(member.judgement.recheck_seconds for member in members.values()),
         )
 
     def _plan(
         self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, members: dict[str, Member]
     ) -> tuple[Observation, Plan]:
-        """What is observed, and what is to be done; ``memory`` has what the next rounds need of the plan."""
-        now = asyncio.get_running_loop().time()
+        """What is observed, and what is to be done; ``memory`` gets what the next rounds need of the plan."""
+        now, kept = asyncio.get_running_loop().time(), memory.observe
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
-        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, memory.copies)
+        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, kept.copies)
         admission = self.hooks.admission(hub, state)
-        observation = observe(hub, state, members, memory, now, strategy, admission, rules)
-        memory.copies = rules.copies or 1
+        observation = observe(hub, state, members, kept, now, strategy, admission, rules)
+        kept.copies = rules.copies or 1
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
-        memory.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
-        self.status.throttle(key, memory.many_changes)
-        memory.next_epoch = plan.next_epoch
-        memory.move_tokens -= plan.planned_moves
-        self._emit_failure(hub, memory, strategy, migration, rules)
-        memory.last_placed = plan.last_placed
-        memory.defer(plan.put_off, now)
-        memory.rebalance_target = memory.cooldown.taker(plan.imbalance, now)
+        memory.report.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
+        self.status.throttle(key, memory.report.many_changes)
+        kept.epochs.next = plan.next_epoch
+        kept.moves.spend(plan.planned_moves)
+        self._emit_failure(hub, memory.report, strategy, migration, rules)
+        kept.last_placed = plan.last_placed
+        kept.deferred_moves.defer(plan.put_off, now)
+        kept.rebalance_target = kept.cooldown.taker(plan.imbalance, now)
         return observation, plan
 
-    def _members(self, hub: Hub, state: HubState, memory: HubMemory, now: float) -> dict[str, Member]:
-        return observe_members(
-            hub, state, self._store.nodes.items, memory, now, leases_observed=self._store.leases_observed(now)
-        )
+    def _members(self, hub: Hub, state: HubState, memory: ObserveMemory, now: float) -> dict[str, Member]:
+        nodes, observed = self._store.nodes.items, self._store.leases_observed(now)
+        return observe_members(hub, state, nodes, memory.restarting_since, now, leases_observed=observed)
 
     async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member], steps: Steps) -> None:
         """A Lease for each member that is wanted, before its pod may need it.
@@ -298,14 +305,14 @@ class Reconciler:
         def emit_put_back(text: str) -> None:
             self.events.about_hub(hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
 
-        return OwnedObjects(self._client, self._store.owned, hub, memory.owned, emit_put_back)
+        return OwnedObjects(self._client, self._store.owned, hub, memory.execute.owned, emit_put_back)
 
     async def _keep_members(
-        self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
+        self, hub: Hub, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
     ) -> Refusal | None:
         """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
         manifests = supporting_objects(hub)
-        template = await self._template(hub, memory, owned, replicas, steps)
+        template = await self._template(hub, checked, owned, replicas, steps)
         if template is not None:
             manifests.append(workload(hub, template, replicas))
         refused = await owned.keep(manifests, asyncio.get_running_loop().time())
@@ -317,13 +324,12 @@ class Reconciler:
         return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
 
     async def _template(
-        self, hub: Hub, memory: HubMemory, owned: OwnedObjects, replicas: int, steps: Steps
+        self, hub: Hub, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
     ) -> dict[str, Any] | None:
         """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
 
         None where it has taken none since this leader began: what there is of members runs on.
         """
-        checked = memory.template
 
         async def check() -> None:
             template = pod_template(hub, self._settings)
@@ -335,9 +341,9 @@ class Reconciler:
             await steps.take(_TEMPLATE, check)
         return checked.last_good
 
-    async def _end_quorum_reset(self, hub: Hub, memory: HubMemory, steps: Steps) -> None:
+    async def _end_quorum_reset(self, hub: Hub, quorum: QuorumWatch | None, steps: Steps) -> None:
         """Take an order to reset the quorum off the Hub once its outcome is on record."""
-        if memory.quorum is None or not memory.quorum.reset_done(hub):
+        if quorum is None or not quorum.reset_done(hub):
             return
         path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
         order = hub.metadata.annotations[ANNOTATION_QUORUM_RESET]
@@ -354,7 +360,7 @@ class Reconciler:
         await steps.take("the order to reset the quorum can't be taken off", take_off)
 
     async def _retire(
-        self, state: HubState, memory: HubMemory, members: dict[str, Member], writer: SliceWriter, steps: Steps
+        self, state: HubState, memory: ExecuteMemory, members: dict[str, Member], writer: SliceWriter, steps: Steps
     ) -> None:
         """Delete what is left of members that are gone for good, and slices that have become empty."""
         for member in members.values():
@@ -404,24 +410,26 @@ class Reconciler:
         dirty: set[str],
     ) -> None:
         # What was written is seen at once: the status shows the record as it is now, not as it was planned from.
-        members = self._members(hub, state, memory, asyncio.get_running_loop().time())
+        members = self._members(hub, state, memory.observe, asyncio.get_running_loop().time())
         self._observed[key] = msgspec.structs.replace(observation, members=members)
         # But a member that was lost is told so, though it is back by now: its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
-        changed_phase = {name for name, member in members.items() if memory.phases.get(name) != str(member.phase)}
+        changed_phase = {
+            name for name, member in members.items() if memory.report.phases.get(name) != str(member.phase)
+        }
         for name in changed_phase:
             for known in members[name].slices:
                 dirty |= known.assignments.keys() | known.reports.keys()
-        dirty |= _differing(plan.unplaced, memory.unplaced)
-        emit(self.events, hub, state, fresh, plan, memory)
+        dirty |= _differing(plan.unplaced, memory.report.unplaced)
+        emit(self.events, hub, state, fresh, plan, memory.report, memory.observe.quorum)
         self.hooks.after_round(hub, fresh, plan, dirty)
-        names = _differing(observation.refusals, memory.refusals)
+        names = _differing(observation.refusals, memory.report.refusals)
         names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
         for name in names:
             self.status.mark((key[0], name))
-        memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
-        memory.phases = {name: str(member.phase) for name, member in members.items()}
+        memory.report.unplaced, memory.report.refusals = dict(plan.unplaced), observation.refusals
+        memory.report.phases = {name: str(member.phase) for name, member in members.items()}
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
         metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
 
@@ -443,8 +451,8 @@ class Reconciler:
             return None  # the next round will
         refusal_of_child = observation.refusals.get(child.metadata.name)
         copies = copies_of(child.id, observation.members)
-        started = first_started(child, copies, memory)
-        unplaced = memory.unplaced.get(child.id)
+        started = first_started(child, copies, memory.execute)
+        unplaced = memory.report.unplaced.get(child.id)
         status = child_status(child, copies, refusal_of_child, unplaced, now_seconds(), started)
         return child, status
 
@@ -483,12 +491,12 @@ class Reconciler:
         if current is None or current.metadata.uid != hub.metadata.uid:
             return None  # made anew in the midst of the round: this status is its predecessor's
         now = asyncio.get_running_loop().time()
-        wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
+        wait = memory.report.status_rate.wait(now, many_changes=memory.report.many_changes)
         if wait > 0 or self.status.busy_with(hub):
             return max(0.1, wait)
         status = compute()
         if status != current.status:
-            if (wait := memory.status_rate.reserve(current, status, now)) > 0:
+            if (wait := memory.report.status_rate.reserve(current, status, now)) > 0:
                 return max(0.1, wait)
             self.status.hub(current, status, lambda: self.wake(hub.metadata.key))
         return None
@@ -503,11 +511,11 @@ class Reconciler:
             state.unaccounted.clear()
             state.creating.clear()
             memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
-            memory.term_generations = self.term_generations
+            memory.observe.term_generations = self.term_generations
         return memory
 
     def _emit_failure(
-        self, hub: Hub, memory: HubMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
+        self, hub: Hub, memory: ReportMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
     ) -> None:
         """Post what went wrong in a strategy of the user's, once as long as it is the same."""
         failure = rules.failure
@@ -573,7 +581,7 @@ class Reconciler:
 
     def _drop_memory(self, key: HubKey) -> None:
         if memory := self._memory.pop(key, None):
-            self._used_epochs = max(self._used_epochs, memory.used_epochs)
+            self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)
 
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:

@@ -17,8 +17,8 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import Copy, copies_by_id
 from processhub.controller.store.hubstate import HubState, KnownChild
@@ -33,7 +33,7 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def first_started(child: Child, copies: Iterable[Copy], memory: HubMemory) -> str:
+def first_started(child: Child, copies: Iterable[Copy], memory: ExecuteMemory) -> str:
     """When the child first ran, as far as anybody saw; "" where it has not yet."""
     uid = child.metadata.uid
     if child.status.first_started_at:
@@ -49,7 +49,7 @@ def first_started(child: Child, copies: Iterable[Copy], memory: HubMemory) -> st
 class Lifetimes:
     """The check of one hub in one round. ``next_in``: seconds until the next child's time is up."""
 
-    def __init__(self, client: Client, state: HubState, memory: HubMemory, steps: Steps) -> None:
+    def __init__(self, client: Client, state: HubState, memory: ExecuteMemory, steps: Steps) -> None:
         self._client, self._state, self._memory, self._steps = client, state, memory, steps
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.next_in: float | None = None
@@ -67,13 +67,13 @@ class Lifetimes:
                 continue
             if why := self._over(known, copies.get(child.id, [])):
                 due.append((child, why))
-        ended = self._memory.ended
-        for uid in [uid for uid, at in ended.items() if now - at > _AGAIN_SECONDS]:
-            del ended[uid]
+        deleted_at = self._memory.deleted_at
+        for uid in [uid for uid, at in deleted_at.items() if now - at > _AGAIN_SECONDS]:
+            del deleted_at[uid]
         for child, _ in due:
-            if (at := ended.get(child.metadata.uid)) is not None:
+            if (at := deleted_at.get(child.metadata.uid)) is not None:
                 self._again_in(at + _AGAIN_SECONDS - now)
-        await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in ended))
+        await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in deleted_at))
 
     def _over(self, known: KnownChild, copies: list[Copy]) -> str:
         """Why it is to be deleted, "" where it is not (yet)."""
@@ -100,7 +100,7 @@ class Lifetimes:
                 await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
             except (NotFoundError, ConflictError) as error:
                 log.debug("child %s is gone already: %s", metadata.name, error.message)
-        self._memory.ended[metadata.uid] = now
+        self._memory.deleted_at[metadata.uid] = now
         log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
 
 

@@ -56,11 +56,12 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, read_unwatched_pods
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
@@ -193,10 +194,17 @@ class PodChildren:
     """Makes and deletes the Pods of one hub in one round. ``retry_in`` is set where something is to be tried again."""
 
     def __init__(
-        self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, steps: Steps
+        self,
+        client: Client,
+        store: Store,
+        hub: Hub,
+        state: HubState,
+        observed: ObserveMemory,
+        memory: ExecuteMemory,
+        steps: Steps,
     ) -> None:
         self._client, self._store, self._hub = client, store, hub
-        self._state, self._memory, self._steps = state, memory, steps
+        self._state, self._observed, self._memory, self._steps = state, observed, memory, steps
         self._copies = hub.spec.keeps_copies
         self._hub_labels = (hub.metadata.name, hub.metadata.uid)
         self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
@@ -209,15 +217,15 @@ class PodChildren:
 
         Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
         those that the slices ask for and no watch has told of. The planner leaves the child of one that can't be read
-        alone (``HubMemory.unconfirmed_pods``), and takes one that was there for one that is.
+        alone (``ObserveMemory.unconfirmed_pods``), and takes one that was there for one that is.
         """
         if not self._memory.looked_for_pods:
-            self._memory.unconfirmed_pods |= self._not_seen()
+            self._observed.unconfirmed_pods |= self._not_seen()
             self._memory.looked_for_pods = True
         await gather_all(
             *(
                 self._steps.take(f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS)
-                for name in list(self._memory.unconfirmed_pods)
+                for name in list(self._observed.unconfirmed_pods)
             )
         )
         if self._state.unidentified_pods:
@@ -247,7 +255,7 @@ class PodChildren:
     async def _confirm(self, name: str) -> None:
         async with self._gate:
             await self._read(name)
-        self._memory.unconfirmed_pods.pop(name, None)
+        self._observed.unconfirmed_pods.pop(name, None)
 
     def _identify(self, pod: Pod, uids: Collection[str]) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
@@ -259,7 +267,7 @@ class PodChildren:
     async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
         """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
         # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
-        partitioned = self._memory.quorum is not None and self._memory.quorum.partitioned
+        partitioned = self._observed.quorum is not None and self._observed.quorum.partitioned
         asked = {} if partitioned else asked_for(members, copies=self._copies)
         refused = self._memory.refused_pods
         for key in refused.keys() - asked.keys():
@@ -354,7 +362,7 @@ class PodChildren:
                     self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
             except (ConnectionFailedError, UnavailableError):
-                self._memory.unconfirmed_pods[name] = place.child_id
+                self._observed.unconfirmed_pods[name] = place.child_id
                 raise
             except NamespaceTerminatingError:
                 raise

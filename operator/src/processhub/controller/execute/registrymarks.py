@@ -18,9 +18,9 @@ from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES, Kind
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 async def put_marks_back(
-    client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, now: float, steps: Steps
+    client: Client, store: Store, hub: Hub, state: HubState, memory: ExecuteMemory, now: float, steps: Steps
 ) -> float | None:
     """Put back what is missing; the seconds until it is to be looked at again, None where nothing is wrong."""
     wrong = _wrong(hub, state)

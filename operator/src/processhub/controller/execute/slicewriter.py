@@ -28,9 +28,10 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import SLICES
 from processhub.controller.concurrency import gather_all
+from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.planning.packing import SliceContent, pack
@@ -42,9 +43,18 @@ log = logging.getLogger(__name__)
 class SliceWriter:
     """Writes the slices of one hub in one round. ``retry_in`` is set where a write was held back or failed."""
 
-    def __init__(self, client: Client, store: Store, hub: Hub, state: HubState, memory: HubMemory, term: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        hub: Hub,
+        state: HubState,
+        observed: ObserveMemory,
+        memory: ExecuteMemory,
+        term: int,
+    ) -> None:
         self._client, self._store, self._hub, self._state = client, store, hub, state
-        self._memory, self._term = memory, term
+        self._observed, self._memory, self._term = observed, memory, term
         self.retry_in: float | None = None
 
     async def write(
@@ -111,12 +121,12 @@ class SliceWriter:
         if known.index == 0 and joining:
             annotations[ANNOTATION_JOINING] = "true"
         elif known.index == 0:
-            annotations[ANNOTATION_SETTLED] = self._memory.fingerprint
+            annotations[ANNOTATION_SETTLED] = self._observed.fingerprint
         return annotations
 
     @property
     def _partitioned(self) -> bool:
-        return self._memory.quorum is not None and self._memory.quorum.partitioned
+        return self._observed.quorum is not None and self._observed.quorum.partitioned
 
     def _grant(self, member: Member) -> str | None:
         """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
@@ -142,7 +152,7 @@ class SliceWriter:
     async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
         annotations: dict[str, str] = {}
         if content.index == 0:
-            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._memory.fingerprint}
+            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._observed.fingerprint}
         item = new_slice(
             *(self._hub, member.name, content.index, self._term, annotations),
             holder=grant or "",

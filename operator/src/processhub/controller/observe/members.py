@@ -21,7 +21,6 @@ from processhub.api.naming import (
 )
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
-from processhub.controller.observe.memory import HubMemory
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
 
@@ -83,12 +82,15 @@ def observe_members(
     hub: Hub,
     state: HubState,
     nodes: Mapping[tuple[str, str], Node],
-    memory: HubMemory,
+    restarting_since: dict[str, float],
     now: float,
     *,
     leases_observed: bool,
 ) -> dict[str, Member]:
-    """All members by name, in order: those that are wanted and those of which something is left."""
+    """All members by name, in order: those that are wanted and those of which something is left.
+
+    ``restarting_since`` is kept between calls: by member, when (monotonic seconds) its restart was first seen.
+    """
     per_node = hub.spec.members.mode == "PerNode"
     pods = {
         pod.metadata.name: pod
@@ -114,14 +116,14 @@ def observe_members(
         facts = msgspec.structs.replace(
             facts,
             holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),
-            restarting_seconds=now - memory.restarting_since.get(name, now),
+            restarting_seconds=now - restarting_since.get(name, now),
             ordered_away=facts.ordered_away or name in drained,
         )
         judgement = judge(facts)
         if judgement.restarting:
-            memory.restarting_since.setdefault(name, now)
+            restarting_since.setdefault(name, now)
         elif judgement.phase is Phase.LIVE:
-            memory.restarting_since.pop(name, None)
+            restarting_since.pop(name, None)
         weight = hub.spec.members.weights.get(name, 1)
         members[name] = Member(
             name=name,

@@ -1,126 +1,98 @@
-"""What the leader remembers of a hub between rounds; a new leader starts without it (PROTOCOL.md 3, 11, 15)."""
+"""What the leader remembers of a hub to observe and plan it; a new leader starts without it (PROTOCOL.md 3, 11, 15)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from processhub.api.reasons import Reason
 from processhub.api.slice import EPOCHS_PER_TERM
-from processhub.cluster.tokenbucket import TokenBucket
-from processhub.controller.execute.ownedobjects import OwnedMemory
-from processhub.controller.report.statusrate import StatusRate
-from processhub.core.acceptance import Refusal
-from processhub.core.model.plan import Plan, Unplaced
+from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.core.strategies.cooldown import RebalanceCooldown
 
-if TYPE_CHECKING:
-    from processhub.controller.execute.steps import Failures
-    from processhub.controller.observe.quorumwatch import QuorumWatch
-    from processhub.controller.observe.setmoverequests import AppliedMoves
-
-DEFERRED_SECONDS = 30.0  # for which a child that would not be moved is let be
-SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
+DEFERRED_SECONDS = 30.0  # A child whose move failed or was refused is not moved again for this long.
 
 
-class Away(msgspec.Struct, frozen=True):
-    """A member that was lost: who held its Lease, and the ids that were placed elsewhere since."""
+class Epochs:
+    """The epochs that a hub may still give out in this term. ``used``: how many, deleted hubs of its name included."""
 
-    holder: str
-    ids: set[str]
-
-
-class CheckedTemplate(msgspec.Struct):
-    """The members' pod template that the API server would take last, and the Hub's generation of which it was asked."""
-
-    generation: int = 0
-    last_good: dict[str, Any] | None = None
-
-
-class HubMemory:
-    """All times are monotonic seconds. ``used_epochs``: how many of this term hubs that are gone have used."""
-
-    def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
-        self.uid = uid
-        self._first_epoch = term * EPOCHS_PER_TERM
-        self.next_epoch = self._first_epoch + used_epochs
-        self.formed = False
-        self.first_live_at: float | None = None
-        self.restarting_since: dict[str, float] = {}
-        self.settled: set[str] = set()
-        self.unconfirmed_slices: set[str] = (
-            set()
-        )  # names of those whose creation was not answered once: not to be deleted
-        self.term_generations: Mapping[
-            str, int
-        ] = {}  # slice's uid → the generation in which this leader's term was written
-        self.phases: dict[str, str] = {}  # member → phase of the round before
-        self.seen_live: set[str] = set()
-        self.unplaced: dict[str, Unplaced] = {}
-        self.refusals: Mapping[str, Refusal] = {}  # Child object's name → why it was refused in the round before
-        self.plan: Plan | None = None
-        self.quorum: QuorumWatch | None = None  # from the first round on
-        self.away: dict[str, Away] = {}  # members that were lost, by name
-        self.slice_buckets: dict[str, TokenBucket] = {}
-        self.status_rate = StatusRate()
-        self.many_changes = False  # so many entries are under way that what only tells of them gives way
-        self.moves_refilled_at: float | None = None
-        self.move_tokens = 0.0
-        self.first_started: dict[str, str] = {}  # child's uid → when it was seen to run, until its status says so
-        self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
-        self.ended: dict[str, float] = {}  # uid of a child that was deleted because its time was up → when
-        self.deferred: dict[
-            str, float
-        ] = {}  # id of a child that was not moved as it was to be → till when it is let be
-        # by id and member → epoch, not again before, and why
-        self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
-        self.unconfirmed_pods: dict[str, str] = {}  # name → child's id: made, perhaps; there was no answer
-        self.looked_for_pods = False  # those that the slices ask for, when this leader began
-        self.failures: Failures = {}
-        self.template = CheckedTemplate()
-        self.fingerprint = ""  # of the strategy and weights as they are
-        self.last_placed = ""  # the member that the newest child went to
-        self.copies = 1  # as a redundancy strategy of the user's said last
-        self.strategy_failure = ""  # as it was told last
-        self.cooldown = RebalanceCooldown()
-        self.rebalance_target = ""  # a member that draws children, because loads have differed for long
-        self.owned = OwnedMemory()
-        self.marks_due = 0.0  # before which no marks of slices and Leases are put back again
+    def __init__(self, term: int, used: int = 0) -> None:
+        self._first = term * EPOCHS_PER_TERM
+        self.next = self._first + used
 
     @property
-    def used_epochs(self) -> int:
-        """How many epochs of this term can't be given any more."""
-        return self.next_epoch - self._first_epoch
+    def used(self) -> int:
+        """How many epochs of this term can't be given out any more."""
+        return self.next - self._first
 
-    def slice_bucket(self, name: str) -> TokenBucket:
-        """The bucket of a slice's spec writes."""
-        bucket = self.slice_buckets.get(name)
-        if bucket is None:
-            bucket = self.slice_buckets[name] = TokenBucket(*SLICE_WRITES)
-        return bucket
+
+class Formation:
+    """Whether a hub has begun to place children, and when (monotonic seconds) its first member was live."""
+
+    def __init__(self) -> None:
+        self.formed = False
+        self.first_live_at: float | None = None
+
+
+class DeferredMoves:
+    """The children that are not moved for a while, because a move of theirs failed or was refused."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}  # id → monotonic seconds
 
     def defer(self, ids: Iterable[str], now: float) -> None:
-        """Let these children be for a while: they would not be moved."""
-        self.deferred.update(dict.fromkeys(ids, now + DEFERRED_SECONDS))
+        """Keep these children where they are for ``DEFERRED_SECONDS``."""
+        self._until.update(dict.fromkeys(ids, now + DEFERRED_SECONDS))
 
     def still_deferred(self, now: float) -> frozenset[str]:
-        """The children that are let be."""
-        if self.deferred:
-            self.deferred = {child_id: until for child_id, until in self.deferred.items() if until > now}
-        return frozenset(self.deferred)
+        """The children that may not be moved yet."""
+        if self._until:
+            self._until = {child_id: until for child_id, until in self._until.items() if until > now}
+        return frozenset(self._until)
 
-    def deferred_wait(self, now: float) -> float | None:
+    def wait(self, now: float) -> float | None:
         """Seconds until one of them may be moved again, None where there is none."""
-        return max(0.05, min(self.deferred.values()) - now) if self.deferred else None
+        return max(0.05, min(self._until.values()) - now) if self._until else None
 
-    def move_budget(self, per_second: int, now: float) -> int:
-        """How many moves may begin now: at most a second's worth at once."""
-        if self.moves_refilled_at is None:
-            self.move_tokens = float(per_second)
+
+class MoveBudget:
+    """How many moves may begin: at most a second's worth at once."""
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._refilled_at: float | None = None
+
+    def available(self, per_second: int, now: float) -> int:
+        """How many moves may begin now (monotonic seconds)."""
+        if self._refilled_at is None:
+            self._tokens = float(per_second)
         else:
-            refill = (now - self.moves_refilled_at) * per_second
-            self.move_tokens = min(float(per_second), self.move_tokens + refill)
-        self.moves_refilled_at = now
-        return int(self.move_tokens)
+            refill = (now - self._refilled_at) * per_second
+            self._tokens = min(float(per_second), self._tokens + refill)
+        self._refilled_at = now
+        return int(self._tokens)
+
+    def spend(self, moves: int) -> None:
+        """Count moves that were planned."""
+        self._tokens -= moves
+
+
+class ObserveMemory:
+    """What is kept of one hub between its observations. All times are monotonic seconds."""
+
+    def __init__(self, term: int, used_epochs: int = 0) -> None:
+        self.epochs = Epochs(term, used_epochs)
+        self.formation = Formation()
+        self.quorum: QuorumWatch | None = None  # from the first round on
+        # The generation of each slice, by its uid, in which this leader's term was written.
+        self.term_generations: Mapping[str, int] = {}
+        self.restarting_since: dict[str, float] = {}  # by member
+        self.settled: set[str] = set()  # members that confirmed their slices to this leader
+        self.fingerprint = ""  # of the strategy and weights as they are
+        self.copies = 1  # as a custom redundancy strategy said last
+        self.last_placed = ""  # the member that the newest child went to
+        self.moves = MoveBudget()
+        self.deferred_moves = DeferredMoves()
+        self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
+        self.unconfirmed_pods: dict[str, str] = {}  # name → child's id; the creation of the Pod was not answered
+        self.cooldown = RebalanceCooldown()
+        self.rebalance_target = ""  # a member that draws children, because loads have differed for long

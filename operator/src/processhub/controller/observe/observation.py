@@ -15,7 +15,7 @@ from processhub.controller.objects.childpod import name_and_node
 from processhub.controller.observe.admission import Admission, Admitted, admit
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import HubMemory
+from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.ownership import (
     Winners,
     as_on_record,
@@ -75,7 +75,7 @@ def observe(
     hub: Hub,
     state: HubState,
     members: Mapping[str, Member],
-    memory: HubMemory,
+    memory: ObserveMemory,
     now: float,
     strategy: Strategy = HASH,
     admission: Admission | None = None,
@@ -102,11 +102,12 @@ def observe(
         wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
     admitted = Admitted(wanted) if admission is None else admit(admission, wanted, chosen, sets, record, hub)
     refusals.update(admitted.refusals)
-    memory.formed = memory.formed or bool(record) or _formed(hub, members, memory, now)
+    formation = memory.formation
+    formation.formed = formation.formed or bool(record) or _is_complete(hub, members, formation, now)
     if memory.quorum is None:
         memory.quorum = QuorumWatch(hub, state)
     required = rules.required if rules is not None and rules.has_quorum else None
-    verdict = memory.quorum.look(hub, members, memory.formed, now, required)
+    verdict = memory.quorum.look(hub, members, formation.formed, now, required)
     uncertain = state.uncertain() | set(memory.unconfirmed_pods.values())
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, memory.applied_moves)}
     snapshot = HubSnapshot(
@@ -114,15 +115,15 @@ def observe(
         members=tuple(_view(member, memory, state) for member in members.values()),
         children=admitted.wanted,
         record=record,
-        next_epoch=memory.next_epoch,
-        move_budget=memory.move_budget(hub.spec.distribution.rebalance.max_moves_per_second, now),
+        next_epoch=memory.epochs.next,
+        move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
         last_placed=memory.last_placed,
         orders={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
         copies=rules.copies if rules is not None else None,
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
-        put_off=memory.still_deferred(now),
-        formed=memory.formed,
+        put_off=memory.deferred_moves.still_deferred(now),
+        formed=formation.formed,
         uncertain=uncertain,
         partitioned=verdict.why if verdict.partitioned else "",
     )
@@ -208,7 +209,7 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
     return found
 
 
-def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
+def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
     if member.phase is Phase.GONE:
         state.unaccounted.pop(member.name, None)
     possibly_running = set(state.unaccounted.get(member.name, ()))
@@ -227,7 +228,7 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
         # A member of a hub that has children already takes its share as a joiner; a first one does not.
         joining=(member.joining or resettles or member.name == memory.rebalance_target)
         if member.slices
-        else memory.formed,
+        else memory.formation.formed,
         resettles=resettles,
         usage=member.usage,
         wanted=member.wanted,
@@ -239,7 +240,7 @@ def _view(member: Member, memory: HubMemory, state: HubState) -> MemberView:
     )
 
 
-def _acknowledged(member: Member, memory: HubMemory) -> bool:
+def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
     """Whether the member confirmed all of its slices as they were when this leader took over."""
     return all(
         known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
@@ -248,22 +249,22 @@ def _acknowledged(member: Member, memory: HubMemory) -> bool:
     )
 
 
-def _formed(hub: Hub, members: Mapping[str, Member], memory: HubMemory, now: float) -> bool:
+def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
     """Whether placing may begin: all members are there, or startSeconds have passed since the first was."""
     live = [member for member in members.values() if member.phase is Phase.LIVE]
     if not live:
         return False
-    if memory.first_live_at is None:
-        memory.first_live_at = now
+    if formation.first_live_at is None:
+        formation.first_live_at = now
     missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
-    return not missing or now - memory.first_live_at >= hub.spec.timeouts.start_seconds
+    return not missing or now - formation.first_live_at >= hub.spec.timeouts.start_seconds
 
 
-def formation_wait(hub: Hub, memory: HubMemory, now: float) -> float | None:
+def formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
     """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
-    if memory.formed or memory.first_live_at is None:
+    if formation.formed or formation.first_live_at is None:
         return None
-    return max(0.05, hub.spec.timeouts.start_seconds - (now - memory.first_live_at))
+    return max(0.05, hub.spec.timeouts.start_seconds - (now - formation.first_live_at))
 
 
 def _wanted(

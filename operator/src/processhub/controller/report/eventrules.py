@@ -11,9 +11,10 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
 from processhub.api.reasons import EventReason, Reason
 from processhub.api.slice import Kept
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import Away, HubMemory
 from processhub.controller.observe.observation import Observation
+from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
@@ -24,10 +25,16 @@ _QUIET = (Reason.SUSPENDED,)
 
 
 def emit(
-    events: EventRecorder, hub: Hub, state: HubState, observation: Observation, plan: Plan, memory: HubMemory
+    events: EventRecorder,
+    hub: Hub,
+    state: HubState,
+    observation: Observation,
+    plan: Plan,
+    memory: ReportMemory,
+    quorum: QuorumWatch | None,
 ) -> None:
     """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
-    _emit_quorum(events, hub, observation, memory)
+    _emit_quorum(events, hub, observation, quorum)
     for name, member in observation.members.items():
         before = memory.phases.get(name)
         if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
@@ -112,8 +119,8 @@ def _announced_with(plan: Plan, move: Move) -> str:
     return move.target if move.id in plan.entries.get(move.target, ()) else move.source
 
 
-def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, memory: HubMemory) -> None:
-    watch, verdict = memory.quorum, observation.quorum
+def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, watch: QuorumWatch | None) -> None:
+    verdict = observation.quorum
     if watch is None or watch.announced == verdict.partitioned:
         return
     watch.announced = verdict.partitioned

@@ -1,0 +1,17 @@
+"""What the leader remembers of one hub between the rounds: a part for each stage, all forgotten with the Hub's uid."""
+
+from __future__ import annotations
+
+from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.observe.memory import ObserveMemory
+from processhub.controller.report.memory import ReportMemory
+
+
+class HubMemory:
+    """The memories of the stages. ``used_epochs``: how many epochs of this term deleted hubs have used."""
+
+    def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
+        self.uid = uid
+        self.observe = ObserveMemory(term, used_epochs)
+        self.execute = ExecuteMemory()
+        self.report = ReportMemory()
