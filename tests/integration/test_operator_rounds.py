@@ -27,19 +27,19 @@ CONFIG_MAPS = untyped("v1", "configmaps")
 
 
 class GatedClient(Client):
-    """The product's client; what it applies waits until ``gate`` is open, statuses of Children until ``tell`` is."""
+    """The product's client; what it applies waits for ``gate``, statuses of Children for ``may_write_children``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.reached, self.gate = asyncio.Event(), asyncio.Event()
-        self.telling, self.tell = 0, asyncio.Event()
-        self.told: list[dict[str, Any]] = []  # statuses of Hubs as they were sent
+        self.child_writes, self.may_write_children = 0, asyncio.Event()
+        self.hub_statuses: list[dict[str, Any]] = []  # statuses of Hubs as they were sent
         self.lost_slice_writes = 0  # that many are still to come to nothing
 
     async def replace(self, kind: Kind[Any], *arguments: Any, **options: Any) -> Any:
         if kind is CHILDREN:
-            self.telling += 1
-            await self.tell.wait()
+            self.child_writes += 1
+            await self.may_write_children.wait()
         if kind is SLICES and self.lost_slice_writes:
             self.lost_slice_writes -= 1
             raise ConnectionFailedError("the connection broke before anything was sent")
@@ -52,7 +52,7 @@ class GatedClient(Client):
             self.reached.set()
             await self.gate.wait()
         else:
-            self.told.append(body)
+            self.hub_statuses.append(body)
         return await super().apply(kind, namespace, name, body, subresource=subresource, **options)
 
 
@@ -66,7 +66,7 @@ async def engine_with(client: GatedClient, namespace: str) -> AsyncIterator[Engi
         yield engine
     finally:
         client.gate.set()
-        client.tell.set()
+        client.may_write_children.set()
         await engine.stop()
 
 
@@ -89,7 +89,7 @@ def child_manifest(name: str, **spec: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["created", "edited"])
-async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_told(
+async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_reported(
     api: Client, namespace: str, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statuswriter, "_SETTLE_SECONDS", 0.0)  # the next round takes longer than that
@@ -114,24 +114,22 @@ async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_told(
         client.gate.set()
 
         async def two_rounds_later() -> None:
-            assert client.telling
+            assert client.child_writes
             assert rounds() >= ended + 2
 
         await settles(two_rounds_later, every=0.01)
-        client.tell.set()
+        client.may_write_children.set()
 
-        async def told() -> None:
+        async def reported() -> None:
             now = await api.get(CHILDREN, namespace, "a")
             accepted = find_condition(now.status.conditions, "Accepted")
             assert accepted is not None
             assert (accepted.status, accepted.reason) == ("False", "InvalidChildMapping")
 
-        await settles(told)
+        await settles(reported)
 
 
-async def test_a_hub_made_anew_in_the_midst_of_a_round_is_not_told_what_was_found_of_the_first(
-    api: Client, namespace: str
-) -> None:
+async def test_a_hub_made_anew_in_the_midst_of_a_round_gets_no_status_of_the_first(api: Client, namespace: str) -> None:
     async with GatedClient(api.config) as client, engine_with(client, namespace) as engine:
         first = await api.create(HUBS, namespace, hub_manifest())
         await client.reached.wait()  # the first round has observed and planned
@@ -151,16 +149,16 @@ async def test_a_hub_made_anew_in_the_midst_of_a_round_is_not_told_what_was_foun
             assert ready.reason == "Suspended"
 
         await settles(answered, within=120)  # garbage collection learns of new CRDs every 30 s
-        told = {
+        reported = {
             condition.reason
-            for body in client.told
+            for body in client.hub_statuses
             if body["metadata"]["uid"] == second.metadata.uid
             for condition in body["status"].conditions
             if condition.type == "Ready"
         }
         assert first.metadata.uid != second.metadata.uid
         # What is left of the first may hold the second up for a moment.
-        assert told <= {"Suspended", "NameConflict"}
+        assert reported <= {"Suspended", "NameConflict"}
 
 
 async def test_a_slice_write_that_came_to_nothing_is_tried_again_though_no_event_follows(
@@ -203,10 +201,10 @@ async def test_rounds_in_a_namespace_that_goes_do_not_fail(api: Client, namespac
     await api.patch(CONFIG_MAPS, namespace, "kept", {"metadata": {"finalizers": None}})
 
 
-async def test_statuses_of_children_give_way_to_a_hub_that_starts_many(
+async def test_child_statuses_are_throttled_while_a_hub_has_many_changes(
     api: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statuswriter, "_STORM_SECONDS", 1000.0)  # only a calm round ends it here
+    monkeypatch.setattr(statuswriter, "_THROTTLE_SECONDS", 1000.0)  # only a round with few changes ends it here
     names = [f"c{number}" for number in range(20)]
     children = {(namespace, name): await api.create(CHILDREN, namespace, child_manifest(name)) for name in names}
     hub = (namespace, "hub")
@@ -216,32 +214,32 @@ async def test_statuses_of_children_give_way_to_a_hub_that_starts_many(
 
     async with GatedClient(api.config) as client:
         writer = StatusWriter(client, Store(client, (namespace,), lambda _: None), latest)
-        writer.give_way(hub, True)
+        writer.throttle(hub, True)
         for key in children:
             writer.mark(key)
         running = asyncio.create_task(writer.run())
         try:
 
             async def under_way(count: int) -> None:
-                assert client.telling == count
+                assert client.child_writes == count
 
             await settles(lambda: under_way(1), every=0.01)
             await stays(lambda: under_way(1), 0.4)
-            writer.give_way(hub, False)
+            writer.throttle(hub, False)
             await settles(lambda: under_way(16), every=0.01)
-            client.tell.set()
+            client.may_write_children.set()
 
-            async def all_told() -> None:
+            async def all_written() -> None:
                 for name in names:
                     assert (await api.get(CHILDREN, namespace, name)).status.member == "hub-0"
 
-            await settles(all_told)
+            await settles(all_written)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is_told_last(
+async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is_written_last(
     api: Client, namespace: str
 ) -> None:
     child = await api.create(CHILDREN, namespace, child_manifest("a"))
@@ -258,19 +256,19 @@ async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is
         try:
 
             async def first_under_way() -> None:
-                assert client.telling == 1
+                assert client.child_writes == 1
 
             await settles(first_under_way, every=0.01)
             member = "hub-1"
             writer.mark((namespace, "a"))
             await stays(first_under_way, 0.4)
-            client.tell.set()
+            client.may_write_children.set()
 
-            async def told() -> None:
-                assert client.telling == 2
+            async def reported() -> None:
+                assert client.child_writes == 2
                 assert (await api.get(CHILDREN, namespace, "a")).status.member == "hub-1"
 
-            await settles(told)
+            await settles(reported)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -56,7 +56,7 @@ def view(
     return HubView(members=members, copies={"a": copies}, wanted=wanted("a", uid=want) if want else {}, **fields)
 
 
-def told(*views: HubView) -> list[tuple[str, dict[str, Any]]]:
+def emitted(*views: HubView) -> list[tuple[str, dict[str, Any]]]:
     """What the last view gives rise to, as (event, data)."""
     tracker = Tracker()
     for seen in views[:-1]:
@@ -66,7 +66,7 @@ def told(*views: HubView) -> list[tuple[str, dict[str, Any]]]:
 
 def kinds(*views: HubView) -> list[str]:
     """The names alone, a child's member appended."""
-    return [f"{kind} {data.get('member', data.get('to', ''))}".rstrip() for kind, data in told(*views)]
+    return [f"{kind} {data.get('member', data.get('to', ''))}".rstrip() for kind, data in emitted(*views)]
 
 
 NOTHING = view()
@@ -167,14 +167,14 @@ def test_of_a_child(views: list[HubView], expected: list[str]) -> None:
 
 
 def test_what_is_found_first_is_no_event() -> None:
-    assert told(view(copy(pid=10))) == []
+    assert emitted(view(copy(pid=10))) == []
 
 
 def test_what_each_event_says() -> None:
     moved = Move("a", "m0", "m1", "m1 joined")
     begun = view(copy(pid=10), copy("m1", epoch=2, wait=True), moves=(moved,), moving=1)
 
-    assert told(NOTHING, RUNS) == [
+    assert emitted(NOTHING, RUNS) == [
         (
             "ChildRegistered",
             {
@@ -189,17 +189,17 @@ def test_what_each_event_says() -> None:
         ),
         ("ChildStarted", {"child": "a", "uid": "u", "member": "m0", "epoch": 1, "pid": 10, "role": "Active"}),
     ]
-    assert told(RUNS, view(copy(pid=11))) == [
+    assert emitted(RUNS, view(copy(pid=11))) == [
         (
             "ChildPidUpdated",
             {"child": "a", "uid": "u", "member": "m0", "epoch": 1, "pid": 11, "previousPid": 10, "role": "Active"},
         )
     ]
-    assert told(RUNS, view(want=None))[1] == (
+    assert emitted(RUNS, view(want=None))[1] == (
         "ChildStopped",
         {"child": "a", "uid": "u", "member": "m0", "epoch": 1, "pid": 10, "reason": "Ordered"},
     )
-    assert told(RUNS, begun, view(copy("m1", epoch=3)))[3:] == [
+    assert emitted(RUNS, begun, view(copy("m1", epoch=3)))[3:] == [
         ("ChildMoved", {"child": "a", "uid": "u", "from": "m0", "to": "m1", "epoch": 3, "why": "m1 joined"}),
         ("RedistributionDone", {"moves": 1}),
     ]
@@ -288,12 +288,12 @@ def test_loss_of_a_member_tells_all_of_its_children_and_their_recovery() -> None
     lost = {"m0": MemberSeen(phase=GONE, why="its Lease was not renewed for 16 s"), "m1": THERE}
     move = Move("a", "m0", "m1", "m0 was lost", lost=True)
 
-    taken = told(RUNS, view(copy("m1", epoch=2), members=lost, moves=(move,)))
-    done = told(
+    begun_events = emitted(RUNS, view(copy("m1", epoch=2), members=lost, moves=(move,)))
+    done = emitted(
         RUNS, view(copy("m1", epoch=2), members=lost, moves=(move,)), view(copy("m1", epoch=2, pid=20), members=lost)
     )
 
-    assert [(kind, data.get("reason") or data.get("why")) for kind, data in taken] == [
+    assert [(kind, data.get("reason") or data.get("why")) for kind, data in begun_events] == [
         ("MemberLeft", "its Lease was not renewed for 16 s"),
         ("ChildUnregistered", "MemberLost"),
         ("ChildStopped", "MemberLost"),
@@ -355,7 +355,7 @@ def test_every_event_that_can_happen_today_is_derived() -> None:
         kind
         for _, views, _ in CASES + MEMBER_CASES
         for seen in range(1, len(views))
-        for kind, _ in told(*views[: seen + 1])
+        for kind, _ in emitted(*views[: seen + 1])
     }
     every |= {"RedistributionDone", "RecoveryDone"}  # in tests of their own above
 

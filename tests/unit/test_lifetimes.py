@@ -39,7 +39,7 @@ async def no_token() -> str | None:
 
 
 async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub() -> None:
-    """What comes after it in a round would never be reached: members made, statuses told."""
+    """What comes after it in a round would never be reached: members made, statuses written."""
     deleted: list[str] = []
     asked = 0
 
@@ -66,7 +66,7 @@ async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub(
         async with Client(config) as client:
             for _ in range(2):
                 steps = Steps(memory.failures, EventRecorder(client, "operator"), Hub(metadata=ObjectMeta(name="hub")))
-                await Lifetimes(client, state, memory, steps).end(observation, 0.0)
+                await Lifetimes(client, state, memory, steps).delete_expired(observation, 0.0)
 
     assert deleted == ["other"]
     assert asked == 1, "it is not tried again at once"

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The leader's machinery; ``store`` has what the watches told. ``start`` returns when the first rounds may run."""
+    """The leader's machinery; ``store`` has what the watches gave. ``start`` returns when the first rounds may run."""
 
     def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
         self._client, self._settings, self._term = client, settings, term

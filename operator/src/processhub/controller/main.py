@@ -93,7 +93,7 @@ async def _deployment(client: Client, namespace: str) -> OwnerReference | None:
 async def _lead(
     client: Client, settings: OperatorSettings, leadership: LeaderThread, engine: Engine, stop: asyncio.Event
 ) -> int:
-    """Lead until told to stop (0) or deposed (1). The Lease is kept until all work has stopped."""
+    """Lead until ``stop`` is set (0) or the Lease is lost (1). The Lease is kept until all work has stopped."""
     metrics.LEADER.set(1)
     ended = asyncio.Event()
     work = asyncio.create_task(_kopf(client, settings, engine, ended), name="kopf")

@@ -77,10 +77,10 @@ from processhub.core.strategies.custom import Own
 from processhub.core.strategies.migration import MigrationStrategy, OwnMigration, migration_of
 from processhub.extensions import own_strategies
 
-_MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
-_MOVING_SECONDS = 0.5  # until moves are looked at again of which no event told
+_MANY = 32  # With more entries under way than this, writes of Child statuses are throttled: slices go first.
+_MOVING_SECONDS = 0.5  # Moves under way are looked at again after this, whatever the watches show.
 _TEMPLATE = "members can't be made as spec.members says"
-_NAMESPACE_GOES_SECONDS = 10.0  # until it is looked again whether it has gone
+_NAMESPACE_GOES_SECONDS = 10.0  # Whether a terminating namespace has gone is looked at again after this.
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Reconciler:
         return await steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
 
     def _is_paused(self, hub: Hub) -> bool:
-        """Whether its user wants it left alone, which is told when it begins and ends: its status says nothing then."""
+        """Whether the hub is paused by its annotation; an Event is posted when that begins and ends."""
         uid, paused = hub.metadata.uid, hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true"
         if paused and uid not in self._paused:
             self._paused.add(uid)
@@ -173,12 +173,12 @@ class Reconciler:
     async def _refuse(
         self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, refusal: Refusal
     ) -> float | None:
-        """The round of a hub that is not accepted: its objects are kept as they were, and its children told why."""
+        """The round of a hub that is not accepted: its objects are kept as they were, and its children report why."""
         now = asyncio.get_running_loop().time()
         marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, now, steps)
         self._observed.pop(key, None)
         self._mark_children(key, state)
-        state.dirty |= state.by_id.keys()  # they will be told otherwise once the hub is accepted
+        state.dirty |= state.by_id.keys()  # their statuses change once the hub is accepted
         owned = self._owned(hub, memory)
         _note_refused(steps, await owned.keep_last(now))
         wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
@@ -187,7 +187,7 @@ class Reconciler:
         return _soonest(again, marks_in, owned.retry_in)
 
     async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps) -> float | None:
-        # What changes from here on may not be in this round's observation: it is told after the next one.
+        # What changes from here on may not be in this round's observation: it is reported after the next one.
         dirty, state.dirty = state.dirty, set()
         try:
             return await self._observe_and_act(key, hub, state, memory, steps, dirty)
@@ -203,30 +203,26 @@ class Reconciler:
         await pods.confirm_pods()
         writer = SliceWriter(self._client, self._store, hub, state, memory.observe, memory.execute, self._term)
         executor = Executor(self._client, self._store, state, writer, steps, self._term)
-        members = await proven_members(
-            lambda: self._members(hub, state, memory.observe, loop.time()),
-            executor.confirm_gone,
-            copies=hub.spec.keeps_copies,
-        )
+        look = partial(self._members, hub, state, memory.observe)
+        members = await proven_members(lambda: look(loop.time()), executor.confirm_gone, copies=hub.spec.keeps_copies)
         observation, plan = self._plan(key, hub, state, memory, members)
         await self._make_leases(hub, state, members, steps)
         executed = await executor.execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, loop.time())
         emit_changed_pods(self.events, hub, observation, pods.changed)
-        # What is made for it comes with the next round: an API server that takes its time holds up no failover.
+        # Children made here are placed in the next round: a slow API server must not delay a failover.
         await sync_static_children(self._client, self._store, hub, state, steps)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.observe.applied_moves, steps)
         move_results_in = await move_requests.record_results(observation, plan.answered, loop.time())
         lifetimes = Lifetimes(self._client, state, memory.execute, steps)
-        await lifetimes.end(observation, loop.time())
+        await lifetimes.delete_expired(observation, loop.time())
         await self._retire(state, memory.execute, members, writer, steps)
         await self._end_quorum_reset(hub, memory.observe.quorum, steps)
         owned = self._owned(hub, memory)
-        refusal = await self._keep_members(
-            hub, memory.execute.template, owned, _replicas(hub, observation, plan), steps
-        )
+        replicas = _replicas(hub, observation, plan)
+        refusal = await self._keep_members(hub, memory.execute.template, owned, replicas, steps)
         await label_pods(self._client, self._store, members.values(), steps)
         marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, loop.time(), steps)
         self._after(key, hub, state, memory, observation, plan, dirty)
@@ -342,7 +338,7 @@ class Reconciler:
         return checked.last_good
 
     async def _end_quorum_reset(self, hub: Hub, quorum: QuorumWatch | None, steps: Steps) -> None:
-        """Take an order to reset the quorum off the Hub once its outcome is on record."""
+        """Remove the annotation that asks for a quorum reset once the outcome is on record."""
         if quorum is None or not quorum.reset_done(hub):
             return
         path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
@@ -412,7 +408,7 @@ class Reconciler:
         # What was written is seen at once: the status shows the record as it is now, not as it was planned from.
         members = self._members(hub, state, memory.observe, asyncio.get_running_loop().time())
         self._observed[key] = msgspec.structs.replace(observation, members=members)
-        # But a member that was lost is told so, though it is back by now: its children went to others.
+        # But a member that was lost is reported as lost, though it is back by now: its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         changed_phase = {
@@ -457,7 +453,7 @@ class Reconciler:
         return child, status
 
     def _report_sets(self, key: HubKey, plan: Plan) -> float | None:
-        """Have the ChildSets' statuses written; the seconds to wait where it is not the time of one of them yet."""
+        """Write the ChildSets' statuses; the seconds until the next may be written, None where none waits."""
         observation = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
@@ -486,7 +482,7 @@ class Reconciler:
         )
 
     def _write_hub(self, hub: Hub, memory: HubMemory, compute: Callable[[], HubStatus]) -> float | None:
-        """Have the Hub's status written where it differs; the seconds to wait where it is not its time yet."""
+        """Write the Hub's status where it differs; the seconds until it may be written, None where none waits."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None or current.metadata.uid != hub.metadata.uid:
             return None  # made anew in the midst of the round: this status is its predecessor's
@@ -517,7 +513,7 @@ class Reconciler:
     def _emit_failure(
         self, hub: Hub, memory: ReportMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
     ) -> None:
-        """Post what went wrong in a strategy of the user's, once as long as it is the same."""
+        """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
         failure = rules.failure
         if isinstance(strategy, Own) and strategy.failure:
             failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
@@ -565,7 +561,7 @@ class Reconciler:
         return None
 
     async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
-        """The Hub is not there (any more): its Children say so, its objects go by owner reference."""
+        """The Hub does not exist (any more): its Children report that, its objects are garbage-collected."""
         self._observed.pop(key, None)
         self._mark_children(key, state)
         wait = self._refuse_sets(key, state, _no_hub(key))
@@ -589,7 +585,7 @@ class Reconciler:
 
 
 def _of_hub(refusal: Refusal) -> Refusal:
-    """What the children of a refused hub are told."""
+    """The refusal that the children of a refused hub report."""
     return Refusal(refusal.reason, f"the hub is not accepted: {refusal.message}")
 
 
@@ -598,7 +594,7 @@ def _no_hub(key: HubKey) -> Refusal:
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:
-    """The keys under which the two don't say the same."""
+    """The keys whose values differ."""
     return {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
 
 
@@ -630,7 +626,7 @@ def _replicas(hub: Hub, observation: Observation, plan: Plan) -> int:
         if ordinal is None or member.wanted or member.phase is Phase.GONE:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
-        # Also what was told to stop in this very round, which the view can't know yet.
+        # Also children whose entries were removed in this very round: the view was made before.
         occupied = any(known.assignments or known.unproven for known in member.slices) or view.possibly_running
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)
@@ -643,5 +639,5 @@ def _note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
 
 
 def _with_judgement(member: Member, before: Member | None) -> Member:
-    """The member with what was judged of it before the plan was made."""
+    """The member with the judgement that the plan was made from."""
     return member if before is None else msgspec.structs.replace(member, judgement=before.judgement)

@@ -92,7 +92,7 @@ class CallRights:
         return _RECHECK_SECONDS
 
     async def _keep(self, wanted: frozenset[HubKey]) -> bool:
-        """Whether the binding has the accounts of these hubs; where it is missing, that is told. Raises ApiError."""
+        """Whether the binding has the accounts of these hubs; where it is missing, that is logged. Raises ApiError."""
         for _ in range(_TRIES):
             try:
                 binding = await self._client.get(_BINDINGS, None, BINDING)

@@ -32,7 +32,7 @@ from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 
-_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also hold orders to stop
+_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also stop children
 log = logging.getLogger(__name__)
 
 
@@ -123,7 +123,7 @@ class Executor:
     async def confirm_gone(self, member: Member) -> bool | None:
         """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
 
-        None where it can't be read: nothing follows from that. One that no watch tells of may be there without its
+        None where it can't be read: nothing follows from that. One that no watch shows may be there without its
         labels. It gets them back, for the next judgement.
         """
         name = lease_name(self._state.key[1], member.name)
@@ -174,7 +174,7 @@ class Executor:
 
 
 def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
-    """The plan without the changes that are ``missing``, by member: they are not told, nor is an order carried out."""
+    """The plan without the changes that are ``missing``, by member: they have neither Events nor move results."""
     ids = set[str]().union(*missing.values())
     if not ids:
         return plan

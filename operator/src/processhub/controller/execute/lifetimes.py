@@ -24,7 +24,7 @@ from processhub.controller.report.child import Copy, copies_by_id
 from processhub.controller.store.hubstate import HubState, KnownChild
 
 _AT_ONCE = 16
-_AGAIN_SECONDS = 5.0  # after which a deletion of which the watch has not told is ordered again
+_AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not shown is sent again
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +54,7 @@ class Lifetimes:
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.next_in: float | None = None
 
-    async def end(self, observation: Observation, now: float) -> None:
+    async def delete_expired(self, observation: Observation, now: float) -> None:
         """Delete those whose time is up; one that can't be deleted now is tried again later."""
         due: list[tuple[Child, str]] = []
         ids = {self._state.children[name].child.id for name in self._state.expiring}

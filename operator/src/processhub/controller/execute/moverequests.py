@@ -1,7 +1,7 @@
-"""Moves that somebody asked for: an order stands on the Child until it is obeyed or refused, then it is taken off.
+"""Moves that somebody asked for: a request stands on the Child until it is applied or refused, then it is taken off.
 
-A crash in between does no harm: what is on record where it was ordered to is not moved again. The children of a
-ChildSet have no object of their own: their orders stand on the set, and each is taken off by itself.
+A crash in between does no harm: what is on record where it was to go is not moved again. The children of a
+ChildSet have no object of their own: their requests stand on the set, and each is taken off by itself.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.informers import Store
 
 Ordered = TypeVar("Ordered", Child, ChildSet)
-_SET_SECONDS = 1.0  # between writes that take some of a set's orders off it
+_SET_SECONDS = 1.0  # between writes that take some of a set's requests off it
 log = logging.getLogger(__name__)
 
 
 class MoveRequests:
-    """Of one hub and round: takes the orders that are done with off their objects; tells why one was not obeyed."""
+    """Records the results of one hub's move requests in one round: takes them off their objects, posts refusals."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class MoveRequests:
         self._applied_moves, self._steps = applied_moves, steps
 
     async def record_results(self, observation: Observation, results: Mapping[str, str], now: float) -> float | None:
-        """``results``: id → why its order is not obeyed, "" where it was; ``now``: monotonic seconds.
+        """Record ``results``: id → why its request is refused, "" where it was applied; ``now``: monotonic seconds.
 
-        The seconds until answers that are held back are to be written, None where none is.
+        Returns the seconds until results that wait are to be written, None where none waits.
         """
         for child_id, refusal in results.items():
             known = observation.chosen.get(child_id)
@@ -90,9 +90,9 @@ class MoveRequests:
         refused = {child_id: f"{orders[child_id]}: {why}" for child_id, why in answers.items() if why}
         due = held.since + _SET_SECONDS
         if left and not refused and now < due:
-            # Each write carries all orders that are left: of thousands that are obeyed by and by it would be megabytes
-            # a second. One that was obeyed may stand on: it is not planned again, and a new leader, who does not know
-            # of it, finds its child on record where it was ordered to. Nothing but a write tells of a refusal.
+            # Each write carries all requests that are left: of thousands that are applied by and by it would be
+            # megabytes a second. One that was applied may stand on: it is not planned again, and a new leader, which
+            # does not know of it, finds its child on record where it was to go. A refusal is seen by its write only.
             held.applied = {child_id: member for child_id, member in orders.items() if child_id not in left}
             return due - now
         try:

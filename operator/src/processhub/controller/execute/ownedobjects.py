@@ -69,7 +69,7 @@ class _Kept:
         self.refused = 0  # times, one after the other
         self.repairs = TokenBucket(1 / _REPAIR_SECONDS, _REPAIR_BURST)
         self.changed_by = ""  # the manager that changed it last
-        self.contested = False  # changed so often that it is not put back at once, which was told
+        self.contested = False  # changed so often that it is not put back at once, which was announced
 
     def applied(self, digest: str, mark: Mark, now: float) -> None:
         """It is as it should be."""
@@ -94,7 +94,7 @@ class OwnedMemory:
 class OwnedObjects:
     """Keeps the owned objects of one hub in one round; ``emit(text)`` is called for each that it puts back.
 
-    ``retry_in``: seconds until one of them is to be looked at again though no event tells of it.
+    ``retry_in``: seconds until one of them is to be looked at again, whatever the watch shows.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class OwnedObjects:
         """Apply those of the manifests that need it; what became of those that can't be, by kind and name.
 
         One that is refused stops no other, but a name that somebody else has does: beside it the hub makes nothing
-        more. A refusal is told again in each round until the time to try again has come. Raises
+        more. A refusal is reported again in each round until the time to try again has come. Raises
         NamespaceTerminatingError.
         """
         self._memory.manifests = manifests
@@ -133,7 +133,7 @@ class OwnedObjects:
     async def check(self, manifest: Manifest) -> None:
         """Ask the API server whether it would take the manifest. Raises ApiError; nothing is changed.
 
-        Of an object that is another's it is not asked: that is told when it is to be made.
+        An object that is another's is not checked: the conflict is reported when it is to be made.
         """
         namespace, name = self._hub.metadata.namespace, manifest["metadata"]["name"]
         kind = OWNED_KINDS[manifest["kind"]]
@@ -189,7 +189,7 @@ class OwnedObjects:
         kept.applied(digest, after, now)
 
     def _slow_down(self, manifest: Manifest, kept: _Kept, now: float) -> None:
-        """Somebody changes the object as often as it is put back: be slower, and say so once."""
+        """Somebody changes the object as often as it is put back: be slower, and announce that once."""
         kept.due = min(kept.due, now + kept.repairs.wait(now))
         if not kept.contested:
             kept.contested = True

@@ -5,8 +5,8 @@ agent asks for it by the report ``Starting``: restart policy, back-off and limit
 
 In a hub with one copy of each child two rules keep an id from having two Pods: its Pod has one name, and nothing is
 placed while a Pod of it is there (the planner sees them). Where the hub keeps copies, each has a Pod of its own, and
-with standby copies each Pod begins as passive: active it is once it is there and told so by its annotations. While a
-Pod that was told is there, no other is.
+with standby copies each Pod begins as passive: it becomes active by its annotations, once it exists. While a Pod
+with the active role exists, no other has it.
 
 A creation that was not answered may take effect at any time, under a later leader too, and when the hub keeps fewer
 copies or the child is no Pod any more. So a Pod is made with a scheduling gate, with which it gets no node, and that is
@@ -71,7 +71,7 @@ from processhub.core.planning.builder import pod_there
 
 FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
-_A_ROUND = 200  # Pods made in one round at most: slices must not wait for all of a storm
+_A_ROUND = 200  # Pods made in one round at most: slices must not wait for thousands
 _REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
 _CONFIRM_SECONDS = 2.0  # between two tries to read what may be there, at most
 _CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
@@ -141,7 +141,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
     if not _is_run_of(pod, asked.place):
         return True
     if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
-        return True  # somebody else told it: it may act on that, whatever it is told later
+        return True  # somebody else marked it active: it may act on that, whatever its marks say later
     if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
         return True
     if given_up(asked.report):
@@ -152,7 +152,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
 
 
 def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
-    """The annotations that the Pod is to have: its copy was made active. None where it has them."""
+    """The annotations that the Pod is to get, as its copy was made active; {} where it has them."""
     if asked is None or not _is_wanted(asked, pod):
         return {}
     wanted = marks(asked.place.child_id, asked.place.entry)
@@ -160,12 +160,12 @@ def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
 
 
 def to_be_ungated(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod waits for the operator's word to start, and is what the slices ask for."""
+    """Whether the Pod is gated, and is what the slices ask for."""
     return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
 
 
 def may_run(asked: Asked, pod: Pod) -> bool:
-    """Whether the Pod is what the slices ask for, and was let go."""
+    """Whether the Pod is what the slices ask for, and is not gated."""
     return _is_wanted(asked, pod) and not _is_gated(pod)
 
 
@@ -178,7 +178,7 @@ def _is_gated(pod: Pod) -> bool:
 
 
 def _is_run_of(pod: Pod, place: PodPlace) -> bool:
-    """Whether the Pod is the incarnation that the entry means, whatever it has been told of epoch and role."""
+    """Whether the Pod is the incarnation that the entry means, whatever its annotations say of epoch and role."""
     annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
     may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
     same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
@@ -210,13 +210,13 @@ class PodChildren:
         self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self.retry_in: float | None = None
-        self.changed: list[tuple[Pod, str]] = []  # Pods of which somebody changed what tells whose they are, and how
+        self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, and how
 
     async def confirm_pods(self) -> None:
-        """Find out which Pods are there, before the planner looks at them.
+        """Read the Pods of which it is not known whether they exist, before the planner looks at them.
 
-        Those whose creation was not answered are read, and those that the watch tells of no more; by a new leader also
-        those that the slices ask for and no watch has told of. The planner leaves the child of one that can't be read
+        Those whose creation was not answered are read, and those that have left the watch; by a new leader also
+        those that the slices ask for and no watch has shown. The planner leaves the child of one that can't be read
         alone (``ObserveMemory.unconfirmed_pods``), and takes one that was there for one that is.
         """
         if not self._memory.looked_for_pods:
@@ -242,7 +242,7 @@ class PodChildren:
             self._again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
-        """Pods that the slices ask for and no watch told of, with their child's id: not made, or without a label."""
+        """Pods that the slices ask for and no watch has shown, with their child's id: not made, or without a label."""
         found: dict[str, str] = {}
         for known in self._state.slices.values():
             spec = known.present.spec
@@ -375,10 +375,10 @@ class PodChildren:
         await self._update(item, pod, now, ungate=True)
 
     async def _update(self, item: Asked, pod: Pod, now: float, *, ungate: bool) -> None:
-        """Tell the Pod its role and epoch, and with ``go`` take its gate off: from here on it may start.
+        """Write role and epoch into the Pod's annotations, and with ``ungate`` take its gate off: then it may start.
 
-        The Pod as it was seen, no later one: a leader that stood still between look and word would speak to one of
-        which another leader has judged that it is passive, or is to go.
+        Only to the Pod as it was seen: a leader that was suspended before the write would change one that another
+        leader has made passive meanwhile, or is about to delete.
         """
         if self._refused(item, now):
             return
@@ -403,7 +403,7 @@ class PodChildren:
                 self._memory.refused_pods.pop(item.key, None)
 
     async def _mend(self, pod: Pod) -> None:
-        """Put back what tells whose the Pod is: its member, and the next leader, know it by nothing else."""
+        """Put the Pod's marks back: its member, and the next leader, know it by nothing else."""
         metadata = pod.metadata
         names = ", ".join(self._state.changed_pods[metadata.name])
         async with self._gate:
@@ -434,7 +434,7 @@ class PodChildren:
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
-            self._state.unwatched_pods.add(name)  # the watch does not tell of it
+            self._state.unwatched_pods.add(name)  # the watch does not show it
             self._again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:

@@ -1,4 +1,4 @@
-"""The ends of children's Pods: ordered, and believed when the API server says so."""
+"""Deletion of children's Pods, and reads that confirm that they are gone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import hub_uids, identified
 
-LOOK_AGAIN_SECONDS = 1.0  # until a Pod of which no watch tells is read again
+LOOK_AGAIN_SECONDS = 1.0  # until a Pod that no watch shows is read again
 _AT_ONCE = 16
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ async def read_unwatched_pods(client: Client, store: Store, state: HubState, gat
             except NotFoundError:
                 pod = None
         if name not in state.unwatched_pods or state.child_pods.get(name) is not known:
-            return  # the watch told of it meanwhile
+            return  # the watch has shown it meanwhile
         if pod is None or pod.metadata.uid != known.metadata.uid:
             store.child_pod_gone(state.key, name)
         else:

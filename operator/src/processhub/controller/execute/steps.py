@@ -1,4 +1,4 @@
-"""The steps of a round, each on its own: one that fails is told, and tried again with back-off.
+"""The steps of a round, each on its own: one that fails is reported, and retried with back-off.
 
 A round does many things, and the API server may refuse each of them for ever: a quota, an admission policy, a rule of
 the schema. Were that to end the round, a hub would stop for everybody because of one object. So whatever a round asks
@@ -38,7 +38,7 @@ T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # between two tries of what is refused
 _FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # seconds until the second try; doubled from try to try
 _LONGEST_UNAVAILABLE = 5.0  # between two tries where the API server gave no answer, or said nothing of the object
-_OUTAGE_SECONDS = 5.0  # an API server that is overloaded or restarts is told of only after so long
+_OUTAGE_SECONDS = 5.0  # an API server that is overloaded or restarts is reported only after so long
 _SENTENCE_MAX = 800  # characters of one failure's text
 _NAMED = 3  # failures in one message
 _EVENTS_MAX = 5  # Events about a Hub in one round
@@ -109,7 +109,7 @@ class Steps:
         """What ``work`` gives; ``otherwise`` where that fails, or did so lately.
 
         ``what`` names the object and what can't be done with it, as in "lease hub.hub-0 can't be made". A failure is
-        told in the Hub's condition Stalled and by an Event on ``about``. ``longest``: seconds between two tries at
+        reported in the Hub's condition Stalled and by an Event on ``about``. ``longest``: seconds between two tries at
         most. An error that is not the API server's is a bug of the operator: it is logged, and stops nothing else.
         Raises NamespaceTerminatingError (nothing can be made there) and DeposedError.
         """
@@ -143,17 +143,17 @@ class Steps:
         return waits
 
     def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
-        """Tell of a failure of what is tried again by its own time, and not by this."""
+        """Report a failure of what is retried by its own time, and not by this."""
         self._taken.add(what)
         self._fail(what, error, about, LONGEST_SECONDS)
 
     def failure(self, what: str) -> Failure | None:
-        """The failure of this step, None where it did not fail or is not to be told of yet."""
+        """The failure of this step, None where it did not fail or is not reported yet."""
         failure = self._failures.get(what)
         return failure if failure is not None and self._is_reported(failure) else None
 
     def end(self) -> None:
-        """The round has taken all of its steps: forget what failed before and was not asked for, and tell the news."""
+        """End the round: forget failures of steps that were not taken, and post Events about the new ones."""
         for what in self._failures.keys() - self._taken:
             del self._failures[what]
         about_hub = 0
@@ -202,7 +202,7 @@ class Steps:
             log.warning("hub %s/%s: %s; again in %.1f s", *self._hub.metadata.key, failure.sentence, pause)
 
     def _is_reported(self, failure: Failure) -> bool:
-        """Whether it is more than a hiccup of the API server."""
+        """Whether the failure is reported: not while an outage of the API server is short."""
         waited = asyncio.get_running_loop().time() - failure.since
         return failure.reason != GroupReason.UNAVAILABLE or waited >= _OUTAGE_SECONDS
 

@@ -1,1 +1,1 @@
-"""Hooks: what happened in a hub is derived from two looks at it, and told to webhooks and Python handlers."""
+"""Hooks: events are derived from two views of a hub, and delivered to webhooks and Python handlers."""

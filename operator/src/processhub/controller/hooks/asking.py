@@ -35,7 +35,7 @@ class Asker:
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._reported: dict[str, str] = {}  # hook → what was told of it on the Hub
+        self._reported: dict[str, str] = {}  # hook → the text of its last Event
 
     async def ask(
         self,
@@ -44,7 +44,7 @@ class Asker:
         data: Mapping[str, Any],
         check: Callable[[HookVerdict], object] | None = None,
     ) -> HookVerdict:
-        """All answers together; the first denial ends it, its reason names the hook. Raises Unanswered.
+        """The verdict of all hooks together; the first denial ends it, its reason names the hook. Raises Unanswered.
 
         ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
         """
@@ -58,7 +58,7 @@ class Asker:
                     if answer.allow and check is not None:
                         check(verdict.then(answer))
                 except Exception as error:
-                    # Whatever it is: something waits for the outcome of this question, and is told by nothing else.
+                    # Whatever the error is: a round waits for the outcome of this question.
                     if not isinstance(error, HookError):
                         log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
                     why = brief(str(error), TEXT_BYTES) or type(error).__name__
@@ -90,12 +90,12 @@ class Asker:
         metrics.HOOK_EVENTS.labels("failed").inc()
         log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
         if self._reported.get(hook.name) == why:
-            return  # told already, until it works again
+            return  # the Event was posted already; another comes once it has worked again
         self._reported[hook.name] = why
         message = f"hook {hook.name} ({hook.event}) gave no answer: {why}"
         self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
 
 
 def _changes_so_far(answer: HookVerdict) -> dict[str, Any]:
-    """What the hooks asked before have changed so far."""
+    """The changes of the hooks that were asked before, as the next one gets them."""
     return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -15,7 +15,7 @@ CopyKey = tuple[str, str]  # (uid, member)
 
 
 class CopyKnown(msgspec.Struct, frozen=True):
-    """What was told of a copy: that it is on record, that it started, and with which pid (0: none, or a pod's)."""
+    """A copy as hooks know it: whether it is on record, has started, and its pid (0: none, or a pod's)."""
 
     registered: bool
     up: bool
@@ -141,7 +141,7 @@ def _role(copy: CopySeen) -> str:
 
 def _reason(copy: CopySeen | None) -> str:
     """Partitioned, the member's own reason (Completed, Exited, …), or Ordered: it was removed from the record."""
-    if copy is not None and copy.halted:
+    if copy is not None and copy.partitioned:
         return "Partitioned"
     if copy is not None and copy.registered and copy.report and copy.report.reason:
         return copy.report.reason

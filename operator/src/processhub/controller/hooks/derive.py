@@ -22,7 +22,7 @@ _NOTHING = ChildKnown()
 
 
 class _MemberKnown(msgspec.Struct):
-    """What was told of a member that is there; ``children`` counts what it had when it began to leave."""
+    """The events that a present member has had; ``children`` counts those it had when it began to leave."""
 
     joined: bool = False
     leaving: bool = False

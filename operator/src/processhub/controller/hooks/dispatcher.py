@@ -1,7 +1,7 @@
 """The queue of one hub's events and the worker that delivers them, one after the other, in the order they happened.
 
 Delivery is at least once while this operator leads: an event is tried again with back-off, under the same id, and given
-up after a bounded time, which an Event on the Hub tells. What is queued when leadership ends is lost.
+up after a bounded time, which an Event on the Hub reports. What is queued when leadership ends is lost.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from processhub.controller.report.events import EventRecorder
 
 QUEUE = 20_000  # events of one hub that wait
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts of one event
-ANNOUNCE_SECONDS = 60.0  # the Events about one hook
+ANNOUNCE_SECONDS = 60.0  # between two Events about one hook
 Call = Callable[[Hook, CloudEventText], Awaitable[object]]
 log = logging.getLogger(__name__)
 
 
 class _Failing(msgspec.Struct):
-    """A hook that gave no good answer of late: events lost by it, and since when (monotonic) that is untold."""
+    """A hook whose last event was given up: events lost, those without an Event yet, when the last was posted."""
 
     lost: int = 0
     unannounced: int = 0
@@ -58,7 +58,7 @@ class HookDispatcher:
             self._take(hub)
 
     def post(self, events: Iterable[HubEvent]) -> None:
-        """Queue what happened, where a hook is there for it."""
+        """Queue the events for which there is a hook."""
         for event in events:
             if event.kind not in self._order:
                 continue
@@ -109,7 +109,7 @@ class HookDispatcher:
             self._idle.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """Have all hooks of this event called, by priority; one that fails keeps no other from it."""
+        """Call all hooks of this event, by priority; a hook that fails stops no other."""
         hooks = self._order.get(delivery.event.kind, [])
         if not hooks:
             return  # cancelled meanwhile
@@ -132,7 +132,7 @@ class HookDispatcher:
                     log.info("hub %s: hook %s works again; %d events were lost", self._name, hook.name, failing.lost)
 
     async def _attempt(self, hook: Hook, event: CloudEventText) -> None:
-        # A hook that failed to the end for the event before gets one attempt: it holds up those behind it.
+        # A hook for which the event before was given up gets one attempt: other events wait behind it.
         waits = () if hook.name in self._failing else WAITS
         for wait in waits:
             try:

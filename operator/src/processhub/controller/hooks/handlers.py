@@ -3,7 +3,7 @@
 A hook names an entry point of the group ``processhub.hooks``, and nothing else can be called: who may write Hubs must
 not choose what runs with the operator's rights.
 
-Each call has a thread of its own, coroutine functions a loop in it: a handler that blocks or hangs holds up its own
+Each call has a thread of its own, coroutine functions a loop in it: a handler that blocks or hangs delays its own
 hook only. A thread can't be ended from outside: one that is over its time is left behind, and counted.
 """
 

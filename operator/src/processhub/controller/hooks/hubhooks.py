@@ -31,7 +31,7 @@ _GRACE_SECONDS = 2.0  # for what is queued when the operator ends
 
 
 class _HubHooks:
-    """What one hub with hooks needs. ``tracker`` is None while no hook is told of what happened."""
+    """What one hub with hooks needs. ``tracker`` is None while no hook takes events."""
 
     def __init__(self, hub: Hub, state: HubState, hooks: Hooks) -> None:
         key = hub.metadata.key
@@ -58,7 +58,7 @@ class _HubHooks:
 
 
 class Hooks:
-    """Tells and asks the hooks of every hub. ``term`` and ``leader`` name this operator, ``hubs`` what it found."""
+    """Delivers events to the hooks of every hub and asks them. ``hubs``: those that this leader found."""
 
     def __init__(
         self, events: EventRecorder, term: int, leader: str, hubs: Iterable[Hub], wake: Callable[[HubKey], None]
@@ -67,7 +67,7 @@ class Hooks:
         self._of: dict[HubKey, _HubHooks] = {}
         self._handlers = Handlers()
         self._session: aiohttp.ClientSession | None = None
-        # The hubs that another operator led before: what happened since its last word nobody can tell.
+        # The hubs that another leader reconciled before: what happened between the two is unknown.
         self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,7 @@ class Hooks:
         return self._handlers.refusal(spec)
 
     def admission(self, hub: Hub, state: HubState) -> StartAdmission | None:
-        """Who judges which children may start and as what; None where nobody has to."""
+        """What admits starts of the hub's children; None where no hook has to be asked."""
         key = hub.metadata.key
         changed = any(known.asked for known in state.slices.values())
         own = self._of.get(key)
@@ -125,7 +125,7 @@ class Hooks:
         return plan
 
     def after_round(self, hub: Hub, observation: Observation, plan: Plan, changed: set[str]) -> None:
-        """Tell a round's outcome; ``changed``: the ids whose entries, reports or Child changed since the last one."""
+        """Queue a round's events; ``changed``: the ids whose entries, reports or Child changed since the last one."""
         own = self._of.get(hub.metadata.key)
         if own is None or own.tracker is None:
             return
@@ -135,7 +135,7 @@ class Hooks:
         own.dispatcher.post(own.tracker.advance(hub_view(observation, plan, ids)))
 
     def forget(self, key: HubKey) -> None:
-        """Stop telling of a hub that is gone or has no hooks any more; what is queued still goes out."""
+        """Drop a hub that is gone or has no hooks any more; what is queued is still delivered."""
         own = self._of.pop(key, None)
         if own is not None:
             task = asyncio.create_task(own.close())

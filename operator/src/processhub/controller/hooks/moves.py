@@ -16,7 +16,7 @@ AGAIN_SECONDS = 15.0  # after a denial
 
 
 class MoveAdmission:
-    """Of one hub: whether moves may begin. ``post`` tells the hub's hooks, ``wake`` has the hub looked at again."""
+    """Whether moves of one hub may begin. ``post`` queues events for the hub's hooks, ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, post: Callable[[list[HubEvent]], None], wake: Callable[[], None]) -> None:
         self._asker, self._post, self._wake = asker, post, wake

@@ -46,7 +46,7 @@ class _Asked(msgspec.Struct):
 
 
 class StartAdmission:
-    """Of one hub: which children may start, and as what. ``wake`` has the hub looked at again."""
+    """Which children of one hub may start, and as what. ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, state: HubState, wake: Callable[[], None]) -> None:
         self._asker, self._state, self._wake = asker, state, wake
@@ -57,7 +57,7 @@ class StartAdmission:
         self.workloads: dict[str, str] = {}
 
     def begin_round(self, hooks: tuple[Hook, ...]) -> bool:
-        """Take the hub's hooks; whether there is anything to judge."""
+        """Take the hub's hooks; whether any start has to be admitted."""
         self._hooks = tuple(in_order(hooks, HookEvent.PRE_CHILD_START))
         self.workloads = {}
         if len(self._asked) > 2 * len(self._looked_at) + 100:

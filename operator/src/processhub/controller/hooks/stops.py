@@ -1,4 +1,4 @@
-"""PreChildStop: the order to stop a child for good waits until its hooks have been told, or had their time.
+"""PreChildStop: a child is stopped for good only once its hooks have answered or timed out.
 
 For good: the child was deleted, suspended or re-created. A move, an edit and a loss are not asked about.
 """
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 class StopAdmission:
-    """Of one hub: which orders to stop may go out. ``wake`` has the hub looked at again."""
+    """Which children of one hub may be stopped. ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, wake: Callable[[], None]) -> None:
         self._asker, self._wake = asker, wake
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
 
     def hold(self, plan: Plan, observation: Observation) -> Plan:
-        """The plan without the orders to stop that have to wait; has their hooks told."""
+        """The plan without the stops that have to wait; asks their hooks."""
         record, wanted = observation.snapshot.record, observation.snapshot.children
         entries: dict[str, Mapping[str, Assignment | None]] = {}
         ending: set[tuple[str, str]] = set()
@@ -53,7 +53,7 @@ class StopAdmission:
         return msgspec.structs.replace(plan, entries={member: kept for member, kept in entries.items() if kept})
 
     def close(self) -> None:
-        """Stop telling."""
+        """Stop asking."""
         for task in self._asking.values():
             task.cancel()
 

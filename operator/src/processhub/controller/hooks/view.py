@@ -21,7 +21,7 @@ _HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
     """One incarnation of a child on one member: what the operator ordered and what the member reports.
 
-    ``halted``: the hub has lost its quorum, so members stop what they run though it stays on record.
+    ``partitioned``: the hub has lost its quorum, so members stop what they run though it stays on record.
     """
 
     uid: str
@@ -29,7 +29,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
     entry: Assignment | None = None
     report: Report | None = None
     phase: Phase = Phase.LIVE
-    halted: bool = False
+    partitioned: bool = False
 
     @property
     def registered(self) -> bool:
@@ -44,18 +44,18 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> bool:
-        """Whether a live member says that it runs."""
+        """Whether a live member reports that it runs."""
         return self.phase is Phase.LIVE and self.report is not None and self.report.state == State.RUNNING
 
     @property
     def ended(self) -> bool:
         """Whether its process has ended and its member does not start it again by itself.
 
-        A member that restarts (HELD) starts its children again, whatever it said before it went.
+        A member that restarts (HELD) starts its children again, whatever it reported before.
         """
         if self.phase is Phase.GONE:
             return True
-        if self.halted or (self.entry is not None and self.entry.asleep):
+        if self.partitioned or (self.entry is not None and self.entry.asleep):
             return self.report is None or self.report.state not in _HAS_PROCESS
         if self.report is None:
             return not self.registered
@@ -65,7 +65,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def epoch(self) -> int:
-        """The newest epoch that either word names."""
+        """The newest epoch of the entry and the report."""
         return max(self.entry.epoch if self.entry else 0, self.report.epoch if self.report else 0)
 
 
@@ -106,7 +106,7 @@ def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[s
     view = HubView(
         members={name: member_seen(member) for name, member in members.items()},
         copies=copies_seen(
-            members, set(wanted) | _all_ids(members) if ids is None else set(ids), halted=quorum.partitioned
+            members, set(wanted) | _all_ids(members) if ids is None else set(ids), partitioned=quorum.partitioned
         ),
         wanted=wanted,
         partitioned=quorum.partitioned,
@@ -124,7 +124,7 @@ def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[s
     )
 
 
-def copies_seen(members: Mapping[str, Member], ids: set[str], *, halted: bool) -> dict[str, tuple[CopySeen, ...]]:
+def copies_seen(members: Mapping[str, Member], ids: set[str], *, partitioned: bool) -> dict[str, tuple[CopySeen, ...]]:
     """The copies of each id."""
     found: dict[str, dict[tuple[str, str], CopySeen]] = {child_id: {} for child_id in ids}
     for member in members.values():
@@ -132,7 +132,7 @@ def copies_seen(members: Mapping[str, Member], ids: set[str], *, halted: bool) -
             reports = known.reports if known.present.status.holder == member.holder else {}
             # Key views are cut in the order of the smaller one: a few ids cost little beside many entries.
             for child_id in (known.assignments.keys() & ids) | (reports.keys() & ids):
-                _add(found[child_id], member, known.assignments.get(child_id), reports.get(child_id), halted)
+                _add(found[child_id], member, known.assignments.get(child_id), reports.get(child_id), partitioned)
     return {child_id: tuple(copies.values()) for child_id, copies in found.items()}
 
 
@@ -150,7 +150,7 @@ def _add(
     member: Member,
     entry: Assignment | None,
     report: Report | None,
-    halted: bool,
+    partitioned: bool,
 ) -> None:
     for uid in {entry.uid if entry else "", report.uid if report else ""} - {""}:
         copy = CopySeen(
@@ -159,7 +159,7 @@ def _add(
             entry=entry if entry and entry.uid == uid else None,
             report=report if report and report.uid == uid else None,
             phase=member.phase,
-            halted=halted,
+            partitioned=partitioned,
         )
         other = copies.get((uid, member.name))
         if other is None or copy.epoch > other.epoch:

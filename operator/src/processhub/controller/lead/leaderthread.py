@@ -3,7 +3,7 @@
 The rounds of large hubs may keep the main loop busy for seconds. A Lease that waited for them would be lost, and the
 next leader would do the same rounds and lose it too. What keeps the two apart is bounded on both sides:
 
-- When the Lease is lost the main loop is told, and the process ends within seconds whether that has come to it or not:
+- When the Lease is lost the main loop is notified, and the process ends within seconds whether it has answered or not:
   a leader whose Lease another may have writes nothing.
 - While the main loop does not answer, nobody leads. After a minute of that the Lease is renewed no longer, and the
   process ends.

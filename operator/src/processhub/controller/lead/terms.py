@@ -1,4 +1,4 @@
-"""What a new leader does before it plans anything (PROTOCOL.md 2)."""
+"""Raising the term of all slices, which a new leader does before it plans anything (PROTOCOL.md 2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DeposedError(Exception):
 
 
 class TermsRaised(msgspec.Struct, frozen=True):
-    """What a new leader has taken over.
+    """The outcome of raising the terms.
 
     ``generations``: slice's uid → its generation in the list that shows this leader's term. What a member acknowledges
     from there on it knows of this leader, and of all that was written before it. By the list and not by the answers to

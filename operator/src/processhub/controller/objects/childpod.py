@@ -1,4 +1,4 @@
-"""The Pod of a pod child: the user's template on the member's node, with what every child is told."""
+"""The Pod of a pod child: the user's template on the member's node, with the variables and token of every child."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
 def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodWorkload) -> dict[str, Any]:
     """The manifest; ``owner`` is the object that asks for the child.
 
-    In a hub with standby copies it says Passive, whatever its entry's role is: it is told once it is there. It gets no
+    In a hub with standby copies it begins as Passive; the entry's role is written once it exists. It gets no
     node before its gate is taken off: one whose creation takes effect late, when it is wanted no more, never starts.
     What it adds needs no privilege: a template that passes Pod Security ``restricted`` still does.
     """

@@ -1,4 +1,4 @@
-"""The seam between a round and the hooks that judge starts: which children may run, and as what."""
+"""The interface between a round and the hooks that admit starts: which children may run, and as what."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StartCandidate(msgspec.Struct, frozen=True):
 
 
 class Admission(Protocol):
-    """Judges candidates; ``workloads`` has the JSON, by hash, of those that it changed in this round."""
+    """Admits candidates; ``workloads`` has the JSON, by hash, of those that it changed in this round."""
 
     workloads: dict[str, str]
 
@@ -56,9 +56,9 @@ def admit(
     record: Record,
     hub: Hub,
 ) -> Admitted:
-    """Have each child judged; one that is on record and is not let through as it is now runs on as it was.
+    """Have each start admitted; a child that is on record and is not admitted as it is now runs on as it was.
 
-    One that is suspended starts nothing: it is not judged. One that is resumed and not let through sleeps on.
+    A suspended child starts nothing: nothing is asked. One that is resumed and not admitted stays suspended.
     """
     kept: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}

@@ -1,4 +1,4 @@
-"""What users' own strategies of redundancy and partition tolerance say of one hub; what goes wrong in them is told."""
+"""Custom strategies of redundancy and partition tolerance, applied to one hub; their failures are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from processhub.strategies import Partition, Redundancy
 
 
 class CustomRules:
-    """One hub's, for one round. ``failure`` says what went wrong, "" where nothing did.
+    """The custom strategies of one hub in one round. ``failure``: what went wrong, "" where nothing did.
 
     ``copies``: how many of each child, None where the hub's strategy is ProcessHub's. A strategy that fails leaves the
     number as it was, ``last``.
@@ -35,7 +35,7 @@ class CustomRules:
 
     @property
     def has_quorum(self) -> bool:
-        """Whether a strategy of the user's says how many members the hub needs."""
+        """Whether a custom strategy says how many members the hub needs."""
         return self._partition is not None
 
     def required(self, seen: Seen) -> int:
@@ -43,7 +43,7 @@ class CustomRules:
         assert self._partition is not None
         try:
             return max(1, int(self._partition.required(seen)))
-        except Exception as error:  # noqa: BLE001 whatever a user's code does, other hubs go on; it is told
+        except Exception as error:  # noqa: BLE001 whatever a user's code does, other hubs go on; it is reported
             self.failure = f"partition strategy {self._name}: {type(error).__name__}: {error}; a majority is required"
             return seen.largest_seen // 2 + 1
 

@@ -1,4 +1,4 @@
-"""The members of a hub as the API server shows them: pod, Lease and node, judged."""
+"""The members of a hub as the API server shows them: pod, Lease and node, with the judgement of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABEL_ZONE = "topology.kubernetes.io/zone"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One member with what was judged of it."""
+    """One member with the judgement of it."""
 
     name: str
     wanted: bool
@@ -69,7 +69,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def usage(self) -> Usage | None:
-        """What its children use, as its agent told with the Lease; None where it has not."""
+        """What its children use, as its agent reported with the Lease; None where it has not."""
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
 
     @property

@@ -42,7 +42,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """A round's view of a hub.
 
     ``refusals``: Child object name → why it is not accepted. ``chosen``: id → the Child that has the id.
-    ``sets``: uid → ChildSet. ``held``: id → what it waits for, or is not placed for, by a hook's word. ``workloads``:
+    ``sets``: uid → ChildSet. ``held``: id → why it is not placed though it is accepted. ``workloads``:
     hash → JSON of those that a hook changed. ``quorum``: whether enough members are live.
     """
 
@@ -83,7 +83,7 @@ def observe(
 ) -> Observation:
     """The observation; settles what the members have proven since the last round.
 
-    ``admission``: what hooks judge. ``rules``: what strategies of the user's say.
+    ``admission`` asks the hooks. ``rules`` are the custom strategies.
     """
     order = [member.name for member in members.values() if member.wanted]
     memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)

@@ -17,7 +17,7 @@ from processhub.core.model.quorum import QuorumFacts, Seen, Verdict, quorum
 
 
 class QuorumWatch:
-    """One hub's. ``partitioned`` is what its slices shall say."""
+    """The quorum of one hub. ``partitioned`` is what its slices are to say."""
 
     def __init__(self, hub: Hub, state: HubState) -> None:
         on_record = hub.status.quorum
@@ -26,7 +26,7 @@ class QuorumWatch:
             for known in state.slices.values()
             if known.present.spec.hub_uid == hub.metadata.uid
         )
-        self.announced = self.partitioned  # by an Event
+        self.announced = self.partitioned  # what the last Event said
         self._largest = on_record.largest_seen if on_record else 0
         self._at_least = on_record.required if on_record and self.partitioned else 0
         self._last_live: dict[str, float] = {}  # member → monotonic seconds
@@ -38,9 +38,9 @@ class QuorumWatch:
         members: Mapping[str, Member],
         formed: bool,
         now: float,
-        own: Callable[[Seen], int] | None = None,
+        custom: Callable[[Seen], int] | None = None,
     ) -> Verdict:
-        """The verdict now (monotonic seconds); ``own``: how many members a strategy of the user's requires."""
+        """The verdict now (monotonic seconds); ``custom``: how many members a custom strategy requires."""
         spec = hub.spec.partition_tolerance
         live = {name for name, member in members.items() if member.phase is Phase.LIVE}
         renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
@@ -62,7 +62,7 @@ class QuorumWatch:
                 partitioned=self.partitioned,
                 formed=formed,
             ),
-            own(self._seen(members, len(counted))) if own is not None else None,
+            custom(self._seen(members, len(counted))) if custom is not None else None,
         )
         if self.partitioned and not verdict.partitioned:
             self._at_least = 0

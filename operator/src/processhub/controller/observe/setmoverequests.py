@@ -1,4 +1,4 @@
-"""Which children of ChildSets somebody asked to have moved."""
+"""Moves of ChildSets' children that somebody asked for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from processhub.controller.store.childsets import SeenSet
 
 
 class AppliedMoves(msgspec.Struct):
-    """Of one ChildSet: when orders were last taken off it, and those that were obeyed and stand still (id → member)."""
+    """One ChildSet's requests: when some were last taken off it, and those applied that still stand (id → member)."""
 
     since: float
     applied: dict[str, str] = {}
 
 
 def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[str, AppliedMoves]) -> dict[str, str]:
-    """Id → member, of the ids that the sets have. What was obeyed is left out: if it failed it is not repeated."""
+    """Id → member, of the ids that the sets have. Applied requests are left out: one that failed is not repeated."""
     found: dict[str, str] = {}
     for uid, seen in sets.items():
         held = applied_moves.get(uid)
@@ -27,7 +27,7 @@ def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[st
         try:
             orders = parse_set_orders(text)
         except SetOrderError:
-            continue  # it is taken off, and told
+            continue  # it is taken off, and reported
         if held is not None:
             orders = {child_id: member for child_id, member in orders.items() if held.applied.get(child_id) != member}
         found.update({child_id: member for child_id, member in orders.items() if not refusal_of_id(seen, child_id)})

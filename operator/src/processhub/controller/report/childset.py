@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class Tally:
-    """What the members say of one set's children: state and reason by id; ``former`` run another workload."""
+    """What the members report of one set's children: state and reason by id; ``former`` run another workload."""
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, str]] = {}
         self.former: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "") -> None:
-        """Take what one active copy is said to be; a child runs where one of them does."""
+        """Count the reported state of one active copy; a child is running where one of its copies is."""
         if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
             self._states[child_id] = (state, reason)
 
@@ -190,9 +190,9 @@ class ChildSetWriter:
     def report(
         self, hub: HubKey, items: Collection[ChildSet], compute: Callable[[], Mapping[str, ChildSetStatus]]
     ) -> float | None:
-        """Have the statuses of a hub's sets (``compute`` gives them by uid) written where they differ.
+        """Write the statuses of a hub's sets (``compute`` gives them by uid) where they differ.
 
-        The seconds to wait where it is not the time of one of them yet.
+        Returns the seconds until the next may be written, None where none waits.
         """
         now = asyncio.get_running_loop().time()
         before = self._buckets.pop(hub, {})

@@ -1,4 +1,4 @@
-"""Writes of Children's statuses that only follow a crash loop, or change words: they wait for their hub's budget."""
+"""Writes of Children's statuses that only follow a crash loop, or change texts: deferred by their hub's budget."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.store.hubstate import HubKey
 
 HUB_RATE, HUB_BURST = 200_000, 16 * 2**20  # bytes of one hub's Children: a second, at once
-_FEW = 2  # restarts of a child that are told at once however many there are of others
-_STEP_SECONDS, _STEP = 0.25, 16  # so many of those that wait are let on at a time
+_FEW = 2  # so many restarts of a child are reported at once, however many others restart
+_STEP_SECONDS, _STEP = 0.25, 16  # so many of those that wait are released at a time
 _ENVELOPE = 2048  # bytes of an object beside what this program reads of it
 _ChildKey = tuple[str, str]  # (namespace, object name)
 
@@ -50,7 +50,7 @@ class DeferredWrites:
         return False
 
     def _step(self, hub: HubKey) -> None:
-        """Let on those that have waited longest, where the budget allows it."""
+        """Release those that have waited longest, where the budget allows it."""
         loop = asyncio.get_running_loop()
         waiting = self._waiting[hub]
         if not self._budgets.of(hub, loop.time()).wait(loop.time()):
@@ -65,7 +65,7 @@ class DeferredWrites:
 
 
 def is_noise(before: ChildStatus, after: ChildStatus) -> bool:
-    """Whether a child has merely gone on in a crash loop that is told already, or the same is said in other words."""
+    """Whether a child has merely gone on in a crash loop that is reported already, or only texts changed."""
     return _without_words(before) == _without_words(after) or (
         before.state in CRASH_ROUND
         and after.state in CRASH_ROUND
@@ -82,7 +82,7 @@ def _reason(status: ChildStatus) -> str:
 
 
 def _without_words(status: ChildStatus) -> ChildStatus:
-    """The status without what it says to people alone."""
+    """The status without the texts that only people read."""
     nodes = tuple(msgspec.structs.replace(node, last_exit="") for node in status.nodes)
     conditions = tuple(msgspec.structs.replace(condition, message="") for condition in status.conditions)
     return msgspec.structs.replace(status, nodes=nodes, conditions=conditions)

@@ -33,21 +33,9 @@ def emit(
     memory: ReportMemory,
     quorum: QuorumWatch | None,
 ) -> None:
-    """Post what a user wants to know of this round; ``memory`` holds the phases of the round before."""
+    """Post the Events of this round; ``memory`` has the members' phases of the round before."""
     _emit_quorum(events, hub, observation, quorum)
-    for name, member in observation.members.items():
-        before = memory.phases.get(name)
-        if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
-            memory.seen_live.discard(name)
-            moved = sum(move.source == name for move in plan.moves)
-            message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
-            events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
-            memory.away[name] = Away(member.holder, set())
-        elif member.phase is Phase.LIVE and name not in memory.seen_live:
-            memory.seen_live.add(name)
-            _emit_healed(events, hub, member, memory.away.pop(name, None))
-            if before is not None:  # not what a new leader merely finds
-                events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
+    _emit_members(events, hub, observation, plan, memory)
     moves = {move.id: (move, _announced_with(plan, move)) for move in plan.moves}
     for away in plan.moves:
         if away.lost and away.source in memory.away:
@@ -85,10 +73,27 @@ def emit(
     events.flush(hub)
 
 
+def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
+    """Post which members were lost, joined or came back."""
+    for name, member in observation.members.items():
+        before = memory.phases.get(name)
+        if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
+            memory.seen_live.discard(name)
+            moved = sum(move.source == name for move in plan.moves)
+            message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
+            events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
+            memory.away[name] = Away(member.holder, set())
+        elif member.phase is Phase.LIVE and name not in memory.seen_live:
+            memory.seen_live.add(name)
+            _emit_healed(events, hub, member, memory.away.pop(name, None))
+            if before is not None:  # not what a new leader merely finds
+                events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
+
+
 def emit_changed_pods(
     events: EventRecorder, hub: Hub, observation: Observation, changed: Iterable[tuple[Pod, str]]
 ) -> None:
-    """Say of which children's Pods somebody changed what tells whose they are."""
+    """Post an Event about each Pod of a child whose marks somebody changed."""
     for pod, text in changed:
         annotations = pod.metadata.annotations
         child_id, uid = annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, "")
@@ -99,7 +104,7 @@ def emit_changed_pods(
 
 
 def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
-    """Say why a child that was to hand its state over stays where it is."""
+    """Post why a child that was to hand its state over stays where it is."""
     for child_id in plan.put_off:
         known = observation.chosen.get(child_id)
         for place in observation.snapshot.record.get(child_id, ()):
@@ -112,9 +117,9 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
 
 
 def _announced_with(plan: Plan, move: Move) -> str:
-    """The member with whose entry a move is told: the target's, but where a role is to go to a copy that there is.
+    """The member with whose entry a move is announced: the target, or the source where a role goes to an existing copy.
 
-    There the first write is to the one that has the role.
+    There the first write is to the member that has the role.
     """
     return move.target if move.id in plan.entries.get(move.target, ()) else move.source
 
@@ -131,7 +136,7 @@ def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, watc
 
 
 def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
-    """Say which copies a member ends that ran on while it was lost: with a quorum strategy it had ended them itself."""
+    """Post which copies a returned member ends that ran on while it was lost; with a quorum it ended them itself."""
     if away is None or not away.ids or away.holder != member.holder:
         return
     if hub.spec.partition_tolerance.strategy != "Divergence":

@@ -1,4 +1,4 @@
-"""Events for what a user wants to know, bounded: a storm of starts must not become a storm of Events."""
+"""Events for what a user wants to know, bounded: many starts at once must not become as many Events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class EventRecorder:
-    """Posts Events in the background. What is over the rate is counted and told in one Event on the Hub.
+    """Posts Events in the background. What is over the rate is counted and summed up in one Event on the Hub.
 
     That goes for all of them: how often a hook fails, and in what words, is up to others.
     """
@@ -39,12 +39,12 @@ class EventRecorder:
         self._hub_buckets: Buckets[tuple[str, EventReason], TokenBucket] = Buckets(
             lambda: TokenBucket(_HUB_RATE, _HUB_BURST)
         )
-        # By a Hub's uid: its children that were not told of, and what was not told of itself.
+        # By a Hub's uid: how many Events about its children, and about itself, were skipped.
         self._skipped: dict[tuple[str, EventReason], int] = {}
         self._skipped_of_hubs: dict[tuple[str, EventReason], int] = {}
         self._last: dict[tuple[str, str], str] = {}
-        self._of_sets: dict[tuple[str, EventReason], int] = {}  # children that are not told of yet
-        # By uid: of ChildSets, and of Hubs for what was too many to be told one by one.
+        self._of_sets: dict[tuple[str, EventReason], int] = {}  # children without an Event yet
+        # By uid: of ChildSets, and of Hubs for the Events that were skipped.
         self._sums: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(_SUM_RATE, _SUM_BURST))
 
     def about_hub(self, hub: Hub, reason: EventReason, message: str, *, warning: bool = False) -> None:
@@ -57,7 +57,7 @@ class EventRecorder:
             self._skipped_of_hubs[key] = self._skipped_of_hubs.get(key, 0) + 1
 
     def about_set(self, item: ChildSet, reason: EventReason, count: int) -> None:
-        """Tell how many of a ChildSet's children this happened to; what is over the rate is told with what follows."""
+        """Post to how many of a ChildSet's children this happened; what is over the rate goes into the next Event."""
         key = (item.metadata.uid, reason)
         self._of_sets[key] = self._of_sets.get(key, 0) + count
         now = asyncio.get_running_loop().time()
@@ -83,7 +83,7 @@ class EventRecorder:
             self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
 
     def flush(self, hub: Hub) -> None:
-        """Tell in one Event what was too many to be told one by one; where that is too often, with what follows."""
+        """Sum up in one Event those that were skipped; where that is too often, in a later one."""
         now = asyncio.get_running_loop().time()
         for reason in EventReason:
             key = (hub.metadata.uid, reason)

@@ -1,4 +1,4 @@
-"""When a Hub's status may be written: at once what somebody waits for, else as the bytes of the object allow it."""
+"""The rate of writes of a Hub's status: changes that somebody waits for at once, others by a budget of bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENVELOPE = 2048  # bytes of an object beside what this program reads of it
 
 
 class StatusRate:
-    """Of one hub. All times are monotonic seconds.
+    """The rate limit of one hub's status. All times are monotonic seconds.
 
     A registry of hundreds of children that crash, and what members use, differ in each second: those wait for a budget,
     for etcd stores the whole object each time.
@@ -26,12 +26,12 @@ class StatusRate:
         self._written_at = float("-inf")
 
     def wait(self, now: float, *, many_changes: bool) -> float:
-        """Seconds until any write may be made; ``many_changes``: many entries are under way, which go before."""
+        """Seconds until any write may be made, which is longer with ``many_changes``: slices go first."""
         wait = self._bucket.wait(now)
         return max(wait, self._written_at + _MANY_CHANGES_SECONDS - now) if many_changes else wait
 
     def reserve(self, hub: Hub, status: HubStatus, now: float) -> float:
-        """Seconds that the write of this status has to wait; 0: it is to be made, and is counted."""
+        """Seconds until this status may be written; 0: now, and the write is counted."""
         if _lasting(status) == _lasting(hub.status) and (wait := self._budget.wait(now)) > 0:
             return wait
         self._bucket.take(now)

@@ -24,9 +24,9 @@ from processhub.controller.store.informers import Store
 
 _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
-_THROTTLE_SECONDS = 1.0  # from the last round of a storm; the next calm one ends it before
+_THROTTLE_SECONDS = 1.0  # after the last round with many changes; a round with few ends it at once
 _SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
-_MOTION_SECONDS = 3.0  # one of many that are moved is told once, when all have arrived or after this
+_MOTION_SECONDS = 3.0  # while many children move, each status is written once: when all have arrived, or after this
 ChildKey = tuple[str, str]  # (namespace, object name)
 _AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # after a write that was refused, twice as long each time
 log = logging.getLogger(__name__)
@@ -46,10 +46,10 @@ class StatusWriter:
         self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
         self._deferred_writes = DeferredWrites(self.mark)
         self._refused: dict[ChildKey, float] = {}  # seconds after which a write that was refused is tried again
-        self._settling: dict[ChildKey, float] = {}  # until when a start may stay untold
+        self._settling: dict[ChildKey, float] = {}  # until when a start may stay unreported
         self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
         self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._throttled: dict[HubKey, float] = {}  # until when each hub starts many
+        self._throttled: dict[HubKey, float] = {}  # until when each hub counts as one with many changes
 
     def mark(self, key: ChildKey) -> None:
         """Have the Child's status looked at; of two writes of one Child the older could come last, so it waits."""
@@ -60,7 +60,7 @@ class StatusWriter:
         self._wake.set()
 
     def throttle(self, hub: HubKey, many_changes: bool) -> None:
-        """Write one at a time while a hub starts many: its slices go before, they are what starts children."""
+        """Write one Child status at a time while a hub has many changes: its slices, which start children, go first."""
         now = asyncio.get_running_loop().time()
         self._throttled = {key: until for key, until in self._throttled.items() if until > now}
         if many_changes:

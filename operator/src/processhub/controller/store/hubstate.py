@@ -241,7 +241,7 @@ class HubState:
         self.child_pods: dict[str, Pod] = {}  # of pod children, by object name, with the marks they were made with
         self.changed_pods: dict[str, tuple[str, ...]] = {}  # by name: marks of those that somebody changed
         self.unwatched_pods: set[str] = set()  # names of those that left the watch: gone, or without a label
-        self.unidentified_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be judged
+        self.unidentified_pods: dict[str, Pod] = {}  # of some child, they don't say of which: to be identified
         self.leases: dict[str, KnownLease] = {}  # by object name
         self.older_leases: dict[str, Lease] = {}  # as with slices
         self.unwatched_leases: set[str] = set()  # names of those that were held when they left the watch
@@ -456,7 +456,7 @@ class HubState:
     def add_missing_leases(self, hub_uid: str, now: float) -> None:
         """Of a member that has run children there must be a Lease: one that is not was deleted while nobody led.
 
-        Whoever held it may run on. It counts as one that vanished ``now``, held by whom the slices name.
+        Whoever held it may run on. It counts as one that left the watch ``now``, held by whom the slices name.
         """
         for member, (known, *_) in self.member_slices().items():
             slice_ = known.present

@@ -91,9 +91,9 @@ class Store:
             await informer.synced.wait()
 
     async def read_leases(self) -> None:
-        """Take in all member Leases by a consistent read, whatever their watch has told so far; tries until it can.
+        """Take in all member Leases by a consistent read, whatever their watch has shown so far; tries until it can.
 
-        One that should be there and is not counts as vanished.
+        One that should be there and is not counts as unwatched.
         """
         for namespace in self._namespaces or (None,):
             while True:
@@ -119,9 +119,9 @@ class Store:
         return next((task for task in self._tasks if task.done()), None)
 
     def answered(self, sent: float) -> None:
-        """The API server took a write that was sent then (the loop's time). It is told of all, in their order.
+        """The API server took a write that was sent then (the loop's time). Called for each, in their order.
 
-        When it had taken none for a while, nor could the members renew (rule 11). When that is told late, because this
+        When it had taken none for a while, nor could the members renew (rule 11). When the call is late, because this
         loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that is busy for less
         shifts nothing: the times are those at which the writes were sent.
         """

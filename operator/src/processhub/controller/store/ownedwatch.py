@@ -78,7 +78,7 @@ class OwnedWatch:
 
     def _changed(self, old: PartialObject | None, new: PartialObject | None) -> None:
         if old is None or self._taking:
-            return  # one that comes: made by us, or its deletion was told before
+            return  # one that comes: made by us, or its deletion was seen before
         if new is not None and mark_of(old.metadata) == mark_of(new.metadata):
             return
         for hub in {_hub_of(item) for item in (old, new) if item is not None}:

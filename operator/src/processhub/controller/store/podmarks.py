@@ -1,4 +1,4 @@
-"""What tells whose a child's Pod is: kept as it was first seen, and put back where somebody changed it.
+"""The marks of a child's Pod, by which it is known: kept as first seen, and put back where somebody changed them.
 
 A Pod acts on whatever its labels and annotations say. Were it followed by what they say now, one from which a mark was
 taken off would be no child's Pod any more, and another could be started beside it. So the object is followed, by name
@@ -68,7 +68,7 @@ def is_child_pod(pod: Pod) -> bool:
 def changed_marks(known: Pod, now: Pod) -> tuple[str, ...]:
     """The labels and annotations that somebody else changed or took off.
 
-    The role may become Active, which the operator tells a Pod; that is never taken back, nor is the epoch a mark.
+    The role may become Active, which the operator writes; that is never taken back, nor is the epoch a mark.
     """
     labels, annotations = known.metadata.labels, known.metadata.annotations
     changed = [name for name in _LABELS if name in labels and now.metadata.labels.get(name) != labels[name]]
@@ -112,9 +112,9 @@ def hub_uids(hub_uid: str, state: HubState) -> set[str]:
 def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
     """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
 
-    For one that was changed while no leader knew it: its containers tell the child's id and member, which can't be
-    changed, and no other Pod has the name of that. A copy that somebody made of a Pod has another. That is looked at
-    alone: whoever may make Pods must not choose how much work one is. ``uids``: what ``hub_uids`` says.
+    For one that was changed while no leader knew it: the environment of its containers, which can't be changed, has the
+    child's id and member, and no other Pod has the name that they make. A copy that somebody made of a Pod has another
+    name. Only that is compared: whoever may make Pods must not choose how much work one is. ``uids``: of ``hub_uids``.
     """
     place = place_in_env(pod)
     if place is None:
