@@ -1,4 +1,4 @@
-"""A webhook receiver of a test: an HTTP server that keeps what it is told and answers as it is told to."""
+"""A webhook receiver of a test: an HTTP server that keeps the events that it receives and answers as the test says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Receiver:
         self._released = asyncio.Event()
 
     def hook(self, name: str, event: str, path: str = "", priority: int = 0, **webhook: Any) -> Json:
-        """An entry of spec.hooks that is told here, under its name unless a path is given."""
+        """An entry of spec.hooks that is delivered here, under its name unless a path is given."""
         return {
             "name": name,
             "event": event,
@@ -35,10 +35,10 @@ class Receiver:
         }
 
     def hooks(self, *events: str, path: str = "all") -> list[Json]:
-        """A hook for each event, all told at one path."""
+        """A hook for each event, all delivered at one path."""
         return [self.hook(event.lower(), event, path) for event in events]
 
-    def told(self, path: str = "all", event: str = "", **data: Any) -> list[Json]:
+    def received(self, path: str = "all", event: str = "", **data: Any) -> list[Json]:
         """The events that came to a path, of one kind and with these data where given."""
         return [
             came
@@ -52,7 +52,7 @@ class Receiver:
         """The one event of this kind with these data, once it is there."""
 
         deadline = time.monotonic() + within
-        while not (found := self.told(path, event, **data)):
+        while not (found := self.received(path, event, **data)):
             assert time.monotonic() < deadline, f"no {event} with {data}; there came {self.summary(path)}"
             await asyncio.sleep(0.02)
         assert len(found) == 1, found
@@ -60,7 +60,7 @@ class Receiver:
 
     def summary(self, path: str = "all") -> list[str]:
         """Kinds and subjects, for people."""
-        return [f"{came['type'].rpartition('.')[2]} {came['subject']}" for came in self.told(path)]
+        return [f"{came['type'].rpartition('.')[2]} {came['subject']}" for came in self.received(path)]
 
     def release(self, path: str = "") -> None:
         """Have a path (all, unless given) answer from now on, and what waits for that."""

@@ -72,7 +72,7 @@ async def test_the_life_of_a_child_is_told_once_in_order_as_cloud_events(product
     registered = await ears.once("ChildRegistered")
     assert (registered["data"]["tags"], registered["data"]["metadata"]) == (["eu"], {"plan": "gold"})
     assert {headers["Content-Type"] for headers in ears.headers} == {"application/cloudevents+json"}
-    ids = [event["id"] for event in ears.told()]
+    ids = [event["id"] for event in ears.received()]
     assert len(set(ids)) == len(ids)
 
 
@@ -87,7 +87,7 @@ async def test_a_crash_is_a_new_pid(product: Live, ears: Receiver) -> None:
     event = await ears.once("ChildPidUpdated")
     assert event["data"]["previousPid"] == pid
     assert event["data"]["pid"] not in (0, pid)
-    assert ears.told(event="ChildStopped") == []
+    assert ears.received(event="ChildStopped") == []
 
 
 async def test_a_restart_of_a_member_is_no_loss_and_its_recovery_is_told(
@@ -113,7 +113,7 @@ async def test_a_child_that_completes_is_told_with_its_reason(product: Live, ear
     await product.child("short", hub, exec={"command": ["sleep", "0.3"]}, restartPolicy="Temporary")
 
     assert (await ears.once("ChildStopped"))["data"]["reason"] == "Completed"
-    assert ears.told(event="ChildUnregistered") == []
+    assert ears.received(event="ChildUnregistered") == []
 
 
 async def test_loss_of_a_member_is_told_for_all_of_its_children(product: Live, ears: Receiver, faults: Faults) -> None:
@@ -153,7 +153,7 @@ async def test_loss_of_a_member_is_told_for_all_of_its_children(product: Live, e
     await ears.once("MemberJoined", member=f"{hub}-1")
     for name in there:
         await ears.once("ChildMoved", child=name, why=f"{hub}-1 joined", **{"from": f"{hub}-0", "to": f"{hub}-1"})
-    assert {event["subject"] for event in ears.told() if event["subject"].startswith("lost-")} == set(there)
+    assert {event["subject"] for event in ears.received() if event["subject"].startswith("lost-")} == set(there)
 
 
 async def test_a_drain_is_told_from_leaving_to_left(product: Live, ears: Receiver) -> None:
@@ -171,10 +171,10 @@ async def test_a_drain_is_told_from_leaving_to_left(product: Live, ears: Receive
     assert (await ears.once("DrainCompleted"))["data"]["children"] == len(there)
     await ears.once("MemberLeft", member=f"{hub}-1")
     await ears.once("RedistributionDone", moves=len(there))
-    order = [event["type"].rpartition(".")[2] for event in ears.told() if event["subject"] == f"{hub}-1"]
+    order = [event["type"].rpartition(".")[2] for event in ears.received() if event["subject"] == f"{hub}-1"]
     assert order == ["MemberLeaving", "DrainCompleted", "MemberLeft"]
-    assert {event["data"]["child"] for event in ears.told(event="ChildMoved")} == set(there)
-    assert ears.told(event="RecoveryDone") == []
+    assert {event["data"]["child"] for event in ears.received(event="ChildMoved")} == set(there)
+    assert ears.received(event="RecoveryDone") == []
 
 
 async def test_a_move_that_carries_the_state_over_is_told_as_delivered(product: Live, ears: Receiver) -> None:
@@ -192,7 +192,7 @@ async def test_a_move_that_carries_the_state_over_is_told_as_delivered(product: 
     await edit(product, hub, members={"replicas": 2})
     await ears.once("RedistributionDone", within=60)
 
-    moved = {event["subject"] for event in ears.told(event="ChildMoved")}
+    moved = {event["subject"] for event in ears.received(event="ChildMoved")}
     assert moved
     for name in moved:
         delivered = await ears.once("HandoverDelivered", child=name)
@@ -256,7 +256,7 @@ async def test_a_failed_delivery_is_tried_again_under_the_same_id(product: Live,
     await product.child("again", hub)
 
     async def four() -> list[Json] | None:
-        return came if len(came := ears.told("flaky")) >= 4 else None
+        return came if len(came := ears.received("flaky")) >= 4 else None
 
     came = await eventually(four, "four attempts")
     assert [event["id"] for event in came] == [came[0]["id"]] * 4
@@ -282,7 +282,7 @@ async def test_a_delivery_given_up_is_told_on_the_hub_and_keeps_no_other_hook_fr
     first, second = await eventually(both, "two Events")
     assert first.startswith("hook nobody was not told of 1 ChildStarted events: not reached: ")
     assert second == "hook refuses was not told of 1 ChildStarted events: answered 404 Not Found"
-    assert len(ears.told("refuses")) == 1  # 404 is an answer
+    assert len(ears.received("refuses")) == 1  # 404 is an answer
 
 
 async def test_a_receiver_that_hangs_stalls_neither_its_hubs_children_nor_another_hub(
@@ -299,7 +299,7 @@ async def test_a_receiver_that_hangs_stalls_neither_its_hubs_children_nor_anothe
 
     await ready(product, "hung", "beside", "elsewhere")
     await ears.once("ChildStarted", "quick")
-    assert len(ears.told("hangs")) == 1
+    assert len(ears.received("hangs")) == 1
 
 
 async def test_hooks_are_registered_and_cancelled_while_children_run(product: Live, ears: Receiver) -> None:
@@ -311,12 +311,12 @@ async def test_hooks_are_registered_and_cancelled_while_children_run(product: Li
 
     await product.child("during", hub)
     await ears.once("ChildStarted", child="during")
-    assert ears.told(child="before") == []  # what was there is no news
+    assert ears.received(child="before") == []  # what was there is no news
     await edit(product, hub, hooks=ears.hooks("ChildRegistered"))
     await product.child("after", hub)
     await ears.once("ChildRegistered", child="after")
     await ready(product, "after")
-    assert ears.told(event="ChildStarted", child="after") == []
+    assert ears.received(event="ChildStarted", child="after") == []
 
 
 async def test_a_new_leader_is_told_and_repeats_nothing(cluster: Cluster, api: Client, tmp_path: Path) -> None:

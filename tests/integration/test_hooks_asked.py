@@ -75,7 +75,7 @@ async def test_a_start_waits_for_its_hook_and_the_answer_changes_the_child(
     async with product.connect(hub) as connected:
         assert set(connected.tag_query("vip")) == set(connected.tag_query("own")) == {"asked"}
         assert set(connected.metadata_query(plan="gold", k="v")) == {"asked"}
-    assert len(ears.told("enrich")) == 1
+    assert len(ears.received("enrich")) == 1
 
 
 async def text(path: Path) -> str | None:
@@ -93,7 +93,7 @@ async def test_hooks_see_what_those_before_them_changed(product: Live, ears: Rec
     registered = await ears.once("ChildRegistered")
     assert (registered["data"]["tags"], registered["data"]["metadata"]) == (["one"], {"by": "two"})
     assert [path for path, _ in ears.came] == ["one", "two", "all"]
-    assert ears.told("two")[0]["data"]["changes"] == {"tags": ["one"], "metadata": {"by": "one"}}
+    assert ears.received("two")[0]["data"]["changes"] == {"tags": ["one"], "metadata": {"by": "one"}}
 
 
 async def test_a_denied_start_says_why_and_is_asked_again_when_child_or_hooks_change(
@@ -109,7 +109,7 @@ async def test_a_denied_start_says_why_and_is_asked_again_when_child_or_hooks_ch
     await condition(product, "denied", "Accepted", "HookDenied")
 
     assert accepted.message == "hook strict: no plan"
-    assert [event["data"]["metadata"] for event in ears.told("strict")] == [{}, {"plan": "gold"}]
+    assert [event["data"]["metadata"] for event in ears.received("strict")] == [{}, {"plan": "gold"}]
     ears.answers["strict"] = says(allow=True)
     await edit(product, hub, hooks=[ears.hook("strict", "PreChildStart", priority=1)])
     await ready(product, "denied")
@@ -186,8 +186,8 @@ async def test_a_new_leader_and_cancelled_hooks_leave_changed_children_running(
         assert {name: (node.pid, node.epoch) for name, node in after.items()} == {
             name: (node.pid, node.epoch) for name, node in before.items()
         }
-        assert sorted(event["subject"] for event in ears.told("random")) == [*names, "new"]
-        assert [event["subject"] for event in ears.told("other")] == ["newest"]
+        assert sorted(event["subject"] for event in ears.received("random")) == [*names, "new"]
+        assert [event["subject"] for event in ears.received("other")] == ["newest"]
         async with product.connect(hub) as connected:
             assert set(connected.tag_query("changed")) == {*names, "new"}
 
@@ -209,7 +209,7 @@ async def test_a_hook_is_told_before_a_child_is_ordered_to_stop(product: Live, e
         ears.release("bye")
         await eventually(lambda: off(connected, "going"), "off the record")
     assert event["data"] | {"child": "going", "member": node.name, "reason": "Deleted"} == event["data"]
-    assert len(ears.told("bye")) == 1
+    assert len(ears.received("bye")) == 1
 
 
 async def off(connected: Hub, child_id: str) -> bool:
@@ -227,7 +227,7 @@ async def test_a_hook_may_not_keep_a_child_from_stopping(product: Live, ears: Re
     await product.api.patch(CHILDREN, product.namespace, "ends", {"spec": {"suspend": True}})
 
     await ears.once("ChildStopped", child="ends")
-    assert ears.told("no")[0]["data"]["reason"] == "Suspended"
+    assert ears.received("no")[0]["data"]["reason"] == "Suspended"
 
 
 # PreRedistribution
@@ -243,7 +243,7 @@ async def test_moves_wait_for_the_hook_and_a_denial_defers_them(product: Live, e
 
     await product.api.patch(HUBS, product.namespace, hub, {"spec": {"members": {"replicas": 2}}})
     deferred = await ears.once("MigrationDeferred")
-    asked = ears.told("window")[0]
+    asked = ears.received("window")[0]
 
     async def all_stay() -> bool:
         found: Any = await product.api.get(HUBS, product.namespace, hub)
@@ -253,13 +253,13 @@ async def test_moves_wait_for_the_hook_and_a_denial_defers_them(product: Live, e
     assert deferred["data"]["message"] == "hook window: not by day"
     assert asked["data"]["joining"] == [f"{hub}-1"]
     assert asked["data"]["pending"] > 0
-    assert ears.told(event="ChildMoved") == []
+    assert ears.received(event="ChildMoved") == []
     ears.answers["window"] = says(allow=True)
 
     async def balanced() -> bool:
         now = await product.api.get(HUBS, product.namespace, hub)
         condition = find_condition(now.status.conditions, "Balanced")
-        return condition is not None and condition.status == "True" and len(ears.told(event="ChildMoved")) > 0
+        return condition is not None and condition.status == "True" and len(ears.received(event="ChildMoved")) > 0
 
     await eventually(balanced, "moved once it was allowed", within=60)
 
@@ -363,7 +363,7 @@ async def test_static_children_are_asked_about_too(product: Live, ears: Receiver
 
     assert (registered["subject"], registered["data"]["tags"]) == ("fixed", ["seen"])
     await ready(product, "fixed")
-    assert len(ears.told("static")) == 1
+    assert len(ears.received("static")) == 1
     await edit(product, hub, hooks=[])
 
 
@@ -387,7 +387,7 @@ async def test_each_child_of_a_childset_is_asked_about_once(product: Live, ears:
     for child_id in ids:
         await ears.once("ChildStarted", child=child_id)
 
-    assert sorted(event["subject"] for event in ears.told("set")) == ids
+    assert sorted(event["subject"] for event in ears.received("set")) == ids
     async with product.connect(hub) as connected:
         found = {child_id for child_id in ids if set(connected.metadata_query(asked=child_id)) == {child_id}}
         assert found == set(ids)

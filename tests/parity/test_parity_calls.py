@@ -201,7 +201,7 @@ async def test_hooks_are_registered_edited_and_cancelled(product: Live, plain: H
 
     await plain.cancel_hook_handlers(["audit"])
     await started(plain, sleepers("unaudited"))
-    assert not ears.told("audit", child="unaudited")
+    assert not ears.received("audit", child="unaudited")
 
 
 @pytest.mark.row("Calls: MajorityQuorum.reset_cluster_size")

@@ -21,7 +21,7 @@ from processhub import Hub
 
 def kinds(ears: Receiver, **data: str) -> list[str]:
     """The kinds of the events that hub ``hot`` told with these data, in order."""
-    return [event["type"].rpartition(".")[2] for event in ears.told("hot", **data)]
+    return [event["type"].rpartition(".")[2] for event in ears.received("hot", **data)]
 
 
 def others(hub: Hub, members: dict[str, str]) -> dict[str, str]:

@@ -128,7 +128,7 @@ def test_each_container_gets_the_hubs_variables_and_its_own_override_none_of_the
     template = {"spec": spec}
     found = made(template)["spec"]
 
-    told = {
+    variables = {
         "HUB_NAME": "shop",
         "HUB_NAMESPACE": "ns",
         "HUB_MEMBER": "shop-1",
@@ -138,9 +138,9 @@ def test_each_container_gets_the_hubs_variables_and_its_own_override_none_of_the
         "HUB_URL": "http://shop.ns.svc:8080",
         "HUB_TOKEN_FILE": "/var/run/secrets/processhub/token",
     }
-    assert env(found["containers"][0]) == told | {"WHO": "$(HUB_CHILD_ID)"}
+    assert env(found["containers"][0]) == variables | {"WHO": "$(HUB_CHILD_ID)"}
     assert found["containers"][0]["env"][-1]["name"] == "WHO", "after those that it refers to"
-    assert env(found["containers"][1]) == env(found["initContainers"][0]) == told
+    assert env(found["containers"][1]) == env(found["initContainers"][0]) == variables
     assert template["spec"]["containers"][0]["env"] == own, "the template is not changed"
 
 
@@ -285,8 +285,8 @@ def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
         redundancy = Redundancy(strategy="Replication", replication_model=model)
         hub = Hub(metadata=HUB.metadata, spec=HubSpec(redundancy=redundancy))
         manifest = child_pod(hub, CHILD, place(), PodWorkload(template=template))
-        told = manifest["metadata"]["annotations"]["processhub.dev/role"]
-        roles[model] = (told, env(manifest["spec"]["containers"][0])["HUB_ROLE"])
+        role = manifest["metadata"]["annotations"]["processhub.dev/role"]
+        roles[model] = (role, env(manifest["spec"]["containers"][0])["HUB_ROLE"])
         assert manifest["metadata"]["name"] == child_pod_name("shop", "hub-uid", "tenant/42", "shop-1")
 
     assert roles == {"ActivePassive": ("Passive", "Passive"), "ActiveActive": ("Active", "Active")}

@@ -1,4 +1,4 @@
-"""Whether the container that holds a Lease has ended: told by what was seen after what, not by a node's clock."""
+"""Whether the container that holds a Lease has ended: known by what was seen after what, not by a node's clock."""
 
 from __future__ import annotations
 

@@ -116,11 +116,11 @@ def test_events_about_a_hub_are_bounded_whatever_its_hooks_say() -> None:
             await asyncio.sleep(0.1)
         posting.cancel()
         said = Counter(event["reason"] for event in events.posted)
-        assert said["MemberLost"] == 6, "one reason does not keep another from being told"
+        assert said["MemberLost"] == 6, "one reason does not keep another from being reported"
         assert said["HookFailed"] <= (50 + 600 * 0.2) + (5 + 600 * 0.2)
         more = [event["message"] for event in events.posted if event["message"].endswith("more times: HookFailed")]
-        told = sum(int(message.split()[0]) for message in more)
-        assert told + said["HookFailed"] - len(more) > 5800, "what is over the rate is counted"
+        reported = sum(int(message.split()[0]) for message in more)
+        assert reported + said["HookFailed"] - len(more) > 5800, "what is over the rate is counted"
 
     virtualtime.run(ten_minutes())
 

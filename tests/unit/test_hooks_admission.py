@@ -63,10 +63,10 @@ def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
 
 async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:
     """They all have the set's uid."""
-    told: list[str] = []
+    asked: list[str] = []
 
     async def call(hook: Hook, event: CloudEventText) -> None:
-        told.append(event.content()["subject"])
+        asked.append(event.content()["subject"])
 
     stopping = hub("PreChildStop")
     admission = StopAdmission(Asker(stopping, call, recorder), lambda: None)
@@ -75,18 +75,18 @@ async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: 
 
     held = admission.hold(plan, now)
     assert held.entries == {}, "both wait"
-    await until(lambda: sorted(told) == ["web-3", "web-4"], "both were told")
+    await until(lambda: sorted(asked) == ["web-3", "web-4"], "the hook was asked about both")
     await until(lambda: admission.hold(plan, now).entries == plan.entries, "both may stop")
-    assert len(told) == 2
+    assert len(asked) == 2
 
 
 async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_asked_about_one_that_is_suspended(
     recorder: EventRecorder,
 ) -> None:
-    told: list[str] = []
+    asked: list[str] = []
 
     async def call(hook: Hook, event: CloudEventText) -> None:
-        told.append(event.content()["subject"])
+        asked.append(event.content()["subject"])
 
     stopping = hub("PreChildStop")
     admission = StopAdmission(Asker(stopping, call, recorder), lambda: None)
@@ -98,7 +98,7 @@ async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_as
 
     assert admission.hold(plan, now).entries == {}
     await until(lambda: admission.hold(plan, now).entries == plan.entries, "it may stop")
-    assert told == ["a"]
+    assert asked == ["a"]
     record = {"a": (OnRecord("hub-0", asleep),)}
     deleted = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, record=record))
     plan = Plan(entries={"hub-0": {"a": None}}, unplaced={}, next_epoch=3)

@@ -81,7 +81,7 @@ class Work:
     def __init__(self, client: Client, site: Site) -> None:
         self.client, self.site = client, site
         self.woken: list[tuple[str, str]] = []
-        self.told: list[str] = []
+        self.emitted: list[str] = []
         self.watch = OwnedWatch(client, (), self.woken.append)
         for informer in self.watch.informers:
             informer.synced.set()
@@ -93,7 +93,7 @@ class Work:
     async def round(self) -> list[tuple[str, str]]:
         """What one round applies; ``refused`` is what it can't."""
         before = len(self.site.applied)
-        objects = OwnedObjects(self.client, self.watch, HUB, self.memory, self.told.append)
+        objects = OwnedObjects(self.client, self.watch, HUB, self.memory, self.emitted.append)
         self.refused = await objects.keep(MANIFESTS, self.now)
         self.retry_in = objects.retry_in
         return self.site.applied[before:]
@@ -143,7 +143,7 @@ async def test_all_is_applied_once_and_that_wakes_nobody(work: Work) -> None:
         work.see("ADDED", plural, name)
 
     assert await work.round() == []
-    assert (work.woken, work.told) == ([], [])
+    assert (work.woken, work.emitted) == ([], [])
 
 
 async def test_the_status_of_a_stateful_set_costs_nothing(work: Work) -> None:
@@ -177,7 +177,7 @@ async def test_an_object_that_somebody_changes_is_applied_again_alone(
     assert work.woken == [("ns", "hub")]
     assert await work.round() == [(plural, name)]
     assert await work.round() == []
-    assert work.told == [f"{PLURALS[plural]} {name} was changed by somebody; it is put back"]
+    assert work.emitted == [f"{PLURALS[plural]} {name} was changed by somebody; it is put back"]
 
 
 @pytest.mark.parametrize(("plural", "name"), [("statefulsets", "hub"), ("services", "hub-members")])
@@ -189,7 +189,7 @@ async def test_an_object_that_somebody_deletes_is_applied_again_alone(work: Work
     assert work.woken == [("ns", "hub")]
     assert await work.round() == [(plural, name)]
     assert await work.round() == []
-    assert work.told == [f"{PLURALS[plural]} {name} was deleted; it is made again"]
+    assert work.emitted == [f"{PLURALS[plural]} {name} was deleted; it is made again"]
 
 
 async def test_a_change_that_is_not_undone_is_applied_once_and_has_no_event(work: Work) -> None:
@@ -201,7 +201,7 @@ async def test_a_change_that_is_not_undone_is_applied_once_and_has_no_event(work
 
     assert await work.round() == [("services", "hub")]
     assert await work.round() == []
-    assert work.told == []
+    assert work.emitted == []
 
 
 async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_announced_once(work: Work) -> None:
@@ -213,7 +213,7 @@ async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_anno
         work.now += 0.1
 
     assert 10 <= len(applied) <= 13
-    assert len([text for text in work.told if "again and again" in text]) == 1
+    assert len([text for text in work.emitted if "again and again" in text]) == 1
     assert work.retry_in is not None
     assert work.retry_in <= 30
     work.now += work.retry_in
@@ -228,7 +228,7 @@ async def test_a_refused_object_stops_no_other_and_is_tried_again_later(work: Wo
         "ServiceAccount processhub-hub": "exceeded quota"
     }
     assert await work.round() == []
-    assert "ServiceAccount processhub-hub" in work.refused, "it is told as long as it is so"
+    assert "ServiceAccount processhub-hub" in work.refused, "it is reported as long as it is so"
     assert work.retry_in is not None
     work.site.refused = set()
     work.now += work.retry_in

@@ -51,7 +51,7 @@ class Site:
 
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
-        self.told: list[tuple[str, str]] = []  # (member, role), as Pods were made and told
+        self.marks: list[tuple[str, str]] = []  # (member, role), as Pods were made and marked
         self.refuse: dict[tuple[str, str], int] = {}  # (method, member) → status
         self.hold: dict[str, asyncio.Event] = {}  # creations for this member wait for it
         self.hangs_up = ""  # creations for this member are not answered
@@ -74,7 +74,7 @@ class Site:
         return self._stored(member, pod)
 
     async def _land(self, member: str, pod: dict[str, Any]) -> None:
-        """Carry the creation out after its client was told nothing."""
+        """Carry the creation out after its client got no answer."""
         await self.hold[member].wait()
         self._stored(member, pod)
         self.landed.set()
@@ -92,7 +92,7 @@ class Site:
         pod["metadata"]["labels"] |= patch.get("labels", {})
         if "spec" in body:
             pod["spec"]["schedulingGates"] = body["spec"]["schedulingGates"] or []
-        return self._stored(member, pod, told="annotations" in patch)
+        return self._stored(member, pod, marked="annotations" in patch)
 
     async def get(self, request: web.Request) -> web.Response:
         pod = self.pods.get(request.match_info["name"])
@@ -104,11 +104,11 @@ class Site:
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return web.json_response(pod)
 
-    def _stored(self, member: str, pod: dict[str, Any], *, told: bool = True) -> web.Response:
+    def _stored(self, member: str, pod: dict[str, Any], *, marked: bool = True) -> web.Response:
         pod["metadata"]["resourceVersion"] = str(next(self.versions))
         self.pods[pod["metadata"]["name"]] = pod
-        if told:
-            self.told.append((member, pod["metadata"]["annotations"]["processhub.dev/role"]))
+        if marked:
+            self.marks.append((member, pod["metadata"]["annotations"]["processhub.dev/role"]))
         return web.json_response(pod)
 
 
@@ -206,8 +206,8 @@ def member(name: str, wanted: Assignment) -> Member:
 async def test_the_active_copys_pod_is_marked_active_once_it_is_there(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
 
-    assert sorted(round_.site.told) == [("one", "Active"), ("one", "Passive"), ("two", "Passive")]
-    assert round_.site.told.index(("one", "Passive")) < round_.site.told.index(("one", "Active"))
+    assert sorted(round_.site.marks) == [("one", "Active"), ("one", "Passive"), ("two", "Passive")]
+    assert round_.site.marks.index(("one", "Passive")) < round_.site.marks.index(("one", "Active"))
 
 
 async def test_a_round_that_fails_leaves_no_creation_behind(round_: Round) -> None:
@@ -229,7 +229,7 @@ async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(ro
 
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
 
-    assert ("three", "Passive") in round_.site.told
+    assert ("three", "Passive") in round_.site.marks
     said = pods.unplaced()["a"]
     assert said.reason is Reason.INVALID
     assert "could not be told its role and epoch: the policy says no" in said.message
@@ -237,7 +237,7 @@ async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(ro
     round_.site.refuse.clear()
     round_.memory.execute.refused_pods.clear()  # as after the time that it waits
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
-    assert round_.site.told[-1] == ("two", "Active")
+    assert round_.site.marks[-1] == ("two", "Active")
     assert pods.unplaced() == {}
 
 
@@ -248,11 +248,11 @@ async def test_a_leader_that_stood_still_has_no_word_for_a_pod_that_was_changed_
 
     pods = await round_.follow(two=entry(9, "Active", run=6))
 
-    assert ("two", "Active") not in round_.site.told
+    assert ("two", "Active") not in round_.site.marks
     assert pods.retry_in is not None, "if it still leads it has its say once it has seen the change"
     round_.seen(passive)
     await round_.follow(two=entry(9, "Active", run=6))
-    assert round_.site.told[-1] == ("two", "Active")
+    assert round_.site.marks[-1] == ("two", "Active")
 
 
 @pytest.mark.parametrize("let_go", [False, True])
@@ -292,7 +292,7 @@ async def test_it_is_said_that_an_earlier_pod_is_in_the_way(round_: Round) -> No
 
     assert f"its pod {name} on no node yet is still there" in pods.unplaced()["a"].message
     assert round_.site.pods[name]["metadata"]["deletionTimestamp"]
-    assert len(round_.site.told) == 2, "no other was made"
+    assert len(round_.site.marks) == 2, "no other was made"
 
 
 async def test_marks_that_somebody_took_off_a_pod_are_put_back(round_: Round) -> None:
@@ -322,7 +322,7 @@ async def test_a_pod_that_lost_the_label_of_its_hub_is_no_pod_that_is_gone(round
 
     assert pod["metadata"]["labels"]["processhub.dev/hub"] == "hub"
     assert len(pods.changed) == 1
-    assert [member for member, _ in round_.site.told].count("one") == 3, "made, told, put back; no other was made"
+    assert [member for member, _ in round_.site.marks].count("one") == 3, "made, marked, put back; no other was made"
 
     round_.unseen(pod)
     round_.site.pods.clear()

@@ -1,4 +1,4 @@
-"""The steps of a round: one that fails is told and tried again, and no other waits for it."""
+"""The steps of a round: one that fails is reported and tried again, and no other waits for it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ async def test_a_refused_slice_blocks_no_other_member_and_its_children_report_wh
     (refused,) = [name for name, changes in planned.entries.items() if set(changes) - set(placed(site))]
     (missing,) = planned.entries[refused]
     assert len(placed(site)) == 1
-    assert set(rounds.executed.plan.entries) == {"hub-0", "hub-1"} - {refused}, "what is not on record is not told"
+    assert set(rounds.executed.plan.entries) == {"hub-0", "hub-1"} - {refused}, "what is not on record is not reported"
     why = rounds.executed.unplaced[missing]
     assert why.reason is Reason.WAITING
     assert (
@@ -205,11 +205,13 @@ async def test_a_move_whose_write_is_refused_is_not_reported_and_begun_again() -
         site.ways = ["refused"]
 
         _, planned = await rounds.round()
-        told = rounds.executed.plan
+        written = rounds.executed.plan
         await rounds.round()
 
     assert [move.target for move in planned.moves] == [target]
-    assert (told.moves, told.entries, told.answered) == ((), {}, {}), "it is not told, nor the order taken off"
+    assert (written.moves, written.entries, written.answered) == ((), {}, {}), (
+        "it is not reported, nor the request taken off"
+    )
     assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"
 
 
@@ -352,7 +354,7 @@ class Leases:
 
     async def confirm_gone(self, member: Member) -> bool | None:
         if self.answer is False:
-            self.phase = Phase.LIVE  # the read told the store
+            self.phase = Phase.LIVE  # the read updated the store
         return self.answer
 
 

@@ -57,11 +57,11 @@ def test_all_that_are_refused_at_once_are_reported() -> None:
 def test_refusals_leave_room_in_the_annotations_of_an_object() -> None:
     refused = {f"web-{number}": "hub-1: " + "x" * 1000 for number in range(5000)}
 
-    told = latest({}, refused)
+    shown = latest({}, refused)
 
-    assert told.keys() == refused.keys()
-    assert all(why.startswith("hub-1: x") and why.endswith("…") for why in told.values())
-    assert len(json.dumps(told, ensure_ascii=False).encode()) < 240_000
+    assert shown.keys() == refused.keys()
+    assert all(why.startswith("hub-1: x") and why.endswith("…") for why in shown.values())
+    assert len(json.dumps(shown, ensure_ascii=False).encode()) < 240_000
 
 
 def test_a_set_s_orders_are_of_ids_that_it_has() -> None:

@@ -110,7 +110,7 @@ def test_more_members_than_a_status_lists_are_counted() -> None:
     quorum = Verdict(required=0, live=1200, largest_seen=1200, quorate=True, partitioned=False, reason="", why="")
     observation = Observation(members=members, snapshot=snapshot, refusals={}, chosen={}, quorum=quorum)
 
-    def told(members: dict[str, Member]) -> tuple[HubStatus, str]:
+    def reported(members: dict[str, Member]) -> tuple[HubStatus, str]:
         plan = Plan(entries={}, unplaced={}, next_epoch=6)
         status = hub_status(hub, msgspec.structs.replace(observation, members=members), plan, NOW)
         ready = find_condition(status.conditions, "Ready")
@@ -118,14 +118,14 @@ def test_more_members_than_a_status_lists_are_counted() -> None:
         return status, ready.message
 
     for there in (members, {**members, "hub-7": msgspec.structs.replace(members["hub-7"], judgement=GONE)}):
-        status, message = told(there)
+        status, message = reported(there)
         assert len(status.members) == MEMBERS_MAX == 1000
         assert status.summary is not None
         assert status.summary.members == f"{sum(item.ready for item in there.values())}/1200"
         assert message.endswith("; status.members has 1000 of its members, of which there are 1200")
 
 
-def hub_told(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
+def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
     """A status of 500 registry entries, some of which run."""
     registry = tuple(
         RegistryEntry(
@@ -144,9 +144,9 @@ def hub_told(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
 
 def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
     hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
-    rate, stored, written, writes, last = StatusRate(), hub_told(0), 0, 0, 0.0
-    crashing = [hub_told(running, cpu=running) for running in range(3)]
-    unready = hub_told(0, ready=False)
+    rate, stored, written, writes, last = StatusRate(), hub_reported(0), 0, 0, 0.0
+    crashing = [hub_reported(running, cpu=running) for running in range(3)]
+    unready = hub_reported(0, ready=False)
     for half in range(2400):
         now, pressing = half / 2, half % 400 == 399
         status = unready if pressing else crashing[half % 3]
@@ -154,11 +154,11 @@ def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
             rate.wait(now, many_changes=False) > 0
             or rate.reserve(msgspec.structs.replace(hub, status=stored), status, now) > 0
         ):
-            assert not pressing, "what somebody waits for is told at once"
+            assert not pressing, "what somebody waits for is reported at once"
             continue
         written += stored_bytes(msgspec.structs.replace(hub, status=status)) + ENVELOPE
         stored, writes, gap, last = status, writes + 1, now - last, now
-        assert gap <= 5.0, "the counts are told in the end"
+        assert gap <= 5.0, "the counts are reported in the end"
     assert written <= STATUS_BURST + 1200 * STATUS_RATE + 12 * stored_bytes(stored), "beside what can't wait"
     assert writes < 2000, "it is the budget that bounds"
 
@@ -172,9 +172,9 @@ def test_an_exit_that_is_longer_than_the_schema_allows_is_cut() -> None:
 
 
 def test_a_message_is_never_longer_than_the_schema_allows() -> None:
-    told = merge_conditions((), (condition_of("Ready", False, "Pending", "x" * 100_000, 1),), NOW)
+    reported = merge_conditions((), (condition_of("Ready", False, "Pending", "x" * 100_000, 1),), NOW)
 
-    assert len(told[0].message) == MESSAGE_MAX == 32768
+    assert len(reported[0].message) == MESSAGE_MAX == 32768
 
 
 def test_a_child_of_an_unknown_member_reports_some_members_and_how_many_more() -> None:
@@ -243,7 +243,7 @@ def test_crash_loops_of_ten_thousand_children_write_no_more_than_their_hub_may()
         await asyncio.sleep(400)
         assert {name: status.nodes[0].restarts for name, status in server.stored.items() if name[7:] > "3"} == {
             name: 20 for name in wanted if name[7:] > "3"
-        }, "each is told in the end"
+        }, "each is reported in the end"
         running.cancel()
 
     virtualtime.run(ten_minutes())
@@ -272,7 +272,7 @@ def test_words_that_change_over_and_over_write_no_more_than_their_hub_may() -> N
             wanted[name] = denied(turn, "InvalidChild")
             writer.mark(("ns", name))
             await asyncio.sleep(1)
-            assert server.stored[name].conditions[0].reason == "InvalidChild", "another reason is told at once"
+            assert server.stored[name].conditions[0].reason == "InvalidChild", "another reason is reported at once"
         assert server.bytes <= 2100 * 6000 + HUB_BURST + 600 * HUB_RATE
         running.cancel()
 
@@ -294,7 +294,7 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
             self.writes[name] += 1
             return item
 
-    def told(turn: int, accepted: bool = True) -> ChildSetStatus:
+    def reported(turn: int, accepted: bool = True) -> ChildSetStatus:
         reason = ("ChildrenFailed", "Pending", "Started")[turn % 3]
         conditions = (
             condition_of("Accepted", accepted, "Accepted" if accepted else "Invalid", "", 1),
@@ -317,16 +317,16 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
         writer = ChildSetWriter(client, Store(client, (), lambda _: None), lambda _: None)
         names = list(sets.items)
 
-        async def tell(status: ChildSetStatus) -> None:
+        async def report(status: ChildSetStatus) -> None:
             writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
             await asyncio.sleep(0.5)
 
         for turn in range(1, 1201):
             accepted = turn % 400 > 0
-            await tell(told(turn, accepted))
+            await report(reported(turn, accepted))
             if not accepted:
                 for _ in range(3):
-                    await tell(told(turn, accepted))
+                    await report(reported(turn, accepted))
                 assert {item.status.conditions[0].status for item in sets.items.values()} == {"False"}
         size = max(map(stored_bytes, sets.items.values()))
         assert sets.bytes <= SETS_BURST + 604 * SETS_RATE + 7 * 20 * size, "beside those that somebody waits for"

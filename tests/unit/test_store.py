@@ -27,7 +27,7 @@ async def no_token() -> None:
 
 
 async def watching(woken: list[HubKey]) -> Store:
-    """A store whose watches of Leases are connected and told of one Lease 100 s ago."""
+    """A store whose watches of Leases are connected and have shown one Lease 100 s ago."""
     client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=no_token))
     store = Store(client, (), woken.append)
     for informer in store.leases:
@@ -87,7 +87,7 @@ async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afre
 async def test_a_busy_loop_is_no_silence_of_the_api_server_and_hides_none(
     told_late: float, sent_apart: float, afresh: bool
 ) -> None:
-    """Silence is judged by when writes were sent. What was told too late to go by counts as not seen."""
+    """Silence is judged by when writes were sent. What was delivered too late counts as not seen."""
     store = await watching([])
     now = asyncio.get_running_loop().time()
     store.answered(now - told_late - sent_apart)

@@ -1,4 +1,4 @@
-"""Suspended children: what is observed, proven and told of them."""
+"""Suspended children: what is observed, proven and reported of them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ SUSPENDED = Refusal(Reason.SUSPENDED, "spec.suspend is true")
 
 def registry_slice(entry: Assignment, report: Report | None, generation: int = 1, observed: int = 1) -> RegistrySlice:
     spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries={"a": format_assignment(entry)})
-    told = {"a": format_report(report)} if report else {}
-    status = SliceStatus(observed_generation=observed, holder="x/1", entries=told)
+    reports = {"a": format_report(report)} if report else {}
+    status = SliceStatus(observed_generation=observed, holder="x/1", entries=reports)
     return RegistrySlice(metadata=ObjectMeta(name="hub-0.0", uid="s", generation=generation), spec=spec, status=status)
 
 

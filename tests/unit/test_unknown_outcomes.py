@@ -154,11 +154,11 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
     slice_["status"]["observedGeneration"] = 6
     site.ways = [way]
     async with rounds_on(site, "hub-0") as rounds:
-        taken = await raise_terms(rounds.client, rounds.store, (), 2)
-        rounds.memory.observe.term_generations = taken.generations
+        raised = await raise_terms(rounds.client, rounds.store, (), 2)
+        rounds.memory.observe.term_generations = raised.generations
         observation, _ = await rounds.round()
 
-    assert taken.generations == {slice_["metadata"]["uid"]: 9}
+    assert raised.generations == {slice_["metadata"]["uid"]: 9}
     assert [view.settled for view in observation.snapshot.members] == [False]
 
 
@@ -172,8 +172,8 @@ async def test_a_hub_whose_terms_can_t_be_raised_blocks_no_other_and_nothing_is_
     site.add("hub.hub-0.0", "hub-0")
     site.refuses = {"other.other-0.0": code}
     async with rounds_on(site, "hub-0") as rounds:
-        taken = await raise_terms(rounds.client, rounds.store, (), 2)
-        left_behind = dict(taken.behind)
+        raised = await raise_terms(rounds.client, rounds.store, (), 2)
+        left_behind = dict(raised.behind)
         site.refuses = {}
         again = await raise_terms(rounds.client, rounds.store, ("ns",), 2, ("ns", "other"))
 
