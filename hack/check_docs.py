@@ -1,7 +1,7 @@
 """Checks that what the Markdown pages of this repository point at is there. Prints what is not, and exits 1 then.
 
 Two things are checked: each relative link leads to a file, and its anchor to a heading of that file; and in the pages
-that map the source (docs/architecture.md and CONTRIBUTING.md) each path between backticks leads to a file or folder.
+that name parts of the source each path between backticks leads to a file or folder.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from reference.markdown import anchor
 ROOT = Path(__file__).resolve().parent.parent
 # Paths of the source are written from the package, all others from the root of the repository.
 BASES = ("operator/src/processhub", ".")
-MAPS = ("docs/architecture.md", "CONTRIBUTING.md")
+MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/decisions/*.md")  # where they are checked
 _FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
-_CODE = re.compile(r"`([^`\n]+)`")
+_CODE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 _HEADING = re.compile(r"^#+ +(.+?) *#*$", re.M)
 _NAMED = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
@@ -34,7 +34,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def broken(page: Path, root: Path = ROOT) -> Iterator[str]:
-    """One sentence for each link of the page, and on a map of the source each path, that leads nowhere."""
+    """One sentence for each link of the page, and each path on a page of MAPS, that leads nowhere."""
     text = _FENCE.sub("", page.read_text())
     for target, heading in _LINK.findall(_CODE.sub("", text)):
         there = page.parent / target if target else page
@@ -42,7 +42,7 @@ def broken(page: Path, root: Path = ROOT) -> Iterator[str]:
             yield f"{target}: there is no such file"
         elif heading and heading not in anchors(there):
             yield f"{target}#{heading}: that file has no such heading"
-    if str(page.relative_to(root)) in MAPS:
+    if any(page.relative_to(root).match(pattern) for pattern in MAPS):
         for path in filter(_PATH.fullmatch, _CODE.findall(text)):
             if not any(_exists(root / base, path) for base in BASES):
                 yield f"`{path}`: there is no such path, neither in {BASES[0]} nor in the repository"
