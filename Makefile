@@ -101,6 +101,7 @@ lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/helm lint --quiet --strict charts/processhub
 	@$(PY) hack/render_manifests.py --check
 	@$(PY) -m reference --check
+	@$(PY) hack/check_docs.py
 
 unit: setup ## Tests without a cluster
 	@$(PYTEST) tests/unit
