@@ -103,6 +103,7 @@ lint: setup ## Formatting, types, layers, shell, chart, derived files, documents
 	@$(PY) -m reference --check
 	@$(PY) hack/check_docs.py
 	@$(PY) hack/check_rules.py
+	@$(PY) hack/measure.py --check
 
 unit: setup ## Tests without a cluster
 	@$(PYTEST) tests/unit
