@@ -1,7 +1,7 @@
 """Measures of the code base: how many ideas it asks its reader to hold, and how large its parts are.
 
-``python hack/measure.py`` prints them; with ``--check`` it exits 1 where one is worse than its bound, so that none falls
-back. A bound is lowered when the code has become better. The number of lines is printed and has no bound.
+``python hack/measure.py`` prints them; with ``--check`` it exits 1 where one is worse than its bound, so that none
+falls back. A bound is lowered when the code has become better. The number of lines is printed and has no bound.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _long_functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFun
 
 
 def _circle() -> list[str]:
-    """The modules that import each other in a loop, imports for type checkers included; they are told one by one."""
+    """The modules that import each other in a loop, imports for type checkers included."""
     graph = grimp.build_graph("processhub", cache_dir=None)
     left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
     found: list[str] = []
