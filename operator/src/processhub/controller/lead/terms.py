@@ -1,4 +1,4 @@
-"""Raising the term of all slices, which a new leader does before it plans anything (PROTOCOL.md 2)."""
+"""Raising the term of all slices, which a new leader does before it plans anything (docs/protocol.md, rule 2)."""
 
 from __future__ import annotations
 
