@@ -13,31 +13,29 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
-from processhub.api.kubernetes import Lease
 from processhub.api.naming import (
     ANNOTATION_FORCE_SCALE_DOWN,
     ANNOTATION_PAUSED,
     ANNOTATION_QUORUM_RESET,
-    lease_name,
     member_ordinal,
 )
 from processhub.api.reasons import EventReason, Reason
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
-    AlreadyExistsError,
     ApiError,
     ConflictError,
     InvalidError,
     NamespaceTerminatingError,
     NotFoundError,
 )
-from processhub.cluster.kinds import HUBS, LEASES
+from processhub.cluster.kinds import HUBS
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
 from processhub.controller.execute.executor import Executor, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes, first_started
 from processhub.controller.execute.memberlabels import label_pods
+from processhub.controller.execute.memberleases import delete_lease, make_leases
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
@@ -50,7 +48,6 @@ from processhub.controller.execute.steps import Steps
 from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.memory import HubMemory
-from processhub.controller.objects.registry import new_lease
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.customrules import CustomRules
@@ -207,7 +204,7 @@ class Reconciler:
         look = partial(self._members, hub, state, memory.observe)
         members = await proven_members(lambda: look(loop.time()), executor.confirm_gone, copies=hub.spec.keeps_copies)
         observation, plan = self._plan(key, hub, state, memory, members)
-        await self._make_leases(hub, state, members, steps)
+        await make_leases(self._client, self._store, hub, state, members, steps)
         executed = await executor.execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, loop.time())
         emit_changed_pods(self.events, hub, observation, pods.changed)
@@ -272,31 +269,6 @@ class Reconciler:
     def _members(self, hub: Hub, state: HubState, memory: ObserveMemory, now: float) -> dict[str, Member]:
         nodes, observed = self._store.nodes.items, self._store.leases_observed(now)
         return observe_members(hub, state, nodes, memory.restarting_since, now, leases_observed=observed)
-
-    async def _make_leases(self, hub: Hub, state: HubState, members: dict[str, Member], steps: Steps) -> None:
-        """A Lease for each member that is wanted, before its pod may need it.
-
-        One that somebody deleted is made as it was: whoever held it runs on, and renews it. One without its labels gets
-        them back.
-        """
-        for member in members.values():
-            name = lease_name(hub.metadata.name, member.name)
-            known = state.leases.get(name)
-            if not member.wanted or (known is not None and name not in state.unwatched_leases):
-                continue
-            lease = new_lease(hub, member.name)
-            if known is not None:
-                lease = msgspec.structs.replace(lease, spec=known.lease.spec)
-            await steps.take(f"lease {name} can't be made", partial(self._make_lease, hub, lease))
-
-    async def _make_lease(self, hub: Hub, lease: Lease) -> None:
-        namespace, metadata = hub.metadata.namespace, lease.metadata
-        try:
-            stored: Lease = await self._client.create(LEASES, namespace, lease)
-        except AlreadyExistsError:
-            marks = {"labels": metadata.labels, "annotations": metadata.annotations}
-            stored = await self._client.patch(LEASES, namespace, metadata.name, {"metadata": marks})
-        self._store.put("leases", stored)
 
     def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
         def emit_put_back(text: str) -> None:
@@ -376,23 +348,7 @@ class Reconciler:
             lease = state.member_lease(member.name)
             if gone and lease is not None:
                 what = f"lease {lease.lease.metadata.name} can't be deleted"
-                await steps.take(what, partial(self._delete_lease, state, lease.lease))
-
-    async def _delete_lease(self, state: HubState, lease: Lease) -> None:
-        metadata = lease.metadata
-        try:
-            await self._client.delete(
-                LEASES,
-                metadata.namespace,
-                metadata.name,
-                uid=metadata.uid,
-                resource_version=metadata.resource_version,
-            )
-        except NotFoundError:
-            log.debug("lease %s is gone already", metadata.name)
-        except ConflictError:
-            return  # somebody writes it
-        state.forget_lease(metadata.name)
+                await steps.take(what, partial(delete_lease, self._client, state, lease.lease))
 
     # reporting
 
