@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -277,22 +277,7 @@ class PodChildren:
         pods = [(asked.get(_key_of(pod)), pod) for pod in self._state.child_pods.values()]
         mended = [self._state.child_pods[name] for name in self._state.changed_pods]
         there = {self._rival(*_key_of(pod)): pod for _, pod in pods}
-        rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
-        free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
-        surplus: list[Pod] = []
-        news: list[tuple[Asked, Pod, bool]] = []
-        for item, pod in pods:
-            if to_be_deleted(item, pod):
-                surplus.append(pod)
-                continue
-            if item is None:
-                continue  # it is being deleted
-            place = self._rival(*item.key)
-            gated, sole = to_be_ungated(item, pod), rivals[place] == 1
-            if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
-                surplus.append(pod)  # it came late, and nothing of it has run
-            elif (gated and sole) or new_marks(item, pod):
-                news.append((item, pod, gated and sole))
+        surplus, news = self._surplus_and_news(pods)
         missing = [
             item
             for item in asked.values()
@@ -319,6 +304,28 @@ class PodChildren:
                 for item in missing[:_A_ROUND]
             ),
         )
+
+    def _surplus_and_news(
+        self, pods: Sequence[tuple[Asked | None, Pod]]
+    ) -> tuple[list[Pod], list[tuple[Asked, Pod, bool]]]:
+        """The Pods to delete; and those to update, with what asks for each and whether its gate is to be taken off."""
+        rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
+        free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
+        surplus: list[Pod] = []
+        news: list[tuple[Asked, Pod, bool]] = []
+        for item, pod in pods:
+            if to_be_deleted(item, pod):
+                surplus.append(pod)
+                continue
+            if item is None:
+                continue  # it is being deleted
+            place = self._rival(*item.key)
+            gated, sole = to_be_ungated(item, pod), rivals[place] == 1
+            if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
+                surplus.append(pod)  # it came late, and nothing of it has run
+            elif (gated and sole) or new_marks(item, pod):
+                news.append((item, pod, gated and sole))
+        return surplus, news
 
     async def _take(self, pod: Pod, what: str, owner: Owner, work: Callable[[], Awaitable[None]]) -> None:
         annotations = pod.metadata.annotations

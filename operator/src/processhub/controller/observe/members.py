@@ -91,21 +91,12 @@ def observe_members(
 
     ``restarting_since`` is kept between calls: by member, when (monotonic seconds) its restart was first seen.
     """
-    per_node = hub.spec.members.mode == "PerNode"
-    pods = {
-        pod.metadata.name: pod
-        for pod in state.pods.values()
-        if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
-        and (per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None)  # else a copy of one
-    }
-    pod_of = _pods_by_node(pods) if per_node else pods
+    per_node, pod_of = hub.spec.members.mode == "PerNode", _pod_of(hub, state)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     slices = state.member_slices()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
-    if not per_node:
-        names |= {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
     members = {}
-    for name in sorted(names, key=lambda name: _order(hub, name)):
+    for name in sorted(names | _replica_names(hub), key=lambda name: _order(hub, name)):
         pod = pod_of.get(name)
         node = nodes.get(("", name if per_node else pod.spec.node_name if pod else ""))
         wanted = node is not None if per_node else _in_replicas(hub, name)
@@ -124,11 +115,10 @@ def observe_members(
             restarting_since.setdefault(name, now)
         elif judgement.phase is Phase.LIVE:
             restarting_since.pop(name, None)
-        weight = hub.spec.members.weights.get(name, 1)
         members[name] = Member(
             name=name,
             wanted=wanted,
-            weight=weight,
+            weight=hub.spec.members.weights.get(name, 1),
             drained=name in drained,
             forced=drained.get(name, False),
             pod=pod,
@@ -243,6 +233,25 @@ def _node_ready(node: Node | None, pod: Pod | None, per_node: bool) -> bool:
     if node is None:
         return not per_node and (pod is None or not pod.spec.node_name)
     return any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
+
+
+def _pod_of(hub: Hub, state: HubState) -> dict[str, Pod]:
+    """The pod of each member that has one."""
+    per_node = hub.spec.members.mode == "PerNode"
+    pods = {
+        pod.metadata.name: pod
+        for pod in state.pods.values()
+        if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
+        and (per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None)  # else a copy of one
+    }
+    return _pods_by_node(pods) if per_node else pods
+
+
+def _replica_names(hub: Hub) -> set[str]:
+    """The members that spec.members.replicas asks for; none where there is one on each node."""
+    if hub.spec.members.mode == "PerNode":
+        return set()
+    return {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
 
 
 def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:

@@ -81,33 +81,16 @@ def observe(
     admission: Admission | None = None,
     rules: CustomRules | None = None,
 ) -> Observation:
-    """The observation; settles what the members have proven since the last round.
-
-    ``admission`` asks the hooks. ``rules`` are the custom strategies.
-    """
+    """Observe a hub and settle what its members have proven. ``admission``: of hooks; ``rules``: custom strategies."""
     order = [member.name for member in members.values() if member.wanted]
     memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
     state.take_template(hub.spec.on_demand)
-    # A handover that was ordered goes on where the hub has another strategy now.
-    handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
-    reported = hub.spec.keeps_copies or handing
-    record = on_record(state, members if reported else {})
-    winners = winners_of(state, record)
-    wanted, refusals, chosen = _wanted(hub, state, record, members, winners)
-    _bound_demand(hub, record, wanted, refusals, chosen)
-    sets = seen_sets(hub, state, members, winners)
-    for seen in sets.values():
-        wanted.update(wanted_of(seen, hub, record))
-    if hub.spec.suspend:
-        wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
+    record = on_record(state, members if _reports_matter(hub, state) else {})
+    wanted, refusals, chosen, sets = _wanted(hub, state, record, members)
     admitted = Admitted(wanted) if admission is None else admit(admission, wanted, chosen, sets, record, hub)
     refusals.update(admitted.refusals)
-    formation = memory.formation
-    formation.formed = formation.formed or bool(record) or _is_complete(hub, members, formation, now)
-    if memory.quorum is None:
-        memory.quorum = QuorumWatch(hub, state)
-    required = rules.required if rules is not None and rules.has_quorum else None
-    verdict = memory.quorum.look(hub, members, formation.formed, now, required)
+    formed = _has_formed(hub, members, record, memory.formation, now)
+    verdict = _quorum(hub, state, members, memory, now, rules)
     uncertain = state.uncertain() | set(memory.unconfirmed_pods.values())
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, memory.applied_moves)}
     snapshot = HubSnapshot(
@@ -123,7 +106,7 @@ def observe(
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
         put_off=memory.deferred_moves.still_deferred(now),
-        formed=formation.formed,
+        formed=formed,
         uncertain=uncertain,
         partitioned=verdict.why if verdict.partitioned else "",
     )
@@ -137,6 +120,28 @@ def observe(
         workloads=admitted.workloads,
         quorum=verdict,
     )
+
+
+def _reports_matter(hub: Hub, state: HubState) -> bool:
+    """Whether the planner needs the members' reports: it keeps copies, or hands state over."""
+    # A handover that was ordered goes on where the hub has another strategy now.
+    handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
+    return hub.spec.keeps_copies or handing
+
+
+def _quorum(
+    hub: Hub,
+    state: HubState,
+    members: Mapping[str, Member],
+    memory: ObserveMemory,
+    now: float,
+    rules: CustomRules | None,
+) -> Verdict:
+    """Whether enough members are live, by the hub's strategy or a custom one."""
+    if memory.quorum is None:
+        memory.quorum = QuorumWatch(hub, state)
+    required = rules.required if rules is not None and rules.has_quorum else None
+    return memory.quorum.look(hub, members, memory.formation.formed, now, required)
 
 
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
@@ -249,8 +254,21 @@ def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
     )
 
 
+def _has_formed(
+    hub: Hub,
+    members: Mapping[str, Member],
+    record: Mapping[str, tuple[OnRecord, ...]],
+    formation: Formation,
+    now: float,
+) -> bool:
+    """Whether placing may begin: it has, all members are there, or startSeconds have passed since the first was."""
+    if not formation.formed:
+        formation.formed = bool(record) or _is_complete(hub, members, formation, now)
+    return formation.formed
+
+
 def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
-    """Whether placing may begin: all members are there, or startSeconds have passed since the first was."""
+    """Whether all members are there, or startSeconds have passed since the first was."""
     live = [member for member in members.values() if member.phase is Phase.LIVE]
     if not live:
         return False
@@ -268,6 +286,21 @@ def formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
 
 
 def _wanted(
+    hub: Hub, state: HubState, record: Mapping[str, tuple[OnRecord, ...]], members: Mapping[str, Member]
+) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild], dict[str, SeenSet]]:
+    """The children that shall run, by id; refusals by Child object's name; the Child of each id; ChildSets by uid."""
+    winners = winners_of(state, record)
+    wanted, refusals, chosen = _wanted_children(hub, state, record, members, winners)
+    _bound_demand(hub, record, wanted, refusals, chosen)
+    sets = seen_sets(hub, state, members, winners)
+    for seen in sets.values():
+        wanted.update(wanted_of(seen, hub, record))
+    if hub.spec.suspend:
+        wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
+    return wanted, refusals, chosen, sets
+
+
+def _wanted_children(
     hub: Hub,
     state: HubState,
     record: Mapping[str, tuple[OnRecord, ...]],
