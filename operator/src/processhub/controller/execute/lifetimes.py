@@ -51,7 +51,7 @@ class Lifetimes:
 
     def __init__(self, client: Client, state: HubState, memory: ExecuteMemory, steps: Steps) -> None:
         self._client, self._state, self._memory, self._steps = client, state, memory, steps
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._limit = asyncio.Semaphore(_AT_ONCE)
         self.next_in: float | None = None
 
     async def delete_expired(self, observation: Observation, now: float) -> None:
@@ -95,7 +95,7 @@ class Lifetimes:
 
     async def _order_deletion(self, child: Child, why: str, now: float) -> None:
         metadata = child.metadata
-        async with self._gate:
+        async with self._limit:
             try:
                 await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
             except (NotFoundError, ConflictError) as error:

@@ -225,7 +225,7 @@ def _check_owner(hub: Hub, kind: str, present: Manifest) -> None:
         raise BeingDeletedError(message) if ours else NameConflictError(message)
     controlled = any(owner.get("controller") for owner in owners)
     if ours or (not controlled and (metadata.get("labels") or {}).get(LABEL_HUB_UID) == hub.metadata.uid):
-        return  # where somebody took the reference off, the label still tells whose it is
+        return  # where somebody took the reference off, the label still names the owner
     if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
         # Garbage collection takes it; where the CRDs were installed just before, only after half a minute.
         raise NameConflictError(

@@ -208,7 +208,7 @@ class PodChildren:
         self._copies = hub.spec.keeps_copies
         self._hub_labels = (hub.metadata.name, hub.metadata.uid)
         self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._limit = asyncio.Semaphore(_AT_ONCE)
         self.retry_in: float | None = None
         self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, and how
 
@@ -235,7 +235,7 @@ class PodChildren:
                 self._identify(pod, uids)
         await self._steps.take(
             "pods that the watch tells of no more can't be read",
-            lambda: read_unwatched_pods(self._client, self._store, self._state, self._gate),
+            lambda: read_unwatched_pods(self._client, self._store, self._state, self._limit),
             longest=_CONFIRM_SECONDS,
         )
         if self._state.unwatched_pods:
@@ -253,7 +253,7 @@ class PodChildren:
         return {name: child_id for name, child_id in found.items() if name not in self._state.child_pods}
 
     async def _confirm(self, name: str) -> None:
-        async with self._gate:
+        async with self._limit:
             await self._read(name)
         self._observed.unconfirmed_pods.pop(name, None)
 
@@ -293,7 +293,10 @@ class PodChildren:
             self.retry_in = 0.0
         # All of them are waited for: none may go on beside the next round.
         await gather_all(
-            *(self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._gate)) for pod in surplus),
+            *(
+                self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._limit))
+                for pod in surplus
+            ),
             *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
             *(
                 self._take(pod, "told its role and epoch", owner, partial(self._update, item, pod, now, ungate=ungate))
@@ -359,7 +362,7 @@ class PodChildren:
             self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return
         name = manifest["metadata"]["name"]
-        async with self._gate:
+        async with self._limit:
             try:
                 pod = await self._client.create(PODS, self._hub.metadata.namespace, manifest)
             except AlreadyExistsError:
@@ -396,7 +399,7 @@ class PodChildren:
         if ungate:
             others = [{"name": gate.name} for gate in pod.spec.scheduling_gates if gate.name != GATE_SOLE]
             patch["spec"] = {"schedulingGates": others or None}
-        async with self._gate:
+        async with self._limit:
             try:
                 self._store.put("pods", await self._client.patch(PODS, metadata.namespace, metadata.name, patch))
             except (NotFoundError, ConflictError) as error:
@@ -413,7 +416,7 @@ class PodChildren:
         """Put the Pod's marks back: its member, and the next leader, know it by nothing else."""
         metadata = pod.metadata
         names = ", ".join(self._state.changed_pods[metadata.name])
-        async with self._gate:
+        async with self._limit:
             try:
                 patch = {"metadata": {**_as_seen(pod), **marks_to_put_back(pod)}}
                 patched = await self._client.patch(PODS, metadata.namespace, metadata.name, patch)

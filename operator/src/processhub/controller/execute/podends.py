@@ -19,12 +19,12 @@ _AT_ONCE = 16
 log = logging.getLogger(__name__)
 
 
-async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
+async def delete_pod(client: Client, pod: Pod, limit: asyncio.Semaphore) -> None:
     """Delete a Pod, this very one, with its own grace: it is gone when its node says that its processes are."""
     metadata = pod.metadata
     if metadata.deletion_timestamp is not None:
         return
-    async with gate:
+    async with limit:
         try:
             await client.delete(PODS, metadata.namespace, metadata.name, uid=metadata.uid)
         except (NotFoundError, ConflictError) as error:
@@ -33,24 +33,24 @@ async def delete_pod(client: Client, pod: Pod, gate: asyncio.Semaphore) -> None:
 
 async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
     """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
-    gate = asyncio.Semaphore(_AT_ONCE)
+    limit = asyncio.Semaphore(_AT_ONCE)
     uids = hub_uids("", state) if state.unidentified_pods else ()
     for pod in list(state.unidentified_pods.values()):
         if (known := identified(pod, state.key[1], uids)) is not None:
             store.child_pod(state.key, pod, known)
-    await read_unwatched_pods(client, store, state, gate)
-    await gather_all(*(delete_pod(client, pod, gate) for pod in list(state.child_pods.values())))
+    await read_unwatched_pods(client, store, state, limit)
+    await gather_all(*(delete_pod(client, pod, limit) for pod in list(state.child_pods.values())))
     return LOOK_AGAIN_SECONDS if state.unwatched_pods else None
 
 
-async def read_unwatched_pods(client: Client, store: Store, state: HubState, gate: asyncio.Semaphore) -> None:
+async def read_unwatched_pods(client: Client, store: Store, state: HubState, limit: asyncio.Semaphore) -> None:
     """Read the Pods that left the watch: each is gone, or somebody took off a label that it selects by."""
 
     async def look(name: str) -> None:
         known = state.child_pods.get(name)
         if known is None:
             return  # another of its name came meanwhile
-        async with gate:
+        async with limit:
             try:
                 pod = await client.get(PODS, known.metadata.namespace, name)
             except NotFoundError:

@@ -240,7 +240,7 @@ class SliceWriter:
             except ConflictError as conflict:
                 try:
                     stored = await self._patch(present, spec, annotations)
-                except InvalidError:  # so is a test answered that failed; where it was the spec, the next PUT tells
+                except InvalidError:  # a failed test is answered so too; an invalid spec fails again in the next PUT
                     raise conflict from None
         except ApiError as error:
             self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub

@@ -34,7 +34,7 @@ class Asker:
 
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._limit = asyncio.Semaphore(AT_ONCE)
         self._reported: dict[str, str] = {}  # hook → the text of its last Event
 
     async def ask(
@@ -49,7 +49,7 @@ class Asker:
         ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
         """
         verdict = HookVerdict()
-        async with self._gate:
+        async with self._limit:
             for hook in in_order(self.hub.spec.hooks, event):
                 so_far = {**data, **_changes_so_far(verdict)}
                 delivery = Delivery.about(HubEvent(event, subject, so_far))

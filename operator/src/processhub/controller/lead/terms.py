@@ -45,14 +45,14 @@ async def raise_terms(
 
     Raises DeposedError.
     """
-    gate = asyncio.Semaphore(_CONCURRENT)
+    limit = asyncio.Semaphore(_CONCURRENT)
     refused: dict[str, ApiError] = {}  # by slice's uid
     passes = 0
 
     async def raise_term(item: RegistrySlice) -> None:
         metadata = item.metadata
         patch = {"metadata": {"uid": metadata.uid}, "spec": {"term": term}}
-        async with gate:
+        async with limit:
             try:
                 await client.patch(SLICES, metadata.namespace, metadata.name, patch)
             except (NotFoundError, ConflictError) as error:

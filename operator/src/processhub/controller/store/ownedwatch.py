@@ -1,7 +1,7 @@
 """The metadata of what hubs own, watched: what somebody deleted or changed is put back at once.
 
-An object is told from its earlier self by its ``mark``. Status is no part of it: how a StatefulSet's pods fare wakes no
-hub.
+An object is compared with its earlier self by its ``mark``. Status is no part of it: changes of a StatefulSet's status
+wake no hub.
 """
 
 from __future__ import annotations
