@@ -117,11 +117,14 @@ class Reconciler:
             if key in self.behind and not await self._catch_up(key, steps):
                 trouble = steps.trouble()
                 wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
-            elif refusal := self._refusal(hub, state):
-                wait = await self._refuse(key, hub, state, memory, steps, refusal)
             else:
-                with metrics.ROUND_SECONDS.time():
-                    wait = await self._round(key, hub, state, memory, steps)
+                refusal = self._refusal(hub, state)
+                followed = _followed(hub, memory, refusal)
+                if refusal is not None and followed is None:
+                    wait = await self._refuse(key, hub, state, memory, steps, refusal)
+                else:
+                    with metrics.ROUND_SECONDS.time():
+                        wait = await self._round(key, followed or hub, state, memory, steps, refusal)
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
@@ -183,17 +186,27 @@ class Reconciler:
         told = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
         return _soonest(told, unmarked, owned.retry_in)
 
-    async def _round(self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps) -> float | None:
+    async def _round(
+        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, edit: Refusal | None
+    ) -> float | None:
+        """One round; ``edit`` is why the last edit of the Hub is not followed, None where it is."""
         # What changes from here on may not be in this round's observation: it is told after the next one.
         dirty, state.dirty = state.dirty, set()
         try:
-            return await self._observe_and_act(key, hub, state, memory, steps, dirty)
+            return await self._observe_and_act(key, hub, state, memory, steps, dirty, edit)
         except BaseException:
             state.dirty |= dirty
             raise
 
     async def _observe_and_act(
-        self, key: HubKey, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, dirty: set[str]
+        self,
+        key: HubKey,
+        hub: Hub,
+        state: HubState,
+        memory: HubMemory,
+        steps: Steps,
+        dirty: set[str],
+        edit: Refusal | None,
     ) -> float | None:
         loop = asyncio.get_running_loop()
         pods = PodChildren(self._client, self._store, hub, state, memory, steps)
@@ -231,7 +244,7 @@ class Reconciler:
             lifetimes.next_in,
             owned.retry_in,
             unmarked,
-            self._tell_hub(key, hub, memory, plan, refusal, steps),
+            self._tell_hub(key, hub, memory, plan, edit or refusal, steps),
             0.05 if memory.taker else None,
             _MOVING_SECONDS if plan.moving else None,
             0.2 if plan.pending_moves or plan.pending_restarts else None,
@@ -579,6 +592,19 @@ class Reconciler:
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:
             self.status.mark((key[0], name))
+
+
+def _followed(hub: Hub, memory: HubMemory, refusal: Refusal | None) -> Hub | None:
+    """The Hub as it is reconciled: with the last spec that was accepted where an edit of it is refused.
+
+    None where this leader has accepted none of it yet, or its name is an earlier hub's.
+    """
+    if refusal is None:
+        memory.accepted = hub.spec
+        return hub
+    if memory.accepted is None or refusal.reason is Reason.NAME_CONFLICT:
+        return None
+    return msgspec.structs.replace(hub, spec=memory.accepted)
 
 
 def _of_hub(refusal: Refusal) -> Refusal:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.cluster.tokenbucket import TokenBucket
@@ -76,6 +77,7 @@ class HubMemory:
         self.doubtful_pods: dict[str, str] = {}  # name → child's id: made, perhaps; there was no answer
         self.looked_for_pods = False  # those that the slices ask for, when this leader began
         self.failures: Failures = {}
+        self.accepted: HubSpec | None = None  # the Hub's last spec that was not refused
         self.template = CheckedTemplate()
         self.fingerprint = ""  # of the strategy and weights as they are
         self.last_placed = ""  # the member that the newest child went to
