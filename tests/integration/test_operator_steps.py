@@ -197,6 +197,31 @@ async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: Wor
     await settles(rolled_out)
 
 
+async def test_a_hub_whose_edit_is_refused_goes_on_as_it_was_accepted_last(world: World) -> None:
+    """Also members that are lost are replaced, and a spec that is mended is followed."""
+    await world.hub(members={"replicas": 2}, migration={"onRestart": "Move"})
+    await goes_on(world, "before")
+
+    await world.edit_hub(distribution={"strategy": "Nearest"}, members={"replicas": 3})
+
+    accepted = await world.hub_condition("Accepted", "False", "UnknownStrategy")
+    assert "spec.distribution.strategy 'Nearest' is not known" in accepted.message
+    await world.hub_condition("Stalled", "True", "UnknownStrategy")
+    await goes_on(world, "while")
+    lost = (await world.ready("while"))["while"].status.member
+    await world.kubectl("delete", "pod", lost, "--force", "--grace-period=0")
+    await world.ready("before")
+    await world.ready("while")
+    told = await world.get_hub()
+    assert [member.name for member in told.status.members] == ["hub-0", "hub-1"]
+
+    await world.edit_hub(distribution={"strategy": "Modulo"})
+    await world.hub_condition("Accepted", "True")
+    await has_no(world, "Stalled")
+    await world.hub_ready()
+    assert len((await world.get_hub()).status.members) == 3
+
+
 async def says(world: World, sentence: str) -> None:
     """The Hub is told to be not accepted for this."""
     condition = find_condition((await world.get_hub()).status.conditions, "Accepted")

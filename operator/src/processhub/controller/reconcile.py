@@ -118,11 +118,11 @@ class Reconciler:
             if key in self.behind and not await self._catch_up(key, steps):
                 trouble = steps.trouble()
                 wait = self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
-            elif refusal := self._refusal(hub, state):
+            elif refusal := self._unreconcilable(hub, state, memory):
                 wait = await self._refuse(key, hub, state, memory, steps, refusal)
             else:
                 with metrics.ROUND_SECONDS.time():
-                    wait = await self._round(key, hub, state, memory, steps)
+                    wait = await self._round(key, _as_accepted(hub, memory), state, memory, steps)
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
@@ -232,7 +232,7 @@ class Reconciler:
             lifetimes.next_in,
             owned.retry_in,
             marks_in,
-            self._report_hub(key, hub, memory, plan, refusal, steps),
+            self._report_hub(key, hub, memory, plan, memory.refused_edit or refusal, steps),
             0.05 if memory.observe.rebalance_target else None,
             _MOVING_SECONDS if plan.moving else None,
             0.2 if plan.pending_moves or plan.pending_restarts else None,
@@ -502,6 +502,15 @@ class Reconciler:
             return refusal
         return msgspec.structs.replace(refusal, message=f"{refusal.message}; its entry point can't be used: {why}")
 
+    def _unreconcilable(self, hub: Hub, state: HubState, memory: HubMemory) -> Refusal | None:
+        """Why there can be no round of the hub. A refused edit is no reason where the spec before it was accepted."""
+        refusal = memory.refused_edit = self._refusal(hub, state)
+        if refusal is None:
+            memory.accepted = hub.spec
+        elif memory.accepted is None or refusal.reason is Reason.NAME_CONFLICT:
+            return refusal
+        return None
+
     def _refusal(self, hub: Hub, state: HubState) -> Refusal | None:
         if broken := self._store.broken_hubs.get(hub.metadata.key):
             return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
@@ -539,6 +548,13 @@ class Reconciler:
     def _mark_children(self, key: HubKey, state: HubState) -> None:
         for name in state.children:
             self.status.mark((key[0], name))
+
+
+def _as_accepted(hub: Hub, memory: HubMemory) -> Hub:
+    """The Hub as it is reconciled: with the last spec that was accepted."""
+    if memory.refused_edit is None or memory.accepted is None:
+        return hub
+    return msgspec.structs.replace(hub, spec=memory.accepted)
 
 
 def _of_hub(refusal: Refusal) -> Refusal:
