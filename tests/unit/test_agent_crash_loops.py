@@ -76,19 +76,19 @@ class Hub:
         self.supervisor = Supervisor(
             starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
         )  # type: ignore[arg-type]
-        self.book = StatusReporter(
+        self.reporter = StatusReporter(
             WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
         )
-        self.book.open()
+        self.reporter.open()
         for name, children_of in self.specs.items():
             self.supervisor.want(dict(children_of))
-            self.book.slice_changed(self.slice(name), name, self.supervisor.children.values())
+            self.reporter.slice_changed(self.slice(name), name, self.supervisor.children.values())
 
     def _changed(self, child: Child, urgent: bool) -> None:
-        self.book.child_changed(child, urgent=urgent)
+        self.reporter.child_changed(child, urgent=urgent)
 
     def _stored(self, item: RegistrySlice) -> None:
-        self.book.slice_changed(item, item.metadata.name)
+        self.reporter.slice_changed(item, item.metadata.name)
 
     def slice(self, name: str) -> RegistrySlice:
         entries = {child_id: format_assignment(item.assignment) for child_id, item in self.specs[name].items()}
@@ -100,14 +100,14 @@ class Hub:
         self.specs[name][child_id] = item
         self.generations[name] += 1
         self.supervisor.want({child_id: item})
-        self.book.slice_changed(self.slice(name), name)
+        self.reporter.slice_changed(self.slice(name), name)
         return self.supervisor.children[child_id]
 
     def order_stop(self, name: str, child_id: str) -> None:
         del self.specs[name][child_id]
         self.generations[name] += 1
         self.supervisor.want({child_id: None})
-        self.book.slice_changed(self.slice(name), name)
+        self.reporter.slice_changed(self.slice(name), name)
 
     async def replace(
         self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
@@ -150,8 +150,8 @@ def test_ten_thousand_crash_loops_write_no_more_than_the_hub_may_and_hold_up_no_
         assert hub.written() <= HUB_BURST + 600 * HUB_RATE
         late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
         assert all(late.values()), "a slice is told of no more"
-        told = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
-        assert min(report.restarts for report in told if report.last_exit) > 20
+        reports = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
+        assert min(report.restarts for report in reports if report.last_exit) > 20
 
     virtualtime.run(ten_minutes())
 
@@ -162,8 +162,8 @@ def test_a_few_crash_loops_are_told_as_they_come() -> None:
         child = hub.supervisor.children["tenant-0-0"]
         for _ in range(60):
             await asyncio.sleep(1.5)
-            told = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
-            assert child.restarts - 1 <= told.restarts <= child.restarts
+            report = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
+            assert child.restarts - 1 <= report.restarts <= child.restarts
 
     virtualtime.run(a_minute())
 

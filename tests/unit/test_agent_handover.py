@@ -14,7 +14,7 @@ import xxhash
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
-from processhub.agent.handover.handover import Handovers
+from processhub.agent.handover.transfer import Handovers
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -104,8 +104,8 @@ class Agent:
 
     def take(self, state: bytes) -> None:
         child = self.supervisor.children["a"]
-        taken = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
-        assert taken.status == 204, taken.detail
+        receipt = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        assert receipt.status == 204, receipt.detail
 
     @property
     def kept(self) -> str:
@@ -276,11 +276,11 @@ async def test_a_state_that_can_not_be_written_once_more_stays_as_it_came(tmp_pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (STATE_IN_MESSAGE_MAX, hard))
     try:  # its source has not heard the answer
         child = agent.supervisor.children["a"]
-        taken = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        receipt = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     agent.want(committed(state))
 
-    assert taken.status == 500
+    assert receipt.status == 500
     assert agent.started == [state]
     assert len(list(tmp_path.glob("handover/*"))) == 1

@@ -12,7 +12,7 @@ import xxhash
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
-from processhub.agent.handover.handover import Handovers
+from processhub.agent.handover.transfer import Handovers
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -44,7 +44,7 @@ class Launcher:
 
     def give_up(self) -> None: ...
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None: ...
+    def role(self, role: str, epoch: int, *, notify: bool) -> None: ...
 
     def forget(self, child_id: str) -> None: ...
 
@@ -116,9 +116,9 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
     agent.want(3, to="hub-3:8")
     await until(lambda: len(agent.launcher.paths) == 2)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.gave or child.kept)
+    await until(lambda: child.sent or child.kept)
 
-    assert (child.gave, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.sent, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
     assert agent.targets.sent == [b"1"]
 
 
@@ -141,6 +141,6 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     for _ in range(20):
         await asyncio.sleep(0)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.gave or child.kept)
+    await until(lambda: child.sent or child.kept)
 
-    assert (child.gave, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.sent, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")

@@ -88,7 +88,7 @@ WORKLOAD = PodWorkload(template={"spec": {"containers": [{"name": "main"}]}})
 
 
 class Alone:
-    """The owner of one child that runs in a Pod."""
+    """The host of one child that runs in a Pod."""
 
     closing = False
 

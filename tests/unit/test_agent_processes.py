@@ -61,11 +61,11 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     env = Environment(
         "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
     )
-    warden, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
-    spawner, sink = WatchdogClient(warden, None, lambda: None), LogSink(log)
-    pythons = PythonStarter(env, spawner, sink, None)  # type: ignore[arg-type]
+    process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
+    watchdog, sink = WatchdogClient(process, None, lambda: None), LogSink(log)
+    pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
     supervisor = Supervisor(
-        ExecStarter(env, spawner, sink),
+        ExecStarter(env, watchdog, sink),
         pythons,
         None,  # type: ignore[arg-type]
         lambda again: True,
@@ -74,8 +74,8 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
         Metrics(),
     )
     yield supervisor, pythons
-    spawner.close()
-    await asyncio.to_thread(warden.process.wait, 40)
+    watchdog.close()
+    await asyncio.to_thread(process.process.wait, 40)
     sink.close()
     os.close(log)
 
@@ -152,7 +152,7 @@ async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_on
 ) -> None:
     child = await broken(agent[0], tmp_path)
 
-    agent[0].want({"a": wanted(child.run_of.workload, epoch=2, run=1)})
+    agent[0].want({"a": wanted(child.started_for.workload, epoch=2, run=1)})
 
     await until(lambda: child.restarts > 0, "a start that fails too")
     assert "File exists" in child.message

@@ -1,6 +1,6 @@
 """The member's Lease: taken, renewed and judged on a thread, an event loop and a connection of its own.
 
-A busy agent never starves it, and a stalled agent never feeds it: the warden's deadline moves only with a renewal
+A busy agent never starves it, and a stalled agent never feeds it: the watchdog's deadline moves only with a renewal
 that the API server confirmed, counted from before it was sent. Another holder means that this agent is a leftover;
 it ends at once and starts over as a new process with a new nonce, so that nothing it believed survives.
 """
@@ -118,10 +118,10 @@ class LeaseKeeper:
 
     def _apply(self, settings: Settings) -> None:
         self._settings = settings
-        self._feed_warden()
+        self._feed_watchdog()
         self._hurry.set()
 
-    def _feed_warden(self) -> None:
+    def _feed_watchdog(self) -> None:
         settings = self._settings
         if settings.fence and self._renewed:
             seconds = self._seconds()
@@ -170,8 +170,8 @@ class LeaseKeeper:
                     seen, since = mark, boottime()
                     if holder and not self._same_pod(holder):
                         log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
-                patience = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
-                if not holder or self._same_pod(holder) or boottime() - since > patience:
+                max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
+                if not holder or self._same_pod(holder) or boottime() - since > max_wait:
                     if await self._write(client, lease, taking=True):
                         return
                     continue
@@ -243,7 +243,7 @@ class LeaseKeeper:
         if fresh:
             self.session += 1
         self._renewed, self._granted = began, seconds
-        self._feed_warden()
+        self._feed_watchdog()
         if fresh:
             log.info("holding the member's Lease as %s", self.identity)
         if fresh or late:

@@ -20,7 +20,7 @@ from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
 
 if TYPE_CHECKING:
-    from processhub.agent.handover.handover import Handovers
+    from processhub.agent.handover.transfer import Handovers
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +118,13 @@ class Supervisor:
         for child in list(self.children.values()):
             child.advance()
 
-    async def stop_all(self, grace: float, patience: float) -> None:
+    async def stop_all(self, grace: float, max_wait: float) -> None:
         """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods.
 
-        Where ``patience`` seconds are enough for any request, one that is at work answers first, as at any stop.
+        Where ``max_wait`` seconds are enough for any request, one that is at work answers first, as at any stop.
         """
         self.closing = True
-        self._answers_first = patience >= self.settings.request_seconds
+        self._answers_first = max_wait >= self.settings.request_seconds
         self._pods.let_go()
         for child in list(self.children.values()):
             child.stop(grace)
@@ -173,17 +173,17 @@ class Supervisor:
             try:
                 return self._pythons.launch(child, wanted, workload, state)
             except OSError as error:
-                end = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
+                exit_status = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
         elif isinstance(workload, PodWorkload):
             return self._pods.launch(child, wanted, workload)
         else:
-            end = ExitStatus(
+            exit_status = ExitStatus(
                 Reason.INVALID,
                 "not started",
                 final=True,
                 message="this agent can't read its workload: a newer one is needed",
             )
-        self._loop.call_soon(child.ended, end)
+        self._loop.call_soon(child.ended, exit_status)
         return _Nothing()
 
     def changed(self, child: Child, *, urgent: bool) -> None:
@@ -216,10 +216,10 @@ class Supervisor:
         if self.handovers is not None:
             self.handovers.stays(child)
 
-    def quiesced(self, child: Child, end: ExitStatus) -> None:
+    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """It ended so that its state can go."""
         if self.handovers is not None:
-            self.handovers.quiesced(child, end)
+            self.handovers.quiesced(child, exit_status)
 
     def up(self, child: Child) -> None:
         """What it was started with is its own now."""
@@ -256,7 +256,7 @@ class _Nothing:
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
         """It has no state."""
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """There is nobody to tell."""
 
     async def request(self, request: Request) -> Response:

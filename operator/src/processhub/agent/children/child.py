@@ -31,18 +31,16 @@ class Child:
     __slots__ = (
         "_backoff",
         "_began",
-        "_handle",
         "_held_back",
+        "_host",
         "_interrupted",
         "_loop",
-        "_owner",
         "_restart_times",
+        "_run",
         "_timed_out",
         "_timer",
         "_up_since",
-        "gave",
         "given_up",
-        "got",
         "id",
         "idle",
         "kept",
@@ -52,10 +50,12 @@ class Child:
         "message",
         "pid",
         "reason",
+        "received",
         "restarts",
-        "run_of",
+        "sent",
         "settled",
         "started_at",
+        "started_for",
         "state",
         "stopping",
         "tried",
@@ -63,12 +63,12 @@ class Child:
         "was_up",
     )
 
-    def __init__(self, child_id: str, owner: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, child_id: str, host: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.id = child_id
-        self._owner, self.limits, self._loop = owner, limits, loop
+        self._host, self.limits, self._loop = host, limits, loop
         self.wanted: DesiredRun | None = None
-        self.run_of: DesiredRun | None = None  # what the present incarnation was started for
-        self._handle: RunHandle | None = None
+        self.started_for: DesiredRun | None = None  # what the present incarnation was started for
+        self._run: RunHandle | None = None
         self.stopping = False
         self._held_back: Callable[[RunHandle], None] | None = None  # a stop that waits for a request's answer
         self._timer: asyncio.TimerHandle | None = None  # the next start, or the limit of this one
@@ -90,12 +90,12 @@ class Child:
         self.given_up = False  # it rests, or has failed for good, until its spec changes
         self.settled = False  # it ran or failed once: readiness does not wait for it any more
         self.leaving = False  # it is to hand its state over: no request comes to it any more
-        self.gave = self.kept = self.got = ""  # what is reported of a handover
+        self.sent = self.kept = self.received = ""  # what is reported of a handover
 
     @property
     def alive(self) -> bool:
         """Whether something of it may run."""
-        return self._handle is not None
+        return self._run is not None
 
     @property
     def up_since(self) -> float:
@@ -103,42 +103,42 @@ class Child:
         return self._up_since
 
     @property
-    def handle(self) -> RunHandle | None:
+    def run(self) -> RunHandle | None:
         """What runs, None where nothing does."""
-        return self._handle
+        return self._run
 
     @property
     def serving(self) -> bool:
         """Whether it takes requests now: it is up, not to stop or to be moved, and was not given up as idle."""
         away = self.stopping or self.leaving or self.idle
-        return self._handle is not None and self.state == State.RUNNING and not away
+        return self._run is not None and self.state == State.RUNNING and not away
 
     # what is wanted
 
     def want(self, wanted: DesiredRun | None) -> None:
         """Take a new order: None is the order to stop."""
         before, self.wanted = self.wanted, wanted
-        if self._handle is not None and self.run_of is not None:
-            if wanted is None or not wanted.same_run(self.run_of):
+        if self._run is not None and self.started_for is not None:
+            if wanted is None or not wanted.same_run(self.started_for):
                 self.stop(self.limits.stop_seconds)
                 return
-            before, self.run_of = self.run_of, wanted
+            before, self.started_for = self.started_for, wanted
             entry = wanted.assignment
             if (entry.role, entry.epoch) != (before.assignment.role, before.assignment.epoch):
-                self._handle.role(entry.role, entry.epoch, told=self.limits.tells(entry.role))
+                self._run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:
                 self.idle, self.reason, self.message = False, Reason.STARTED, ""  # by another measure it is not
             self._follow_handover(before)
-            self._owner.changed(self, urgent=False)
+            self._host.changed(self, urgent=False)
         elif wanted is None:
             self._cancel_timer()
-            self._owner.gone(self)
+            self._host.gone(self)
         else:
             if before is not None and not wanted.same_run(before):
                 self._cancel_timer()
                 self._fresh()
             self._follow_handover(before)
-            self._owner.changed(self, urgent=False)
+            self._host.changed(self, urgent=False)
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
@@ -146,51 +146,51 @@ class Child:
         assert self.wanted is not None
         order = self.wanted.assignment.to
         if order != (before.assignment.to if before is not None else ""):
-            self.gave = self.kept = ""
+            self.sent = self.kept = ""
             if order:
-                self._owner.hand_over(self, self.wanted)
+                self._host.hand_over(self, self.wanted)
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """Have it leave its state, at ``path`` or with its end; ``ask``: if it agrees. ``stays`` or that end follow."""
         self.leaving = True
-        self._owner.changed(self, urgent=False)
+        self._host.changed(self, urgent=False)
         grace = self.limits.stop_seconds
-        if self._handle is not None and self._owner.at_work(self):
+        if self._run is not None and self._host.at_work(self):
             # It answers first; what waits goes to where it will be.
-            self._held_back = lambda handle: handle.hand_over(path, grace, ask=ask)
-        elif self._handle is not None:
-            self._handle.hand_over(path, grace, ask=ask)
+            self._held_back = lambda run: run.hand_over(path, grace, ask=ask)
+        elif self._run is not None:
+            self._run.hand_over(path, grace, ask=ask)
 
     def stays(self) -> None:
         """It does not want to be moved: it serves again."""
         self.leaving = False
-        self._owner.stays(self)
-        self._owner.changed(self, urgent=False)
+        self._host.stays(self)
+        self._host.changed(self, urgent=False)
 
-    def keep(self, why: str, text: str = "") -> None:
+    def report_kept(self, why: str, text: str = "") -> None:
         """Its state was not handed over; ``text`` says more for people."""
         if self.wanted is not None and self.wanted.assignment.to:
             epoch = HandoverOrder.parse(self.wanted.assignment.to).epoch
             self.kept = Kept(epoch, why, text[:_MESSAGE_MAX]).format()
-            self._owner.changed(self, urgent=True)
+            self._host.changed(self, urgent=True)
 
-    def give(self, checksum: str) -> None:
+    def report_sent(self, checksum: str) -> None:
         """Its state is with its target, whole."""
         if self.wanted is not None and self.wanted.assignment.to:
-            self.gave = f"{HandoverOrder.parse(self.wanted.assignment.to).epoch}:{checksum}"
-            self._owner.changed(self, urgent=True)
+            self.sent = f"{HandoverOrder.parse(self.wanted.assignment.to).epoch}:{checksum}"
+            self._host.changed(self, urgent=True)
 
-    def receive(self, checksum: str) -> None:
+    def report_received(self, checksum: str) -> None:
         """The state of its former member is here."""
-        self.got = checksum
-        self._owner.changed(self, urgent=True)
+        self.received = checksum
+        self._host.changed(self, urgent=True)
 
-    def miss(self) -> None:
+    def report_lost(self) -> None:
         """The state of its former member was here, and ended with an earlier agent: it is to be sent once more."""
         if self.wanted is not None and not self.kept:
             self.kept = Kept(self.wanted.assignment.epoch, "lost").format()
             self.message = "its state was lost with an earlier agent of this member; its former member sends it again"
-            self._owner.changed(self, urgent=True)
+            self._host.changed(self, urgent=True)
 
     def adopt(self, report: Report) -> None:
         """Take over what an earlier agent of this member reported of the same incarnation; call before ``want``.
@@ -211,14 +211,14 @@ class Child:
     def advance(self) -> None:
         """Start it if it is to run, may, and nothing is in the way."""
         wanted = self.wanted
-        if wanted is None or self._handle is not None or self._timer is not None or self.given_up:
+        if wanted is None or self._run is not None or self._timer is not None or self.given_up:
             return
         if wanted.assignment.to:
             return  # what it was is on its way, or comes back with a newer epoch
-        if not self._owner.may_start(self, again=self.tried):
+        if not self._host.may_start(self, again=self.tried):
             return
-        if not self.tried and self._owner.lacks_state(self):
-            self.miss()  # started afresh it would be taken for moved, and the only copy of its state thrown away
+        if not self.tried and self._host.lacks_state(self):
+            self.report_lost()  # started afresh it would be taken for moved, and the only copy of its state thrown away
             return
         if self.kept:
             self.kept = self.message = ""
@@ -227,13 +227,13 @@ class Child:
             self._rest(ExitStatus(Reason.EXITED, "ended with the member's container"))
             return
         self.tried, self._interrupted = True, False
-        self.run_of, self.stopping, self._timed_out = wanted, False, False
+        self.started_for, self.stopping, self._timed_out = wanted, False, False
         self.state, self.pid = State.STARTING, 0
         self._began = self._loop.time()
         if not self.restarts and not self.reason:
             self.reason = Reason.STARTING
-        self._owner.changed(self, urgent=False)
-        self._handle = self._owner.launch(self, wanted)
+        self._host.changed(self, urgent=False)
+        self._run = self._host.launch(self, wanted)
 
     def begun(self) -> None:
         """Its start is under way, and no longer waits for others': startSeconds count from here."""
@@ -252,42 +252,42 @@ class Child:
         if self.stopping:
             return
         self._cancel_timer()
-        self._owner.started(self, self._up_since - self._began)
+        self._host.started(self, self._up_since - self._began)
         self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
-        self.got = ""
-        self._owner.up(self)
-        self._owner.changed(self, urgent=True)
+        self.received = ""
+        self._host.up(self)
+        self._host.changed(self, urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
         """It is not up, or not any more, and what runs it says why; it may be up again without a new start."""
-        told = (state, reason, message[:_MESSAGE_MAX])
-        if self.stopping or told == (self.state, self.reason, self.message):
+        news = (state, reason, message[:_MESSAGE_MAX])
+        if self.stopping or news == (self.state, self.reason, self.message):
             return
-        self.state, self.reason, self.message = told
-        self._owner.changed(self, urgent=True)
+        self.state, self.reason, self.message = news
+        self._host.changed(self, urgent=True)
 
     def is_idle(self, seconds: float) -> None:
         """Nobody has asked it for so long: it takes no further request, and the operator is told so that it ends it."""
         self.idle = True
         self.reason, self.message = Reason.IDLE, f"no request for {seconds:g} s (idleSeconds); it is to be ended"
-        self._owner.changed(self, urgent=True)
+        self._host.changed(self, urgent=True)
 
     def stop(self, grace: float) -> None:
         """Have it ended; what follows depends on what is wanted then."""
-        if self._handle is None:
+        if self._run is None:
             return
         self._cancel_timer()
         if not self.stopping:
             self.stopping = True
             self.state = State.STOPPING
-            self._owner.changed(self, urgent=False)
-            if self._owner.at_work(self):
+            self._host.changed(self, urgent=False)
+            if self._host.at_work(self):
                 # It is told once it has answered; no further request comes to it.
-                self._held_back = lambda handle: handle.stop(grace)
+                self._held_back = lambda run: run.stop(grace)
                 self._timer = self._loop.call_later(self.limits.request_seconds, self.at_rest)
                 return
         self._held_back = None
-        self._handle.stop(grace)
+        self._run.stop(grace)
 
     def at_rest(self) -> None:
         """The request that it was busy with is answered, or has taken too long: a stop that waited for it goes on."""
@@ -295,8 +295,8 @@ class Child:
             return
         self._cancel_timer()
         order, self._held_back = self._held_back, None
-        if self._handle is not None:
-            order(self._handle)
+        if self._run is not None:
+            order(self._run)
 
     def _start_timed_out(self) -> None:
         self._timer = None
@@ -304,90 +304,91 @@ class Child:
         self.settled = True
         self.state, self.reason = State.FAILED, Reason.START_TIMEOUT
         self.message = f"not up within {self.limits.start_seconds:g} s; it is being ended"
-        if self._handle is not None:
+        if self._run is not None:
             self.stopping = True
-            self._handle.give_up()
-        self._owner.changed(self, urgent=True)
+            self._run.give_up()
+        self._host.changed(self, urgent=True)
 
-    def ended(self, end: ExitStatus) -> None:
+    def ended(self, exit_status: ExitStatus) -> None:
         """Nothing of the incarnation is left."""
         self._cancel_timer()
         self._held_back = None
-        ran, self.run_of, self._handle = self.run_of, None, None
+        ran, self.started_for, self._run = self.started_for, None, None
         ordered, self.stopping = self.stopping, False
         self.pid = 0
         self.settled = True
         if self.wanted is None:
-            self._owner.gone(self)
+            self._host.gone(self)
             return
         if ran is None or not self.wanted.same_run(ran):
             self._fresh()
-            self._owner.changed(self, urgent=True)
+            self._host.changed(self, urgent=True)
             self.advance()
             return
         if self._timed_out:
-            end = ExitStatus(
+            exit_status = ExitStatus(
                 Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s"
             )
         leaving, self.leaving = self.leaving, False
-        if leaving and not end.fenced:
-            self.state, self.reason, self.last_exit = State.STOPPING, "", end.text
+        if leaving and not exit_status.fenced:
+            self.state, self.reason, self.last_exit = State.STOPPING, "", exit_status.text
             self.message = "its state is handed over"
-            self._owner.quiesced(self, end)
-            self._owner.changed(self, urgent=True)
+            self._host.quiesced(self, exit_status)
+            self._host.changed(self, urgent=True)
             self.advance()  # unless it is still to go
             return
-        if self._owner.closing or end.fenced or (ordered and not self._timed_out):
+        if self._host.closing or exit_status.fenced or (ordered and not self._timed_out):
             # Ended for the agent's own sake and still wanted: it comes back when the Lease allows a start.
-            self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", end.text
-            self._owner.changed(self, urgent=True)
+            self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
+            self._host.changed(self, urgent=True)
             self.advance()
             return
-        self.last_exit = end.text
+        self.last_exit = exit_status.text
         policy = self.wanted.assignment.restart_policy
-        if end.final:
-            self.state, self.reason, self.message = State.FAILED, end.reason, end.message
+        if exit_status.final:
+            self.state, self.reason, self.message = State.FAILED, exit_status.reason, exit_status.message
             self.given_up = True
-            self._owner.changed(self, urgent=True)
-        elif policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and end.success):
-            self._rest(end)
+            self._host.changed(self, urgent=True)
+        elif policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and exit_status.success):
+            self._rest(exit_status)
         else:
-            self._again(end)
+            self._again(exit_status)
 
-    def _rest(self, end: ExitStatus) -> None:
-        self.state, self.last_exit = State.STOPPED, end.text
-        self.reason = Reason.COMPLETED if end.success else end.reason
-        self.message = end.message
+    def _rest(self, exit_status: ExitStatus) -> None:
+        self.state, self.last_exit = State.STOPPED, exit_status.text
+        self.reason = Reason.COMPLETED if exit_status.success else exit_status.reason
+        self.message = exit_status.message
         self.settled = self.given_up = True
-        self._owner.changed(self, urgent=True)
+        self._host.changed(self, urgent=True)
 
-    def _again(self, end: ExitStatus) -> None:
+    def _again(self, exit_status: ExitStatus) -> None:
         """Restart: the first at once, then after 0.1 s doubling to 30 s, from the beginning after 10 s up."""
         now = self._loop.time()
         if self._up_since and now - self._up_since >= _STEADY_SECONDS:
             self._backoff = 0.0
         self._up_since = 0.0
-        if self._exceeded(now, end):
+        if self._exceeded(now, exit_status):
             return
         self.restarts += 1
-        self._owner.restarted(self)
-        self.state, self.reason = State.FAILED, end.reason
+        self._host.restarted(self)
+        self.state, self.reason = State.FAILED, exit_status.reason
         delay = self._backoff
         self._backoff = min(max(self._backoff * 2, _BACKOFF_MIN), _BACKOFF_MAX)
-        self.message = f"{end.message or end.text}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
+        cause = exit_status.message or exit_status.text
+        self.message = f"{cause}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
         if delay:
             self._timer = self._loop.call_later(delay, self._backed_off)
-            self._owner.changed(self, urgent=True)
+            self._host.changed(self, urgent=True)
         else:
             self.advance()
-            if self._handle is None:
-                self._owner.changed(self, urgent=True)
+            if self._run is None:
+                self._host.changed(self, urgent=True)
 
     def _backed_off(self) -> None:
         self._timer = None
         self.advance()
 
-    def _exceeded(self, now: float, end: ExitStatus) -> bool:
+    def _exceeded(self, now: float, exit_status: ExitStatus) -> bool:
         limit = self.limits.restarts_max
         if not limit:
             return False
@@ -398,11 +399,12 @@ class Child:
             times.append(now)
             return False
         self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
+        cause = exit_status.message or exit_status.text
         self.message = (
-            f"more than {limit} restarts in {self.limits.restarts_window:g} s, the last one: {end.message or end.text}"
+            f"more than {limit} restarts in {self.limits.restarts_window:g} s, the last one: {cause}"
             f"; it starts again when its spec changes"
         )[:_MESSAGE_MAX]
-        self._owner.changed(self, urgent=True)
+        self._host.changed(self, urgent=True)
         return True
 
     def _cancel_timer(self) -> None:
@@ -414,13 +416,13 @@ class Child:
 
     def slice_gone(self, name: str, instead: str) -> None:
         """The slice that ordered what runs was deleted: its end is reported in the slice ``instead``."""
-        if self.run_of is not None and self.run_of.slice == name != instead:
-            self.run_of = dataclasses.replace(self.run_of, slice=instead)
-            self._owner.changed(self, urgent=True)
+        if self.started_for is not None and self.started_for.slice == name != instead:
+            self.started_for = dataclasses.replace(self.started_for, slice=instead)
+            self._host.changed(self, urgent=True)
 
     def slices(self) -> tuple[str, ...]:
         """The slices that report it: the one that names it, and the one that last named what still runs."""
-        names = {item.slice for item in (self.wanted, self.run_of) if item is not None}
+        names = {item.slice for item in (self.wanted, self.started_for) if item is not None}
         return tuple(names)
 
     def report_for(self, slice_name: str) -> str | None:
@@ -431,13 +433,13 @@ class Child:
     @property
     def awaits_pod(self) -> bool:
         """Whether it starts as a Pod, which the operator makes when it reads so."""
-        return (
-            self.state == State.STARTING and self.run_of is not None and isinstance(self.run_of.workload, PodWorkload)
-        )
+        if self.state != State.STARTING or self.started_for is None:
+            return False
+        return isinstance(self.started_for.workload, PodWorkload)
 
     def report_in(self, slice_name: str) -> Report | None:
         """What that slice's status is to say of it; None where it is not to say anything."""
-        subject = self.run_of
+        subject = self.started_for
         if subject is None or subject.slice != slice_name:
             if self.wanted is None or self.wanted.slice != slice_name:
                 return None
@@ -458,8 +460,8 @@ class Child:
             reason=self.reason,
             last_exit=self.last_exit,
             message=self.message,
-            gave=self.gave,
+            gave=self.sent,
             kept=self.kept,
-            got=self.got,
+            got=self.received,
             claim=subject.claim,
         )

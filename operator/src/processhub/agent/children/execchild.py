@@ -1,4 +1,4 @@
-"""Exec children: a process group of its own each, started and ended through the warden."""
+"""Exec children: a process group of its own each, started and ended through the watchdog."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
 log = logging.getLogger(__name__)
-_IN_FLIGHT = 32  # starts the warden is given at a time: a start's time limit must not count those before it
+_IN_FLIGHT = 32  # starts the watchdog is given at a time: a start's time limit must not count those before it
 
 
 class ExecStarter:
     """Starts exec children, some at a time."""
 
-    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink) -> None:
-        self.env, self.spawner, self.sink = env, spawner, sink
+    def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink) -> None:
+        self.env, self.watchdog, self.sink = env, watchdog, sink
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -91,7 +91,7 @@ class ExecRun:
     def stop(self, grace: float) -> None:
         """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
         if self._key:
-            self._starter.spawner.stop(self._key, grace)
+            self._starter.watchdog.stop(self._key, grace)
         elif not self._begun and not self.cancelled:
             self.cancelled = True
             # Soon, not now: the child is in the midst of ordering it.
@@ -108,7 +108,7 @@ class ExecRun:
         self._leave_to = path
         self.stop(grace)
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it.
 
         Where they can't be written it is started anew: it must not go on in a role that is another's.
@@ -120,8 +120,8 @@ class ExecRun:
             log.error("started anew: its role can't be written: %s", error, extra={"child": self._child.id})
             self._child.stop(self._child.limits.stop_seconds)
             return
-        if told and self._workload.role_signal and self._key:
-            self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
+        if notify and self._workload.role_signal and self._key:
+            self._starter.watchdog.signal(self._key, signal.Signals[self._workload.role_signal])
 
     async def request(self, request: Request) -> Response:
         """POST it to the socket that the child was told to serve."""
@@ -129,7 +129,7 @@ class ExecRun:
             self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
         return await self._http.post("http://child", request)
 
-    # what the warden tells
+    # what the watchdog tells
 
     def begin(self) -> None:
         """Order the process: it is its turn."""
@@ -157,7 +157,7 @@ class ExecRun:
         except OSError as error:
             self._end(ExitStatus(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
             return
-        self._key = self._starter.spawner.spawn(
+        self._key = self._starter.watchdog.spawn(
             self,
             [*workload.command, *workload.args],
             self._environment(),
@@ -176,16 +176,18 @@ class ExecRun:
         command = self._workload.command[0]
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
-            end = ExitStatus(
+            exit_status = ExitStatus(
                 Reason.COMMAND_NOT_FOUND,
                 "not started",
                 message=f"workingDir {self._workload.working_dir}: {text}{name}",
             )
         elif what in ("exec", "value"):
-            end = ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
+            exit_status = ExitStatus(
+                Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}"
+            )
         else:
-            end = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
-        self._end(end)
+            exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
+        self._end(exit_status)
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of its tree is left."""
@@ -205,13 +207,13 @@ class ExecRun:
             self._landed = True
             self._starter.landed()
 
-    def _end(self, end: ExitStatus) -> None:
+    def _end(self, exit_status: ExitStatus) -> None:
         self._land()
         for output in self._outputs:
             output.finish()
         if self._http is not None:
             self._starter.close(self._http)
-        self._child.ended(end)
+        self._child.ended(exit_status)
 
     def _pipes(self) -> dict[int, int]:
         env, entry = self._starter.env, self._wanted.assignment

@@ -130,7 +130,7 @@ class PodRun:
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
         """A Pod's state is its own affair: it is not asked."""
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """The operator tells the Pod, by its annotations."""
 
     async def request(self, request: Request) -> Response:
@@ -197,12 +197,12 @@ class PodRun:
             self._up = False
             self._child.blocked(*hindrance(pod))
 
-    def _end(self, end: ExitStatus) -> None:
+    def _end(self, exit_status: ExitStatus) -> None:
         self._over = True
         for post in self._posts:
             post.cancel()
         self._starter.over(self, self._child.id)
-        self._child.ended(end)
+        self._child.ended(exit_status)
 
 
 class Hindrance(NamedTuple):

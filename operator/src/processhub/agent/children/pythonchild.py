@@ -49,10 +49,10 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 class PythonStarter:
     """Starts Python children. ``ask`` carries out what actors ask of other children."""
 
-    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink, ask: Ask) -> None:
-        self._env, self._spawner, self._sink, self._ask = env, spawner, sink, ask
-        self._runners: dict[str, Runner] = {}  # by module, the one that takes new actors
-        self._spare: Runner | None = None
+    def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink, ask: Ask) -> None:
+        self._env, self._watchdog, self._sink, self._ask = env, watchdog, sink, ask
+        self._runners: dict[str, ModuleRunner] = {}  # by module, the one that takes new actors
+        self._spare: ModuleRunner | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
         self._path = ""
@@ -86,15 +86,15 @@ class PythonStarter:
         self._count += 1
         return ActorRun(runner, str(self._count), child, wanted, workload, state)
 
-    def retire(self, runner: Runner) -> None:
+    def retire(self, runner: ModuleRunner) -> None:
         """Give the runner no new actors."""
         if self._runners.get(runner.module) is runner:
             del self._runners[runner.module]
         if self._spare is runner:
             self._spare = None
 
-    def _new(self) -> Runner:
-        return Runner(self, self._env, self._spawner, self._sink, self._python_path(), self._ask)
+    def _new(self) -> ModuleRunner:
+        return ModuleRunner(self, self._env, self._watchdog, self._sink, self._python_path(), self._ask)
 
     def _modules_version(self) -> str:
         """Changes when the kubelet puts a changed ConfigMap in place: it swaps this link."""
@@ -115,11 +115,11 @@ class PythonStarter:
         return self._path
 
 
-class Runner(RunnerProcess):
+class ModuleRunner(RunnerProcess):
     """A runner and the actors in it."""
 
     def __init__(
-        self, starter: PythonStarter, env: Environment, spawner: WatchdogClient, sink: LogSink, path: str, ask: Ask
+        self, starter: PythonStarter, env: Environment, watchdog: WatchdogClient, sink: LogSink, path: str, ask: Ask
     ) -> None:
         self.module = self.version = ""
         self.ask = ask
@@ -128,7 +128,7 @@ class Runner(RunnerProcess):
         self._because = ""
         self._idle: asyncio.TimerHandle | None = None
         python = env.runner_python or sys.executable
-        super().__init__(env, spawner, sink, python, path)
+        super().__init__(env, watchdog, sink, python, path)
 
     def add(self, run: ActorRun, order: Message) -> None:
         """Start an actor."""
@@ -198,7 +198,7 @@ class ActorRun:
     """One incarnation of a Python child."""
 
     def __init__(
-        self, runner: Runner, key: str, child: Child, wanted: DesiredRun, workload: Python, state: Content | None
+        self, runner: ModuleRunner, key: str, child: Child, wanted: DesiredRun, workload: Python, state: Content | None
     ) -> None:
         self.key, self.child, self.stuck = key, child, False
         self._runner = runner
@@ -213,7 +213,7 @@ class ActorRun:
         self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
         entry = wanted.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
-        order["signal"] = child.limits.tells(entry.role)
+        order["signal"] = child.limits.notifies(entry.role)
         if isinstance(state, bytes):
             order["state"] = state.decode(errors="surrogateescape")  # JSON, as far as is known here
         elif state is not None:
@@ -241,14 +241,14 @@ class ActorRun:
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
         """Ask it, have it write its state and end. How long it may take to write is the handover's affair."""
         self.grace = grace
-        patience = self.child.limits.handover_seconds * _CONSENT
+        max_wait = self.child.limits.handover_seconds * _CONSENT
         self.order += 1
         order: Message = {"op": "handover", "key": self.key, "order": self.order, "path": str(path)}
-        self._runner.send({**order, "ask": ask, "patience": patience, "grace": grace})
+        self._runner.send({**order, "ask": ask, "patience": max_wait, "grace": grace})
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """Tell it of its changed role."""
-        self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": told})
+        self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
     async def request(self, request: Request) -> Response:
         """Hand it to the actor, which takes one message at a time."""
@@ -279,10 +279,10 @@ class ActorRun:
             task.cancel()
 
     async def _ask(self, message: Message) -> None:
-        told = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
-        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **told})
+        answer = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
+        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
 
-    def ended(self, end: ExitStatus) -> None:
+    def ended(self, exit_status: ExitStatus) -> None:
         """Nothing of it is left."""
         if self._timer is not None:
             self._timer.cancel()
@@ -290,9 +290,9 @@ class ActorRun:
             task.cancel()
         for answer in self._requests.values():
             if not answer.done():
-                answer.set_exception(OutcomeUnknownError(end.text))
+                answer.set_exception(OutcomeUnknownError(exit_status.text))
         self._requests.clear()
-        self.child.ended(end if self._state is None else replace(end, state=self._state))
+        self.child.ended(exit_status if self._state is None else replace(exit_status, state=self._state))
 
     def _overdue(self, grace: float) -> None:
         self._runner.listen()  # a busy agent may not have read yet that it ended

@@ -42,8 +42,8 @@ class RunHandle(Protocol):
         The state is at ``path`` then, or in what is told of its end.
         """
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """Its role and epoch are these now; ``told``: the hub's redundancySignal has it hear of that."""
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Its role and epoch are these now; ``notify``: the hub's redundancySignal has it hear of that."""
 
     async def request(self, request: Request) -> Response:
         """Hand a request over, its body is there, and return the answer; cancelled only before it is handed over.
@@ -81,7 +81,7 @@ class ChildHost(Protocol):
     def stays(self, child: Child) -> None:
         """It does not want to be moved."""
 
-    def quiesced(self, child: Child, end: ExitStatus) -> None:
+    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """It ended so that its state can go."""
 
     def up(self, child: Child) -> None:
@@ -106,6 +106,6 @@ class Limits:
     redundancy_signal: str = "None"
     handover_seconds: float = 0.0
 
-    def tells(self, role: str) -> bool:
+    def notifies(self, role: str) -> bool:
         """Whether a child is told that it has this role."""
         return self.redundancy_signal in ("All", role)

@@ -36,7 +36,7 @@ class DesiredRun:
     slice: str
     term: int
     startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
-    claim: str = ""  # the member whose entry says so, which could not be reached (agent/claims.py)
+    claim: str = ""  # the member whose entry says so, which could not be reached (requests/localtakeover.py)
 
     def same_run(self, other: DesiredRun) -> bool:
         """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
@@ -44,7 +44,7 @@ class DesiredRun:
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
 
-class _Own:
+class _OwnSlice:
     """One of this member's slices, parsed: only entries whose text changed are parsed again."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class SliceWatcher:
         self._on_registry = on_registry
         self._env, self._client, self._identity = env, client, identity
         self._on_wanted, self._on_own, self._on_settings = on_wanted, on_own, on_settings
-        self._own: dict[str, _Own] = {}
+        self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client, SLICES, self._changed, namespace=env.namespace, labels=self._labels
@@ -179,7 +179,7 @@ class SliceWatcher:
             if new.spec.format > FORMAT:
                 log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)
                 return
-            own = self._own.setdefault(new.metadata.name, _Own())
+            own = self._own.setdefault(new.metadata.name, _OwnSlice())
             if old is None or old.metadata.generation != new.metadata.generation:
                 changes |= own.take(new)
             self._take_settings(new)

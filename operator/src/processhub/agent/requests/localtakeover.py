@@ -5,7 +5,7 @@ the epoch of the owner's entry, and says so in its status (``claim``). The opera
 in the next round and takes it off the owner's. Until then there are two where the owner runs on out of sight, and for
 as long as it can't reach the API server. Nothing of the owner's state is had.
 
-A claim ends when the record names another owner or none, and when the owner answers again before it was put on record.
+A takeover ends when the record names another owner or none, and when the owner answers before it was put on record.
 A member whose own request may be running at the owner yet (504, or 502) starts nothing beside that.
 """
 
@@ -20,9 +20,9 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
-from processhub.agent.peers.peers import Peers
-from processhub.agent.registry import registry
-from processhub.agent.registry.registry import Copy
+from processhub.agent.peers.client import Peers
+from processhub.agent.registry import lookup
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Role
@@ -44,13 +44,13 @@ class LocalTakeover:
     def __init__(
         self,
         env: Environment,
-        sync: SliceWatcher,
+        slices: SliceWatcher,
         peers: Peers,
         children: Mapping[str, Child],
         want: Callable[[dict[str, DesiredRun | None]], None],
         may_start: Callable[[], bool],
     ) -> None:
-        self._env, self._sync, self._peers, self._children = env, sync, peers, children
+        self._env, self._slices, self._peers, self._children = env, slices, peers, children
         self._want, self._may_start = want, may_start
         self._made: dict[str, DesiredRun] = {}
         self._silent: dict[str, float] = {}  # addresses that did not answer, and when
@@ -61,11 +61,11 @@ class LocalTakeover:
     @property
     def offered(self) -> bool:
         """Whether the hub has members start children whose owner is lost."""
-        return self._sync.settings.on_owner_lost_local
+        return self._slices.settings.on_owner_lost_local
 
     # for the router
 
-    def claimant(self, child_id: str, copies: list[Copy]) -> Copy | None:
+    def takeover_of(self, child_id: str, copies: list[Copy]) -> Copy | None:
         """Who is to be asked instead of the owner on record, None where nobody is."""
         if not self.offered or len(copies) != 1:
             return None
@@ -73,7 +73,7 @@ class LocalTakeover:
         made = self._made.get(child_id)
         if made is not None and made.assignment.epoch == epoch:
             return Copy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
-        return registry.takeover_of(self._sync.registry(), child_id, epoch)
+        return lookup.takeover_of(self._slices.registry(), child_id, epoch)
 
     def silent(self, owner: Copy) -> bool:
         """Whether the owner did not answer just now."""
@@ -105,7 +105,7 @@ class LocalTakeover:
         if child_id in self._made:
             return True
         wanted = self._wanted(child_id, owner)  # as the record is now
-        if wanted is None or registry.takeover_of(self._sync.registry(), child_id, owner.epoch) is not None:
+        if wanted is None or lookup.takeover_of(self._slices.registry(), child_id, owner.epoch) is not None:
             return False
         log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
         self._made[child_id] = wanted
@@ -127,7 +127,7 @@ class LocalTakeover:
     # inside
 
     def _copies(self, child_id: str) -> list[Copy]:
-        return registry.copies(self._sync.registry(), child_id)
+        return lookup.copies(self._slices.registry(), child_id)
 
     def _wanted(self, child_id: str, owner: Copy) -> DesiredRun | None:
         """The child as its owner's entry has it; None where it is not to be started here."""
@@ -136,7 +136,7 @@ class LocalTakeover:
             return None
         if child_id in self._children or not self._may_start() or self._unsettled.get(child_id) == owner.epoch:
             return None
-        found = _entry(self._sync, child_id, owner.member)
+        found = _entry(self._slices, child_id, owner.member)
         if found is None:
             return None
         entry, item = found
@@ -148,8 +148,8 @@ class LocalTakeover:
                 return DesiredRun(
                     assignment=msgspec.structs.replace(entry, state=""),
                     workload=workload,
-                    slice=self._sync.first_slice,
-                    term=self._sync.highest_term,
+                    slice=self._slices.first_slice,
+                    term=self._slices.highest_term,
                     startable=True,
                     claim=owner.member,
                 )
@@ -191,9 +191,9 @@ class LocalTakeover:
                     self._drop(child_id, f"{owner.member} is there again")
 
 
-def _entry(sync: SliceWatcher, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
+def _entry(slices: SliceWatcher, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
     """The child's entry in a slice of the member, and that slice."""
-    for item in sync.registry():
+    for item in slices.registry():
         text = item.spec.entries.get(child_id) if item.spec.member == member else None
         if text:
             with contextlib.suppress(EntryError):

@@ -239,10 +239,10 @@ class Hosted:
             self._stop = (float(message["grace"]), "stop")
             self._told_to_stop()
 
-    async def _agrees(self, actor: Actor, patience: float) -> bool:
-        """Whether the actor may be moved now; one that asks for time gets ``patience`` seconds in all."""
+    async def _agrees(self, actor: Actor, max_wait: float) -> bool:
+        """Whether the actor may be moved now; one that asks for time gets ``max_wait`` seconds in all."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline = loop.time() + max_wait
         while True:
             agreed = await actor.can_migrate()
             if isinstance(agreed, bool):

@@ -60,7 +60,7 @@ class Runner:
                     self._terminate()
                 else:
                     for message in inbox.read():
-                        self._obey(message)
+                        self._dispatch(message)
 
     def _terminate(self) -> None:
         self._ending = True
@@ -68,7 +68,7 @@ class Runner:
             hosted.stop(_TERM_GRACE, "shutdown")
         self._end_if_empty()
 
-    def _obey(self, message: Message) -> None:
+    def _dispatch(self, message: Message) -> None:
         operation = message["op"]
         if operation == "hub":
             self._hub = HubHandle(message["name"], message["namespace"], message["member"])
@@ -113,7 +113,7 @@ class Runner:
 
 
 def main() -> None:
-    """``python -m processhub.agent.runner``, started by the warden with the agent's socket as descriptor 3."""
+    """``python -m processhub.agent.runner``, started by the watchdog with the agent's socket as descriptor 3."""
     sock = socket.socket(fileno=CHANNEL)
     sock.setblocking(False)
     os.set_inheritable(CHANNEL, False)

@@ -1,4 +1,4 @@
-"""Fork and exec one process the way children are to run: own session, bound to the warden's life, clean signals."""
+"""Fork and exec one process the way children are to run: own session, bound to the watchdog's life, clean signals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _become(order: Launch, parent: int, report: int) -> None:
     try:
         set_death_signal(signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(127)  # the warden died before the death signal was set
+            os._exit(127)  # the watchdog died before the death signal was set
         os.setsid()
         for signum in (*_INHERITED_IGNORES, *_HANDLED):
             signal.signal(signum, signal.SIG_DFL)

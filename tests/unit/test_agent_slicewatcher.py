@@ -31,7 +31,7 @@ class Followed:
         self.own: list[str] = []
         self.settings: list[Settings] = []
         self.version = 0
-        self.sync = SliceWatcher(
+        self.slices = SliceWatcher(
             client, ENV, "pod/me", self.wanted.update, lambda _, name: self.own.append(name), self.settings.append
         )
 
@@ -49,7 +49,7 @@ class Followed:
             name=name, namespace="default", uid=name, generation=self.version, resource_version=version
         )
         spec_ = SliceSpec(member=member, term=term, entries=texts, **given)
-        self.sync.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
+        self.slices.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
 
     def runs(self) -> dict[str, int]:
         """The epochs of what is to be started."""
@@ -105,7 +105,7 @@ def test_another_hubs_slices_are_ignored(followed: Followed) -> None:
     followed.put("h.h-9.0", {}, member="h-9", term=99, hub_uid="older")
 
     assert followed.wanted == {}
-    assert followed.sync.highest_term == 0
+    assert followed.slices.highest_term == 0
 
 
 def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -> None:
@@ -133,8 +133,8 @@ def test_settings_come_from_the_newest_term(followed: Followed) -> None:
 
 def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> None:
     order: list[str] = []
-    followed.sync._on_wanted = lambda changes: order.extend(changes)
-    followed.sync._on_own = lambda _, name: order.append(name)
+    followed.slices._on_wanted = lambda changes: order.extend(changes)
+    followed.slices._on_own = lambda _, name: order.append(name)
 
     followed.put("h.h-0.0", {"a": 1})
 
@@ -146,20 +146,20 @@ def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Fol
     followed.put("h.h-0.0", {}, settings=whole)
     followed.put("h.h-0.1", {}, settings=lost)
     followed.put("h.h-1.0", {}, settings=lost, member="h-1")
-    assert followed.sync.settings.partitioned
+    assert followed.slices.settings.partitioned
 
     followed.put("h.h-0.0", {"a": 1}, settings=whole)
-    assert followed.sync.settings.partitioned
+    assert followed.slices.settings.partitioned
 
     followed.put("h.h-0.1", {}, settings=whole)
-    assert not followed.sync.settings.partitioned
+    assert not followed.slices.settings.partitioned
     assert [settings.partitioned for settings in followed.settings] == [True, False]
 
 
 def test_a_partition_is_known_before_anything_is_wanted(followed: Followed) -> None:
     order: list[str] = []
-    followed.sync._on_wanted = lambda changes: order.extend(changes)
-    followed.sync._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
+    followed.slices._on_wanted = lambda changes: order.extend(changes)
+    followed.slices._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
 
     followed.put("h.h-0.0", {"a": 1}, settings=Settings(partitioned=True))
 

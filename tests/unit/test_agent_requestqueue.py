@@ -21,12 +21,12 @@ SETTINGS = Settings(lease_seconds=1, request_seconds=1)
 
 
 class World:
-    """A child with its desk; the other side of both protocols, which no process stands behind."""
+    """A child with its queue; the other side of both protocols, which no process stands behind."""
 
     closing = False
 
     def __init__(self) -> None:
-        self.desk = RequestQueue(
+        self.queue = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )
         self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
@@ -46,13 +46,13 @@ class World:
         return self
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        self.desk.child_changed(child)
+        self.queue.child_changed(child)
 
     def at_work(self, child: Child) -> bool:
-        return self.desk.at_work(child)
+        return self.queue.at_work(child)
 
     def gone(self, child: Child) -> None:
-        self.desk.child_changed(child)
+        self.queue.child_changed(child)
 
     def restarted(self, child: Child) -> None:
         pass
@@ -71,7 +71,7 @@ class World:
     def give_up(self) -> None:
         pass
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         pass
 
     async def request(self, request: Request) -> Response:
@@ -93,7 +93,7 @@ class World:
         self.child.running(7)
 
     def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Response]:
-        return asyncio.get_running_loop().create_task(self.desk.serve("a", Request(kind, b"%d" % number)))
+        return asyncio.get_running_loop().create_task(self.queue.serve("a", Request(kind, b"%d" % number)))
 
     async def answer(self, position: int) -> None:
         request, answer = self.asked[position]
@@ -220,7 +220,7 @@ async def test_a_full_queue_is_busy(world: World) -> None:
         task.cancel()
     await settle()
 
-    assert world.desk.waiting == 0
+    assert world.queue.waiting == 0
 
 
 async def test_a_caller_that_leaves_takes_its_request_with_it_unless_it_runs(world: World) -> None:
@@ -243,7 +243,7 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
 
     with pytest.raises(MovedError):
         await world.serve(1)
-    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    world.queue.deliver("a", Request("cast", b"2"), lambda: None)
     await settle()
 
     assert [request.body for request, _ in world.asked] == [b"2"]
@@ -252,7 +252,7 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
 async def test_a_message_goes_after_the_child(world: World) -> None:
     moved: list[int] = []
     world.want()
-    world.desk.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
+    world.queue.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
 
     world.want(role="Passive")
     world.child.want(None)
@@ -265,12 +265,12 @@ async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it
     world.begin()  # as a Pod does, it runs on while the member's Lease is not held
     world.may_serve = False
     first = world.serve(1)
-    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    world.queue.deliver("a", Request("cast", b"2"), lambda: None)
     await settle()
     assert world.asked == []
 
     world.may_serve = True
-    world.desk.advance()
+    world.queue.advance()
     await settle()
     await world.answer(0)
     await world.answer(1)
