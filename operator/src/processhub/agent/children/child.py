@@ -12,8 +12,9 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
-from processhub.agent.children.runs import ChildHost, ExitStatus, Limits, RunHandle
+from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
@@ -23,6 +24,48 @@ from processhub.cluster.timestamps import now_seconds
 _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 30.0
 _STEADY_SECONDS = 10.0  # up so long, a child's restarts begin at once again
 _MESSAGE_MAX = 500
+
+
+class ChildHost(Protocol):
+    """What a child needs of its supervisor."""
+
+    closing: bool  # the agent ends: nothing is started any more
+
+    def may_start(self, child: Child, *, again: bool) -> bool:
+        """Whether it may start now; ``again``: the same incarnation has run here before."""
+
+    def lacks_state(self, child: Child) -> bool:
+        """Whether the state that it is to start with is not here, but with its former member."""
+
+    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
+        """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
+
+    def changed(self, child: Child, *, urgent: bool) -> None:
+        """Its report changed; ``urgent``: somebody may wait for it."""
+
+    def at_work(self, child: Child) -> bool:
+        """Whether it is busy with a request whose answer is worth waiting for before it is stopped."""
+
+    def gone(self, child: Child) -> None:
+        """Nothing runs and nothing is wanted: forget it."""
+
+    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
+        """Its state is to go to another member: see to it."""
+
+    def stays(self, child: Child) -> None:
+        """It does not want to be moved."""
+
+    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
+        """It ended so that its state can go."""
+
+    def up(self, child: Child) -> None:
+        """It runs: what it was started with is its own now."""
+
+    def restarted(self, child: Child) -> None:
+        """It is being restarted (for metrics)."""
+
+    def started(self, child: Child, seconds: float) -> None:
+        """It runs, so long after its start was begun (for metrics)."""
 
 
 class Child:

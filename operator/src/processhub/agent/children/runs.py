@@ -1,17 +1,13 @@
-"""What a child, what runs it and its supervisor tell each other."""
+"""What runs a child: the handle of a started incarnation, how it ended, and the limits it is held to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason
-
-if TYPE_CHECKING:
-    from processhub.agent.children.child import Child
-    from processhub.agent.registry.slicewatcher import DesiredRun
-    from processhub.agent.request import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,48 +46,6 @@ class RunHandle(Protocol):
 
         Raises OutcomeUnknownError where no answer will come.
         """
-
-
-class ChildHost(Protocol):
-    """What a child needs of its supervisor."""
-
-    closing: bool  # the agent ends: nothing is started any more
-
-    def may_start(self, child: Child, *, again: bool) -> bool:
-        """Whether it may start now; ``again``: the same incarnation has run here before."""
-
-    def lacks_state(self, child: Child) -> bool:
-        """Whether the state that it is to start with is not here, but with its former member."""
-
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
-        """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
-
-    def changed(self, child: Child, *, urgent: bool) -> None:
-        """Its report changed; ``urgent``: somebody may wait for it."""
-
-    def at_work(self, child: Child) -> bool:
-        """Whether it is busy with a request whose answer is worth waiting for before it is stopped."""
-
-    def gone(self, child: Child) -> None:
-        """Nothing runs and nothing is wanted: forget it."""
-
-    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
-        """Its state is to go to another member: see to it."""
-
-    def stays(self, child: Child) -> None:
-        """It does not want to be moved."""
-
-    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """It ended so that its state can go."""
-
-    def up(self, child: Child) -> None:
-        """It runs: what it was started with is its own now."""
-
-    def restarted(self, child: Child) -> None:
-        """It is being restarted (for metrics)."""
-
-    def started(self, child: Child, seconds: float) -> None:
-        """It runs, so long after its start was begun (for metrics)."""
 
 
 @dataclass(slots=True)
