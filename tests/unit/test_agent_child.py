@@ -70,8 +70,8 @@ class Supervisor:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: DesiredRun) -> Supervisor:
-        self.launched.append(wanted)
+    def launch(self, child: Child, desired: DesiredRun) -> Supervisor:
+        self.launched.append(desired)
         child.begun()
         return self
 
@@ -106,7 +106,7 @@ class Supervisor:
         pass
 
 
-def wanted(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
+def desired(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
     startable = fields.pop("startable", True)
     entry = Assignment(uid="u", epoch=epoch, workload="w", restart_policy=policy, **fields)
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_, term=1, startable=startable)
@@ -140,7 +140,7 @@ def said(child: Child, slice_: str = "s0") -> Report:
 def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty(
     child: Child, host: Supervisor, clock: Clock
 ) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     delays = []
     for _ in range(13):
         count = len(host.launched)
@@ -157,7 +157,7 @@ def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty
 
 
 def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, clock: Clock) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     for _ in range(4):
         child.running(7)
         child.ended(CRASH)
@@ -172,7 +172,7 @@ def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, 
 
 
 def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.ended(CRASH)
     child.ended(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
 
@@ -184,7 +184,7 @@ def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
 
 
 def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, host: Supervisor, clock: Clock) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     clock.pass_(10)
     assert host.orders == ["give up"]
     assert said(child).reason == "StartTimeout"
@@ -201,10 +201,10 @@ def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, h
 def test_the_old_incarnation_is_reported_until_it_is_gone_and_only_then_the_new_one_starts(
     child: Child, host: Supervisor
 ) -> None:
-    child.want(wanted(1))
+    child.set_desired(desired(1))
     child.running(7)
 
-    child.want(wanted(2))
+    child.set_desired(desired(2))
     assert host.orders == ["stop 10"]
     assert (said(child).epoch, said(child).state, said(child).pid) == (1, "Stopping", 7)
     assert len(host.launched) == 1
@@ -216,10 +216,10 @@ def test_the_old_incarnation_is_reported_until_it_is_gone_and_only_then_the_new_
 
 
 def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(child: Child) -> None:
-    child.want(wanted(1, slice_="s0"))
+    child.set_desired(desired(1, slice_="s0"))
     child.running(7)
 
-    child.want(wanted(2, slice_="s1"))
+    child.set_desired(desired(2, slice_="s1"))
 
     assert (said(child, "s0").epoch, said(child, "s0").state) == (1, "Stopping")
     assert (said(child, "s1").epoch, said(child, "s1").state) == (2, "Pending")
@@ -229,10 +229,10 @@ def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(c
 
 
 def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, host: Supervisor) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.running(7)
 
-    child.want(None)
+    child.set_desired(None)
     assert said(child).state == "Stopping"
     assert host.gone_ == []
 
@@ -241,10 +241,10 @@ def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, host: Superv
 
 
 def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, host: Supervisor) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.running(7)
 
-    child.want(wanted(tags=("eu",), policy="Temporary", role="Passive"))
+    child.set_desired(desired(tags=("eu",), policy="Temporary", role="Passive"))
 
     assert host.orders == ["role Passive of 1"]
     assert (said(child).state, said(child).role) == ("Running", "Passive")
@@ -254,7 +254,7 @@ def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, host: 
 
 def test_nothing_starts_while_the_gate_is_shut(child: Child, host: Supervisor) -> None:
     host.open = False
-    child.want(wanted())
+    child.set_desired(desired())
     assert said(child).state == "Pending"
     assert host.launched == []
 
@@ -264,7 +264,7 @@ def test_nothing_starts_while_the_gate_is_shut(child: Child, host: Supervisor) -
 
 
 def test_a_fenced_end_is_no_crash(child: Child, host: Supervisor) -> None:
-    child.want(wanted(policy="Temporary"))
+    child.set_desired(desired(policy="Temporary"))
     child.running(7)
     host.open = False
 
@@ -279,13 +279,13 @@ def test_a_fenced_end_is_no_crash(child: Child, host: Supervisor) -> None:
 def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_crash_is_one(
     child: Child, host: Supervisor
 ) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.running(7)
-    child.want(wanted(to="hub-1:9"))
+    child.set_desired(desired(to="hub-1:9"))
     child.quiesce(Path("state"), ask=False)
     child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=True))
 
-    child.want(wanted(10, run=1))
+    child.set_desired(desired(10, run=1))
     child.running(8)
     assert child.serving
 
@@ -295,7 +295,7 @@ def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_cras
 
 def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(host: Supervisor, clock: Clock) -> None:
     child = Child("a", host, Limits(restarts_max=2, restarts_window=60), clock)  # type: ignore[arg-type]
-    child.want(wanted())
+    child.set_desired(desired())
     for _ in range(2):
         child.running(7)
         child.ended(CRASH)
@@ -306,17 +306,17 @@ def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(
     count = len(host.launched)
     assert said(child).reason == "RestartsExceeded"
 
-    child.want(wanted(tags=("x",)))
+    child.set_desired(desired(tags=("x",)))
     clock.pass_(1000)
     assert len(host.launched) == count
 
-    child.want(wanted(2))
+    child.set_desired(desired(2))
     assert len(host.launched) == count + 1
 
 
 def test_restarts_outside_the_window_do_not_count(host: Supervisor, clock: Clock) -> None:
     child = Child("a", host, Limits(restarts_max=1, restarts_window=60), clock)  # type: ignore[arg-type]
-    child.want(wanted())
+    child.set_desired(desired())
     for _ in range(5):
         child.running(7)
         clock.pass_(61)
@@ -339,7 +339,7 @@ def test_restarts_outside_the_window_do_not_count(host: Supervisor, clock: Clock
 def test_the_policy_decides_what_an_end_means(
     child: Child, policy: str, end: ExitStatus, state: str, reason: str
 ) -> None:
-    child.want(wanted(policy=policy))
+    child.set_desired(desired(policy=policy))
     child.running(7)
 
     child.ended(end)
@@ -362,7 +362,7 @@ def test_what_an_earlier_agent_reported_is_taken_over(
 ) -> None:
     child.adopt(Report(uid="u", epoch=1, state=state, restarts=3, reason="Completed"))
 
-    child.want(wanted(policy=policy))
+    child.set_desired(desired(policy=policy))
 
     assert len(host.launched) == starts
     assert said(child).restarts == 3
@@ -371,10 +371,10 @@ def test_what_an_earlier_agent_reported_is_taken_over(
 
 def test_a_promoted_child_runs_on_and_is_told_where_the_hub_says_so(host: Supervisor, clock: Clock) -> None:
     child = Child("a", host, Limits(redundancy_signal="Active"), clock)  # type: ignore[arg-type]
-    child.want(wanted(role="Passive"))
+    child.set_desired(desired(role="Passive"))
     child.running(7)
 
-    child.want(wanted(2, role="Active", run=1))
+    child.set_desired(desired(2, role="Active", run=1))
 
     assert host.orders == ["role Active of 2, told"]
     report = said(child)

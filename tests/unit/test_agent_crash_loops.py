@@ -43,7 +43,7 @@ class Looping:
     def __init__(self) -> None:
         self.awaits_pod = asyncio.Event()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
+    def launch(self, child: Child, desired: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
         if isinstance(workload, PodWorkload):
             self.awaits_pod.set()
             return self  # Starting, until there is a Pod
@@ -66,7 +66,7 @@ class Hub:
 
     def __init__(self, slices: int, children: int, members: int = 1) -> None:
         self.specs = {
-            f"hub.hub-0.{number}": {f"{name}-{number}": wanted(f"hub.hub-0.{number}") for name in names_of(children)}
+            f"hub.hub-0.{number}": {f"{name}-{number}": desired(f"hub.hub-0.{number}") for name in names_of(children)}
             for number in range(slices)
         }
         self.generations = dict.fromkeys(self.specs, 1)
@@ -81,7 +81,7 @@ class Hub:
         )
         self.reporter.open()
         for name, children_of in self.specs.items():
-            self.supervisor.want(dict(children_of))
+            self.supervisor.set_desired(dict(children_of))
             self.reporter.slice_changed(self.slice(name), name, self.supervisor.children.values())
 
     def _changed(self, child: Child, urgent: bool) -> None:
@@ -99,14 +99,14 @@ class Hub:
     def order_start(self, name: str, child_id: str, item: DesiredRun) -> Child:
         self.specs[name][child_id] = item
         self.generations[name] += 1
-        self.supervisor.want({child_id: item})
+        self.supervisor.set_desired({child_id: item})
         self.reporter.slice_changed(self.slice(name), name)
         return self.supervisor.children[child_id]
 
     def order_stop(self, name: str, child_id: str) -> None:
         del self.specs[name][child_id]
         self.generations[name] += 1
-        self.supervisor.want({child_id: None})
+        self.supervisor.set_desired({child_id: None})
         self.reporter.slice_changed(self.slice(name), name)
 
     async def replace(
@@ -126,7 +126,7 @@ def names_of(children: int) -> list[str]:
     return ["well", *(f"tenant-{number}" for number in range(children - 1))]
 
 
-def wanted(slice_name: str) -> DesiredRun:
+def desired(slice_name: str) -> DesiredRun:
     entry = Assignment(uid="0f0e0d0c-1111-2222-3333-444455556666", epoch=5_000_000_123, workload="4eb87135da9d56b4")
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
 
@@ -186,7 +186,7 @@ def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
 
     async def ten_ends() -> None:
         hub = Hub(slices=10, children=400)
-        item = replace(wanted("hub.hub-0.3"), workload=PodWorkload(template={}))
+        item = replace(desired("hub.hub-0.3"), workload=PodWorkload(template={}))
         child = hub.order_start("hub.hub-0.3", "pod", item)
         await asyncio.sleep(400)
         for _ in range(20):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_agent_supervisor import supervised, wanted
+from test_agent_supervisor import desired, supervised
 from waiting import until
 
 from processhub.agent.children.runs import ExitStatus
@@ -56,7 +56,7 @@ async def test_what_could_not_be_written_for_whatever_reason_is_written_again(tr
     server, supervisor = Server(), supervised()[0]
     reporter = reporter_of(server)
     server.generation, server.troubles = 1, [trouble]
-    supervisor.want({"a": wanted("a")})
+    supervisor.set_desired({"a": desired("a")})
 
     reporter.slice_changed(server.slice, "s", supervisor.children.values())
 
@@ -72,7 +72,7 @@ async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_gene
 
     def order(stop: list[str], start: list[str]) -> None:
         server.generation += 1
-        supervisor.want({**dict.fromkeys(stop), **{child_id: wanted(child_id) for child_id in start}})
+        supervisor.set_desired({**dict.fromkeys(stop), **{child_id: desired(child_id) for child_id in start}})
         for child_id in start:
             supervisor.children[child_id].running(7)
         reporter.slice_changed(server.slice, "s", supervisor.children.values())

@@ -42,7 +42,7 @@ class World:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: DesiredRun) -> World:
+    def launch(self, child: Child, desired: DesiredRun) -> World:
         return self
 
     def changed(self, child: Child, *, urgent: bool) -> None:
@@ -84,12 +84,12 @@ class World:
 
     # the test's own
 
-    def want(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
+    def set_desired(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
         entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
-        self.child.want(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
+        self.child.set_desired(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
 
-    def begin(self, **wanted: object) -> None:
-        self.want(**wanted)  # type: ignore[arg-type]
+    def begin(self, **desired: object) -> None:
+        self.set_desired(**desired)  # type: ignore[arg-type]
         self.child.running(7)
 
     def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Response]:
@@ -148,7 +148,7 @@ async def test_a_child_that_leaves_gives_back_what_it_was_not_asked(world: World
     first, second = world.serve(1), world.serve(2)
     await settle()
 
-    world.child.want(None)
+    world.child.set_desired(None)
     await settle()
 
     with pytest.raises(MovedError):
@@ -166,7 +166,7 @@ async def test_a_stop_waits_no_longer_than_a_request_may_take(world: World) -> N
     first = world.serve(1)
     await settle()
 
-    world.child.want(None)
+    world.child.set_desired(None)
     await asyncio.wait((first,))
 
     with pytest.raises(Problem) as caught:
@@ -193,7 +193,7 @@ async def test_after_a_timeout_the_next_waits_for_the_end_of_the_first(world: Wo
 
 
 async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world: World) -> None:
-    world.want()
+    world.set_desired()
     with pytest.raises(Problem) as caught:
         await world.serve(1)
     assert (caught.value.status, caught.value.kind) == (503, "no_owner")
@@ -209,7 +209,7 @@ async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world:
 
 
 async def test_a_full_queue_is_busy(world: World) -> None:
-    world.want()
+    world.set_desired()
     tasks = [world.serve(number) for number in range(QUEUE_MAX)]
     await settle()
 
@@ -251,11 +251,11 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
 
 async def test_a_message_goes_after_the_child(world: World) -> None:
     moved: list[int] = []
-    world.want()
+    world.set_desired()
     world.queue.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
 
-    world.want(role="Passive")
-    world.child.want(None)
+    world.set_desired(role="Passive")
+    world.child.set_desired(None)
     await settle()
 
     assert moved == [1]
@@ -293,7 +293,7 @@ async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
     late = world.serve(2)
     await settle()
     assert len(world.asked) == 1, "no further request comes to it"
-    world.want(idle=60)
+    world.set_desired(idle=60)
     await settle()
     await world.answer(1)
     assert late.result().body == b"2"

@@ -51,7 +51,7 @@ DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="mo
 class Launcher:
     """Starts nothing."""
 
-    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, workload: Python, state: Content | None) -> Launcher:
         return self
 
     def stop(self, grace: float) -> None: ...
@@ -83,7 +83,7 @@ class World:
             client,
             env,
             "p/1",
-            self.supervisor.want,
+            self.supervisor.set_desired,
             lambda *_: None,
             self.supervisor.apply,
             lambda old, new: self.router.watch.changed(old, new),
@@ -91,7 +91,7 @@ class World:
         self.queue = RequestQueue(children.get, lambda: True, lambda: self.slices.settings)
         self.supervisor.busy = self.queue.at_work
         self.peers = Peers(env)
-        self.takeover = LocalTakeover(env, self.slices, self.peers, children, self.supervisor.want, lambda: True)
+        self.takeover = LocalTakeover(env, self.slices, self.peers, children, self.supervisor.set_desired, lambda: True)
         starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
         self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover)
         self.put("hub-1")

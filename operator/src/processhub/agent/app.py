@@ -82,7 +82,7 @@ class Agent:
             client,
             env,
             self.lease.identity,
-            self.supervisor.want,
+            self.supervisor.set_desired,
             self._own_slice,
             self._settings,
             self._registry_changed,
@@ -108,7 +108,7 @@ class Agent:
             self.slices,
             self._peers,
             children,
-            self.supervisor.want,
+            self.supervisor.set_desired,
             lambda: self.lease.held(self._session) and not self.supervisor.closing,
         )
         self.router = Router(
@@ -253,15 +253,15 @@ class Agent:
             return True
         return self.lease.held(self._session)
 
-    def _previous(self, child_id: str, wanted: DesiredRun) -> Report | None:
+    def _previous(self, child_id: str, desired: DesiredRun) -> Report | None:
         """What an earlier agent of this member said of the same incarnation."""
-        item = self.slices.informer.items.get((self.env.namespace, wanted.slice))
+        item = self.slices.informer.items.get((self.env.namespace, desired.slice))
         if item is None or item.status.holder == self.lease.identity:
             return None
         text = item.status.entries.get(child_id, "")
         with contextlib.suppress(EntryError):
             report = parse_report(text)
-            entry = wanted.assignment
+            entry = desired.assignment
             if report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
                 return report
         return None

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class ExecLauncher(Protocol):
     """What starts exec children."""
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: Exec, state: Content | None) -> RunHandle:
         """Have it started, with that state."""
 
     def forget(self, child_id: str) -> None:
@@ -38,14 +38,14 @@ class ExecLauncher(Protocol):
 class PythonLauncher(Protocol):
     """What starts Python children."""
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: Python, state: Content | None) -> RunHandle:
         """Have it started, with that state. Raises OSError where there is no room for its process."""
 
 
 class PodLauncher(Protocol):
     """What follows the Pods of pod children."""
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: PodWorkload) -> RunHandle:
         """Have it followed; its Pod is the operator's to make."""
 
     def let_go(self) -> None:
@@ -101,17 +101,17 @@ class Supervisor:
             log.info("the hub has its quorum again")
             self.advance()
 
-    def want(self, changes: dict[str, DesiredRun | None]) -> None:
+    def set_desired(self, changes: dict[str, DesiredRun | None]) -> None:
         """Take changed orders."""
-        for child_id, wanted in changes.items():
+        for child_id, desired in changes.items():
             child = self.children.get(child_id)
             if child is None:
-                if wanted is None:
+                if desired is None:
                     continue
                 child = self.children[child_id] = Child(child_id, self, self.limits, self._loop)
-                if report := self._previous(child_id, wanted):
+                if report := self._previous(child_id, desired):
                     child.adopt(report)
-            child.want(wanted)
+            child.set_desired(desired)
 
     def advance(self) -> None:
         """The gate may have opened: start what waits for it."""
@@ -135,13 +135,13 @@ class Supervisor:
     def forget_all(self) -> None:
         """After ``stop_all``: this agent runs and will run none of them."""
         for child in list(self.children.values()):
-            child.want(None)
+            child.set_desired(None)
 
     @property
     def all_settled(self) -> bool:
         """Whether each child that may start has run or failed once."""
         return all(
-            child.settled or child.wanted is None or not child.wanted.startable for child in self.children.values()
+            child.settled or child.desired is None or not child.desired.startable for child in self.children.values()
         )
 
     def count(self) -> dict[str, int]:
@@ -155,27 +155,27 @@ class Supervisor:
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
-        if self.closing or self.settings.partitioned or child.wanted is None:
+        if self.closing or self.settings.partitioned or child.desired is None:
             return False
-        return (child.wanted.startable or again) and self._may_start(again)
+        return (child.desired.startable or again) and self._may_start(again)
 
     def lacks_state(self, child: Child) -> bool:
         """Whether the state that it is to start with is not here, but with its former member."""
         return self.handovers is not None and self.handovers.lacks(child)
 
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Hand the child to what runs its kind of workload."""
-        workload = wanted.workload
-        state = self.handovers.state_for(child.id, wanted) if self.handovers is not None else None
+        workload = desired.workload
+        state = self.handovers.state_for(child.id, desired) if self.handovers is not None else None
         if isinstance(workload, Exec):
-            return self._execs.launch(child, wanted, workload, state)
+            return self._execs.launch(child, desired, workload, state)
         if isinstance(workload, Python):
             try:
-                return self._pythons.launch(child, wanted, workload, state)
+                return self._pythons.launch(child, desired, workload, state)
             except OSError as error:
                 exit_status = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
         elif isinstance(workload, PodWorkload):
-            return self._pods.launch(child, wanted, workload)
+            return self._pods.launch(child, desired, workload)
         else:
             exit_status = ExitStatus(
                 Reason.INVALID,
@@ -206,10 +206,10 @@ class Supervisor:
         self._empty.set()
         self._on_change(child, True)
 
-    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
+    def hand_over(self, child: Child, desired: DesiredRun) -> None:
         """Its state is to go to another member."""
         if self.handovers is not None:
-            self.handovers.begin(child, wanted)
+            self.handovers.begin(child, desired)
 
     def stays(self, child: Child) -> None:
         """It does not want to be moved."""

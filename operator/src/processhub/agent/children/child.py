@@ -1,4 +1,4 @@
-"""One child on this member: a small state machine between what is wanted and what runs.
+"""One child on this member: a small state machine between what is desired and what runs.
 
 States: Pending → Starting → Running → Stopping → gone, with Failed (waiting for its next start, or given up) and
 Stopped (finished, and its policy lets it rest). Only one incarnation exists at a time: a newer one waits until
@@ -37,7 +37,7 @@ class ChildHost(Protocol):
     def lacks_state(self, child: Child) -> bool:
         """Whether the state that it is to start with is not here, but with its former member."""
 
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
 
     def changed(self, child: Child, *, urgent: bool) -> None:
@@ -49,7 +49,7 @@ class ChildHost(Protocol):
     def gone(self, child: Child) -> None:
         """Nothing runs and nothing is wanted: forget it."""
 
-    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
+    def hand_over(self, child: Child, desired: DesiredRun) -> None:
         """Its state is to go to another member: see to it."""
 
     def stays(self, child: Child) -> None:
@@ -83,6 +83,7 @@ class Child:
         "_timed_out",
         "_timer",
         "_up_since",
+        "desired",
         "given_up",
         "id",
         "idle",
@@ -102,14 +103,13 @@ class Child:
         "state",
         "stopping",
         "tried",
-        "wanted",
         "was_up",
     )
 
     def __init__(self, child_id: str, host: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.id = child_id
         self._host, self.limits, self._loop = host, limits, loop
-        self.wanted: DesiredRun | None = None
+        self.desired: DesiredRun | None = None
         self.started_for: DesiredRun | None = None  # what the present incarnation was started for
         self._run: RunHandle | None = None
         self.stopping = False
@@ -156,28 +156,28 @@ class Child:
         away = self.stopping or self.leaving or self.idle
         return self._run is not None and self.state == State.RUNNING and not away
 
-    # what is wanted
+    # what is desired
 
-    def want(self, wanted: DesiredRun | None) -> None:
+    def set_desired(self, desired: DesiredRun | None) -> None:
         """Take a new order: None is the order to stop."""
-        before, self.wanted = self.wanted, wanted
+        before, self.desired = self.desired, desired
         if self._run is not None and self.started_for is not None:
-            if wanted is None or not wanted.same_run(self.started_for):
+            if desired is None or not desired.same_run(self.started_for):
                 self.stop(self.limits.stop_seconds)
                 return
-            before, self.started_for = self.started_for, wanted
-            entry = wanted.assignment
+            before, self.started_for = self.started_for, desired
+            entry = desired.assignment
             if (entry.role, entry.epoch) != (before.assignment.role, before.assignment.epoch):
                 self._run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:
                 self.idle, self.reason, self.message = False, Reason.STARTED, ""  # by another measure it is not
             self._follow_handover(before)
             self._host.changed(self, urgent=False)
-        elif wanted is None:
+        elif desired is None:
             self._cancel_timer()
             self._host.gone(self)
         else:
-            if before is not None and not wanted.same_run(before):
+            if before is not None and not desired.same_run(before):
                 self._cancel_timer()
                 self._fresh()
             self._follow_handover(before)
@@ -186,12 +186,12 @@ class Child:
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
         """Begin to hand over where that is ordered now; where it is not any more, what ended for it starts again."""
-        assert self.wanted is not None
-        order = self.wanted.assignment.to
+        assert self.desired is not None
+        order = self.desired.assignment.to
         if order != (before.assignment.to if before is not None else ""):
             self.sent = self.kept = ""
             if order:
-                self._host.hand_over(self, self.wanted)
+                self._host.hand_over(self, self.desired)
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """Have it leave its state, at ``path`` or with its end; ``ask``: if it agrees. ``stays`` or that end follow."""
@@ -212,15 +212,15 @@ class Child:
 
     def report_kept(self, why: str, text: str = "") -> None:
         """Its state was not handed over; ``text`` says more for people."""
-        if self.wanted is not None and self.wanted.assignment.to:
-            epoch = HandoverOrder.parse(self.wanted.assignment.to).epoch
+        if self.desired is not None and self.desired.assignment.to:
+            epoch = HandoverOrder.parse(self.desired.assignment.to).epoch
             self.kept = Kept(epoch, why, text[:_MESSAGE_MAX]).format()
             self._host.changed(self, urgent=True)
 
     def report_sent(self, checksum: str) -> None:
         """Its state is with its target, whole."""
-        if self.wanted is not None and self.wanted.assignment.to:
-            self.sent = f"{HandoverOrder.parse(self.wanted.assignment.to).epoch}:{checksum}"
+        if self.desired is not None and self.desired.assignment.to:
+            self.sent = f"{HandoverOrder.parse(self.desired.assignment.to).epoch}:{checksum}"
             self._host.changed(self, urgent=True)
 
     def report_received(self, checksum: str) -> None:
@@ -230,13 +230,13 @@ class Child:
 
     def report_lost(self) -> None:
         """The state of its former member was here, and ended with an earlier agent: it is to be sent once more."""
-        if self.wanted is not None and not self.kept:
-            self.kept = Kept(self.wanted.assignment.epoch, "lost").format()
+        if self.desired is not None and not self.kept:
+            self.kept = Kept(self.desired.assignment.epoch, "lost").format()
             self.message = "its state was lost with an earlier agent of this member; its former member sends it again"
             self._host.changed(self, urgent=True)
 
     def adopt(self, report: Report) -> None:
-        """Take over what an earlier agent of this member reported of the same incarnation; call before ``want``.
+        """Take over what an earlier agent of this member reported of the same incarnation; call before ``set_desired``.
 
         A child that had finished stays so, and one that is never restarted isn't started again.
         """
@@ -253,10 +253,10 @@ class Child:
 
     def advance(self) -> None:
         """Start it if it is to run, may, and nothing is in the way."""
-        wanted = self.wanted
-        if wanted is None or self._run is not None or self._timer is not None or self.given_up:
+        desired = self.desired
+        if desired is None or self._run is not None or self._timer is not None or self.given_up:
             return
-        if wanted.assignment.to:
+        if desired.assignment.to:
             return  # what it was is on its way, or comes back with a newer epoch
         if not self._host.may_start(self, again=self.tried):
             return
@@ -265,18 +265,18 @@ class Child:
             return
         if self.kept:
             self.kept = self.message = ""
-        ended_with_agent = self._interrupted and not isinstance(wanted.workload, PodWorkload)
-        if ended_with_agent and wanted.assignment.restart_policy == RestartPolicy.TEMPORARY:
+        ended_with_agent = self._interrupted and not isinstance(desired.workload, PodWorkload)
+        if ended_with_agent and desired.assignment.restart_policy == RestartPolicy.TEMPORARY:
             self._rest(ExitStatus(Reason.EXITED, "ended with the member's container"))
             return
         self.tried, self._interrupted = True, False
-        self.started_for, self.stopping, self._timed_out = wanted, False, False
+        self.started_for, self.stopping, self._timed_out = desired, False, False
         self.state, self.pid = State.STARTING, 0
         self._began = self._loop.time()
         if not self.restarts and not self.reason:
             self.reason = Reason.STARTING
         self._host.changed(self, urgent=False)
-        self._run = self._host.launch(self, wanted)
+        self._run = self._host.launch(self, desired)
 
     def begun(self) -> None:
         """Its start is under way, and no longer waits for others': startSeconds count from here."""
@@ -360,10 +360,10 @@ class Child:
         ordered, self.stopping = self.stopping, False
         self.pid = 0
         self.settled = True
-        if self.wanted is None:
+        if self.desired is None:
             self._host.gone(self)
             return
-        if ran is None or not self.wanted.same_run(ran):
+        if ran is None or not self.desired.same_run(ran):
             self._fresh()
             self._host.changed(self, urgent=True)
             self.advance()
@@ -387,7 +387,7 @@ class Child:
             self.advance()
             return
         self.last_exit = exit_status.text
-        policy = self.wanted.assignment.restart_policy
+        policy = self.desired.assignment.restart_policy
         if exit_status.final:
             self.state, self.reason, self.message = State.FAILED, exit_status.reason, exit_status.message
             self.given_up = True
@@ -465,7 +465,7 @@ class Child:
 
     def slices(self) -> tuple[str, ...]:
         """The slices that report it: the one that names it, and the one that last named what still runs."""
-        names = {item.slice for item in (self.wanted, self.started_for) if item is not None}
+        names = {item.slice for item in (self.desired, self.started_for) if item is not None}
         return tuple(names)
 
     def report_for(self, slice_name: str) -> str | None:
@@ -484,13 +484,13 @@ class Child:
         """What that slice's status is to say of it; None where it is not to say anything."""
         subject = self.started_for
         if subject is None or subject.slice != slice_name:
-            if self.wanted is None or self.wanted.slice != slice_name:
+            if self.desired is None or self.desired.slice != slice_name:
                 return None
             if subject is not None:
                 # Its successor: on record, and Pending until nothing of the old one is left.
-                entry = self.wanted.assignment
+                entry = self.desired.assignment
                 return Report(uid=entry.uid, epoch=entry.epoch, role=entry.role)
-            subject = self.wanted
+            subject = self.desired
         entry = subject.assignment
         return Report(
             uid=entry.uid,

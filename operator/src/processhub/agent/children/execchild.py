@@ -38,9 +38,9 @@ class ExecStarter:
         self._flying = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None = None) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: Exec, state: Content | None = None) -> RunHandle:
         """Have the child started, with that state; it hears of the outcome."""
-        run = ExecRun(self, child, wanted, workload, state)
+        run = ExecRun(self, child, desired, workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
             # Not at once: the child must know its handle before it hears of a failure.
@@ -73,10 +73,10 @@ class ExecRun:
     """One incarnation of an exec child."""
 
     def __init__(
-        self, starter: ExecStarter, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None
+        self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
     ) -> None:
-        self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
-        self._role, self._epoch = wanted.assignment.role, wanted.assignment.epoch
+        self._starter, self._child, self._desired, self._workload = starter, child, desired, workload
+        self._role, self._epoch = desired.assignment.role, desired.assignment.epoch
         self._inherited = state
         self._leave_to: Path | None = None
         self._key = ""
@@ -216,7 +216,7 @@ class ExecRun:
         self._child.ended(exit_status)
 
     def _pipes(self) -> dict[int, int]:
-        env, entry = self._starter.env, self._wanted.assignment
+        env, entry = self._starter.env, self._desired.assignment
         common = {"hub": env.hub, "member": env.member, "child": self._child.id, "epoch": entry.epoch}
         encoders = {number: tagged({**common, "stream": stream}) for number, stream in ((1, "stdout"), (2, "stderr"))}
         self._outputs, ends = open_pipes(asyncio.get_running_loop(), self._starter.sink, encoders)

@@ -63,13 +63,13 @@ class PodStarter:
         """Whether the Pods were listed: before that, an absent one means nothing."""
         return self._informer.synced.is_set()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: PodWorkload) -> RunHandle:
         """Follow the child's Pod; the report Starting has the operator make it."""
         if not self._watching:
             self._watching = True
             self._begin(self._informer.run())
         child.settled = True  # a rollout of members need not wait for Pods: those live on
-        run = self._runs[child.id] = PodRun(self, child, wanted, workload)
+        run = self._runs[child.id] = PodRun(self, child, desired, workload)
         # Not at once: the child must know its handle before it hears of anything.
         asyncio.get_running_loop().call_soon(run.look)
         return run
@@ -107,9 +107,9 @@ class PodStarter:
 class PodRun:
     """One incarnation of a pod child, or what this agent finds of it."""
 
-    def __init__(self, starter: PodStarter, child: Child, wanted: DesiredRun, workload: PodWorkload) -> None:
+    def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
-        self._uid, self._run = wanted.assignment.uid, str(wanted.assignment.started_with)
+        self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
         self._was_up, child.was_up = child.was_up, False
         self._seen = ""  # uid of its Pod
         self._up = self._stopping = self._over = False

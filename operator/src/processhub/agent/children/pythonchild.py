@@ -70,7 +70,7 @@ class PythonStarter:
             except OSError as error:
                 log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None = None) -> RunHandle:
+    def launch(self, child: Child, desired: DesiredRun, workload: Python, state: Content | None = None) -> RunHandle:
         """Have the actor started in its module's runner. Raises OSError where none can be made."""
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
@@ -84,7 +84,7 @@ class PythonStarter:
             self._runners[module] = runner
             self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
         self._count += 1
-        return ActorRun(runner, str(self._count), child, wanted, workload, state)
+        return ActorRun(runner, str(self._count), child, desired, workload, state)
 
     def retire(self, runner: ModuleRunner) -> None:
         """Give the runner no new actors."""
@@ -198,7 +198,7 @@ class ActorRun:
     """One incarnation of a Python child."""
 
     def __init__(
-        self, runner: ModuleRunner, key: str, child: Child, wanted: DesiredRun, workload: Python, state: Content | None
+        self, runner: ModuleRunner, key: str, child: Child, desired: DesiredRun, workload: Python, state: Content | None
     ) -> None:
         self.key, self.child, self.stuck = key, child, False
         self._runner = runner
@@ -211,7 +211,7 @@ class ActorRun:
         self._numbers = itertools.count()
         self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered
         self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
-        entry = wanted.assignment
+        entry = desired.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
         order["signal"] = child.limits.notifies(entry.role)
         if isinstance(state, bytes):

@@ -80,11 +80,11 @@ class Handovers:
 
     # the source
 
-    def begin(self, child: Child, wanted: DesiredRun) -> None:
+    def begin(self, child: Child, desired: DesiredRun) -> None:
         """Have the child's state handed over as its entry says."""
         if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
-        self._tasks[child.id] = self._loop.create_task(self._hand_over(child, wanted))
+        self._tasks[child.id] = self._loop.create_task(self._hand_over(child, desired))
 
     def stays(self, child: Child) -> None:
         """The child does not want to be moved."""
@@ -92,13 +92,13 @@ class Handovers:
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """The child ended so that its state can go."""
-        wanted, path = child.wanted, self._own_path(child.id)
-        if wanted is not None and (exit_status.state is not None or path.exists()):
+        desired, path = child.desired, self._own_path(child.id)
+        if desired is not None and (exit_status.state is not None or path.exists()):
             content = path if exit_status.state is None else exit_status.state
-            self._left[child.id] = _HeldState(wanted.assignment.uid, content)
+            self._left[child.id] = _HeldState(desired.assignment.uid, content)
             self._end(child.id, "")
         else:
-            stateless = wanted is None or isinstance(wanted.workload, Exec)
+            stateless = desired is None or isinstance(desired.workload, Exec)
             log.info("left no state: %s", exit_status.text, extra={"child": child.id})
             self._end(child.id, "stateless" if stateless else "failed")
 
@@ -107,13 +107,13 @@ class Handovers:
         if ended is not None and not ended.done():
             ended.set_result(why)
 
-    async def _hand_over(self, child: Child, wanted: DesiredRun) -> None:
-        order = HandoverOrder.parse(wanted.assignment.to)
+    async def _hand_over(self, child: Child, desired: DesiredRun) -> None:
+        order = HandoverOrder.parse(desired.assignment.to)
         target = order.member
         self._under_way += 1
         try:
             async with asyncio.timeout(self._slices.settings.handover_seconds or None):
-                why = await self._quiesced(child, wanted, ask=not order.must)
+                why = await self._quiesced(child, desired, ask=not order.must)
                 if why:
                     child.report_kept(why)
                     return
@@ -130,14 +130,14 @@ class Handovers:
         finally:
             self._under_way -= 1
 
-    async def _quiesced(self, child: Child, wanted: DesiredRun, *, ask: bool) -> str:
+    async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended and left its state here: ""; else why there is none."""
         # It may be taking up what it left the last time, or be ending without having done so.
-        while child.alive and (child.state == State.STARTING or self._has_left(child, wanted)):  # noqa: ASYNC110 bounded by the time for all of it
+        while child.alive and (child.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if self._has_left(child, wanted) else "stateless"
-        if isinstance(wanted.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
+            return "" if self._has_left(child, desired) else "stateless"
+        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
@@ -147,10 +147,10 @@ class Handovers:
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
 
-    def _has_left(self, child: Child, wanted: DesiredRun) -> bool:
+    def _has_left(self, child: Child, desired: DesiredRun) -> bool:
         """Whether a state of it is here that it has not come up with since."""
         held = self._left.get(child.id)
-        return held is not None and held.uid == wanted.assignment.uid
+        return held is not None and held.uid == desired.assignment.uid
 
     async def _send(self, child_id: str, order: HandoverOrder, held: _HeldState) -> str:
         """Send the state until the target has it; its checksum. Raises HandoverRefusedError."""
@@ -232,16 +232,16 @@ class Handovers:
         self._more_until = self._loop.time() + _MORE_SECONDS if more else 0.0
 
     def _waits(self, child: Child | None, uid: str, epoch: int) -> bool:
-        wanted = child.wanted if child is not None else None
-        if wanted is None or not wanted.assignment.wait:
+        desired = child.desired if child is not None else None
+        if desired is None or not desired.assignment.wait:
             return False
-        return (wanted.assignment.uid, wanted.assignment.epoch) == (uid, epoch)
+        return (desired.assignment.uid, desired.assignment.epoch) == (uid, epoch)
 
     # where it starts
 
-    def state_for(self, child_id: str, wanted: DesiredRun) -> Content | None:
+    def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
         """The state to start the child with, None where it starts afresh."""
-        held = self._here(child_id, wanted.assignment)
+        held = self._here(child_id, desired.assignment)
         if held is None:
             return None
         if held.checksum:
@@ -259,8 +259,8 @@ class Handovers:
 
         So it is after this member's agent restarted. Where no source is on record nothing is left to wait for.
         """
-        wanted = child.wanted
-        entry = wanted.assignment if wanted is not None else None
+        desired = child.desired
+        entry = desired.assignment if desired is not None else None
         if entry is None or not entry.state or self._here(child.id, entry) is not None:
             return False
         if self._source(child.id, entry) is None:
@@ -270,7 +270,7 @@ class Handovers:
 
     def follow(self, children: Iterable[Child]) -> None:
         """This agent begins with these children: states may have come for them that ended with an earlier one."""
-        waiting = (child for child in children if child.wanted is not None and child.wanted.assignment.wait)
+        waiting = (child for child in children if child.desired is not None and child.desired.assignment.wait)
         self._doubtful.update({child.id: child for child in waiting})
         self.registry_changed()
 
@@ -283,7 +283,7 @@ class Handovers:
     def _look(self) -> None:
         self._looking = False
         for child in list(self._doubtful.values()):
-            entry = child.wanted.assignment if child.wanted is not None else None
+            entry = child.desired.assignment if child.desired is not None else None
             if entry is None or not entry.wait or child.id in self._received:
                 del self._doubtful[child.id]
                 child.advance()  # if it is still held back it is noted again

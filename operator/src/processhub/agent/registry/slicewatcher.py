@@ -95,7 +95,7 @@ class SliceWatcher:
 
     ``on_registry(old, new)`` is told of each slice of the hub that changed, after all others.
 
-    ``on_wanted(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
+    ``on_desired(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
     and in order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)``
     changed settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says
     so.
@@ -106,14 +106,14 @@ class SliceWatcher:
         client: Client,
         env: Environment,
         identity: str,
-        on_wanted: Callable[[dict[str, DesiredRun | None]], None],
+        on_desired: Callable[[dict[str, DesiredRun | None]], None],
         on_own: Callable[[RegistrySlice | None, str], None],
         on_settings: Callable[[Settings], None],
         on_registry: Callable[[RegistrySlice | None, RegistrySlice | None], None] = lambda *_: None,
     ) -> None:
         self._on_registry = on_registry
         self._env, self._client, self._identity = env, client, identity
-        self._on_wanted, self._on_own, self._on_settings = on_wanted, on_own, on_settings
+        self._on_desired, self._on_own, self._on_settings = on_desired, on_own, on_settings
         self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
@@ -184,14 +184,14 @@ class SliceWatcher:
                 changes |= own.take(new)
             self._take_settings(new)
         if changes:
-            self._on_wanted({child: self._resolve(child) for child in changes})
+            self._on_desired({child: self._resolve(child) for child in changes})
         if mine:
             self._on_own(new, new.metadata.name)
 
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
-            self._on_wanted({child: self._resolve(child) for child in own.entries})
+            self._on_desired({child: self._resolve(child) for child in own.entries})
             self._on_own(None, name)
 
     def _take_settings(self, item: RegistrySlice) -> None:

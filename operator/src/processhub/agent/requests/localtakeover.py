@@ -38,7 +38,7 @@ _GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being writ
 class LocalTakeover:
     """Those of this member.
 
-    ``want(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
+    ``set_desired(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class LocalTakeover:
         slices: SliceWatcher,
         peers: Peers,
         children: Mapping[str, Child],
-        want: Callable[[dict[str, DesiredRun | None]], None],
+        set_desired: Callable[[dict[str, DesiredRun | None]], None],
         may_start: Callable[[], bool],
     ) -> None:
         self._env, self._slices, self._peers, self._children = env, slices, peers, children
-        self._want, self._may_start = want, may_start
+        self._set_desired, self._may_start = set_desired, may_start
         self._made: dict[str, DesiredRun] = {}
         self._silent: dict[str, float] = {}  # addresses that did not answer, and when
         self._unsettled: dict[str, int] = {}  # ids of which a request may be running yet, by the owner's epoch
@@ -98,18 +98,18 @@ class LocalTakeover:
         """Start the child here where its owner is lost; whether it is to be asked here now."""
         if child_id in self._made:
             return True
-        if not self.offered or not owner.address or self._wanted(child_id, owner) is None:
+        if not self.offered or not owner.address or self._desired(child_id, owner) is None:
             return False
         if not self.silent(owner) and await self._answers(owner):
             return False
         if child_id in self._made:
             return True
-        wanted = self._wanted(child_id, owner)  # as the record is now
-        if wanted is None or lookup.takeover_of(self._slices.registry(), child_id, owner.epoch) is not None:
+        desired = self._desired(child_id, owner)  # as the record is now
+        if desired is None or lookup.takeover_of(self._slices.registry(), child_id, owner.epoch) is not None:
             return False
         log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
-        self._made[child_id] = wanted
-        self._want({child_id: wanted})
+        self._made[child_id] = desired
+        self._set_desired({child_id: desired})
         self._watch_owners()
         return True
 
@@ -119,7 +119,7 @@ class LocalTakeover:
         """The record may name another owner now, or this member itself."""
         for child_id, made in list(self._made.items()):
             child = self._children.get(child_id)
-            if child is None or child.wanted is None or not child.wanted.claim:
+            if child is None or child.desired is None or not child.desired.claim:
                 del self._made[child_id]  # it is on record here, or has ended
             elif any(copy.epoch != made.assignment.epoch for copy in self._copies(child_id)):
                 self._drop(child_id, "it is on record elsewhere")
@@ -129,7 +129,7 @@ class LocalTakeover:
     def _copies(self, child_id: str) -> list[Copy]:
         return lookup.copies(self._slices.registry(), child_id)
 
-    def _wanted(self, child_id: str, owner: Copy) -> DesiredRun | None:
+    def _desired(self, child_id: str, owner: Copy) -> DesiredRun | None:
         """The child as its owner's entry has it; None where it is not to be started here."""
         copies = self._copies(child_id)
         if len(copies) != 1 or (copies[0].member, copies[0].epoch) != (owner.member, owner.epoch):
@@ -166,8 +166,8 @@ class LocalTakeover:
         log.info("ended: %s", why, extra={"child": child_id})
         self._made.pop(child_id, None)
         child = self._children.get(child_id)
-        if child is not None and child.wanted is not None and child.wanted.claim:
-            self._want({child_id: None})
+        if child is not None and child.desired is not None and child.desired.claim:
+            self._set_desired({child_id: None})
 
     def _watch_owners(self) -> None:
         if self._watching is None or self._watching.done():

@@ -147,7 +147,7 @@ class RequestQueue:
             queue.pause_until = 0.0
         if not child.serving and queue.work is not None and queue.current and not queue.current.request.begun:
             queue.work.cancel()  # it waits for the child's socket: its turn comes again
-        if child.wanted is None and not child.alive and queue.quiet:
+        if child.desired is None and not child.alive and queue.quiet:
             self._queues.pop(child.id, None)
         else:
             self._pump(child.id, queue)
@@ -168,7 +168,7 @@ class RequestQueue:
         """Have the child judged idle when its time has passed; not while it has requests."""
         if (timer := self._idle.pop(child.id, None)) is not None:
             timer.cancel()
-        entry = child.wanted.assignment if child.wanted is not None else None
+        entry = child.desired.assignment if child.desired is not None else None
         if entry is None or not entry.idle_seconds or entry.role != Role.ACTIVE or not child.serving:
             return
         queue = self._queues.get(child.id)
@@ -303,10 +303,10 @@ class RequestQueue:
 
 def _serves(child: Child, request: Request) -> bool:
     """Whether the child is this member's to ask; a message for all copies goes to passive ones too."""
-    wanted = child.wanted
-    if wanted is None or wanted.assignment.wait:
+    desired = child.desired
+    if desired is None or desired.assignment.wait:
         return False
-    return wanted.assignment.role == Role.ACTIVE or request.kind == "cast"
+    return desired.assignment.role == Role.ACTIVE or request.kind == "cast"
 
 
 def _given_up(child: Child) -> Problem:

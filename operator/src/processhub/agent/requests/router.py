@@ -158,9 +158,9 @@ class Router:
     async def serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
         """A request that another member routed here by this epoch. Raises Problem: 409 where it is another's."""
         child = self._children.get(child_id)
-        wanted = child.wanted if child is not None else None
+        desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
-        if wanted is None or wanted.assignment.epoch != epoch:
+        if desired is None or desired.assignment.epoch != epoch:
             raise stale
         try:
             if request.kind == "cast":
