@@ -99,10 +99,7 @@ class Supervisor:
     def restarted(self, child: Child) -> None:
         pass
 
-    def started(self, child: Child, seconds: float) -> None:
-        pass
-
-    def up(self, child: Child) -> None:
+    def up(self, child: Child, seconds: float) -> None:
         pass
 
 

@@ -109,7 +109,7 @@ class Alone:
     def _nothing(self, *_: Any, **__: Any) -> None:
         pass
 
-    changed = gone = hand_over = stays = quiesced = up = restarted = started = _nothing
+    changed = gone = hand_over = stays = quiesced = up = restarted = _nothing
 
 
 def copy(epoch: int, role: str, version: int) -> Pod:

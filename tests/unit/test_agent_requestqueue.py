@@ -57,10 +57,7 @@ class World:
     def restarted(self, child: Child) -> None:
         pass
 
-    def started(self, child: Child, seconds: float) -> None:
-        pass
-
-    def up(self, child: Child) -> None:
+    def up(self, child: Child, seconds: float) -> None:
         pass
 
     # what runs

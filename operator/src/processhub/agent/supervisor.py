@@ -221,8 +221,9 @@ class Supervisor:
         if self.handovers is not None:
             self.handovers.quiesced(child, exit_status)
 
-    def up(self, child: Child) -> None:
-        """What it was started with is its own now."""
+    def up(self, child: Child, seconds: float) -> None:
+        """Count the start; what the child was started with is its own now."""
+        self._metrics.starts.observe(seconds)
         if self.handovers is not None:
             self.handovers.up(child.id)
 
@@ -238,10 +239,6 @@ class Supervisor:
         """It is being restarted."""
         self._metrics.restarts.inc()
         log.info("restarting: %s", child.last_exit, extra={"child": child.id})
-
-    def started(self, child: Child, seconds: float) -> None:
-        """It is up."""
-        self._metrics.starts.observe(seconds)
 
 
 class _Nothing:

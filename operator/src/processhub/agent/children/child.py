@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from processhub.agent.children.backoff import Backoff
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
@@ -21,8 +21,6 @@ from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import HandoverOrder, Kept, Report, format_report
 from processhub.cluster.timestamps import now_seconds
 
-_BACKOFF_MIN, _BACKOFF_MAX = 0.1, 30.0
-_STEADY_SECONDS = 10.0  # up so long, a child's restarts begin at once again
 _MESSAGE_MAX = 500
 
 
@@ -58,14 +56,11 @@ class ChildHost(Protocol):
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """It ended so that its state can go."""
 
-    def up(self, child: Child) -> None:
-        """It runs: what it was started with is its own now."""
+    def up(self, child: Child, seconds: float) -> None:
+        """The child runs, so many seconds after its start: what it was started with is its own now."""
 
     def restarted(self, child: Child) -> None:
         """It is being restarted (for metrics)."""
-
-    def started(self, child: Child, seconds: float) -> None:
-        """It runs, so long after its start was begun (for metrics)."""
 
 
 class Child:
@@ -78,7 +73,6 @@ class Child:
         "_host",
         "_interrupted",
         "_loop",
-        "_restart_times",
         "_run",
         "_timed_out",
         "_timer",
@@ -122,9 +116,8 @@ class Child:
         self.state, self.reason, self.message = State.PENDING, "", ""
         self.pid = self.restarts = 0
         self.started_at = self.last_exit = ""
-        self._backoff = 0.0
+        self._backoff = Backoff()
         self._up_since = self._began = 0.0
-        self._restart_times: deque[float] = deque()
         self._timed_out = False
         self.tried = False  # this agent has started it before
         self._interrupted = False  # an earlier agent of this member was running it
@@ -295,10 +288,9 @@ class Child:
         if self.stopping:
             return
         self._cancel_timer()
-        self._host.started(self, self._up_since - self._began)
         self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
         self.received = ""
-        self._host.up(self)
+        self._host.up(self, self._up_since - self._began)
         self._host.changed(self, urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
@@ -395,7 +387,7 @@ class Child:
         elif policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and exit_status.success):
             self._rest(exit_status)
         else:
-            self._again(exit_status)
+            self._restart(exit_status)
 
     def _rest(self, exit_status: ExitStatus) -> None:
         self.state, self.last_exit = State.STOPPED, exit_status.text
@@ -404,20 +396,26 @@ class Child:
         self.settled = self.given_up = True
         self._host.changed(self, urgent=True)
 
-    def _again(self, exit_status: ExitStatus) -> None:
-        """Restart: the first at once, then after 0.1 s doubling to 30 s, from the beginning after 10 s up."""
+    def _restart(self, exit_status: ExitStatus) -> None:
+        """Start the child again after its back-off; fail for good where it has restarted too often."""
         now = self._loop.time()
-        if self._up_since and now - self._up_since >= _STEADY_SECONDS:
-            self._backoff = 0.0
+        if self._up_since:
+            self._backoff.ran(now - self._up_since)
         self._up_since = 0.0
-        if self._exceeded(now, exit_status):
+        cause = exit_status.message or exit_status.text
+        limit, window = self.limits.restarts_max, self.limits.restarts_window
+        if not self._backoff.allow(now, limit, window):
+            self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
+            self.message = (
+                f"more than {limit} restarts in {window:g} s, the last one: {cause}"
+                "; it starts again when its spec changes"
+            )[:_MESSAGE_MAX]
+            self._host.changed(self, urgent=True)
             return
         self.restarts += 1
         self._host.restarted(self)
         self.state, self.reason = State.FAILED, exit_status.reason
-        delay = self._backoff
-        self._backoff = min(max(self._backoff * 2, _BACKOFF_MIN), _BACKOFF_MAX)
-        cause = exit_status.message or exit_status.text
+        delay = self._backoff.next_delay()
         self.message = f"{cause}; BackOff: restart {self.restarts} after {delay:g} s"[:_MESSAGE_MAX]
         if delay:
             self._timer = self._loop.call_later(delay, self._backed_off)
@@ -430,25 +428,6 @@ class Child:
     def _backed_off(self) -> None:
         self._timer = None
         self.advance()
-
-    def _exceeded(self, now: float, exit_status: ExitStatus) -> bool:
-        limit = self.limits.restarts_max
-        if not limit:
-            return False
-        times = self._restart_times
-        while times and now - times[0] > self.limits.restarts_window:
-            times.popleft()
-        if len(times) < limit:
-            times.append(now)
-            return False
-        self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
-        cause = exit_status.message or exit_status.text
-        self.message = (
-            f"more than {limit} restarts in {self.limits.restarts_window:g} s, the last one: {cause}"
-            f"; it starts again when its spec changes"
-        )[:_MESSAGE_MAX]
-        self._host.changed(self, urgent=True)
-        return True
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
