@@ -20,7 +20,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.agent.supervisor import Supervisor
-from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.child import Exec, PodWorkload
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import (
@@ -43,8 +43,8 @@ class Looping:
     def __init__(self) -> None:
         self.awaits_pod = asyncio.Event()
 
-    def launch(self, child: Child, desired: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
-        if isinstance(workload, PodWorkload):
+    def launch(self, child: Child, desired: DesiredRun, *_: object) -> Looping:
+        if isinstance(desired.workload, PodWorkload):
             self.awaits_pod.set()
             return self  # Starting, until there is a Pod
         loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class Looping:
 
     def forget(self, child_id: str) -> None: ...
 
-    def let_go(self) -> None: ...
+    def shut_down(self) -> None: ...
 
 
 class Hub:
@@ -74,7 +74,7 @@ class Hub:
         self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
         starter = self.starter = Looping()
         self.supervisor = Supervisor(
-            starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
+            {Exec: starter, PodWorkload: starter}, lambda _: True, self._changed, lambda *_: None, Metrics()
         )  # type: ignore[arg-type]
         self.reporter = StatusReporter(
             WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class Launcher:
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
 
-    def launch(self, child: object, desired: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -92,9 +92,7 @@ class Agent:
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.launcher = Launcher()
         unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor(
-            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
-        )  # type: ignore[arg-type]
+        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
         self.handovers = Handovers(Environment(folder), registry, Nobody())  # type: ignore[arg-type]
         self.supervisor.handovers = self.handovers
 

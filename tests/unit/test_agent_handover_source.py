@@ -33,7 +33,7 @@ class Launcher:
         self.states: list[bytes | None] = []
         self.paths: list[Path] = []
 
-    def launch(self, child: object, desired: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -89,9 +89,7 @@ class Agent:
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
         unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor(
-            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
-        )  # type: ignore[arg-type]
+        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
         self.supervisor.handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
 
     def set_desired(self, epoch: int, to: str = "") -> Child:

@@ -99,7 +99,7 @@ class Alone:
         return True
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
-        return self.starter.launch(child, desired, WORKLOAD)
+        return self.starter.launch(child, desired)
 
     def at_work(self, child: Child) -> bool:
         return False

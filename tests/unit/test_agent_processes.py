@@ -65,9 +65,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     watchdog, sink = WatchdogClient(process, None, lambda: None), LogSink(log)
     pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
     supervisor = Supervisor(
-        ExecStarter(env, watchdog, sink),
-        pythons,
-        None,  # type: ignore[arg-type]
+        {Exec: ExecStarter(env, watchdog, sink), Python: pythons},
         lambda again: True,
         lambda *_: None,
         lambda *_: None,

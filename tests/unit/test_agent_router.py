@@ -51,7 +51,7 @@ DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="mo
 class Launcher:
     """Starts nothing."""
 
-    def launch(self, child: object, desired: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         return self
 
     def stop(self, grace: float) -> None: ...
@@ -70,9 +70,7 @@ class World:
         client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody))
         launcher, self.settings, self._version = Launcher(), settings, 0
         self.supervisor = Supervisor(
-            launcher,
-            launcher,
-            launcher,
+            {Python: launcher},
             lambda again: True,
             lambda child, urgent: self.queue.child_changed(child),
             lambda *_: None,

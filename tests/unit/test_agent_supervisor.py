@@ -9,7 +9,7 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
-from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.child import Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Assignment, Settings
 
@@ -21,7 +21,7 @@ class Launcher:
         self.started: list[str] = []
         self.stopped: list[float] = []
 
-    def launch(self, child: Child, desired: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Launcher:
+    def launch(self, child: Child, desired: DesiredRun, *_: object) -> Launcher:
         self.started.append(child.id)
         return self
 
@@ -32,16 +32,14 @@ class Launcher:
 
     def forget(self, child_id: str) -> None: ...
 
-    def let_go(self) -> None: ...
+    def shut_down(self) -> None: ...
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None: ...
 
 
 def supervised() -> tuple[Supervisor, Launcher]:
     launcher = Launcher()
-    supervisor = Supervisor(
-        launcher, launcher, launcher, lambda again: True, lambda *_: None, lambda *_: None, Metrics()
-    )  # type: ignore[arg-type]
+    supervisor = Supervisor({Exec: launcher}, lambda again: True, lambda *_: None, lambda *_: None, Metrics())  # type: ignore[arg-type]
     return supervisor, launcher
 
 

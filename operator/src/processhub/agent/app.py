@@ -31,6 +31,7 @@ from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Server
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
+from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
 from processhub.cluster.client import Client
@@ -70,9 +71,11 @@ class Agent:
         )
         self._pythons = PythonStarter(env, self._watchdog, sink, self._ask)
         self.supervisor = Supervisor(
-            ExecStarter(env, self._watchdog, sink),
-            self._pythons,
-            PodStarter(env, client, self._begin),
+            {
+                Exec: ExecStarter(env, self._watchdog, sink),
+                Python: self._pythons,
+                PodWorkload: PodStarter(env, client, self._begin),
+            },
             self._may_start,
             self._child_changed,
             self._previous,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,6 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
-from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
 
@@ -25,45 +24,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class ExecLauncher(Protocol):
-    """What starts exec children."""
+class Launcher(Protocol):
+    """What starts the children of one kind of workload."""
 
-    def launch(self, child: Child, desired: DesiredRun, workload: Exec, state: Content | None) -> RunHandle:
-        """Have it started, with that state."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None) -> RunHandle:
+        """Start the child, with that state. Raises OSError where there is no room for its process."""
 
     def forget(self, child_id: str) -> None:
-        """It is gone from this member."""
+        """The child is gone from this member: remove what was kept for it."""
 
-
-class PythonLauncher(Protocol):
-    """What starts Python children."""
-
-    def launch(self, child: Child, desired: DesiredRun, workload: Python, state: Content | None) -> RunHandle:
-        """Have it started, with that state. Raises OSError where there is no room for its process."""
-
-
-class PodLauncher(Protocol):
-    """What follows the Pods of pod children."""
-
-    def launch(self, child: Child, desired: DesiredRun, workload: PodWorkload) -> RunHandle:
-        """Have it followed; its Pod is the operator's to make."""
-
-    def let_go(self) -> None:
-        """The agent ends: Pods live on, and those that are ordered to stop from here on end at once for it."""
+    def shut_down(self) -> None:
+        """The agent ends: every child is stopped from here on."""
 
 
 class Supervisor:
     """The children by id.
 
-    ``may_start(again)`` is the gate: whether the Lease allows a start now. ``on_change(child, urgent)`` is called
-    for each changed report.
+    ``launchers`` are by type of workload. ``may_start(again)`` is whether the Lease allows a start now.
+    ``on_change(child, urgent)`` is called for each changed report.
     """
 
     def __init__(
         self,
-        execs: ExecLauncher,
-        pythons: PythonLauncher,
-        pods: PodLauncher,
+        launchers: Mapping[type, Launcher],
         may_start: Callable[[bool], bool],
         on_change: Callable[[Child, bool], None],
         previous: Callable[[str, DesiredRun], Report | None],
@@ -73,7 +56,7 @@ class Supervisor:
         self.limits = Limits()
         self.settings = Settings()
         self.closing = False
-        self._execs, self._pythons, self._pods = execs, pythons, pods
+        self._launchers = launchers
         self._may_start, self._on_change, self._previous = may_start, on_change, previous
         self._metrics = metrics
         self._answers_first = True
@@ -125,7 +108,8 @@ class Supervisor:
         """
         self.closing = True
         self._answers_first = max_wait >= self.settings.request_seconds
-        self._pods.let_go()
+        for launcher in self._launchers.values():
+            launcher.shut_down()
         for child in list(self.children.values()):
             child.stop(grace)
         while any(child.alive for child in self.children.values()):
@@ -165,17 +149,13 @@ class Supervisor:
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Hand the child to what runs its kind of workload."""
-        workload = desired.workload
         state = self.handovers.state_for(child.id, desired) if self.handovers is not None else None
-        if isinstance(workload, Exec):
-            return self._execs.launch(child, desired, workload, state)
-        if isinstance(workload, Python):
+        launcher = self._launchers.get(type(desired.workload))
+        if launcher is not None:
             try:
-                return self._pythons.launch(child, desired, workload, state)
+                return launcher.launch(child, desired, state)
             except OSError as error:
                 exit_status = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
-        elif isinstance(workload, PodWorkload):
-            return self._pods.launch(child, desired, workload)
         else:
             exit_status = ExitStatus(
                 Reason.INVALID,
@@ -200,7 +180,8 @@ class Supervisor:
         """Nothing of it is left or wanted."""
         if self.children.get(child.id) is child:
             del self.children[child.id]
-            self._execs.forget(child.id)
+            for launcher in self._launchers.values():
+                launcher.forget(child.id)
             if self.handovers is not None:
                 self.handovers.forget(child.id)
         self._empty.set()

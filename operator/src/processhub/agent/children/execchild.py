@@ -38,9 +38,10 @@ class ExecStarter:
         self._flying = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def launch(self, child: Child, desired: DesiredRun, workload: Exec, state: Content | None = None) -> RunHandle:
-        """Have the child started, with that state; it hears of the outcome."""
-        run = ExecRun(self, child, desired, workload, state)
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Start the child, with that state; its outcome is reported to the child."""
+        assert isinstance(desired.workload, Exec)
+        run = ExecRun(self, child, desired, desired.workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
             # Not at once: the child must know its handle before it hears of a failure.
@@ -67,6 +68,9 @@ class ExecStarter:
     def forget(self, child_id: str) -> None:
         """Remove the files of a child that is gone from this member."""
         shutil.rmtree(self.env.child_dir(child_id), ignore_errors=True)
+
+    def shut_down(self) -> None:
+        """The agent ends: nothing more is needed, each child is stopped."""
 
 
 class ExecRun:

@@ -11,6 +11,7 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
+from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.child import PodWorkload
@@ -63,19 +64,23 @@ class PodStarter:
         """Whether the Pods were listed: before that, an absent one means nothing."""
         return self._informer.synced.is_set()
 
-    def launch(self, child: Child, desired: DesiredRun, workload: PodWorkload) -> RunHandle:
-        """Follow the child's Pod; the report Starting has the operator make it."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Follow the child's Pod, which the operator makes when the child reports Starting. A Pod keeps its state."""
+        assert isinstance(desired.workload, PodWorkload)
         if not self._watching:
             self._watching = True
             self._begin(self._informer.run())
         child.settled = True  # a rollout of members need not wait for Pods: those live on
-        run = self._runs[child.id] = PodRun(self, child, desired, workload)
+        run = self._runs[child.id] = PodRun(self, child, desired, desired.workload)
         # Not at once: the child must know its handle before it hears of anything.
         asyncio.get_running_loop().call_soon(run.look)
         return run
 
-    def let_go(self) -> None:
-        """The agent ends: Pods live on."""
+    def forget(self, child_id: str) -> None:
+        """A child is gone from this member: nothing was kept for it here."""
+
+    def shut_down(self) -> None:
+        """The agent ends: Pods live on, and a child that is stopped from here on ends at once."""
         self.closing = True
 
     def pods_of(self, child_id: str) -> list[Pod]:

@@ -70,8 +70,10 @@ class PythonStarter:
             except OSError as error:
                 log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
 
-    def launch(self, child: Child, desired: DesiredRun, workload: Python, state: Content | None = None) -> RunHandle:
-        """Have the actor started in its module's runner. Raises OSError where none can be made."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Start the actor in its module's runner. Raises OSError where none can be made."""
+        workload = desired.workload
+        assert isinstance(workload, Python)
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
         version = self._modules_version()
@@ -85,6 +87,12 @@ class PythonStarter:
             self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
         self._count += 1
         return ActorRun(runner, str(self._count), child, desired, workload, state)
+
+    def forget(self, child_id: str) -> None:
+        """A child is gone from this member: nothing was kept for it here."""
+
+    def shut_down(self) -> None:
+        """The agent ends: nothing more is needed, each child is stopped."""
 
     def retire(self, runner: ModuleRunner) -> None:
         """Give the runner no new actors."""
