@@ -152,7 +152,7 @@ class Agent:
     async def run(self) -> int:
         """Run until a SIGTERM or until it can't go on; returns the exit code."""
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._told_to_end)
+            self._loop.add_signal_handler(signum, self._terminated)
         await self._server.start()
         self._begin(self.slices.informer.run())
         self._begin(self._wait_for_slices())
@@ -171,7 +171,7 @@ class Agent:
         await self._peers.close()
         return code
 
-    # what the parts tell
+    # what the parts report
 
     def _begin(self, work: object) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
@@ -277,7 +277,7 @@ class Agent:
         log.error("the watchdog ended: its children ended with it, and so does this agent")
         self._finish(EXIT_NO_WATCHDOG)
 
-    def _told_to_end(self) -> None:
+    def _terminated(self) -> None:
         log.info("told to end: stopping %d children", len(self.supervisor.children))
         self._server.leave()
         self._finish(EXIT_OK)

@@ -163,7 +163,7 @@ class LeaseKeeper:
                     self._lease = lease
                     return
                 if self.session and holder:
-                    self._tell_other(holder)
+                    self._report_other(holder)
                     return
                 mark = (holder, lease.spec.renew_time or "")
                 if mark != seen:
@@ -250,7 +250,7 @@ class LeaseKeeper:
             self._main.call_soon_threadsafe(self._on_held, self.session)
         return True
 
-    def _tell_other(self, holder: str) -> None:
+    def _report_other(self, holder: str) -> None:
         log.error("the member's Lease is held by %s now: this agent ends", holder)
         self._renewed = 0.0
         self._main.call_soon_threadsafe(self._on_other, holder)

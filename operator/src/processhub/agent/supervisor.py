@@ -65,7 +65,7 @@ class Supervisor:
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    # orders
+    # what is desired
 
     def apply(self, settings: Settings) -> None:
         """Take changed settings; they hold from the next start or stop on, but for a partition, which stops all."""
@@ -85,7 +85,7 @@ class Supervisor:
             self.advance()
 
     def set_desired(self, changes: dict[str, DesiredRun | None]) -> None:
-        """Take changed orders."""
+        """Take in what changed of the children that shall run."""
         for child_id, desired in changes.items():
             child = self.children.get(child_id)
             if child is None:
@@ -97,7 +97,7 @@ class Supervisor:
             child.set_desired(desired)
 
     def advance(self) -> None:
-        """The gate may have opened: start what waits for it."""
+        """The Lease may allow starts again: start what waits for that."""
         for child in list(self.children.values()):
             child.advance()
 
@@ -135,7 +135,7 @@ class Supervisor:
             counts[child.state] += 1
         return counts
 
-    # what children ask and tell
+    # for children (ChildHost)
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
@@ -144,11 +144,11 @@ class Supervisor:
         return (child.desired.startable or again) and self._may_start(again)
 
     def lacks_state(self, child: Child) -> bool:
-        """Whether the state that it is to start with is not here, but with its former member."""
+        """Whether the state that the child is to start with is not here, but on its former member."""
         return self.handovers is not None and self.handovers.lacks(child)
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
-        """Hand the child to what runs its kind of workload."""
+        """Start the child with the launcher for its kind of workload."""
         state = self.handovers.state_for(child.id, desired) if self.handovers is not None else None
         launcher = self._launchers.get(type(desired.workload))
         if launcher is not None:
@@ -167,7 +167,7 @@ class Supervisor:
         return _Nothing()
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        """Its report changed."""
+        """Pass on that the child's report changed."""
         if not child.alive:
             self._empty.set()
         self._on_change(child, urgent)
@@ -177,7 +177,7 @@ class Supervisor:
         return self._answers_first and self.busy(child)
 
     def gone(self, child: Child) -> None:
-        """Nothing of it is left or wanted."""
+        """Forget the child: nothing of it runs and none is desired."""
         if self.children.get(child.id) is child:
             del self.children[child.id]
             for launcher in self._launchers.values():
@@ -188,17 +188,17 @@ class Supervisor:
         self._on_change(child, True)
 
     def hand_over(self, child: Child, desired: DesiredRun) -> None:
-        """Its state is to go to another member."""
+        """Begin to hand the child's state over to another member."""
         if self.handovers is not None:
             self.handovers.begin(child, desired)
 
     def stays(self, child: Child) -> None:
-        """It does not want to be moved."""
+        """The child declined to be moved."""
         if self.handovers is not None:
             self.handovers.stays(child)
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """It ended so that its state can go."""
+        """The child ended for a handover."""
         if self.handovers is not None:
             self.handovers.quiesced(child, exit_status)
 
@@ -209,7 +209,7 @@ class Supervisor:
             self.handovers.up(child.id)
 
     async def emptied(self, seconds: float) -> None:
-        """Return when nothing is wanted or runs here any more, after ``seconds`` at the latest."""
+        """Return when no child is desired or runs here any more, after ``seconds`` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.children:
@@ -217,26 +217,26 @@ class Supervisor:
                     await self._empty.wait()
 
     def restarted(self, child: Child) -> None:
-        """It is being restarted."""
+        """Count and log the restart."""
         self._metrics.restarts.inc()
         log.info("restarting: %s", child.last_exit, extra={"child": child.id})
 
 
 class _Nothing:
-    """The handle of a child that can't be started."""
+    """The run of a child that can't be started; the child's end is reported at once."""
 
     def stop(self, grace: float) -> None:
-        """It ends by itself at once."""
+        """Do nothing: it ends by itself."""
 
     def give_up(self) -> None:
-        """The same."""
+        """Do nothing: it ends by itself."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """It has no state."""
+        """Do nothing: it has no state."""
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """There is nobody to tell."""
+        """Do nothing: nothing runs."""
 
     async def request(self, request: Request) -> Response:
-        """There is nobody to ask."""
+        """Never called: nothing runs."""
         raise AssertionError("it never runs")

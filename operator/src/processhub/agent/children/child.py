@@ -30,37 +30,37 @@ class ChildHost(Protocol):
     closing: bool  # the agent ends: nothing is started any more
 
     def may_start(self, child: Child, *, again: bool) -> bool:
-        """Whether it may start now; ``again``: the same incarnation has run here before."""
+        """Whether the child may start now; ``again``: the same incarnation has run here before."""
 
     def lacks_state(self, child: Child) -> bool:
-        """Whether the state that it is to start with is not here, but with its former member."""
+        """Whether the state that the child is to start with is not here, but on its former member."""
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
-        """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
+        """Start the child; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        """Its report changed; ``urgent``: somebody may wait for it."""
+        """The child's report changed; ``urgent``: somebody may wait for it."""
 
     def at_work(self, child: Child) -> bool:
-        """Whether it is busy with a request whose answer is worth waiting for before it is stopped."""
+        """Whether the child has a request in hand whose answer is worth waiting for before it is stopped."""
 
     def gone(self, child: Child) -> None:
-        """Nothing runs and nothing is wanted: forget it."""
+        """Nothing of the child runs and none is desired: forget it."""
 
     def hand_over(self, child: Child, desired: DesiredRun) -> None:
-        """Its state is to go to another member: see to it."""
+        """The child's state is to go to another member: begin the handover."""
 
     def stays(self, child: Child) -> None:
-        """It does not want to be moved."""
+        """The child declined to be moved."""
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """It ended so that its state can go."""
+        """The child ended for a handover, and left its state or none."""
 
     def up(self, child: Child, seconds: float) -> None:
         """The child runs, so many seconds after its start: what it was started with is its own now."""
 
     def restarted(self, child: Child) -> None:
-        """It is being restarted (for metrics)."""
+        """The child is being restarted (for metrics)."""
 
 
 class Child:
@@ -112,7 +112,7 @@ class Child:
         self._fresh()
 
     def _fresh(self) -> None:
-        """A new incarnation is wanted: nothing is known of it."""
+        """Reset everything that belongs to an incarnation: a new one is desired."""
         self.state, self.reason, self.message = State.PENDING, "", ""
         self.pid = self.restarts = 0
         self.started_at = self.last_exit = ""
@@ -130,29 +130,29 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether something of it may run."""
+        """Whether something of the child may run."""
         return self._run is not None
 
     @property
     def up_since(self) -> float:
-        """When its present process came up, by the loop's clock; 0 where none did."""
+        """When the child's present process came up, by the loop's clock; 0 where none did."""
         return self._up_since
 
     @property
     def run(self) -> RunHandle | None:
-        """What runs, None where nothing does."""
+        """The handle of what runs, None where nothing does."""
         return self._run
 
     @property
     def serving(self) -> bool:
-        """Whether it takes requests now: it is up, not to stop or to be moved, and was not given up as idle."""
+        """Whether the child takes requests now: it is up, is not to stop or to be moved, and is not idle."""
         away = self.stopping or self.leaving or self.idle
         return self._run is not None and self.state == State.RUNNING and not away
 
     # what is desired
 
     def set_desired(self, desired: DesiredRun | None) -> None:
-        """Take a new order: None is the order to stop."""
+        """Set what shall run; None stops the child."""
         before, self.desired = self.desired, desired
         if self._run is not None and self.started_for is not None:
             if desired is None or not desired.same_run(self.started_for):
@@ -178,7 +178,7 @@ class Child:
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin to hand over where that is ordered now; where it is not any more, what ended for it starts again."""
+        """Begin a handover that the entry asks for now. Where it asks no more, what ended for it starts again."""
         assert self.desired is not None
         order = self.desired.assignment.to
         if order != (before.assignment.to if before is not None else ""):
@@ -187,7 +187,10 @@ class Child:
                 self._host.hand_over(self, self.desired)
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
-        """Have it leave its state, at ``path`` or with its end; ``ask``: if it agrees. ``stays`` or that end follow."""
+        """End the child for a handover, with its state at ``path`` or in its exit status.
+
+        ``ask``: only if it agrees. Either ``stays`` is called then, or ``ended``.
+        """
         self.leaving = True
         self._host.changed(self, urgent=False)
         grace = self.limits.stop_seconds
@@ -198,31 +201,31 @@ class Child:
             self._run.hand_over(path, grace, ask=ask)
 
     def stays(self) -> None:
-        """It does not want to be moved: it serves again."""
+        """The child declined to be moved: it serves again."""
         self.leaving = False
         self._host.stays(self)
         self._host.changed(self, urgent=False)
 
     def report_kept(self, why: str, text: str = "") -> None:
-        """Its state was not handed over; ``text`` says more for people."""
+        """Report that the state was not handed over; ``text`` says more for people."""
         if self.desired is not None and self.desired.assignment.to:
             epoch = HandoverOrder.parse(self.desired.assignment.to).epoch
             self.kept = Kept(epoch, why, text[:_MESSAGE_MAX]).format()
             self._host.changed(self, urgent=True)
 
     def report_sent(self, checksum: str) -> None:
-        """Its state is with its target, whole."""
+        """Report that the target has the whole state."""
         if self.desired is not None and self.desired.assignment.to:
             self.sent = f"{HandoverOrder.parse(self.desired.assignment.to).epoch}:{checksum}"
             self._host.changed(self, urgent=True)
 
     def report_received(self, checksum: str) -> None:
-        """The state of its former member is here."""
+        """Report that the state from the former member is here."""
         self.received = checksum
         self._host.changed(self, urgent=True)
 
     def report_lost(self) -> None:
-        """The state of its former member was here, and ended with an earlier agent: it is to be sent once more."""
+        """Report that the state is lost: it ended with an earlier agent, and the former member is to send it again."""
         if self.desired is not None and not self.kept:
             self.kept = Kept(self.desired.assignment.epoch, "lost").format()
             self.message = "its state was lost with an earlier agent of this member; its former member sends it again"
@@ -245,7 +248,7 @@ class Child:
     # running it
 
     def advance(self) -> None:
-        """Start it if it is to run, may, and nothing is in the way."""
+        """Start the child if it shall run, may start, and nothing of it runs yet."""
         desired = self.desired
         if desired is None or self._run is not None or self._timer is not None or self.given_up:
             return
@@ -272,14 +275,14 @@ class Child:
         self._run = self._host.launch(self, desired)
 
     def begun(self) -> None:
-        """Its start is under way, and no longer waits for others': startSeconds count from here."""
+        """The start is under way and waits for no other start: startSeconds count from here."""
         self._began = self._loop.time()
         if not self.stopping:
             self._cancel_timer()
             self._timer = self._loop.call_later(self.limits.start_seconds, self._start_timed_out)
 
     def running(self, pid: int) -> None:
-        """It is up."""
+        """The child is up."""
         self.pid = pid
         self.settled = True
         self.idle = False
@@ -294,7 +297,7 @@ class Child:
         self._host.changed(self, urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
-        """It is not up, or not any more, and what runs it says why; it may be up again without a new start."""
+        """The child is not up, or not any more, for this reason; it may come up without a new start."""
         news = (state, reason, message[:_MESSAGE_MAX])
         if self.stopping or news == (self.state, self.reason, self.message):
             return
@@ -302,13 +305,13 @@ class Child:
         self._host.changed(self, urgent=True)
 
     def is_idle(self, seconds: float) -> None:
-        """Nobody has asked it for so long: it takes no further request, and the operator is told so that it ends it."""
+        """No request came for so long: take none any more and report the child idle, so that the operator ends it."""
         self.idle = True
         self.reason, self.message = Reason.IDLE, f"no request for {seconds:g} s (idleSeconds); it is to be ended"
         self._host.changed(self, urgent=True)
 
     def stop(self, grace: float) -> None:
-        """Have it ended; what follows depends on what is wanted then."""
+        """End the child; what follows depends on what is desired by then."""
         if self._run is None:
             return
         self._cancel_timer()
@@ -317,7 +320,7 @@ class Child:
             self.state = State.STOPPING
             self._host.changed(self, urgent=False)
             if self._host.at_work(self):
-                # It is told once it has answered; no further request comes to it.
+                # The stop waits for the answer; no further request goes to the child.
                 self._held_back = lambda run: run.stop(grace)
                 self._timer = self._loop.call_later(self.limits.request_seconds, self.at_rest)
                 return
@@ -325,7 +328,7 @@ class Child:
         self._run.stop(grace)
 
     def at_rest(self) -> None:
-        """The request that it was busy with is answered, or has taken too long: a stop that waited for it goes on."""
+        """The request in hand is answered, or has taken too long: a stop that waited for it goes on."""
         if self._held_back is None:
             return
         self._cancel_timer()
@@ -373,7 +376,7 @@ class Child:
             self.advance()  # unless it is still to go
             return
         if self._host.closing or exit_status.fenced or (ordered and not self._timed_out):
-            # Ended for the agent's own sake and still wanted: it comes back when the Lease allows a start.
+            # Ended for the agent's own sake and still desired: it comes back when the Lease allows a start.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
             self._host.changed(self, urgent=True)
             self.advance()
@@ -434,7 +437,7 @@ class Child:
             self._timer.cancel()
             self._timer = None
 
-    # telling
+    # reporting
 
     def slice_gone(self, name: str, instead: str) -> None:
         """The slice that ordered what runs was deleted: its end is reported in the slice ``instead``."""
@@ -443,24 +446,24 @@ class Child:
             self._host.changed(self, urgent=True)
 
     def slices(self) -> tuple[str, ...]:
-        """The slices that report it: the one that names it, and the one that last named what still runs."""
+        """The slices that report the child: the one that names it, and the one that last named what still runs."""
         names = {item.slice for item in (self.desired, self.started_for) if item is not None}
         return tuple(names)
 
     def report_for(self, slice_name: str) -> str | None:
-        """The text of its entry in that slice's status; None where it has none."""
+        """The text of the child's entry in that slice's status; None where it has none."""
         report = self.report_in(slice_name)
         return None if report is None else format_report(report)
 
     @property
     def awaits_pod(self) -> bool:
-        """Whether it starts as a Pod, which the operator makes when it reads so."""
+        """Whether the child starts as a Pod, which the operator makes once that is reported."""
         if self.state != State.STARTING or self.started_for is None:
             return False
         return isinstance(self.started_for.workload, PodWorkload)
 
     def report_in(self, slice_name: str) -> Report | None:
-        """What that slice's status is to say of it; None where it is not to say anything."""
+        """The child's report in that slice's status; None where it has none."""
         subject = self.started_for
         if subject is None or subject.slice != slice_name:
             if self.desired is None or self.desired.slice != slice_name:

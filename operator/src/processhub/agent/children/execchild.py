@@ -44,7 +44,7 @@ class ExecStarter:
         run = ExecRun(self, child, desired, desired.workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
-            # Not at once: the child must know its handle before it hears of a failure.
+            # Not at once: the child must know its run before a failure is reported to it.
             asyncio.get_running_loop().call_soon(run.begin)
         else:
             self._waiting.append(run)
@@ -90,7 +90,7 @@ class ExecRun:
         self._outputs: list[PipeReader] = []
         self._http: ChildHttp | None = None  # once it was asked something
 
-    # what the child orders
+    # the child's orders
 
     def stop(self, grace: float) -> None:
         """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
@@ -108,14 +108,14 @@ class ExecRun:
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """End it as at any stop: what it writes to HUB_HANDOVER_FILE then is its state."""
+        """Stop the child; what it writes to HUB_HANDOVER_FILE until its end is its state."""
         self._leave_to = path
         self.stop(grace)
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it.
+        """Rewrite the files of the epoch and the role, then send roleSignal where one is set and ``notify`` is.
 
-        Where they can't be written it is started anew: it must not go on in a role that is another's.
+        Where they can't be written the child is restarted: it must not go on in a role that is another's.
         """
         self._role, self._epoch = role, epoch
         try:
@@ -128,15 +128,15 @@ class ExecRun:
             self._starter.watchdog.signal(self._key, signal.Signals[self._workload.role_signal])
 
     async def request(self, request: Request) -> Response:
-        """POST it to the socket that the child was told to serve."""
+        """POST the request to the child's HUB_SOCKET."""
         if self._http is None:
             self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
         return await self._http.post("http://child", request)
 
-    # what the watchdog tells
+    # the watchdog's reports
 
     def begin(self) -> None:
-        """Order the process: it is its turn."""
+        """Have the watchdog start the process: it is this run's turn."""
         if self.cancelled:
             self._land()
             return
@@ -171,12 +171,12 @@ class ExecRun:
         )
 
     def started(self, pid: int) -> None:
-        """The exec took place: it is up."""
+        """The exec took place: the child is up."""
         self._land()
         self._child.running(pid)
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs."""
+        """The process could not be started."""
         command = self._workload.command[0]
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
@@ -194,7 +194,7 @@ class ExecRun:
         self._end(exit_status)
 
     def exited(self, status: int, fenced: bool) -> None:
-        """Nothing of its tree is left."""
+        """The process ended, and nothing of its tree is left."""
         if self._leave_to is not None:
             try:
                 shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)

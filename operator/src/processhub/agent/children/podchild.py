@@ -72,7 +72,7 @@ class PodStarter:
             self._begin(self._informer.run())
         child.settled = True  # a rollout of members need not wait for Pods: those live on
         run = self._runs[child.id] = PodRun(self, child, desired, desired.workload)
-        # Not at once: the child must know its handle before it hears of anything.
+        # Not at once: the child must know its run before anything is reported to it.
         asyncio.get_running_loop().call_soon(run.look)
         return run
 
@@ -90,7 +90,7 @@ class PodStarter:
         return [pod for pod in found if pod is not None]
 
     def over(self, run: PodRun, child_id: str) -> None:
-        """The run has told of its end."""
+        """Forget the run: it has reported its end."""
         if self._runs.get(child_id) is run:
             del self._runs[child_id]
 
@@ -120,7 +120,7 @@ class PodRun:
         self._up = self._stopping = self._over = False
         self._posts: set[asyncio.Future[Response]] = set()
 
-    # what the child orders
+    # the child's orders
 
     def stop(self, grace: float) -> None:
         """Wait until the operator has deleted its Pod and that is gone; nothing of the kind when the agent ends."""
@@ -129,17 +129,17 @@ class PodRun:
         asyncio.get_running_loop().call_soon(self.look)
 
     def give_up(self) -> None:
-        """Its start has no time limit."""
+        """Stop: the start of a Pod has no time limit of its own."""
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """A Pod's state is its own affair: it is not asked."""
+        """Do nothing: a Pod keeps its state itself."""
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """The operator tells the Pod, by its annotations."""
+        """Do nothing: the operator sets the Pod's annotations."""
 
     async def request(self, request: Request) -> Response:
-        """POST it to the Pod's port."""
+        """POST the request to the Pod's port."""
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
@@ -155,10 +155,10 @@ class PodRun:
             post.cancel()
             self._posts.discard(post)
 
-    # what the watch tells
+    # what the watch sees
 
     def look(self) -> None:
-        """Compare what is there with what is wanted, and report."""
+        """Compare the Pod that is there with the one that is desired, and report."""
         if self._over:
             return
         if self._stopping and self._starter.closing:
@@ -241,7 +241,7 @@ def hindrance(pod: Pod) -> Hindrance:
 
 
 def _is_gated(pod: Pod) -> bool:
-    """Whether it waits for nothing but the operator's word, which follows at once."""
+    """Whether it waits only for the operator to remove its scheduling gate, which follows at once."""
     return [gate.name for gate in pod.spec.scheduling_gates] == [GATE_SOLE]
 
 

@@ -41,7 +41,7 @@ _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the st
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # of the time for a handover, in which an actor may put it off
 _CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
-# (call or cast, id, value, to) → what the actor is told: value, or status, code and detail
+# (call or cast, id, value, to) → the answer for the actor: value, or status, code and detail
 Ask = Callable[[str, str, Any, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 
@@ -233,21 +233,21 @@ class ActorRun:
         """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
         self._runner.send({"op": "stop", "key": self.key, "grace": grace})
         now = self._loop.time()
-        self._end_by = min(self._end_by, now + grace)  # told once more it gets no more time
+        self._end_by = min(self._end_by, now + grace)  # a second stop gives it no more time
         self._later(self._end_by - now, lambda: self._overdue(grace))
 
     def ends(self, state: str | None) -> None:
-        """It has left its state, which is told or in its file, and ends by itself, as at a stop."""
+        """The actor has left its state, in the message or in its file, and ends by itself, as at a stop."""
         self._state = None if state is None else state.encode()
         self._later(self.grace, lambda: self._overdue(self.grace))
 
     def give_up(self) -> None:
-        """Cancel it; a blocked one is left alone where others run beside it."""
+        """Cancel the actor; a blocked one is left alone where others run beside it."""
         self._runner.send({"op": "stop", "key": self.key, "grace": 0})
         self._later(_CANCEL_SECONDS, self._blocks)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Ask it, have it write its state and end. How long it may take to write is the handover's affair."""
+        """Have the actor write its state and end, if it agrees. The handover limits how long the writing may take."""
         self.grace = grace
         max_wait = self.child.limits.handover_seconds * _CONSENT
         self.order += 1
@@ -255,11 +255,11 @@ class ActorRun:
         self._runner.send({**order, "ask": ask, "patience": max_wait, "grace": grace})
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Tell it of its changed role."""
+        """Send the changed role to the actor."""
         self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
     async def request(self, request: Request) -> Response:
-        """Hand it to the actor, which takes one message at a time."""
+        """Hand the request to the actor, which takes one message at a time."""
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
         value = json.loads(await request.content())
@@ -282,7 +282,7 @@ class ActorRun:
         task.add_done_callback(lambda _: self._asks.pop(number, None))
 
     def asks_no_more(self, message: Message) -> None:
-        """It does not wait for that answer any more."""
+        """The actor does not wait for that answer any more."""
         if (task := self._asks.get(message["ask"])) is not None:
             task.cancel()
 
@@ -291,7 +291,7 @@ class ActorRun:
         self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
 
     def ended(self, exit_status: ExitStatus) -> None:
-        """Nothing of it is left."""
+        """The actor has ended, and nothing of it is left."""
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._asks.values()):

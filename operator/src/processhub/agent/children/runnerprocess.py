@@ -77,20 +77,20 @@ class RunnerProcess:
         """The process is gone, or never came up."""
         raise NotImplementedError
 
-    # what the watchdog tells
+    # the watchdog's reports
 
     def started(self, pid: int) -> None:
         """The exec took place."""
         self.pid = pid
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs."""
+        """The process could not be started."""
         self._close()
         reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
         self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
 
     def exited(self, status: int, fenced: bool) -> None:
-        """Nothing of its tree is left."""
+        """The process ended, and nothing of its tree is left."""
         self.listen()  # what it said last
         self._close()
         self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)

@@ -20,29 +20,29 @@ class ExitStatus:
     final: bool = False  # starting it again can't help before its spec changes
     fenced: bool = False  # it was ended because the member's Lease was not renewed in time
     message: str = ""  # more for people: what to do, a traceback's last line
-    state: bytes | None = None  # what it left, where that is small enough to be told
+    state: bytes | None = None  # the state that it left, where that is small enough for a message
 
 
 class RunHandle(Protocol):
     """A started incarnation, whatever runs it."""
 
     def stop(self, grace: float) -> None:
-        """Ask it to end; end it by force after ``grace`` seconds. May be called again with less."""
+        """Ask the run to end; end it by force after ``grace`` seconds. May be called again with less."""
 
     def give_up(self) -> None:
-        """Its start took too long: end it, but nothing else for its sake."""
+        """The start took too long: end this run, and nothing else for its sake."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Have it leave its state and end; ``ask``: if it agrees, else ``child.stays`` is called.
+        """Have the run leave its state and end; ``ask``: only if it agrees, else ``child.stays`` is called.
 
-        The state is at ``path`` then, or in what is told of its end.
+        The state is at ``path`` then, or in the exit status.
         """
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Its role and epoch are these now; ``notify``: the hub's redundancySignal has it hear of that."""
+        """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for the child to be signalled."""
 
     async def request(self, request: Request) -> Response:
-        """Hand a request over, its body is there, and return the answer; cancelled only before it is handed over.
+        """Hand over a request, whose body is there, and return the answer; cancelled only before it is handed over.
 
         Raises OutcomeUnknownError where no answer will come.
         """
@@ -61,5 +61,5 @@ class Limits:
     handover_seconds: float = 0.0
 
     def notifies(self, role: str) -> bool:
-        """Whether a child is told that it has this role."""
+        """Whether a child is notified when it gets this role."""
         return self.redundancy_signal in ("All", role)

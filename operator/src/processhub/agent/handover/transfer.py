@@ -1,9 +1,9 @@
 """The state of children that are moved (HotSwap), here and on its way (PROTOCOL.md 20, 21).
 
-The child writes it at its end, it is sent to the next member and kept here until that one runs the child. A child ends
-before its state goes, whatever runs it: a quiet actor with tasks of its own could act on. So the source keeps the
-state; if the move comes to nothing it starts the child again with that. What an actor leaves is kept in memory where it
-is small: files for a thousand of them cost more than all else that is done for them.
+A child writes its state at its end. The source sends it to the target and keeps it until the target runs the child. A
+child ends before its state is sent, whatever runs it, since an actor with tasks of its own could go on acting. If the
+move fails, the source starts the child again with the state that it kept. A small state of an actor is kept in memory:
+files for a thousand of them cost more than everything else that is done for them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _HeldState(msgspec.Struct, frozen=True):
 
 
 class Handovers:
-    """Those of this member."""
+    """The handovers of this member, as the source of some and the target of others."""
 
     def __init__(self, env: Environment, slices: SliceWatcher, peers: Peers) -> None:
         self._env, self._slices, self._peers = env, slices, peers
@@ -74,7 +74,7 @@ class Handovers:
 
     @property
     def busy(self) -> bool:
-        """Whether there will soon be more to say of states on their way: many are."""
+        """Whether more reports of handovers will follow soon: many are under way."""
         many = self._under_way > _MANY or len(self._starting) > _MANY
         return many or self._loop.time() < self._more_until
 
@@ -87,11 +87,11 @@ class Handovers:
         self._tasks[child.id] = self._loop.create_task(self._hand_over(child, desired))
 
     def stays(self, child: Child) -> None:
-        """The child does not want to be moved."""
+        """The child declined to be moved."""
         self._end(child.id, "refused")
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """The child ended so that its state can go."""
+        """The child ended for a handover: take what it left."""
         desired, path = child.desired, self._own_path(child.id)
         if desired is not None and (exit_status.state is not None or path.exists()):
             content = path if exit_status.state is None else exit_status.state
@@ -205,7 +205,7 @@ class Handovers:
         child.report_received(checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
-        """Take a small state for a waiting entry; what is to be answered."""
+        """Take a small state for a waiting entry; returns the answer."""
         if not self._waits(child, state.uid, state.epoch):
             return Receipt(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
         assert child is not None
@@ -269,13 +269,13 @@ class Handovers:
         return True
 
     def follow(self, children: Iterable[Child]) -> None:
-        """This agent begins with these children: states may have come for them that ended with an earlier one."""
+        """Watch the children that this agent begins with: an earlier agent may have received states for them."""
         waiting = (child for child in children if child.desired is not None and child.desired.assignment.wait)
         self._doubtful.update({child.id: child for child in waiting})
         self.registry_changed()
 
     def registry_changed(self) -> None:
-        """A source may say now that it gave its state, or be on record no more."""
+        """Look again at children whose state may be lost: a source may have reported it sent, or be gone."""
         if self._doubtful and not self._looking:
             self._looking = True
             self._loop.call_soon(self._look)  # of a list that comes in one by one all is there then
@@ -292,19 +292,19 @@ class Handovers:
                 child.report_lost()
 
     def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
-        """The member on record that was told to hand the child over to this one."""
+        """The member on record whose entry says to hand the child over to this one."""
         sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
         return next((source for source in sources if source.uid == entry.uid), None)
 
     def up(self, child_id: str) -> None:
-        """It runs: a crash from here on starts it afresh."""
+        """The child runs: forget its state, a crash from here on starts it afresh."""
         self._starting.discard(child_id)
         for held in (self._left.pop(child_id, None), self._received.pop(child_id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
 
     def forget(self, child_id: str) -> None:
-        """It is gone from this member."""
+        """The child is gone from this member: forget it and its state."""
         if (task := self._tasks.pop(child_id, None)) is not None:
             task.cancel()
         self._ends.pop(child_id, None)

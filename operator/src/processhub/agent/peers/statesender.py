@@ -45,14 +45,14 @@ class SmallState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Several of them; ``more``: others follow soon."""
+    """Several small states; ``more``: others follow soon."""
 
     states: tuple[SmallState, ...]
     more: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
-    """What the target says of a state: status 204 where it has it, else as an HTTP answer's would be, and why.
+    """The target's answer for one state: status 204 where it has it, else an HTTP status and why.
 
     Status 0: it could not be asked.
     """
@@ -65,7 +65,7 @@ Pending = tuple[Outgoing, asyncio.Future[Receipt]]
 
 
 class StateSender:
-    """What sends them.
+    """Sends states to other members.
 
     ``stream(address, state)`` and ``batch(address, batch)`` carry them, the latter with one answer for each, in order;
     ``under_way()`` is how many states are on their way or are about to be.
@@ -84,7 +84,7 @@ class StateSender:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, address: str, state: Outgoing) -> Receipt:
-        """What the member at the address says. Cancel it to give up."""
+        """Send the state; returns the receipt of the member at the address. Cancel it to give up."""
         if state.size > SMALL_MAX:
             async with self._streams:
                 return await self._stream(address, state)
@@ -112,7 +112,7 @@ class StateSender:
                 _settle(receipt, Receipt(0, "it was not sent"))
 
     async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Receipt, ...]:
-        """What the member says of them. One that is silent holds up no later states: they are sent once more."""
+        """Send a batch; returns a receipt for each state, also where the member does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._batch(address, Batch(states, more=self._under_way() > len(states)))

@@ -26,7 +26,7 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 class StateSource(msgspec.Struct, frozen=True):
-    """A copy that is to hand its state over; ``sent_for``: the waiting entry's epoch for which it says that it did."""
+    """A copy that is to hand its state over; ``sent_for``: the waiting entry's epoch for which it reported it sent."""
 
     uid: str
     sent_for: int = 0
@@ -63,8 +63,8 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
                 continue
             running = False
             with contextlib.suppress(EntryError):
-                if told := item.status.entries.get(child_id):
-                    report = parse_report(told)
+                if reported := item.status.entries.get(child_id):
+                    report = parse_report(reported)
                     # One that was promoted runs on, though it may not have heard of its new epoch yet.
                     current = report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
                     running = current and report.state == State.RUNNING

@@ -39,7 +39,7 @@ class DesiredRun:
     claim: str = ""  # the member whose entry says so, which could not be reached (requests/localtakeover.py)
 
     def same_run(self, other: DesiredRun) -> bool:
-        """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
+        """Whether what runs for ``other`` may run on for this one, without a restart."""
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
@@ -93,7 +93,7 @@ class _OwnSlice:
 class SliceWatcher:
     """Follows the hub's slices.
 
-    ``on_registry(old, new)`` is told of each slice of the hub that changed, after all others.
+    ``on_registry(old, new)`` is called for each slice of the hub that changed, after all others.
 
     ``on_desired(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
     and in order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)``
@@ -147,7 +147,7 @@ class SliceWatcher:
         for name in list(self._own):
             key = (self._env.namespace, name)
             known = self.informer.items.get(key)
-            # The watch will tell of the deletion too; nothing may be started from it until then. One that is newer
+            # The watch will report the deletion too; nothing may be started from it until then. One that is newer
             # than the list was made meanwhile.
             if key not in present and (
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)

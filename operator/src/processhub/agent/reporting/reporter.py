@@ -40,7 +40,7 @@ _ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 @dataclass(frozen=True)
 class WriterIdentity:
-    """Who writes, as which holder of the member's Lease and at which address.
+    """The identity of the writer: the holder of the member's Lease, at its address.
 
     ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
     while many children are about to have something to say, which had better go with one write. ``members()`` are those
@@ -112,7 +112,7 @@ class _SliceStatus:
         self._spec_size = 0  # bytes, as stored
         self._entries: dict[str, str] = {}
         self._turns: dict[str, int] = {}  # how often the report of each child's present incarnation has changed
-        self._named: Collection[str] = ()  # the children that the last status told of
+        self._named: Collection[str] = ()  # the children that the last status reported
         self._observed = 0  # the generation that is answered: what is not listed then has ended
         self.dirty: dict[str, Child] = {}
         self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
@@ -152,7 +152,7 @@ class _SliceStatus:
             self.kick(pressing=self._pressing.is_set() or not self._is_noise(child))
 
     def _is_noise(self, child: Child) -> bool:
-        """Whether the child merely goes on with its crash loop, some rounds of which are told already."""
+        """Whether the child merely goes on with its crash loop, some rounds of which are reported already."""
         assert self._item is not None
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
@@ -221,7 +221,7 @@ class _SliceStatus:
         """Wait until the next write is due: now for an urgent change after a quiet time, else a little later."""
         while not self._closing:
             now = loop.time()
-            # Those who wait for the budget go on together: which of them is told of does not depend on who is quicker.
+            # Those that wait for the budget go on together: which of them is written does not depend on their speed.
             if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
                 await _up_to(rest, self._pressing)
                 continue
@@ -323,7 +323,7 @@ class _SliceStatus:
     def _check_holder(self, item: RegistrySlice) -> None:
         """Raises ApiError where another holder has answered a slice that this agent has answered before.
 
-        A newer agent's word stands: this one will see at its next renewal that the Lease is another's. Once the
+        A newer agent's status stands: this one will see at its next renewal that the Lease is another's. Once the
         Lease has been renewed since, the answer was nobody's (a hand edit), and is replaced.
         """
         if not self._wrote or item.status.holder == self._writer.holder:

@@ -21,7 +21,7 @@ _PENDING = f" {State.PENDING} "
 
 
 class Fitted(NamedTuple):
-    """What is told: the entries, whether they name all that may run, and the bytes that they take as stored."""
+    """What is reported: the entries, whether they name all that may run, and the bytes that they take as stored."""
 
     entries: dict[str, str]
     whole: bool
@@ -29,7 +29,7 @@ class Fitted(NamedTuple):
 
 
 def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: Collection[str]) -> Fitted:
-    """What is to be told of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
+    """What is to be reported of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
 
     Texts for people are cut, the longest first, until the status leaves the spec the room that it may come to need.
     Entries are left out only where there are more than a slice holds, or more than etcd takes beside the present spec

@@ -36,7 +36,7 @@ _GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being writ
 
 
 class LocalTakeover:
-    """Those of this member.
+    """The children that this member has taken over.
 
     ``set_desired(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
     """
@@ -66,7 +66,7 @@ class LocalTakeover:
     # for the router
 
     def takeover_of(self, child_id: str, copies: list[Copy]) -> Copy | None:
-        """Who is to be asked instead of the owner on record, None where nobody is."""
+        """The copy to ask instead of the owner on record, None where there is none."""
         if not self.offered or len(copies) != 1:
             return None
         epoch = copies[0].epoch

@@ -21,7 +21,10 @@ _RETRY_AFTER = 1
 
 
 class OnDemandStarter:
-    """What this member does about them. ``settings()`` are the hub's, ``registry()`` all its slices."""
+    """Looks up, or creates, children that no slice names.
+
+    ``settings()`` are the hub's settings, ``registry()`` all its slices.
+    """
 
     def __init__(
         self,
@@ -35,7 +38,7 @@ class OnDemandStarter:
         self._ensuring: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(self, child_id: str) -> None:
-        """Return where an owner is worth waiting for. Raises Problem."""
+        """Return once the child exists, so that an owner is worth waiting for. Raises Problem."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._ensured.get(child_id, float("-inf")) < _LOOKED_SECONDS:
             return

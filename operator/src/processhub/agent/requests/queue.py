@@ -21,7 +21,7 @@ from processhub.api.slice import Settings
 log = logging.getLogger(__name__)
 QUEUE_MAX = 1000  # requests that wait for one child
 _RETRY_AFTER = 1  # seconds
-_AFTERMATH_SECONDS = 0.25  # a broken connection is often a child's end, of which the word comes a little later
+_AFTERMATH_SECONDS = 0.25  # a broken connection often means that the child ended, which is reported a little later
 
 
 class _Entry:

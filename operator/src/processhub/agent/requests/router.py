@@ -30,15 +30,15 @@ from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
 log = logging.getLogger(__name__)
-_AGAIN_SECONDS = 0.25  # until it is looked again where the registry told nothing new
+_AGAIN_SECONDS = 0.25  # between two looks at the registry where nothing in it changed
 _HELD_SECONDS = 0.5  # an owner had the request for so long: what it did with the time does not count as waiting
 
 
 class Starter(Protocol):
-    """What is done about an id that no slice names."""
+    """Looks up, or creates, a child that no slice names."""
 
     async def ensure(self, child_id: str) -> None:
-        """Return where an owner is worth waiting for. Raises Problem: 404, or why nothing is started."""
+        """Return once the child exists. Raises Problem: 404, or why it can't be started."""
 
     async def why(self, child_id: str) -> str:
         """What the API server says of a child that has no owner, as a clause; "" where nothing is known."""
@@ -89,12 +89,12 @@ class Router:
         while self._followers:
             await asyncio.wait(self._followers.values())
 
-    async def _send(self, child_id: str, request: Request, taken: float | None = None) -> tuple[Response, str]:
+    async def _send(self, child_id: str, request: Request, accepted_at: float | None = None) -> tuple[Response, str]:
         """The answer, and the member of the copy that was asked.
 
-        ``taken``: nobody else can send it any more, and it waits for an owner since then.
+        ``accepted_at``: nobody else can send it any more, and it waits for an owner since then.
         """
-        deadline = (self._loop.time() if taken is None else taken) + self._queue.max_wait
+        deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         with self.watch.on(child_id) as changed:
             while True:
                 if why := self.partitioned():
@@ -116,7 +116,7 @@ class Router:
                     pause = _AGAIN_SECONDS
                     if self._loop.time() - began > _HELD_SECONDS:
                         deadline = self._loop.time() + self._queue.max_wait
-                if taken is None:
+                if accepted_at is None:
                     self.check_stays()
                 left = deadline - self._loop.time()
                 if left <= 0:
@@ -141,7 +141,7 @@ class Router:
         took: list[str] = []
         problems: list[Problem] = []
 
-        async def give(copy: Copy) -> None:
+        async def offer(copy: Copy) -> None:
             own = Request(request.kind, request.body, request.content_type, request.key)
             try:
                 with self.watch.on(child_id) as changed:
@@ -150,7 +150,7 @@ class Router:
             except Problem as problem:
                 problems.append(problem)
 
-        await asyncio.gather(*(give(copy) for copy in copies))
+        await asyncio.gather(*(offer(copy) for copy in copies))
         if not took:
             raise problems[0] if problems else Problem(503, "no_owner", f"no copy of child {child_id!r} took it")
         return sorted(took)
@@ -177,10 +177,10 @@ class Router:
                 return {"value": await self.send_to_all(child_id, request)}
             answer = await self.send(child_id, request)
         except Problem as problem:
-            return _told(problem.status, problem.kind, problem.detail, problem.retry_after)
+            return _failure(problem.status, problem.kind, problem.detail, problem.retry_after)
         if answer.status >= 400:
             text = answer.body[:500].decode(errors="replace")
-            return _told(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
+            return _failure(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
         if answer.content_type.partition(";")[0].strip() == JSON:
             with contextlib.suppress(ValueError):
                 return {"value": json.loads(answer.body)}
@@ -253,9 +253,9 @@ class Router:
         following = self._following[child_id]
         try:
             while following:
-                taken, request = following.popleft()
+                accepted_at, request = following.popleft()
                 try:
-                    await self._send(child_id, request, taken)
+                    await self._send(child_id, request, accepted_at)
                 except Problem as problem:
                     log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
         finally:
@@ -270,5 +270,5 @@ def _owner(copies: list[Copy]) -> Copy | None:
     return next((copy for copy in active if copy.running), None)
 
 
-def _told(status: int, code: str, detail: str, retry_after: int = 0) -> dict[str, Any]:
+def _failure(status: int, code: str, detail: str, retry_after: int = 0) -> dict[str, Any]:
     return {"status": status, "code": code, "detail": detail, "retry_after": retry_after}

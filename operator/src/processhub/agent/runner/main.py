@@ -52,7 +52,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self._tell({"ev": "ready"})
+        self._send({"ev": "ready"})
         while not inbox.closed:
             for fd, _ in poll.poll():
                 if fd == signalled:
@@ -73,7 +73,7 @@ class Runner:
         if operation == "hub":
             self._hub = HubHandle(message["name"], message["namespace"], message["member"])
         elif operation == "start":
-            hosted = Hosted(message, self._hub, self._scheduler, self._tell, self._over)
+            hosted = Hosted(message, self._hub, self._scheduler, self._send, self._over)
             self._hosted[hosted.key] = hosted
             if self._ending:
                 hosted.stop(_TERM_GRACE, "shutdown")  # it came late, and the others' end is told by the process's alone
@@ -91,7 +91,7 @@ class Runner:
     def _over(self, key: str) -> None:
         self._hosted.pop(key, None)
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         if message["ev"] == "ended" and self._ending:
             # Told by a signal and not by the agent: the process's own end tells it, and why (the fence or somebody).
             self._end_if_empty()

@@ -1,4 +1,4 @@
-"""The agent's side of the watchdog: start it, give it orders, hear what became of them."""
+"""The agent's side of the watchdog: start it, send it orders, receive its reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.watchdo
 
 
 class Watcher(Protocol):
-    """Who asked for a process hears of it: ``started`` or ``failed``, and ``exited`` after a start.
+    """Receives the reports of one process: ``started`` or ``failed``, and ``exited`` after a start.
 
     ``exited`` comes alone where it was killed before the exec.
     """
@@ -31,7 +31,7 @@ class Watcher(Protocol):
         """The exec took place."""
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
+        """The process could not be started: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of the process's tree is left; ``status`` is its exit code, or minus the signal that ended it."""

@@ -1,4 +1,4 @@
-"""The watchdog's loop: orders in, processes started and ended, exits told.
+"""The watchdog's loop: it takes orders, starts and ends processes, and reports their exits.
 
 It is fed by the agent and depends on it for nothing else: when the agent hangs past the deadline, or ends, the
 watchdog ends the children by itself. It never waits for a peer: messages that the agent does not read stay in memory.
@@ -43,7 +43,7 @@ class Watchdog:
         self._fence = Fence(feed)
         self._processes: dict[str, ManagedProcess] = {}
         self._by_pid: dict[int, ManagedProcess] = {}
-        self._stopping: dict[str, ManagedProcess] = {}  # told to stop, SIGKILL still to come
+        self._stopping: dict[str, ManagedProcess] = {}  # the stop signal is sent, SIGKILL still to come
         self._ending: dict[str, ManagedProcess] = {}  # main process reaped, tree perhaps not gone
         self._unmarked: dict[int, int] = {}  # orphans without a mark, and at how many looks in a row
         self._sweep_at = 0.0  # CLOCK_BOOTTIME before which the tree is not looked at again
@@ -102,7 +102,7 @@ class Watchdog:
         if message["op"] == "spawn":
             self._spawn(message)
         elif process is None:
-            return  # it ended meanwhile; the agent is told of that
+            return  # it ended meanwhile, which is reported to the agent
         elif message["op"] == "stop":
             self._stop(process, message["grace"])
         elif message["op"] == "signal":
@@ -174,7 +174,7 @@ class Watchdog:
                 if due == "kill":
                     process.kill()
                 elif not process.kill_at:
-                    # With its SIGKILL, also if the Lease is renewed by then: one that was told to stop is of no use any
+                    # With its SIGKILL, also if the Lease is renewed by then: one that is stopping is of no use any
                     # more, a runner whose other actors have ended already least of all.
                     self._stop(process, self._fence.kill_at - now)
 
