@@ -423,15 +423,15 @@ class Agent:
         return self.process.pid
 
     @property
-    def warden_pid(self) -> int:
-        """The warden is the agent's only child."""
+    def watchdog_pid(self) -> int:
+        """The watchdog is the agent's only child."""
         for entry in os.listdir("/proc"):  # noqa: PTH208 quicker than Paths
             if entry.isdecimal():
                 with contextlib.suppress(OSError):
                     words = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
                     if int(words[1]) == self.pid:
                         return int(entry)
-        raise AssertionError("no warden")
+        raise AssertionError("no watchdog")
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

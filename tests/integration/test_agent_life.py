@@ -1,4 +1,4 @@
-"""An agent's and its warden's ends, its Lease, and who may run children when."""
+"""An agent's and its watchdog's ends, its Lease, and who may run children when."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ async def start_family(member: Member, folder: Path) -> list[int]:
 
 async def test_kill_9_of_the_agent_ends_every_process(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
-    pids = [*await start_family(member, tmp_path), agent.warden_pid]
+    pids = [*await start_family(member, tmp_path), agent.watchdog_pid]
 
     agent.kill()
 
     await until(lambda: not any(map(alive, pids)), what=f"the end of the processes {pids}")
 
 
-async def test_kill_9_of_the_warden_ends_every_process_and_the_agent(member: Member, tmp_path: Path) -> None:
+async def test_kill_9_of_the_watchdog_ends_every_process_and_the_agent(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
     pids = await start_family(member, tmp_path)
 
-    os.kill(agent.warden_pid, signal.SIGKILL)
+    os.kill(agent.watchdog_pid, signal.SIGKILL)
 
     assert await agent.exit_code() == 70
     assert not any(map(alive, pids))

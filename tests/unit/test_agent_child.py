@@ -70,8 +70,8 @@ class Supervisor:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: DesiredRun) -> Supervisor:
-        self.launched.append(wanted)
+    def launch(self, child: Child, desired: DesiredRun) -> Supervisor:
+        self.launched.append(desired)
         child.begun()
         return self
 
@@ -84,8 +84,8 @@ class Supervisor:
     def hand_over(self, *_: object, **__: object) -> None:
         pass
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        self.orders.append(f"role {role} of {epoch}{', told' if told else ''}")
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        self.orders.append(f"role {role} of {epoch}{', told' if notify else ''}")
 
     def changed(self, child: Child, *, urgent: bool) -> None:
         self.urgent += urgent
@@ -99,14 +99,11 @@ class Supervisor:
     def restarted(self, child: Child) -> None:
         pass
 
-    def started(self, child: Child, seconds: float) -> None:
-        pass
-
-    def up(self, child: Child) -> None:
+    def up(self, child: Child, seconds: float) -> None:
         pass
 
 
-def wanted(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
+def desired(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
     startable = fields.pop("startable", True)
     entry = Assignment(uid="u", epoch=epoch, workload="w", restart_policy=policy, **fields)
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_, term=1, startable=startable)
@@ -122,13 +119,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def owner() -> Supervisor:
+def host() -> Supervisor:
     return Supervisor()
 
 
 @pytest.fixture
-def child(owner: Supervisor, clock: Clock) -> Child:
-    return Child("a", owner, Limits(), clock)  # type: ignore[arg-type]
+def child(host: Supervisor, clock: Clock) -> Child:
+    return Child("a", host, Limits(), clock)  # type: ignore[arg-type]
 
 
 def said(child: Child, slice_: str = "s0") -> Report:
@@ -138,16 +135,16 @@ def said(child: Child, slice_: str = "s0") -> Report:
 
 
 def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty(
-    child: Child, owner: Supervisor, clock: Clock
+    child: Child, host: Supervisor, clock: Clock
 ) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     delays = []
     for _ in range(13):
-        count = len(owner.launched)
+        count = len(host.launched)
         child.running(7)
         child.ended(CRASH)
         began = clock.now
-        while len(owner.launched) == count:
+        while len(host.launched) == count:
             clock.pass_(0.05)
         delays.append(round(clock.now - began, 2))
 
@@ -156,23 +153,23 @@ def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty
     assert child.restarts == 13
 
 
-def test_ten_seconds_up_begin_the_back_off_anew(child: Child, owner: Supervisor, clock: Clock) -> None:
-    child.want(wanted())
+def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, clock: Clock) -> None:
+    child.set_desired(desired())
     for _ in range(4):
         child.running(7)
         child.ended(CRASH)
         clock.pass_(5)
     child.running(7)
     clock.pass_(10)
-    count = len(owner.launched)
+    count = len(host.launched)
 
     child.ended(CRASH)
 
-    assert len(owner.launched) == count + 1
+    assert len(host.launched) == count + 1
 
 
 def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.ended(CRASH)
     child.ended(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
 
@@ -183,43 +180,43 @@ def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
     assert "BackOff: restart 2 after 0.1 s" in report.message
 
 
-def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, owner: Supervisor, clock: Clock) -> None:
-    child.want(wanted())
+def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, host: Supervisor, clock: Clock) -> None:
+    child.set_desired(desired())
     clock.pass_(10)
-    assert owner.orders == ["give up"]
+    assert host.orders == ["give up"]
     assert said(child).reason == "StartTimeout"
-    assert len(owner.launched) == 1
+    assert len(host.launched) == 1
 
     clock.pass_(100)
-    assert len(owner.launched) == 1  # the old one is not proven gone
+    assert len(host.launched) == 1  # the old one is not proven gone
 
     child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL"))
-    assert len(owner.launched) == 2
+    assert len(host.launched) == 2
     assert said(child).reason == "StartTimeout"
 
 
 def test_the_old_incarnation_is_reported_until_it_is_gone_and_only_then_the_new_one_starts(
-    child: Child, owner: Supervisor
+    child: Child, host: Supervisor
 ) -> None:
-    child.want(wanted(1))
+    child.set_desired(desired(1))
     child.running(7)
 
-    child.want(wanted(2))
-    assert owner.orders == ["stop 10"]
+    child.set_desired(desired(2))
+    assert host.orders == ["stop 10"]
     assert (said(child).epoch, said(child).state, said(child).pid) == (1, "Stopping", 7)
-    assert len(owner.launched) == 1
+    assert len(host.launched) == 1
 
     child.ended(DONE)
-    assert owner.launched[-1].assignment.epoch == 2
+    assert host.launched[-1].assignment.epoch == 2
     assert said(child).epoch == 2
     assert said(child).restarts == 0
 
 
 def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(child: Child) -> None:
-    child.want(wanted(1, slice_="s0"))
+    child.set_desired(desired(1, slice_="s0"))
     child.running(7)
 
-    child.want(wanted(2, slice_="s1"))
+    child.set_desired(desired(2, slice_="s1"))
 
     assert (said(child, "s0").epoch, said(child, "s0").state) == (1, "Stopping")
     assert (said(child, "s1").epoch, said(child, "s1").state) == (2, "Pending")
@@ -228,64 +225,64 @@ def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(c
     assert said(child, "s1").state == "Starting"
 
 
-def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, owner: Supervisor) -> None:
-    child.want(wanted())
+def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, host: Supervisor) -> None:
+    child.set_desired(desired())
     child.running(7)
 
-    child.want(None)
+    child.set_desired(None)
     assert said(child).state == "Stopping"
-    assert owner.gone_ == []
+    assert host.gone_ == []
 
     child.ended(DONE)
-    assert owner.gone_ == ["a"]
+    assert host.gone_ == ["a"]
 
 
-def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, owner: Supervisor) -> None:
-    child.want(wanted())
+def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, host: Supervisor) -> None:
+    child.set_desired(desired())
     child.running(7)
 
-    child.want(wanted(tags=("eu",), policy="Temporary", role="Passive"))
+    child.set_desired(desired(tags=("eu",), policy="Temporary", role="Passive"))
 
-    assert owner.orders == ["role Passive of 1"]
+    assert host.orders == ["role Passive of 1"]
     assert (said(child).state, said(child).role) == ("Running", "Passive")
     child.ended(CRASH)
     assert said(child).state == "Stopped"
 
 
-def test_nothing_starts_while_the_gate_is_shut(child: Child, owner: Supervisor) -> None:
-    owner.open = False
-    child.want(wanted())
+def test_nothing_starts_while_the_gate_is_shut(child: Child, host: Supervisor) -> None:
+    host.open = False
+    child.set_desired(desired())
     assert said(child).state == "Pending"
-    assert owner.launched == []
+    assert host.launched == []
 
-    owner.open = True
+    host.open = True
     child.advance()
-    assert len(owner.launched) == 1
+    assert len(host.launched) == 1
 
 
-def test_a_fenced_end_is_no_crash(child: Child, owner: Supervisor) -> None:
-    child.want(wanted(policy="Temporary"))
+def test_a_fenced_end_is_no_crash(child: Child, host: Supervisor) -> None:
+    child.set_desired(desired(policy="Temporary"))
     child.running(7)
-    owner.open = False
+    host.open = False
 
     child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=True))
     assert (said(child).state, said(child).restarts) == ("Pending", 0)
 
-    owner.open = True
+    host.open = True
     child.advance()
-    assert len(owner.launched) == 2
+    assert len(host.launched) == 2
 
 
 def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_crash_is_one(
-    child: Child, owner: Supervisor
+    child: Child, host: Supervisor
 ) -> None:
-    child.want(wanted())
+    child.set_desired(desired())
     child.running(7)
-    child.want(wanted(to="hub-1:9"))
+    child.set_desired(desired(to="hub-1:9"))
     child.quiesce(Path("state"), ask=False)
     child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=True))
 
-    child.want(wanted(10, run=1))
+    child.set_desired(desired(10, run=1))
     child.running(8)
     assert child.serving
 
@@ -293,11 +290,9 @@ def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_cras
     assert (said(child).state, said(child).restarts) == ("Starting", 1)
 
 
-def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(
-    owner: Supervisor, clock: Clock
-) -> None:
-    child = Child("a", owner, Limits(restarts_max=2, restarts_window=60), clock)  # type: ignore[arg-type]
-    child.want(wanted())
+def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(host: Supervisor, clock: Clock) -> None:
+    child = Child("a", host, Limits(restarts_max=2, restarts_window=60), clock)  # type: ignore[arg-type]
+    child.set_desired(desired())
     for _ in range(2):
         child.running(7)
         child.ended(CRASH)
@@ -305,27 +300,27 @@ def test_more_restarts_than_the_limit_in_the_window_fail_until_the_spec_changes(
     child.running(7)
     child.ended(CRASH)
     clock.pass_(1000)
-    count = len(owner.launched)
+    count = len(host.launched)
     assert said(child).reason == "RestartsExceeded"
 
-    child.want(wanted(tags=("x",)))
+    child.set_desired(desired(tags=("x",)))
     clock.pass_(1000)
-    assert len(owner.launched) == count
+    assert len(host.launched) == count
 
-    child.want(wanted(2))
-    assert len(owner.launched) == count + 1
+    child.set_desired(desired(2))
+    assert len(host.launched) == count + 1
 
 
-def test_restarts_outside_the_window_do_not_count(owner: Supervisor, clock: Clock) -> None:
-    child = Child("a", owner, Limits(restarts_max=1, restarts_window=60), clock)  # type: ignore[arg-type]
-    child.want(wanted())
+def test_restarts_outside_the_window_do_not_count(host: Supervisor, clock: Clock) -> None:
+    child = Child("a", host, Limits(restarts_max=1, restarts_window=60), clock)  # type: ignore[arg-type]
+    child.set_desired(desired())
     for _ in range(5):
         child.running(7)
         clock.pass_(61)
         child.ended(CRASH)
 
     assert child.restarts == 5
-    assert len(owner.launched) == 6
+    assert len(host.launched) == 6
 
 
 @pytest.mark.parametrize(
@@ -341,7 +336,7 @@ def test_restarts_outside_the_window_do_not_count(owner: Supervisor, clock: Cloc
 def test_the_policy_decides_what_an_end_means(
     child: Child, policy: str, end: ExitStatus, state: str, reason: str
 ) -> None:
-    child.want(wanted(policy=policy))
+    child.set_desired(desired(policy=policy))
     child.running(7)
 
     child.ended(end)
@@ -360,24 +355,24 @@ def test_the_policy_decides_what_an_end_means(
     ],
 )
 def test_what_an_earlier_agent_reported_is_taken_over(
-    child: Child, owner: Supervisor, policy: str, state: str, starts: int
+    child: Child, host: Supervisor, policy: str, state: str, starts: int
 ) -> None:
     child.adopt(Report(uid="u", epoch=1, state=state, restarts=3, reason="Completed"))
 
-    child.want(wanted(policy=policy))
+    child.set_desired(desired(policy=policy))
 
-    assert len(owner.launched) == starts
+    assert len(host.launched) == starts
     assert said(child).restarts == 3
     assert said(child).state == ("Starting" if starts else "Stopped")
 
 
-def test_a_promoted_child_runs_on_and_is_told_where_the_hub_says_so(owner: Supervisor, clock: Clock) -> None:
-    child = Child("a", owner, Limits(redundancy_signal="Active"), clock)  # type: ignore[arg-type]
-    child.want(wanted(role="Passive"))
+def test_a_promoted_child_runs_on_and_is_told_where_the_hub_says_so(host: Supervisor, clock: Clock) -> None:
+    child = Child("a", host, Limits(redundancy_signal="Active"), clock)  # type: ignore[arg-type]
+    child.set_desired(desired(role="Passive"))
     child.running(7)
 
-    child.want(wanted(2, role="Active", run=1))
+    child.set_desired(desired(2, role="Active", run=1))
 
-    assert owner.orders == ["role Active of 2, told"]
+    assert host.orders == ["role Active of 2, told"]
     report = said(child)
     assert (report.state, report.role, report.epoch, report.pid) == ("Running", "Active", 2, 7)

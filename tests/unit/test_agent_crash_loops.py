@@ -20,7 +20,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.agent.supervisor import Supervisor
-from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.child import Exec, PodWorkload
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import (
@@ -43,8 +43,8 @@ class Looping:
     def __init__(self) -> None:
         self.awaits_pod = asyncio.Event()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Looping:
-        if isinstance(workload, PodWorkload):
+    def launch(self, child: Child, desired: DesiredRun, *_: object) -> Looping:
+        if isinstance(desired.workload, PodWorkload):
             self.awaits_pod.set()
             return self  # Starting, until there is a Pod
         loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class Looping:
 
     def forget(self, child_id: str) -> None: ...
 
-    def let_go(self) -> None: ...
+    def shut_down(self) -> None: ...
 
 
 class Hub:
@@ -66,7 +66,7 @@ class Hub:
 
     def __init__(self, slices: int, children: int, members: int = 1) -> None:
         self.specs = {
-            f"hub.hub-0.{number}": {f"{name}-{number}": wanted(f"hub.hub-0.{number}") for name in names_of(children)}
+            f"hub.hub-0.{number}": {f"{name}-{number}": desired(f"hub.hub-0.{number}") for name in names_of(children)}
             for number in range(slices)
         }
         self.generations = dict.fromkeys(self.specs, 1)
@@ -74,21 +74,21 @@ class Hub:
         self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
         starter = self.starter = Looping()
         self.supervisor = Supervisor(
-            starter, starter, starter, lambda _: True, self._changed, lambda *_: None, Metrics()
+            {Exec: starter, PodWorkload: starter}, lambda _: True, self._changed, lambda *_: None, Metrics()
         )  # type: ignore[arg-type]
-        self.book = StatusReporter(
+        self.reporter = StatusReporter(
             WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
         )
-        self.book.open()
+        self.reporter.open()
         for name, children_of in self.specs.items():
-            self.supervisor.want(dict(children_of))
-            self.book.slice_changed(self.slice(name), name, self.supervisor.children.values())
+            self.supervisor.set_desired(dict(children_of))
+            self.reporter.slice_changed(self.slice(name), name, self.supervisor.children.values())
 
     def _changed(self, child: Child, urgent: bool) -> None:
-        self.book.child_changed(child, urgent=urgent)
+        self.reporter.child_changed(child, urgent=urgent)
 
     def _stored(self, item: RegistrySlice) -> None:
-        self.book.slice_changed(item, item.metadata.name)
+        self.reporter.slice_changed(item, item.metadata.name)
 
     def slice(self, name: str) -> RegistrySlice:
         entries = {child_id: format_assignment(item.assignment) for child_id, item in self.specs[name].items()}
@@ -99,15 +99,15 @@ class Hub:
     def order_start(self, name: str, child_id: str, item: DesiredRun) -> Child:
         self.specs[name][child_id] = item
         self.generations[name] += 1
-        self.supervisor.want({child_id: item})
-        self.book.slice_changed(self.slice(name), name)
+        self.supervisor.set_desired({child_id: item})
+        self.reporter.slice_changed(self.slice(name), name)
         return self.supervisor.children[child_id]
 
     def order_stop(self, name: str, child_id: str) -> None:
         del self.specs[name][child_id]
         self.generations[name] += 1
-        self.supervisor.want({child_id: None})
-        self.book.slice_changed(self.slice(name), name)
+        self.supervisor.set_desired({child_id: None})
+        self.reporter.slice_changed(self.slice(name), name)
 
     async def replace(
         self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
@@ -126,7 +126,7 @@ def names_of(children: int) -> list[str]:
     return ["well", *(f"tenant-{number}" for number in range(children - 1))]
 
 
-def wanted(slice_name: str) -> DesiredRun:
+def desired(slice_name: str) -> DesiredRun:
     entry = Assignment(uid="0f0e0d0c-1111-2222-3333-444455556666", epoch=5_000_000_123, workload="4eb87135da9d56b4")
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
 
@@ -150,8 +150,8 @@ def test_ten_thousand_crash_loops_write_no_more_than_the_hub_may_and_hold_up_no_
         assert hub.written() <= HUB_BURST + 600 * HUB_RATE
         late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
         assert all(late.values()), "a slice is told of no more"
-        told = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
-        assert min(report.restarts for report in told if report.last_exit) > 20
+        reports = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
+        assert min(report.restarts for report in reports if report.last_exit) > 20
 
     virtualtime.run(ten_minutes())
 
@@ -162,8 +162,8 @@ def test_a_few_crash_loops_are_told_as_they_come() -> None:
         child = hub.supervisor.children["tenant-0-0"]
         for _ in range(60):
             await asyncio.sleep(1.5)
-            told = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
-            assert child.restarts - 1 <= told.restarts <= child.restarts
+            report = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
+            assert child.restarts - 1 <= report.restarts <= child.restarts
 
     virtualtime.run(a_minute())
 
@@ -186,7 +186,7 @@ def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
 
     async def ten_ends() -> None:
         hub = Hub(slices=10, children=400)
-        item = replace(wanted("hub.hub-0.3"), workload=PodWorkload(template={}))
+        item = replace(desired("hub.hub-0.3"), workload=PodWorkload(template={}))
         child = hub.order_start("hub.hub-0.3", "pod", item)
         await asyncio.sleep(400)
         for _ in range(20):

@@ -14,7 +14,7 @@ import xxhash
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
-from processhub.agent.handover.handover import Handovers
+from processhub.agent.handover.transfer import Handovers
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -44,7 +44,7 @@ class Launcher:
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
 
-    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -92,20 +92,18 @@ class Agent:
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.launcher = Launcher()
         unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor(
-            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
-        )  # type: ignore[arg-type]
+        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
         self.handovers = Handovers(Environment(folder), registry, Nobody())  # type: ignore[arg-type]
         self.supervisor.handovers = self.handovers
 
-    def want(self, entry: Assignment) -> None:
-        wanted = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
-        self.supervisor.want({"a": wanted})
+    def set_desired(self, entry: Assignment) -> None:
+        desired = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
+        self.supervisor.set_desired({"a": desired})
 
     def take(self, state: bytes) -> None:
         child = self.supervisor.children["a"]
-        taken = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
-        assert taken.status == 204, taken.detail
+        receipt = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        assert receipt.status == 204, receipt.detail
 
     @property
     def kept(self) -> str:
@@ -140,10 +138,10 @@ async def test_a_child_starts_with_the_state_that_came_for_it(tmp_path: Path, si
     state, registry = b"1" * size, Registry()
     registry.source(SOURCE, GAVE)
     agent = Agent(tmp_path, registry)
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     agent.take(state)
 
-    agent.want(committed(state))
+    agent.set_desired(committed(state))
 
     assert agent.started == [state]
 
@@ -153,18 +151,18 @@ async def test_after_a_restart_it_is_not_started_without_while_its_source_has_it
     state, registry = b"1" * size, Registry()
     registry.source(SOURCE, GAVE)
     before = Agent(tmp_path, registry)
-    before.want(WAITING)
+    before.set_desired(WAITING)
     before.take(state)
 
     agent = Agent(tmp_path, registry)
-    agent.want(committed(state))
+    agent.set_desired(committed(state))
     agent.handovers.registry_changed()
     await looked()
     assert agent.started == []
     assert agent.kept == "8:lost"
 
     again = Assignment(uid="u", epoch=9, workload="w", wait=True)
-    agent.want(again)
+    agent.set_desired(again)
     assert agent.kept == ""
 
 
@@ -176,7 +174,7 @@ async def test_it_starts_afresh_once_its_source_is_on_record_no_more(tmp_path: P
     registry = Registry()
     registry.source(SOURCE, GAVE)
     agent = Agent(tmp_path, registry)
-    agent.want(committed(b"1"))
+    agent.set_desired(committed(b"1"))
     assert agent.started == []
 
     registry.source(entry)
@@ -192,9 +190,9 @@ async def test_a_child_that_ran_here_with_its_state_starts_afresh_after_a_crash_
     registry = Registry()
     registry.source(SOURCE, GAVE)
     agent = Agent(tmp_path, registry)
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     agent.take(b"1")
-    agent.want(committed(b"1"))
+    agent.set_desired(committed(b"1"))
     child = agent.supervisor.children["a"]
     child.running(7)
     child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
@@ -202,7 +200,7 @@ async def test_a_child_that_ran_here_with_its_state_starts_afresh_after_a_crash_
 
     registry.source(None)
     later = Agent(tmp_path, registry)
-    later.want(committed(b"1"))
+    later.set_desired(committed(b"1"))
     assert later.started == [None]
 
 
@@ -210,7 +208,7 @@ async def test_a_restarted_target_says_of_a_waiting_child_that_its_state_came_an
     registry = Registry()
     registry.source(SOURCE)
     agent = Agent(tmp_path, registry)
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     agent.handovers.follow(agent.supervisor.children.values())
     await looked()
     assert agent.kept == "", "the source has not sent it yet"
@@ -225,7 +223,7 @@ async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: P
     registry = Registry()
     registry.source(SOURCE)
     agent = Agent(tmp_path, registry)
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     agent.handovers.follow(agent.supervisor.children.values())
 
     agent.take(b"1")
@@ -238,7 +236,7 @@ async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: P
 
 async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp_path: Path) -> None:
     state, agent = b"1" * SMALL_MAX + b"2" * SMALL_MAX, Agent(tmp_path, Registry())
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     child, rest = agent.supervisor.children["a"], asyncio.Event()
 
     async def first() -> AsyncIterator[bytes]:
@@ -260,7 +258,7 @@ async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp
     await asyncio.sleep(0)
     tries.append(receive(second()))
     ends = await asyncio.gather(*tries, return_exceptions=True)
-    agent.want(committed(state))
+    agent.set_desired(committed(state))
 
     assert (ends[0], type(ends[1])) == (None, ConnectionResetError)
     assert agent.started == [state]
@@ -269,18 +267,18 @@ async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp
 
 async def test_a_state_that_can_not_be_written_once_more_stays_as_it_came(tmp_path: Path) -> None:
     state, agent = b"1" * (STATE_IN_MESSAGE_MAX + 1), Agent(tmp_path, Registry())
-    agent.want(WAITING)
+    agent.set_desired(WAITING)
     agent.take(state)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (STATE_IN_MESSAGE_MAX, hard))
     try:  # its source has not heard the answer
         child = agent.supervisor.children["a"]
-        taken = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        receipt = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    agent.want(committed(state))
+    agent.set_desired(committed(state))
 
-    assert taken.status == 500
+    assert receipt.status == 500
     assert agent.started == [state]
     assert len(list(tmp_path.glob("handover/*"))) == 1

@@ -12,7 +12,7 @@ import xxhash
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
-from processhub.agent.handover.handover import Handovers
+from processhub.agent.handover.transfer import Handovers
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -33,7 +33,7 @@ class Launcher:
         self.states: list[bytes | None] = []
         self.paths: list[Path] = []
 
-    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
         return self
 
@@ -44,7 +44,7 @@ class Launcher:
 
     def give_up(self) -> None: ...
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None: ...
+    def role(self, role: str, epoch: int, *, notify: bool) -> None: ...
 
     def forget(self, child_id: str) -> None: ...
 
@@ -89,14 +89,12 @@ class Agent:
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
         unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor(
-            self.launcher, self.launcher, self.launcher, lambda again: True, unused, unused, Metrics()
-        )  # type: ignore[arg-type]
+        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
         self.supervisor.handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
 
-    def want(self, epoch: int, to: str = "") -> Child:
+    def set_desired(self, epoch: int, to: str = "") -> Child:
         entry = Assignment(uid="u", epoch=epoch, workload="w", to=to)
-        self.supervisor.want({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
+        self.supervisor.set_desired({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
         return self.supervisor.children["a"]
 
 
@@ -108,39 +106,39 @@ async def until(holds: Callable[[], object]) -> None:
 
 async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
-    agent.want(3).running(7)
-    child = agent.want(3, to="hub-2:7")
+    agent.set_desired(3).running(7)
+    child = agent.set_desired(3, to="hub-2:7")
     await until(lambda: agent.launcher.paths)
     agent.launcher.paths[0].write_bytes(b"1")  # what it leaves; it is ending now
 
-    agent.want(3, to="hub-3:8")
+    agent.set_desired(3, to="hub-3:8")
     await until(lambda: len(agent.launcher.paths) == 2)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.gave or child.kept)
+    await until(lambda: child.sent or child.kept)
 
-    assert (child.gave, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.sent, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
     assert agent.targets.sent == [b"1"]
 
 
 async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
-    agent.want(3).running(7)
+    agent.set_desired(3).running(7)
     agent.targets.answer = Receipt(400, "not now")
-    child = agent.want(3, to="hub-2:7")
+    child = agent.set_desired(3, to="hub-2:7")
     await until(lambda: agent.launcher.paths)
     child.ended(ExitStatus(Reason.EXITED, "stopped", state=b"1"))
     await until(lambda: child.kept)
     agent.supervisor.limits.start_seconds = 0
-    agent.want(9)
+    agent.set_desired(9)
     assert agent.launcher.states == [None, b"1"]
     child.begun()
     await until(lambda: child.state == State.FAILED)  # it is being ended
 
     agent.targets.answer = Receipt(204)
-    agent.want(9, to="hub-2:11")
+    agent.set_desired(9, to="hub-2:11")
     for _ in range(20):
         await asyncio.sleep(0)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.gave or child.kept)
+    await until(lambda: child.sent or child.kept)
 
-    assert (child.gave, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.sent, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")

@@ -10,9 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from processhub.agent.env import PORT, Environment
-from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
-from processhub.agent.registry.registry import Copy
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.request import Request
 
 ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next

@@ -88,7 +88,7 @@ WORKLOAD = PodWorkload(template={"spec": {"containers": [{"name": "main"}]}})
 
 
 class Alone:
-    """The owner of one child that runs in a Pod."""
+    """The host of one child that runs in a Pod."""
 
     closing = False
 
@@ -98,8 +98,8 @@ class Alone:
     def may_start(self, child: Child, *, again: bool) -> bool:
         return True
 
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
-        return self.starter.launch(child, wanted, WORKLOAD)
+    def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
+        return self.starter.launch(child, desired)
 
     def at_work(self, child: Child) -> bool:
         return False
@@ -109,7 +109,7 @@ class Alone:
     def _nothing(self, *_: Any, **__: Any) -> None:
         pass
 
-    changed = gone = hand_over = stays = quiesced = up = restarted = started = _nothing
+    changed = gone = hand_over = stays = quiesced = up = restarted = _nothing
 
 
 def copy(epoch: int, role: str, version: int) -> Pod:
@@ -136,7 +136,7 @@ async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_f
     starter = PodStarter(ENV, client, lambda watch: watch.close())
     child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
     starter._informer.synced.set()
-    child.want(entry(5, "Passive"))
+    child.set_desired(entry(5, "Passive"))
     await asyncio.sleep(0)
     starter._informer._take(copy(5, "Passive", 1))
     assert child.state == State.RUNNING
@@ -145,7 +145,7 @@ async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_f
         starter._informer._take(copy(10, "Active", 2))
 
     def hears_of_the_entry() -> None:
-        child.want(entry(10, "Active"))
+        child.set_desired(entry(10, "Active"))
 
     news = [hears_of_the_pod, hears_of_the_entry]
     for hears in news if pod_first else reversed(news):

@@ -61,26 +61,24 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
     env = Environment(
         "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
     )
-    warden, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
-    spawner, sink = WatchdogClient(warden, None, lambda: None), LogSink(log)
-    pythons = PythonStarter(env, spawner, sink, None)  # type: ignore[arg-type]
+    process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
+    watchdog, sink = WatchdogClient(process, None, lambda: None), LogSink(log)
+    pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
     supervisor = Supervisor(
-        ExecStarter(env, spawner, sink),
-        pythons,
-        None,  # type: ignore[arg-type]
+        {Exec: ExecStarter(env, watchdog, sink), Python: pythons},
         lambda again: True,
         lambda *_: None,
         lambda *_: None,
         Metrics(),
     )
     yield supervisor, pythons
-    spawner.close()
-    await asyncio.to_thread(warden.process.wait, 40)
+    watchdog.close()
+    await asyncio.to_thread(process.process.wait, 40)
     sink.close()
     os.close(log)
 
 
-def wanted(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRun:
+def desired(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRun:
     entry = Assignment(uid="u", epoch=epoch, workload="w", **fields)
     return DesiredRun(entry, workload, slice="s", term=1, startable=True)
 
@@ -94,7 +92,7 @@ async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
     supervisor, pythons = agent
 
     with hardly_any_descriptors():
-        supervisor.want({"a": wanted(workload)})
+        supervisor.set_desired({"a": desired(workload)})
         pythons.warm()
         child = supervisor.children["a"]
         await until(lambda: child.restarts > 1, "another try")
@@ -122,13 +120,13 @@ async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_an
     supervisor.limits.stop_seconds, note = 2.0, tmp_path / "note"
     (tmp_path / "blocks.py").write_text(BLOCKS)
     workload = Python(target="blocks:Blocks", args={"note": str(note)})
-    supervisor.want({"a": wanted(workload)})
+    supervisor.set_desired({"a": desired(workload)})
     await until(note.exists, "the actor")
     supervisor.closing = True
     epochs = itertools.count(2)
 
     def ended_though_told_again() -> bool:
-        supervisor.want({"a": wanted(workload, next(epochs))})
+        supervisor.set_desired({"a": desired(workload, next(epochs))})
         return not supervisor.children["a"].alive
 
     await until(ended_though_told_again, "its end")
@@ -140,7 +138,7 @@ BREAKS_ITS_FILES = 'folder=$(dirname "$HUB_ROLE_FILE"); rm -r "$folder"; touch "
 
 async def broken(supervisor: Supervisor, folder: Path) -> Child:
     """A child whose files can't be written any more."""
-    supervisor.want({"a": wanted(Exec(command=("sh", "-c", BREAKS_ITS_FILES)), role="Passive")})
+    supervisor.set_desired({"a": desired(Exec(command=("sh", "-c", BREAKS_ITS_FILES)), role="Passive")})
     child = supervisor.children["a"]
     await until(lambda: child.state == "Running", "its start")
     await until((folder / id_hash("a")).is_file, "the file in place of its folder")
@@ -152,7 +150,7 @@ async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_on
 ) -> None:
     child = await broken(agent[0], tmp_path)
 
-    agent[0].want({"a": wanted(child.run_of.workload, epoch=2, run=1)})
+    agent[0].set_desired({"a": desired(child.started_for.workload, epoch=2, run=1)})
 
     await until(lambda: child.restarts > 0, "a start that fails too")
     assert "File exists" in child.message

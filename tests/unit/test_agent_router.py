@@ -13,9 +13,9 @@ from aiohttp import web
 
 from processhub.agent.env import PORT, Environment
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.registry import Copy
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
 from processhub.agent.requests.localtakeover import LocalTakeover
@@ -51,7 +51,7 @@ DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="mo
 class Launcher:
     """Starts nothing."""
 
-    def launch(self, child: object, wanted: DesiredRun, workload: Python, state: Content | None) -> Launcher:
+    def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         return self
 
     def stop(self, grace: float) -> None: ...
@@ -70,30 +70,28 @@ class World:
         client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody))
         launcher, self.settings, self._version = Launcher(), settings, 0
         self.supervisor = Supervisor(
-            launcher,
-            launcher,
-            launcher,
+            {Python: launcher},
             lambda again: True,
-            lambda child, urgent: self.desk.child_changed(child),
+            lambda child, urgent: self.queue.child_changed(child),
             lambda *_: None,
             Metrics(),
         )  # type: ignore[arg-type]
         children = self.supervisor.children
-        self.sync = SliceWatcher(
+        self.slices = SliceWatcher(
             client,
             env,
             "p/1",
-            self.supervisor.want,
+            self.supervisor.set_desired,
             lambda *_: None,
             self.supervisor.apply,
             lambda old, new: self.router.watch.changed(old, new),
         )
-        self.desk = RequestQueue(children.get, lambda: True, lambda: self.sync.settings)
-        self.supervisor.busy = self.desk.at_work
+        self.queue = RequestQueue(children.get, lambda: True, lambda: self.slices.settings)
+        self.supervisor.busy = self.queue.at_work
         self.peers = Peers(env)
-        self.claims = LocalTakeover(env, self.sync, self.peers, children, self.supervisor.want, lambda: True)
-        demand = OnDemandStarter(env, client, lambda: self.sync.settings, self.sync.registry)
-        self.router = Router(env, self.sync, children, self.desk, self.peers, demand, self.claims)
+        self.takeover = LocalTakeover(env, self.slices, self.peers, children, self.supervisor.set_desired, lambda: True)
+        starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
+        self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover)
         self.put("hub-1")
 
     def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:
@@ -114,7 +112,7 @@ class World:
             resource_version=str(self._version),
             generation=self._version,
         )
-        self.sync.informer.put(RegistrySlice(metadata=metadata, spec=spec, status=status))
+        self.slices.informer.put(RegistrySlice(metadata=metadata, spec=spec, status=status))
 
 
 @pytest.fixture
@@ -169,7 +167,7 @@ async def test_beside_a_request_whose_caller_left_nothing_is_started(world: Worl
         await asyncio.wait((sending,))
 
     owner = Copy("hub-2", OTHER, "Active", 3, wait=False, running=True)
-    assert not await world.claims.take("a", owner), "the request may be running at the owner yet"
+    assert not await world.takeover.take("a", owner), "the request may be running at the owner yet"
 
 
 async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: World) -> None:
@@ -179,7 +177,7 @@ async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: Wo
     took = await world.router.send_to_all("a", Request("cast", b"1"))
 
     assert took == ["hub-1"]
-    assert world.desk.waiting == 1
+    assert world.queue.waiting == 1
 
 
 async def test_a_message_that_was_taken_reaches_the_next_owner_though_its_member_ends(world: World) -> None:

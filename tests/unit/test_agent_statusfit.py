@@ -34,8 +34,8 @@ def spec_of(ids: list[str]) -> SliceSpec:
     return SliceSpec(hub="hub", hub_uid=UID, member="hub-0", term=5, entries=dict.fromkeys(ids, entry))
 
 
-def fit(entries: dict[str, str], spec: SliceSpec, told: Collection[str]) -> tuple[dict[str, str], bool]:
-    fitted = fit_beside(entries, spec, stored_bytes(spec), told)
+def fit(entries: dict[str, str], spec: SliceSpec, reported: Collection[str]) -> tuple[dict[str, str], bool]:
+    fitted = fit_beside(entries, spec, stored_bytes(spec), reported)
     assert fitted.size == stored_bytes(fitted.entries)
     return fitted.entries, fitted.whole
 
@@ -61,13 +61,13 @@ def test_the_words_of_a_handover_arrive_beside_a_thousand_long_messages() -> Non
     target = Report(uid=UID, epoch=7, message="its state was lost with an earlier agent", kept="7:lost", got="abc")
     entries = {**loud, "source": format_report(source), "target": format_report(target)}
 
-    told, whole = fit(entries, spec_of(list(entries)), ())
+    reported, whole = fit(entries, spec_of(list(entries)), ())
 
     assert whole
-    assert told.keys() == entries.keys()
-    arrived = parse_report(told["source"])
+    assert reported.keys() == entries.keys()
+    arrived = parse_report(reported["source"])
     assert (arrived.gave, arrived.claim) == ("7:abcdef", "hub-1")
-    arrived = parse_report(told["target"])
+    arrived = parse_report(reported["target"])
     assert (arrived.kept, arrived.got) == ("7:lost", "abc")
 
 
@@ -75,24 +75,24 @@ def test_the_words_of_a_handover_arrive_beside_a_thousand_long_messages() -> Non
 def test_a_full_slice_leaves_room_for_the_largest_spec_whatever_its_children_die_of(text: str) -> None:
     entries = {f"tenant/{number}": format_report(failed(text)) for number in range(MAX_ENTRIES)}
 
-    told, whole = fit(entries, spec_of(list(entries)), ())
+    reported, whole = fit(entries, spec_of(list(entries)), ())
 
     assert whole
-    assert told.keys() == entries.keys()
-    assert stored_bytes(SliceStatus(entries=told)) <= OBJECT_MAX - SPEC_MAX - ENVELOPE
-    assert {parse_report(entry).reason for entry in told.values()} == {"Exited"}
-    assert all(parse_report(entry).last_exit for entry in told.values())
-    assert all(text.startswith(parse_report(entry).last_exit) for entry in told.values())
+    assert reported.keys() == entries.keys()
+    assert stored_bytes(SliceStatus(entries=reported)) <= OBJECT_MAX - SPEC_MAX - ENVELOPE
+    assert {parse_report(entry).reason for entry in reported.values()} == {"Exited"}
+    assert all(parse_report(entry).last_exit for entry in reported.values())
+    assert all(text.startswith(parse_report(entry).last_exit) for entry in reported.values())
 
 
 def test_the_longest_texts_give_way_first() -> None:
     short = {f"short-{number}": format_report(failed("exit code 1")) for number in range(500)}
     long = {f"long-{number}": format_report(failed(CHINESE)) for number in range(500)}
 
-    told, _ = fit({**short, **long}, spec_of([*short, *long]), ())
+    reported, _ = fit({**short, **long}, spec_of([*short, *long]), ())
 
-    assert {child_id: told[child_id] for child_id in short} == short
-    assert all(parse_report(told[child_id]).last_exit for child_id in long)
+    assert {child_id: reported[child_id] for child_id in short} == short
+    assert all(parse_report(reported[child_id]).last_exit for child_id in long)
 
 
 @settings(max_examples=30, deadline=None)
@@ -114,11 +114,11 @@ def test_the_object_is_below_the_limit_of_etcd_whatever_the_ids_and_texts(parts:
     running = format_report(failed("".join(parts)))
     entries = {child_id: running if child_id in spec.entries else stopping for child_id in ids}
 
-    told, whole = fit(entries, spec, ())
+    reported, whole = fit(entries, spec, ())
 
-    assert stored_bytes(SliceStatus(entries=told)) + stored_bytes(spec) <= OBJECT_MAX - ENVELOPE
-    assert len(told) <= MAX_ENTRIES
-    assert whole == (len(told) == len(entries))
+    assert stored_bytes(SliceStatus(entries=reported)) + stored_bytes(spec) <= OBJECT_MAX - ENVELOPE
+    assert len(reported) <= MAX_ENTRIES
+    assert whole == (len(reported) == len(entries))
 
 
 def _id_of(part: str, number: int, length: int) -> str:
@@ -139,7 +139,7 @@ def test_what_was_told_and_still_runs_stays_told_when_others_come() -> None:
     assert whole
     assert before.keys() == ends.keys() | runs.keys()
 
-    told, whole = fit({**dict.fromkeys(waiting, running), **ends, **runs}, spec, before)
+    reported, whole = fit({**dict.fromkeys(waiting, running), **ends, **runs}, spec, before)
 
     assert not whole
-    assert told.keys() == before.keys()
+    assert reported.keys() == before.keys()

@@ -9,7 +9,7 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
-from processhub.api.child import Exec, PodWorkload, Python
+from processhub.api.child import Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Assignment, Settings
 
@@ -21,7 +21,7 @@ class Launcher:
         self.started: list[str] = []
         self.stopped: list[float] = []
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec | Python | PodWorkload, *_: object) -> Launcher:
+    def launch(self, child: Child, desired: DesiredRun, *_: object) -> Launcher:
         self.started.append(child.id)
         return self
 
@@ -32,27 +32,25 @@ class Launcher:
 
     def forget(self, child_id: str) -> None: ...
 
-    def let_go(self) -> None: ...
+    def shut_down(self) -> None: ...
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None: ...
+    def role(self, role: str, epoch: int, *, notify: bool) -> None: ...
 
 
 def supervised() -> tuple[Supervisor, Launcher]:
     launcher = Launcher()
-    supervisor = Supervisor(
-        launcher, launcher, launcher, lambda again: True, lambda *_: None, lambda *_: None, Metrics()
-    )  # type: ignore[arg-type]
+    supervisor = Supervisor({Exec: launcher}, lambda again: True, lambda *_: None, lambda *_: None, Metrics())  # type: ignore[arg-type]
     return supervisor, launcher
 
 
-def wanted(child_id: str) -> DesiredRun:
+def desired(child_id: str) -> DesiredRun:
     entry = Assignment(uid=f"u-{child_id}", epoch=1, workload="w")
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice="s", term=1, startable=True)
 
 
 async def test_a_partition_stops_all_children_and_its_end_starts_them_again() -> None:
     supervisor, launcher = supervised()
-    supervisor.want({"a": wanted("a"), "b": wanted("b")})
+    supervisor.set_desired({"a": desired("a"), "b": desired("b")})
     for child in supervisor.children.values():
         child.running(7)
 
@@ -63,7 +61,7 @@ async def test_a_partition_stops_all_children_and_its_end_starts_them_again() ->
     assert {child.state for child in supervisor.children.values()} == {State.PENDING}
     assert {child.restarts for child in supervisor.children.values()} == {0}
 
-    supervisor.want({"c": wanted("c")})
+    supervisor.set_desired({"c": desired("c")})
     await asyncio.sleep(0)
     assert launcher.started == ["a", "b"]
 
@@ -73,7 +71,7 @@ async def test_a_partition_stops_all_children_and_its_end_starts_them_again() ->
 
 async def test_settings_that_change_amid_a_partition_stop_nothing_twice() -> None:
     supervisor, launcher = supervised()
-    supervisor.want({"a": wanted("a")})
+    supervisor.set_desired({"a": desired("a")})
     supervisor.apply(Settings(partitioned=True))
 
     supervisor.apply(Settings(partitioned=True, lease_seconds=20))

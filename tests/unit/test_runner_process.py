@@ -14,7 +14,7 @@ from waiting import ENDS_WITH_US, until
 
 from processhub.agent.frames import Inbox, Message, Outbox
 
-# The warden puts the socket there.
+# The watchdog puts the socket there.
 PROGRAM = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)

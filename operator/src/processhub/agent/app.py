@@ -15,11 +15,11 @@ from processhub.agent.children.podchild import PodStarter
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
-from processhub.agent.handover.handover import Handovers
+from processhub.agent.handover.transfer import Handovers
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.logs import LogSink
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
@@ -31,6 +31,7 @@ from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Server
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
+from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import State
 from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
 from processhub.cluster.client import Client
@@ -38,7 +39,7 @@ from processhub.cluster.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_NO_WARDEN, EXIT_OTHER_HOLDER = 0, 1, 70, 75
+EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER = 0, 1, 70, 75
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
@@ -49,7 +50,7 @@ class Agent:
     """The parts of one agent and how they are joined."""
 
     def __init__(
-        self, env: Environment, client: Client, warden: WatchdogProcess, sink: LogSink, nofile: tuple[int, int] | None
+        self, env: Environment, client: Client, watchdog: WatchdogProcess, sink: LogSink, nofile: tuple[int, int] | None
     ) -> None:
         self.env, self._sink = env, sink
         self._loop = asyncio.get_running_loop()
@@ -58,74 +59,76 @@ class Agent:
         self._ever_held = False
         self._begun = False  # each child of its beginning has started or failed once
         self.metrics = Metrics()
-        self._spawner = WatchdogClient(warden, nofile, self._warden_lost)
+        self._watchdog = WatchdogClient(watchdog, nofile, self._watchdog_lost)
         self.usage = Meter(
-            warden.process.pid,
+            watchdog.process.pid,
             lambda: float(self.supervisor.settings.lease_seconds),
             lambda: sum(child.state == State.RUNNING for child in tuple(self.supervisor.children.values())),
             lambda: self._pythons.spare_pid,
         )
         self.lease = LeaseKeeper(
-            env, Settings(), warden.feed, self._lease_held, self._other_holder, lambda: self.usage.latest
+            env, Settings(), watchdog.feed, self._lease_held, self._other_holder, lambda: self.usage.latest
         )
-        self._pythons = PythonStarter(env, self._spawner, sink, self._ask)
+        self._pythons = PythonStarter(env, self._watchdog, sink, self._ask)
         self.supervisor = Supervisor(
-            ExecStarter(env, self._spawner, sink),
-            self._pythons,
-            PodStarter(env, client, self._begin),
+            {
+                Exec: ExecStarter(env, self._watchdog, sink),
+                Python: self._pythons,
+                PodWorkload: PodStarter(env, client, self._begin),
+            },
             self._may_start,
             self._child_changed,
             self._previous,
             self.metrics,
         )
-        self.sync = SliceWatcher(
+        self.slices = SliceWatcher(
             client,
             env,
             self.lease.identity,
-            self.supervisor.want,
+            self.supervisor.set_desired,
             self._own_slice,
             self._settings,
             self._registry_changed,
         )
-        self._status = StatusReporter(
+        self._reporter = StatusReporter(
             WriterIdentity(
                 client,
                 self.lease.identity,
                 env.pod_ip,
                 lambda: self.lease.renewals,
                 self.metrics,
-                self.sync.informer.put,
+                self.slices.informer.put,
                 lambda: self._handovers.busy,
-                lambda: len({item.spec.member for item in self.sync.registry()}),
+                lambda: len({item.spec.member for item in self.slices.registry()}),
             )
         )
         children = self.supervisor.children
-        self._desk = RequestQueue(children.get, lambda: self._may_start(again=True), lambda: self.sync.settings)
-        self.supervisor.busy = self._desk.at_work
+        self._queue = RequestQueue(children.get, lambda: self._may_start(again=True), lambda: self.slices.settings)
+        self.supervisor.busy = self._queue.at_work
         self._peers = Peers(env)
-        self._claims = LocalTakeover(
+        self._takeover = LocalTakeover(
             env,
-            self.sync,
+            self.slices,
             self._peers,
             children,
-            self.supervisor.want,
+            self.supervisor.set_desired,
             lambda: self.lease.held(self._session) and not self.supervisor.closing,
         )
         self.router = Router(
             env,
-            self.sync,
+            self.slices,
             children,
-            self._desk,
+            self._queue,
             self._peers,
-            OnDemandStarter(env, client, lambda: self.sync.settings, self.sync.registry),
-            self._claims,
+            OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry),
+            self._takeover,
         )
         self.router.partitioned = self._partitioned
-        self._handovers = Handovers(env, self.sync, self._peers)
+        self._handovers = Handovers(env, self.slices, self._peers)
         self.supervisor.handovers = self._handovers
         self._server = Server(
             env,
-            self.sync,
+            self.slices,
             self.router,
             Access(env, client),
             self._receive,
@@ -143,15 +146,15 @@ class Agent:
                 "processhub_agent_lease_failures": lambda: self.lease.failures,
                 "processhub_agent_log_lines_dropped": lambda: sink.dropped,
             },
-            {"processhub_agent_requests_waiting": lambda: self._desk.waiting},
+            {"processhub_agent_requests_waiting": lambda: self._queue.waiting},
         )
 
     async def run(self) -> int:
         """Run until a SIGTERM or until it can't go on; returns the exit code."""
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._told_to_end)
+            self._loop.add_signal_handler(signum, self._terminated)
         await self._server.start()
-        self._begin(self.sync.informer.run())
+        self._begin(self.slices.informer.run())
         self._begin(self._wait_for_slices())
         self.usage.start()
         self._pythons.warm()
@@ -168,7 +171,7 @@ class Agent:
         await self._peers.close()
         return code
 
-    # what the parts tell
+    # what the parts report
 
     def _begin(self, work: object) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
@@ -183,23 +186,23 @@ class Agent:
 
     async def _wait_for_slices(self) -> None:
         """The Lease is taken only once this member's slice 0 is there: it carries leaseSeconds and the term."""
-        while not self.sync.ready:
-            await self.sync.informer.synced.wait()
+        while not self.slices.ready:
+            await self.slices.informer.synced.wait()
             await asyncio.sleep(0.02)
         self.lease.start()
 
     def _child_changed(self, child: Child, urgent: bool) -> None:
-        self._status.child_changed(child, urgent=urgent)
-        self._desk.child_changed(child)
+        self._reporter.child_changed(child, urgent=urgent)
+        self._queue.child_changed(child)
 
     async def _receive(self, child_id: str, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]) -> None:
         await self._handovers.receive(self.supervisor.children.get(child_id), uid, epoch, checksum, body)
 
     def _take(self, batch: Batch) -> tuple[Receipt, ...]:
         children = self.supervisor.children
-        taken = tuple(self._handovers.take(children.get(state.id), state) for state in batch.states)
+        receipts = tuple(self._handovers.take(children.get(state.id), state) for state in batch.states)
         self._handovers.expect(batch.more)
-        return taken
+        return receipts
 
     async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> dict[str, Any]:
         return await self.router.ask(operation, child_id, value, to)
@@ -209,7 +212,7 @@ class Agent:
         self.lease.apply(settings)
 
     def _registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
-        self._claims.registry_changed()
+        self._takeover.registry_changed()
         self._handovers.registry_changed()
         self.router.watch.changed(old, new)
 
@@ -217,8 +220,8 @@ class Agent:
         if item is None:
             # What is still ending of it is reported in slice 0, which the operator writes next.
             for child in self.supervisor.children.values():
-                child.slice_gone(name, self.sync.first_slice)
-        self._status.slice_changed(item, name, self.supervisor.children.values())
+                child.slice_gone(name, self.slices.first_slice)
+        self._reporter.slice_changed(item, name, self.supervisor.children.values())
 
     def _lease_held(self, session: int) -> None:
         self._begin(self._serve_session(session))
@@ -227,7 +230,7 @@ class Agent:
         """The Lease is ours (again): act on what the slices hold at this moment, only then start."""
         while session == self.lease.session:
             try:
-                await self.sync.refresh()
+                await self.slices.refresh()
             except ApiError as error:
                 log.warning("slices can't be read: %s", error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -235,10 +238,10 @@ class Agent:
             if not self._ever_held:
                 self._handovers.follow(self.supervisor.children.values())
             self._session, self._ever_held = session, True
-            self._status.open()
+            self._reporter.open()
             self._pythons.warm()
             self.supervisor.advance()
-            self._desk.advance()
+            self._queue.advance()
             return
 
     def _partitioned(self) -> str:
@@ -253,15 +256,15 @@ class Agent:
             return True
         return self.lease.held(self._session)
 
-    def _previous(self, child_id: str, wanted: DesiredRun) -> Report | None:
+    def _previous(self, child_id: str, desired: DesiredRun) -> Report | None:
         """What an earlier agent of this member said of the same incarnation."""
-        item = self.sync.informer.items.get((self.env.namespace, wanted.slice))
+        item = self.slices.informer.items.get((self.env.namespace, desired.slice))
         if item is None or item.status.holder == self.lease.identity:
             return None
         text = item.status.entries.get(child_id, "")
         with contextlib.suppress(EntryError):
             report = parse_report(text)
-            entry = wanted.assignment
+            entry = desired.assignment
             if report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
                 return report
         return None
@@ -270,18 +273,18 @@ class Agent:
         """Everything it runs is another's now."""
         self._finish(EXIT_OTHER_HOLDER)
 
-    def _warden_lost(self) -> None:
-        log.error("the warden ended: its children ended with it, and so does this agent")
-        self._finish(EXIT_NO_WARDEN)
+    def _watchdog_lost(self) -> None:
+        log.error("the watchdog ended: its children ended with it, and so does this agent")
+        self._finish(EXIT_NO_WATCHDOG)
 
-    def _told_to_end(self) -> None:
+    def _terminated(self) -> None:
         log.info("told to end: stopping %d children", len(self.supervisor.children))
         self._server.leave()
         self._finish(EXIT_OK)
 
     def _finish(self, code: int) -> None:
         if code != EXIT_OK:
-            self._spawner.close()  # the warden ends all children now, whatever else is still to be done here
+            self._watchdog.close()  # the watchdog ends all children now, whatever else is still to be done here
         if not self.exit.done():
             self.exit.set_result(code)
         elif code != EXIT_OK and self._ending is not None:
@@ -298,7 +301,7 @@ class Agent:
             await self.supervisor.emptied(min(self.supervisor.settings.handover_seconds, left - grace))
         await self.supervisor.stop_all(grace, left - grace - (self._loop.time() - began))
         self.supervisor.forget_all()
-        await self._status.flush(_FLUSH_SECONDS)
+        await self._reporter.flush(_FLUSH_SECONDS)
         await self.lease.release()
         # What other members' children still work on is answered here; who waits for an owner asks another member.
         await self._server.finish(min(self.supervisor.settings.request_seconds, _FINISH_SECONDS))
@@ -311,7 +314,7 @@ class Agent:
 
     def ready(self) -> str:
         """Empty where the member is ready, else what it waits for."""
-        if not self.sync.ready:
+        if not self.slices.ready:
             return "this member's slices are not read yet"
         if not self.lease.held(self._session):
             return "the member's Lease is not held"

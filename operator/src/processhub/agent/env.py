@@ -1,4 +1,4 @@
-"""What the member's pod tells its agent: the environment, read once."""
+"""The agent's environment, as the member's pod sets it: read once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Length-prefixed JSON messages over a Unix stream socket, with file descriptors beside them.
 
 A stream and not packets: a message may be larger than a socket's buffer. Standard library only, because the
-warden and the runners use it too. Nothing here blocks; a slow peer makes the outbox grow.
+watchdog and the runners use it too. Nothing here blocks; a slow peer makes the outbox grow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The member's Lease: taken, renewed and judged on a thread, an event loop and a connection of its own.
 
-A busy agent never starves it, and a stalled agent never feeds it: the warden's deadline moves only with a renewal
+A busy agent never starves it, and a stalled agent never feeds it: the watchdog's deadline moves only with a renewal
 that the API server confirmed, counted from before it was sent. Another holder means that this agent is a leftover;
 it ends at once and starts over as a new process with a new nonce, so that nothing it believed survives.
 """
@@ -118,10 +118,10 @@ class LeaseKeeper:
 
     def _apply(self, settings: Settings) -> None:
         self._settings = settings
-        self._feed_warden()
+        self._feed_watchdog()
         self._hurry.set()
 
-    def _feed_warden(self) -> None:
+    def _feed_watchdog(self) -> None:
         settings = self._settings
         if settings.fence and self._renewed:
             seconds = self._seconds()
@@ -163,15 +163,15 @@ class LeaseKeeper:
                     self._lease = lease
                     return
                 if self.session and holder:
-                    self._tell_other(holder)
+                    self._report_other(holder)
                     return
                 mark = (holder, lease.spec.renew_time or "")
                 if mark != seen:
                     seen, since = mark, boottime()
                     if holder and not self._same_pod(holder):
                         log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
-                patience = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
-                if not holder or self._same_pod(holder) or boottime() - since > patience:
+                max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
+                if not holder or self._same_pod(holder) or boottime() - since > max_wait:
                     if await self._write(client, lease, taking=True):
                         return
                     continue
@@ -243,14 +243,14 @@ class LeaseKeeper:
         if fresh:
             self.session += 1
         self._renewed, self._granted = began, seconds
-        self._feed_warden()
+        self._feed_watchdog()
         if fresh:
             log.info("holding the member's Lease as %s", self.identity)
         if fresh or late:
             self._main.call_soon_threadsafe(self._on_held, self.session)
         return True
 
-    def _tell_other(self, holder: str) -> None:
+    def _report_other(self, holder: str) -> None:
         log.error("the member's Lease is held by %s now: this agent ends", holder)
         self._renewed = 0.0
         self._main.call_soon_threadsafe(self._on_other, holder)

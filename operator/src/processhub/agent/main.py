@@ -1,4 +1,4 @@
-"""The agent's entry: read the environment, start the warden while the process is small, then everything else."""
+"""The agent's entry: read the environment, start the watchdog while the process is small, then everything else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from processhub.agent.watchdog.linux import become_subreaper
 def main() -> int:
     """The console script ``processhub-agent``; returns the exit code.
 
-    0: ended in order; 1: failed, see the log; 2: not run in a member's pod; 70: the warden ended; 75: another holds
+    0: ended in order; 1: failed, see the log; 2: not run in a member's pod; 70: the watchdog ended; 75: another holds
     the member's Lease.
     """
     try:
@@ -24,15 +24,15 @@ def main() -> int:
     except EnvironmentProblem as error:
         print(f"processhub-agent: {error}", file=sys.stderr)  # noqa: T201 there is no log yet
         return 2
-    # Should the warden be killed, its orphans come to the agent and not out of its sight.
+    # Should the watchdog be killed, its orphans come to the agent and not out of its sight.
     become_subreaper()
     nofile = _raise_nofile()
-    warden = WatchdogProcess()
+    watchdog = WatchdogProcess()
     code = 1
     try:
-        code = _serve(env, warden, nofile)
+        code = _serve(env, watchdog, nofile)
     finally:
-        _end_all(warden)
+        _end_all(watchdog)
         shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own; nobody is left to use it
         # Without the interpreter's own clean-up: nothing is left to clean, and no thread may hold it up.
         sys.stdout.flush()
@@ -48,7 +48,7 @@ def _raise_nofile() -> tuple[int, int] | None:
     return None
 
 
-def _serve(env: Environment, warden: WatchdogProcess, nofile: tuple[int, int] | None) -> int:
+def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] | None) -> int:
     import logging
 
     import uvloop
@@ -65,7 +65,7 @@ def _serve(env: Environment, warden: WatchdogProcess, nofile: tuple[int, int] | 
 
     async def run() -> int:
         async with await Client.connect() as client:
-            return await Agent(env, client, warden, sink, nofile).run()
+            return await Agent(env, client, watchdog, sink, nofile).run()
 
     try:
         return uvloop.run(run())
@@ -79,13 +79,13 @@ def _serve(env: Environment, warden: WatchdogProcess, nofile: tuple[int, int] | 
         sink.close()
 
 
-def _end_all(warden: WatchdogProcess) -> None:
-    """Let the warden end what is left; if it is gone, end it here: nothing outlives the agent."""
+def _end_all(watchdog: WatchdogProcess) -> None:
+    """Let the watchdog end what is left; if it is gone, end it here: nothing outlives the agent."""
     from processhub.agent.watchdog.linux import end_all
 
-    warden.socket.close()
+    watchdog.socket.close()
     with contextlib.suppress(Exception):
-        warden.process.wait(timeout=20)
+        watchdog.process.wait(timeout=20)
     end_all(seconds=5)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,55 +15,38 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
-from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Report, Settings
 
 if TYPE_CHECKING:
-    from processhub.agent.handover.handover import Handovers
+    from processhub.agent.handover.transfer import Handovers
 
 log = logging.getLogger(__name__)
 
 
-class ExecLauncher(Protocol):
-    """What starts exec children."""
+class Launcher(Protocol):
+    """What starts the children of one kind of workload."""
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None) -> RunHandle:
-        """Have it started, with that state."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None) -> RunHandle:
+        """Start the child, with that state. Raises OSError where there is no room for its process."""
 
     def forget(self, child_id: str) -> None:
-        """It is gone from this member."""
+        """The child is gone from this member: remove what was kept for it."""
 
-
-class PythonLauncher(Protocol):
-    """What starts Python children."""
-
-    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None) -> RunHandle:
-        """Have it started, with that state. Raises OSError where there is no room for its process."""
-
-
-class PodLauncher(Protocol):
-    """What follows the Pods of pod children."""
-
-    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
-        """Have it followed; its Pod is the operator's to make."""
-
-    def let_go(self) -> None:
-        """The agent ends: Pods live on, and those that are ordered to stop from here on end at once for it."""
+    def shut_down(self) -> None:
+        """The agent ends: every child is stopped from here on."""
 
 
 class Supervisor:
     """The children by id.
 
-    ``may_start(again)`` is the gate: whether the Lease allows a start now. ``on_change(child, urgent)`` is called
-    for each changed report.
+    ``launchers`` are by type of workload. ``may_start(again)`` is whether the Lease allows a start now.
+    ``on_change(child, urgent)`` is called for each changed report.
     """
 
     def __init__(
         self,
-        execs: ExecLauncher,
-        pythons: PythonLauncher,
-        pods: PodLauncher,
+        launchers: Mapping[type, Launcher],
         may_start: Callable[[bool], bool],
         on_change: Callable[[Child, bool], None],
         previous: Callable[[str, DesiredRun], Report | None],
@@ -73,7 +56,7 @@ class Supervisor:
         self.limits = Limits()
         self.settings = Settings()
         self.closing = False
-        self._execs, self._pythons, self._pods = execs, pythons, pods
+        self._launchers = launchers
         self._may_start, self._on_change, self._previous = may_start, on_change, previous
         self._metrics = metrics
         self._answers_first = True
@@ -82,7 +65,7 @@ class Supervisor:
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    # orders
+    # what is desired
 
     def apply(self, settings: Settings) -> None:
         """Take changed settings; they hold from the next start or stop on, but for a partition, which stops all."""
@@ -101,31 +84,32 @@ class Supervisor:
             log.info("the hub has its quorum again")
             self.advance()
 
-    def want(self, changes: dict[str, DesiredRun | None]) -> None:
-        """Take changed orders."""
-        for child_id, wanted in changes.items():
+    def set_desired(self, changes: dict[str, DesiredRun | None]) -> None:
+        """Take in what changed of the children that shall run."""
+        for child_id, desired in changes.items():
             child = self.children.get(child_id)
             if child is None:
-                if wanted is None:
+                if desired is None:
                     continue
                 child = self.children[child_id] = Child(child_id, self, self.limits, self._loop)
-                if report := self._previous(child_id, wanted):
+                if report := self._previous(child_id, desired):
                     child.adopt(report)
-            child.want(wanted)
+            child.set_desired(desired)
 
     def advance(self) -> None:
-        """The gate may have opened: start what waits for it."""
+        """The Lease may allow starts again: start what waits for that."""
         for child in list(self.children.values()):
             child.advance()
 
-    async def stop_all(self, grace: float, patience: float) -> None:
+    async def stop_all(self, grace: float, max_wait: float) -> None:
         """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods.
 
-        Where ``patience`` seconds are enough for any request, one that is at work answers first, as at any stop.
+        Where ``max_wait`` seconds are enough for any request, one that is at work answers first, as at any stop.
         """
         self.closing = True
-        self._answers_first = patience >= self.settings.request_seconds
-        self._pods.let_go()
+        self._answers_first = max_wait >= self.settings.request_seconds
+        for launcher in self._launchers.values():
+            launcher.shut_down()
         for child in list(self.children.values()):
             child.stop(grace)
         while any(child.alive for child in self.children.values()):
@@ -135,13 +119,13 @@ class Supervisor:
     def forget_all(self) -> None:
         """After ``stop_all``: this agent runs and will run none of them."""
         for child in list(self.children.values()):
-            child.want(None)
+            child.set_desired(None)
 
     @property
     def all_settled(self) -> bool:
         """Whether each child that may start has run or failed once."""
         return all(
-            child.settled or child.wanted is None or not child.wanted.startable for child in self.children.values()
+            child.settled or child.desired is None or not child.desired.startable for child in self.children.values()
         )
 
     def count(self) -> dict[str, int]:
@@ -151,43 +135,39 @@ class Supervisor:
             counts[child.state] += 1
         return counts
 
-    # what children ask and tell
+    # for children (ChildHost)
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
-        if self.closing or self.settings.partitioned or child.wanted is None:
+        if self.closing or self.settings.partitioned or child.desired is None:
             return False
-        return (child.wanted.startable or again) and self._may_start(again)
+        return (child.desired.startable or again) and self._may_start(again)
 
     def lacks_state(self, child: Child) -> bool:
-        """Whether the state that it is to start with is not here, but with its former member."""
+        """Whether the state that the child is to start with is not here, but on its former member."""
         return self.handovers is not None and self.handovers.lacks(child)
 
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
-        """Hand the child to what runs its kind of workload."""
-        workload = wanted.workload
-        state = self.handovers.state_for(child.id, wanted) if self.handovers is not None else None
-        if isinstance(workload, Exec):
-            return self._execs.launch(child, wanted, workload, state)
-        if isinstance(workload, Python):
+    def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
+        """Start the child with the launcher for its kind of workload."""
+        state = self.handovers.state_for(child.id, desired) if self.handovers is not None else None
+        launcher = self._launchers.get(type(desired.workload))
+        if launcher is not None:
             try:
-                return self._pythons.launch(child, wanted, workload, state)
+                return launcher.launch(child, desired, state)
             except OSError as error:
-                end = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
-        elif isinstance(workload, PodWorkload):
-            return self._pods.launch(child, wanted, workload)
+                exit_status = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
         else:
-            end = ExitStatus(
+            exit_status = ExitStatus(
                 Reason.INVALID,
                 "not started",
                 final=True,
                 message="this agent can't read its workload: a newer one is needed",
             )
-        self._loop.call_soon(child.ended, end)
+        self._loop.call_soon(child.ended, exit_status)
         return _Nothing()
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        """Its report changed."""
+        """Pass on that the child's report changed."""
         if not child.alive:
             self._empty.set()
         self._on_change(child, urgent)
@@ -197,37 +177,39 @@ class Supervisor:
         return self._answers_first and self.busy(child)
 
     def gone(self, child: Child) -> None:
-        """Nothing of it is left or wanted."""
+        """Forget the child: nothing of it runs and none is desired."""
         if self.children.get(child.id) is child:
             del self.children[child.id]
-            self._execs.forget(child.id)
+            for launcher in self._launchers.values():
+                launcher.forget(child.id)
             if self.handovers is not None:
                 self.handovers.forget(child.id)
         self._empty.set()
         self._on_change(child, True)
 
-    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
-        """Its state is to go to another member."""
+    def hand_over(self, child: Child, desired: DesiredRun) -> None:
+        """Begin to hand the child's state over to another member."""
         if self.handovers is not None:
-            self.handovers.begin(child, wanted)
+            self.handovers.begin(child, desired)
 
     def stays(self, child: Child) -> None:
-        """It does not want to be moved."""
+        """The child declined to be moved."""
         if self.handovers is not None:
             self.handovers.stays(child)
 
-    def quiesced(self, child: Child, end: ExitStatus) -> None:
-        """It ended so that its state can go."""
+    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
+        """The child ended for a handover."""
         if self.handovers is not None:
-            self.handovers.quiesced(child, end)
+            self.handovers.quiesced(child, exit_status)
 
-    def up(self, child: Child) -> None:
-        """What it was started with is its own now."""
+    def up(self, child: Child, seconds: float) -> None:
+        """Count the start; what the child was started with is its own now."""
+        self._metrics.starts.observe(seconds)
         if self.handovers is not None:
             self.handovers.up(child.id)
 
     async def emptied(self, seconds: float) -> None:
-        """Return when nothing is wanted or runs here any more, after ``seconds`` at the latest."""
+        """Return when no child is desired or runs here any more, after ``seconds`` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.children:
@@ -235,30 +217,26 @@ class Supervisor:
                     await self._empty.wait()
 
     def restarted(self, child: Child) -> None:
-        """It is being restarted."""
+        """Count and log the restart."""
         self._metrics.restarts.inc()
         log.info("restarting: %s", child.last_exit, extra={"child": child.id})
 
-    def started(self, child: Child, seconds: float) -> None:
-        """It is up."""
-        self._metrics.starts.observe(seconds)
-
 
 class _Nothing:
-    """The handle of a child that can't be started."""
+    """The run of a child that can't be started; the child's end is reported at once."""
 
     def stop(self, grace: float) -> None:
-        """It ends by itself at once."""
+        """Do nothing: it ends by itself."""
 
     def give_up(self) -> None:
-        """The same."""
+        """Do nothing: it ends by itself."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """It has no state."""
+        """Do nothing: it has no state."""
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """There is nobody to tell."""
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Do nothing: nothing runs."""
 
     async def request(self, request: Request) -> Response:
-        """There is nobody to ask."""
+        """Never called: nothing runs."""
         raise AssertionError("it never runs")

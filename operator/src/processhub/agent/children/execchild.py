@@ -1,4 +1,4 @@
-"""Exec children: a process group of its own each, started and ended through the warden."""
+"""Exec children: a process group of its own each, started and ended through the watchdog."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
 log = logging.getLogger(__name__)
-_IN_FLIGHT = 32  # starts the warden is given at a time: a start's time limit must not count those before it
+_IN_FLIGHT = 32  # starts the watchdog is given at a time: a start's time limit must not count those before it
 
 
 class ExecStarter:
     """Starts exec children, some at a time."""
 
-    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink) -> None:
-        self.env, self.spawner, self.sink = env, spawner, sink
+    def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink) -> None:
+        self.env, self.watchdog, self.sink = env, watchdog, sink
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
         self._closing: set[asyncio.Task[None]] = set()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None = None) -> RunHandle:
-        """Have the child started, with that state; it hears of the outcome."""
-        run = ExecRun(self, child, wanted, workload, state)
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Start the child, with that state; its outcome is reported to the child."""
+        assert isinstance(desired.workload, Exec)
+        run = ExecRun(self, child, desired, desired.workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
-            # Not at once: the child must know its handle before it hears of a failure.
+            # Not at once: the child must know its run before a failure is reported to it.
             asyncio.get_running_loop().call_soon(run.begin)
         else:
             self._waiting.append(run)
@@ -68,15 +69,18 @@ class ExecStarter:
         """Remove the files of a child that is gone from this member."""
         shutil.rmtree(self.env.child_dir(child_id), ignore_errors=True)
 
+    def shut_down(self) -> None:
+        """The agent ends: nothing more is needed, each child is stopped."""
+
 
 class ExecRun:
     """One incarnation of an exec child."""
 
     def __init__(
-        self, starter: ExecStarter, child: Child, wanted: DesiredRun, workload: Exec, state: Content | None
+        self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
     ) -> None:
-        self._starter, self._child, self._wanted, self._workload = starter, child, wanted, workload
-        self._role, self._epoch = wanted.assignment.role, wanted.assignment.epoch
+        self._starter, self._child, self._desired, self._workload = starter, child, desired, workload
+        self._role, self._epoch = desired.assignment.role, desired.assignment.epoch
         self._inherited = state
         self._leave_to: Path | None = None
         self._key = ""
@@ -86,12 +90,12 @@ class ExecRun:
         self._outputs: list[PipeReader] = []
         self._http: ChildHttp | None = None  # once it was asked something
 
-    # what the child orders
+    # the child's orders
 
     def stop(self, grace: float) -> None:
         """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
         if self._key:
-            self._starter.spawner.stop(self._key, grace)
+            self._starter.watchdog.stop(self._key, grace)
         elif not self._begun and not self.cancelled:
             self.cancelled = True
             # Soon, not now: the child is in the midst of ordering it.
@@ -104,14 +108,14 @@ class ExecRun:
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """End it as at any stop: what it writes to HUB_HANDOVER_FILE then is its state."""
+        """Stop the child; what it writes to HUB_HANDOVER_FILE until its end is its state."""
         self._leave_to = path
         self.stop(grace)
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """Rewrite the epoch's and the role's file, then send roleSignal where one is set and it is to hear of it.
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Rewrite the files of the epoch and the role, then send roleSignal where one is set and ``notify`` is.
 
-        Where they can't be written it is started anew: it must not go on in a role that is another's.
+        Where they can't be written the child is restarted: it must not go on in a role that is another's.
         """
         self._role, self._epoch = role, epoch
         try:
@@ -120,19 +124,19 @@ class ExecRun:
             log.error("started anew: its role can't be written: %s", error, extra={"child": self._child.id})
             self._child.stop(self._child.limits.stop_seconds)
             return
-        if told and self._workload.role_signal and self._key:
-            self._starter.spawner.signal(self._key, signal.Signals[self._workload.role_signal])
+        if notify and self._workload.role_signal and self._key:
+            self._starter.watchdog.signal(self._key, signal.Signals[self._workload.role_signal])
 
     async def request(self, request: Request) -> Response:
-        """POST it to the socket that the child was told to serve."""
+        """POST the request to the child's HUB_SOCKET."""
         if self._http is None:
             self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
         return await self._http.post("http://child", request)
 
-    # what the warden tells
+    # the watchdog's reports
 
     def begin(self) -> None:
-        """Order the process: it is its turn."""
+        """Have the watchdog start the process: it is this run's turn."""
         if self.cancelled:
             self._land()
             return
@@ -157,7 +161,7 @@ class ExecRun:
         except OSError as error:
             self._end(ExitStatus(Reason.EXITED, "not started", message=f"{error.strerror}: {error.filename or 'pipe'}"))
             return
-        self._key = self._starter.spawner.spawn(
+        self._key = self._starter.watchdog.spawn(
             self,
             [*workload.command, *workload.args],
             self._environment(),
@@ -167,28 +171,30 @@ class ExecRun:
         )
 
     def started(self, pid: int) -> None:
-        """The exec took place: it is up."""
+        """The exec took place: the child is up."""
         self._land()
         self._child.running(pid)
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs."""
+        """The process could not be started."""
         command = self._workload.command[0]
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
-            end = ExitStatus(
+            exit_status = ExitStatus(
                 Reason.COMMAND_NOT_FOUND,
                 "not started",
                 message=f"workingDir {self._workload.working_dir}: {text}{name}",
             )
         elif what in ("exec", "value"):
-            end = ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}")
+            exit_status = ExitStatus(
+                Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}"
+            )
         else:
-            end = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
-        self._end(end)
+            exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
+        self._end(exit_status)
 
     def exited(self, status: int, fenced: bool) -> None:
-        """Nothing of its tree is left."""
+        """The process ended, and nothing of its tree is left."""
         if self._leave_to is not None:
             try:
                 shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
@@ -205,16 +211,16 @@ class ExecRun:
             self._landed = True
             self._starter.landed()
 
-    def _end(self, end: ExitStatus) -> None:
+    def _end(self, exit_status: ExitStatus) -> None:
         self._land()
         for output in self._outputs:
             output.finish()
         if self._http is not None:
             self._starter.close(self._http)
-        self._child.ended(end)
+        self._child.ended(exit_status)
 
     def _pipes(self) -> dict[int, int]:
-        env, entry = self._starter.env, self._wanted.assignment
+        env, entry = self._starter.env, self._desired.assignment
         common = {"hub": env.hub, "member": env.member, "child": self._child.id, "epoch": entry.epoch}
         encoders = {number: tagged({**common, "stream": stream}) for number, stream in ((1, "stdout"), (2, "stderr"))}
         self._outputs, ends = open_pipes(asyncio.get_running_loop(), self._starter.sink, encoders)

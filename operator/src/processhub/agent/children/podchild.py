@@ -11,6 +11,7 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
+from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.child import PodWorkload
@@ -63,19 +64,23 @@ class PodStarter:
         """Whether the Pods were listed: before that, an absent one means nothing."""
         return self._informer.synced.is_set()
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: PodWorkload) -> RunHandle:
-        """Follow the child's Pod; the report Starting has the operator make it."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Follow the child's Pod, which the operator makes when the child reports Starting. A Pod keeps its state."""
+        assert isinstance(desired.workload, PodWorkload)
         if not self._watching:
             self._watching = True
             self._begin(self._informer.run())
         child.settled = True  # a rollout of members need not wait for Pods: those live on
-        run = self._runs[child.id] = PodRun(self, child, wanted, workload)
-        # Not at once: the child must know its handle before it hears of anything.
+        run = self._runs[child.id] = PodRun(self, child, desired, desired.workload)
+        # Not at once: the child must know its run before anything is reported to it.
         asyncio.get_running_loop().call_soon(run.look)
         return run
 
-    def let_go(self) -> None:
-        """The agent ends: Pods live on."""
+    def forget(self, child_id: str) -> None:
+        """A child is gone from this member: nothing was kept for it here."""
+
+    def shut_down(self) -> None:
+        """The agent ends: Pods live on, and a child that is stopped from here on ends at once."""
         self.closing = True
 
     def pods_of(self, child_id: str) -> list[Pod]:
@@ -85,7 +90,7 @@ class PodStarter:
         return [pod for pod in found if pod is not None]
 
     def over(self, run: PodRun, child_id: str) -> None:
-        """The run has told of its end."""
+        """Forget the run: it has reported its end."""
         if self._runs.get(child_id) is run:
             del self._runs[child_id]
 
@@ -107,15 +112,15 @@ class PodStarter:
 class PodRun:
     """One incarnation of a pod child, or what this agent finds of it."""
 
-    def __init__(self, starter: PodStarter, child: Child, wanted: DesiredRun, workload: PodWorkload) -> None:
+    def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
-        self._uid, self._run = wanted.assignment.uid, str(wanted.assignment.started_with)
+        self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
         self._was_up, child.was_up = child.was_up, False
         self._seen = ""  # uid of its Pod
         self._up = self._stopping = self._over = False
         self._posts: set[asyncio.Future[Response]] = set()
 
-    # what the child orders
+    # the child's orders
 
     def stop(self, grace: float) -> None:
         """Wait until the operator has deleted its Pod and that is gone; nothing of the kind when the agent ends."""
@@ -124,17 +129,17 @@ class PodRun:
         asyncio.get_running_loop().call_soon(self.look)
 
     def give_up(self) -> None:
-        """Its start has no time limit."""
+        """Stop: the start of a Pod has no time limit of its own."""
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """A Pod's state is its own affair: it is not asked."""
+        """Do nothing: a Pod keeps its state itself."""
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """The operator tells the Pod, by its annotations."""
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Do nothing: the operator sets the Pod's annotations."""
 
     async def request(self, request: Request) -> Response:
-        """POST it to the Pod's port."""
+        """POST the request to the Pod's port."""
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
@@ -150,10 +155,10 @@ class PodRun:
             post.cancel()
             self._posts.discard(post)
 
-    # what the watch tells
+    # what the watch sees
 
     def look(self) -> None:
-        """Compare what is there with what is wanted, and report."""
+        """Compare the Pod that is there with the one that is desired, and report."""
         if self._over:
             return
         if self._stopping and self._starter.closing:
@@ -197,12 +202,12 @@ class PodRun:
             self._up = False
             self._child.blocked(*hindrance(pod))
 
-    def _end(self, end: ExitStatus) -> None:
+    def _end(self, exit_status: ExitStatus) -> None:
         self._over = True
         for post in self._posts:
             post.cancel()
         self._starter.over(self, self._child.id)
-        self._child.ended(end)
+        self._child.ended(exit_status)
 
 
 class Hindrance(NamedTuple):
@@ -236,7 +241,7 @@ def hindrance(pod: Pod) -> Hindrance:
 
 
 def _is_gated(pod: Pod) -> bool:
-    """Whether it waits for nothing but the operator's word, which follows at once."""
+    """Whether it waits only for the operator to remove its scheduling gate, which follows at once."""
     return [gate.name for gate in pod.spec.scheduling_gates] == [GATE_SOLE]
 
 

@@ -41,7 +41,7 @@ _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the st
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # of the time for a handover, in which an actor may put it off
 _CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
-# (call or cast, id, value, to) → what the actor is told: value, or status, code and detail
+# (call or cast, id, value, to) → the answer for the actor: value, or status, code and detail
 Ask = Callable[[str, str, Any, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 
@@ -49,10 +49,10 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 class PythonStarter:
     """Starts Python children. ``ask`` carries out what actors ask of other children."""
 
-    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink, ask: Ask) -> None:
-        self._env, self._spawner, self._sink, self._ask = env, spawner, sink, ask
-        self._runners: dict[str, Runner] = {}  # by module, the one that takes new actors
-        self._spare: Runner | None = None
+    def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink, ask: Ask) -> None:
+        self._env, self._watchdog, self._sink, self._ask = env, watchdog, sink, ask
+        self._runners: dict[str, ModuleRunner] = {}  # by module, the one that takes new actors
+        self._spare: ModuleRunner | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
         self._path = ""
@@ -70,8 +70,10 @@ class PythonStarter:
             except OSError as error:
                 log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
 
-    def launch(self, child: Child, wanted: DesiredRun, workload: Python, state: Content | None = None) -> RunHandle:
-        """Have the actor started in its module's runner. Raises OSError where none can be made."""
+    def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
+        """Start the actor in its module's runner. Raises OSError where none can be made."""
+        workload = desired.workload
+        assert isinstance(workload, Python)
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
         version = self._modules_version()
@@ -84,17 +86,23 @@ class PythonStarter:
             self._runners[module] = runner
             self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
         self._count += 1
-        return ActorRun(runner, str(self._count), child, wanted, workload, state)
+        return ActorRun(runner, str(self._count), child, desired, workload, state)
 
-    def retire(self, runner: Runner) -> None:
+    def forget(self, child_id: str) -> None:
+        """A child is gone from this member: nothing was kept for it here."""
+
+    def shut_down(self) -> None:
+        """The agent ends: nothing more is needed, each child is stopped."""
+
+    def retire(self, runner: ModuleRunner) -> None:
         """Give the runner no new actors."""
         if self._runners.get(runner.module) is runner:
             del self._runners[runner.module]
         if self._spare is runner:
             self._spare = None
 
-    def _new(self) -> Runner:
-        return Runner(self, self._env, self._spawner, self._sink, self._python_path(), self._ask)
+    def _new(self) -> ModuleRunner:
+        return ModuleRunner(self, self._env, self._watchdog, self._sink, self._python_path(), self._ask)
 
     def _modules_version(self) -> str:
         """Changes when the kubelet puts a changed ConfigMap in place: it swaps this link."""
@@ -115,11 +123,11 @@ class PythonStarter:
         return self._path
 
 
-class Runner(RunnerProcess):
+class ModuleRunner(RunnerProcess):
     """A runner and the actors in it."""
 
     def __init__(
-        self, starter: PythonStarter, env: Environment, spawner: WatchdogClient, sink: LogSink, path: str, ask: Ask
+        self, starter: PythonStarter, env: Environment, watchdog: WatchdogClient, sink: LogSink, path: str, ask: Ask
     ) -> None:
         self.module = self.version = ""
         self.ask = ask
@@ -128,7 +136,7 @@ class Runner(RunnerProcess):
         self._because = ""
         self._idle: asyncio.TimerHandle | None = None
         python = env.runner_python or sys.executable
-        super().__init__(env, spawner, sink, python, path)
+        super().__init__(env, watchdog, sink, python, path)
 
     def add(self, run: ActorRun, order: Message) -> None:
         """Start an actor."""
@@ -198,7 +206,7 @@ class ActorRun:
     """One incarnation of a Python child."""
 
     def __init__(
-        self, runner: Runner, key: str, child: Child, wanted: DesiredRun, workload: Python, state: Content | None
+        self, runner: ModuleRunner, key: str, child: Child, desired: DesiredRun, workload: Python, state: Content | None
     ) -> None:
         self.key, self.child, self.stuck = key, child, False
         self._runner = runner
@@ -211,9 +219,9 @@ class ActorRun:
         self._numbers = itertools.count()
         self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered
         self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
-        entry = wanted.assignment
+        entry = desired.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
-        order["signal"] = child.limits.tells(entry.role)
+        order["signal"] = child.limits.notifies(entry.role)
         if isinstance(state, bytes):
             order["state"] = state.decode(errors="surrogateescape")  # JSON, as far as is known here
         elif state is not None:
@@ -225,33 +233,33 @@ class ActorRun:
         """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
         self._runner.send({"op": "stop", "key": self.key, "grace": grace})
         now = self._loop.time()
-        self._end_by = min(self._end_by, now + grace)  # told once more it gets no more time
+        self._end_by = min(self._end_by, now + grace)  # a second stop gives it no more time
         self._later(self._end_by - now, lambda: self._overdue(grace))
 
     def ends(self, state: str | None) -> None:
-        """It has left its state, which is told or in its file, and ends by itself, as at a stop."""
+        """The actor has left its state, in the message or in its file, and ends by itself, as at a stop."""
         self._state = None if state is None else state.encode()
         self._later(self.grace, lambda: self._overdue(self.grace))
 
     def give_up(self) -> None:
-        """Cancel it; a blocked one is left alone where others run beside it."""
+        """Cancel the actor; a blocked one is left alone where others run beside it."""
         self._runner.send({"op": "stop", "key": self.key, "grace": 0})
         self._later(_CANCEL_SECONDS, self._blocks)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Ask it, have it write its state and end. How long it may take to write is the handover's affair."""
+        """Have the actor write its state and end, if it agrees. The handover limits how long the writing may take."""
         self.grace = grace
-        patience = self.child.limits.handover_seconds * _CONSENT
+        max_wait = self.child.limits.handover_seconds * _CONSENT
         self.order += 1
         order: Message = {"op": "handover", "key": self.key, "order": self.order, "path": str(path)}
-        self._runner.send({**order, "ask": ask, "patience": patience, "grace": grace})
+        self._runner.send({**order, "ask": ask, "patience": max_wait, "grace": grace})
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """Tell it of its changed role."""
-        self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": told})
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Send the changed role to the actor."""
+        self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
     async def request(self, request: Request) -> Response:
-        """Hand it to the actor, which takes one message at a time."""
+        """Hand the request to the actor, which takes one message at a time."""
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
         value = json.loads(await request.content())
@@ -274,25 +282,25 @@ class ActorRun:
         task.add_done_callback(lambda _: self._asks.pop(number, None))
 
     def asks_no_more(self, message: Message) -> None:
-        """It does not wait for that answer any more."""
+        """The actor does not wait for that answer any more."""
         if (task := self._asks.get(message["ask"])) is not None:
             task.cancel()
 
     async def _ask(self, message: Message) -> None:
-        told = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
-        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **told})
+        answer = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
+        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
 
-    def ended(self, end: ExitStatus) -> None:
-        """Nothing of it is left."""
+    def ended(self, exit_status: ExitStatus) -> None:
+        """The actor has ended, and nothing of it is left."""
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._asks.values()):
             task.cancel()
         for answer in self._requests.values():
             if not answer.done():
-                answer.set_exception(OutcomeUnknownError(end.text))
+                answer.set_exception(OutcomeUnknownError(exit_status.text))
         self._requests.clear()
-        self.child.ended(end if self._state is None else replace(end, state=self._state))
+        self.child.ended(exit_status if self._state is None else replace(exit_status, state=self._state))
 
     def _overdue(self, grace: float) -> None:
         self._runner.listen()  # a busy agent may not have read yet that it ended

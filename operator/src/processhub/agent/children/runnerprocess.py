@@ -1,4 +1,4 @@
-"""A runner process: started through the warden, spoken to over a socket of its own."""
+"""A runner process: started through the watchdog, spoken to over a socket of its own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class RunnerProcess:
     A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``.
     """
 
-    def __init__(self, env: Environment, spawner: WatchdogClient, sink: LogSink, python: str, path: str) -> None:
+    def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
         self.up = False  # it said that it is ready
         self.last_words = ""  # the last line on stderr that was no actor's
-        self._spawner, self._python = spawner, python
+        self._watchdog, self._python = watchdog, python
         self._loop = asyncio.get_running_loop()
         encoders = {number: self._encoder(env, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
         self._outputs, fds = open_pipes(self._loop, sink, encoders)
@@ -50,7 +50,7 @@ class RunnerProcess:
         self._writing = False
         self._loop.add_reader(mine.fileno(), self.listen)
         self.send({"op": "hub", "name": env.hub, "namespace": env.namespace, "member": env.member})
-        self._key = spawner.spawn(
+        self._key = watchdog.spawn(
             self,
             [python, "-m", "processhub.agent.runner"],
             _environment(env, path),
@@ -67,7 +67,7 @@ class RunnerProcess:
 
     def kill(self) -> None:
         """SIGKILL to the process and all below it."""
-        self._spawner.stop(self._key, 0)
+        self._watchdog.stop(self._key, 0)
 
     def heard(self, message: Message) -> None:
         """An event of the runner."""
@@ -77,20 +77,20 @@ class RunnerProcess:
         """The process is gone, or never came up."""
         raise NotImplementedError
 
-    # what the warden tells
+    # the watchdog's reports
 
     def started(self, pid: int) -> None:
         """The exec took place."""
         self.pid = pid
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs."""
+        """The process could not be started."""
         self._close()
         reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
         self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
 
     def exited(self, status: int, fenced: bool) -> None:
-        """Nothing of its tree is left."""
+        """The process ended, and nothing of its tree is left."""
         self.listen()  # what it said last
         self._close()
         self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
@@ -142,7 +142,7 @@ class RunnerProcess:
         return encode
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
+class _ActorLine(msgspec.Struct, forbid_unknown_fields=True):
     """What runner/output.py writes for an actor."""
 
     child: str
@@ -151,7 +151,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     message: str
 
 
-_line = msgspec.json.Decoder(_Line)
+_line = msgspec.json.Decoder(_ActorLine)
 
 
 def _is_actors(line: bytes) -> bool:

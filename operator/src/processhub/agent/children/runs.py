@@ -1,17 +1,13 @@
-"""What a child, what runs it and its supervisor tell each other."""
+"""What runs a child: the handle of a started incarnation, how it ended, and the limits it is held to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason
-
-if TYPE_CHECKING:
-    from processhub.agent.children.child import Child
-    from processhub.agent.registry.slicewatcher import DesiredRun
-    from processhub.agent.request import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,74 +20,32 @@ class ExitStatus:
     final: bool = False  # starting it again can't help before its spec changes
     fenced: bool = False  # it was ended because the member's Lease was not renewed in time
     message: str = ""  # more for people: what to do, a traceback's last line
-    state: bytes | None = None  # what it left, where that is small enough to be told
+    state: bytes | None = None  # the state that it left, where that is small enough for a message
 
 
 class RunHandle(Protocol):
     """A started incarnation, whatever runs it."""
 
     def stop(self, grace: float) -> None:
-        """Ask it to end; end it by force after ``grace`` seconds. May be called again with less."""
+        """Ask the run to end; end it by force after ``grace`` seconds. May be called again with less."""
 
     def give_up(self) -> None:
-        """Its start took too long: end it, but nothing else for its sake."""
+        """The start took too long: end this run, and nothing else for its sake."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Have it leave its state and end; ``ask``: if it agrees, else ``child.stays`` is called.
+        """Have the run leave its state and end; ``ask``: only if it agrees, else ``child.stays`` is called.
 
-        The state is at ``path`` then, or in what is told of its end.
+        The state is at ``path`` then, or in the exit status.
         """
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
-        """Its role and epoch are these now; ``told``: the hub's redundancySignal has it hear of that."""
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
+        """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for the child to be signalled."""
 
     async def request(self, request: Request) -> Response:
-        """Hand a request over, its body is there, and return the answer; cancelled only before it is handed over.
+        """Hand over a request, whose body is there, and return the answer; cancelled only before it is handed over.
 
         Raises OutcomeUnknownError where no answer will come.
         """
-
-
-class ChildHost(Protocol):
-    """What a child needs of its supervisor."""
-
-    closing: bool  # the agent ends: nothing is started any more
-
-    def may_start(self, child: Child, *, again: bool) -> bool:
-        """Whether it may start now; ``again``: the same incarnation has run here before."""
-
-    def lacks_state(self, child: Child) -> bool:
-        """Whether the state that it is to start with is not here, but with its former member."""
-
-    def launch(self, child: Child, wanted: DesiredRun) -> RunHandle:
-        """Have it started; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
-
-    def changed(self, child: Child, *, urgent: bool) -> None:
-        """Its report changed; ``urgent``: somebody may wait for it."""
-
-    def at_work(self, child: Child) -> bool:
-        """Whether it is busy with a request whose answer is worth waiting for before it is stopped."""
-
-    def gone(self, child: Child) -> None:
-        """Nothing runs and nothing is wanted: forget it."""
-
-    def hand_over(self, child: Child, wanted: DesiredRun) -> None:
-        """Its state is to go to another member: see to it."""
-
-    def stays(self, child: Child) -> None:
-        """It does not want to be moved."""
-
-    def quiesced(self, child: Child, end: ExitStatus) -> None:
-        """It ended so that its state can go."""
-
-    def up(self, child: Child) -> None:
-        """It runs: what it was started with is its own now."""
-
-    def restarted(self, child: Child) -> None:
-        """It is being restarted (for metrics)."""
-
-    def started(self, child: Child, seconds: float) -> None:
-        """It runs, so long after its start was begun (for metrics)."""
 
 
 @dataclass(slots=True)
@@ -106,6 +60,6 @@ class Limits:
     redundancy_signal: str = "None"
     handover_seconds: float = 0.0
 
-    def tells(self, role: str) -> bool:
-        """Whether a child is told that it has this role."""
+    def notifies(self, role: str) -> bool:
+        """Whether a child is notified when it gets this role."""
         return self.redundancy_signal in ("All", role)

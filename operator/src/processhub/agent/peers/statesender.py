@@ -45,14 +45,14 @@ class SmallState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Several of them; ``more``: others follow soon."""
+    """Several small states; ``more``: others follow soon."""
 
     states: tuple[SmallState, ...]
     more: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
-    """What the target says of a state: status 204 where it has it, else as an HTTP answer's would be, and why.
+    """The target's answer for one state: status 204 where it has it, else an HTTP status and why.
 
     Status 0: it could not be asked.
     """
@@ -65,7 +65,7 @@ Pending = tuple[Outgoing, asyncio.Future[Receipt]]
 
 
 class StateSender:
-    """What sends them.
+    """Sends states to other members.
 
     ``stream(address, state)`` and ``batch(address, batch)`` carry them, the latter with one answer for each, in order;
     ``under_way()`` is how many states are on their way or are about to be.
@@ -84,35 +84,35 @@ class StateSender:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, address: str, state: Outgoing) -> Receipt:
-        """What the member at the address says. Cancel it to give up."""
+        """Send the state; returns the receipt of the member at the address. Cancel it to give up."""
         if state.size > SMALL_MAX:
             async with self._streams:
                 return await self._stream(address, state)
-        taken: asyncio.Future[Receipt] = self._loop.create_future()
-        self._waiting.setdefault(address, deque()).append((state, taken))
+        receipt: asyncio.Future[Receipt] = self._loop.create_future()
+        self._waiting.setdefault(address, deque()).append((state, receipt))
         if address not in self._tasks:
             self._tasks[address] = self._loop.create_task(self._serve(address))
-        return await taken
+        return await receipt
 
     async def _serve(self, address: str) -> None:
         """Send until nothing waits for this member."""
         waiting = self._waiting[address]
-        parcels: list[Pending] = []
+        pending: list[Pending] = []
         try:
             await asyncio.sleep(0)  # what the same event made ready goes with it
             while waiting:
-                states, parcels = _packed(waiting)
+                states, pending = _packed(waiting)
                 if states:
                     answers = await self._carry(address, states)
-                    for (_, taken), answer in zip(parcels, answers, strict=True):
-                        _settle(taken, answer)
+                    for (_, receipt), answer in zip(pending, answers, strict=True):
+                        _settle(receipt, answer)
         finally:
             del self._tasks[address], self._waiting[address]
-            for _, taken in (*parcels, *waiting):
-                _settle(taken, Receipt(0, "it was not sent"))
+            for _, receipt in (*pending, *waiting):
+                _settle(receipt, Receipt(0, "it was not sent"))
 
     async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Receipt, ...]:
-        """What the member says of them. One that is silent holds up no later states: they are sent once more."""
+        """Send a batch; returns a receipt for each state, also where the member does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._batch(address, Batch(states, more=self._under_way() > len(states)))
@@ -126,20 +126,20 @@ def _packed(waiting: deque[Pending]) -> tuple[tuple[SmallState, ...], list[Pendi
     packed: list[Pending] = []
     room = _BATCH_BYTES
     while waiting and len(packed) < _BATCH_STATES and waiting[0][0].size <= room:
-        state, taken = waiting.popleft()
-        if taken.done():
+        state, receipt = waiting.popleft()
+        if receipt.done():
             continue
         try:
             content = state.content if isinstance(state.content, bytes) else state.content.read_bytes()
         except OSError as error:
-            _settle(taken, Receipt(0, f"{error.strerror}: {error.filename}"))
+            _settle(receipt, Receipt(0, f"{error.strerror}: {error.filename}"))
             continue
         room -= state.size
         states.append(SmallState(state.id, state.uid, state.epoch, state.checksum, content))
-        packed.append((state, taken))
+        packed.append((state, receipt))
     return tuple(states), packed
 
 
-def _settle(taken: asyncio.Future[Receipt], answer: Receipt) -> None:
-    if not taken.done():
-        taken.set_result(answer)
+def _settle(receipt: asyncio.Future[Receipt], answer: Receipt) -> None:
+    if not receipt.done():
+        receipt.set_result(answer)

@@ -36,15 +36,15 @@ class DesiredRun:
     slice: str
     term: int
     startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
-    claim: str = ""  # the member whose entry says so, which could not be reached (agent/claims.py)
+    claim: str = ""  # the member whose entry says so, which could not be reached (requests/localtakeover.py)
 
     def same_run(self, other: DesiredRun) -> bool:
-        """Whether what runs for ``other`` is what is wanted here: no restart is needed."""
+        """Whether what runs for ``other`` may run on for this one, without a restart."""
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
 
-class _Own:
+class _OwnSlice:
     """One of this member's slices, parsed: only entries whose text changed are parsed again."""
 
     def __init__(self) -> None:
@@ -93,9 +93,9 @@ class _Own:
 class SliceWatcher:
     """Follows the hub's slices.
 
-    ``on_registry(old, new)`` is told of each slice of the hub that changed, after all others.
+    ``on_registry(old, new)`` is called for each slice of the hub that changed, after all others.
 
-    ``on_wanted(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
+    ``on_desired(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
     and in order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)``
     changed settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says
     so.
@@ -106,15 +106,15 @@ class SliceWatcher:
         client: Client,
         env: Environment,
         identity: str,
-        on_wanted: Callable[[dict[str, DesiredRun | None]], None],
+        on_desired: Callable[[dict[str, DesiredRun | None]], None],
         on_own: Callable[[RegistrySlice | None, str], None],
         on_settings: Callable[[Settings], None],
         on_registry: Callable[[RegistrySlice | None, RegistrySlice | None], None] = lambda *_: None,
     ) -> None:
         self._on_registry = on_registry
         self._env, self._client, self._identity = env, client, identity
-        self._on_wanted, self._on_own, self._on_settings = on_wanted, on_own, on_settings
-        self._own: dict[str, _Own] = {}
+        self._on_desired, self._on_own, self._on_settings = on_desired, on_own, on_settings
+        self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client, SLICES, self._changed, namespace=env.namespace, labels=self._labels
@@ -147,7 +147,7 @@ class SliceWatcher:
         for name in list(self._own):
             key = (self._env.namespace, name)
             known = self.informer.items.get(key)
-            # The watch will tell of the deletion too; nothing may be started from it until then. One that is newer
+            # The watch will report the deletion too; nothing may be started from it until then. One that is newer
             # than the list was made meanwhile.
             if key not in present and (
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)
@@ -179,19 +179,19 @@ class SliceWatcher:
             if new.spec.format > FORMAT:
                 log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)
                 return
-            own = self._own.setdefault(new.metadata.name, _Own())
+            own = self._own.setdefault(new.metadata.name, _OwnSlice())
             if old is None or old.metadata.generation != new.metadata.generation:
                 changes |= own.take(new)
             self._take_settings(new)
         if changes:
-            self._on_wanted({child: self._resolve(child) for child in changes})
+            self._on_desired({child: self._resolve(child) for child in changes})
         if mine:
             self._on_own(new, new.metadata.name)
 
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
-            self._on_wanted({child: self._resolve(child) for child in own.entries})
+            self._on_desired({child: self._resolve(child) for child in own.entries})
             self._on_own(None, name)
 
     def _take_settings(self, item: RegistrySlice) -> None:

@@ -40,7 +40,7 @@ _ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 @dataclass(frozen=True)
 class WriterIdentity:
-    """Who writes, as which holder of the member's Lease and at which address.
+    """The identity of the writer: the holder of the member's Lease, at its address.
 
     ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
     while many children are about to have something to say, which had better go with one write. ``members()`` are those
@@ -60,37 +60,37 @@ class WriterIdentity:
 class StatusReporter:
     """The writers of all own slices."""
 
-    def __init__(self, author: WriterIdentity) -> None:
-        self._author = author
-        self._budget = NoiseBudget(author.members)
-        self._pages: dict[str, _SliceStatus] = {}
+    def __init__(self, writer: WriterIdentity) -> None:
+        self._writer = writer
+        self._budget = NoiseBudget(writer.members)
+        self._statuses: dict[str, _SliceStatus] = {}
         self._open = False
 
     def slice_changed(self, item: RegistrySlice | None, name: str, children: Iterable[Child] = ()) -> None:
         """An own slice as it is now, or None where it was deleted. Its spec is applied already."""
-        page = self._pages.get(name)
+        slice_status = self._statuses.get(name)
         if item is None:
-            if page is not None:
-                page.close()
-                del self._pages[name]
+            if slice_status is not None:
+                slice_status.close()
+                del self._statuses[name]
             return
-        if page is None:
-            page = self._pages[name] = _SliceStatus(self._author, self._budget)
-            page.dirty.update({child.id: child for child in children})
-        page.take(item, open_=self._open)
+        if slice_status is None:
+            slice_status = self._statuses[name] = _SliceStatus(self._writer, self._budget)
+            slice_status.dirty.update({child.id: child for child in children})
+        slice_status.take(item, open_=self._open)
 
     def child_changed(self, child: Child, *, urgent: bool) -> None:
         """A child's report changed."""
-        for page in self._pages.values():
+        for slice_status in self._statuses.values():
             # Also those that no longer name it: its entry goes there.
-            if page.concerns(child):
-                page.mark(child, urgent=urgent, open_=self._open)
+            if slice_status.concerns(child):
+                slice_status.mark(child, urgent=urgent, open_=self._open)
 
     def open(self) -> None:
         """The Lease is held: write from now on, all of it anew."""
         self._open = True
-        for page in self._pages.values():
-            page.kick()
+        for slice_status in self._statuses.values():
+            slice_status.kick()
 
     async def flush(self, seconds: float) -> None:
         """Write what is not written yet, for so long at most, and stop writing."""
@@ -98,21 +98,21 @@ class StatusReporter:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(page.settle() for page in self._pages.values()))
-        for page in self._pages.values():
-            page.close()
+                await asyncio.gather(*(slice_status.settle() for slice_status in self._statuses.values()))
+        for slice_status in self._statuses.values():
+            slice_status.close()
 
 
 class _SliceStatus:
     """One slice's status."""
 
-    def __init__(self, author: WriterIdentity, budget: NoiseBudget) -> None:
-        self._author, self._budget = author, budget
+    def __init__(self, writer: WriterIdentity, budget: NoiseBudget) -> None:
+        self._writer, self._budget = writer, budget
         self._item: RegistrySlice | None = None
         self._spec_size = 0  # bytes, as stored
         self._entries: dict[str, str] = {}
         self._turns: dict[str, int] = {}  # how often the report of each child's present incarnation has changed
-        self._named: Collection[str] = ()  # the children that the last status told of
+        self._named: Collection[str] = ()  # the children that the last status reported
         self._observed = 0  # the generation that is answered: what is not listed then has ended
         self.dirty: dict[str, Child] = {}
         self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
@@ -152,15 +152,15 @@ class _SliceStatus:
             self.kick(pressing=self._pressing.is_set() or not self._is_noise(child))
 
     def _is_noise(self, child: Child) -> bool:
-        """Whether the child merely goes on with its crash loop, some rounds of which are told already."""
+        """Whether the child merely goes on with its crash loop, some rounds of which are reported already."""
         assert self._item is not None
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
             return False
-        after, told = child.report_in(self._item.metadata.name), parse_report(shorten_report(before, 0))
-        if after is None or (child.awaits_pod and told.state != State.STARTING):
+        after, reported = child.report_in(self._item.metadata.name), parse_report(shorten_report(before, 0))
+        if after is None or (child.awaits_pod and reported.state != State.STARTING):
             return False
-        return is_noise(told, after)
+        return is_noise(reported, after)
 
     def kick(self, *, pressing: bool = True) -> None:
         """Have it written soon; what is not ``pressing`` when the budget allows."""
@@ -204,11 +204,11 @@ class _SliceStatus:
                 # Many children, a busy server: the next write takes more with it.
                 self._gap = max(self._gap, min(loop.time() - self._last, _GATHER_MAX))
                 self._said = (status.observed_generation, status.entries)
-                self._author.metrics.status_writes.labels("written").inc()
+                self._writer.metrics.status_writes.labels("written").inc()
             except NotFoundError:
                 log.info("a slice is gone while its status was written")
             except Exception as error:
-                self._author.metrics.status_writes.labels("failed").inc()
+                self._writer.metrics.status_writes.labels("failed").inc()
                 known = isinstance(error, ApiError)
                 log.warning("status of slice not written: %s", error, exc_info=None if known else error)
                 self._said = None
@@ -221,7 +221,7 @@ class _SliceStatus:
         """Wait until the next write is due: now for an urgent change after a quiet time, else a little later."""
         while not self._closing:
             now = loop.time()
-            # Those who wait for the budget go on together: which of them is told of does not depend on who is quicker.
+            # Those that wait for the budget go on together: which of them is written does not depend on their speed.
             if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
                 await _up_to(rest, self._pressing)
                 continue
@@ -231,7 +231,7 @@ class _SliceStatus:
                 if rest > 0:
                     await _up_to(rest, self._urgent)
                     continue
-            if rest <= 0 and self._author.busy() and now < self._since + _BUSY_MAX:
+            if rest <= 0 and self._writer.busy() and now < self._since + _BUSY_MAX:
                 rest = _LOOK_SECONDS
             if rest <= 0:
                 break
@@ -254,8 +254,8 @@ class _SliceStatus:
             self._observed = item.metadata.generation
         status = SliceStatus(
             observed_generation=self._observed,
-            holder=self._author.holder,
-            address=self._author.address,
+            holder=self._writer.holder,
+            address=self._writer.address,
             entries=entries,
         )
         return status, self._spec_size + size + _ENVELOPE
@@ -292,14 +292,14 @@ class _SliceStatus:
                     "spec": item.spec,
                     "status": status,
                 }
-                stored = await self._author.client.replace(SLICES, namespace, name, body, subresource="status")
+                stored = await self._writer.client.replace(SLICES, namespace, name, body, subresource="status")
                 break
             except ConflictError:
-                current = await self._author.client.get(SLICES, namespace, name)
+                current = await self._writer.client.get(SLICES, namespace, name)
                 if current.metadata.uid != item.metadata.uid:
                     raise NotFoundError(404, "NotFound", f"slice {name} was re-created") from None
                 self._check_holder(current)
-                self._author.written(current)
+                self._writer.written(current)
                 if not current.status.holder:
                     continue  # no status to test for: once more on the version just read
                 patch = [
@@ -309,7 +309,7 @@ class _SliceStatus:
                     {"op": "replace", "path": "/status", "value": status},
                 ]
                 try:
-                    stored = await self._author.client.patch(
+                    stored = await self._writer.client.patch(
                         SLICES, namespace, name, patch, content_type=JSON_PATCH, subresource="status"
                     )
                     break
@@ -318,20 +318,20 @@ class _SliceStatus:
         else:
             raise ConflictError(409, "Conflict", f"slice {name} changes too quickly")
         self._wrote = True
-        self._author.written(stored)
+        self._writer.written(stored)
 
     def _check_holder(self, item: RegistrySlice) -> None:
         """Raises ApiError where another holder has answered a slice that this agent has answered before.
 
-        A newer agent's word stands: this one will see at its next renewal that the Lease is another's. Once the
+        A newer agent's status stands: this one will see at its next renewal that the Lease is another's. Once the
         Lease has been renewed since, the answer was nobody's (a hand edit), and is replaced.
         """
-        if not self._wrote or item.status.holder == self._author.holder:
+        if not self._wrote or item.status.holder == self._writer.holder:
             self._disputed = None
             return
         if self._disputed is None:
-            self._disputed = self._author.renewals()
-        if self._author.renewals() < self._disputed + _RENEWALS_TO_SETTLE:
+            self._disputed = self._writer.renewals()
+        if self._writer.renewals() < self._disputed + _RENEWALS_TO_SETTLE:
             raise ApiError(
                 409, "Superseded", f"slice {item.metadata.name} is answered by {item.status.holder or 'nobody'} now"
             )

@@ -21,27 +21,28 @@ _PENDING = f" {State.PENDING} "
 
 
 class Fitted(NamedTuple):
-    """What is told: the entries, whether they name all that may run, and the bytes that they take as stored."""
+    """What is reported: the entries, whether they name all that may run, and the bytes that they take as stored."""
 
     entries: dict[str, str]
     whole: bool
     size: int
 
 
-def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, told: Collection[str]) -> Fitted:
-    """What is to be told of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
+def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: Collection[str]) -> Fitted:
+    """What is to be reported of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
 
     Texts for people are cut, the longest first, until the status leaves the spec the room that it may come to need.
     Entries are left out only where there are more than a slice holds, or more than etcd takes beside the present spec
     without any such text: first what is Pending, of which nothing runs, so that the status still names all. What is
     being stopped has no limit, as the room that it leaves in the spec is filled while it still runs; where that is left
-    out, the status does not name all. Then what was ``told`` of before stays, for its absence would be read as its end.
+    out, the status does not name all. Then what was ``reported`` before stays, since its absence would be read as its
+    end.
     """
     room = OBJECT_MAX - _ENVELOPE - max(spec_size, SPEC_MAX)
     size = stored_bytes(entries)
     if len(entries) <= MAX_ENTRIES and size <= room:
         return Fitted(dict(entries), True, size)
-    kept, whole = _those_with_room(entries, spec, set(told), OBJECT_MAX - _ENVELOPE - spec_size)
+    kept, whole = _those_with_room(entries, spec, set(reported), OBJECT_MAX - _ENVELOPE - spec_size)
     shortened = _shortened(kept, room)
     return Fitted(shortened, whole, stored_bytes(shortened))
 
@@ -52,20 +53,20 @@ def _size(child_id: str, text: str) -> int:
 
 
 def _those_with_room(
-    entries: Mapping[str, str], spec: SliceSpec, told: set[str], room: int
+    entries: Mapping[str, str], spec: SliceSpec, reported: set[str], room: int
 ) -> tuple[dict[str, str], bool]:
     """The entries for which there is room without their texts for people, and whether the others are all Pending."""
 
     def order(entry: tuple[str, str]) -> tuple[bool, bool, bool]:
         child_id, text = entry
-        return _PENDING in text, child_id not in told, child_id in spec.entries
+        return _PENDING in text, child_id not in reported, child_id in spec.entries
 
     kept: dict[str, str] = {}
     whole = True
     for child_id, text in sorted(entries.items(), key=order):
         room -= _size(child_id, shorten_report(text, 0))
         pending = _PENDING in text
-        if len(kept) < MAX_ENTRIES and (room >= 0 or (child_id in told and not pending)):
+        if len(kept) < MAX_ENTRIES and (room >= 0 or (child_id in reported and not pending)):
             kept[child_id] = text
         else:
             whole = whole and pending

@@ -26,7 +26,7 @@ from processhub.cluster.errors import ApiError
 log = logging.getLogger(__name__)
 _FRESH_SECONDS = 10.0
 _STALE_SECONDS = 300.0
-_PATIENCE_SECONDS = 1.0  # for which the API server is waited for where a verdict is there that may go on
+_MAX_WAIT_SECONDS = 1.0  # for which the API server is waited for where a verdict is there that may go on
 _VERDICTS_MAX = 4096
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -98,7 +98,7 @@ class Access:
                 check = self._checks[digest] = loop.create_task(self._review(token, digest))
                 check.add_done_callback(lambda _: self._checks.pop(digest, None))
             goes_on = verdict is not None and loop.time() - verdict.at < _STALE_SECONDS
-            await asyncio.wait((check,), timeout=_PATIENCE_SECONDS if goes_on else None)
+            await asyncio.wait((check,), timeout=_MAX_WAIT_SECONDS if goes_on else None)
             if verdict is None or check.done():
                 verdict = check.result()
         if verdict.problem is not None:

@@ -5,7 +5,7 @@ the epoch of the owner's entry, and says so in its status (``claim``). The opera
 in the next round and takes it off the owner's. Until then there are two where the owner runs on out of sight, and for
 as long as it can't reach the API server. Nothing of the owner's state is had.
 
-A claim ends when the record names another owner or none, and when the owner answers again before it was put on record.
+A takeover ends when the record names another owner or none, and when the owner answers before it was put on record.
 A member whose own request may be running at the owner yet (504, or 502) starts nothing beside that.
 """
 
@@ -20,9 +20,9 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
-from processhub.agent.peers.peers import Peers
-from processhub.agent.registry import registry
-from processhub.agent.registry.registry import Copy
+from processhub.agent.peers.client import Peers
+from processhub.agent.registry import lookup
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Role
@@ -36,22 +36,22 @@ _GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being writ
 
 
 class LocalTakeover:
-    """Those of this member.
+    """The children that this member has taken over.
 
-    ``want(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
+    ``set_desired(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
     """
 
     def __init__(
         self,
         env: Environment,
-        sync: SliceWatcher,
+        slices: SliceWatcher,
         peers: Peers,
         children: Mapping[str, Child],
-        want: Callable[[dict[str, DesiredRun | None]], None],
+        set_desired: Callable[[dict[str, DesiredRun | None]], None],
         may_start: Callable[[], bool],
     ) -> None:
-        self._env, self._sync, self._peers, self._children = env, sync, peers, children
-        self._want, self._may_start = want, may_start
+        self._env, self._slices, self._peers, self._children = env, slices, peers, children
+        self._set_desired, self._may_start = set_desired, may_start
         self._made: dict[str, DesiredRun] = {}
         self._silent: dict[str, float] = {}  # addresses that did not answer, and when
         self._unsettled: dict[str, int] = {}  # ids of which a request may be running yet, by the owner's epoch
@@ -61,19 +61,19 @@ class LocalTakeover:
     @property
     def offered(self) -> bool:
         """Whether the hub has members start children whose owner is lost."""
-        return self._sync.settings.on_owner_lost_local
+        return self._slices.settings.on_owner_lost_local
 
     # for the router
 
-    def claimant(self, child_id: str, copies: list[Copy]) -> Copy | None:
-        """Who is to be asked instead of the owner on record, None where nobody is."""
+    def takeover_of(self, child_id: str, copies: list[Copy]) -> Copy | None:
+        """The copy to ask instead of the owner on record, None where there is none."""
         if not self.offered or len(copies) != 1:
             return None
         epoch = copies[0].epoch
         made = self._made.get(child_id)
         if made is not None and made.assignment.epoch == epoch:
             return Copy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
-        return registry.takeover_of(self._sync.registry(), child_id, epoch)
+        return lookup.takeover_of(self._slices.registry(), child_id, epoch)
 
     def silent(self, owner: Copy) -> bool:
         """Whether the owner did not answer just now."""
@@ -98,18 +98,18 @@ class LocalTakeover:
         """Start the child here where its owner is lost; whether it is to be asked here now."""
         if child_id in self._made:
             return True
-        if not self.offered or not owner.address or self._wanted(child_id, owner) is None:
+        if not self.offered or not owner.address or self._desired(child_id, owner) is None:
             return False
         if not self.silent(owner) and await self._answers(owner):
             return False
         if child_id in self._made:
             return True
-        wanted = self._wanted(child_id, owner)  # as the record is now
-        if wanted is None or registry.takeover_of(self._sync.registry(), child_id, owner.epoch) is not None:
+        desired = self._desired(child_id, owner)  # as the record is now
+        if desired is None or lookup.takeover_of(self._slices.registry(), child_id, owner.epoch) is not None:
             return False
         log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
-        self._made[child_id] = wanted
-        self._want({child_id: wanted})
+        self._made[child_id] = desired
+        self._set_desired({child_id: desired})
         self._watch_owners()
         return True
 
@@ -119,7 +119,7 @@ class LocalTakeover:
         """The record may name another owner now, or this member itself."""
         for child_id, made in list(self._made.items()):
             child = self._children.get(child_id)
-            if child is None or child.wanted is None or not child.wanted.claim:
+            if child is None or child.desired is None or not child.desired.claim:
                 del self._made[child_id]  # it is on record here, or has ended
             elif any(copy.epoch != made.assignment.epoch for copy in self._copies(child_id)):
                 self._drop(child_id, "it is on record elsewhere")
@@ -127,16 +127,16 @@ class LocalTakeover:
     # inside
 
     def _copies(self, child_id: str) -> list[Copy]:
-        return registry.copies(self._sync.registry(), child_id)
+        return lookup.copies(self._slices.registry(), child_id)
 
-    def _wanted(self, child_id: str, owner: Copy) -> DesiredRun | None:
+    def _desired(self, child_id: str, owner: Copy) -> DesiredRun | None:
         """The child as its owner's entry has it; None where it is not to be started here."""
         copies = self._copies(child_id)
         if len(copies) != 1 or (copies[0].member, copies[0].epoch) != (owner.member, owner.epoch):
             return None
         if child_id in self._children or not self._may_start() or self._unsettled.get(child_id) == owner.epoch:
             return None
-        found = _entry(self._sync, child_id, owner.member)
+        found = _entry(self._slices, child_id, owner.member)
         if found is None:
             return None
         entry, item = found
@@ -148,8 +148,8 @@ class LocalTakeover:
                 return DesiredRun(
                     assignment=msgspec.structs.replace(entry, state=""),
                     workload=workload,
-                    slice=self._sync.first_slice,
-                    term=self._sync.highest_term,
+                    slice=self._slices.first_slice,
+                    term=self._slices.highest_term,
                     startable=True,
                     claim=owner.member,
                 )
@@ -166,8 +166,8 @@ class LocalTakeover:
         log.info("ended: %s", why, extra={"child": child_id})
         self._made.pop(child_id, None)
         child = self._children.get(child_id)
-        if child is not None and child.wanted is not None and child.wanted.claim:
-            self._want({child_id: None})
+        if child is not None and child.desired is not None and child.desired.claim:
+            self._set_desired({child_id: None})
 
     def _watch_owners(self) -> None:
         if self._watching is None or self._watching.done():
@@ -191,9 +191,9 @@ class LocalTakeover:
                     self._drop(child_id, f"{owner.member} is there again")
 
 
-def _entry(sync: SliceWatcher, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
+def _entry(slices: SliceWatcher, child_id: str, member: str) -> tuple[Assignment, RegistrySlice] | None:
     """The child's entry in a slice of the member, and that slice."""
-    for item in sync.registry():
+    for item in slices.registry():
         text = item.spec.entries.get(child_id) if item.spec.member == member else None
         if text:
             with contextlib.suppress(EntryError):

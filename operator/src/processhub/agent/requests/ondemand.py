@@ -21,7 +21,10 @@ _RETRY_AFTER = 1
 
 
 class OnDemandStarter:
-    """What this member does about them. ``settings()`` are the hub's, ``registry()`` all its slices."""
+    """Looks up, or creates, children that no slice names.
+
+    ``settings()`` are the hub's settings, ``registry()`` all its slices.
+    """
 
     def __init__(
         self,
@@ -31,20 +34,20 @@ class OnDemandStarter:
         registry: Callable[[], Iterable[RegistrySlice]],
     ) -> None:
         self._env, self._client, self._settings, self._registry = env, client, settings, registry
-        self._met: dict[str, float] = {}
-        self._meeting: dict[str, asyncio.Task[None]] = {}
+        self._ensured: dict[str, float] = {}
+        self._ensuring: dict[str, asyncio.Task[None]] = {}
 
-    async def met(self, child_id: str) -> None:
-        """Return where an owner is worth waiting for. Raises Problem."""
+    async def ensure(self, child_id: str) -> None:
+        """Return once the child exists, so that an owner is worth waiting for. Raises Problem."""
         loop = asyncio.get_running_loop()
-        if loop.time() - self._met.get(child_id, float("-inf")) < _LOOKED_SECONDS:
+        if loop.time() - self._ensured.get(child_id, float("-inf")) < _LOOKED_SECONDS:
             return
-        meeting = self._meeting.get(child_id)
-        if meeting is None:
+        ensuring = self._ensuring.get(child_id)
+        if ensuring is None:
             # One for all who ask for the id at once.
-            meeting = self._meeting[child_id] = loop.create_task(self._meet(child_id))
-            meeting.add_done_callback(lambda _: self._meeting.pop(child_id, None))
-        await asyncio.shield(meeting)
+            ensuring = self._ensuring[child_id] = loop.create_task(self._ensure(child_id))
+            ensuring.add_done_callback(lambda _: self._ensuring.pop(child_id, None))
+        await asyncio.shield(ensuring)
 
     async def why(self, child_id: str) -> str:
         """The first condition of the child that does not hold, as a clause; "" where nothing is known."""
@@ -57,16 +60,16 @@ class OnDemandStarter:
         false = [condition for condition in child.status.conditions if condition.status == "False"]
         return f"{false[0].reason}, {false[0].message}" if false else ""
 
-    async def _meet(self, child_id: str) -> None:
+    async def _ensure(self, child_id: str) -> None:
         if not self._settings().on_demand:
             if await self._read(child_id) is None:
                 raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
         else:
             await self._start(child_id)
         now = asyncio.get_running_loop().time()
-        for old in [known for known, at in self._met.items() if now - at > _LOOKED_SECONDS]:
-            del self._met[old]
-        self._met[child_id] = now
+        for old in [known for known, at in self._ensured.items() if now - at > _LOOKED_SECONDS]:
+            del self._ensured[old]
+        self._ensured[child_id] = now
 
     async def _start(self, child_id: str) -> None:
         """Create the child; that another member, or a user, has done so before is fine."""

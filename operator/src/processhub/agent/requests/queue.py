@@ -21,7 +21,7 @@ from processhub.api.slice import Settings
 log = logging.getLogger(__name__)
 QUEUE_MAX = 1000  # requests that wait for one child
 _RETRY_AFTER = 1  # seconds
-_AFTERMATH_SECONDS = 0.25  # a broken connection is often a child's end, of which the word comes a little later
+_AFTERMATH_SECONDS = 0.25  # a broken connection often means that the child ended, which is reported a little later
 
 
 class _Entry:
@@ -51,7 +51,7 @@ class _Entry:
             log.info("a cast came to nothing: %s", error)
 
 
-class _Queue:
+class _ChildQueue:
     """What waits for one child, and what it is busy with."""
 
     __slots__ = ("current", "last", "overdue", "pause_until", "task", "waiting", "work")
@@ -83,7 +83,7 @@ class RequestQueue:
         settings: Callable[[], Settings],
     ) -> None:
         self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _ChildQueue] = {}
         self._idle: dict[str, asyncio.TimerHandle] = {}  # when each child with idleSeconds is to be judged
         self._loop = asyncio.get_running_loop()
 
@@ -100,7 +100,7 @@ class RequestQueue:
             while True:
                 left: float | None = None
                 if not request.begun:
-                    left = max(entry.arrived, queue.last) + self.patience - self._loop.time()
+                    left = max(entry.arrived, queue.last) + self.max_wait - self._loop.time()
                     if left <= 0:
                         raise self._too_long(child_id, queue)
                 await asyncio.wait((entry.future,), timeout=left)
@@ -117,7 +117,7 @@ class RequestQueue:
         self._put(child_id, request, moved)
 
     @property
-    def patience(self) -> float:
+    def max_wait(self) -> float:
         """Seconds for which a request waits without anything happening: for a lost owner's successor, mainly."""
         settings = self._settings()
         return settings.lease_seconds + settings.request_seconds
@@ -136,7 +136,7 @@ class RequestQueue:
             self._follow(child, queue)
         self._watch(child)
 
-    def _follow(self, child: Child, queue: _Queue) -> None:
+    def _follow(self, child: Child, queue: _ChildQueue) -> None:
         for entry in [entry for entry in queue.waiting if not _serves(child, entry.request)]:
             queue.waiting.remove(entry)
             entry.fail(MovedError())
@@ -147,7 +147,7 @@ class RequestQueue:
             queue.pause_until = 0.0
         if not child.serving and queue.work is not None and queue.current and not queue.current.request.begun:
             queue.work.cancel()  # it waits for the child's socket: its turn comes again
-        if child.wanted is None and not child.alive and queue.quiet:
+        if child.desired is None and not child.alive and queue.quiet:
             self._queues.pop(child.id, None)
         else:
             self._pump(child.id, queue)
@@ -168,7 +168,7 @@ class RequestQueue:
         """Have the child judged idle when its time has passed; not while it has requests."""
         if (timer := self._idle.pop(child.id, None)) is not None:
             timer.cancel()
-        entry = child.wanted.assignment if child.wanted is not None else None
+        entry = child.desired.assignment if child.desired is not None else None
         if entry is None or not entry.idle_seconds or entry.role != Role.ACTIVE or not child.serving:
             return
         queue = self._queues.get(child.id)
@@ -193,7 +193,7 @@ class RequestQueue:
             raise _given_up(child)
         queue = self._queues.get(child_id)
         if queue is None:
-            queue = self._queues[child_id] = _Queue(self._loop.time())
+            queue = self._queues[child_id] = _ChildQueue(self._loop.time())
         if len(queue.waiting) >= QUEUE_MAX:
             raise Problem(
                 429, "busy", f"{QUEUE_MAX} requests wait for child {child_id!r} already; try again later", _RETRY_AFTER
@@ -204,7 +204,7 @@ class RequestQueue:
         self._pump(child_id, queue)
         return entry
 
-    def _leave(self, child_id: str, queue: _Queue, entry: _Entry) -> None:
+    def _leave(self, child_id: str, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             entry.future.cancel()
         if entry in queue.waiting:
@@ -215,7 +215,7 @@ class RequestQueue:
         elif queue.current is entry and not entry.request.begun and queue.work is not None:
             queue.work.cancel()
 
-    def _pump(self, child_id: str, queue: _Queue) -> None:
+    def _pump(self, child_id: str, queue: _ChildQueue) -> None:
         if queue.task is not None or not queue.waiting:
             return
         child = self._child_of(child_id)
@@ -228,7 +228,7 @@ class RequestQueue:
         queue.task = self._loop.create_task(self._run(child, queue, queue.current))
         queue.task.add_done_callback(lambda task: self._over(child, queue, task))
 
-    def _over(self, child: Child, queue: _Queue, task: asyncio.Task[None]) -> None:
+    def _over(self, child: Child, queue: _ChildQueue, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a request to child %s was dropped", child.id, exc_info=error)
             if queue.current is not None:
@@ -242,7 +242,7 @@ class RequestQueue:
         else:
             self.child_changed(child)
 
-    async def _run(self, child: Child, queue: _Queue, entry: _Entry) -> None:
+    async def _run(self, child: Child, queue: _ChildQueue, entry: _Entry) -> None:
         request = entry.request
         try:
             await request.content()
@@ -250,12 +250,12 @@ class RequestQueue:
             log.info("a request to %s left before its turn: %s", child.id, error)
             entry.fail(MovedError())
             return
-        handle = child.handle
-        if handle is None or not child.serving or entry.future.done():
+        run = child.run
+        if run is None or not child.serving or entry.future.done():
             self._put_back(queue, entry)
             return
         queue.last = self._loop.time()
-        work = queue.work = self._loop.create_task(handle.request(request))
+        work = queue.work = self._loop.create_task(run.request(request))
         handed_over = self._loop.create_task(request.handed_over.wait())
         await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
         handed_over.cancel()
@@ -285,12 +285,12 @@ class RequestQueue:
             queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
             entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {error}"))
 
-    def _put_back(self, queue: _Queue, entry: _Entry) -> None:
+    def _put_back(self, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             queue.waiting.appendleft(entry)
 
-    def _too_long(self, child_id: str, queue: _Queue) -> Problem:
-        child, waited = self._child_of(child_id), f"{self.patience:g} s"
+    def _too_long(self, child_id: str, queue: _ChildQueue) -> Problem:
+        child, waited = self._child_of(child_id), f"{self.max_wait:g} s"
         if queue.current is not None and queue.current.request.begun:
             return Problem(
                 504, "timeout", f"not begun within {waited}: child {child_id!r} is busy with an earlier request"
@@ -303,10 +303,10 @@ class RequestQueue:
 
 def _serves(child: Child, request: Request) -> bool:
     """Whether the child is this member's to ask; a message for all copies goes to passive ones too."""
-    wanted = child.wanted
-    if wanted is None or wanted.assignment.wait:
+    desired = child.desired
+    if desired is None or desired.assignment.wait:
         return False
-    return wanted.assignment.role == Role.ACTIVE or request.kind == "cast"
+    return desired.assignment.role == Role.ACTIVE or request.kind == "cast"
 
 
 def _given_up(child: Child) -> Problem:

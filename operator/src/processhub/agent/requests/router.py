@@ -18,27 +18,27 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
-from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem
-from processhub.agent.registry import registry
-from processhub.agent.registry.registry import Copy
+from processhub.agent.registry import lookup
+from processhub.agent.registry.childwatch import RegistryWatch
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.registry.watching import RegistryWatch
 from processhub.agent.request import JSON, MovedError, Request, Response
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
 log = logging.getLogger(__name__)
-_AGAIN_SECONDS = 0.25  # until it is looked again where the registry told nothing new
+_AGAIN_SECONDS = 0.25  # between two looks at the registry where nothing in it changed
 _HELD_SECONDS = 0.5  # an owner had the request for so long: what it did with the time does not count as waiting
 
 
-class Unknown(Protocol):
-    """What is done about an id that no slice names."""
+class Starter(Protocol):
+    """Looks up, or creates, a child that no slice names."""
 
-    async def met(self, child_id: str) -> None:
-        """Return where an owner is worth waiting for. Raises Problem: 404, or why nothing is started."""
+    async def ensure(self, child_id: str) -> None:
+        """Return once the child exists. Raises Problem: 404, or why it can't be started."""
 
     async def why(self, child_id: str) -> str:
         """What the API server says of a child that has no owner, as a clause; "" where nothing is known."""
@@ -50,15 +50,15 @@ class Router:
     def __init__(
         self,
         env: Environment,
-        sync: SliceWatcher,
+        slices: SliceWatcher,
         children: dict[str, Child],
-        desk: RequestQueue,
+        queue: RequestQueue,
         peers: Peers,
-        unknown: Unknown,
-        claims: LocalTakeover,
+        starter: Starter,
+        takeover: LocalTakeover,
     ) -> None:
-        self._env, self._sync, self._children = env, sync, children
-        self._desk, self._peers, self._unknown, self._claims = desk, peers, unknown, claims
+        self._env, self._slices, self._children = env, slices, children
+        self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
         self.watch = RegistryWatch()
         self.partitioned: Callable[[], str] = lambda: ""  # why the hub is, as a sentence; "" where it is not
         self._leaving = False
@@ -80,7 +80,7 @@ class Router:
     async def send(self, child_id: str, request: Request) -> Response:
         """The child's answer to a call; 202 once a cast is in its queue. Raises Problem."""
         if (before := self._followers.get(child_id)) is not None:
-            await asyncio.wait((before,), timeout=self._desk.patience)
+            await asyncio.wait((before,), timeout=self._queue.max_wait)
         answer, _ = await self._send(child_id, request)
         return answer
 
@@ -89,42 +89,42 @@ class Router:
         while self._followers:
             await asyncio.wait(self._followers.values())
 
-    async def _send(self, child_id: str, request: Request, taken: float | None = None) -> tuple[Response, str]:
+    async def _send(self, child_id: str, request: Request, accepted_at: float | None = None) -> tuple[Response, str]:
         """The answer, and the member of the copy that was asked.
 
-        ``taken``: nobody else can send it any more, and it waits for an owner since then.
+        ``accepted_at``: nobody else can send it any more, and it waits for an owner since then.
         """
-        deadline = (self._loop.time() if taken is None else taken) + self._desk.patience
+        deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         with self.watch.on(child_id) as changed:
             while True:
                 if why := self.partitioned():
                     raise Problem(503, "partitioned", why)
                 changed.clear()
                 copies = self._copies(child_id)
-                owner = self._claims.claimant(child_id, copies) or _owner(copies)
+                owner = self._takeover.takeover_of(child_id, copies) or _owner(copies)
                 pause: float | None = None
                 if not copies:
-                    await self._unknown.met(child_id)
+                    await self._starter.ensure(child_id)
                     pause = _AGAIN_SECONDS
                 elif owner is not None:
                     began = self._loop.time()
                     answer = await self._offer(owner, child_id, request, changed)
                     if answer is not None:
                         return answer, owner.member
-                    if owner.member != self._env.member and await self._claims.take(child_id, owner):
+                    if owner.member != self._env.member and await self._takeover.take(child_id, owner):
                         continue
                     pause = _AGAIN_SECONDS
                     if self._loop.time() - began > _HELD_SECONDS:
-                        deadline = self._loop.time() + self._desk.patience
-                if taken is None:
+                        deadline = self._loop.time() + self._queue.max_wait
+                if accepted_at is None:
                     self.check_stays()
                 left = deadline - self._loop.time()
                 if left <= 0:
-                    why = await self._unknown.why(child_id)
+                    why = await self._starter.why(child_id)
                     raise Problem(
                         503,
                         "no_owner",
-                        f"child {child_id!r} had no running owner for {self._desk.patience:g} s{why and ': ' + why}",
+                        f"child {child_id!r} had no running owner for {self._queue.max_wait:g} s{why and ': ' + why}",
                     )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left if pause is None else min(pause, left)):
@@ -141,7 +141,7 @@ class Router:
         took: list[str] = []
         problems: list[Problem] = []
 
-        async def give(copy: Copy) -> None:
+        async def offer(copy: Copy) -> None:
             own = Request(request.kind, request.body, request.content_type, request.key)
             try:
                 with self.watch.on(child_id) as changed:
@@ -150,7 +150,7 @@ class Router:
             except Problem as problem:
                 problems.append(problem)
 
-        await asyncio.gather(*(give(copy) for copy in copies))
+        await asyncio.gather(*(offer(copy) for copy in copies))
         if not took:
             raise problems[0] if problems else Problem(503, "no_owner", f"no copy of child {child_id!r} took it")
         return sorted(took)
@@ -158,14 +158,14 @@ class Router:
     async def serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
         """A request that another member routed here by this epoch. Raises Problem: 409 where it is another's."""
         child = self._children.get(child_id)
-        wanted = child.wanted if child is not None else None
+        desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
-        if wanted is None or wanted.assignment.epoch != epoch:
+        if desired is None or desired.assignment.epoch != epoch:
             raise stale
         try:
             if request.kind == "cast":
                 return self._deliver(child_id, request)
-            return await self._desk.serve(child_id, request)
+            return await self._queue.serve(child_id, request)
         except MovedError:
             raise stale from None
 
@@ -177,10 +177,10 @@ class Router:
                 return {"value": await self.send_to_all(child_id, request)}
             answer = await self.send(child_id, request)
         except Problem as problem:
-            return _told(problem.status, problem.kind, problem.detail, problem.retry_after)
+            return _failure(problem.status, problem.kind, problem.detail, problem.retry_after)
         if answer.status >= 400:
             text = answer.body[:500].decode(errors="replace")
-            return _told(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
+            return _failure(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
         if answer.content_type.partition(";")[0].strip() == JSON:
             with contextlib.suppress(ValueError):
                 return {"value": json.loads(answer.body)}
@@ -190,7 +190,7 @@ class Router:
 
     def _copies(self, child_id: str) -> list[Copy]:
         """In registry order; of this member's own the state as it is now."""
-        copies = registry.copies(self._sync.registry(), child_id)
+        copies = lookup.copies(self._slices.registry(), child_id)
         child = self._children.get(child_id)
         state = child.state if child is not None and not child.stopping else State.STOPPING
         return [
@@ -205,7 +205,7 @@ class Router:
             try:
                 if request.kind == "cast":
                     return self._deliver(child_id, request)
-                return await self._desk.serve(child_id, request)
+                return await self._queue.serve(child_id, request)
             except MovedError:
                 return None
         if not owner.running or not owner.address:
@@ -215,32 +215,32 @@ class Router:
             if self._leaving:
                 return False
             copies = self._copies(child_id)
-            instead = None if every else self._claims.claimant(child_id, copies)
+            instead = None if every else self._takeover.takeover_of(child_id, copies)
             named = next((copy for copy in copies if copy.member == owner.member), None) if every else _owner(copies)
             now = instead or named
             return now is not None and (now.member, now.epoch) == (owner.member, owner.epoch) and not lost()
 
         def lost() -> bool:
-            return not every and self._claims.offered and self._claims.silent(owner)
+            return not every and self._takeover.offered and self._takeover.silent(owner)
 
-        seconds = self._sync.settings.request_seconds
-        watching = self._loop.create_task(self._claims.watch(owner, changed)) if self._claims.offered else None
+        seconds = self._slices.settings.request_seconds
+        watching = self._loop.create_task(self._takeover.watch(owner, changed)) if self._takeover.offered else None
         try:
             return await self._peers.forward(owner, child_id, request, seconds, changed, stands)
         except Problem as problem:
-            if problem.status in (502, 504) and self._claims.offered:
-                self._claims.unsettled(child_id, owner)
+            if problem.status in (502, 504) and self._takeover.offered:
+                self._takeover.unsettled(child_id, owner)
             raise
         except asyncio.CancelledError:
-            if request.begun and self._claims.offered:  # whoever asked has left, which ends nothing there
-                self._claims.unsettled(child_id, owner)
+            if request.begun and self._takeover.offered:  # whoever asked has left, which ends nothing there
+                self._takeover.unsettled(child_id, owner)
             raise
         finally:
             if watching is not None:
                 watching.cancel()
 
     def _deliver(self, child_id: str, request: Request) -> Response:
-        self._desk.deliver(child_id, request, lambda: self._send_after(child_id, request))
+        self._queue.deliver(child_id, request, lambda: self._send_after(child_id, request))
         return Response(202, b'{"accepted":true}')
 
     def _send_after(self, child_id: str, request: Request) -> None:
@@ -253,9 +253,9 @@ class Router:
         following = self._following[child_id]
         try:
             while following:
-                taken, request = following.popleft()
+                accepted_at, request = following.popleft()
                 try:
-                    await self._send(child_id, request, taken)
+                    await self._send(child_id, request, accepted_at)
                 except Problem as problem:
                     log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
         finally:
@@ -270,5 +270,5 @@ def _owner(copies: list[Copy]) -> Copy | None:
     return next((copy for copy in active if copy.running), None)
 
 
-def _told(status: int, code: str, detail: str, retry_after: int = 0) -> dict[str, Any]:
+def _failure(status: int, code: str, detail: str, retry_after: int = 0) -> dict[str, Any]:
     return {"status": status, "code": code, "detail": detail, "retry_after": retry_after}

@@ -16,7 +16,7 @@ from processhub.agent.env import PORT, Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Handler, Problem, problems
-from processhub.agent.registry import registry
+from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request
 from processhub.agent.requests.access import Access
@@ -38,7 +38,7 @@ class Server:
     def __init__(
         self,
         env: Environment,
-        sync: SliceWatcher,
+        slices: SliceWatcher,
         router: Router,
         access: Access,
         handovers: Callable[[str, str, int, str, AsyncIterator[bytes]], Awaitable[None]],
@@ -47,7 +47,7 @@ class Server:
         healthy: Callable[[], bool],
         ready: Callable[[], str],
     ) -> None:
-        self._env, self._sync, self._router, self._access, self._metrics = env, sync, router, access, metrics
+        self._env, self._slices, self._router, self._access, self._metrics = env, slices, router, access, metrics
         self._handovers, self._states = handovers, states
         self._healthy, self._ready = healthy, ready
         self._leaving = False
@@ -141,13 +141,13 @@ class Server:
             raise Problem(
                 400, "bad_request", f"unknown parameter {', '.join(sorted(unknown))}; there are tag and member"
             )
-        return _json(registry.entries(self._sync.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
+        return _json(lookup.children(self._slices.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
 
     async def _child(self, request: web.Request) -> web.Response:
         """One child on record: its copies, the active one first."""
         self._check_synced()
         child_id = _decoded(request.rel_url.raw_path.removeprefix(_CHILDREN))
-        entry = registry.lookup(self._sync.registry(), child_id)
+        entry = lookup.child(self._slices.registry(), child_id)
         if entry is None:
             raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
         return _json(entry)
@@ -227,10 +227,10 @@ class Server:
     async def _members(self, _: web.Request) -> web.Response:
         """The hub's members: how many children each has, and how many of them run."""
         self._check_synced()
-        return _json(registry.members(self._sync.registry()))
+        return _json(lookup.members(self._slices.registry()))
 
     def _check_synced(self) -> None:
-        if not self._sync.informer.synced.is_set():
+        if not self._slices.informer.synced.is_set():
             raise Problem(503, "not_ready", "the registry is not read yet")
 
 

@@ -59,18 +59,18 @@ def load(target: str) -> type[Actor]:
 
 
 class Hosted:
-    """The actor for one start order. ``tell(event)`` sends to the agent; ``over(key)`` is called at its end."""
+    """The actor for one start order. ``send(event)`` sends to the agent; ``over(key)`` is called at its end."""
 
     def __init__(
         self,
         order: Message,
         hub: HubHandle,
         scheduler: Scheduler,
-        tell: Callable[[Message], None],
+        send: Callable[[Message], None],
         over: Callable[[str], None],
     ) -> None:
         self.key: str = order["key"]
-        self._order, self._tell, self._over = order, tell, over
+        self._order, self._send, self._over = order, send, over
         self._hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
         self._numbers = itertools.count()
         self._asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = {}
@@ -81,7 +81,7 @@ class Hosted:
         self._arrived: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop: tuple[float, str] | None = None  # grace, reason; set from outside
-        self._cleaning = self._crash_told = False
+        self._cleaning = self._crash_reported = False
         self._end: Message = {"ev": "ended", "key": self.key, "reason": "Exited", "text": "stopped", "message": ""}
         self._strand = Strand(scheduler, self._begin, self._failed, self._finished)
         self._strand.wake()
@@ -104,7 +104,7 @@ class Hosted:
     def stop(self, grace: float, reason: str) -> None:
         """End it in order after the running message; ``grace`` seconds from now the handler is cancelled."""
         self._stop = (grace, reason)
-        self._poke(self._told_to_stop)
+        self._poke(self._stop_requested)
 
     def _poke(self, callback: Callable[[], None]) -> None:
         """Have the actor's loop look at what arrived; one that does not exist yet will look when it begins."""
@@ -128,13 +128,13 @@ class Hosted:
         self._task = loop.create_task(self._live(kind))
         self._task.add_done_callback(lambda _: self._strand.end())
         if self._stop is not None:
-            loop.call_soon(self._told_to_stop)
+            loop.call_soon(self._stop_requested)
 
     def _arrival(self) -> None:
         if self._arrived is not None:
             self._arrived.set()
 
-    def _told_to_stop(self) -> None:
+    def _stop_requested(self) -> None:
         self._arrival()
         assert self._stop is not None
         grace = self._stop[0]
@@ -160,12 +160,12 @@ class Hosted:
                 await actor.accept_handover(json.loads(text))
             if self._order.get("signal"):
                 await actor.redundancy_signal(actor.role)
-            self._tell({"ev": "running", "key": self.key})
+            self._send({"ev": "running", "key": self.key})
             await self._serve(actor)
             if self._stop is not None:
                 await actor.terminate(self._stop[1])
         except asyncio.CancelledError as error:
-            if self._stop is None and not self._crash_told:
+            if self._stop is None and not self._crash_reported:
                 self._crashed(error)
         except BaseException as error:  # noqa: BLE001 SystemExit too is this actor's crash and nobody else's
             self._crashed(error)
@@ -222,27 +222,27 @@ class Hosted:
                 await actor.handle_cast(message["value"])
         finally:
             self._handling = None
-        self._tell({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
+        self._send({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
         """Tell the state, or write it to a file, whole or not at all, and end."""
         if message["ask"] and not await self._agrees(actor, float(message["patience"])):
-            self._tell({"ev": "kept", "key": self.key, "order": message["order"]})
+            self._send({"ev": "kept", "key": self.key, "order": message["order"]})
             return
         state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
         if len(state) <= STATE_IN_MESSAGE_MAX:  # bytes: json.dumps writes ASCII
-            self._tell({"ev": "handed", "key": self.key, "state": state})
+            self._send({"ev": "handed", "key": self.key, "state": state})
         else:
             _write(message["path"], state)
-            self._tell({"ev": "handed", "key": self.key})
+            self._send({"ev": "handed", "key": self.key})
         if self._stop is None:
             self._stop = (float(message["grace"]), "stop")
-            self._told_to_stop()
+            self._stop_requested()
 
-    async def _agrees(self, actor: Actor, patience: float) -> bool:
-        """Whether the actor may be moved now; one that asks for time gets ``patience`` seconds in all."""
+    async def _agrees(self, actor: Actor, max_wait: float) -> bool:
+        """Whether the actor may be moved now; one that asks for time gets ``max_wait`` seconds in all."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline = loop.time() + max_wait
         while True:
             agreed = await actor.can_migrate()
             if isinstance(agreed, bool):
@@ -263,14 +263,14 @@ class Hosted:
         answer: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._asked[number] = (loop, answer)
-        self._tell(
+        self._send(
             {"ev": "ask", "key": self.key, "ask": number, "op": operation, "id": child_id, "value": value, "to": to}
         )
         try:
             return await answer
         finally:
             if self._asked.pop(number, None) is not None:
-                self._tell({"ev": "unask", "key": self.key, "ask": number})
+                self._send({"ev": "unask", "key": self.key, "ask": number})
 
     async def _clean_up(self) -> None:
         """End the tasks that the actor started; what resists is never run again once the loop is closed."""
@@ -286,7 +286,7 @@ class Hosted:
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
-        self._crash_told = True
+        self._crash_reported = True
         _print_trace(error)
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         self._ended("Exited", text[:300], "")
@@ -305,7 +305,7 @@ class Hosted:
             if isinstance(stream, ChildLines):
                 stream.forget(self._child)
         self._over(self.key)
-        self._tell(self._end)
+        self._send(self._end)
 
 
 def _settle(answer: asyncio.Future[Any], message: Message) -> None:

@@ -52,7 +52,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self._tell({"ev": "ready"})
+        self._send({"ev": "ready"})
         while not inbox.closed:
             for fd, _ in poll.poll():
                 if fd == signalled:
@@ -60,7 +60,7 @@ class Runner:
                     self._terminate()
                 else:
                     for message in inbox.read():
-                        self._obey(message)
+                        self._dispatch(message)
 
     def _terminate(self) -> None:
         self._ending = True
@@ -68,12 +68,12 @@ class Runner:
             hosted.stop(_TERM_GRACE, "shutdown")
         self._end_if_empty()
 
-    def _obey(self, message: Message) -> None:
+    def _dispatch(self, message: Message) -> None:
         operation = message["op"]
         if operation == "hub":
             self._hub = HubHandle(message["name"], message["namespace"], message["member"])
         elif operation == "start":
-            hosted = Hosted(message, self._hub, self._scheduler, self._tell, self._over)
+            hosted = Hosted(message, self._hub, self._scheduler, self._send, self._over)
             self._hosted[hosted.key] = hosted
             if self._ending:
                 hosted.stop(_TERM_GRACE, "shutdown")  # it came late, and the others' end is told by the process's alone
@@ -91,7 +91,7 @@ class Runner:
     def _over(self, key: str) -> None:
         self._hosted.pop(key, None)
 
-    def _tell(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         if message["ev"] == "ended" and self._ending:
             # Told by a signal and not by the agent: the process's own end tells it, and why (the fence or somebody).
             self._end_if_empty()
@@ -113,7 +113,7 @@ class Runner:
 
 
 def main() -> None:
-    """``python -m processhub.agent.runner``, started by the warden with the agent's socket as descriptor 3."""
+    """``python -m processhub.agent.runner``, started by the watchdog with the agent's socket as descriptor 3."""
     sock = socket.socket(fileno=CHANNEL)
     sock.setblocking(False)
     os.set_inheritable(CHANNEL, False)

@@ -128,9 +128,9 @@ class Scheduler:
             with self._lock:
                 while not self._ready:
                     self._idle += 1
-                    told = self._lock.wait(_IDLE_SECONDS)
+                    notified = self._lock.wait(_IDLE_SECONDS)
                     self._idle -= 1
-                    if not told and not self._ready and self._threads > _BASE_THREADS:
+                    if not notified and not self._ready and self._threads > _BASE_THREADS:
                         self._threads -= 1
                         return
                 strand = self._ready.popleft()

@@ -1,1 +1,1 @@
-"""The warden: one small process that starts, watches and ends all others of a member. Standard library only."""
+"""The watchdog: one small process that starts, watches and ends all others of a member. Standard library only."""

@@ -1,4 +1,4 @@
-"""The agent's side of the warden: start it, give it orders, hear what became of them."""
+"""The agent's side of the watchdog: start it, send it orders, receive its reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.watchdo
 
 
 class Watcher(Protocol):
-    """Who asked for a process hears of it: ``started`` or ``failed``, and ``exited`` after a start.
+    """Receives the reports of one process: ``started`` or ``failed``, and ``exited`` after a start.
 
     ``exited`` comes alone where it was killed before the exec.
     """
@@ -31,14 +31,14 @@ class Watcher(Protocol):
         """The exec took place."""
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """Nothing runs: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
+        """The process could not be started: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
 
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of the process's tree is left; ``status`` is its exit code, or minus the signal that ended it."""
 
 
 class Feed:
-    """The warden's Lease deadline; used from the Lease's own thread."""
+    """The watchdog's Lease deadline; used from the Lease's own thread."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -48,13 +48,13 @@ class Feed:
         try:
             os.write(self._fd, FEED.pack(stop_at, kill_at))
         except BlockingIOError:
-            log.error("the warden does not read its deadlines")
+            log.error("the watchdog does not read its deadlines")
         except BrokenPipeError:
-            pass  # the warden is gone: the agent's main loop sees the same and ends
+            pass  # the watchdog is gone: the agent's main loop sees the same and ends
 
 
 class WatchdogProcess:
-    """The started warden, before there is an event loop."""
+    """The started watchdog, before there is an event loop."""
 
     def __init__(self) -> None:
         """Start it: early, since it costs some 40 ms that the agent can use for its own imports."""
@@ -77,16 +77,16 @@ class WatchdogProcess:
 
 
 class WatchdogClient:
-    """Orders to the warden and its answers, on the running loop. ``on_lost()`` is called when the warden ended."""
+    """Orders to the watchdog and its answers, on the running loop. ``on_lost()`` is called when the watchdog ended."""
 
-    def __init__(self, warden: WatchdogProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
-        self._socket, self._on_lost, self._nofile = warden.socket, on_lost, nofile
-        self._inbox, self._outbox = Inbox(warden.socket), Outbox(warden.socket)
+    def __init__(self, watchdog: WatchdogProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
+        self._socket, self._on_lost, self._nofile = watchdog.socket, on_lost, nofile
+        self._inbox, self._outbox = Inbox(watchdog.socket), Outbox(watchdog.socket)
         self._watchers: dict[str, Watcher] = {}
         self._count = 0
         self._writing = False
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(warden.socket.fileno(), self._read)
+        self._loop.add_reader(watchdog.socket.fileno(), self._read)
 
     def spawn(
         self,
@@ -121,7 +121,7 @@ class WatchdogClient:
         self._send({"op": "signal", "key": key, "signal": signum})
 
     def close(self) -> None:
-        """Let the warden end; whatever still runs is killed by it."""
+        """Let the watchdog end; whatever still runs is killed by it."""
         if self._socket.fileno() < 0:
             return
         self._loop.remove_reader(self._socket.fileno())

@@ -17,7 +17,7 @@ class Fence:
     """What the agent fed last and what is due by it.
 
     ``closed`` is true from the stop deadline until a newer feed: nothing may be started meanwhile. Nothing is judged by
-    what was fed before the newest: after a pause of the warden alone more may wait to be read, and other orders too.
+    what was fed before the newest: after a pause of the watchdog alone more may wait to be read, and other orders too.
     """
 
     def __init__(self, feed: int) -> None:

@@ -1,4 +1,4 @@
-"""Fork and exec one process the way children are to run: own session, bound to the warden's life, clean signals."""
+"""Fork and exec one process the way children are to run: own session, bound to the watchdog's life, clean signals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _become(order: Launch, parent: int, report: int) -> None:
     try:
         set_death_signal(signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(127)  # the warden died before the death signal was set
+            os._exit(127)  # the watchdog died before the death signal was set
         os.setsid()
         for signum in (*_INHERITED_IGNORES, *_HANDLED):
             signal.signal(signum, signal.SIG_DFL)
@@ -66,9 +66,9 @@ def _become(order: Launch, parent: int, report: int) -> None:
         what = "exec"
         os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 a list, never a shell's string
     except OSError as error:
-        _tell(report, f"{what} {error.errno or 0} {error.strerror}")
+        _report(report, f"{what} {error.errno or 0} {error.strerror}")
     except BaseException as error:  # noqa: BLE001 told to the agent; nothing else can be done in a forked process
-        _tell(report, f"value 0 {error}")
+        _report(report, f"value 0 {error}")
     os._exit(127)
 
 
@@ -83,6 +83,6 @@ def _arrange(fds: dict[int, int]) -> None:
         os.dup2(source, target)
 
 
-def _tell(report: int, text: str) -> None:
+def _report(report: int, text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(report, text.encode(errors="replace")[:4096])

@@ -1,7 +1,7 @@
-"""The warden's loop: orders in, processes started and ended, exits told.
+"""The watchdog's loop: it takes orders, starts and ends processes, and reports their exits.
 
 It is fed by the agent and depends on it for nothing else: when the agent hangs past the deadline, or ends, the
-warden ends the children by itself. It never waits for a peer: messages that the agent does not read stay in memory.
+watchdog ends the children by itself. It never waits for a peer: messages that the agent does not read stay in memory.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from processhub.agent.watchdog.linux import (
 )
 from processhub.agent.watchdog.managedprocess import ManagedProcess
 
-MARK = "PROCESSHUB_WARD"  # in the environment of all that a ward starts: whose it is, wherever it went
+MARK = "PROCESSHUB_WARD"  # in the environment of all that a managed process starts: whose it is, wherever it went
 _SWEEP_AGAIN_SECONDS = 0.02
 _LOOKS_FOR_A_MARK = 10
 _END_SECONDS = 30.0
 
 
-class Warden:
-    """All wards of a member. ``control`` is the agent's socket, ``feed`` the pipe of Lease deadlines."""
+class Watchdog:
+    """All managed processes of a member. ``control`` is the agent's socket, ``feed`` the pipe of Lease deadlines."""
 
     def __init__(self, control: socket.socket, feed: int) -> None:
         self._inbox, self._outbox = Inbox(control), Outbox(control)
         self._control = control.fileno()
         self._fence = Fence(feed)
-        self._wards: dict[str, ManagedProcess] = {}
+        self._processes: dict[str, ManagedProcess] = {}
         self._by_pid: dict[int, ManagedProcess] = {}
-        self._stopping: dict[str, ManagedProcess] = {}  # told to stop, SIGKILL still to come
+        self._stopping: dict[str, ManagedProcess] = {}  # the stop signal is sent, SIGKILL still to come
         self._ending: dict[str, ManagedProcess] = {}  # main process reaped, tree perhaps not gone
         self._unmarked: dict[int, int] = {}  # orphans without a mark, and at how many looks in a row
         self._sweep_at = 0.0  # CLOCK_BOOTTIME before which the tree is not looked at again
         self._epoll = select.epoll()
         self._reports: dict[int, ManagedProcess] = {}
         self._writing = False
-        # In the marks: a warden restarted in the same container must not take old marks for its own.
+        # In the marks: a watchdog restarted in the same container must not take old marks for its own.
         self._nonce = f"{os.getpid()}.{time.time_ns()}"
 
     def run(self) -> None:
@@ -71,7 +71,7 @@ class Warden:
                 if fd == self._control:
                     self._outbox.flush()
                     for message in self._inbox.read():
-                        self._obey(message)
+                        self._dispatch(message)
                 elif fd == self._fence.timer.fd:
                     self._fence.timer.acknowledge()
                 elif fd == wake:
@@ -85,7 +85,7 @@ class Warden:
             self._poll_for_writing()
 
     def _timeout(self) -> float | None:
-        times = [ward.kill_at for ward in self._stopping.values()]
+        times = [process.kill_at for process in self._stopping.values()]
         if self._ending:
             times.append(self._sweep_at)
         return max(0.0, min(times) - boottime()) if times else None
@@ -97,16 +97,16 @@ class Warden:
 
     # orders
 
-    def _obey(self, message: Message) -> None:
-        ward = self._wards.get(message["key"])
+    def _dispatch(self, message: Message) -> None:
+        process = self._processes.get(message["key"])
         if message["op"] == "spawn":
             self._spawn(message)
-        elif ward is None:
-            return  # it ended meanwhile; the agent is told of that
+        elif process is None:
+            return  # it ended meanwhile, which is reported to the agent
         elif message["op"] == "stop":
-            self._stop(ward, message["grace"])
+            self._stop(process, message["grace"])
         elif message["op"] == "signal":
-            ward.signal(message["signal"])
+            process.signal(message["signal"])
 
     def _spawn(self, message: Message) -> None:
         key = message["key"]
@@ -130,8 +130,8 @@ class Warden:
         finally:
             for fd in fds:
                 os.close(fd)
-        ward = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report)
-        self._wards[key] = self._by_pid[pid] = self._reports[report] = ward
+        process = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report)
+        self._processes[key] = self._by_pid[pid] = self._reports[report] = process
         self._epoll.register(report, select.EPOLLIN)
 
     def _launched(self, fd: int) -> None:
@@ -139,44 +139,44 @@ class Warden:
 
         It ends so too where the fork was killed before its exec: then no program ran, and "started" would be a lie.
         """
-        ward = self._reports.pop(fd)
+        process = self._reports.pop(fd)
         self._epoll.unregister(fd)
-        ward.failure = os.read(fd, 4096).decode(errors="replace")
+        process.failure = os.read(fd, 4096).decode(errors="replace")
         os.close(fd)
-        ward.report = -1
-        if not ward.failure and has_become(ward.pid):
-            self._outbox.send({"ev": "started", "key": ward.key, "pid": ward.pid})
-            if ward.key in self._stopping:
-                ward.signal(ward.stop_signal)
+        process.report = -1
+        if not process.failure and has_become(process.pid):
+            self._outbox.send({"ev": "started", "key": process.key, "pid": process.pid})
+            if process.key in self._stopping:
+                process.signal(process.stop_signal)
 
     def _failed(self, key: str, failure: str) -> None:
         what, number, text = failure.split(" ", 2)
         self._outbox.send({"ev": "failed", "key": key, "what": what, "errno": int(number), "text": text})
 
-    def _stop(self, ward: ManagedProcess, grace: float) -> None:
+    def _stop(self, process: ManagedProcess, grace: float) -> None:
         kill_at = boottime() + grace
         if grace <= 0:
-            ward.kill()
-        elif not ward.kill_at:
-            self._stopping[ward.key] = ward
-            if ward.report < 0:  # else the signal would be lost on the fork that has not become the program yet
-                ward.signal(ward.stop_signal)
-        ward.kill_at = min(ward.kill_at or kill_at, kill_at)
+            process.kill()
+        elif not process.kill_at:
+            self._stopping[process.key] = process
+            if process.report < 0:  # else the signal would be lost on the fork that has not become the program yet
+                process.signal(process.stop_signal)
+        process.kill_at = min(process.kill_at or kill_at, kill_at)
 
     def _deadlines(self) -> None:
         now = boottime()
-        for ward in [ward for ward in self._stopping.values() if now >= ward.kill_at]:
-            del self._stopping[ward.key]
-            ward.kill()
+        for process in [process for process in self._stopping.values() if now >= process.kill_at]:
+            del self._stopping[process.key]
+            process.kill()
         if due := self._fence.due():
-            for ward in self._by_pid.values():
-                ward.fenced = True
+            for process in self._by_pid.values():
+                process.fenced = True
                 if due == "kill":
-                    ward.kill()
-                elif not ward.kill_at:
-                    # With its SIGKILL, also if the Lease is renewed by then: one that was told to stop is of no use any
+                    process.kill()
+                elif not process.kill_at:
+                    # With its SIGKILL, also if the Lease is renewed by then: one that is stopping is of no use any
                     # more, a runner whose other actors have ended already least of all.
-                    self._stop(ward, self._fence.kill_at - now)
+                    self._stop(process, self._fence.kill_at - now)
 
     # ends
 
@@ -188,22 +188,22 @@ class Warden:
                 return
             if ended is None:
                 return
-            ward = self._by_pid.pop(ended.si_pid, None)
-            if ward is not None:
+            process = self._by_pid.pop(ended.si_pid, None)
+            if process is not None:
                 # While it is a zombie nobody else can have its number, so the group is surely its own.
-                ward.signal(signal.SIGKILL)
-                if ward.report >= 0:
-                    self._launched(ward.report)
+                process.signal(signal.SIGKILL)
+                if process.report >= 0:
+                    self._launched(process.report)
             _, status = os.waitpid(ended.si_pid, 0)
-            if ward is not None:
-                ward.status = os.waitstatus_to_exitcode(status)
-                self._stopping.pop(ward.key, None)
-                self._ending[ward.key] = ward
+            if process is not None:
+                process.status = os.waitstatus_to_exitcode(status)
+                self._stopping.pop(process.key, None)
+                self._ending[process.key] = process
 
     def _sweep(self) -> None:
-        """End what escaped from the groups of ended wards, and tell of those of which nothing is left.
+        """End what escaped from the groups of ended processes, and report those of which nothing is left.
 
-        An orphan comes to the warden when its parent ends, before that end can be seen here. One whose mark
+        An orphan comes to the watchdog when its parent ends, before that end can be seen here. One whose mark
         can't be read (a wiped environment) belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec
         there is none to read for a moment, so that takes several looks.
         """
@@ -218,7 +218,7 @@ class Warden:
                 left |= self._ending.keys()
                 continue
             nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
-            if nonce == self._nonce and key in self._wards and key not in self._ending:
+            if nonce == self._nonce and key in self._processes and key not in self._ending:
                 continue  # a daemon of a child that still runs
             if not key:
                 unmarked[pid] = self._unmarked.get(pid, 0) + 1
@@ -229,26 +229,26 @@ class Warden:
         for pid in descendants(guilty) if guilty else ():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        for ward in list(self._ending.values()):
-            if ward.key not in left and ward.group_gone():
-                self._over(ward)
+        for process in list(self._ending.values()):
+            if process.key not in left and process.group_gone():
+                self._over(process)
         # Reading all of /proc is dear where many processes run: never more than a fifth of the time.
         spent = boottime() - began
         self._sweep_at = began + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
 
-    def _over(self, ward: ManagedProcess) -> None:
-        del self._ending[ward.key], self._wards[ward.key]
-        if ward.failure:
-            self._failed(ward.key, ward.failure)
+    def _over(self, process: ManagedProcess) -> None:
+        del self._ending[process.key], self._processes[process.key]
+        if process.failure:
+            self._failed(process.key, process.failure)
         else:
-            self._outbox.send({"ev": "exited", "key": ward.key, "status": ward.status, "fenced": ward.fenced})
+            self._outbox.send({"ev": "exited", "key": process.key, "status": process.status, "fenced": process.fenced})
 
 
 def main() -> None:
     """``<control fd> <feed fd>`` as the last two arguments; the agent starts it (agent/watchdog/client.py)."""
     control, feed = (int(word) for word in sys.argv[-2:])
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A signal to the whole container is the agent's to answer; it ends the warden by closing the socket.
+        # A signal to the whole container is the agent's to answer; it ends the watchdog by closing the socket.
         signal.signal(signum, signal.SIG_IGN)
     become_subreaper()
     os.set_blocking(feed, False)
@@ -256,4 +256,4 @@ def main() -> None:
         os.set_inheritable(fd, False)
     sock = socket.socket(fileno=control)
     sock.setblocking(False)
-    Warden(sock, feed).run()
+    Watchdog(sock, feed).run()

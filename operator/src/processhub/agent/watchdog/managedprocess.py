@@ -1,4 +1,4 @@
-"""One process that the warden watches, with everything below it."""
+"""One process that the watchdog watches, with everything below it."""
 
 from __future__ import annotations
 

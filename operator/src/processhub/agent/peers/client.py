@@ -21,7 +21,7 @@ from yarl import URL
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
-from processhub.agent.registry.registry import Copy
+from processhub.agent.registry.lookup import Copy
 from processhub.agent.request import Request, Response
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 

@@ -1,4 +1,4 @@
-"""The warden as a process of its own, with this test in the agent's part: nothing of a tree outlives its end."""
+"""The watchdog as a process of its own, with this test in the agent's part: nothing of a tree outlives its end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.linux import boottime
 
-WARDEN = "from processhub.agent.watchdog.main import main; main()"
-# Each child of this warden ends after the warden has listed it and before it is looked at: the moment in which its own
-# children come to the warden and are not on the list.
+WATCHDOG = "from processhub.agent.watchdog.main import main; main()"
+# Each child of this watchdog ends after the watchdog has listed it and before it is looked at: the moment in which its
+# own children come to the watchdog and are not on the list.
 ENDS_WHEN_LOOKED_AT = """
 import os, signal
 from processhub.agent.watchdog import linux
@@ -69,7 +69,7 @@ ctypes.CDLL(None).pthread_exit(None)
 ' &
 while ! test -e note; do sleep 0.01; done
 """
-# A main process, below it one in a session of its own, below that another: only the warden can find the last one.
+# A main process, below it one in a session of its own, below that another: only the watchdog can find the last one.
 TREE = """
 setsid sh -c 'trap "" TERM; setsid sh -c "echo \\$\\$ > note.new; mv note.new note; exec sleep 1000" & wait' &
 while ! test -e note; do sleep 0.01; done
@@ -77,14 +77,14 @@ while ! test -e note; do sleep 0.01; done
 
 
 class Agent:
-    """The agent's end of the warden's socket."""
+    """The agent's end of the watchdog's socket."""
 
-    def __init__(self, folder: Path, warden: str) -> None:
+    def __init__(self, folder: Path, watchdog: str) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         feed, self._feed = os.pipe()
         self.feed = Feed(self._feed)
         self.process = subprocess.Popen(
-            [*ENDS_WITH_US, sys.executable, "-c", warden, str(its.fileno()), str(feed)],
+            [*ENDS_WITH_US, sys.executable, "-c", watchdog, str(its.fileno()), str(feed)],
             pass_fds=(its.fileno(), feed),
             cwd=folder,
         )
@@ -104,7 +104,7 @@ class Agent:
         self._outbox.send({"op": "stop", "key": "1", "grace": 0})
 
     def hear(self, event: str, key: str = "1") -> Message | None:
-        """The warden's message of that name, if it has come."""
+        """The watchdog's message of that name, if it has come."""
         self._heard += self._inbox.read()
         return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
 
@@ -114,7 +114,7 @@ class Agent:
         self.process.wait(40)
 
 
-@pytest.fixture(params=[WARDEN], ids=["warden"])
+@pytest.fixture(params=[WATCHDOG], ids=["watchdog"])
 def agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
     agent = Agent(tmp_path, request.param)
     yield agent
@@ -127,15 +127,15 @@ def is_there(pid: int) -> bool:
 
 
 async def tree(folder: Path) -> int:
-    """The pid of the process that is farthest from the warden, once it runs."""
+    """The pid of the process that is farthest from the watchdog, once it runs."""
     note = folder / "note"
     await until(note.exists, "the last of the tree")
     return int(note.read_text())
 
 
-def of(warden: str) -> pytest.MarkDecorator:
-    """The test's warden is this program."""
-    return pytest.mark.parametrize("agent", [warden], ids=[""], indirect=True)
+def of(watchdog: str) -> pytest.MarkDecorator:
+    """The test's watchdog is this program."""
+    return pytest.mark.parametrize("agent", [watchdog], ids=[""], indirect=True)
 
 
 @of(ENDS_WHEN_LOOKED_AT)
@@ -143,19 +143,19 @@ async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agen
     agent.spawn(TREE)
     last = await tree(tmp_path)
 
-    await until(lambda: agent.hear("exited"), "the warden's word that it has exited")
+    await until(lambda: agent.hear("exited"), "the watchdog's word that it has exited")
 
     assert not alive(last)
 
 
 @of(ENDS_WHEN_LOOKED_AT)
-async def test_the_wardens_own_end_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
+async def test_the_watchdogs_own_end_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(f"{TREE} wait")
     last = await tree(tmp_path)
 
     agent.socket.close()
 
-    await until(lambda: agent.process.poll() is not None, "the warden's end")
+    await until(lambda: agent.process.poll() is not None, "the watchdog's end")
     assert not alive(last)
 
 
@@ -176,7 +176,7 @@ async def test_a_process_whose_first_thread_has_ended_does_not_outlive_its_child
     agent.spawn(HEADLESS)
     daemon = await tree(tmp_path)
 
-    await until(lambda: agent.hear("exited"), "the warden's word that it has exited")
+    await until(lambda: agent.hear("exited"), "the watchdog's word that it has exited")
 
     assert not is_there(daemon)
 
@@ -237,17 +237,17 @@ async def test_the_fences_stop_signal_is_not_lost_on_a_fork(agent: Agent, tmp_pa
 
 
 @pytest.mark.parametrize("backlog", [0, 1000])
-async def test_after_a_pause_of_the_warden_alone_the_newest_deadline_counts(agent: Agent, backlog: int) -> None:
+async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(agent: Agent, backlog: int) -> None:
     agent.spawn("exec sleep 1000")
     await until(lambda: agent.hear("started"), "the child")
     stale = (boottime() + 4, boottime() + 4)
     agent.feed.set(*stale)
     agent.spawn("exit 0", key="before")
-    await until(lambda: agent.hear("exited", "before"), "an end that comes after the warden has read that")
+    await until(lambda: agent.hear("exited", "before"), "an end that comes after the watchdog has read that")
     agent.process.send_signal(signal.SIGSTOP)
     await until(lambda: boottime() > stale[1], "the time at which it was to be killed")
 
-    agent.spawn("exit 3", key="2")  # waits for the warden before the newest deadline does
+    agent.spawn("exit 3", key="2")  # waits for the watchdog before the newest deadline does
     for _ in range(backlog):
         agent.feed.set(*stale)
     agent.feed.set(boottime() + 1000, boottime() + 2000)

@@ -1,9 +1,9 @@
 """The state of children that are moved (HotSwap), here and on its way (docs/protocol.md, rules 20 and 21).
 
-The child writes it at its end, it is sent to the next member and kept here until that one runs the child. A child ends
-before its state goes, whatever runs it: a quiet actor with tasks of its own could act on. So the source keeps the
-state; if the move comes to nothing it starts the child again with that. What an actor leaves is kept in memory where it
-is small: files for a thousand of them cost more than all else that is done for them.
+A child writes its state at its end. The source sends it to the target and keeps it until the target runs the child. A
+child ends before its state is sent, whatever runs it, since an actor with tasks of its own could go on acting. If the
+move fails, the source starts the child again with the state that it kept. A small state of an actor is kept in memory:
+files for a thousand of them cost more than everything else that is done for them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
-from processhub.agent.peers.peers import Peers
+from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
 from processhub.agent.problems import Problem
-from processhub.agent.registry import registry
+from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.naming import id_hash
@@ -44,7 +44,7 @@ class HandoverRefusedError(Exception):
     """A state that its target will not take, or that can't be sent; the message says why."""
 
 
-class _Held(msgspec.Struct, frozen=True):
+class _HeldState(msgspec.Struct, frozen=True):
     """A state that is here; ``checksum`` where it came from another member."""
 
     uid: str
@@ -53,13 +53,13 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class Handovers:
-    """Those of this member."""
+    """The handovers of this member, as the source of some and the target of others."""
 
-    def __init__(self, env: Environment, sync: SliceWatcher, peers: Peers) -> None:
-        self._env, self._sync, self._peers = env, sync, peers
+    def __init__(self, env: Environment, slices: SliceWatcher, peers: Peers) -> None:
+        self._env, self._slices, self._peers = env, slices, peers
         self._folder = env.run_dir / "handover"
-        self._left: dict[str, _Held] = {}  # by id: what the child left here
-        self._got: dict[str, _Held] = {}  # by id: what came from another member
+        self._left: dict[str, _HeldState] = {}  # by id: what the child left here
+        self._received: dict[str, _HeldState] = {}  # by id: what came from another member
         self._ends: dict[str, asyncio.Future[str]] = {}  # by id, of those that are to end: "" or why there is no state
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._hitches: dict[str, str] = {}  # by id: why the target did not take the state so far
@@ -70,35 +70,36 @@ class Handovers:
         self._looking = False
         self._tries = 0
         self._loop = asyncio.get_running_loop()
-        self._courier = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
+        self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
     @property
     def busy(self) -> bool:
-        """Whether there will soon be more to say of states on their way: many are."""
+        """Whether more reports of handovers will follow soon: many are under way."""
         many = self._under_way > _MANY or len(self._starting) > _MANY
         return many or self._loop.time() < self._more_until
 
     # the source
 
-    def begin(self, child: Child, wanted: DesiredRun) -> None:
+    def begin(self, child: Child, desired: DesiredRun) -> None:
         """Have the child's state handed over as its entry says."""
         if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
-        self._tasks[child.id] = self._loop.create_task(self._hand_over(child, wanted))
+        self._tasks[child.id] = self._loop.create_task(self._hand_over(child, desired))
 
     def stays(self, child: Child) -> None:
-        """The child does not want to be moved."""
+        """The child declined to be moved."""
         self._end(child.id, "refused")
 
-    def quiesced(self, child: Child, end: ExitStatus) -> None:
-        """The child ended so that its state can go."""
-        wanted, path = child.wanted, self._own_path(child.id)
-        if wanted is not None and (end.state is not None or path.exists()):
-            self._left[child.id] = _Held(wanted.assignment.uid, path if end.state is None else end.state)
+    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
+        """The child ended for a handover: take what it left."""
+        desired, path = child.desired, self._own_path(child.id)
+        if desired is not None and (exit_status.state is not None or path.exists()):
+            content = path if exit_status.state is None else exit_status.state
+            self._left[child.id] = _HeldState(desired.assignment.uid, content)
             self._end(child.id, "")
         else:
-            stateless = wanted is None or isinstance(wanted.workload, Exec)
-            log.info("left no state: %s", end.text, extra={"child": child.id})
+            stateless = desired is None or isinstance(desired.workload, Exec)
+            log.info("left no state: %s", exit_status.text, extra={"child": child.id})
             self._end(child.id, "stateless" if stateless else "failed")
 
     def _end(self, child_id: str, why: str) -> None:
@@ -106,37 +107,37 @@ class Handovers:
         if ended is not None and not ended.done():
             ended.set_result(why)
 
-    async def _hand_over(self, child: Child, wanted: DesiredRun) -> None:
-        order = HandoverOrder.parse(wanted.assignment.to)
+    async def _hand_over(self, child: Child, desired: DesiredRun) -> None:
+        order = HandoverOrder.parse(desired.assignment.to)
         target = order.member
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._sync.settings.handover_seconds or None):
-                why = await self._quiesced(child, wanted, ask=not order.must)
+            async with asyncio.timeout(self._slices.settings.handover_seconds or None):
+                why = await self._quiesced(child, desired, ask=not order.must)
                 if why:
-                    child.keep(why)
+                    child.report_kept(why)
                     return
                 held = self._left[child.id]
                 checksum = await self._send(child.id, order, held)
-            child.give(checksum)
+            child.report_sent(checksum)
         except TimeoutError:
             why = self._hitches.get(child.id, "it has not ended")
             log.warning("not handed over to %s within the time: %s", target, why, extra={"child": child.id})
-            child.keep("failed", f"not handed over within {self._sync.settings.handover_seconds} s: {why}")
+            child.report_kept("failed", f"not handed over within {self._slices.settings.handover_seconds} s: {why}")
         except (HandoverRefusedError, OSError) as error:
             log.warning("not handed over to %s: %s", target, error, extra={"child": child.id})
-            child.keep("failed", str(error))
+            child.report_kept("failed", str(error))
         finally:
             self._under_way -= 1
 
-    async def _quiesced(self, child: Child, wanted: DesiredRun, *, ask: bool) -> str:
+    async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended and left its state here: ""; else why there is none."""
         # It may be taking up what it left the last time, or be ending without having done so.
-        while child.alive and (child.state == State.STARTING or self._has_left(child, wanted)):  # noqa: ASYNC110 bounded by the time for all of it
+        while child.alive and (child.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if self._has_left(child, wanted) else "stateless"
-        if isinstance(wanted.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
+            return "" if self._has_left(child, desired) else "stateless"
+        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
@@ -146,12 +147,12 @@ class Handovers:
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
 
-    def _has_left(self, child: Child, wanted: DesiredRun) -> bool:
+    def _has_left(self, child: Child, desired: DesiredRun) -> bool:
         """Whether a state of it is here that it has not come up with since."""
         held = self._left.get(child.id)
-        return held is not None and held.uid == wanted.assignment.uid
+        return held is not None and held.uid == desired.assignment.uid
 
-    async def _send(self, child_id: str, order: HandoverOrder, held: _Held) -> str:
+    async def _send(self, child_id: str, order: HandoverOrder, held: _HeldState) -> str:
         """Send the state until the target has it; its checksum. Raises HandoverRefusedError."""
         content = held.content
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -160,16 +161,16 @@ class Handovers:
         checksum = _checksum(content) if size <= SMALL_MAX else await asyncio.to_thread(_checksum, content)
         state = Outgoing(child_id, held.uid, order.epoch, checksum, content, size)
         while True:
-            copies = registry.copies(self._sync.registry(), child_id)
+            copies = lookup.copies(self._slices.registry(), child_id)
             copy = next((copy for copy in copies if copy.member == order.member and copy.address), None)
-            taken = Receipt(0, "its address is not known")
+            receipt = Receipt(0, "its address is not known")
             if copy is not None:
-                taken = await self._courier.send(copy.address, state)
-            if taken.status == 204:
+                receipt = await self._sender.send(copy.address, state)
+            if receipt.status == 204:
                 return checksum
-            if taken.status in _FINAL:
-                raise HandoverRefusedError(taken.detail)
-            self._hitches[child_id] = taken.detail
+            if receipt.status in _FINAL:
+                raise HandoverRefusedError(receipt.detail)
+            self._hitches[child_id] = receipt.detail
             await asyncio.sleep(_AGAIN_SECONDS)
 
     # the target
@@ -182,7 +183,7 @@ class Handovers:
             raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member}")
         assert child is not None
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        path = self._got_path(child.id, epoch)
+        path = self._received_path(child.id, epoch)
         scratch = self._scratch(path)
         digest, size = xxhash.xxh3_128(), 0
         try:
@@ -200,11 +201,11 @@ class Handovers:
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
-        self._got[child.id] = _Held(uid, path, checksum)
-        child.receive(checksum)
+        self._received[child.id] = _HeldState(uid, path, checksum)
+        child.report_received(checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
-        """Take a small state for a waiting entry; what is to be answered."""
+        """Take a small state for a waiting entry; returns the answer."""
         if not self._waits(child, state.uid, state.epoch):
             return Receipt(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
         assert child is not None
@@ -212,7 +213,7 @@ class Handovers:
             return Receipt(400, "the state is not what its checksum says")
         content: Content = state.state
         if len(state.state) > STATE_IN_MESSAGE_MAX:
-            content = self._got_path(child.id, state.epoch)
+            content = self._received_path(child.id, state.epoch)
             scratch = self._scratch(content)
             try:
                 self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -222,8 +223,8 @@ class Handovers:
                 with contextlib.suppress(OSError):
                     scratch.unlink(missing_ok=True)
                 return Receipt(500, f"it can't be kept on {self._env.member}: {error.strerror}")
-        self._got[child.id] = _Held(state.uid, content, state.checksum)
-        child.receive(state.checksum)
+        self._received[child.id] = _HeldState(state.uid, content, state.checksum)
+        child.report_received(state.checksum)
         return Receipt(204)
 
     def expect(self, more: bool) -> None:
@@ -231,24 +232,24 @@ class Handovers:
         self._more_until = self._loop.time() + _MORE_SECONDS if more else 0.0
 
     def _waits(self, child: Child | None, uid: str, epoch: int) -> bool:
-        wanted = child.wanted if child is not None else None
-        if wanted is None or not wanted.assignment.wait:
+        desired = child.desired if child is not None else None
+        if desired is None or not desired.assignment.wait:
             return False
-        return (wanted.assignment.uid, wanted.assignment.epoch) == (uid, epoch)
+        return (desired.assignment.uid, desired.assignment.epoch) == (uid, epoch)
 
     # where it starts
 
-    def state_for(self, child_id: str, wanted: DesiredRun) -> Content | None:
+    def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
         """The state to start the child with, None where it starts afresh."""
-        held = self._here(child_id, wanted.assignment)
+        held = self._here(child_id, desired.assignment)
         if held is None:
             return None
         if held.checksum:
             self._starting.add(child_id)
         return held.content
 
-    def _here(self, child_id: str, entry: Assignment) -> _Held | None:
-        got, left = self._got.get(child_id), self._left.get(child_id)
+    def _here(self, child_id: str, entry: Assignment) -> _HeldState | None:
+        got, left = self._received.get(child_id), self._left.get(child_id)
         if got is not None and entry.state and (got.uid, got.checksum) == (entry.uid, entry.state):
             return got
         return left if left is not None and left.uid == entry.uid else None
@@ -258,8 +259,8 @@ class Handovers:
 
         So it is after this member's agent restarted. Where no source is on record nothing is left to wait for.
         """
-        wanted = child.wanted
-        entry = wanted.assignment if wanted is not None else None
+        desired = child.desired
+        entry = desired.assignment if desired is not None else None
         if entry is None or not entry.state or self._here(child.id, entry) is not None:
             return False
         if self._source(child.id, entry) is None:
@@ -268,13 +269,13 @@ class Handovers:
         return True
 
     def follow(self, children: Iterable[Child]) -> None:
-        """This agent begins with these children: states may have come for them that ended with an earlier one."""
-        waiting = (child for child in children if child.wanted is not None and child.wanted.assignment.wait)
+        """Watch the children that this agent begins with: an earlier agent may have received states for them."""
+        waiting = (child for child in children if child.desired is not None and child.desired.assignment.wait)
         self._doubtful.update({child.id: child for child in waiting})
         self.registry_changed()
 
     def registry_changed(self) -> None:
-        """A source may say now that it gave its state, or be on record no more."""
+        """Look again at children whose state may be lost: a source may have reported it sent, or be gone."""
         if self._doubtful and not self._looking:
             self._looking = True
             self._loop.call_soon(self._look)  # of a list that comes in one by one all is there then
@@ -282,28 +283,28 @@ class Handovers:
     def _look(self) -> None:
         self._looking = False
         for child in list(self._doubtful.values()):
-            entry = child.wanted.assignment if child.wanted is not None else None
-            if entry is None or not entry.wait or child.id in self._got:
+            entry = child.desired.assignment if child.desired is not None else None
+            if entry is None or not entry.wait or child.id in self._received:
                 del self._doubtful[child.id]
                 child.advance()  # if it is still held back it is noted again
-            elif (source := self._source(child.id, entry)) is not None and source.gave_for == entry.epoch:
+            elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
                 del self._doubtful[child.id]
-                child.miss()
+                child.report_lost()
 
-    def _source(self, child_id: str, entry: Assignment) -> registry.StateSource | None:
-        """The member on record that was told to hand the child over to this one."""
-        givers = registry.givers(self._sync.registry(), child_id, self._env.member)
-        return next((giver for giver in givers if giver.uid == entry.uid), None)
+    def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
+        """The member on record whose entry says to hand the child over to this one."""
+        sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
+        return next((source for source in sources if source.uid == entry.uid), None)
 
     def up(self, child_id: str) -> None:
-        """It runs: a crash from here on starts it afresh."""
+        """The child runs: forget its state, a crash from here on starts it afresh."""
         self._starting.discard(child_id)
-        for held in (self._left.pop(child_id, None), self._got.pop(child_id, None)):
+        for held in (self._left.pop(child_id, None), self._received.pop(child_id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
 
     def forget(self, child_id: str) -> None:
-        """It is gone from this member."""
+        """The child is gone from this member: forget it and its state."""
         if (task := self._tasks.pop(child_id, None)) is not None:
             task.cancel()
         self._ends.pop(child_id, None)
@@ -318,7 +319,7 @@ class Handovers:
         self._tries += 1
         return path.with_suffix(f".{self._tries}.part")
 
-    def _got_path(self, child_id: str, epoch: int) -> Path:
+    def _received_path(self, child_id: str, epoch: int) -> Path:
         return self._folder / f"{id_hash(child_id)}.{epoch}.got"
 
 

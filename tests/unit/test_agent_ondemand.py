@@ -43,7 +43,7 @@ async def test_an_object_that_is_deleted_just_then_is_not_made_twice(tmp_path: P
     host, port = runner.addresses[0][:2]
     env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
     async with Client(Config(host=f"http://{host}:{port}", namespace="n", ssl=False, token=nobody)) as client:
-        await OnDemandStarter(env, client, lambda: Settings(on_demand=True), list).met("a")
+        await OnDemandStarter(env, client, lambda: Settings(on_demand=True), list).ensure("a")
     await runner.cleanup()
 
     assert made == [child_object_name("a")] + ([] if gone else [child_object_name("hub/a")])

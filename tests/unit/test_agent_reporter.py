@@ -1,4 +1,4 @@
-"""What an agent's status of a slice claims, with this test in the API server's part."""
+"""What an agent writes to the status of a slice, with this test in the API server's part."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_agent_supervisor import supervised, wanted
+from test_agent_supervisor import desired, supervised
 from waiting import until
 
 from processhub.agent.children.runs import ExitStatus
@@ -41,12 +41,12 @@ class Server:
         return self.slice
 
 
-def book_of(server: Server) -> StatusReporter:
-    book = StatusReporter(
+def reporter_of(server: Server) -> StatusReporter:
+    reporter = StatusReporter(
         WriterIdentity(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
     )
-    book.open()
-    return book
+    reporter.open()
+    return reporter
 
 
 @pytest.mark.parametrize(
@@ -54,30 +54,30 @@ def book_of(server: Server) -> StatusReporter:
 )
 async def test_what_could_not_be_written_for_whatever_reason_is_written_again(trouble: Exception) -> None:
     server, supervisor = Server(), supervised()[0]
-    book = book_of(server)
+    reporter = reporter_of(server)
     server.generation, server.troubles = 1, [trouble]
-    supervisor.want({"a": wanted("a")})
+    supervisor.set_desired({"a": desired("a")})
 
-    book.slice_changed(server.slice, "s", supervisor.children.values())
+    reporter.slice_changed(server.slice, "s", supervisor.children.values())
 
     await until(lambda: "a" in server.status.entries, "the status")
-    await book.flush(5)
+    await reporter.flush(5)
 
 
 async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_generation() -> None:
     server, supervisor = Server(), supervised()[0]
-    book = book_of(server)
+    reporter = reporter_of(server)
     old = [f"old-{number}" for number in range(MAX_ENTRIES - 1)]
     new = ["new-1", "new-2"]
 
     def order(stop: list[str], start: list[str]) -> None:
         server.generation += 1
-        supervisor.want({**dict.fromkeys(stop), **{child_id: wanted(child_id) for child_id in start}})
+        supervisor.set_desired({**dict.fromkeys(stop), **{child_id: desired(child_id) for child_id in start}})
         for child_id in start:
             supervisor.children[child_id].running(7)
-        book.slice_changed(server.slice, "s", supervisor.children.values())
+        reporter.slice_changed(server.slice, "s", supervisor.children.values())
         for child in supervisor.children.values():
-            book.child_changed(child, urgent=True)
+            reporter.child_changed(child, urgent=True)
 
     order([], old)
     await until(lambda: server.status.observed_generation == 1, "the first answer")
@@ -90,7 +90,7 @@ async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_gene
 
     first = supervisor.children[old[0]]
     first.ended(ExitStatus(Reason.EXITED, "exit code 0"))
-    book.child_changed(first, urgent=True)
+    reporter.child_changed(first, urgent=True)
     await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
     assert "new-2" in server.status.entries
-    await book.flush(5)
+    await reporter.flush(5)

@@ -26,13 +26,13 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 class StateSource(msgspec.Struct, frozen=True):
-    """A copy that is to hand its state over; ``gave_for``: the waiting entry's epoch for which it says that it did."""
+    """A copy that is to hand its state over; ``sent_for``: the waiting entry's epoch for which it reported it sent."""
 
     uid: str
-    gave_for: int = 0
+    sent_for: int = 0
 
 
-def givers(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[StateSource]:
+def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[StateSource]:
     """The copies that are to hand the child's state over to the member ``target``."""
     for item in slices:
         text = item.spec.entries.get(child_id)
@@ -63,8 +63,8 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
                 continue
             running = False
             with contextlib.suppress(EntryError):
-                if told := item.status.entries.get(child_id):
-                    report = parse_report(told)
+                if reported := item.status.entries.get(child_id):
+                    report = parse_report(reported)
                     # One that was promoted runs on, though it may not have heard of its new epoch yet.
                     current = report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
                     running = current and report.state == State.RUNNING
@@ -89,7 +89,7 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> C
     return min(found, key=lambda copy: copy.member, default=None)
 
 
-def lookup(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
+def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
     """One child as in Hub.status.registry, with its tags; None where the hub has no such child."""
     nodes: list[Entry] = []
     tags: list[str] = []
@@ -99,7 +99,7 @@ def lookup(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
     return _entry(child_id, nodes, tags) if nodes else None
 
 
-def entries(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = "") -> list[Entry]:
+def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = "") -> list[Entry]:
     """All children, sorted by id; only those with a tag, or with a copy on a member."""
     found: dict[str, tuple[list[Entry], list[str]]] = {}
     for item in slices:

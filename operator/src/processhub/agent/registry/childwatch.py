@@ -10,7 +10,7 @@ from processhub.api.slice import RegistrySlice
 
 
 class RegistryWatch:
-    """Who waits for which id. ``changed`` is told of each changed slice."""
+    """Events for those that wait for a child; ``changed`` is to be called for each changed slice."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}

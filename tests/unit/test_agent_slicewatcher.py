@@ -27,12 +27,12 @@ class Followed:
             return None
 
         client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=token))
-        self.wanted: dict[str, DesiredRun | None] = {}
+        self.desired: dict[str, DesiredRun | None] = {}
         self.own: list[str] = []
         self.settings: list[Settings] = []
         self.version = 0
-        self.sync = SliceWatcher(
-            client, ENV, "pod/me", self.wanted.update, lambda _, name: self.own.append(name), self.settings.append
+        self.slices = SliceWatcher(
+            client, ENV, "pod/me", self.desired.update, lambda _, name: self.own.append(name), self.settings.append
         )
 
     def put(self, name: str, entries: dict[str, int | str], *, term: int = 1, member: str = "h-0", **spec: Any) -> None:
@@ -49,12 +49,12 @@ class Followed:
             name=name, namespace="default", uid=name, generation=self.version, resource_version=version
         )
         spec_ = SliceSpec(member=member, term=term, entries=texts, **given)
-        self.sync.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
+        self.slices.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
 
     def runs(self) -> dict[str, int]:
         """The epochs of what is to be started."""
-        found = {child: wanted for child, wanted in self.wanted.items() if wanted is not None and wanted.startable}
-        return {child: wanted.assignment.epoch for child, wanted in found.items()}
+        found = {child: desired for child, desired in self.desired.items() if desired is not None and desired.startable}
+        return {child: desired.assignment.epoch for child, desired in found.items()}
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def test_the_union_of_own_slices_is_wanted(followed: Followed) -> None:
 def test_the_highest_term_then_epoch_wins(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 9}, term=2)
     followed.put("h.h-0.1", {"a": 7}, term=3)
-    assert followed.wanted["a"] is not None
-    assert followed.wanted["a"].slice == "h.h-0.1"
+    assert followed.desired["a"] is not None
+    assert followed.desired["a"].slice == "h.h-0.1"
 
     followed.put("h.h-0.0", {"a": 9}, term=3)
-    assert followed.wanted["a"].slice == "h.h-0.0"
+    assert followed.desired["a"].slice == "h.h-0.0"
 
 
 def test_a_removed_entry_is_the_order_to_stop_and_a_broken_one_is_not(followed: Followed) -> None:
@@ -85,15 +85,15 @@ def test_a_removed_entry_is_the_order_to_stop_and_a_broken_one_is_not(followed: 
 
     followed.put("h.h-0.0", {"a": "not an entry"})
 
-    assert followed.wanted["b"] is None
-    assert followed.wanted["a"] is not None
+    assert followed.desired["b"] is None
+    assert followed.desired["a"] is not None
 
 
 def test_slices_behind_the_highest_term_seen_start_nothing_until_they_catch_up(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1}, term=4)
     followed.put("h.h-1.0", {}, term=5, member="h-1")
     assert followed.runs() == {}
-    assert followed.wanted["a"] is not None  # nor is it an order to stop
+    assert followed.desired["a"] is not None  # nor is it an order to stop
 
     followed.put("h.h-0.0", {"a": 1}, term=5)
     assert followed.runs() == {"a": 1}
@@ -104,8 +104,8 @@ def test_another_hubs_slices_are_ignored(followed: Followed) -> None:
     followed.put("g.h-0.0", {"b": 1}, hub="g")
     followed.put("h.h-9.0", {}, member="h-9", term=99, hub_uid="older")
 
-    assert followed.wanted == {}
-    assert followed.sync.highest_term == 0
+    assert followed.desired == {}
+    assert followed.slices.highest_term == 0
 
 
 def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -> None:
@@ -120,8 +120,8 @@ def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -
 def test_an_unknown_workload_is_wanted_without_one(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1}, workloads={DIGEST: '{"future": {}}'})
 
-    assert followed.wanted["a"] is not None
-    assert followed.wanted["a"].workload is None
+    assert followed.desired["a"] is not None
+    assert followed.desired["a"].workload is None
 
 
 def test_settings_come_from_the_newest_term(followed: Followed) -> None:
@@ -133,8 +133,8 @@ def test_settings_come_from_the_newest_term(followed: Followed) -> None:
 
 def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> None:
     order: list[str] = []
-    followed.sync._on_wanted = lambda changes: order.extend(changes)
-    followed.sync._on_own = lambda _, name: order.append(name)
+    followed.slices._on_desired = lambda changes: order.extend(changes)
+    followed.slices._on_own = lambda _, name: order.append(name)
 
     followed.put("h.h-0.0", {"a": 1})
 
@@ -146,20 +146,20 @@ def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Fol
     followed.put("h.h-0.0", {}, settings=whole)
     followed.put("h.h-0.1", {}, settings=lost)
     followed.put("h.h-1.0", {}, settings=lost, member="h-1")
-    assert followed.sync.settings.partitioned
+    assert followed.slices.settings.partitioned
 
     followed.put("h.h-0.0", {"a": 1}, settings=whole)
-    assert followed.sync.settings.partitioned
+    assert followed.slices.settings.partitioned
 
     followed.put("h.h-0.1", {}, settings=whole)
-    assert not followed.sync.settings.partitioned
+    assert not followed.slices.settings.partitioned
     assert [settings.partitioned for settings in followed.settings] == [True, False]
 
 
 def test_a_partition_is_known_before_anything_is_wanted(followed: Followed) -> None:
     order: list[str] = []
-    followed.sync._on_wanted = lambda changes: order.extend(changes)
-    followed.sync._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
+    followed.slices._on_desired = lambda changes: order.extend(changes)
+    followed.slices._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
 
     followed.put("h.h-0.0", {"a": 1}, settings=Settings(partitioned=True))
 

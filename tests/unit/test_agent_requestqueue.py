@@ -21,12 +21,12 @@ SETTINGS = Settings(lease_seconds=1, request_seconds=1)
 
 
 class World:
-    """A child with its desk; the other side of both protocols, which no process stands behind."""
+    """A child with its queue; the other side of both protocols, which no process stands behind."""
 
     closing = False
 
     def __init__(self) -> None:
-        self.desk = RequestQueue(
+        self.queue = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )
         self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
@@ -42,25 +42,22 @@ class World:
     def lacks_state(self, child: Child) -> bool:
         return False
 
-    def launch(self, child: Child, wanted: DesiredRun) -> World:
+    def launch(self, child: Child, desired: DesiredRun) -> World:
         return self
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        self.desk.child_changed(child)
+        self.queue.child_changed(child)
 
     def at_work(self, child: Child) -> bool:
-        return self.desk.at_work(child)
+        return self.queue.at_work(child)
 
     def gone(self, child: Child) -> None:
-        self.desk.child_changed(child)
+        self.queue.child_changed(child)
 
     def restarted(self, child: Child) -> None:
         pass
 
-    def started(self, child: Child, seconds: float) -> None:
-        pass
-
-    def up(self, child: Child) -> None:
+    def up(self, child: Child, seconds: float) -> None:
         pass
 
     # what runs
@@ -71,7 +68,7 @@ class World:
     def give_up(self) -> None:
         pass
 
-    def role(self, role: str, epoch: int, *, told: bool) -> None:
+    def role(self, role: str, epoch: int, *, notify: bool) -> None:
         pass
 
     async def request(self, request: Request) -> Response:
@@ -84,16 +81,16 @@ class World:
 
     # the test's own
 
-    def want(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
+    def set_desired(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
         entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
-        self.child.want(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
+        self.child.set_desired(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
 
-    def begin(self, **wanted: object) -> None:
-        self.want(**wanted)  # type: ignore[arg-type]
+    def begin(self, **desired: object) -> None:
+        self.set_desired(**desired)  # type: ignore[arg-type]
         self.child.running(7)
 
     def serve(self, number: int = 0, kind: str = "call") -> asyncio.Task[Response]:
-        return asyncio.get_running_loop().create_task(self.desk.serve("a", Request(kind, b"%d" % number)))
+        return asyncio.get_running_loop().create_task(self.queue.serve("a", Request(kind, b"%d" % number)))
 
     async def answer(self, position: int) -> None:
         request, answer = self.asked[position]
@@ -148,7 +145,7 @@ async def test_a_child_that_leaves_gives_back_what_it_was_not_asked(world: World
     first, second = world.serve(1), world.serve(2)
     await settle()
 
-    world.child.want(None)
+    world.child.set_desired(None)
     await settle()
 
     with pytest.raises(MovedError):
@@ -166,7 +163,7 @@ async def test_a_stop_waits_no_longer_than_a_request_may_take(world: World) -> N
     first = world.serve(1)
     await settle()
 
-    world.child.want(None)
+    world.child.set_desired(None)
     await asyncio.wait((first,))
 
     with pytest.raises(Problem) as caught:
@@ -193,7 +190,7 @@ async def test_after_a_timeout_the_next_waits_for_the_end_of_the_first(world: Wo
 
 
 async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world: World) -> None:
-    world.want()
+    world.set_desired()
     with pytest.raises(Problem) as caught:
         await world.serve(1)
     assert (caught.value.status, caught.value.kind) == (503, "no_owner")
@@ -209,7 +206,7 @@ async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world:
 
 
 async def test_a_full_queue_is_busy(world: World) -> None:
-    world.want()
+    world.set_desired()
     tasks = [world.serve(number) for number in range(QUEUE_MAX)]
     await settle()
 
@@ -220,7 +217,7 @@ async def test_a_full_queue_is_busy(world: World) -> None:
         task.cancel()
     await settle()
 
-    assert world.desk.waiting == 0
+    assert world.queue.waiting == 0
 
 
 async def test_a_caller_that_leaves_takes_its_request_with_it_unless_it_runs(world: World) -> None:
@@ -243,7 +240,7 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
 
     with pytest.raises(MovedError):
         await world.serve(1)
-    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    world.queue.deliver("a", Request("cast", b"2"), lambda: None)
     await settle()
 
     assert [request.body for request, _ in world.asked] == [b"2"]
@@ -251,11 +248,11 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
 
 async def test_a_message_goes_after_the_child(world: World) -> None:
     moved: list[int] = []
-    world.want()
-    world.desk.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
+    world.set_desired()
+    world.queue.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
 
-    world.want(role="Passive")
-    world.child.want(None)
+    world.set_desired(role="Passive")
+    world.child.set_desired(None)
     await settle()
 
     assert moved == [1]
@@ -265,12 +262,12 @@ async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it
     world.begin()  # as a Pod does, it runs on while the member's Lease is not held
     world.may_serve = False
     first = world.serve(1)
-    world.desk.deliver("a", Request("cast", b"2"), lambda: None)
+    world.queue.deliver("a", Request("cast", b"2"), lambda: None)
     await settle()
     assert world.asked == []
 
     world.may_serve = True
-    world.desk.advance()
+    world.queue.advance()
     await settle()
     await world.answer(0)
     await world.answer(1)
@@ -293,7 +290,7 @@ async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
     late = world.serve(2)
     await settle()
     assert len(world.asked) == 1, "no further request comes to it"
-    world.want(idle=60)
+    world.set_desired(idle=60)
     await settle()
     await world.answer(1)
     assert late.result().body == b"2"

@@ -7,14 +7,14 @@ import asyncio
 
 import pytest
 
-from processhub.agent.peers import statesender as courier
+from processhub.agent.peers import statesender
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt, StateSender
 
 WAITS = 40
 
 
 async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_ANSWER_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr(statesender, "_ANSWER_SECONDS", 0.1, raising=False)
     sent: list[tuple[str, ...]] = []
 
     async def stream(address: str, state: Outgoing) -> Receipt:
@@ -32,8 +32,8 @@ async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatc
         await asyncio.sleep(0)
 
     async with asyncio.timeout(WAITS):
-        taken = await carrier.send("10.0.0.2", Outgoing("b", "u", 2, "", b"2", 1))
+        receipt = await carrier.send("10.0.0.2", Outgoing("b", "u", 2, "", b"2", 1))
 
-    assert taken == Receipt(204)
+    assert receipt == Receipt(204)
     assert (await first).status == 0
     assert sent == [("a",), ("b",)]
