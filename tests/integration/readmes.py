@@ -24,6 +24,7 @@ _FENCE = re.compile(
 )
 _NOT_RUN = re.compile(r"not run here: (?P<why>.+); covered by: (?P<path>\S+)", re.S)
 _SHOWN_SECONDS = 20.0
+_RUN_SECONDS = 150.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Block:
     comment: str
     language: str
     code: str
+
+    @property
+    def covered_by(self) -> str:
+        """The path that covers a block that is not run; empty for one that is."""
+        said = _NOT_RUN.fullmatch(self.comment)
+        return said["path"] if said else ""
 
     @property
     def where(self) -> str:
@@ -60,9 +67,8 @@ def check_form(path: Path) -> None:
     text = path.read_text()
     for block in blocks(path):
         if block.comment not in ("", ANOTHER, THAT):
-            said = _NOT_RUN.fullmatch(block.comment)
-            assert said, f"{block.where}: {block.comment}"
-            assert (ROOT / said["path"]).exists(), f"{block.where}: no {said['path']}"
+            assert block.covered_by, f"{block.where}: {block.comment}"
+            assert (ROOT / block.covered_by).exists(), f"{block.where}: no {block.covered_by}"
     fences = re.findall(r"^```(\w*)$", text, re.M)[::2]
     assert set(fences) <= {"sh", "python", "text", ""}, fences
     assert sum(map(bool, fences)) == len(blocks(path))
@@ -71,9 +77,15 @@ def check_form(path: Path) -> None:
 
 
 class Reader:
-    """A shell that goes on where the block before ended: its variables and its folder, the checkout."""
+    """A shell that goes on where the block before ended: its variables and its folder.
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    ``folder`` holds what the reader itself writes. The blocks are run in ``checkout``, each for ``seconds`` at most.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], folder: Path, checkout: Path = ROOT, seconds: float = _RUN_SECONDS
+    ) -> None:
+        self._checkout, self._seconds = checkout, seconds
         self._state, self._other = folder / "state.sh", folder / "terminal"
         self._environment = {**environment, "STATE": str(self._state), "PYTHONUNBUFFERED": "1"}
         self._beside: list[subprocess.Popen[bytes]] = []
@@ -101,12 +113,12 @@ class Reader:
             ["bash", "-euo", "pipefail", "-c", command],
             input=block.code if block.language == "python" else None,
             stdin=None if block.language == "python" else subprocess.DEVNULL,
-            cwd=ROOT,
+            cwd=self._checkout,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=150,
+            timeout=self._seconds,
         )
         assert answer.returncode == 0, f"{block.where}:\n{block.code}\n{answer.stdout}"
         return answer.stdout
@@ -121,7 +133,9 @@ class Reader:
         command = [*ENDS_WITH_US, "bash", "-euo", "pipefail", "-c", f'source "$STATE"\nexec {block.code.strip()}']
         with self._other.open("wb") as file:
             self._beside.append(
-                subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=file, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command, cwd=self._checkout, env=self._environment, stdout=file, stderr=subprocess.STDOUT
+                )
             )
 
     def _await(self, block: Block) -> None:

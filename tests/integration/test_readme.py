@@ -1,4 +1,4 @@
-"""Every command of the README, run in its order on a cluster of its own, as a reader would."""
+"""Every command of the README and of the pages that continue it, run in their order as a reader would."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ import pytest
 from clusterfolder import ROOT, cluster_folder
 from readmes import Reader, blocks, check_form
 
-README = ROOT / "README.md"
+# In the order in which they are run: the last one takes all away again.
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/operations.md", "docs/quick-start.md"))
 _OF_THE_CALLER = ("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH", "HUB_NAME", "HUB_NAMESPACE")
+# What commands show, by a part of their block.
+_SHOWN = {
+    "kubectl get hubs,children": r"^hub\.processhub\.dev/shop ",
+    "kubectl hub where poller-1": r"^poller-1 +shop-\d .* Running +\d+$",
+    "kubectl hub plan --add 1": r"nothing was changed",
+    "kubectl hub members": r"^shop-3 +True",
+}
 
 
-def test_all_blocks_are_run_or_say_why_not_and_links_lead_somewhere() -> None:
-    check_form(README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_all_blocks_are_run_or_say_why_not_and_links_lead_somewhere(page: Path) -> None:
+    check_form(page)
 
 
 @pytest.mark.timeout(400)
 def test_all_blocks_work_one_after_the_other(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_CALLER}
+    looked_at = set()
     with cluster_folder() as folder:
         reader = Reader({**environment, "LOCALCLUSTER_ROOT": str(folder)}, tmp_path)
-        for block in blocks(README):
+        for block in (block for page in PAGES for block in blocks(page)):
             said = reader.read(block, "")
 
-            if "kubectl hub where poller-1" in block.code:
-                assert re.search(r"^poller-1 +shop-\d .* Running +\d+$", said, re.M), said
-            if "kubectl hub plan --add 1" in block.code:
-                assert "nothing was changed" in said
-            if "kubectl hub members" in block.code:
-                assert re.search(r"^shop-3 +True", said, re.M), said
+            for command, shown in _SHOWN.items():
+                if command in block.code:
+                    assert re.search(shown, said, re.M), said
+                    looked_at.add(command)
+    assert looked_at == _SHOWN.keys()
