@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from planned_hub import PlannedHub, child, children_of, hub_spec
 
-from processhub.api.hub import Migration
+from processhub.api.hub import MigrationSpec
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
@@ -357,7 +357,7 @@ def hot(
         members.append(
             msgspec.structs.replace(view, phase=phase, draining=view.name == draining, possibly_running=there)
         )
-    spec = msgspec.structs.replace(hub_spec(), migration=Migration(strategy="HotSwap"))
+    spec = msgspec.structs.replace(hub_spec(), migration=MigrationSpec(strategy="HotSwap"))
     return HubSnapshot(
         spec=spec, members=tuple(members), children={"a": wanted}, record={"a": places}, next_epoch=50, move_budget=9
     )
