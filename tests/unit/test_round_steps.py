@@ -209,7 +209,7 @@ async def test_a_move_whose_write_is_refused_is_told_by_nobody_and_begun_again()
         await rounds.round()
 
     assert [move.target for move in planned.moves] == [target]
-    assert (told.moves, told.entries, told.answered) == ((), {}, {}), "it is not told, nor the order taken off"
+    assert (told.moves, told.entries, told.move_results) == ((), {}, {}), "it is not told, nor the order taken off"
     assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"
 
 

@@ -193,7 +193,7 @@ def test_an_order_to_move_a_suspended_child_is_refused() -> None:
     for hub in (placed(1), copies()):
         suspend(hub, "tenant/0")
         hub.rest()
-        hub.orders["tenant/0"] = "hub-1"
+        hub.move_requests["tenant/0"] = "hub-1"
 
         hub.rest()
 

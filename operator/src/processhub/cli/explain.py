@@ -167,9 +167,9 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
     stays = "a child on record stays where it is"
     if strategy == "Modulo":
         order = [member.name for member in hub.status.members]
-        seats = tuple(MemberSlot(name=name) for name in order)
-        wanted = DesiredChild(id=child_id, uid="", key=child_key(child_id), workload="")
-        home = order[int(Modulo().homes([wanted], PlacementView(spec=hub.spec, seats=seats))[0])] if order else ""
+        slots = tuple(MemberSlot(name=name) for name in order)
+        child = DesiredChild(id=child_id, uid="", key=child_key(child_id), workload="")
+        home = order[int(Modulo().homes([child], PlacementView(spec=hub.spec, slots=slots))[0])] if order else ""
         if home == here:
             return f"{here} is the member of its number (Modulo)"
         return f"its member by number is {home}; while that is away or full it goes by the hash, and back when it joins"

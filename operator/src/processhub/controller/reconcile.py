@@ -69,8 +69,8 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.strategies import Strategy, strategy_of
-from processhub.core.strategies.custom import Own
-from processhub.core.strategies.migration import MigrationStrategy, OwnMigration, migration_of
+from processhub.core.strategies.custom import CustomDistribution
+from processhub.core.strategies.migration import CustomMigration, MigrationStrategy, migration_of
 from processhub.extensions import own_strategies
 
 _MANY = 32  # entries under way, above which it is a storm: Child statuses give way to slices,
@@ -212,7 +212,7 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         orders = MoveRequests(self._client, self._store, self.events, hub, memory.held_back, steps)
-        held_back = await orders.answer(observation, plan.answered, loop.time())
+        held_back = await orders.answer(observation, plan.move_results, loop.time())
         lifetimes = Lifetimes(self._client, state, memory, steps)
         await lifetimes.end(observation, loop.time())
         await self._retire(state, memory, members, writer, steps)
@@ -260,8 +260,8 @@ class Reconciler:
         memory.move_tokens -= plan.planned_moves
         self._tell_failure(hub, memory, strategy, migration, own)
         memory.last_placed = plan.last_placed
-        memory.put_these_off(plan.put_off, now)
-        memory.taker = memory.patience.taker(plan.imbalance, now)
+        memory.put_these_off(plan.deferred, now)
+        memory.taker = memory.patience.target(plan.imbalance, now)
         return observation, plan
 
     def _members(self, hub: Hub, state: HubState, memory: HubMemory, now: float) -> dict[str, Member]:
@@ -511,9 +511,9 @@ class Reconciler:
     ) -> None:
         """Post what went wrong in a strategy of the user's, once as long as it is the same."""
         failure = own.failure
-        if isinstance(strategy, Own) and strategy.failure:
+        if isinstance(strategy, CustomDistribution) and strategy.failure:
             failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
-        if isinstance(migration, OwnMigration) and migration.failure:
+        if isinstance(migration, CustomMigration) and migration.failure:
             failure = (
                 f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
             )

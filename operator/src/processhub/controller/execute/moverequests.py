@@ -55,7 +55,7 @@ class MoveRequests:
         for child_id, refusal in answered.items():
             known = observation.chosen.get(child_id)
             if known is not None:
-                await self._answer_child(known.child, observation.snapshot.orders[child_id], refusal)
+                await self._answer_child(known.child, observation.snapshot.move_requests[child_id], refusal)
         for uid in self._held_back.keys() - observation.sets.keys():
             del self._held_back[uid]
         waits = [

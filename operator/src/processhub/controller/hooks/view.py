@@ -119,7 +119,7 @@ def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[s
         moves=plan.moves,
         moving=plan.moving,
         pending_moves=plan.pending_moves,
-        put_off=plan.put_off,
+        put_off=plan.deferred,
         stranded=plan.stranded,
     )
 

@@ -93,7 +93,7 @@ def emit_changed_pods(
 
 def _tell_put_off(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
     """Say why a child that was to hand its state over stays where it is."""
-    for child_id in plan.put_off:
+    for child_id in plan.deferred:
         known = observation.chosen.get(child_id)
         for place in observation.snapshot.record.get(child_id, ()):
             kept = Kept.parse(place.kept)

@@ -1,4 +1,4 @@
-"""What the planner answers: changes to entries, and why what is not placed is not."""
+"""The planner's result: changes to entries, and why what is not placed is not."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...] = ()  # begun by this plan, planned and after a loss
     joining: Mapping[str, bool] = {}  # changes to who counts as joining
     stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → bound children that can't leave it
-    answered: Mapping[str, str] = {}  # orders that are done with, by id: "" carried out, else why not
-    put_off: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
+    move_results: Mapping[str, str] = {}  # requests that are finished, by id: "" carried out, else why not
+    deferred: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
     imbalance: tuple[str, str] | None = None  # the most and the least loaded member, where the strategy minds
     last_placed: str = ""  # the member that the newest child went to
     next_epoch: int
-    pending_moves: int = 0  # wanted by a join or drain but over the budget of this round
+    pending_moves: int = 0  # due to a join, a drain or a request, but over the budget of this round
     moving: int = 0  # moves under way, these included
     restarts: int = 0  # in place, of paced children
     pending_restarts: int = 0  # over the budget of this round

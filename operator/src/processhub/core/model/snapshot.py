@@ -165,8 +165,8 @@ class Claim(msgspec.Struct, frozen=True):
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One hub. ``children`` are those that shall run or are suspended, by id; one whose edit was refused is as it was.
 
-    ``last_placed``: the member that the newest child went to ("": read it off the record). ``orders``: id → the member
-    that somebody asked to have it moved to.
+    ``last_placed``: the member that the newest child went to ("": read it off the record). ``move_requests``: id → the
+    member that somebody asked to have it moved to.
     ``pods``: id → the Pods of its own that are there, wherever it is on record.
     """
 
@@ -177,11 +177,11 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     next_epoch: int
     move_budget: int = 0
     last_placed: str = ""
-    orders: Mapping[str, str] = {}
+    move_requests: Mapping[str, str] = {}
     copies: int | None = None  # as a redundancy strategy of the user's says, None with ProcessHub's own
     pods: Mapping[str, tuple[ChildPod, ...]] = {}
     claims: Mapping[str, Claim] = {}  # by id
-    put_off: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
+    deferred: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
     uncertain: frozenset[str] = frozenset()  # ids whose entries a write without an answer may have changed
     partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
@@ -223,7 +223,7 @@ def keys_of(children: Iterable[DesiredChild]) -> NDArray[np.uint64]:
     return np.fromiter((child.key for child in children), dtype=np.uint64)
 
 
-def attributes_digest(wanted: DesiredChild) -> str:
+def attributes_digest(child: DesiredChild) -> str:
     """A hash of what a Pre hook may change of a child: its workload, restart policy, tags and metadata."""
-    text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
+    text = msgspec.json.encode((child.workload, child.restart_policy, child.tags, child.metadata))
     return xxhash.xxh3_64_hexdigest(text)

@@ -1,6 +1,6 @@
 """A plan in the making: the counts and the changes so far, the room that is left, and what must be proven first.
 
-What the ways of planning share (``planner`` for one copy of a child, ``replicas`` for several).
+The planners share it: ``single`` plans one copy of each child, ``replicated`` several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 
-# Why an order to move a child is not obeyed.
+# Why a request to move a child is refused.
 NOT_PLACED = "it is not placed yet, or suspended"
 PINNED = "it is pinned; set spec.pinned to false first"
 MAPPED = "its spec.nodes names where it is; edit that"
@@ -36,9 +36,9 @@ class PlanBuilder:
         self.unplaced: dict[str, Unplaced] = {}
         self.moves: list[Move] = []
         self.joining: dict[str, bool] = {}
-        self.put_off: list[str] = []
+        self.deferred: list[str] = []
         self.stranded: dict[str, list[str]] = {}
-        self.answered: dict[str, str] = {}
+        self.move_results: dict[str, str] = {}
         self.imbalance: tuple[str, str] | None = None
         self.last_placed = snapshot.last_placed
         self.next_epoch = snapshot.next_epoch
@@ -81,10 +81,10 @@ class PlanBuilder:
             entries=self.changes,
             unplaced=self.unplaced,
             moves=tuple(self.moves),
-            put_off=tuple(self.put_off),
+            deferred=tuple(self.deferred),
             joining={name: value for name, value in self.joining.items() if flags[name] != value},
             stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
-            answered=self.answered,
+            move_results=self.move_results,
             imbalance=self.imbalance,
             last_placed=self.last_placed,
             next_epoch=self.next_epoch,

@@ -3,7 +3,7 @@
 Of copies of which one is active, the one on the wanted member becomes that; else the one that is placed worst goes
 there. Either way it is had by steps that are taken anyway, each on its own proof: a copy is added, runs, another is
 told to be passive or leaves, and only when that one is proven to have ended is the next made active (PROTOCOL.md 7, 8).
-The order only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
+The request only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CopyStep(StrEnum):
 
 
 class CopyMove(msgspec.Struct, frozen=True):
-    """An order that can be obeyed: ``there`` is the copy on the wanted member, ``active`` the one that is active.
+    """A move request that can be applied: ``there`` is the copy on the requested member, ``active`` the active one.
 
     Both None where there is none. ``active`` is None too where all copies are active.
     """

@@ -40,7 +40,7 @@ class Step(Enum):
     COMMIT = "commit"  # the target starts with the state
     AGAIN = "again"  # the target had the state and lost it: it waits for it under a new epoch
     COLD = "cold"  # go on without a state: there is none to be had
-    PUT_OFF = "put off"  # the child does not want to go, or its state did not come over: it stays
+    DEFER = "defer"  # the child does not want to go, or its state did not come over: it stays
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def next_step(source: OnRecord, source_member: MemberView | None, target: OnReco
     epoch = str(target.entry.epoch)
     kept = Kept.parse(source.kept)
     if kept is not None and kept.epoch == target.entry.epoch:
-        return Next(Step.COLD if must or kept.why == "stateless" else Step.PUT_OFF)
+        return Next(Step.COLD if must or kept.why == "stateless" else Step.DEFER)
     gave_for, _, checksum = source.gave.partition(":")
     if gave_for == epoch and checksum and checksum == target.got:
         return Next(Step.COMMIT, checksum)

@@ -53,7 +53,7 @@ def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: Mig
         replicas = ReplicaPlanner(snapshot, strategy)
         replicas.remove_unwanted()
         replicas.follow_children()
-        replicas.obey()
+        replicas.apply_move_requests()
         replicas.top_up()
         replicas.rebalance()
         return replicas.result()
@@ -61,7 +61,7 @@ def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: Mig
     planner.remove_unwanted()
     planner.follow_children()
     planner.place_new()
-    planner.obey()
+    planner.apply_move_requests()
     planner.drain()
     planner.rebalance()
     planner.detect_imbalance()
@@ -87,7 +87,7 @@ class SingleCopyPlanner(PlanBuilder):
     def follow_children(self) -> None:
         """Bring each child's entries one step nearer to what it asks for; collect those without a place."""
         record = self.snapshot.record
-        live, active, put_off = Phase.LIVE, Role.ACTIVE, self.snapshot.put_off
+        live, active, deferred = Phase.LIVE, Role.ACTIVE, self.snapshot.deferred
         members, claims, uncertain = self.members, self.snapshot.claims, self.snapshot.uncertain
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id)
@@ -121,7 +121,7 @@ class SingleCopyPlanner(PlanBuilder):
                 ):
                     self.load[member.name] += 1
                     if not child.nodes and not child.pinned and not child.refused:
-                        (self.unsteady if child_id in put_off else self.movable).append((child, member.name))
+                        (self.unsteady if child_id in deferred else self.movable).append((child, member.name))
                     continue
             self._follow(child, places)
 
@@ -149,30 +149,30 @@ class SingleCopyPlanner(PlanBuilder):
     def _place(self, children: list[DesiredChild], strategy: Strategy) -> None:
         if not children:
             return
-        scene = placement_view(self, self.strategy, len(children))
+        view = placement_view(self, self.strategy, len(children))
         left_over = []
-        for child, index in zip(children, strategy.place(children, scene).tolist(), strict=True):
+        for child, index in zip(children, strategy.place(children, view).tolist(), strict=True):
             if index == NOWHERE:
                 left_over.append(child)
                 continue
-            name = scene.seats[index].name
+            name = view.slots[index].name
             if child.id not in self.lost_from:
                 self.last_placed = name
             self._start(child, name)
         if left_over:
-            scene, full = placement_view(self, self.strategy, 0), self.no_room(self.candidates(0))
-            self.unplaced.update({child.id: strategy.why_not(child, scene) or full for child in left_over})
+            view, full = placement_view(self, self.strategy, 0), self.no_room(self.candidates(0))
+            self.unplaced.update({child.id: strategy.why_not(child, view) or full for child in left_over})
 
-    def obey(self) -> None:
+    def apply_move_requests(self) -> None:
         """Move children to where somebody asked to have them, within the budget."""
-        if not self.snapshot.orders:
+        if not self.snapshot.move_requests:
             return
         sources = {child.id: source for child, source in (*self.leaving, *self.movable)}
         begun = set[str]()
-        for child_id, name in self.snapshot.orders.items():
-            answer = self._obey(child_id, name, sources, begun)
+        for child_id, name in self.snapshot.move_requests.items():
+            answer = self._apply_move_request(child_id, name, sources, begun)
             if answer is not None:
-                self.answered[child_id] = answer
+                self.move_results[child_id] = answer
         if begun:
             self.movable = [pair for pair in self.movable if pair[0].id not in begun]
             self.leaving = [pair for pair in self.leaving if pair[0].id not in begun]
@@ -183,14 +183,14 @@ class SingleCopyPlanner(PlanBuilder):
         self.pending_moves += len(self.leaving) - len(now)
         if not now:
             return
-        scene = placement_view(self, self.strategy, len(now))
+        view = placement_view(self, self.strategy, len(now))
         strategy = HASH if self.strategy.hash_after_loss else self.strategy
-        chosen = strategy.place([child for child, _ in now], scene)
+        chosen = strategy.place([child for child, _ in now], view)
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
             if index == NOWHERE:
                 self.pending_moves += 1
             else:
-                self.begin_move(child, source, scene.seats[index].name, f"{source} is drained")
+                self.begin_move(child, source, view.slots[index].name, f"{source} is drained")
 
     def rebalance(self) -> None:
         """Move onto the joiners the children that they outrank the present member for, within the budget."""
@@ -223,15 +223,15 @@ class SingleCopyPlanner(PlanBuilder):
         otherwise is told in the next round.
         """
         super().begin_move(child, source, target, why)
-        if child.id in self.changes.get(source, ()) or self._way(child, source, target) is not MigrationMode.HOT:
+        if child.id in self.changes.get(source, ()) or self._mode(child, source, target) is not MigrationMode.HOT:
             return
         entry = self.changes[target][child.id]
         there = next((place for place in self.snapshot.record[child.id] if place.member == source), None)
         if entry is not None and there is not None:
             self._order(child, there, OnRecord(target, entry))
 
-    def _way(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
-        return self.migration.way(child, PossibleMove(source=source, target=target, by_choice=by_choice))
+    def _mode(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
+        return self.migration.mode(child, PossibleMove(source=source, target=target, by_choice=by_choice))
 
     def _confirm(self, child: DesiredChild, places: tuple[OnRecord, ...], claim: Claim) -> bool:
         """Put a child on record where it was started because its owner could not be reached; whether that is so.
@@ -427,7 +427,7 @@ class SingleCopyPlanner(PlanBuilder):
     def release_source(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         """One step further in taking the child from its source, with its state where the hub hands that over."""
         # What was ordered stands: only then is there a state that could be lost.
-        hot = goes_to(source) == target.member or self._way(child, source.member, target.member) is MigrationMode.HOT
+        hot = goes_to(source) == target.member or self._mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
         following = next_step(source, source_member, target) if hot else Next(Step.COLD)
         match following.step:
@@ -439,13 +439,13 @@ class SingleCopyPlanner(PlanBuilder):
                 self.put(target.member, child.id, self.assignment(child, state=following.checksum))
             case Step.AGAIN:
                 self.put(target.member, child.id, self.assignment(child, wait=True))
-            case Step.PUT_OFF:
+            case Step.DEFER:
                 self.moving -= 1
                 self.load[target.member] -= 1
                 self.put(target.member, child.id, None)
-                self.put_off.append(child.id)
+                self.deferred.append(child.id)
                 if not child.bound:
-                    self.joining[target.member] = True  # it still draws the child: asked again when it is not put off
+                    self.joining[target.member] = True  # it draws the child again once that is no longer deferred
                 self._settle(child, source)
 
     def _finish_move(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
@@ -479,7 +479,7 @@ class SingleCopyPlanner(PlanBuilder):
         return member.wanted and not member.draining and (not child.nodes or child.nodes[0] == member.name)
 
     def _is_asked_for_elsewhere(self, child: DesiredChild, member: MemberView) -> bool:
-        ordered = self.snapshot.orders.get(child.id, member.name)
+        ordered = self.snapshot.move_requests.get(child.id, member.name)
         return ordered != member.name and not child.bound and not self.unfit(ordered)
 
     def _place_bound(self, child: DesiredChild, name: str) -> None:
@@ -499,7 +499,7 @@ class SingleCopyPlanner(PlanBuilder):
 
     # orders
 
-    def _obey(self, child_id: str, name: str, sources: Mapping[str, str], begun: set[str]) -> str | None:
+    def _apply_move_request(self, child_id: str, name: str, sources: Mapping[str, str], begun: set[str]) -> str | None:
         """How the order ended: "" where the child is on record there, else why not; None while it is under way.
 
         ``sources``: the member of each child that may be moved now. One whose move begins is put into ``begun``.
@@ -541,21 +541,21 @@ class SingleCopyPlanner(PlanBuilder):
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
             return set()
-        scene = placement_view(self, self.strategy, 0)
-        chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], scene)
-        seats = {seat.name: seat for seat in scene.seats}
+        view = placement_view(self, self.strategy, 0)
+        chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], view)
+        slots = {slot.name: slot for slot in view.slots}
         unfinished, full, left = set[str](), set[str](), set[str]()
         for index, joiner in enumerate(joiners):
             wanting = np.flatnonzero(chosen == index)
             # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
             order = wanting[np.argsort(-drawn[wanting], kind="stable")]
-            room = seats[joiner.name].room if self.strategy.capped else seats[joiner.name].space
+            room = slots[joiner.name].room if self.strategy.capped else slots[joiner.name].space
             take = min(len(order), room)
             now = min(take, max(self.budget, 0))
             for position in order[:now].tolist():
                 child, source = movable[position]
-                if self._way(child, source, joiner.name, by_choice=True) is MigrationMode.LATER:
-                    self.put_off.append(child.id)
+                if self._mode(child, source, joiner.name, by_choice=True) is MigrationMode.LATER:
+                    self.deferred.append(child.id)
                     unfinished.add(joiner.name)
                     continue
                 left.add(source)

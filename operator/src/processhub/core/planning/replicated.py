@@ -31,7 +31,7 @@ from processhub.core.planning.roles import Roles, is_open
 from processhub.core.strategies.base import Strategy
 
 
-class _Held(msgspec.Struct, frozen=True):
+class HeldCopies(msgspec.Struct, frozen=True):
     """A child with the copies that it keeps (``kept``) and those of them that are not about to leave (``staying``)."""
 
     child: DesiredChild
@@ -49,10 +49,10 @@ class ReplicaPlanner(Roles):
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot, strategy)
-        self.short: list[_Held] = []  # children that lack copies
-        self.steady: list[_Held] = []  # those that a join may move
+        self.short: list[HeldCopies] = []  # children that lack copies
+        self.steady: list[HeldCopies] = []  # those that a join may move
         self.lost_copies: dict[str, list[str]] = {}  # id → members that are gone with a copy
-        self.lack_asked: list[tuple[_Held, CopyMove]] = []  # those that have no copy yet where one was asked for
+        self.lack_asked: list[tuple[HeldCopies, CopyMove]] = []  # those that have no copy yet where one was asked for
         self.asked_for: dict[str, str] = {}  # id → the member that the next copy goes to
 
     # steps
@@ -70,21 +70,21 @@ class ReplicaPlanner(Roles):
                 for place in places:
                     self.load[place.member] += 1
                 if child.movable:
-                    self.steady.append(_Held(child, places, places))
+                    self.steady.append(HeldCopies(child, places, places))
             else:
                 self._follow(child, places)
-        for child_id in self.snapshot.orders:
+        for child_id in self.snapshot.move_requests:
             ordered = self.snapshot.children.get(child_id)
             if ordered is None or ordered.suspended:
-                self.answered[child_id] = NOT_PLACED
+                self.move_results[child_id] = NOT_PLACED
 
-    def obey(self) -> None:
+    def apply_move_requests(self) -> None:
         """Add the copies that somebody asked for, within the budget; others leave once these are up."""
         short = {held.child.id for held in self.short}
         for held, move in self.lack_asked:
             child_id, name = held.child.id, move.member
             if full := self.full(name):
-                self.answered[child_id] = full.message
+                self.move_results[child_id] = full.message
             elif self.budget <= 0 or child_id in self.members[name].possibly_running:
                 self.pending_moves += 1
             elif child_id in short:
@@ -105,7 +105,7 @@ class ReplicaPlanner(Roles):
         if not lacking:
             return
         # Bound children need no rank: their members are named.
-        ranks = self.strategy.ranks([held.child for held in lacking], self.scene)
+        ranks = self.strategy.ranks([held.child for held in lacking], self.view)
         room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
             leaving = len(held.kept) - len(held.staying)
@@ -114,7 +114,7 @@ class ReplicaPlanner(Roles):
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
             queue = (
-                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.levels else None
+                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.balances else None
             )
             self._add_copies(held, queue or ranked, room)
 
@@ -140,7 +140,7 @@ class ReplicaPlanner(Roles):
 
     def _as_it_should_be(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """The fast path: all copies on record, on live members, in their roles, as asked for."""
-        if child.id in self.snapshot.orders:
+        if child.id in self.snapshot.move_requests:
             return False
         if len(places) != self.copies or not places or (child.nodes and len(child.nodes) != len(places)):
             return False
@@ -194,7 +194,7 @@ class ReplicaPlanner(Roles):
         self.give_roles(child, kept, places, move)
         if kept and all(self.sleeps(child, place) and not self._is_woken(child, place) for place in kept):
             self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
-        held = _Held(child, tuple(kept), tuple(staying))
+        held = HeldCopies(child, tuple(kept), tuple(staying))
         if move is not None and move.step is CopyStep.ADD:
             self.lack_asked.append((held, move))
         if len(staying) < (len(child.nodes) or self.copies) or not kept:
@@ -290,16 +290,16 @@ class ReplicaPlanner(Roles):
 
     def _ordered(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
         """How far the move is that somebody asked for; None where nobody did, or it is done with."""
-        name = self.snapshot.orders.get(child.id)
+        name = self.snapshot.move_requests.get(child.id)
         if name is None:
             return None
         move = next_step(name, staying, self.wanted_copies(child), standby=self.standby)
         if move.step is CopyStep.DONE:
-            self.answered[child.id] = ""
+            self.move_results[child.id] = ""
         elif refusal := self._refusal(child, kept, move):
-            self.answered[child.id] = refusal
+            self.move_results[child.id] = refusal
         elif move.step is CopyStep.GIVE_UP:
-            self.answered[child.id] = f"its copy on {name} does not run"
+            self.move_results[child.id] = f"its copy on {name} does not run"
             return move  # that copy is the one that is too many
         else:
             if move.step is not CopyStep.ADD:
@@ -326,7 +326,7 @@ class ReplicaPlanner(Roles):
 
     # more copies
 
-    def _may_grow(self, held: _Held) -> bool:
+    def _may_grow(self, held: HeldCopies) -> bool:
         child = held.child
         if held.kept:
             return self.snapshot.formed
@@ -344,7 +344,7 @@ class ReplicaPlanner(Roles):
             return True
         return False
 
-    def _add_copies(self, held: _Held, ranked: Sequence[str], room: dict[str, int]) -> None:
+    def _add_copies(self, held: HeldCopies, ranked: Sequence[str], room: dict[str, int]) -> None:
         child, present = held.child, held.names
         limit = self.snapshot.spec.members.max_children
         if child.nodes:
@@ -372,7 +372,7 @@ class ReplicaPlanner(Roles):
             room[name] = room.get(name, 0) - 1
         self._tell_moves(held, chosen)
 
-    def _tell_moves(self, held: _Held, chosen: Sequence[str]) -> None:
+    def _tell_moves(self, held: HeldCopies, chosen: Sequence[str]) -> None:
         """Which of the new copies stand for one that was lost or is to leave."""
         child_id = held.child.id
         leaving = [place.member for place in held.kept if place not in held.staying]
@@ -420,7 +420,7 @@ class ReplicaPlanner(Roles):
 
     def _room_for(self, more: int) -> dict[str, int]:
         """As ``room``, of the capacity alone where the strategy minds no load cap."""
-        if self.strategy.capped or self.strategy.levels:
+        if self.strategy.capped or self.strategy.balances:
             return self.room(more)
         limit = self.snapshot.spec.members.max_children
         return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
@@ -438,8 +438,8 @@ class ReplicaPlanner(Roles):
     def _copy_onto(self, joiners: set[str]) -> set[str]:
         """Add copies on the joiners; the ones with the lowest rank go once these are up. The joiners not done yet."""
         unfinished: set[str] = set()
-        room = self._shares() if self.strategy.levels else self._room_for(0)
-        ranks = self.strategy.ranks([held.child for held in self.steady], self.scene)
+        room = self._shares() if self.strategy.balances else self._room_for(0)
+        ranks = self.strategy.ranks([held.child for held in self.steady], self.view)
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names
             must = {place.member for place in held.kept if self.standby and place.entry.role == Role.ACTIVE}

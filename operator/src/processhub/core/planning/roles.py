@@ -36,8 +36,8 @@ class Roles(PlanBuilder):
         # Of a pinned child: a member that is drained or away keeps its copy.
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
-        # A rank does not depend on how full members are: the scene at the beginning will do.
-        self.scene = placement_view(self, strategy, 0)
+        # A rank does not depend on how full members are: the view at the beginning will do.
+        self.view = placement_view(self, strategy, 0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
         """How many copies it may have on record."""
@@ -50,7 +50,7 @@ class Roles(PlanBuilder):
 
     def ranked(self, child: DesiredChild) -> list[str]:
         """All members, from the one that the strategy would have first."""
-        return self.strategy.ranks([child], self.scene)[0]
+        return self.strategy.ranks([child], self.view)[0]
 
     def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:
         """Whether nothing but the active one itself is in the way of another: for so long as it ends none is active."""
@@ -173,7 +173,7 @@ class Roles(PlanBuilder):
         )
         if asked is not None and chosen is not asked:
             # Asked for again and again, one that comes up and goes would take the role from the others each time.
-            self.answered[child.id] = f"its copy on {asked.member} did not run when there was no active one"
+            self.move_results[child.id] = f"its copy on {asked.member} did not run when there was no active one"
         return chosen
 
     def _heard(self, child: DesiredChild, places: list[OnRecord]) -> set[str]:
