@@ -15,7 +15,8 @@ from processhub.api.usage import Usage, format_usage, parse_usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.snapshot import DesiredChild, MemberView
-from processhub.core.planning.planner import SingleCopyPlanner, plan
+from processhub.core.planning.planner import plan
+from processhub.core.planning.single import SingleCopyPlanner
 from processhub.core.strategies import BUILT_IN, LeastLoaded, MemberSlot, PlacementView, strategy_of
 from processhub.core.strategies.migration import migration_of
 

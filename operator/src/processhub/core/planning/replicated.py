@@ -6,7 +6,7 @@ leaves a member only when enough others are there: the new one starts before the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,6 +28,7 @@ from processhub.core.planning.builder import (
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
 from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
+from processhub.core.planning.spread import spread
 from processhub.core.strategies.base import Strategy
 
 
@@ -45,7 +46,7 @@ class HeldCopies(msgspec.Struct, frozen=True):
 
 
 class ReplicaPlanner(Roles):
-    """Planning for hubs that keep several copies of each child."""
+    """The planner of hubs that keep several copies of each child."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot, strategy)
@@ -282,7 +283,7 @@ class ReplicaPlanner(Roles):
         must = {place.member for place in rest if self.standby and place.entry.role == Role.ACTIVE}
         beside = {asked} if asked else set[str]()
         names = {place.member for place in rest}
-        best = self._best(self.ranked(child), names, self.copies - len(beside), must, beside)
+        best = spread(self.members, self.ranked(child), names, self.copies - len(beside), must, beside)
         worst = [place for place in rest if place.member not in best]
         return worst[-1] if worst else None
 
@@ -360,7 +361,7 @@ class ReplicaPlanner(Roles):
                 usable = [name for name in open_names if self.load[name] < limit]
         fixed = {place.member for place in held.staying}
         asked = {self.asked_for.get(child.id, "")} & set(usable)
-        chosen = self._best(usable, set(usable), wanted, asked, beside=fixed) if not child.nodes else usable
+        chosen = spread(self.members, usable, set(usable), wanted, asked, beside=fixed) if not child.nodes else usable
         if not chosen and not held.kept:
             self.unplaced[child.id] = self._no_place(child)
         for number, name in enumerate(chosen):
@@ -370,10 +371,10 @@ class ReplicaPlanner(Roles):
             self.load[name] += 1
             self.last_placed = name if not held.kept else self.last_placed
             room[name] = room.get(name, 0) - 1
-        self._tell_moves(held, chosen)
+        self._report_moves(held, chosen)
 
-    def _tell_moves(self, held: HeldCopies, chosen: Sequence[str]) -> None:
-        """Which of the new copies stand for one that was lost or is to leave."""
+    def _report_moves(self, held: HeldCopies, chosen: Sequence[str]) -> None:
+        """Report the new copies that replace one that was lost or is to leave as moves."""
         child_id = held.child.id
         leaving = [place.member for place in held.kept if place not in held.staying]
         for name, source in zip(chosen, [*self.lost_copies.get(child_id, ()), *leaving], strict=False):
@@ -393,28 +394,6 @@ class ReplicaPlanner(Roles):
         member = self.members.get(name)
         # Where an earlier copy has not been seen to end, it is waited for: no other member is put in its place.
         return member is not None and takes(member) and member.weight > 0 and child_id not in member.possibly_running
-
-    def _best(
-        self,
-        ranked: Sequence[str],
-        among: set[str],
-        count: int,
-        must: Collection[str],
-        beside: Collection[str] = (),
-    ) -> list[str]:
-        """The members for ``count`` copies: as ranked, each in another zone, on another node where there is one.
-
-        Those that ``must`` be are first; ``beside`` have copies already.
-        """
-        chosen = [name for name in ranked if name in must]
-        left = [name for name in ranked if name in among and name not in must]
-        while left and len(chosen) < count:
-            taken = [self.members[name] for name in (*chosen, *beside)]
-            zones, nodes = {member.zone for member in taken} - {""}, {member.node for member in taken} - {""}
-            name = min(left, key=lambda name: (self.members[name].zone in zones, self.members[name].node in nodes))
-            left.remove(name)
-            chosen.append(name)
-        return chosen
 
     # joins
 
@@ -443,7 +422,7 @@ class ReplicaPlanner(Roles):
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names
             must = {place.member for place in held.kept if self.standby and place.entry.role == Role.ACTIVE}
-            best = self._best(ranked, present | joiners, self.copies, must)
+            best = spread(self.members, ranked, present | joiners, self.copies, must)
             for name in best:
                 if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].possibly_running:
                     continue
