@@ -49,7 +49,7 @@ def load(group: str, make: Callable[[EntryPoint], T]) -> Loaded[T]:
     for point in entry_points(group=group):
         try:
             found[point.name] = make(point)
-        except Exception as error:  # noqa: BLE001 one bad package must not keep the operator from starting; it is told
+        except Exception as error:  # noqa: BLE001 one bad package must not keep the controller from starting; it is reported
             failed[point.name] = f"{type(error).__name__}: {error}"
             log.warning("entry point %s of group %s can't be used: %s", point.name, group, failed[point.name])
     return Loaded(found, failed)

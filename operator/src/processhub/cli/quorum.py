@@ -64,5 +64,7 @@ async def _done(session: Session, order: str, limit: float) -> Hub:
 
 
 def _quorum(hub: Hub) -> dict[str, Any]:
-    told = hub.status.quorum
-    return {"required": told.required, "live": told.live, "largestSeen": told.largest_seen} if told else {}
+    quorum = hub.status.quorum
+    if not quorum:
+        return {}
+    return {"required": quorum.required, "live": quorum.live, "largestSeen": quorum.largest_seen}

@@ -20,7 +20,7 @@ from processhub.core.model.placement import child_key
 
 
 class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that shall be on record: what the user asked for, accepted and in the planner's terms.
+    """A child that shall be on record: the accepted spec of the user, in the planner's terms.
 
     ``suspended``: it shall not run, but keep its place where it has one.
     ``paced``: a changed workload restarts it only as the move budget allows; it is one of many that change at once.
@@ -57,7 +57,7 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
     def entry(
         self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
     ) -> Assignment:
-        """What a slice says of it; ``wait``: on record only until its former member has stopped it."""
+        """The child's entry in a slice; ``wait``: it is not started before its former member has stopped it."""
         return Assignment(
             uid=self.uid,
             epoch=epoch,
@@ -108,7 +108,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 class OnRecord(msgspec.Struct, frozen=True):
     """An entry and the member whose slice holds it; ``state`` as that member reports it, "" where it does not.
 
-    ``gave``, ``kept`` and ``got`` are its words on a handover (api/slice.py). ``came_up``: it was Running under this
+    ``gave``, ``kept`` and ``got`` are its reports on a handover (api/slice.py). ``came_up``: it was Running under this
     epoch, whatever it is by now.
     """
 
@@ -139,8 +139,8 @@ class OnRecord(msgspec.Struct, frozen=True):
 class ChildPod(msgspec.Struct, frozen=True):
     """A Pod that was made for a child and is still there; ``text`` names it and its node.
 
-    ``run`` is the epoch under which it was started, ``role`` the one that it was told last. It is made active by being
-    told; stepping back is another Pod's.
+    ``run`` is the epoch under which it was started, ``role`` the last role that it was given. A passive Pod is made
+    active by a new role; to step back, the child gets another Pod.
     """
 
     member: str
@@ -149,7 +149,7 @@ class ChildPod(msgspec.Struct, frozen=True):
     role: str = Role.ACTIVE
 
     def passive_for(self, place: OnRecord) -> bool:
-        """Whether it is the incarnation that this entry means, and has not been told to be active."""
+        """Whether it is the incarnation that this entry means, and has not been made active."""
         own = self.member == place.member and self.run == str(place.entry.started_with)
         return own and self.role == Role.PASSIVE
 

@@ -3,13 +3,13 @@
 The record goes through these steps; ``epoch`` is that of the target's waiting entry::
 
     source                       target
-    to=<target>:<epoch>          wait                 begun: the source is told to quiesce and to send the state
+    to=<target>:<epoch>          wait                 begun: the source is to quiesce and to send the state
     gave=<epoch>:<checksum>      got=<checksum>       both say that the state is there, whole
     to=…                         a newer epoch,       committed: the target starts with that state; the source keeps
                                  state=<checksum>     its copy, quiesced
     removed                      Running, or it was   the target needs no copy of the state any more
 
-Running may never be seen: a member's reports tell of the present, and a program may be quick. It took the state too if
+Running may never be seen: a member reports the present state, and a program may be quick. It took the state too if
 it was up before (``startedAt``), whatever it is by now. One that ended and was never up proves nothing: the source
 keeps its copy, with which an edit starts it anew, and takes it back where the target is lost or is to be emptied, or
 somebody asks for the child elsewhere. Only a source that is to be emptied itself does not wait for that: the target has
@@ -35,7 +35,7 @@ from processhub.core.model.snapshot import MemberView, OnRecord
 class Step(Enum):
     """What to do next."""
 
-    ORDER = "order"  # tell the source to hand over
+    ORDER = "order"  # have the source hand over
     WAIT = "wait"
     COMMIT = "commit"  # the target starts with the state
     AGAIN = "again"  # the target had the state and lost it: it waits for it under a new epoch

@@ -83,7 +83,7 @@ class Roles(PlanBuilder):
     def _steps_back(
         self, child: DesiredChild, kept: list[OnRecord], active: OnRecord | None, move: CopyMove | None
     ) -> bool:
-        """Whether the active one is told to be passive now, so that the copy that was asked for can be active."""
+        """Whether the active copy is made passive now, so that the requested copy can be active."""
         if move is None or move.step is not CopyStep.YIELD or active is None or active is not move.active:
             return False
         if len(kept) > self.wanted_copies(child) or self.members[active.member].phase is not Phase.LIVE:
@@ -118,7 +118,7 @@ class Roles(PlanBuilder):
     def _keep_asleep_or_wake(self, child: DesiredChild, place: OnRecord) -> None:
         """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
 
-        Asleep it is so even where all copies are active: that tells it from the target of a move.
+        A sleeping copy is passive even where all copies are active: that distinguishes it from the target of a move.
         """
         entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
         if (
@@ -177,7 +177,7 @@ class Roles(PlanBuilder):
         return chosen
 
     def _heard(self, child: DesiredChild, places: list[OnRecord]) -> set[str]:
-        """The members with a copy on record that do not hold a promotion up: none may still run it as active."""
+        """The members with a copy on record that don't block a promotion: none may still run it as active."""
         return {
             place.member
             for place in places

@@ -77,7 +77,7 @@ class ChildSteps(PlanBuilder):
         """Put the waiting entry on ``target``, and have the source hand over where the hub does that.
 
         The state is not taken before the waiting entry is there, so the two need no order. A source whose entry changes
-        otherwise is told in the next round.
+        otherwise is ordered in the next round.
         """
         super().begin_move(child, source, target, why)
         if child.id in self.changes.get(source, ()) or self.mode(child, source, target) is not MigrationMode.HOT:
