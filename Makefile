@@ -92,7 +92,7 @@ test: setup ## Lint, unit, parity and integration tests, two at once (WORKERS=0:
 	@# A test process that ends by itself ends the run: with another in its place it may wait for ever.
 	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
 
-lint: setup ## Formatting, types, layers, shell, chart, derived files
+lint: setup ## Formatting, types, layers, shell, chart, derived files, documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
 	@$(BIN)/ruff check --quiet operator hack testbed tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
@@ -101,6 +101,9 @@ lint: setup ## Formatting, types, layers, shell, chart, derived files
 	@$(BIN)/helm lint --quiet --strict charts/processhub
 	@$(PY) hack/render_manifests.py --check
 	@$(PY) -m reference --check
+	@$(PY) hack/check_docs.py
+	@$(PY) hack/check_rules.py
+	@$(PY) hack/measure.py --check
 
 unit: setup ## Tests without a cluster
 	@$(PYTEST) tests/unit

@@ -1,4 +1,4 @@
-"""Slice packing by PROTOCOL.md 6: entries never move between slices, as few writes as can be, bounded slices."""
+"""Packing (docs/protocol.md, rule 6): entries never move between slices, as few writes as can be, bounded slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of the members: their Lease, what they read, run and report (PROTOCOL.md 6, 7, 9, 11)."""
+"""The steps of the members: their Lease, what they read, run and report (docs/protocol.md, rules 6, 7, 9 and 11)."""
 
 from __future__ import annotations
 

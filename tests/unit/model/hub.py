@@ -1,4 +1,4 @@
-"""The steps of a modelled hub, by PROTOCOL.md. What decides is real: ``plan()`` and ``judge()``.
+"""The steps of a modelled hub, by docs/protocol.md. What decides is real: ``plan()`` and ``judge()``.
 
 What is modelled: the API server (a slice's term never falls), the operator (caches that lag, rounds whose writes go
 one by one, in any order where the executor writes at once, leaders deposed in their midst) and the agents (Lease,

@@ -1,6 +1,6 @@
-"""The steps of the operator: caches that lag, rounds whose writes go one by one, leader changes (PROTOCOL.md 2-8).
+"""The steps of the operator: caches that lag, rounds whose writes go one by one, leader changes.
 
-What decides is real: ``plan()`` and ``judge()``.
+What decides is real, ``plan()`` and ``judge()``; the steps follow the protocol (docs/protocol.md, rules 2 to 8).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Leader(Checked):
                       self.rules.holds, state.members[index].drain)  # fmt: skip
 
     def _proven(self, status: Status, known: Known, id_: int) -> bool:
-        """Rule 7."""
+        """Whether the end of a removed id is proven (docs/protocol.md, rule 7)."""
         observed = status.gen >= known.removed[id_]
         if "the present holder's word" in self.rules.without:
             return observed

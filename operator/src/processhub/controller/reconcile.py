@@ -92,7 +92,8 @@ class Reconciler:
         self._memory: dict[HubKey, HubMemory] = {}
         self._observed: dict[HubKey, Observation] = {}
         self._own = own_strategies()
-        self._used_epochs = 0  # by hubs that are gone: one re-created under the name goes on from there (rule 3)
+        # By hubs that are gone: one re-created under the name goes on from there (docs/protocol.md, rule 3).
+        self._used_epochs = 0
         self.takeover: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)

@@ -1,4 +1,4 @@
-"""The state of children that are moved (HotSwap), here and on its way (PROTOCOL.md 20, 21).
+"""The state of children that are moved (HotSwap), here and on its way (docs/protocol.md, rules 20 and 21).
 
 The child writes it at its end, it is sent to the next member and kept here until that one runs the child. A child ends
 before its state goes, whatever runs it: a quiet actor with tasks of its own could act on. So the source keeps the

@@ -3,7 +3,7 @@
 0. Slices that a deposed leader made late are emptied; a member with one that can't be is not written to.
 1. Members that are gone lose their entries, and those that restart the active role of theirs.
 2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
-   so its children are not given to others until it has acknowledged (PROTOCOL.md 7, 10, 11).
+   so its children are not given to others until it has acknowledged (docs/protocol.md, rules 7, 10 and 11).
 3. All other changes, member by member at once.
 """
 

@@ -1,4 +1,4 @@
-"""Make the objects that a Hub owns what they should be; adopt nothing that it does not own (PROTOCOL.md 14).
+"""Make the objects that a Hub owns what they should be; adopt nothing that it does not own (docs/protocol.md, rule 14).
 
 An object is applied where what it should be has changed, where the watch shows it otherwise than the last apply was
 answered, and every five minutes.

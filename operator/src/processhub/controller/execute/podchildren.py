@@ -1,4 +1,4 @@
-"""Pod children: their Pods follow the slices (PROTOCOL.md 23).
+"""Pod children: their Pods follow the slices (docs/protocol.md, rule 23).
 
 Everything is derived from objects, so that an operator may end between any two writes. A Pod is made where the member's
 agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.

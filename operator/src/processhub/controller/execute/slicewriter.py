@@ -1,8 +1,9 @@
-"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted (PROTOCOL.md 5-7).
+"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted.
 
 A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
 generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
-``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it.
+``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it
+(docs/protocol.md, rules 5 to 7).
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ class SliceWriter:
         return required | {0} if member.wanted else required
 
     def late(self) -> list[KnownSlice]:
-        """The slices that a deposed leader made after this one took over; nothing was started from them (rule 2)."""
+        """The slices that a deposed leader made after this one took over.
+
+        Nothing was started from them (docs/protocol.md, rule 2).
+        """
         return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
 
     async def disown(self, known: KnownSlice) -> None:
@@ -186,10 +190,10 @@ class SliceWriter:
         return frozenset(self._state.unaccounted.get(member, ())) if index == 0 else frozenset()
 
     def _await_proof(self, name: str, unaccounted: frozenset[str], stored: RegistrySlice) -> None:
-        """From the answer to this write on, what is not reported of the deleted slices' ids has ended (rule 7).
+        """From the answer to this write on, what is not reported of the deleted slices' ids has ended.
 
         Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
-        status lists what is left of a deleted one.
+        status lists what is left of a deleted one (docs/protocol.md, rule 7).
         """
         if not unaccounted or (known := self._state.slices.get(name)) is None:
             return

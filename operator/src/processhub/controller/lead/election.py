@@ -1,4 +1,4 @@
-"""Leader election by Lease, with the term that fences a deposed leader (PROTOCOL.md 1).
+"""Leader election by Lease, with the term that fences a deposed leader (docs/protocol.md, rule 1).
 
 Lease 15 s, renewed every 2 s, given up after 10 s without a renewal. The term is an annotation on the Lease,
 written in the same conditional update that takes it.

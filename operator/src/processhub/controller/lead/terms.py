@@ -1,4 +1,4 @@
-"""What a new leader does before it plans anything (PROTOCOL.md 2)."""
+"""What a new leader does before it plans anything (docs/protocol.md, rule 2)."""
 
 from __future__ import annotations
 

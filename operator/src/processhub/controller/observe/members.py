@@ -145,7 +145,7 @@ async def proven_members(
 
     Also for one whose entries are removed already: a new holder may have read its slices before that. And with
     ``copies``, which may take its roles, for one that restarts. ``still_gone``: whether the Lease is as it was, None
-    where it can't be read; then the member is held (PROTOCOL.md 10, 11).
+    where it can't be read; then the member is held (docs/protocol.md, rules 10 and 11).
     """
     members = look()
     silent = [member for member in members.values() if _seems_gone(member, copies)]

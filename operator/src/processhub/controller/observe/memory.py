@@ -1,4 +1,7 @@
-"""What the leader remembers of a hub between rounds; a new leader starts without it (PROTOCOL.md 3, 11, 15)."""
+"""What the leader remembers of a hub between rounds.
+
+A new leader starts without it (docs/protocol.md, rules 3, 11 and 15).
+"""
 
 from __future__ import annotations
 

@@ -146,7 +146,10 @@ class KnownSlice:
         return changed
 
     def prove(self, holder: str) -> set[str]:
-        """Forget the removals that the member (its Lease held by ``holder``) has proven; their ids (rule 7)."""
+        """Forget the removals that the member has proven (docs/protocol.md, rule 7); their ids.
+
+        ``holder`` is who holds the member's Lease.
+        """
         status = self.present.status
         if not self.unproven or status.holder != holder:
             return set()
@@ -441,8 +444,8 @@ class HubState:
     def lose_lease(self, name: str, hub_uid: str) -> None:
         """A member Lease left the watch: it was deleted, or somebody took its label off.
 
-        That proves nothing of the one who held it (rule 10): of the hub that there is (``hub_uid``, "" where there is
-        none) it is kept as it was, until it is there again or has run out.
+        That proves nothing of the one who held it (docs/protocol.md, rule 10): of the hub that there is (``hub_uid``,
+        "" where there is none) it is kept as it was, until it is there again or has run out.
         """
         self.older_leases.pop(name, None)
         known = self.leases.get(name)
@@ -476,7 +479,7 @@ class HubState:
         self.unwatched_leases.discard(name)
 
     def restart_lease_clocks(self, now: float) -> None:
-        """Count afresh: Leases could not be observed until ``now`` (rule 11)."""
+        """Count afresh: Leases could not be observed until ``now`` (docs/protocol.md, rule 11)."""
         for name, known in self.leases.items():
             self.leases[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
 

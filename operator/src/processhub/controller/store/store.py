@@ -86,7 +86,10 @@ class Store:
         self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
 
     async def synced(self) -> None:
-        """Wait until all informers have listed once; the planner must not see half of the truth (rule 4)."""
+        """Wait until all informers have listed once.
+
+        The planner must not see half of the truth (docs/protocol.md, rule 4).
+        """
         for informer in self.informers:
             await informer.synced.wait()
 
@@ -121,9 +124,9 @@ class Store:
     def answered(self, sent: float) -> None:
         """The API server took a write that was sent then (the loop's time). It is told of all, in their order.
 
-        When it had taken none for a while, nor could the members renew (rule 11). When that is told late, because this
-        loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that is busy for less
-        shifts nothing: the times are those at which the writes were sent.
+        When it had taken none for a while, nor could the members renew (docs/protocol.md, rule 11). When that is told
+        late, because this loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that
+        is busy for less shifts nothing: the times are those at which the writes were sent.
         """
         late = asyncio.get_running_loop().time() - sent
         if max(sent - self._answered_at, late) > _SILENCE_SECONDS:
@@ -131,7 +134,10 @@ class Store:
         self._answered_at = sent
 
     def leases_observed(self, now: float) -> bool:
-        """Whether members could renew and it would be seen: else nothing follows from silence (rule 11)."""
+        """Whether members could renew and it would be seen.
+
+        Else nothing follows from silence (docs/protocol.md, rule 11).
+        """
         return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
 
     def informer_of(self, kind: str, namespace: str) -> Iterator[Informer[Any]]:

@@ -1,6 +1,7 @@
-"""What a member is to the planner, judged from its Lease, its pod and its node (PROTOCOL.md 9-11, 15, 16).
+"""What a member is to the planner, judged from its Lease, its pod and its node.
 
-Pure: how long ago something was seen is an argument, in seconds of the observer's monotonic clock.
+Only a proof makes a member gone, and only a restart that is seen has it held (docs/protocol.md, rules 9 to 11, 15 and
+16). Pure: how long ago something was seen is an argument, in seconds of the observer's monotonic clock.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class PlanBuilder:
         )
 
     def leave_alone(self, places: Iterable[OnRecord]) -> None:
-        """Change nothing of a child whose entries may be other than the record says (rule 7).
+        """Change nothing of a child whose entries may be other than the record says (docs/protocol.md, rule 7).
 
         Whatever is written for it elsewhere could start it a second time.
         """
@@ -222,9 +222,10 @@ class PlanBuilder:
     def blocked(
         self, child_id: str, besides: Collection[str] = (), besides_pods_of: Collection[str] = ()
     ) -> Unplaced | None:
-        """Why ``child_id`` may not start, or become active, yet: a member may still run it (7), or a Pod (23).
+        """Why ``child_id`` may not start, or become active, yet: a member may still run it, or a Pod.
 
-        Members ``besides`` don't count, nor do the Pods made for those in ``besides_pods_of``.
+        Only what is proven to have ended counts as such (docs/protocol.md, rules 7 and 23). Members ``besides`` don't
+        count, nor do the Pods made for those in ``besides_pods_of``.
         """
         if not self.settled:
             return Unplaced(

@@ -2,7 +2,8 @@
 
 Of copies of which one is active, the one on the wanted member becomes that; else the one that is placed worst goes
 there. Both take steps that a plan takes anyway, each on its own proof: a copy is added, runs, another is made
-passive or leaves, and only when that one is proven to have ended is the next made active (PROTOCOL.md 7, 8).
+passive or leaves, and only when that one is proven to have ended is the next made active (docs/protocol.md,
+rules 7 and 8).
 The request only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
 """
 

@@ -1,6 +1,7 @@
-"""A planned move that carries the child's state over (HotSwap): what comes next, for one child (PROTOCOL.md 20, 21).
+"""A planned move that carries the child's state over (HotSwap): what comes next, for one child.
 
-The record goes through these steps; ``epoch`` is that of the target's waiting entry::
+The record goes through these steps (docs/protocol.md, rules 20 and 21). ``epoch`` is that of the target's entry that
+waits::
 
     source                       target
     to=<target>:<epoch>          wait                 begun: the source is to quiesce and to send the state

@@ -1,4 +1,4 @@
-"""Which slice of a member an entry goes to, with the fewest writes (PROTOCOL.md 6).
+"""Which slice of a member an entry goes to, with the fewest writes (docs/protocol.md, rule 6).
 
 After the EndpointSlice controller's idea: an entry never moves between slices; new ones fill the room that there
 is, first in slices that are written anyway; a new slice is opened only when none has room.

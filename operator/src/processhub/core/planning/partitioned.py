@@ -1,8 +1,8 @@
 """The plan of a hub that has lost its quorum: nothing is started or moved, and what is on record stays there.
 
-Members run nothing while their slices say that the hub is partitioned (PROTOCOL.md 6). So the record needs no change:
-when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its member is gone.
-What nobody wants any more still comes off the record, and what is suspended meanwhile is put to sleep.
+Members run nothing while their slices say that the hub is partitioned (docs/protocol.md, rule 6). So the record needs
+no change: when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its
+member is gone. What nobody wants any more still comes off the record, and what is suspended meanwhile is put to sleep.
 """
 
 from __future__ import annotations

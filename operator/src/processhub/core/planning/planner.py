@@ -1,14 +1,18 @@
 """The planner: from one snapshot to what the slices shall say.
 
 Pure: the operator, ``kubectl hub plan``, the model checker and the benchmarks call the same function.
-Placement is sticky: a child on record stays where it is. Rules by number are PROTOCOL.md's:
+Placement is sticky: a child on record stays where it is.
 
-- a child gets an entry only when no other member may still run its id (7), and a new uid only after the old one's end;
-- a planned move writes the waiting entry first, removes the source's in a later round, and starts the target
-  when the source is proven stopped (8);
-- a member that is GONE loses its entries at once, except bound children, which wait for it (10, 17);
-- a join moves children only onto the joiner, and only where it outranks their present member (18);
-- a suspended child runs nowhere and keeps its place, and its room there: it is started where it stood (8).
+- A child gets an entry only when no other member may still run its id, and a new uid only after the old one's end
+  (docs/protocol.md, rule 7).
+- A planned move writes the waiting entry first, removes the source's in a later round, and starts the target when the
+  source is proven stopped (docs/protocol.md, rule 8).
+- A member that is GONE loses its entries at once, except bound children, which wait for it (docs/protocol.md, rules 10
+  and 17).
+- A join moves children only onto the joiner, and only where it outranks their present member (docs/protocol.md,
+  rule 18).
+- A suspended child runs nowhere and keeps its place, and its room there: it is started where it stood
+  (docs/protocol.md, rule 8).
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class ReplicaPlanner(Roles):
             self.forget_earlier(child, places)
             return
         if self._leaves_pods(child, places):
-            # Its agent can't see when they are gone: the edit is taken for another child (23).
+            # Its agent can't see when they are gone: the edit makes it another child (docs/protocol.md, rule 23).
             for place in places:
                 self.put(place.member, child.id, None)
             self.unplaced[child.id] = pod_there(child.id, self.snapshot.pods[child.id][0].text)

@@ -1,10 +1,11 @@
 """Several copies of each child: which of them is active, and what their entries say.
 
-Which is active is on record and sticky. Rules by number are PROTOCOL.md's:
+Which is active is on record and sticky:
 
-- a copy is made active only when every member that had it active is proven to run it no more (7, 10);
+- a copy is made active only when every member that had it active is proven to run it no more (docs/protocol.md, rules 7
+  and 10);
 - of a member that is gone or restarts, the active copy's role goes to a passive one at once after that proof; what
-  comes back comes back passive, and takes no role by itself (10).
+  comes back comes back passive, and takes no role by itself (docs/protocol.md, rule 10).
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class Roles(PlanBuilder):
         self.put(place.member, child.id, self.assignment(child, role=role))
 
     def _is_over(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether what a copy was before has ended: an agent would take its Pod for what is to be started (23)."""
+        """Whether what a copy was before has ended.
+
+        An agent would take its Pod for what is to be started (docs/protocol.md, rule 23).
+        """
         return child.id not in self.members[place.member].possibly_running and not any(
             pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
         )
@@ -135,7 +139,8 @@ class Roles(PlanBuilder):
     def _active_one(self, child: DesiredChild, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
         """The copy that shall be active now, None where none may yet."""
         active = [place for place in places if place.entry.role == Role.ACTIVE]
-        # A Pod lives on without its member's agent: only its own end proves that it acts no more (23).
+        # A Pod lives on without its member's agent: only its own end proves that it acts no more (docs/protocol.md,
+        # rule 23).
         pods = self.snapshot.pods.get(child.id, ())
         acting = [
             place

@@ -199,7 +199,8 @@ class ChildSteps(PlanBuilder):
             return True
         child = self.due(child, entry)
         if entry.workload != child.workload:
-            # With a Pod of its own it waits as at the end of a move: what follows starts when that is gone (23).
+            # With a Pod of its own it waits as at the end of a move: what follows starts when that is gone
+            # (docs/protocol.md, rule 23).
             waits = child.id in self.snapshot.pods
             self.put(place.member, child.id, self.assignment(child, wait=waits))
             return waits

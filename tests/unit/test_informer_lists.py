@@ -1,0 +1,89 @@
+"""What an informer makes of a list: what is not on it is gone, unless the list proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from processhub.api.child import Child
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.cluster.informer import Informer
+from processhub.cluster.kinds import CHILDREN
+
+DEADLINE = 40.0
+Json = dict[str, Any]
+
+
+def child(name: str, version: int, hub: Any = "hub") -> Json:
+    return {
+        "metadata": {"name": name, "namespace": "ns", "uid": name, "resourceVersion": str(version)},
+        "spec": {"hub": hub},
+    }
+
+
+def listed(version: int, *items: Json) -> Json:
+    return {"metadata": {"resourceVersion": str(version)}, "items": list(items)}
+
+
+class Site:
+    """Gives these lists one after the other; no watch can be resumed until there is none left."""
+
+    def __init__(self, *lists: Json | int) -> None:
+        self.lists = list(lists)
+        self.done = asyncio.Event()
+
+    async def children(self, request: web.Request) -> web.Response:
+        if "watch" in request.query:
+            if self.lists:
+                return web.json_response({"kind": "Status", "message": "too old"}, status=410)
+            self.done.set()
+            await asyncio.Event().wait()
+        answer = self.lists.pop(0)
+        if isinstance(answer, int):
+            return web.json_response({"kind": "Status", "message": "no"}, status=answer)
+        return web.json_response(answer)
+
+
+async def no_token() -> str | None:
+    return None
+
+
+async def changes_by(*lists: Json | int) -> tuple[list[str], list[str]]:
+    """What an informer that gets these lists says of its objects, ``+`` and ``-``, and which of them it can't read."""
+    said, broken = list[str](), list[str]()
+
+    def change(old: Child | None, new: Child | None) -> None:
+        said.append(f"+{new.metadata.name}" if new is not None else f"-{old.metadata.name if old else ''}")
+
+    site, app = Site(*lists), web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
+    async with TestServer(app, shutdown_timeout=0.1) as server:
+        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
+        async with Client(config) as client:
+            informer = Informer(client, CHILDREN, change, on_broken=lambda metadata, _: broken.append(metadata.name))
+            following = asyncio.create_task(informer.run())
+            async with asyncio.timeout(DEADLINE):
+                await site.done.wait()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+    return said, broken
+
+
+async def test_what_a_newer_list_misses_is_gone() -> None:
+    assert await changes_by(listed(10, child("a", 5)), listed(11)) == (["+a", "-a"], [])
+
+
+@pytest.mark.parametrize("proves_nothing", [listed(9), 503], ids=["older than what was seen", "failed"])
+async def test_a_list_that_is_older_than_what_was_seen_or_fails_removes_nothing(proves_nothing: Json | int) -> None:
+    lists = (listed(10, child("a", 5)), proves_nothing, listed(11, child("a", 5)))
+
+    assert await changes_by(*lists) == (["+a"], [])
+
+
+async def test_an_object_that_can_t_be_read_any_more_is_not_gone() -> None:
+    assert await changes_by(listed(10, child("a", 5)), listed(12, child("a", 11, hub=7))) == (["+a"], ["a"])
