@@ -382,7 +382,7 @@ def test_imbalance_is_what_a_move_would_help(
     assert LeastLoaded().imbalance(slots(**usage)) == found
 
 
-def test_a_taker_draws_until_it_is_level_and_gives_nothing_back() -> None:
+def test_a_target_draws_until_it_is_balanced_and_gives_nothing_back() -> None:
     hub = PlannedHub(
         [
             MemberView(name="a", usage=Usage(cpu=4000, memory=100, children=10)),
@@ -412,10 +412,10 @@ def test_usage_is_written_and_read_alike() -> None:
     assert parse_usage("cpu=much") is None
 
 
-# orders
+# move requests
 
 
-def ordered(**fields: object) -> PlannedHub:
+def hub_with_a(**fields: object) -> PlannedHub:
     hub = hub_of("ConsistentHashing")
     hub.want([child("a", **fields)])
     hub.rest()
@@ -426,8 +426,8 @@ def other(hub: PlannedHub) -> str:
     return next(name for name in hub.members if name not in hub.record["a"])
 
 
-def test_an_ordered_move_is_carried_out_once_and_answered() -> None:
-    hub = ordered()
+def test_a_requested_move_is_carried_out_once_and_has_a_result() -> None:
+    hub = hub_with_a()
     target = other(hub)
     hub.move_requests = {"a": target}
 
@@ -438,16 +438,16 @@ def test_an_ordered_move_is_carried_out_once_and_answered() -> None:
     assert hub.answers == {"a": ""}
 
 
-def test_an_ordered_move_waits_for_the_budget() -> None:
-    hub = ordered()
+def test_a_requested_move_waits_for_the_budget() -> None:
+    hub = hub_with_a()
     hub.move_requests = {"a": other(hub)}
 
     assert plan(hub.snapshot(budget=0)).pending_moves == 1
     assert not plan(hub.snapshot(budget=0)).move_results
 
 
-def test_an_order_whose_answer_was_lost_moves_nothing_more() -> None:
-    hub = ordered()
+def test_a_request_whose_result_was_lost_moves_nothing_more() -> None:
+    hub = hub_with_a()
     target = other(hub)
     hub.move_requests = {"a": target}
     hub.rest()
@@ -458,8 +458,8 @@ def test_an_order_whose_answer_was_lost_moves_nothing_more() -> None:
     assert plan(hub.snapshot()).move_results == {"a": ""}
 
 
-def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
-    hub = ordered()
+def test_requests_that_can_not_be_applied_are_refused_with_a_sentence() -> None:
+    hub = hub_with_a()
     hub.change("hub-1", phase=Phase.HELD)
     target = other(hub)
 
@@ -479,8 +479,8 @@ def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
     assert answer(target) == "it is not placed yet, or suspended"
 
 
-def test_an_order_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
-    hub = ordered(refused=True)
+def test_a_request_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
+    hub = hub_with_a(refused=True)
     before, target = hub.where(), other(hub)
     hub.move_requests = {"a": target}
     hub.rest()
@@ -494,8 +494,8 @@ def test_an_order_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_ha
     assert hub.where() == {"a": target}
 
 
-def test_an_order_to_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
-    hub = ordered()
+def test_a_request_for_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
+    hub = hub_with_a()
     (source,) = hub.record["a"]
     hub.move_requests = {"a": other(hub)}
     hub.write(plan(hub.snapshot()))
@@ -511,8 +511,8 @@ def test_an_order_to_the_member_that_a_child_is_about_to_leave_brings_it_back() 
     assert hub.where() == {"a": source}
 
 
-def test_an_order_to_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
-    hub = ordered()
+def test_a_request_for_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
+    hub = hub_with_a()
     (lost,) = hub.record["a"]
     hub.change(lost, phase=Phase.GONE)
     hub.move_requests = {"a": lost}
@@ -534,7 +534,7 @@ def test_a_refusal_names_a_few_of_many_members() -> None:
     }
 
 
-def test_many_orders_are_obeyed_as_one_is() -> None:
+def test_many_requests_are_applied_as_one_is() -> None:
     hub = hub_of("ConsistentHashing", members=4)
     hub.want(child(f"c{number}") for number in range(40))
     hub.rest()
@@ -550,7 +550,7 @@ def test_many_orders_are_obeyed_as_one_is() -> None:
     assert planned.pending_moves == len(rest) + sum(at[id_] == "hub-3" for id_ in rest), "ordered, and to be drained"
 
 
-def test_orders_are_not_each_searched_for_among_all_children() -> None:
+def test_requests_are_not_each_searched_for_among_all_children() -> None:
     looked = 0
 
     class Counted(list[Any]):
@@ -572,7 +572,7 @@ def test_orders_are_not_each_searched_for_among_all_children() -> None:
     assert looked <= 3 * len(hub.move_requests)
 
 
-def test_a_full_member_takes_no_ordered_child() -> None:
+def test_a_full_member_takes_no_requested_child() -> None:
     hub = hub_of("ConsistentHashing", members=2, max_children=1)
     hub.want([child("a"), child("b")])
     hub.rest()

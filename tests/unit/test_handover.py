@@ -433,7 +433,7 @@ def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_
     assert hub.lost_states == []
 
 
-def test_an_order_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
+def test_a_request_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.failing.add((target, "a"))

@@ -965,7 +965,7 @@ def test_copies_go_to_the_least_loaded() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["RoundRobin", "LeastLoaded"])
-def test_a_joiner_takes_no_more_than_its_share_of_levelled_copies(strategy: str) -> None:
+def test_a_joiner_takes_no_more_than_its_share_of_balanced_copies(strategy: str) -> None:
     hub = replicated(2, strategy=strategy)
     hub.want(children_of(30))
     hub.rest()

@@ -189,7 +189,7 @@ def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there()
     assert plan(hub.snapshot()).stranded == {"hub-0": ("tenant/0",)}
 
 
-def test_an_order_to_move_a_suspended_child_is_refused() -> None:
+def test_a_request_to_move_a_suspended_child_is_refused() -> None:
     for hub in (placed(1), copies()):
         suspend(hub, "tenant/0")
         hub.rest()

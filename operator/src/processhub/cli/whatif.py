@@ -35,7 +35,7 @@ _ROUNDS = 20
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """What a change comes to.
+    """The effect of a change.
 
     ``children`` are on record before it; ``placed`` are new ones, with the members of their copies, the active one
     first. ``before`` and ``after`` count copies by member.
@@ -170,7 +170,7 @@ def _simulate(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
 
 
 def _done(snapshot: HubSnapshot, step: Plan) -> HubSnapshot:
-    """The snapshot once every order of the plan has been carried out."""
+    """The snapshot once every change of the plan has been carried out."""
     record = dict(snapshot.record)
     for member, entries in step.entries.items():
         for child_id, entry in entries.items():
@@ -218,7 +218,7 @@ def _known(kind: str, name: str, find: Callable[[], T], there: Iterable[str]) ->
 
 
 def _copies(snapshot: HubSnapshot) -> int | None:
-    """As a redundancy strategy of the user's says."""
+    """The number of copies by a redundancy strategy of the user's; None with a built-in one."""
     name = snapshot.spec.redundancy.strategy
     if name in REDUNDANCIES:
         return None

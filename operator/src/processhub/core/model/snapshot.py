@@ -1,4 +1,4 @@
-"""What the planner decides on: one hub at one moment, immutable."""
+"""The planner's input: one hub at one moment, immutable."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def movable(self) -> bool:
-        """Whether a join may move it."""
+        """Whether a join may move the child."""
         return not (self.bound or self.refused)
 
     @property
     def bound(self) -> bool:
-        """Whether it waits for its member rather than moving."""
+        """Whether the child waits for its member rather than moving."""
         return self.pinned or bool(self.nodes)
 
     def entry(
@@ -101,7 +101,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dead(self) -> bool:
-        """Whether nothing runs there now."""
+        """Whether nothing runs on the member now."""
         return self.ended or self.phase is Phase.GONE
 
 
@@ -122,17 +122,17 @@ class OnRecord(msgspec.Struct, frozen=True):
 
     @property
     def up(self) -> bool:
-        """Whether it runs."""
+        """Whether the child runs there."""
         return self.state == State.RUNNING
 
     @property
     def failed(self) -> bool:
-        """Whether it was started, and ended or never came up."""
+        """Whether the child was started there, and ended or never came up."""
         return self.state in (State.FAILED, State.STOPPED)
 
     @property
     def tried(self) -> bool:
-        """Whether its start is over, well or not."""
+        """Whether the child's start there is over, successful or not."""
         return self.state not in ("", State.PENDING, State.STARTING)
 
 
@@ -149,7 +149,7 @@ class ChildPod(msgspec.Struct, frozen=True):
     role: str = Role.ACTIVE
 
     def passive_for(self, place: OnRecord) -> bool:
-        """Whether it is the incarnation that this entry means, and has not been made active."""
+        """Whether the Pod is the incarnation that this entry means, and has not been made active."""
         own = self.member == place.member and self.run == str(place.entry.started_with)
         return own and self.role == Role.PASSIVE
 
@@ -163,7 +163,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub. ``children`` are those that shall run or are suspended, by id; one whose edit was refused is as it was.
+    """One hub at one moment. ``children``: those that shall run or are suspended, by id, as last accepted.
 
     ``last_placed``: the member that the newest child went to ("": read it off the record). ``move_requests``: id → the
     member that somebody asked to have it moved to.
@@ -195,7 +195,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> DesiredChild:
-    """What a Child's spec asks for; ``workload`` is the hash of its workload."""
+    """The child that a Child's spec asks for; ``workload`` is the hash of its workload."""
     return DesiredChild(
         id=child_id,
         uid=uid,

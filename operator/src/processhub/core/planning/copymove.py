@@ -18,10 +18,10 @@ from processhub.core.model.snapshot import OnRecord
 
 
 class CopyStep(StrEnum):
-    """What to do next."""
+    """The next step of a move."""
 
     DONE = "Done"
-    """It is as was asked for."""
+    """The request is carried out."""
     ADD = "Add"
     """The member is to have a copy."""
     WAIT = "Wait"

@@ -34,7 +34,7 @@ from processhub.core.model.snapshot import MemberView, OnRecord
 
 
 class Step(Enum):
-    """What to do next."""
+    """The next step of a move."""
 
     ORDER = "order"  # have the source hand over
     WAIT = "wait"
@@ -52,7 +52,7 @@ class Next(msgspec.Struct, frozen=True):
 
 
 def order_for(target: OnRecord, *, must: bool) -> str:
-    """What the source's entry says: to whom, for which epoch, and whether it is not asked (its member is emptied)."""
+    """The order in the source's entry: the target, its epoch, and whether the child must go (its member is emptied)."""
     return HandoverOrder(target.member, target.entry.epoch, must).text()
 
 
@@ -62,7 +62,7 @@ def goes_to(place: OnRecord) -> str:
 
 
 def next_step(source: OnRecord, source_member: MemberView | None, target: OnRecord) -> Next:
-    """What to do about a move whose target waits on a live member."""
+    """The next step of a move whose target waits on a live member."""
     if source_member is None or source_member.dead:
         return Next(Step.COLD)  # what it sent whole before its end is there: the target starts with that
     must = source_member.draining
@@ -88,6 +88,6 @@ def has_taken_over(target: OnRecord, *, emptied: bool) -> bool:
 
 
 def has_lost(target: OnRecord) -> bool:
-    """Whether the target says that it has not started the child, because the state that came is not there any more."""
+    """Whether the target reports that it has not started the child because the state is not there any more."""
     kept = Kept.parse(target.kept)
     return kept is not None and (kept.epoch, kept.why) == (target.entry.epoch, "lost")

@@ -14,7 +14,7 @@ from processhub.core.planning.builder import PlanBuilder
 
 
 def plan_partitioned(snapshot: HubSnapshot) -> Plan:
-    """What to change now; ``snapshot.partitioned`` says why everything else is left as it is."""
+    """The plan of a partitioned hub; ``snapshot.partitioned`` says why."""
     builder = PlanBuilder(snapshot)
     builder.joining.clear()  # members that return keep what they have: that is no join
     builder.remove_unwanted()

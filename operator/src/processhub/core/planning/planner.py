@@ -1,6 +1,6 @@
-"""The planner: from one snapshot to what the slices shall say.
+"""The planner: it makes a plan, the changes to the slices, from one snapshot of a hub.
 
-Pure: the operator, ``kubectl hub plan``, the model checker and the benchmarks call the same function.
+Pure: the controller, ``kubectl hub plan``, the model checker and the benchmarks call the same function.
 Placement is sticky: a child on record stays where it is.
 
 - A child gets an entry only when no other member may still run its id, and a new uid only after the old one's end
@@ -27,7 +27,7 @@ from processhub.core.strategies.migration import MigrationStrategy, migration_of
 
 
 def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: MigrationStrategy | None = None) -> Plan:
-    """What to change now. Executing it and planning again with the outcome leads, step by step, to rest.
+    """The changes to make now. Executing them and planning again, round by round, ends where nothing is left to do.
 
     ``strategy`` and ``migration`` are the hub's where they are none of ProcessHub's own; without, KeyError is raised.
     """

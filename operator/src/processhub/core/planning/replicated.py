@@ -189,7 +189,7 @@ class ReplicaPlanner(Roles):
                 if child.bound and member.draining and not (member.forced and member.wanted):
                     self.stranded.setdefault(member.name, []).append(child.id)
         staying = [place for place in kept if self._stays(child, place.member)]
-        move = self._ordered(child, kept, staying)
+        move = self._requested(child, kept, staying)
         kept = self._without_surplus(child, kept, staying, move)
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
@@ -222,7 +222,7 @@ class ReplicaPlanner(Roles):
         return entry is not None and not entry.wait
 
     def _is_former_target(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether it is the target of a move that was begun when the hub kept one copy: not started yet.
+        """Whether the copy is the target of a move that was begun when the hub kept one copy: not started yet.
 
         A bound child waits for its member too, and one that slept for its turn.
         """
@@ -230,7 +230,7 @@ class ReplicaPlanner(Roles):
         return entry.wait and not entry.asleep and not bound
 
     def _leaves_pods(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
-        """Whether it had Pods, and by an edit that is due now is of another kind."""
+        """Whether the child has Pods, and an edit that is due now makes it a child without."""
         if child.pod or child.id not in self.snapshot.pods:
             return False
         changed = next((place.entry for place in places if place.entry.workload != child.workload), None)
@@ -264,7 +264,7 @@ class ReplicaPlanner(Roles):
         return [place for place in kept if place is not victim]
 
     def _surplus(self, child: DesiredChild, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
-        """The copy that is too many: what was moved, what came of a move that is given up, or what is ranked lowest."""
+        """The copy that is too many: the one that was moved, that of a move that is given up, or the lowest ranked."""
         if move is None or move.step is CopyStep.ADD:
             return self._lowest(child, staying)
         if move.step is CopyStep.YIELD:
@@ -289,8 +289,8 @@ class ReplicaPlanner(Roles):
 
     # what was asked for
 
-    def _ordered(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
-        """How far the move is that somebody asked for; None where nobody did, or it is done with."""
+    def _requested(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
+        """The child's requested move and its next step; None where no move is requested, or it is finished."""
         name = self.snapshot.move_requests.get(child.id)
         if name is None:
             return None
@@ -398,14 +398,14 @@ class ReplicaPlanner(Roles):
     # joins
 
     def _room_for(self, more: int) -> dict[str, int]:
-        """As ``room``, of the capacity alone where the strategy minds no load cap."""
+        """The room of each open member; by the capacity alone where the strategy has no load cap."""
         if self.strategy.capped or self.strategy.balances:
             return self.room(more)
         limit = self.snapshot.spec.members.max_children
         return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
 
     def _shares(self) -> dict[str, int]:
-        """How many copies more each open member may have to be level with the others by weight."""
+        """How many copies more each open member may have until it has its share by weight."""
         weights = sum(member.weight for member in self.open)
         total = sum(self.load[member.name] for member in self.open)
         limit = self.snapshot.spec.members.max_children

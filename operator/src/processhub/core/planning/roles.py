@@ -23,7 +23,7 @@ from processhub.core.strategies.base import Strategy
 
 
 class Roles(PlanBuilder):
-    """The part of the planning that says what each copy on record is to be."""
+    """The part of the planning that gives each copy on record its role."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot)
@@ -41,7 +41,7 @@ class Roles(PlanBuilder):
         self.view = placement_view(self, strategy, 0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
-        """How many copies it may have on record."""
+        """How many copies the child may have on record."""
         return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
 
     def sleeps(self, child: DesiredChild, place: OnRecord) -> bool:
@@ -50,7 +50,7 @@ class Roles(PlanBuilder):
         return place.entry.wait or (child.bound and member.draining and member.forced)
 
     def ranked(self, child: DesiredChild) -> list[str]:
-        """All members, from the one that the strategy would have first."""
+        """All members in the strategy's order for the child, best first."""
         return self.strategy.ranks([child], self.view)[0]
 
     def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:

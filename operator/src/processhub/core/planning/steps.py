@@ -92,7 +92,7 @@ class ChildSteps(PlanBuilder):
         return self.migration.mode(child, PossibleMove(source=source, target=target, by_choice=by_choice))
 
     def _confirm(self, child: DesiredChild, places: tuple[OnRecord, ...], claim: Claim) -> bool:
-        """Put a child on record where it was started because its owner could not be reached; whether that is so.
+        """Put a child on record where it was started because its owner could not be reached; whether that was done.
 
         The one case where another owner starts before the last one is proven stopped: the hub asks for it
         (onDemand.onOwnerLost Local), and gives up for it that there is one at a time.

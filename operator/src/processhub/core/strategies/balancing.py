@@ -16,7 +16,7 @@ Height = Callable[[int, int], float]  # how full the member at this index is wit
 
 
 class RoundRobin(Strategy):
-    """In order of arrival, each to the member after the one with the newest child; after a loss by the hash."""
+    """Each child goes to the member after the one with the newest child; after a loss, children go by the hash."""
 
     name = "RoundRobin"
     hash_after_loss = True
@@ -55,7 +55,7 @@ class RoundRobin(Strategy):
 
 
 class LeastLoaded(Strategy):
-    """To the member with the lowest load; moves when a member joins, and where loads differ much for long.
+    """Each child goes to the member with the lowest load; children move when a member joins or loads differ for long.
 
     A member's load is the sum of its shares of the hub's children, CPU and memory (that of the children's processes),
     over its weight. CPU counts where the hub uses a tenth of a core a member, memory where it uses 32 MiB. A share is

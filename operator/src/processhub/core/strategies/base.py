@@ -87,7 +87,7 @@ class Strategy:
         return None
 
     def ranks(self, children: Sequence[DesiredChild], view: PlacementView) -> list[list[str]]:
-        """For hubs that keep several copies: the members that may have one of each child, best first.
+        """The members that may have a copy of each child, best first, for hubs that keep several copies.
 
         By the hash, where a strategy goes by more than the child itself: what is on record stays, then, and a joiner
         takes no more than its share.
@@ -95,7 +95,7 @@ class Strategy:
         return ranked(hash_scores(children, view), len(children), view)
 
     def queue(self, view: PlacementView) -> list[str] | None:
-        """For the copies of a new child: the members in their order at this moment; None: as it is ranked."""
+        """The order of the members for the copies of a new child; None where its ranks decide."""
         return None
 
     def imbalance(self, view: PlacementView) -> tuple[str, str] | None:
@@ -103,7 +103,7 @@ class Strategy:
         return None
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """Of all that says where settled children belong; where it changes they move. ``order``: the wanted members."""
+        """A digest of what decides where children belong; when it changes they move. ``order``: the wanted members."""
         return self.digest(weights)
 
     def digest(self, weights: Mapping[str, int], *more: str) -> str:
@@ -113,14 +113,14 @@ class Strategy:
 
 
 class Scored(Strategy):
-    """By scores: each child has one for each member; the highest that has room wins, and 0 is never taken."""
+    """A strategy by scores: a child goes to the member with the highest score that has room, never to one with 0."""
 
     def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
         """The scores of these children. A score may not depend on how the children are spread at present."""
         raise NotImplementedError
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """Under the load cap first; what is left over under the capacity alone."""
+        """The member with the highest score for each child: under the load cap first, then under the capacity alone."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         self.fill(chosen, self.prepare(children, view), view)
         return chosen
@@ -144,7 +144,7 @@ class Scored(Strategy):
         return ranked(self.prepare(children, view), len(children), view)
 
     def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
-        """The joiner that outranks the present member the most."""
+        """The joiner with the highest score, for each child that scores higher there than on its present member."""
         score = self.prepare([child for child, _ in placed], view)
         index_of = {slot.name: index for index, slot in enumerate(view.slots)}
         here = np.fromiter((index_of[name] for _, name in placed), dtype=np.int64, count=len(placed))

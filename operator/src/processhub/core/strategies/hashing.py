@@ -62,7 +62,7 @@ class Homed(Scored):
         return chosen
 
     def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
-        """A child that has a home is drawn by that alone: it would only move once more later."""
+        """The joiners that draw children; a child with a home is drawn by that alone, lest it move once more later."""
         chosen, drawn = super().draw(placed, joiners, view)
         at_home = drawn == np.inf
         has_home = self.homes([child for child, _ in placed], view) != NOWHERE
@@ -84,7 +84,7 @@ class Modulo(Homed):
         return np.fromiter((wanted[number] for number in numbers), dtype=np.int64, count=len(children))
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """The number and the order of the members too: where they change, most children have another home."""
+        """A digest of the number and the order of the members too: most children get another home when these change."""
         return self.digest(weights, *order)
 
 
@@ -93,7 +93,7 @@ def _number(child: DesiredChild) -> int:
 
 
 class Local(Homed):
-    """On the member that asked for it; without one, by the hash."""
+    """Each child goes to the member that asked for it; one that no member asked for goes by the hash."""
 
     name = "Local"
 
@@ -106,7 +106,7 @@ class Local(Homed):
 
 
 class NotLocal(Scored):
-    """By the hash on any member but the one that asked for it; on that as ``notLocalFallback`` says."""
+    """Each child goes by the hash to any member but the one that asked for it; to that as ``notLocalFallback`` says."""
 
     name = "NotLocal"
 
