@@ -56,14 +56,15 @@ def load() -> Any:
 
 def _class(item: Any, name: str) -> list[str]:
     parts = [f"### {name}", f"`from {_importable(item, name)} import {name}`", prose(_docstring(item))]
-    attributes = [member for member in item.members.values() if _is_shown(member) and _is_attribute(member)]
+    members = _members(item)
+    attributes = [member for member in members if _is_shown(member) and _is_attribute(member)]
     if attributes:
         described = any(member.docstring for member in attributes)
         head = ("attribute", "type", "default", "description") if described else ("attribute", "type", "default")
         parts.append(table(head, [_attribute(member, described) for member in attributes]))
     methods = [
         member
-        for member in item.members.values()
+        for member in members
         if _is_shown(member)
         and member.is_function
         and f"{name}.{member.name}" not in _OURS
@@ -80,13 +81,23 @@ def _class(item: Any, name: str) -> list[str]:
     return parts
 
 
+def _members(item: Any) -> list[Any]:
+    """The class's members, and the methods and properties that it has from a base of the package."""
+    members = dict(item.members)
+    for base in item.resolved_bases:
+        for name, member in base.members.items():
+            if member.is_function or "property" in member.labels:
+                members.setdefault(name, member)
+    return list(members.values())
+
+
 def _importable(item: Any, name: str) -> str:
     """The module that users import it from: the package itself, or one whose ``__all__`` has it."""
     package = item.package
     if name in (package.exports or ()):
         return "processhub"
-    public = package["strategies"]
-    return "processhub.strategies" if name in (public.exports or ()) else str(item.module.path)
+    public = (package[path] for path in ("strategies", "client.errors"))
+    return str(next((module.path for module in public if name in (module.exports or ())), item.module.path))
 
 
 def _is_shown(member: Any) -> bool:

@@ -25,9 +25,9 @@ import msgspec
 import yaml
 from waiting import ENDS_WITH_US
 
-from processhub.api.child import EnvVar, Exec, Python, Workload
+from processhub.api.child import Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import ObjectMeta
+from processhub.api.meta import EnvVar, ObjectMeta
 from processhub.api.naming import (
     AUDIENCE,
     LABEL_HUB,

@@ -76,7 +76,7 @@ class PlannedHub:
         self.formed = True
         self.partitioned = ""
         self.pods: dict[str, tuple[ChildPod, ...]] = {}
-        self.orders: dict[str, str] = {}
+        self.move_requests: dict[str, str] = {}
         self.answers: dict[str, str] = {}
         self.last_placed = ""
         self.states: dict[tuple[str, str], str] = {}  # (id, member) → what is reported instead of what is so
@@ -111,7 +111,7 @@ class PlannedHub:
             formed=self.formed,
             partitioned=self.partitioned,
             pods=self.pods,
-            orders=self.orders,
+            move_requests=self.move_requests,
             last_placed=self.last_placed,
         )
 
@@ -135,8 +135,8 @@ class PlannedHub:
     def write(self, planned: Plan) -> None:
         """Write what the plan says; nobody has acted on it yet."""
         self.next_epoch, self.last_placed = planned.next_epoch, planned.last_placed
-        self.answers.update(planned.answered)
-        self.orders = {id_: name for id_, name in self.orders.items() if id_ not in planned.answered}
+        self.answers.update(planned.move_results)
+        self.move_requests = {id_: name for id_, name in self.move_requests.items() if id_ not in planned.move_results}
         for name, entries in planned.entries.items():
             for id_, entry in entries.items():
                 places = self.record.setdefault(id_, {})

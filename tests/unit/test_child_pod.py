@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import Hub, HubSpec, Redundancy
+from processhub.api.hub import Hub, HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name, child_pod_names, id_hash
@@ -282,7 +282,7 @@ def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
     template = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
     roles = {}
     for model in ("ActivePassive", "ActiveActive"):
-        redundancy = Redundancy(strategy="Replication", replication_model=model)
+        redundancy = RedundancySpec(strategy="Replication", replication_model=model)
         hub = Hub(metadata=HUB.metadata, spec=HubSpec(redundancy=redundancy))
         manifest = child_pod(hub, CHILD, place(), PodWorkload(template=template))
         role = manifest["metadata"]["annotations"]["processhub.dev/role"]

@@ -15,7 +15,8 @@ from processhub.api.usage import Usage, format_usage, parse_usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.snapshot import DesiredChild, MemberView
-from processhub.core.planning.planner import SingleCopyPlanner, plan
+from processhub.core.planning.planner import plan
+from processhub.core.planning.single import SingleCopyPlanner
 from processhub.core.strategies import BUILT_IN, LeastLoaded, MemberSlot, PlacementView, strategy_of
 from processhub.core.strategies.migration import migration_of
 
@@ -316,11 +317,11 @@ def test_not_local_with_fallback_runs_at_the_origin_until_another_member_joins()
 # LeastLoaded
 
 
-def seats(**usage: tuple[int, int, int]) -> PlacementView:
+def slots(**usage: tuple[int, int, int]) -> PlacementView:
     """Members a, b, … with CPU, memory and children as reported, and the children that they have."""
     return PlacementView(
         spec=hub_spec(),
-        seats=tuple(
+        slots=tuple(
             MemberSlot(
                 name=name,
                 children=children,
@@ -350,19 +351,19 @@ def test_least_loaded_prefers_the_member_that_uses_less() -> None:
 
 
 def test_least_loaded_counts_within_a_round_what_was_just_placed() -> None:
-    scene = seats(a=(2000, 100, 10), b=(1000, 100, 10), c=(1000, 100, 10))
+    view = slots(a=(2000, 100, 10), b=(1000, 100, 10), c=(1000, 100, 10))
 
-    chosen = LeastLoaded().place(children_of(12), scene).tolist()
+    chosen = LeastLoaded().place(children_of(12), view).tolist()
 
     assert Counter(chosen) == {0: 2, 1: 5, 2: 5}  # the loads are level then
     assert chosen[:2] == [1, 2]
 
 
 def test_idle_members_are_not_told_apart_by_noise() -> None:
-    scene = seats(a=(60, 20, 5), b=(10, 40, 5))
+    view = slots(a=(60, 20, 5), b=(10, 40, 5))
 
-    assert LeastLoaded().place(children_of(4), scene).tolist() == [0, 1, 0, 1]
-    assert LeastLoaded().imbalance(scene) is None
+    assert LeastLoaded().place(children_of(4), view).tolist() == [0, 1, 0, 1]
+    assert LeastLoaded().imbalance(view) is None
 
 
 @pytest.mark.parametrize(
@@ -378,10 +379,10 @@ def test_idle_members_are_not_told_apart_by_noise() -> None:
 def test_imbalance_is_what_a_move_would_help(
     usage: dict[str, tuple[int, int, int]], found: tuple[str, str] | None
 ) -> None:
-    assert LeastLoaded().imbalance(seats(**usage)) == found
+    assert LeastLoaded().imbalance(slots(**usage)) == found
 
 
-def test_a_taker_draws_until_it_is_level_and_gives_nothing_back() -> None:
+def test_a_target_draws_until_it_is_balanced_and_gives_nothing_back() -> None:
     hub = PlannedHub(
         [
             MemberView(name="a", usage=Usage(cpu=4000, memory=100, children=10)),
@@ -411,10 +412,10 @@ def test_usage_is_written_and_read_alike() -> None:
     assert parse_usage("cpu=much") is None
 
 
-# orders
+# move requests
 
 
-def ordered(**fields: object) -> PlannedHub:
+def hub_with_a(**fields: object) -> PlannedHub:
     hub = hub_of("ConsistentHashing")
     hub.want([child("a", **fields)])
     hub.rest()
@@ -425,10 +426,10 @@ def other(hub: PlannedHub) -> str:
     return next(name for name in hub.members if name not in hub.record["a"])
 
 
-def test_an_ordered_move_is_carried_out_once_and_answered() -> None:
-    hub = ordered()
+def test_a_requested_move_is_carried_out_once_and_has_a_result() -> None:
+    hub = hub_with_a()
     target = other(hub)
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
 
     (first, *_) = hub.rest()
 
@@ -437,34 +438,34 @@ def test_an_ordered_move_is_carried_out_once_and_answered() -> None:
     assert hub.answers == {"a": ""}
 
 
-def test_an_ordered_move_waits_for_the_budget() -> None:
-    hub = ordered()
-    hub.orders = {"a": other(hub)}
+def test_a_requested_move_waits_for_the_budget() -> None:
+    hub = hub_with_a()
+    hub.move_requests = {"a": other(hub)}
 
     assert plan(hub.snapshot(budget=0)).pending_moves == 1
-    assert not plan(hub.snapshot(budget=0)).answered
+    assert not plan(hub.snapshot(budget=0)).move_results
 
 
-def test_an_order_whose_answer_was_lost_moves_nothing_more() -> None:
-    hub = ordered()
+def test_a_request_whose_result_was_lost_moves_nothing_more() -> None:
+    hub = hub_with_a()
     target = other(hub)
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.rest()
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
 
     assert not plan(hub.snapshot()).moves
-    assert plan(hub.snapshot()).answered == {"a": ""}
+    assert plan(hub.snapshot()).move_results == {"a": ""}
 
 
-def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
-    hub = ordered()
+def test_requests_that_can_not_be_applied_are_refused_with_a_sentence() -> None:
+    hub = hub_with_a()
     hub.change("hub-1", phase=Phase.HELD)
     target = other(hub)
 
     def answer(name: str) -> str:
-        hub.orders = {"a": name}
-        return plan(hub.snapshot()).answered["a"]
+        hub.move_requests = {"a": name}
+        return plan(hub.snapshot()).move_results["a"]
 
     assert answer("hub-9") == "the hub has no member 'hub-9'; its members are hub-0, hub-1, hub-2"
     if target == "hub-1" or "hub-1" not in hub.record["a"]:
@@ -478,29 +479,29 @@ def test_orders_that_can_not_be_obeyed_are_refused_with_a_sentence() -> None:
     assert answer(target) == "it is not placed yet, or suspended"
 
 
-def test_an_order_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
-    hub = ordered(refused=True)
+def test_a_request_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
+    hub = hub_with_a(refused=True)
     before, target = hub.where(), other(hub)
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.rest()
     assert hub.answers == {"a": "its last edit is not accepted; correct that first"}
     assert hub.where() == before
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.change(before["a"], draining=True)
     hub.rest()
     assert hub.answers == {"a": ""}
     assert hub.where() == {"a": target}
 
 
-def test_an_order_to_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
-    hub = ordered()
+def test_a_request_for_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
+    hub = hub_with_a()
     (source,) = hub.record["a"]
-    hub.orders = {"a": other(hub)}
+    hub.move_requests = {"a": other(hub)}
     hub.write(plan(hub.snapshot()))
     assert len(hub.record["a"]) == 2
 
-    hub.orders, hub.answers = {"a": source}, {}
+    hub.move_requests, hub.answers = {"a": source}, {}
     hub.write(plan(hub.snapshot()))
     assert hub.answers == {}, "it is on its way"
     hub.acknowledge()
@@ -510,11 +511,11 @@ def test_an_order_to_the_member_that_a_child_is_about_to_leave_brings_it_back() 
     assert hub.where() == {"a": source}
 
 
-def test_an_order_to_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
-    hub = ordered()
+def test_a_request_for_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
+    hub = hub_with_a()
     (lost,) = hub.record["a"]
     hub.change(lost, phase=Phase.GONE)
-    hub.orders = {"a": lost}
+    hub.move_requests = {"a": lost}
     hub.rest()
 
     assert hub.answers == {"a": f"member {lost} is not ready"}
@@ -525,31 +526,31 @@ def test_a_refusal_names_a_few_of_many_members() -> None:
     hub = hub_of("ConsistentHashing", members=400)
     hub.want([child("a")])
     hub.rest()
-    hub.orders = {"a": "hub-999"}
+    hub.move_requests = {"a": "hub-999"}
 
     named = ", ".join(sorted(hub.members)[:10])
-    assert plan(hub.snapshot()).answered == {
+    assert plan(hub.snapshot()).move_results == {
         "a": f"the hub has no member 'hub-999'; its members are {named} and 390 more"
     }
 
 
-def test_many_orders_are_obeyed_as_one_is() -> None:
+def test_many_requests_are_applied_as_one_is() -> None:
     hub = hub_of("ConsistentHashing", members=4)
     hub.want(child(f"c{number}") for number in range(40))
     hub.rest()
     hub.change("hub-3", draining=True)
     at = {id_: next(iter(places)) for id_, places in hub.record.items()}
-    hub.orders = {id_: "hub-0" if member != "hub-0" else "hub-1" for id_, member in at.items()}
+    hub.move_requests = {id_: "hub-0" if member != "hub-0" else "hub-1" for id_, member in at.items()}
 
     planned = plan(hub.snapshot(budget=15))
 
     begun = {move.id: (move.source, move.target) for move in planned.moves}
-    assert begun == {id_: (at[id_], name) for id_, name in list(hub.orders.items())[:15]}
-    rest = [id_ for id_ in hub.orders if id_ not in begun]
+    assert begun == {id_: (at[id_], name) for id_, name in list(hub.move_requests.items())[:15]}
+    rest = [id_ for id_ in hub.move_requests if id_ not in begun]
     assert planned.pending_moves == len(rest) + sum(at[id_] == "hub-3" for id_ in rest), "ordered, and to be drained"
 
 
-def test_orders_are_not_each_searched_for_among_all_children() -> None:
+def test_requests_are_not_each_searched_for_among_all_children() -> None:
     looked = 0
 
     class Counted(list[Any]):
@@ -561,23 +562,23 @@ def test_orders_are_not_each_searched_for_among_all_children() -> None:
     hub = hub_of("ConsistentHashing")
     hub.want(child(f"c{number}") for number in range(500))
     hub.rest()
-    hub.orders = {id_: "hub-0" if "hub-0" not in places else "hub-1" for id_, places in hub.record.items()}
+    hub.move_requests = {id_: "hub-0" if "hub-0" not in places else "hub-1" for id_, places in hub.record.items()}
     planner = SingleCopyPlanner(hub.snapshot(budget=0), strategy_of("ConsistentHashing"), migration_of("ColdSwap"))
     planner.follow_children()
     planner.movable = Counted(planner.movable)
 
-    planner.obey()
+    planner.apply_move_requests()
 
-    assert looked <= 3 * len(hub.orders)
+    assert looked <= 3 * len(hub.move_requests)
 
 
-def test_a_full_member_takes_no_ordered_child() -> None:
+def test_a_full_member_takes_no_requested_child() -> None:
     hub = hub_of("ConsistentHashing", members=2, max_children=1)
     hub.want([child("a"), child("b")])
     hub.rest()
-    hub.orders = {"a": other(hub)}
+    hub.move_requests = {"a": other(hub)}
 
-    assert plan(hub.snapshot()).answered == {"a": f"{other(hub)} has its 1 children (spec.members.maxChildren)"}
+    assert plan(hub.snapshot()).move_results == {"a": f"{other(hub)} has its 1 children (spec.members.maxChildren)"}
 
 
 # drains by force

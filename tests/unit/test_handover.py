@@ -49,7 +49,7 @@ class HandingHub(PlannedHub):
         self.finished: set[tuple[str, str]] = set()  # (member, id) that ended well and rests
         self.given_up: set[tuple[str, str]] = set()  # (member, id) that rests because it did not come up
         self.came_up: set[tuple[str, str]] = set()  # (member, id) that is not Running, but was
-        self.put_off: frozenset[str] = frozenset()
+        self.deferred: frozenset[str] = frozenset()
 
     def change(self, name: str, **fields: Any) -> None:
         super().change(name, **fields)
@@ -62,7 +62,7 @@ class HandingHub(PlannedHub):
     def snapshot(self, budget: int = 10**9) -> HubSnapshot:
         snapshot = super().snapshot(budget)
         record = {id_: tuple(self._told_of(place, id_) for place in places) for id_, places in snapshot.record.items()}
-        return msgspec.structs.replace(snapshot, record=record, put_off=self.put_off)
+        return msgspec.structs.replace(snapshot, record=record, deferred=self.deferred)
 
     def _told_of(self, place: OnRecord, id_: str) -> OnRecord:
         key = (place.member, id_)
@@ -309,7 +309,7 @@ def begun_with_a_pod() -> tuple[PlannedHub, str, str]:
     (source,) = hub.record["a"]
     hub.pods["a"] = one_pod(source, hub.record["a"][source].started_with)
     target = next(name for name in hub.members if name != source)
-    hub.orders["a"] = target
+    hub.move_requests["a"] = target
     hub.write(plan(hub.snapshot()))
     assert hub.record["a"][source].to
     return hub, source, target
@@ -421,7 +421,7 @@ def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_
     hub.acknowledge()
     wanted = source if back else next(name for name in hub.members if name not in (source, target))
 
-    hub.orders = {"a": wanted}
+    hub.move_requests = {"a": wanted}
     hub.write(plan(hub.snapshot()))
     assert set(hub.record["a"]) == {source}
     assert hub.answers == ({"a": ""} if back else {})
@@ -433,7 +433,7 @@ def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_
     assert hub.lost_states == []
 
 
-def test_an_order_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
+def test_a_request_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.failing.add((target, "a"))
@@ -442,7 +442,7 @@ def test_an_order_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_ta
     third = next(name for name in hub.members if name not in (source, target))
     hub.change(third, draining=True)
 
-    hub.orders = {"a": third}
+    hub.move_requests = {"a": third}
     hub.rest()
 
     assert hub.answers == {"a": f"member {third} is drained"}
@@ -552,13 +552,13 @@ def test_a_child_that_does_not_want_to_go_stays_and_is_let_alone_for_a_while() -
     before = hub.where()
     hub.change("hub-3", joining=True)
 
-    put_off: set[str] = set()
+    deferred: set[str] = set()
     for _ in range(6):
         planned = hub.step()
-        put_off |= set(planned.put_off)
-        hub.put_off = frozenset(put_off)
+        deferred |= set(planned.deferred)
+        hub.deferred = frozenset(deferred)
 
-    assert put_off
+    assert deferred
     assert hub.where() == before
     assert hub.members["hub-3"].joining, "they are asked again later"
     assert all(not entry.to for places in hub.record.values() for entry in places.values())
@@ -593,8 +593,8 @@ ORDERED = "t:7"
         (ORDERED, {"gave": "7:aa", "lost": "6:lost"}, LIVE, Step.WAIT),
         (ORDERED, {"gave": "7:aa", "got": "aa", "lost": "7:lost"}, LIVE, Step.COMMIT),
         (ORDERED, {"kept": "6:refused"}, LIVE, Step.WAIT),
-        (ORDERED, {"kept": "7:refused"}, LIVE, Step.PUT_OFF),
-        (ORDERED, {"kept": "7:failed"}, LIVE, Step.PUT_OFF),
+        (ORDERED, {"kept": "7:refused"}, LIVE, Step.DEFER),
+        (ORDERED, {"kept": "7:failed"}, LIVE, Step.DEFER),
         (ORDERED, {"kept": "7:stateless"}, LIVE, Step.COLD),
         (ORDERED, {}, DRAINING, Step.ORDER),
         (ORDERED + ":must", {"kept": "7:failed"}, DRAINING, Step.COLD),
@@ -637,7 +637,7 @@ class HandingLife(RuleBasedStateMachine):
     @rule(id_=ids)
     def child_deleted(self, id_: str) -> None:
         self.hub.children.pop(id_, None)
-        self.hub.orders.pop(id_, None)
+        self.hub.move_requests.pop(id_, None)
 
     @rule(id_=ids, tags=st.sampled_from([(), ("eu",)]), pinned=st.booleans())
     def child_edited(self, id_: str, tags: tuple[str, ...], pinned: bool) -> None:
@@ -647,7 +647,7 @@ class HandingLife(RuleBasedStateMachine):
     @rule(id_=ids, name=members)
     def move_asked_for(self, id_: str, name: str) -> None:
         if id_ in self.hub.children:
-            self.hub.orders[id_] = name
+            self.hub.move_requests[id_] = name
 
     @rule(id_=ids, unwilling=st.booleans())
     def child_changes_its_mind(self, id_: str, unwilling: bool) -> None:
@@ -703,11 +703,11 @@ class HandingLife(RuleBasedStateMachine):
 
     def _write(self, planned: Plan) -> None:
         self.hub.write(planned)
-        self.hub.put_off |= set(planned.put_off)
+        self.hub.deferred |= set(planned.deferred)
 
     @rule()
     def time_passes(self) -> None:
-        self.hub.put_off = frozenset()
+        self.hub.deferred = frozenset()
 
     @invariant()
     def nothing_acts_twice(self) -> None:
@@ -722,14 +722,14 @@ class HandingLife(RuleBasedStateMachine):
     @rule()
     def left_alone_it_comes_to_rest(self) -> None:
         hub = self.hub
-        hub.unwilling, hub.put_off = set(), frozenset()
+        hub.unwilling, hub.deferred = set(), frozenset()
         hub.want(msgspec.structs.replace(each, suspended=False) for each in tuple(hub.children.values()))
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
                 hub.change(name, phase=Phase.GONE, possibly_running=frozenset(), settled=True)
         hub.rest(100, rounds=200)
-        assert not hub.orders, "somebody asked for a move and got no answer"
+        assert not hub.move_requests, "somebody asked for a move and got no answer"
         for id_, wanted in hub.children.items():
             entries = [entry for entry in hub.record.get(id_, {}).values() if not entry.to]
             assert all(entry.tags == wanted.tags for entry in entries), f"an edit of {id_} waits for ever"

@@ -78,7 +78,7 @@ class Rounds:
             orders = {item.id: item.metadata.annotations[ANNOTATION_MOVE_TO]}
         else:
             sets = {"u1": SeenSet(known_set(item, None))}
-        observation = SimpleNamespace(chosen=chosen, sets=sets, snapshot=SimpleNamespace(orders=orders))
+        observation = SimpleNamespace(chosen=chosen, sets=sets, snapshot=SimpleNamespace(move_requests=orders))
         store = SimpleNamespace(put=lambda *_: None)
         events = SimpleNamespace(about_child=lambda *_, **__: None)
         hub = Hub(metadata=ObjectMeta(name="hub"))

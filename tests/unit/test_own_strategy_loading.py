@@ -19,8 +19,8 @@ from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import QuorumFacts, quorum
 from processhub.core.planning.planner import plan
-from processhub.core.strategies.custom import Own
-from processhub.core.strategies.migration import OwnMigration
+from processhub.core.strategies.custom import CustomDistribution
+from processhub.core.strategies.migration import CustomMigration
 from processhub.strategies import (
     DISTRIBUTION,
     Child,
@@ -49,7 +49,7 @@ class OwnHub(PlannedHub):
 
     def __init__(self, ranks: Distribution, members: int = 3, **spec: object) -> None:
         super().__init__(members, hub_spec(strategy="Mine", **spec))  # type: ignore[arg-type]
-        self.strategy = Own("Mine", ranks)
+        self.strategy = CustomDistribution("Mine", ranks)
 
     def step(self, budget: int = 10**9) -> Plan:
         planned = plan(self.snapshot(budget), self.strategy)
@@ -178,7 +178,7 @@ class MovingHub(PlannedHub):
     def __init__(self, ways: Migration) -> None:
         spec = {"distribution": {"loadCapPercent": 1000}, "migration": {"strategy": "Mine"}}
         super().__init__(1, msgspec.convert(spec, HubSpec))
-        self.migration = OwnMigration("Mine", ways)
+        self.migration = CustomMigration("Mine", ways)
 
     def step(self, budget: int = 10**9) -> Plan:
         planned = plan(self.snapshot(budget), None, self.migration)
@@ -200,11 +200,11 @@ def test_a_migration_strategy_decides_for_each_move() -> None:
     hub.change("hub-1", joining=True)
     planned = hub.step()
     begun = {move.id for move in planned.moves}
-    drawn = begun | set(planned.put_off)
+    drawn = begun | set(planned.deferred)
 
     assert hub.ordered() == {id_ for id_ in begun if id_.startswith(Way.HOT)} != set()
     assert any(id_.startswith(Way.COLD) for id_ in begun)
-    assert set(planned.put_off) == {id_ for id_ in drawn if id_.startswith(Way.LATER)} != set()
+    assert set(planned.deferred) == {id_ for id_ in drawn if id_.startswith(Way.LATER)} != set()
     assert hub.members["hub-1"].joining
 
 
@@ -230,7 +230,7 @@ def test_a_child_that_a_migration_strategy_fails_on_stays() -> None:
     planned = hub.step()
 
     assert planned.moves == ()
-    assert planned.put_off
+    assert planned.deferred
     assert hub.migration.failure.endswith("raised IndexError: tuple index out of range")
 
 

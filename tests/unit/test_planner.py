@@ -917,7 +917,7 @@ def test_a_child_that_is_pinned_on_its_way_arrives() -> None:
     hub.rest()
     (source,) = hub.where().values()
     (target,) = hub.members.keys() - {source}
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.write(plan(hub.snapshot()))
 
     hub.want([child("a", pinned=True)])

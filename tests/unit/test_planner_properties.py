@@ -140,7 +140,7 @@ class HubLife(RuleBasedStateMachine):
     @rule(id_=ids, name=st.sampled_from([*MEMBERS, "hub-9"]))
     def move_asked_for(self, id_: str, name: str) -> None:
         if id_ in self.hub.children:
-            self.hub.orders[id_] = name
+            self.hub.move_requests[id_] = name
 
     @rule(names=st.sets(members))
     def some_members_act(self, names: set[str]) -> None:
@@ -289,7 +289,7 @@ class HubLife(RuleBasedStateMachine):
                 kept = full or self._kept_from(wanted, ready)
                 assert wanted.bound or kept, f"{id_} runs nowhere though there is room on {ready}"
 
-        assert not hub.orders, "somebody asked for a move and got no answer"
+        assert not hub.move_requests, "somebody asked for a move and got no answer"
 
         # A restart of the operator moves nothing.
         hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import Distribution, Hub, HubSpec, Redundancy
+from processhub.api.hub import DistributionSpec, Hub, HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name
@@ -42,7 +42,7 @@ from processhub.core.model.membership import Judgement, Phase
 
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
 DIGEST, TEXT = encode_workload(Workload(pod=PodWorkload(template=TEMPLATE)))
-STANDBY = HubSpec(redundancy=Redundancy(strategy="Replication", replication_model="ActivePassive"))
+STANDBY = HubSpec(redundancy=RedundancySpec(strategy="Replication", replication_model="ActivePassive"))
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"), spec=STANDBY)
 
 
@@ -448,7 +448,7 @@ async def test_a_pod_without_the_labels_of_a_childs_is_known_by_its_owner(round_
     assert pod["metadata"]["deletionTimestamp"], "it is on record no more"
 
 
-EACH = Hub(metadata=HUB.metadata, spec=HubSpec(distribution=Distribution(strategy="ForEach")))
+EACH = Hub(metadata=HUB.metadata, spec=HubSpec(distribution=DistributionSpec(strategy="ForEach")))
 SINGLE = Hub(metadata=HUB.metadata, spec=HubSpec())
 
 

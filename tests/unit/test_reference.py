@@ -67,9 +67,18 @@ def test_a_word_without_a_text_is_refused() -> None:
 
 def test_what_users_import_is_named_as_they_import_it() -> None:
     page = python.Page(python.load(), "Title", "Intro")
-    page.classes("strategies.Distribution", "strategies.Child", "client.hub.Hub")
+    page.classes("strategies.Distribution", "strategies.Child", "client.hub.Hub", "client.errors.ChildError")
 
     assert "from processhub.strategies import Distribution" in page.text()
     assert "from processhub.strategies import Child" in page.text()
     assert "from processhub import Hub" in page.text()
+    assert "from processhub.client.errors import ChildError" in page.text()
     assert "Hub.attached" not in page.text()
+
+
+def test_a_class_is_shown_with_the_methods_of_its_base() -> None:
+    page = python.Page(python.load(), "Title", "Intro")
+    page.classes("client.hub.Hub")
+
+    assert "#### Hub.connect" in page.text()
+    assert "#### Hub.start_children" in page.text()

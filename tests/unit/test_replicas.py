@@ -475,7 +475,7 @@ def test_a_move_to_a_passive_copy_makes_it_the_active_one_after_the_other_steppe
     before, target = active(hub, "a"), passive(hub, "a")
     run = hub.record["a"][target].started_with
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     first = plan(hub.snapshot())
     seen = in_rounds_of_late_members(hub, "a")
 
@@ -484,7 +484,7 @@ def test_a_move_to_a_passive_copy_makes_it_the_active_one_after_the_other_steppe
     assert seen[0] == {before: Role.PASSIVE, target: Role.PASSIVE}
     assert hub.roles("a") == {before: Role.PASSIVE, target: Role.ACTIVE}
     assert hub.record["a"][target].started_with == run, "it runs on"
-    assert (hub.answers, hub.orders) == ({"a": ""}, {})
+    assert (hub.answers, hub.move_requests) == ({"a": ""}, {})
 
 
 def test_a_move_to_a_member_without_a_copy_brings_one_up_there_before_the_active_one_ends() -> None:
@@ -493,7 +493,7 @@ def test_a_move_to_a_member_without_a_copy_brings_one_up_there_before_the_active
     hub.rest()
     before, stays, target = active(hub, "a"), passive(hub, "a"), without(hub, "a")
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     seen = in_rounds_of_late_members(hub, "a")
 
     assert seen[0] == {before: Role.ACTIVE, stays: Role.PASSIVE, target: Role.PASSIVE}
@@ -509,7 +509,7 @@ def test_where_all_copies_are_active_the_one_that_is_placed_worst_moves() -> Non
     order = ranked(hub, "a")
     assert set(hub.roles("a")) == set(order[:2])
 
-    hub.orders = {"a": order[3]}
+    hub.move_requests = {"a": order[3]}
     planned = hub.step()
     assert set(hub.roles("a")) == {order[0], order[1], order[3]}
     assert [(move.source, move.target) for move in planned.moves] == [(order[1], order[3])]
@@ -525,7 +525,7 @@ def test_a_single_copy_of_a_hub_that_would_keep_more_moves_too() -> None:
     hub.rest()
     target = without(hub, "a")
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     in_rounds_of_late_members(hub, "a")
 
     assert hub.roles("a") == {target: Role.ACTIVE}
@@ -535,7 +535,7 @@ def test_a_move_to_where_it_is_as_asked_changes_nothing() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
-    hub.orders = {"a": active(hub, "a")}
+    hub.move_requests = {"a": active(hub, "a")}
 
     assert hub.step().empty
     assert hub.answers == {"a": ""}
@@ -547,7 +547,7 @@ def test_a_move_waits_for_its_budget_and_says_so(there: bool) -> None:
     hub.want([child("a")])
     hub.rest()
     target = passive(hub, "a") if there else without(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
 
     planned = hub.step(budget=0)
     assert (dict(planned.entries), planned.pending_moves) == ({}, 1)
@@ -562,7 +562,7 @@ def test_an_active_copy_does_not_step_back_while_the_other_could_not_be_active_y
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
-    hub.orders = {"a": passive(hub, "a")}
+    hub.move_requests = {"a": passive(hub, "a")}
     third = without(hub, "a")
 
     hub.change(third, possibly_running=frozenset({"a"}))  # of which nobody knows what it is
@@ -579,7 +579,7 @@ def test_nor_while_the_copy_that_was_asked_for_does_not_run() -> None:
     hub.want([child("a")])
     hub.rest()
     before, target = active(hub, "a"), without(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.write(plan(hub.snapshot()))
     hub.acknowledge(*(name for name in hub.members if name != target))
 
@@ -594,7 +594,7 @@ def test_a_member_that_is_lost_amid_a_move_leaves_the_child_to_another_copy() ->
     hub.want([child("a")])
     hub.rest()
     before, target = active(hub, "a"), passive(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.step()
     assert set(hub.roles("a").values()) == {Role.PASSIVE}
 
@@ -610,7 +610,7 @@ def test_a_copy_that_failed_takes_no_role_from_one_that_runs() -> None:
     hub.want([child("a")])
     hub.rest()
     before, stays, target = active(hub, "a"), passive(hub, "a"), without(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.step()
     hub.states = {("a", target): State.FAILED}
     hub.rest()
@@ -624,7 +624,7 @@ def test_one_that_ends_when_it_is_its_turn_is_not_waited_for() -> None:
     hub.want([child("a")])
     hub.rest()
     before, target = active(hub, "a"), passive(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.step()
     hub.states = {("a", target): State.PENDING}
     hub.rest()
@@ -643,7 +643,7 @@ def test_a_copy_with_a_pod_becomes_active_when_the_pod_of_the_one_that_stepped_b
     pods = with_pods(hub, "a")
     before, target = active(hub, "a"), passive(hub, "a")
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.rest()
     assert {entry.role for entry in hub.record["a"].values()} == {Role.PASSIVE}
     hub.pods = {"a": (pods[target],)}
@@ -660,7 +660,7 @@ def test_a_drained_active_copy_goes_to_where_it_was_asked_for() -> None:
     hub.rest()
     before, target = active(hub, "a"), ranked(hub, "a")[-1]
     hub.change(before, draining=True)
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.rest()
 
     assert active(hub, "a") == target
@@ -676,9 +676,9 @@ def test_a_child_of_which_all_copies_are_on_drained_members_goes_to_where_it_was
     target = ranked(hub, "a")[-1]
     for name in hub.record["a"]:
         hub.change(name, draining=True)
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
 
-    assert plan(hub.snapshot(budget=0)).answered == {}, "it waits for the budget"
+    assert plan(hub.snapshot(budget=0)).move_results == {}, "it waits for the budget"
     hub.rest()
 
     assert hub.answers == {"a": ""}
@@ -690,7 +690,7 @@ def test_roles_of_bound_children_change_by_hand_and_their_places_do_not() -> Non
     hub = replicated(2, strategy="Guided")
     hub.want([child("a", nodes=("hub-0", "hub-1")), child("b", nodes=("hub-0", "hub-1"))])
     hub.rest()
-    hub.orders = {"a": "hub-1", "b": "hub-2"}
+    hub.move_requests = {"a": "hub-1", "b": "hub-2"}
     hub.rest()
     assert hub.roles("a") == {"hub-0": Role.PASSIVE, "hub-1": Role.ACTIVE}
     assert hub.roles("b") == {"hub-0": Role.ACTIVE, "hub-1": Role.PASSIVE}
@@ -700,10 +700,10 @@ def test_roles_of_bound_children_change_by_hand_and_their_places_do_not() -> Non
     hub.want([child("p", pinned=True)])
     hub.rest()
     target = passive(hub, "p")
-    hub.orders = {"p": without(hub, "p")}
+    hub.move_requests = {"p": without(hub, "p")}
     hub.rest()
     assert hub.answers == {"p": "it is pinned; set spec.pinned to false first"}
-    hub.orders = {"p": target}
+    hub.move_requests = {"p": target}
     hub.rest()
     assert active(hub, "p") == target
 
@@ -713,7 +713,7 @@ def test_on_a_hub_that_runs_a_child_everywhere_only_its_role_can_move() -> None:
     hub.want([child("a")])
     hub.rest()
     hub.change("hub-3", weight=0)
-    hub.orders = {"a": "hub-3"}
+    hub.move_requests = {"a": "hub-3"}
     hub.step()
     assert hub.answers == {"a": "the hub runs it on every member"}
 
@@ -721,7 +721,7 @@ def test_on_a_hub_that_runs_a_child_everywhere_only_its_role_can_move() -> None:
     hub.want([child("a")])
     hub.rest()
     target = passive(hub, "a")
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     hub.rest()
     assert active(hub, "a") == target
     assert len(hub.roles("a")) == 3
@@ -741,13 +741,13 @@ def test_a_move_of_copies_that_can_not_be_is_refused_with_a_sentence() -> None:
         (second, f"member {second} is not ready"),
         (third, f"member {third} has weight 0, so it takes no copies"),
     ):
-        hub.orders = {"a": name}
+        hub.move_requests = {"a": name}
         assert not hub.step().entries
         assert hub.answers.pop("a") == sentence
 
     hub.change(first, draining=False)
     hub.children["a"] = msgspec.structs.replace(hub.children["a"], refused=True)
-    hub.orders = {"gone": first, "a": first}
+    hub.move_requests = {"gone": first, "a": first}
     hub.step()
     assert hub.answers == {
         "gone": "it is not placed yet, or suspended",
@@ -764,7 +764,7 @@ def test_a_full_member_takes_no_copy_by_hand() -> None:
     hub.rest()
     assert hub.on(target) == {"b"}
 
-    hub.orders = {"a": target}
+    hub.move_requests = {"a": target}
     assert hub.step().empty
     assert hub.answers == {"a": f"{target} has its 1 children (spec.members.maxChildren)"}
 
@@ -965,7 +965,7 @@ def test_copies_go_to_the_least_loaded() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["RoundRobin", "LeastLoaded"])
-def test_a_joiner_takes_no_more_than_its_share_of_levelled_copies(strategy: str) -> None:
+def test_a_joiner_takes_no_more_than_its_share_of_balanced_copies(strategy: str) -> None:
     hub = replicated(2, strategy=strategy)
     hub.want(children_of(30))
     hub.rest()
@@ -1025,7 +1025,7 @@ class ReplicatedLife(RuleBasedStateMachine):
     @rule(id_=ids)
     def child_deleted(self, id_: str) -> None:
         self.hub.children.pop(id_, None)
-        self.hub.orders.pop(id_, None)
+        self.hub.move_requests.pop(id_, None)
 
     @rule(id_=ids, workload=st.sampled_from(["w", "w2", POD]))
     def child_edited(self, id_: str, workload: str) -> None:
@@ -1089,14 +1089,14 @@ class ReplicatedLife(RuleBasedStateMachine):
     @rule(id_=ids, name=members)
     def move_asked_for(self, id_: str, name: str) -> None:
         if id_ in self.hub.children:
-            self.hub.orders[id_] = name
+            self.hub.move_requests[id_] = name
 
     @precondition(lambda self: self._copies())
     @rule(id_=ids, number=st.integers(0, 4), acting=st.lists(st.sets(members), max_size=4))
     def role_asked_for(self, id_: str, number: int, acting: list[set[str]]) -> None:
         """For a copy that there is; then some members act, some rounds late."""
         if id_ in self.hub.children and (places := sorted(self.hub.record.get(id_, {}))):
-            self.hub.orders[id_] = places[number % len(places)]
+            self.hub.move_requests[id_] = places[number % len(places)]
         for names in acting:
             self.rounds_go(100, 1)
             self.some_members_act(names)
@@ -1230,7 +1230,7 @@ class ReplicatedLife(RuleBasedStateMachine):
             self._make_pods()
             self.pods_are_told()
         assert plan(hub.snapshot(budget)).empty
-        assert not hub.orders, "somebody asked for a move and got no answer"
+        assert not hub.move_requests, "somebody asked for a move and got no answer"
 
         ready = {name for name, member in hub.members.items() if member.phase is Phase.LIVE and not member.draining}
         redundancy = hub.spec.redundancy

@@ -209,7 +209,7 @@ async def test_a_move_whose_write_is_refused_is_not_reported_and_begun_again() -
         await rounds.round()
 
     assert [move.target for move in planned.moves] == [target]
-    assert (written.moves, written.entries, written.answered) == ((), {}, {}), (
+    assert (written.moves, written.entries, written.move_results) == ((), {}, {}), (
         "it is not reported, nor the request taken off"
     )
     assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.child import EnvVar, Exec, PodWorkload, Python, Workload
+from processhub.api.child import Exec, PodWorkload, Python, Workload
+from processhub.api.meta import EnvVar
 from processhub.api.slice import (
     EPOCHS_PER_TERM,
     EXIT_BYTES,

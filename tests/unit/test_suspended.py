@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from planned_hub import PlannedHub, child, children_of, hub_spec
 
-from processhub.api.hub import Migration
+from processhub.api.hub import MigrationSpec
 from processhub.api.reasons import Reason, Role
 from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
@@ -189,11 +189,11 @@ def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there()
     assert plan(hub.snapshot()).stranded == {"hub-0": ("tenant/0",)}
 
 
-def test_an_order_to_move_a_suspended_child_is_refused() -> None:
+def test_a_request_to_move_a_suspended_child_is_refused() -> None:
     for hub in (placed(1), copies()):
         suspend(hub, "tenant/0")
         hub.rest()
-        hub.orders["tenant/0"] = "hub-1"
+        hub.move_requests["tenant/0"] = "hub-1"
 
         hub.rest()
 
@@ -357,7 +357,7 @@ def hot(
         members.append(
             msgspec.structs.replace(view, phase=phase, draining=view.name == draining, possibly_running=there)
         )
-    spec = msgspec.structs.replace(hub_spec(), migration=Migration(strategy="HotSwap"))
+    spec = msgspec.structs.replace(hub_spec(), migration=MigrationSpec(strategy="HotSwap"))
     return HubSnapshot(
         spec=spec, members=tuple(members), children={"a": wanted}, record={"a": places}, next_epoch=50, move_budget=9
     )

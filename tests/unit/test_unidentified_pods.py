@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from processhub.api.child import Child, ChildSpec, PodWorkload
-from processhub.api.hub import Hub, HubSpec, Redundancy
+from processhub.api.hub import Hub, HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, child_pod_name
@@ -18,7 +18,7 @@ from processhub.controller.store import podmarks
 from processhub.controller.store.podmarks import claims_to_be_child_pod, identified, is_child_pod
 
 MARKS = ("child-id", "child-uid", "epoch", "run", "role", "workload", "hub-uid", "member", "child")
-COPIES = Redundancy(strategy="Replication", replication_model="ActiveActive")
+COPIES = RedundancySpec(strategy="Replication", replication_model="ActiveActive")
 ID = "tenant/$(42) $$(x)"
 
 

@@ -16,8 +16,8 @@ import msgspec
 
 from processhub.core.acceptance import MIGRATIONS, PARTITIONS, REDUNDANCIES, STRATEGIES
 from processhub.core.strategies import Strategy
-from processhub.core.strategies.custom import Own
-from processhub.core.strategies.migration import OwnMigration
+from processhub.core.strategies.custom import CustomDistribution
+from processhub.core.strategies.migration import CustomMigration
 from processhub.strategies import (
     DISTRIBUTION,
     MIGRATION,
@@ -49,7 +49,7 @@ def load(group: str, make: Callable[[EntryPoint], T]) -> Loaded[T]:
     for point in entry_points(group=group):
         try:
             found[point.name] = make(point)
-        except Exception as error:  # noqa: BLE001 one bad package must not keep the operator from starting; it is told
+        except Exception as error:  # noqa: BLE001 one bad package must not keep the controller from starting; it is reported
             failed[point.name] = f"{type(error).__name__}: {error}"
             log.warning("entry point %s of group %s can't be used: %s", point.name, group, failed[point.name])
     return Loaded(found, failed)
@@ -85,7 +85,7 @@ class OwnStrategies(msgspec.Struct, frozen=True):
 
     distribution: Mapping[str, Strategy]
     redundancy: Mapping[str, Redundancy]
-    migration: Mapping[str, OwnMigration]
+    migration: Mapping[str, CustomMigration]
     partition: Mapping[str, Partition]
     failed: Mapping[str, str]
 
@@ -97,9 +97,9 @@ def own_strategies() -> OwnStrategies:
     ranks = _loaded(DISTRIBUTION, Distribution, STRATEGIES, failed)  # type: ignore[type-abstract]  # what is derived from it is asked for
     ways = _loaded(MIGRATION, Migration, MIGRATIONS, failed)  # type: ignore[type-abstract]  # as above
     return OwnStrategies(
-        distribution={name: Own(name, made) for name, made in ranks.items()},
+        distribution={name: CustomDistribution(name, made) for name, made in ranks.items()},
         redundancy=_loaded(REDUNDANCY, Redundancy, REDUNDANCIES, failed),  # type: ignore[type-abstract]  # as above
-        migration={name: OwnMigration(name, made) for name, made in ways.items()},
+        migration={name: CustomMigration(name, made) for name, made in ways.items()},
         partition=_loaded(PARTITION, Partition, PARTITIONS, failed),  # type: ignore[type-abstract]  # as above
         failed=failed,
     )

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from processhub.api.meta import Condition, ObjectMeta, Wire
-
-
-class EnvVar(Wire, frozen=True, kw_only=True):
-    """One environment variable of an exec child."""
-
-    name: str
-    value: str = ""
+from processhub.api.meta import Condition, EnvVar, ObjectMeta, Wire
 
 
 class Exec(Wire, frozen=True, kw_only=True):

@@ -37,7 +37,7 @@ class Rebalance(Wire, frozen=True, kw_only=True):
     max_moves_per_second: int = 500
 
 
-class Distribution(Wire, frozen=True, kw_only=True):
+class DistributionSpec(Wire, frozen=True, kw_only=True):
     """Which member a child goes to."""
 
     strategy: str = "ConsistentHashing"
@@ -46,7 +46,7 @@ class Distribution(Wire, frozen=True, kw_only=True):
     rebalance: Rebalance = Rebalance()
 
 
-class Redundancy(Wire, frozen=True, kw_only=True):
+class RedundancySpec(Wire, frozen=True, kw_only=True):
     """How many copies a child has."""
 
     strategy: str = "Singularity"
@@ -55,7 +55,7 @@ class Redundancy(Wire, frozen=True, kw_only=True):
     redundancy_signal: Literal["None", "Active", "Passive", "All"] = "None"
 
 
-class Migration(Wire, frozen=True, kw_only=True):
+class MigrationSpec(Wire, frozen=True, kw_only=True):
     """How a child changes its member."""
 
     strategy: str = "ColdSwap"
@@ -114,9 +114,9 @@ class HubSpec(Wire, frozen=True, kw_only=True):
     """What the user asks for."""
 
     members: Members = Members()
-    distribution: Distribution = Distribution()
-    redundancy: Redundancy = Redundancy()
-    migration: Migration = Migration()
+    distribution: DistributionSpec = DistributionSpec()
+    redundancy: RedundancySpec = RedundancySpec()
+    migration: MigrationSpec = MigrationSpec()
     partition_tolerance: PartitionTolerance = PartitionTolerance()
     timeouts: Timeouts = Timeouts()
     restarts: Restarts = Restarts()

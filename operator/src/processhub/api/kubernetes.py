@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from processhub.api.meta import ObjectMeta, Wire
+from processhub.api.meta import EnvVar, ObjectMeta, Wire
 from processhub.api.naming import ENV_CHILD_ID, ENV_MEMBER
 
 
@@ -79,13 +79,6 @@ class PodCondition(Wire, frozen=True, kw_only=True):
     message: str = ""
 
 
-class EnvVar(Wire, frozen=True, kw_only=True):
-    """EnvVar."""
-
-    name: str
-    value: str = ""
-
-
 class SchedulingGate(Wire, frozen=True, kw_only=True):
     """PodSchedulingGate: while a Pod has one it gets no node."""
 
@@ -144,7 +137,7 @@ class NodeState(Wire, frozen=True, kw_only=True):
     conditions: tuple[PodCondition, ...] = ()
 
 
-class Node(Wire, frozen=True, kw_only=True):
+class KubernetesNode(Wire, frozen=True, kw_only=True):
     """v1 Node."""
 
     metadata: ObjectMeta

@@ -14,6 +14,13 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """Base of all resource structs: immutable, camelCase on the wire, defaults left out when written."""
 
 
+class EnvVar(Wire, frozen=True, kw_only=True):
+    """An environment variable of a container or an exec child."""
+
+    name: str
+    value: str = ""
+
+
 class OwnerReference(Wire, frozen=True, kw_only=True):
     """An entry of metadata.ownerReferences."""
 

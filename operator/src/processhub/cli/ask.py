@@ -18,7 +18,7 @@ from processhub.client.session import Session, connected
 
 
 async def call(child_id: str, request: str, target: Target, *, timeout: str) -> int:
-    """Print the answer: text as it is, anything else as JSON in one line, or as ``-o`` says."""
+    """Ask a child and print its answer: text as it is, anything else as JSON in one line, or as ``-o`` says."""
     value, limit = _json(request), seconds(timeout)
     async with _hub(child_id, target) as hub:
         answer = await hub.call(child_id, value, limit)
@@ -32,7 +32,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
 
 
 async def cast(child_id: str, message: str, target: Target, *, everywhere: bool, timeout: str) -> int:
-    """Send it; prints the members that took it where it went to all."""
+    """Send a child a message; print the members that took it where it went to all."""
     value, limit = _json(message), seconds(timeout)
     async with _hub(child_id, target) as hub:
         members = await hub.cast(child_id, value, "all" if everywhere else "one", timeout=limit)

@@ -115,7 +115,7 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
 
 
 def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices: list[Choice]) -> list[str]:
-    """The sentences that tell it, in the order in which the operator decides; ``child`` is what asks for it."""
+    """The sentences that explain the place, in the order in which the controller decides; ``child`` asks for it."""
     strategy = hub.spec.distribution.strategy
     spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
     if record is None:
@@ -162,14 +162,14 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
 
 
 def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
-    """Why the strategy has the child where it is, as far as that can be told afterwards."""
+    """Why the strategy has the child where it is, as far as that is known afterwards."""
     strategy = hub.spec.distribution.strategy
     stays = "a child on record stays where it is"
     if strategy == "Modulo":
         order = [member.name for member in hub.status.members]
-        seats = tuple(MemberSlot(name=name) for name in order)
-        wanted = DesiredChild(id=child_id, uid="", key=child_key(child_id), workload="")
-        home = order[int(Modulo().homes([wanted], PlacementView(spec=hub.spec, seats=seats))[0])] if order else ""
+        slots = tuple(MemberSlot(name=name) for name in order)
+        child = DesiredChild(id=child_id, uid="", key=child_key(child_id), workload="")
+        home = order[int(Modulo().homes([child], PlacementView(spec=hub.spec, slots=slots))[0])] if order else ""
         if home == here:
             return f"{here} is the member of its number (Modulo)"
         return f"its member by number is {home}; while that is away or full it goes by the hash, and back when it joins"
@@ -197,7 +197,7 @@ async def _history(session: Session, child: Child | ChildSet) -> list[tuple[str,
     )
     events = [event for event in found if isinstance(event, dict)]
     mine = [event for event in events if event.get("involvedObject", {}).get("uid") in ("", None, child.metadata.uid)]
-    told = [
+    found_events = [
         (
             str(event.get("eventTime") or event.get("lastTimestamp") or ""),
             str(event.get("reason", "")),
@@ -205,7 +205,7 @@ async def _history(session: Session, child: Child | ChildSet) -> list[tuple[str,
         )
         for event in mine
     ]
-    return sorted(told)
+    return sorted(found_events)
 
 
 def _print(found: Explanation) -> None:

@@ -20,14 +20,14 @@ from processhub.cluster.errors import NotFoundError
 _CONTAINER = "agent"
 
 
-class _Line(msgspec.Struct):
+class _LogLine(msgspec.Struct):
     child: str = ""
     hub: str = ""
     stream: str = ""  # the agent's own lines about a child have none
     message: str = ""
 
 
-_decoder = msgspec.json.Decoder(_Line)
+_decoder = msgspec.json.Decoder(_LogLine)
 
 
 async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None) -> int:

@@ -84,7 +84,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
 
 
 def plain(found: Forecast) -> dict[str, Any]:
-    """The outlook as plain data."""
+    """The forecast as plain data."""
     return {
         "moves": [{"id": move.id, "from": move.source, "to": move.target, "why": move.why} for move in found.moves],
         "placed": [

@@ -22,7 +22,7 @@ _FORGETFUL = ("MajorityQuorum", "DynamicQuorum")
 
 
 async def reset(target: Target, *, wait: bool, timeout: str) -> int:
-    """Order it by an annotation, which the operator takes off when it is done; the exit code."""
+    """Reset the quorum by an annotation, which the controller removes when that is done; the exit code."""
     limit = seconds(timeout)
     async with opened(target) as session:
         hub, name = session.living_hub(), f"hub/{session.name}"
@@ -64,5 +64,7 @@ async def _done(session: Session, order: str, limit: float) -> Hub:
 
 
 def _quorum(hub: Hub) -> dict[str, Any]:
-    told = hub.status.quorum
-    return {"required": told.required, "live": told.live, "largestSeen": told.largest_seen} if told else {}
+    quorum = hub.status.quorum
+    if not quorum:
+        return {}
+    return {"required": quorum.required, "live": quorum.live, "largestSeen": quorum.largest_seen}

@@ -1,6 +1,6 @@
-"""Planning what would be: a hub's snapshot from the cluster or from files, changed, and planned to rest.
+"""Forecasts: a hub's snapshot from the cluster or from files, changed, and planned until nothing is left to do.
 
-The planner is the operator's own; here nothing is executed, so each planned step is taken as done.
+The planner is the controller's own; here nothing is executed, so each planned step is taken as done.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ROUNDS = 20
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """What a change comes to.
+    """The effect of a change.
 
     ``children`` are on record before it; ``placed`` are new ones, with the members of their copies, the active one
     first. ``before`` and ``after`` count copies by member.
@@ -54,8 +54,8 @@ def from_files(hub: Hub, children: Iterable[ChildSpec]) -> HubSnapshot:
     """A hub as it is when all its members are new and nothing is placed yet."""
     count, name = hub.spec.members.replicas, hub.metadata.name
     members = tuple(_member(hub, f"{name}-{ordinal}") for ordinal in range(count))
-    wanted = {spec.id: _wanted(spec, f"uid-of-{spec.id}") for spec in children}
-    return HubSnapshot(spec=hub.spec, members=members, children=wanted, record={}, next_epoch=1)
+    desired = {spec.id: _desired(spec, f"uid-of-{spec.id}") for spec in children}
+    return HubSnapshot(spec=hub.spec, members=members, children=desired, record={}, next_epoch=1)
 
 
 def from_cluster(
@@ -68,13 +68,13 @@ def from_cluster(
     names = {member.name for member in hub.status.members} | {
         node.name for record in records.values() for node in record.nodes
     }
-    wanted: dict[str, DesiredChild] = {}
+    desired: dict[str, DesiredChild] = {}
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
         bound[child.id] = child.spec
         if child.id not in records and accepted and not child.spec.suspend:
-            wanted[child.id] = _wanted(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
+            desired[child.id] = _desired(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
     for item in sets:
         accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
         template = item.spec.template
@@ -84,20 +84,20 @@ def from_cluster(
                 bound[child_id] = template
             elif known_as is None and child_id not in bound and accepted and not template.suspend:
                 bound[child_id] = template
-                wanted[child_id] = _wanted(msgspec.structs.replace(template, id=child_id), item.metadata.uid)
+                desired[child_id] = _desired(msgspec.structs.replace(template, id=child_id), item.metadata.uid)
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
         spec = bound.get(child_id)
         # As the registry has it: edits that are still to be taken up are no moves.
-        wanted[child_id] = _wanted(
+        desired[child_id] = _desired(
             msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned, origin=spec.origin)
             if spec
             else known.spec,
             known.uid,
         )
-        record[child_id] = tuple(OnRecord(node.name, _entry(wanted[child_id], node)) for node in known.nodes)
+        record[child_id] = tuple(OnRecord(node.name, _entry(desired[child_id], node)) for node in known.nodes)
         if any(node.asleep for node in known.nodes):
-            wanted[child_id] = msgspec.structs.replace(wanted[child_id], suspended=True)
+            desired[child_id] = msgspec.structs.replace(desired[child_id], suspended=True)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     known_members = {member.name: member for member in hub.status.members}
     members = []
@@ -106,7 +106,7 @@ def from_cluster(
         view = _member(hub, name, Phase.LIVE if status is not None and status.ready else Phase.HELD)
         usage = parse_usage(f"cpu={status.cpu} memory={status.memory} children={status.children}") if status else None
         members.append(msgspec.structs.replace(view, draining=name in drained, usage=usage))
-    return HubSnapshot(spec=hub.spec, members=tuple(members), children=wanted, record=record, next_epoch=_NO_LIMIT**2)
+    return HubSnapshot(spec=hub.spec, members=tuple(members), children=desired, record=record, next_epoch=_NO_LIMIT**2)
 
 
 def at_rest(snapshot: HubSnapshot) -> HubSnapshot:
@@ -170,7 +170,7 @@ def _simulate(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
 
 
 def _done(snapshot: HubSnapshot, step: Plan) -> HubSnapshot:
-    """The snapshot once every order of the plan has been carried out."""
+    """The snapshot once every change of the plan has been carried out."""
     record = dict(snapshot.record)
     for member, entries in step.entries.items():
         for child_id, entry in entries.items():
@@ -218,7 +218,7 @@ def _known(kind: str, name: str, find: Callable[[], T], there: Iterable[str]) ->
 
 
 def _copies(snapshot: HubSnapshot) -> int | None:
-    """As a redundancy strategy of the user's says."""
+    """The number of copies by a redundancy strategy of the user's; None with a built-in one."""
     name = snapshot.spec.redundancy.strategy
     if name in REDUNDANCIES:
         return None
@@ -245,5 +245,5 @@ def _entry(child: DesiredChild, node: Node) -> Assignment:
     return msgspec.structs.replace(child.entry(node.epoch, wait=node.waiting), asleep=node.asleep)
 
 
-def _wanted(spec: ChildSpec, uid: str) -> DesiredChild:
+def _desired(spec: ChildSpec, uid: str) -> DesiredChild:
     return desired_child(spec, spec.id, uid, encode_workload(spec)[0])

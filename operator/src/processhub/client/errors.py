@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-import msgspec
-
+from processhub.client.results import ChildError, Result
 from processhub.requesterrors import (
     BadRequest,
     Busy,
@@ -22,9 +20,6 @@ from processhub.requesterrors import (
     RequestFailed,
     Timeout,
 )
-
-if TYPE_CHECKING:
-    from processhub.client.results import Result
 
 __all__ = [
     "BadRequest",
@@ -113,18 +108,6 @@ class ClientReason(StrEnum):
     """It belongs to a ChildSet: change or scale that."""
     NOT_SENT = "NotSent"
     """The time was over before its turn came: nothing was written."""
-
-
-class ChildError(msgspec.Struct, frozen=True):
-    """Why one child was not started or stopped."""
-
-    reason: str
-    """A word of ``Reason`` or ``ClientReason``."""
-    message: str
-    """A sentence for people."""
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.message}"
 
 
 def names(ids: Iterable[str]) -> str:

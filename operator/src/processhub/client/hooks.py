@@ -107,7 +107,7 @@ async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hoo
 
 
 async def _taken(session: Session, edited: Hub) -> Hub:
-    """The hub once its operator has acted on the edit: what happens from then on is told as it says."""
+    """The hub once its controller has acted on the edit: from then on its hooks are as the edit says."""
     try:
         async with asyncio.timeout(TAKEN_SECONDS):
             while True:

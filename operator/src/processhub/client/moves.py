@@ -184,7 +184,7 @@ async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             raise Timeout(f"child {order.id!r} does not run on {member} within {timeout:g} s", (order.id,))
-        # The registry says nothing of an order: while it stands only the next look can tell.
+        # The registry says nothing of a request: while it stands, only another look at the object shows its result.
         await _until(session, there if not outcome.stands else lambda: False, min(left, _LOOK_SECONDS))
 
 

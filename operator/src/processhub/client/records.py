@@ -53,17 +53,17 @@ class Spec(ChildSpec, frozen=True, kw_only=True):
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What one slice says of an id: the operator's word, the member's word, or both."""
+    """What one slice says of an id: the entry in its spec, the report in its status, or both."""
 
     slice: str
     member: str
     assignment: Assignment | None
     report: Report | None
-    spec: Spec | None  # what the assignment tells, where there is one
+    spec: Spec | None  # the spec that the assignment describes, where there is one
 
     @property
     def answered(self) -> bool:
-        """Whether the member's word is about the incarnation that the operator ordered."""
+        """Whether the report is about the incarnation that the entry asks for."""
         assignment, report = self.assignment, self.report
         return (
             assignment is not None
@@ -73,7 +73,7 @@ class Copy(msgspec.Struct, frozen=True):
         )
 
     def concerns(self, uid: str) -> bool:
-        """Whether either word is about this incarnation."""
+        """Whether the entry or the report is about this incarnation."""
         return (self.assignment is not None and self.assignment.uid == uid) or (
             self.report is not None and self.report.uid == uid
         )
@@ -119,7 +119,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def node_of(copy: Copy) -> Node:
-    """The copy as users see it: Pending until the member has answered, and its last word once it is off record."""
+    """The copy as users see it: Pending until the member reports it, and its last report once it is off record."""
     assignment, report = copy.assignment, copy.report
     if report is None or (assignment is not None and not copy.answered):
         if assignment is None:
@@ -150,7 +150,7 @@ def node_of(copy: Copy) -> Node:
 
 
 def spec_of(hub: str, child_id: str, assignment: Assignment, workload: Workload) -> Spec:
-    """The spec that an entry and its workload tell."""
+    """The spec that an entry and its workload describe."""
     return Spec(
         hub=hub,
         id=child_id,
@@ -164,7 +164,7 @@ def spec_of(hub: str, child_id: str, assignment: Assignment, workload: Workload)
 
 
 def record_of(copies: tuple[Copy, ...]) -> Record | None:
-    """The record that the slices' words make; None where no slice's spec names the id.
+    """The record that the copies make; None where no slice's spec names the id.
 
     Of several entries of one member the highest epoch counts, as it does for the agent.
     """
@@ -208,5 +208,5 @@ def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:
 
 def _in_transition(copy: Copy) -> bool:
     if copy.assignment is None:
-        return True  # only the member speaks of it: an earlier owner that has not ended yet
+        return True  # only a report is left: an earlier owner that has not ended yet
     return (copy.assignment.wait and not copy.assignment.asleep) or (copy.report is not None and not copy.answered)

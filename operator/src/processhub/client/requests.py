@@ -13,10 +13,10 @@ import aiohttp
 from yarl import URL
 
 from processhub.api.requests import ANSWER_HEADER, KEY_HEADER, read_problem
+from processhub.client.endpoints import MemberEndpoints
 from processhub.client.errors import HubError, NoOwner, OutcomeUnknown, RequestFailed, Timeout
 from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
-from processhub.client.ways import MemberEndpoints
 from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
@@ -37,12 +37,12 @@ class Requests:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._token = MemberToken(session)
-        self._ways = MemberEndpoints(session)
+        self._endpoints = MemberEndpoints(session)
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._ways.close()
+        await self._endpoints.close()
         if self._http is not None:
             await self._http.close()
 
@@ -96,14 +96,14 @@ class Requests:
         deadline, pause = loop.time() + self._session.living_hub().spec.timeouts.request_seconds, _PAUSE_SECONDS
         while True:
             tried: list[str] = []
-            async for base in self._ways.bases():
+            async for base in self._endpoints.bases():
                 reply = await self._to_member(base, child_id, path, body, headers, tried)
                 if reply is not None:
-                    self._ways.worked(base)
+                    self._endpoints.worked(base)
                     return reply
-                await self._ways.failed(base)
+                await self._endpoints.failed(base)
             if loop.time() + pause > deadline:
-                listed = "; ".join(tried + self._ways.troubles) or "none is ready"
+                listed = "; ".join(tried + self._endpoints.troubles) or "none is ready"
                 raise NoOwner(f"no member of hub {self._session.name} could be asked: {listed}", 0, "no_owner")
             await asyncio.sleep(pause)
             pause *= 2

@@ -6,8 +6,19 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from processhub.client.errors import ChildError
 from processhub.client.records import Processes
+
+
+class ChildError(msgspec.Struct, frozen=True):
+    """Why one child was not started or stopped."""
+
+    reason: str
+    """A word of ``Reason`` or ``ClientReason``."""
+    message: str
+    """A sentence for people."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
 
 
 class Rollback(msgspec.Struct, frozen=True):

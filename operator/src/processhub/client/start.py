@@ -46,7 +46,7 @@ class StartCall:
         self._session, self._specs = session, specs
         self._check_existing, self._on_failure = check_existing, on_failure
         self._mark = uuid.uuid4().hex
-        self._doubtful: set[str] = set()  # the server did not answer: created or not
+        self._unconfirmed: set[str] = set()  # ids whose creation got no answer from the server
         self.created: dict[str, str] = {}  # uid by id
         self._uids: dict[str, str] = {}  # created, or accepted as they were
         self.result = Result(self.wait)
@@ -111,7 +111,7 @@ class StartCall:
 
     async def roll_back(self) -> None:
         """Remove everything that this call created, and nothing else; wait until it has ended."""
-        unknown = await self._clear_doubts()
+        unknown = await self._find_created()
         removal = Removal(self._session)
         await removal.delete({child_id: (child_object_name(child_id), uid) for child_id, uid in self.created.items()})
         await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
@@ -151,7 +151,7 @@ class StartCall:
         except AlreadyExistsError:
             await self._met(child_id, body["metadata"]["name"])
         except ConnectionFailedError as error:
-            self._doubtful.add(child_id)
+            self._unconfirmed.add(child_id)
             self._fail(child_id, ClientReason.UNREACHABLE, f"{error.message}; whether it was created is not known")
         except InvalidError as error:
             self._fail(child_id, Reason.INVALID, error.message)
@@ -161,7 +161,7 @@ class StartCall:
             self._fail(child_id, ClientReason.NOT_FOUND, f"there is no namespace {session.namespace}")
         except ApiError as error:
             if error.status >= 500:
-                self._doubtful.add(child_id)  # it says nothing of what was done before
+                self._unconfirmed.add(child_id)  # it says nothing of what was done before
             self._fail(child_id, error.reason or ClientReason.UNREACHABLE, error.message)
         else:
             self._created(child_id, child)
@@ -171,7 +171,7 @@ class StartCall:
         try:
             existing = await patiently(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
         except ApiError as error:
-            self._doubtful.add(child_id)
+            self._unconfirmed.add(child_id)
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} was there a moment ago: {error.message}")
             return
         if existing.metadata.annotations.get(ANNOTATION_START) == self._mark:
@@ -210,8 +210,8 @@ class StartCall:
         self.result.started.pop(child_id, None)
         self.result.errors[child_id] = ChildError(str(reason), message)
 
-    async def _clear_doubts(self) -> dict[str, ChildError]:
-        """Look which of the doubtful ones this call created; why that can't be said, by id."""
+    async def _find_created(self) -> dict[str, ChildError]:
+        """Add those of the unconfirmed ids that this call created; return, by id, why that is not known of others."""
         unknown: dict[str, ChildError] = {}
 
         async def look(child_id: str) -> None:
@@ -228,8 +228,8 @@ class StartCall:
             if child.metadata.annotations.get(ANNOTATION_START) == self._mark:
                 self.created[child_id] = child.metadata.uid
 
-        await each(tuple(self._doubtful), look)
-        self._doubtful = set(unknown)
+        await each(tuple(self._unconfirmed), look)
+        self._unconfirmed = set(unknown)
         return unknown
 
 
@@ -243,6 +243,6 @@ def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _same(existing: Child, wanted: ChildSpec) -> bool:
+def _same(existing: Child, spec: ChildSpec) -> bool:
     """Whether both ask for the same; who asked (origin) and where the id stands do not matter."""
-    return msgspec.structs.replace(existing.spec, id="", origin="") == msgspec.structs.replace(wanted, id="", origin="")
+    return msgspec.structs.replace(existing.spec, id="", origin="") == msgspec.structs.replace(spec, id="", origin="")

@@ -7,17 +7,15 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import HubError
 from processhub.client.moves import DrainResult
+from processhub.client.records import Processes, Spec
 from processhub.client.results import Result, StopResult
 from processhub.client.specs import ChildLike
 from processhub.client.start import OnFailure
-
-if TYPE_CHECKING:
-    from processhub.client.hub import Hub
-    from processhub.client.records import Processes, Spec
 
 T = TypeVar("T")
 
@@ -43,7 +41,7 @@ class SyncResult(Result):
 class SyncHub:
     """``Hub`` with blocking methods; see there for arguments, results and errors. Usable from several threads."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: AsyncHub) -> None:
         self._hub = hub
         self.name = hub.name
         self._working: set[asyncio.Task[Any] | None] = set()

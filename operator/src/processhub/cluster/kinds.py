@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease, Node, Pod
+from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.meta import GROUP, VERSION, PartialObject
 from processhub.api.slice import RegistrySlice
 
@@ -50,7 +50,7 @@ CHILD_SETS = Kind(GROUP, VERSION, "childsets", ChildSet)
 SLICES = Kind(GROUP, VERSION, "registryslices", RegistrySlice)
 LEASES = Kind("coordination.k8s.io", "v1", "leases", Lease)
 PODS = Kind("", "v1", "pods", Pod)
-NODES = Kind("", "v1", "nodes", Node, namespaced=False)
+NODES = Kind("", "v1", "nodes", KubernetesNode, namespaced=False)
 
 
 def untyped(api_version: str, plural: str, *, namespaced: bool = True) -> Kind[dict[str, Any]]:

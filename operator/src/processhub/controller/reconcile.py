@@ -70,8 +70,8 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.strategies import Strategy, strategy_of
-from processhub.core.strategies.custom import Own
-from processhub.core.strategies.migration import MigrationStrategy, OwnMigration, migration_of
+from processhub.core.strategies.custom import CustomDistribution
+from processhub.core.strategies.migration import CustomMigration, MigrationStrategy, migration_of
 from processhub.extensions import own_strategies
 
 _MANY = 32  # With more entries under way than this, writes of Child statuses are throttled: slices go first.
@@ -213,7 +213,7 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.observe.applied_moves, steps)
-        move_results_in = await move_requests.record_results(observation, plan.answered, loop.time())
+        move_results_in = await move_requests.record_results(observation, plan.move_results, loop.time())
         lifetimes = Lifetimes(self._client, state, memory.execute, steps)
         await lifetimes.delete_expired(observation, loop.time())
         await self._retire(state, memory.execute, members, writer, steps)
@@ -262,8 +262,8 @@ class Reconciler:
         kept.moves.spend(plan.planned_moves)
         self._emit_failure(hub, memory.report, strategy, migration, rules)
         kept.last_placed = plan.last_placed
-        kept.deferred_moves.defer(plan.put_off, now)
-        kept.rebalance_target = kept.cooldown.taker(plan.imbalance, now)
+        kept.deferred_moves.defer(plan.deferred, now)
+        kept.rebalance_target = kept.cooldown.target(plan.imbalance, now)
         return observation, plan
 
     def _members(self, hub: Hub, state: HubState, memory: ObserveMemory, now: float) -> dict[str, Member]:
@@ -472,9 +472,9 @@ class Reconciler:
     ) -> None:
         """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
         failure = rules.failure
-        if isinstance(strategy, Own) and strategy.failure:
+        if isinstance(strategy, CustomDistribution) and strategy.failure:
             failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
-        if isinstance(migration, OwnMigration) and migration.failure:
+        if isinstance(migration, CustomMigration) and migration.failure:
             failure = (
                 f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
             )

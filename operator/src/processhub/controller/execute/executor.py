@@ -186,7 +186,7 @@ def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
         plan,
         entries={member: changes for member, changes in entries.items() if changes},
         moves=tuple(move for move in plan.moves if move.id not in ids),
-        answered={child_id: why for child_id, why in plan.answered.items() if why or child_id not in ids},
+        move_results={child_id: why for child_id, why in plan.move_results.items() if why or child_id not in ids},
     )
 
 

@@ -55,7 +55,7 @@ class MoveRequests:
         for child_id, refusal in results.items():
             known = observation.chosen.get(child_id)
             if known is not None:
-                await self._record_child(known.child, observation.snapshot.orders[child_id], refusal)
+                await self._record_child(known.child, observation.snapshot.move_requests[child_id], refusal)
         for uid in self._applied_moves.keys() - observation.sets.keys():
             del self._applied_moves[uid]
         waits = [

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from processhub.api.child import EnvVar, Workload
-from processhub.api.meta import brief
+from processhub.api.child import Workload
+from processhub.api.meta import EnvVar, brief
 from processhub.api.slice import Assignment, encode_workload
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate

@@ -119,7 +119,7 @@ def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[s
         moves=plan.moves,
         moving=plan.moving,
         pending_moves=plan.pending_moves,
-        deferred=plan.put_off,
+        deferred=plan.deferred,
         stranded=plan.stranded,
     )
 

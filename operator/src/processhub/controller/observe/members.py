@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease, Node, Pod
+from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.naming import (
     ANNOTATION_DRAINED,
     ANNOTATION_JOINING,
@@ -81,7 +81,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 def observe_members(
     hub: Hub,
     state: HubState,
-    nodes: Mapping[tuple[str, str], Node],
+    nodes: Mapping[tuple[str, str], KubernetesNode],
     restarting_since: dict[str, float],
     now: float,
     *,
@@ -177,7 +177,7 @@ def member_of(lease: Lease) -> str:
 def _facts(
     hub: Hub,
     pod: Pod | None,
-    node: Node | None,
+    node: KubernetesNode | None,
     lease: KnownLease | None,
     slices: tuple[KnownSlice, ...],
     wanted: bool,
@@ -229,7 +229,7 @@ def _condition(pod: Pod, kind: str) -> bool:
     return any(condition.type == kind and condition.status == "True" for condition in pod.status.conditions)
 
 
-def _node_ready(node: Node | None, pod: Pod | None, per_node: bool) -> bool:
+def _node_ready(node: KubernetesNode | None, pod: Pod | None, per_node: bool) -> bool:
     if node is None:
         return not per_node and (pod is None or not pod.spec.node_name)
     return any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)

@@ -105,7 +105,7 @@ def emit_changed_pods(
 
 def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
     """Post why a child that was to hand its state over stays where it is."""
-    for child_id in plan.put_off:
+    for child_id in plan.deferred:
         known = observation.chosen.get(child_id)
         for place in observation.snapshot.record.get(child_id, ()):
             kept = Kept.parse(place.kept)

@@ -11,7 +11,7 @@ from typing import Any
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease, Node, Pod
+from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, LABEL_HUB
 from processhub.api.slice import RegistrySlice
@@ -299,7 +299,7 @@ class Store:
         if old is None or old.spec.holder_identity != new.spec.holder_identity or not _same_marks(old, new):
             self._wake(key)  # a renewal alone changes nothing that a reconcile decides
 
-    def _node(self, old: Node | None, new: Node | None) -> None:
+    def _node(self, old: KubernetesNode | None, new: KubernetesNode | None) -> None:
         if old is not None and new is not None and old.spec == new.spec and old.status == new.status:
             return  # labels or a heartbeat
         for key in self.hubs:

@@ -1,4 +1,4 @@
-"""What the planner answers: changes to entries, and why what is not placed is not."""
+"""The planner's result: changes to entries, and why what is not placed is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processhub.api.slice import Assignment
 
 
 class Unplaced(msgspec.Struct, frozen=True):
-    """Why a child has no place now."""
+    """The reason why a child has no place now."""
 
     reason: Reason
     message: str
@@ -28,19 +28,19 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """``entries``: member → id → its new entry, or None to remove it. Only what changes is named."""
+    """One round's changes. ``entries``: member → id → its new entry, or None to remove it; only changes are named."""
 
     entries: Mapping[str, Mapping[str, Assignment | None]]
     unplaced: Mapping[str, Unplaced]
-    moves: tuple[Move, ...] = ()  # begun by this plan, planned and after a loss
-    joining: Mapping[str, bool] = {}  # changes to who counts as joining
-    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → bound children that can't leave it
-    answered: Mapping[str, str] = {}  # orders that are done with, by id: "" carried out, else why not
-    put_off: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
+    moves: tuple[Move, ...] = ()  # the moves that this plan begins, by choice and after a loss
+    joining: Mapping[str, bool] = {}  # member → whether it counts as joining, where that changes
+    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → the bound children that can't leave it
+    move_results: Mapping[str, str] = {}  # requests that are finished, by id: "" carried out, else why not
+    deferred: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
     imbalance: tuple[str, str] | None = None  # the most and the least loaded member, where the strategy minds
     last_placed: str = ""  # the member that the newest child went to
     next_epoch: int
-    pending_moves: int = 0  # wanted by a join or drain but over the budget of this round
+    pending_moves: int = 0  # due to a join, a drain or a request, but over the budget of this round
     moving: int = 0  # moves under way, these included
     restarts: int = 0  # in place, of paced children
     pending_restarts: int = 0  # over the budget of this round

@@ -1,4 +1,4 @@
-"""What the planner decides on: one hub at one moment, immutable."""
+"""The planner's input: one hub at one moment, immutable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from processhub.core.model.placement import child_key
 
 
 class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that shall be on record: what the user asked for, accepted and in the planner's terms.
+    """A child that shall be on record: the accepted spec of the user, in the planner's terms.
 
     ``suspended``: it shall not run, but keep its place where it has one.
     ``paced``: a changed workload restarts it only as the move budget allows; it is one of many that change at once.
@@ -46,18 +46,18 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def movable(self) -> bool:
-        """Whether a join may move it."""
+        """Whether a join may move the child."""
         return not (self.bound or self.refused)
 
     @property
     def bound(self) -> bool:
-        """Whether it waits for its member rather than moving."""
+        """Whether the child waits for its member rather than moving."""
         return self.pinned or bool(self.nodes)
 
     def entry(
         self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
     ) -> Assignment:
-        """What a slice says of it; ``wait``: on record only until its former member has stopped it."""
+        """The child's entry in a slice; ``wait``: it is not started before its former member has stopped it."""
         return Assignment(
             uid=self.uid,
             epoch=epoch,
@@ -101,14 +101,14 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dead(self) -> bool:
-        """Whether nothing runs there now."""
+        """Whether nothing runs on the member now."""
         return self.ended or self.phase is Phase.GONE
 
 
 class OnRecord(msgspec.Struct, frozen=True):
     """An entry and the member whose slice holds it; ``state`` as that member reports it, "" where it does not.
 
-    ``gave``, ``kept`` and ``got`` are its words on a handover (api/slice.py). ``came_up``: it was Running under this
+    ``gave``, ``kept`` and ``got`` are its reports on a handover (api/slice.py). ``came_up``: it was Running under this
     epoch, whatever it is by now.
     """
 
@@ -122,25 +122,25 @@ class OnRecord(msgspec.Struct, frozen=True):
 
     @property
     def up(self) -> bool:
-        """Whether it runs."""
+        """Whether the child runs there."""
         return self.state == State.RUNNING
 
     @property
     def failed(self) -> bool:
-        """Whether it was started, and ended or never came up."""
+        """Whether the child was started there, and ended or never came up."""
         return self.state in (State.FAILED, State.STOPPED)
 
     @property
     def tried(self) -> bool:
-        """Whether its start is over, well or not."""
+        """Whether the child's start there is over, successful or not."""
         return self.state not in ("", State.PENDING, State.STARTING)
 
 
 class ChildPod(msgspec.Struct, frozen=True):
     """A Pod that was made for a child and is still there; ``text`` names it and its node.
 
-    ``run`` is the epoch under which it was started, ``role`` the one that it was told last. It is made active by being
-    told; stepping back is another Pod's.
+    ``run`` is the epoch under which it was started, ``role`` the last role that it was given. A passive Pod is made
+    active by a new role; to step back, the child gets another Pod.
     """
 
     member: str
@@ -149,7 +149,7 @@ class ChildPod(msgspec.Struct, frozen=True):
     role: str = Role.ACTIVE
 
     def passive_for(self, place: OnRecord) -> bool:
-        """Whether it is the incarnation that this entry means, and has not been told to be active."""
+        """Whether the Pod is the incarnation that this entry means, and has not been made active."""
         own = self.member == place.member and self.run == str(place.entry.started_with)
         return own and self.role == Role.PASSIVE
 
@@ -163,10 +163,10 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub. ``children`` are those that shall run or are suspended, by id; one whose edit was refused is as it was.
+    """One hub at one moment. ``children``: those that shall run or are suspended, by id, as last accepted.
 
-    ``last_placed``: the member that the newest child went to ("": read it off the record). ``orders``: id → the member
-    that somebody asked to have it moved to.
+    ``last_placed``: the member that the newest child went to ("": read it off the record). ``move_requests``: id → the
+    member that somebody asked to have it moved to.
     ``pods``: id → the Pods of its own that are there, wherever it is on record.
     """
 
@@ -177,11 +177,11 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     next_epoch: int
     move_budget: int = 0
     last_placed: str = ""
-    orders: Mapping[str, str] = {}
+    move_requests: Mapping[str, str] = {}
     copies: int | None = None  # as a redundancy strategy of the user's says, None with ProcessHub's own
     pods: Mapping[str, tuple[ChildPod, ...]] = {}
     claims: Mapping[str, Claim] = {}  # by id
-    put_off: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
+    deferred: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
     formed: bool = True  # false until the hub's first members are there: nothing is placed yet
     uncertain: frozenset[str] = frozenset()  # ids whose entries a write without an answer may have changed
     partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
@@ -195,7 +195,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> DesiredChild:
-    """What a Child's spec asks for; ``workload`` is the hash of its workload."""
+    """The child that a Child's spec asks for; ``workload`` is the hash of its workload."""
     return DesiredChild(
         id=child_id,
         uid=uid,
@@ -223,7 +223,7 @@ def keys_of(children: Iterable[DesiredChild]) -> NDArray[np.uint64]:
     return np.fromiter((child.key for child in children), dtype=np.uint64)
 
 
-def attributes_digest(wanted: DesiredChild) -> str:
+def attributes_digest(child: DesiredChild) -> str:
     """A hash of what a Pre hook may change of a child: its workload, restart policy, tags and metadata."""
-    text = msgspec.json.encode((wanted.workload, wanted.restart_policy, wanted.tags, wanted.metadata))
+    text = msgspec.json.encode((child.workload, child.restart_policy, child.tags, child.metadata))
     return xxhash.xxh3_64_hexdigest(text)

@@ -1,6 +1,6 @@
 """A plan in the making: the counts and the changes so far, the room that is left, and what must be proven first.
 
-What the ways of planning share (``planner`` for one copy of a child, ``replicas`` for several).
+The planners share it: ``single`` plans one copy of each child, ``replicated`` several.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 
-# Why an order to move a child is not obeyed.
+# Why a request to move a child is refused.
 NOT_PLACED = "it is not placed yet, or suspended"
 PINNED = "it is pinned; set spec.pinned to false first"
 MAPPED = "its spec.nodes names where it is; edit that"
@@ -36,9 +36,9 @@ class PlanBuilder:
         self.unplaced: dict[str, Unplaced] = {}
         self.moves: list[Move] = []
         self.joining: dict[str, bool] = {}
-        self.put_off: list[str] = []
+        self.deferred: list[str] = []
         self.stranded: dict[str, list[str]] = {}
-        self.answered: dict[str, str] = {}
+        self.move_results: dict[str, str] = {}
         self.imbalance: tuple[str, str] | None = None
         self.last_placed = snapshot.last_placed
         self.next_epoch = snapshot.next_epoch
@@ -67,7 +67,7 @@ class PlanBuilder:
         return MemberNames(member.name for member in self.snapshot.members if not member.settled)
 
     def remove_unwanted(self) -> None:
-        """Take off the record what nobody wants any more: that is the order to stop."""
+        """Remove the entries of children that shall not be on record: that is the order to stop."""
         children = self.snapshot.children
         for child_id, places in self.snapshot.record.items():
             if child_id not in children and child_id not in self.snapshot.uncertain:
@@ -75,16 +75,16 @@ class PlanBuilder:
                     self.put(on_record.member, child_id, None)
 
     def result(self) -> Plan:
-        """The plan."""
+        """The finished plan."""
         flags = {member.name: member.joining for member in self.snapshot.members}
         return Plan(
             entries=self.changes,
             unplaced=self.unplaced,
             moves=tuple(self.moves),
-            put_off=tuple(self.put_off),
+            deferred=tuple(self.deferred),
             joining={name: value for name, value in self.joining.items() if flags[name] != value},
             stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
-            answered=self.answered,
+            move_results=self.move_results,
             imbalance=self.imbalance,
             last_placed=self.last_placed,
             next_epoch=self.next_epoch,
@@ -123,9 +123,9 @@ class PlanBuilder:
         return not bound and (member.phase is Phase.GONE or member.draining)
 
     def put_to_sleep(self, child: DesiredChild, place: OnRecord, state: str = "") -> None:
-        """Keep the entry of a suspended child, with its room, as no order to start; ``state`` is what it had got.
+        """Keep the entry of a suspended child, with its room, but not to be started; ``state`` is what it had got.
 
-        It is kept as it is on record: an edit is taken up when the child is resumed.
+        The entry stays as it is on record: an edit takes effect when the child is resumed.
         """
         member = self.members[place.member]
         self.load[place.member] += 1
@@ -143,7 +143,7 @@ class PlanBuilder:
         self.next_epoch += 1
 
     def due(self, child: DesiredChild, entry: Assignment) -> DesiredChild:
-        """What the entry shall say now: of many that change at once, those over the budget run on as on record."""
+        """The child as its entry shall be now: of many that change at once, those over the budget stay as they are."""
         if entry.workload == child.workload or not child.paced:
             return child
         if self.budget <= 0:
@@ -164,7 +164,7 @@ class PlanBuilder:
         self.moves.append(Move(child.id, source, target, why))
 
     def unfit(self, name: str) -> str:
-        """Why nothing can be moved to the member of this name, "" where it can, as far as there is room."""
+        """Why nothing can be moved to the member of this name; "" where it can, if there is room."""
         member = self.members.get(name)
         if member is None or not member.wanted:
             return f"the hub has no member {name!r}; its members are {self._wanted_members.some}"
@@ -246,7 +246,7 @@ class PlanBuilder:
         return None
 
     def passive_pods(self, child_id: str, places: Collection[OnRecord]) -> set[str]:
-        """Of these places' members those of whose Pods of the child none is, or was, anything but passive."""
+        """The members, of these places, whose Pods of the child are passive and always were."""
         pods = self.snapshot.pods.get(child_id, ())
         return {
             place.member
@@ -263,7 +263,7 @@ class PlanBuilder:
         return child.entry(epoch, wait=wait, role=role, run=run, state=state)
 
     def refreshed(self, child: DesiredChild, entry: Assignment, role: str) -> Assignment | None:
-        """The entry as the child is asked for now, in this role; None where it says so already.
+        """The entry for the child's present spec in this role; None where the entry is that already.
 
         A changed workload and the step back from active are restarts with a new epoch. A promotion is a new epoch too,
         but what runs runs on; so does one that was to hand its state over, and need not any more.
@@ -277,12 +277,12 @@ class PlanBuilder:
         return None
 
     def put(self, member: str, child_id: str, entry: Assignment | None) -> None:
-        """Note what the member's slice shall say of the child; None takes it off."""
+        """Set the child's entry in the member's slice; None removes it."""
         self.changes.setdefault(member, {})[child_id] = entry
 
 
 def pod_there(child_id: str, text: str) -> Unplaced:
-    """What is said of a child that can't go on because of a Pod."""
+    """The reason for a child that has to wait for the end of a Pod."""
     return Unplaced(
         Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop: its pod {text} is still there"
     )
@@ -294,7 +294,7 @@ def takes(member: MemberView) -> bool:
 
 
 def same_attributes(entry: Assignment, child: DesiredChild) -> bool:
-    """Whether the entry says of the child what needs no restart, as it is asked for."""
+    """Whether the entry has the child's attributes that change without a restart."""
     return (
         entry.restart_policy == child.restart_policy
         and entry.tags == child.tags

@@ -1,10 +1,10 @@
 """A move that somebody asked for, of a child with several copies: which step is next.
 
 Of copies of which one is active, the one on the wanted member becomes that; else the one that is placed worst goes
-there. Either way it is had by steps that are taken anyway, each on its own proof: a copy is added, runs, another is
-told to be passive or leaves, and only when that one is proven to have ended is the next made active (docs/protocol.md,
+there. Both take steps that a plan takes anyway, each on its own proof: a copy is added, runs, another is made
+passive or leaves, and only when that one is proven to have ended is the next made active (docs/protocol.md,
 rules 7 and 8).
-The order only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
+The request only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from processhub.core.model.snapshot import OnRecord
 
 
 class CopyStep(StrEnum):
-    """What to do next."""
+    """The next step of a move."""
 
     DONE = "Done"
-    """It is as was asked for."""
+    """The request is carried out."""
     ADD = "Add"
     """The member is to have a copy."""
     WAIT = "Wait"
@@ -33,7 +33,7 @@ class CopyStep(StrEnum):
 
 
 class CopyMove(msgspec.Struct, frozen=True):
-    """An order that can be obeyed: ``there`` is the copy on the wanted member, ``active`` the one that is active.
+    """A move request that can be applied: ``there`` is the copy on the requested member, ``active`` the active one.
 
     Both None where there is none. ``active`` is None too where all copies are active.
     """
@@ -47,7 +47,7 @@ class CopyMove(msgspec.Struct, frozen=True):
 def next_step(member: str, staying: list[OnRecord], wanted: int, *, standby: bool) -> CopyMove:
     """The next step to ``member``, of a child whose copies ``staying`` shall be ``wanted`` in number.
 
-    ``standby``: one of them is active. Sound wherever it is asked anew: it goes by the record and the reports alone.
+    ``standby``: one of them is active. It depends on the record and the reports alone: every round may ask anew.
     """
     there = next((place for place in staying if place.member == member and not place.entry.wait), None)
     acting = [place for place in staying if standby and place.entry.role == Role.ACTIVE and not place.entry.wait]

@@ -4,13 +4,13 @@ The record goes through these steps (docs/protocol.md, rules 20 and 21). ``epoch
 waits::
 
     source                       target
-    to=<target>:<epoch>          wait                 begun: the source is told to quiesce and to send the state
+    to=<target>:<epoch>          wait                 begun: the source is to quiesce and to send the state
     gave=<epoch>:<checksum>      got=<checksum>       both say that the state is there, whole
     to=…                         a newer epoch,       committed: the target starts with that state; the source keeps
                                  state=<checksum>     its copy, quiesced
     removed                      Running, or it was   the target needs no copy of the state any more
 
-Running may never be seen: a member's reports tell of the present, and a program may be quick. It took the state too if
+Running may never be seen: a member reports the present state, and a program may be quick. It took the state too if
 it was up before (``startedAt``), whatever it is by now. One that ended and was never up proves nothing: the source
 keeps its copy, with which an edit starts it anew, and takes it back where the target is lost or is to be emptied, or
 somebody asks for the child elsewhere. Only a source that is to be emptied itself does not wait for that: the target has
@@ -34,14 +34,14 @@ from processhub.core.model.snapshot import MemberView, OnRecord
 
 
 class Step(Enum):
-    """What to do next."""
+    """The next step of a move."""
 
-    ORDER = "order"  # tell the source to hand over
+    ORDER = "order"  # have the source hand over
     WAIT = "wait"
     COMMIT = "commit"  # the target starts with the state
     AGAIN = "again"  # the target had the state and lost it: it waits for it under a new epoch
     COLD = "cold"  # go on without a state: there is none to be had
-    PUT_OFF = "put off"  # the child does not want to go, or its state did not come over: it stays
+    DEFER = "defer"  # the child does not want to go, or its state did not come over: it stays
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class Next(msgspec.Struct, frozen=True):
 
 
 def order_for(target: OnRecord, *, must: bool) -> str:
-    """What the source's entry says: to whom, for which epoch, and whether it is not asked (its member is emptied)."""
+    """The order in the source's entry: the target, its epoch, and whether the child must go (its member is emptied)."""
     return HandoverOrder(target.member, target.entry.epoch, must).text()
 
 
@@ -62,7 +62,7 @@ def goes_to(place: OnRecord) -> str:
 
 
 def next_step(source: OnRecord, source_member: MemberView | None, target: OnRecord) -> Next:
-    """What to do about a move whose target waits on a live member."""
+    """The next step of a move whose target waits on a live member."""
     if source_member is None or source_member.dead:
         return Next(Step.COLD)  # what it sent whole before its end is there: the target starts with that
     must = source_member.draining
@@ -71,7 +71,7 @@ def next_step(source: OnRecord, source_member: MemberView | None, target: OnReco
     epoch = str(target.entry.epoch)
     kept = Kept.parse(source.kept)
     if kept is not None and kept.epoch == target.entry.epoch:
-        return Next(Step.COLD if must or kept.why == "stateless" else Step.PUT_OFF)
+        return Next(Step.COLD if must or kept.why == "stateless" else Step.DEFER)
     gave_for, _, checksum = source.gave.partition(":")
     if gave_for == epoch and checksum and checksum == target.got:
         return Next(Step.COMMIT, checksum)
@@ -88,6 +88,6 @@ def has_taken_over(target: OnRecord, *, emptied: bool) -> bool:
 
 
 def has_lost(target: OnRecord) -> bool:
-    """Whether the target says that it has not started the child, because the state that came is not there any more."""
+    """Whether the target reports that it has not started the child because the state is not there any more."""
     kept = Kept.parse(target.kept)
     return kept is not None and (kept.epoch, kept.why) == (target.entry.epoch, "lost")

@@ -14,20 +14,20 @@ from processhub.core.planning.builder import PlanBuilder
 
 
 def plan_partitioned(snapshot: HubSnapshot) -> Plan:
-    """What to change now; ``snapshot.partitioned`` says why everything else is left as it is."""
-    draft = PlanBuilder(snapshot)
-    draft.joining.clear()  # members that return keep what they have: that is no join
-    draft.remove_unwanted()
+    """The plan of a partitioned hub; ``snapshot.partitioned`` says why."""
+    builder = PlanBuilder(snapshot)
+    builder.joining.clear()  # members that return keep what they have: that is no join
+    builder.remove_unwanted()
     for child_id, child in snapshot.children.items():
         if child_id in snapshot.uncertain:
             continue
         for place in snapshot.record.get(child_id, ()):
             if place.entry.uid != child.uid:
-                draft.put(place.member, child_id, None)
-            elif child.suspended and place.member in draft.members and not (place.entry.wait or place.entry.to):
+                builder.put(place.member, child_id, None)
+            elif child.suspended and place.member in builder.members and not (place.entry.wait or place.entry.to):
                 # The ends of a move stay as they are: which of them is kept is for the plan with a quorum to say.
-                draft.put_to_sleep(child, place, place.entry.state)
-    draft.stranded.clear()
+                builder.put_to_sleep(child, place, place.entry.state)
+    builder.stranded.clear()
     why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")
-    draft.unplaced = dict.fromkeys(snapshot.to_run, why)
-    return draft.result()
+    builder.unplaced = dict.fromkeys(snapshot.to_run, why)
+    return builder.result()

@@ -1,4 +1,4 @@
-"""From a plan in the making to what a strategy sees of it."""
+"""The view of a plan in the making that is given to a strategy."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from processhub.core.planning.builder import PlanBuilder
 from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 
 
-def placement_view(draft: PlanBuilder, strategy: Strategy, more: int) -> PlacementView:
+def placement_view(builder: PlanBuilder, strategy: Strategy, more: int) -> PlacementView:
     """The hub as ``strategy`` sees it now, with room for ``more`` new children."""
-    snapshot = draft.snapshot
-    room = {candidate.name: candidate.room or 0 for candidate in draft.candidates(more)}
+    snapshot = builder.snapshot
+    room = {candidate.name: candidate.room or 0 for candidate in builder.candidates(more)}
     limit = snapshot.spec.members.max_children
-    seats = (
+    slots = (
         MemberSlot(
             name=member.name,
             weight=member.weight,
             open=member.name in room,
             wanted=member.wanted,
-            children=draft.load[member.name],
+            children=builder.load[member.name],
             room=room.get(member.name, 0),
-            space=max(0, limit - draft.load[member.name]) if member.name in room else 0,
+            space=max(0, limit - builder.load[member.name]) if member.name in room else 0,
             usage=member.usage,
         )
         for member in snapshot.members
     )
-    last = draft.last_placed
+    last = builder.last_placed
     if not last and strategy.by_turns:
         places = (place for places in snapshot.record.values() for place in places)
         newest = max(places, key=lambda place: place.entry.epoch, default=None)
         last = newest.member if newest else ""
-    return PlacementView(spec=snapshot.spec, seats=tuple(seats), last=last)
+    return PlacementView(spec=snapshot.spec, slots=tuple(slots), last=last)

@@ -6,7 +6,7 @@ leaves a member only when enough others are there: the new one starts before the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,10 +28,11 @@ from processhub.core.planning.builder import (
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
 from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
+from processhub.core.planning.spread import spread
 from processhub.core.strategies.base import Strategy
 
 
-class _Held(msgspec.Struct, frozen=True):
+class HeldCopies(msgspec.Struct, frozen=True):
     """A child with the copies that it keeps (``kept``) and those of them that are not about to leave (``staying``)."""
 
     child: DesiredChild
@@ -45,14 +46,14 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class ReplicaPlanner(Roles):
-    """Planning for hubs that keep several copies of each child."""
+    """The planner of hubs that keep several copies of each child."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot, strategy)
-        self.short: list[_Held] = []  # children that lack copies
-        self.steady: list[_Held] = []  # those that a join may move
+        self.short: list[HeldCopies] = []  # children that lack copies
+        self.steady: list[HeldCopies] = []  # those that a join may move
         self.lost_copies: dict[str, list[str]] = {}  # id → members that are gone with a copy
-        self.lack_asked: list[tuple[_Held, CopyMove]] = []  # those that have no copy yet where one was asked for
+        self.lack_asked: list[tuple[HeldCopies, CopyMove]] = []  # those that have no copy yet where one was asked for
         self.asked_for: dict[str, str] = {}  # id → the member that the next copy goes to
 
     # steps
@@ -70,21 +71,21 @@ class ReplicaPlanner(Roles):
                 for place in places:
                     self.load[place.member] += 1
                 if child.movable:
-                    self.steady.append(_Held(child, places, places))
+                    self.steady.append(HeldCopies(child, places, places))
             else:
                 self._follow(child, places)
-        for child_id in self.snapshot.orders:
+        for child_id in self.snapshot.move_requests:
             ordered = self.snapshot.children.get(child_id)
             if ordered is None or ordered.suspended:
-                self.answered[child_id] = NOT_PLACED
+                self.move_results[child_id] = NOT_PLACED
 
-    def obey(self) -> None:
+    def apply_move_requests(self) -> None:
         """Add the copies that somebody asked for, within the budget; others leave once these are up."""
         short = {held.child.id for held in self.short}
         for held, move in self.lack_asked:
             child_id, name = held.child.id, move.member
             if full := self.full(name):
-                self.answered[child_id] = full.message
+                self.move_results[child_id] = full.message
             elif self.budget <= 0 or child_id in self.members[name].possibly_running:
                 self.pending_moves += 1
             elif child_id in short:
@@ -105,7 +106,7 @@ class ReplicaPlanner(Roles):
         if not lacking:
             return
         # Bound children need no rank: their members are named.
-        ranks = self.strategy.ranks([held.child for held in lacking], self.scene)
+        ranks = self.strategy.ranks([held.child for held in lacking], self.view)
         room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
             leaving = len(held.kept) - len(held.staying)
@@ -114,7 +115,7 @@ class ReplicaPlanner(Roles):
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
             queue = (
-                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.levels else None
+                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.balances else None
             )
             self._add_copies(held, queue or ranked, room)
 
@@ -140,7 +141,7 @@ class ReplicaPlanner(Roles):
 
     def _as_it_should_be(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """The fast path: all copies on record, on live members, in their roles, as asked for."""
-        if child.id in self.snapshot.orders:
+        if child.id in self.snapshot.move_requests:
             return False
         if len(places) != self.copies or not places or (child.nodes and len(child.nodes) != len(places)):
             return False
@@ -167,7 +168,7 @@ class ReplicaPlanner(Roles):
             self.forget_earlier(child, places)
             return
         if self._leaves_pods(child, places):
-            # Its agent could not tell when they are gone: as if it were another child (docs/protocol.md, rule 23).
+            # Its agent can't see when they are gone: the edit makes it another child (docs/protocol.md, rule 23).
             for place in places:
                 self.put(place.member, child.id, None)
             self.unplaced[child.id] = pod_there(child.id, self.snapshot.pods[child.id][0].text)
@@ -188,13 +189,13 @@ class ReplicaPlanner(Roles):
                 if child.bound and member.draining and not (member.forced and member.wanted):
                     self.stranded.setdefault(member.name, []).append(child.id)
         staying = [place for place in kept if self._stays(child, place.member)]
-        move = self._ordered(child, kept, staying)
+        move = self._requested(child, kept, staying)
         kept = self._without_surplus(child, kept, staying, move)
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
         if kept and all(self.sleeps(child, place) and not self._is_woken(child, place) for place in kept):
             self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
-        held = _Held(child, tuple(kept), tuple(staying))
+        held = HeldCopies(child, tuple(kept), tuple(staying))
         if move is not None and move.step is CopyStep.ADD:
             self.lack_asked.append((held, move))
         if len(staying) < (len(child.nodes) or self.copies) or not kept:
@@ -221,7 +222,7 @@ class ReplicaPlanner(Roles):
         return entry is not None and not entry.wait
 
     def _is_former_target(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether it is the target of a move that was begun when the hub kept one copy: not started yet.
+        """Whether the copy is the target of a move that was begun when the hub kept one copy: not started yet.
 
         A bound child waits for its member too, and one that slept for its turn.
         """
@@ -229,7 +230,7 @@ class ReplicaPlanner(Roles):
         return entry.wait and not entry.asleep and not bound
 
     def _leaves_pods(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
-        """Whether it had Pods, and by an edit that is due now is of another kind."""
+        """Whether the child has Pods, and an edit that is due now makes it a child without."""
         if child.pod or child.id not in self.snapshot.pods:
             return False
         changed = next((place.entry for place in places if place.entry.workload != child.workload), None)
@@ -263,7 +264,7 @@ class ReplicaPlanner(Roles):
         return [place for place in kept if place is not victim]
 
     def _surplus(self, child: DesiredChild, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
-        """The copy that is too many: what was moved, what came of a move that is given up, or what is ranked lowest."""
+        """The copy that is too many: the one that was moved, that of a move that is given up, or the lowest ranked."""
         if move is None or move.step is CopyStep.ADD:
             return self._lowest(child, staying)
         if move.step is CopyStep.YIELD:
@@ -282,24 +283,24 @@ class ReplicaPlanner(Roles):
         must = {place.member for place in rest if self.standby and place.entry.role == Role.ACTIVE}
         beside = {asked} if asked else set[str]()
         names = {place.member for place in rest}
-        best = self._best(self.ranked(child), names, self.copies - len(beside), must, beside)
+        best = spread(self.members, self.ranked(child), names, self.copies - len(beside), must, beside)
         worst = [place for place in rest if place.member not in best]
         return worst[-1] if worst else None
 
     # what was asked for
 
-    def _ordered(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
-        """How far the move is that somebody asked for; None where nobody did, or it is done with."""
-        name = self.snapshot.orders.get(child.id)
+    def _requested(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
+        """The child's requested move and its next step; None where no move is requested, or it is finished."""
+        name = self.snapshot.move_requests.get(child.id)
         if name is None:
             return None
         move = next_step(name, staying, self.wanted_copies(child), standby=self.standby)
         if move.step is CopyStep.DONE:
-            self.answered[child.id] = ""
+            self.move_results[child.id] = ""
         elif refusal := self._refusal(child, kept, move):
-            self.answered[child.id] = refusal
+            self.move_results[child.id] = refusal
         elif move.step is CopyStep.GIVE_UP:
-            self.answered[child.id] = f"its copy on {name} does not run"
+            self.move_results[child.id] = f"its copy on {name} does not run"
             return move  # that copy is the one that is too many
         else:
             if move.step is not CopyStep.ADD:
@@ -326,7 +327,7 @@ class ReplicaPlanner(Roles):
 
     # more copies
 
-    def _may_grow(self, held: _Held) -> bool:
+    def _may_grow(self, held: HeldCopies) -> bool:
         child = held.child
         if held.kept:
             return self.snapshot.formed
@@ -344,7 +345,7 @@ class ReplicaPlanner(Roles):
             return True
         return False
 
-    def _add_copies(self, held: _Held, ranked: Sequence[str], room: dict[str, int]) -> None:
+    def _add_copies(self, held: HeldCopies, ranked: Sequence[str], room: dict[str, int]) -> None:
         child, present = held.child, held.names
         limit = self.snapshot.spec.members.max_children
         if child.nodes:
@@ -360,7 +361,7 @@ class ReplicaPlanner(Roles):
                 usable = [name for name in open_names if self.load[name] < limit]
         fixed = {place.member for place in held.staying}
         asked = {self.asked_for.get(child.id, "")} & set(usable)
-        chosen = self._best(usable, set(usable), wanted, asked, beside=fixed) if not child.nodes else usable
+        chosen = spread(self.members, usable, set(usable), wanted, asked, beside=fixed) if not child.nodes else usable
         if not chosen and not held.kept:
             self.unplaced[child.id] = self._no_place(child)
         for number, name in enumerate(chosen):
@@ -370,10 +371,10 @@ class ReplicaPlanner(Roles):
             self.load[name] += 1
             self.last_placed = name if not held.kept else self.last_placed
             room[name] = room.get(name, 0) - 1
-        self._tell_moves(held, chosen)
+        self._report_moves(held, chosen)
 
-    def _tell_moves(self, held: _Held, chosen: Sequence[str]) -> None:
-        """Which of the new copies stand for one that was lost or is to leave."""
+    def _report_moves(self, held: HeldCopies, chosen: Sequence[str]) -> None:
+        """Report the new copies that replace one that was lost or is to leave as moves."""
         child_id = held.child.id
         leaving = [place.member for place in held.kept if place not in held.staying]
         for name, source in zip(chosen, [*self.lost_copies.get(child_id, ()), *leaving], strict=False):
@@ -394,39 +395,17 @@ class ReplicaPlanner(Roles):
         # Where an earlier copy has not been seen to end, it is waited for: no other member is put in its place.
         return member is not None and takes(member) and member.weight > 0 and child_id not in member.possibly_running
 
-    def _best(
-        self,
-        ranked: Sequence[str],
-        among: set[str],
-        count: int,
-        must: Collection[str],
-        beside: Collection[str] = (),
-    ) -> list[str]:
-        """The members for ``count`` copies: as ranked, each in another zone, on another node where there is one.
-
-        Those that ``must`` be are first; ``beside`` have copies already.
-        """
-        chosen = [name for name in ranked if name in must]
-        left = [name for name in ranked if name in among and name not in must]
-        while left and len(chosen) < count:
-            taken = [self.members[name] for name in (*chosen, *beside)]
-            zones, nodes = {member.zone for member in taken} - {""}, {member.node for member in taken} - {""}
-            name = min(left, key=lambda name: (self.members[name].zone in zones, self.members[name].node in nodes))
-            left.remove(name)
-            chosen.append(name)
-        return chosen
-
     # joins
 
     def _room_for(self, more: int) -> dict[str, int]:
-        """As ``room``, of the capacity alone where the strategy minds no load cap."""
-        if self.strategy.capped or self.strategy.levels:
+        """The room of each open member; by the capacity alone where the strategy has no load cap."""
+        if self.strategy.capped or self.strategy.balances:
             return self.room(more)
         limit = self.snapshot.spec.members.max_children
         return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
 
     def _shares(self) -> dict[str, int]:
-        """How many copies more each open member may have to be level with the others by weight."""
+        """How many copies more each open member may have until it has its share by weight."""
         weights = sum(member.weight for member in self.open)
         total = sum(self.load[member.name] for member in self.open)
         limit = self.snapshot.spec.members.max_children
@@ -438,12 +417,12 @@ class ReplicaPlanner(Roles):
     def _copy_onto(self, joiners: set[str]) -> set[str]:
         """Add copies on the joiners; the ones with the lowest rank go once these are up. The joiners not done yet."""
         unfinished: set[str] = set()
-        room = self._shares() if self.strategy.levels else self._room_for(0)
-        ranks = self.strategy.ranks([held.child for held in self.steady], self.scene)
+        room = self._shares() if self.strategy.balances else self._room_for(0)
+        ranks = self.strategy.ranks([held.child for held in self.steady], self.view)
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names
             must = {place.member for place in held.kept if self.standby and place.entry.role == Role.ACTIVE}
-            best = self._best(ranked, present | joiners, self.copies, must)
+            best = spread(self.members, ranked, present | joiners, self.copies, must)
             for name in best:
                 if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].possibly_running:
                     continue

@@ -23,7 +23,7 @@ from processhub.core.strategies.base import Strategy
 
 
 class Roles(PlanBuilder):
-    """The part of the planning that says what each copy on record is to be."""
+    """The part of the planning that gives each copy on record its role."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot)
@@ -37,11 +37,11 @@ class Roles(PlanBuilder):
         # Of a pinned child: a member that is drained or away keeps its copy.
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
-        # A rank does not depend on how full members are: the scene at the beginning will do.
-        self.scene = placement_view(self, strategy, 0)
+        # A rank does not depend on how full members are: the view at the beginning will do.
+        self.view = placement_view(self, strategy, 0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
-        """How many copies it may have on record."""
+        """How many copies the child may have on record."""
         return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
 
     def sleeps(self, child: DesiredChild, place: OnRecord) -> bool:
@@ -50,8 +50,8 @@ class Roles(PlanBuilder):
         return place.entry.wait or (child.bound and member.draining and member.forced)
 
     def ranked(self, child: DesiredChild) -> list[str]:
-        """All members, from the one that the strategy would have first."""
-        return self.strategy.ranks([child], self.scene)[0]
+        """All members in the strategy's order for the child, best first."""
+        return self.strategy.ranks([child], self.view)[0]
 
     def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:
         """Whether nothing but the active one itself is in the way of another: for so long as it ends none is active."""
@@ -84,7 +84,7 @@ class Roles(PlanBuilder):
     def _steps_back(
         self, child: DesiredChild, kept: list[OnRecord], active: OnRecord | None, move: CopyMove | None
     ) -> bool:
-        """Whether the active one is told to be passive now, so that the copy that was asked for can be active."""
+        """Whether the active copy is made passive now, so that the requested copy can be active."""
         if move is None or move.step is not CopyStep.YIELD or active is None or active is not move.active:
             return False
         if len(kept) > self.wanted_copies(child) or self.members[active.member].phase is not Phase.LIVE:
@@ -122,7 +122,7 @@ class Roles(PlanBuilder):
     def _keep_asleep_or_wake(self, child: DesiredChild, place: OnRecord) -> None:
         """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
 
-        Asleep it is so even where all copies are active: that tells it from the target of a move.
+        A sleeping copy is passive even where all copies are active: that distinguishes it from the target of a move.
         """
         entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
         if (
@@ -178,11 +178,11 @@ class Roles(PlanBuilder):
         )
         if asked is not None and chosen is not asked:
             # Asked for again and again, one that comes up and goes would take the role from the others each time.
-            self.answered[child.id] = f"its copy on {asked.member} did not run when there was no active one"
+            self.move_results[child.id] = f"its copy on {asked.member} did not run when there was no active one"
         return chosen
 
     def _heard(self, child: DesiredChild, places: list[OnRecord]) -> set[str]:
-        """The members with a copy on record that do not hold a promotion up: none may still run it as active."""
+        """The members with a copy on record that don't block a promotion: none may still run it as active."""
         return {
             place.member
             for place in places

@@ -1,6 +1,6 @@
-"""What a distribution strategy is to the planner: who gets a child, and whom a member that joins draws.
+"""The interface of distribution strategies: which member gets a child, and which children a joining member draws.
 
-Pure: no clock, no I/O, no randomness; the same children and seats give the same answer in every process.
+Pure: no clock, no I/O, no randomness; the same children and slots give the same answer in every process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from processhub.core.model.snapshot import DesiredChild, keys_of
 
 Indices = NDArray[np.int64]
 Placed = Sequence[tuple[DesiredChild, str]]  # children and the member that each is on
-Score = Callable[[Indices, int], Scores]  # of the children at these positions, at the seat of this index
+Score = Callable[[Indices, int], Scores]  # of the children at these positions, on the member at this index
 
 
 class MemberSlot(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,26 +41,26 @@ class MemberSlot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
-    """The hub at one moment. ``seats``: all its members in ordinal order (PerNode: by name), those away too.
+    """The hub at one moment. ``slots``: all its members in ordinal order (PerNode: by name), absent ones too.
 
     ``last`` is the member that the newest child was placed on, "" where there is none.
     """
 
     spec: HubSpec
-    seats: tuple[MemberSlot, ...]
+    slots: tuple[MemberSlot, ...]
     last: str = ""
 
     @property
     def order(self) -> tuple[str, ...]:
         """The names of the members that the hub shall have, those away too."""
-        return tuple(seat.name for seat in self.seats if seat.wanted)
+        return tuple(slot.name for slot in self.slots if slot.wanted)
 
 
 class Strategy:
     """How children are spread over members. Stateless: all that it goes by is in its arguments.
 
     ``capped``: a joiner draws no more than the load cap lets it have. ``hash_after_loss``: children whose member was
-    lost or is drained go by the hash. ``by_turns``: ``PlacementView.last`` is looked at. ``levels``: it goes by how
+    lost or is drained go by the hash. ``by_turns``: ``PlacementView.last`` is looked at. ``balances``: it goes by how
     full members are.
     """
 
@@ -68,42 +68,42 @@ class Strategy:
     capped = False
     hash_after_loss = False
     by_turns = False
-    levels = False
+    balances = False
 
-    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """The index of each child's seat, none above its space; NOWHERE where none will do. Shape (n,)."""
+    def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The index of each child's member, none above its space; NOWHERE where none will do. Shape (n,)."""
         raise NotImplementedError
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
+    def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
         """Which joiner (its index) draws each child off its member, NOWHERE for none; how strongly. Shapes (n,).
 
-        Carried out again and again it comes to rest: a child goes only to where it is better off, or where the hub is
-        more level after it.
+        Repeated, it comes to rest: a child goes only where it has a higher score, or where the hub is better balanced
+        afterwards.
         """
         raise NotImplementedError
 
-    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
+    def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
         """Why the child has no place for a reason of this strategy's own."""
         return None
 
-    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
-        """For hubs that keep several copies: the members that may have one of each child, best first.
+    def ranks(self, children: Sequence[DesiredChild], view: PlacementView) -> list[list[str]]:
+        """The members that may have a copy of each child, best first, for hubs that keep several copies.
 
         By the hash, where a strategy goes by more than the child itself: what is on record stays, then, and a joiner
         takes no more than its share.
         """
-        return ranked(hash_scores(children, scene), len(children), scene)
+        return ranked(hash_scores(children, view), len(children), view)
 
-    def queue(self, scene: PlacementView) -> list[str] | None:
-        """For the copies of a new child: the members in their order at this moment; None: as it is ranked."""
+    def queue(self, view: PlacementView) -> list[str] | None:
+        """The order of the members for the copies of a new child; None where its ranks decide."""
         return None
 
-    def imbalance(self, scene: PlacementView) -> tuple[str, str] | None:
+    def imbalance(self, view: PlacementView) -> tuple[str, str] | None:
         """A member that has too much and one that has too little, where this strategy moves children for that."""
         return None
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """Of all that says where settled children belong; where it changes they move. ``order``: the wanted members."""
+        """A digest of what decides where children belong; when it changes they move. ``order``: the wanted members."""
         return self.digest(weights)
 
     def digest(self, weights: Mapping[str, int], *more: str) -> str:
@@ -113,40 +113,40 @@ class Strategy:
 
 
 class Scored(Strategy):
-    """By scores: each child has one for each member; the highest that has room wins, and 0 is never taken."""
+    """A strategy by scores: a child goes to the member with the highest score that has room, never to one with 0."""
 
-    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
+    def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
         """The scores of these children. A score may not depend on how the children are spread at present."""
         raise NotImplementedError
 
-    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """Under the load cap first; what is left over under the capacity alone."""
+    def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The member with the highest score for each child: under the load cap first, then under the capacity alone."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
-        self.fill(chosen, self.prepare(children, scene), scene)
+        self.fill(chosen, self.prepare(children, view), view)
         return chosen
 
-    def fill(self, chosen: Indices, score: Score, scene: PlacementView, *, cap: bool = True) -> None:
-        """Choose for all that have no seat yet, in place; with ``cap`` under the load cap as long as that goes."""
-        names = [seat.name for seat in scene.seats]
+    def fill(self, chosen: Indices, score: Score, view: PlacementView, *, cap: bool = True) -> None:
+        """Choose, in place, for all children without a member; with ``cap`` under the load cap as long as that goes."""
+        names = [slot.name for slot in view.slots]
         for capped in (True, False) if cap else (False,):
             waiting = np.flatnonzero(chosen == NOWHERE)
             if not len(waiting):
                 return
             taken = np.bincount(chosen[chosen != NOWHERE], minlength=len(names)).tolist()
             room = [
-                max(0, (seat.room if capped else seat.space) - taken[index]) if seat.weight > 0 else 0
-                for index, seat in enumerate(scene.seats)
+                max(0, (slot.room if capped else slot.space) - taken[index]) if slot.weight > 0 else 0
+                for index, slot in enumerate(view.slots)
             ]
             chosen[waiting] = place_scored(waiting, names, room, score)
 
-    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
-        """By their scores."""
-        return ranked(self.prepare(children, scene), len(children), scene)
+    def ranks(self, children: Sequence[DesiredChild], view: PlacementView) -> list[list[str]]:
+        """The members that may have one of each child, the highest score first."""
+        return ranked(self.prepare(children, view), len(children), view)
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
-        """The joiner that outranks the present member the most."""
-        score = self.prepare([child for child, _ in placed], scene)
-        index_of = {seat.name: index for index, seat in enumerate(scene.seats)}
+    def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
+        """The joiner with the highest score, for each child that scores higher there than on its present member."""
+        score = self.prepare([child for child, _ in placed], view)
+        index_of = {slot.name: index for index, slot in enumerate(view.slots)}
         here = np.fromiter((index_of[name] for _, name in placed), dtype=np.int64, count=len(placed))
         everyone = np.arange(len(placed))
         top = np.zeros(len(placed), dtype=np.float64)
@@ -162,21 +162,21 @@ class Scored(Strategy):
         return chosen, top
 
 
-def ranked(score: Score, count: int, scene: PlacementView) -> list[list[str]]:
+def ranked(score: Score, count: int, view: PlacementView) -> list[list[str]]:
     """The names of the members for each of ``count`` children, highest score first; none with a score of 0."""
-    if not count or not scene.seats:
+    if not count or not view.slots:
         return [[] for _ in range(count)]
     # By name, so that a tie does not depend on the order of members.
-    order = sorted(range(len(scene.seats)), key=lambda index: scene.seats[index].name)
+    order = sorted(range(len(view.slots)), key=lambda index: view.slots[index].name)
     rows = np.arange(count)
     table = np.stack([score(rows, index) for index in order])
-    names = [scene.seats[index].name for index in order]
+    names = [view.slots[index].name for index in order]
     best = np.argsort(-table, axis=0, kind="stable").T.tolist()
     taken = (table > 0).T.tolist()
     return [[names[index] for index in row if may[index]] for row, may in zip(best, taken, strict=True)]
 
 
-def hash_scores(children: Sequence[DesiredChild], scene: PlacementView) -> Score:
-    """Rendezvous hashing's."""
-    keys, seats = keys_of(children), scene.seats
-    return lambda rows, index: scores(keys[rows], seats[index].name, seats[index].weight)
+def hash_scores(children: Sequence[DesiredChild], view: PlacementView) -> Score:
+    """The scores of rendezvous hashing."""
+    keys, slots = keys_of(children), view.slots
+    return lambda rows, index: scores(keys[rows], slots[index].name, slots[index].weight)

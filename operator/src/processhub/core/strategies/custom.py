@@ -1,4 +1,4 @@
-"""A user's own strategy among ProcessHub's: it ranks members for a child, the rest is done here."""
+"""A user's own distribution strategy: it ranks the members for a child, and the rest is done here."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that they use."""
 
 
-class Ranks(Protocol):
-    """What is asked of a user's strategy; ``processhub.strategies.Distribution`` says it at length."""
+class UserDistribution(Protocol):
+    """A user's distribution strategy; ``processhub.strategies.Distribution`` describes it in full."""
 
     respects_load_cap: bool
 
@@ -55,44 +55,44 @@ class Ranks(Protocol):
         """The names of the members that may have the child, best first."""
 
 
-class Own(Scored):
-    """By the user's ranks. Where they can't be had, a new child goes by the hash and none is moved.
+class CustomDistribution(Scored):
+    """A distribution strategy that asks a user's. Where that fails, a new child goes by the hash and none is moved.
 
-    ``failure`` says what went wrong last, for the operator to tell; "" where nothing did.
+    ``failure`` says what went wrong last, for the controller to report; "" where nothing did.
     """
 
-    def __init__(self, name: str, ranks: Ranks) -> None:
-        self.name, self._ranks = name, ranks
-        self.capped = ranks.respects_load_cap
+    def __init__(self, name: str, strategy: UserDistribution) -> None:
+        self.name, self._strategy = name, strategy
+        self.capped = strategy.respects_load_cap
         self.failure = ""
 
-    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
-        """1 for the first, 1/2 for the second, and so on; 0 where the member is not named."""
-        table, _ = self._table(children, scene)
+    def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
+        """A score of 1 for the first member, 1/2 for the second, and so on; 0 for one that is not named."""
+        table, _ = self._table(children, view)
         return lambda rows, index: table[index, rows]
 
-    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """By rank, and then by the hash those whose ranks can't be had."""
-        table, failed = self._table(children, scene)
+    def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The members by rank; then, by the hash, those of children whose ranks can't be had."""
+        table, failed = self._table(children, view)
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
-        self.fill(chosen, lambda rows, index: table[index, rows], scene, cap=self.capped)
+        self.fill(chosen, lambda rows, index: table[index, rows], view, cap=self.capped)
         if failed.any():
-            by_hash = hash_scores(children, scene)
-            self.fill(chosen, lambda rows, index: by_hash(rows, index) * failed[rows], scene)
+            by_hash = hash_scores(children, view)
+            self.fill(chosen, lambda rows, index: by_hash(rows, index) * failed[rows], view)
         return chosen
 
-    def ranks(self, children: Sequence[DesiredChild], scene: PlacementView) -> list[list[str]]:
-        """By rank, and by the hash where the ranks can't be had."""
-        table, failed = self._table(children, scene)
-        by_hash = hash_scores(children, scene)
+    def ranks(self, children: Sequence[DesiredChild], view: PlacementView) -> list[list[str]]:
+        """The members by rank, or by the hash where the ranks can't be had."""
+        table, failed = self._table(children, view)
+        by_hash = hash_scores(children, view)
         return ranked(
-            lambda rows, index: np.where(failed[rows], by_hash(rows, index), table[index, rows]), len(children), scene
+            lambda rows, index: np.where(failed[rows], by_hash(rows, index), table[index, rows]), len(children), view
         )
 
-    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
-        """Where no member that is ready and has room is among those that it ranks."""
-        ranked = self._ranked(child, _members(scene)) or ()
-        if any(seat.open and seat.weight > 0 and seat.space > 0 and seat.name in ranked for seat in scene.seats):
+    def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
+        """A reason where the strategy names no member that is ready and has room."""
+        ranked = self._ranked(child, _members(view)) or ()
+        if any(slot.open and slot.weight > 0 and slot.space > 0 and slot.name in ranked for slot in view.slots):
             return None
         named = ", ".join(ranked) or "none"
         return Unplaced(
@@ -100,12 +100,12 @@ class Own(Scored):
             f"the strategy {self.name} has it on no member that is ready and has room; it names {named}",
         )
 
-    def _table(self, children: Sequence[DesiredChild], scene: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:
+    def _table(self, children: Sequence[DesiredChild], view: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:
         """The scores, shape (members, children), and for which children there are none."""
-        table = np.zeros((len(scene.seats), len(children)), dtype=np.float64)
+        table = np.zeros((len(view.slots), len(children)), dtype=np.float64)
         failed = np.zeros(len(children), dtype=np.bool_)
-        index_of = {seat.name: index for index, seat in enumerate(scene.seats) if seat.weight > 0}
-        members = _members(scene)
+        index_of = {slot.name: index for index, slot in enumerate(view.slots) if slot.weight > 0}
+        members = _members(view)
         for position, child in enumerate(children):
             names = self._ranked(child, members)
             failed[position] = names is None
@@ -118,23 +118,23 @@ class Own(Scored):
     def _ranked(self, child: DesiredChild, members: Sequence[Member]) -> list[str] | None:
         seen = Child(id=child.id, origin=child.origin, tags=child.tags, metadata=dict(child.metadata))
         try:
-            return [str(name) for name in self._ranks.rank(seen, members)]
-        except Exception as error:  # noqa: BLE001 whatever a user's code does, other children and hubs go on; it is told
+            return [str(name) for name in self._strategy.rank(seen, members)]
+        except Exception as error:  # noqa: BLE001 a user's code may raise anything; it is reported as ``failure``
             self.failure = f"rank({child.id!r}) raised {type(error).__name__}: {error}"
             return None
 
 
-def _members(scene: PlacementView) -> tuple[Member, ...]:
+def _members(view: PlacementView) -> tuple[Member, ...]:
     """The members that the hub shall have, as a user's strategy sees them."""
     return tuple(
         Member(
-            name=seat.name,
-            weight=seat.weight,
-            ready=seat.open,
-            children=seat.children,
-            cpu=seat.usage.cpu / 1000 if seat.usage else 0.0,
-            memory=seat.usage.memory * 2**20 if seat.usage else 0,
+            name=slot.name,
+            weight=slot.weight,
+            ready=slot.open,
+            children=slot.children,
+            cpu=slot.usage.cpu / 1000 if slot.usage else 0.0,
+            memory=slot.usage.memory * 2**20 if slot.usage else 0,
         )
-        for seat in scene.seats
-        if seat.wanted
+        for slot in view.slots
+        if slot.wanted
     )

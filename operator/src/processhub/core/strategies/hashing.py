@@ -23,9 +23,9 @@ class ConsistentHashing(Scored):
     def __init__(self, name: str = "ConsistentHashing") -> None:
         self.name = name
 
-    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
-        """The hash's."""
-        return hash_scores(children, scene)
+    def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
+        """The scores of rendezvous hashing."""
+        return hash_scores(children, view)
 
 
 class Homed(Scored):
@@ -34,38 +34,38 @@ class Homed(Scored):
     While that is away or full, the child goes by the hash, and back when it joins.
     """
 
-    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """The index of each child's home among the seats, NOWHERE for one without. Shape (n,)."""
+    def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The index of each child's home among the slots, NOWHERE for one without. Shape (n,)."""
         raise NotImplementedError
 
-    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
-        """The hash's, and above all of them the home."""
-        by_hash, homes = hash_scores(children, scene), self.homes(children, scene)
-        seats = scene.seats
+    def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
+        """The scores of rendezvous hashing, and above all of them the home."""
+        by_hash, homes = hash_scores(children, view), self.homes(children, view)
+        slots = view.slots
 
         def score(rows: Indices, index: int) -> Scores:
             found = by_hash(rows, index)
-            if seats[index].weight > 0:
+            if slots[index].weight > 0:
                 found[homes[rows] == index] = np.inf
             return found
 
         return score
 
-    def place(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """Homes first."""
+    def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The children's homes first, then the members with the highest scores."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
-        homes = self.homes(children, scene)
-        for index, seat in enumerate(scene.seats):
-            if seat.weight > 0:
-                chosen[np.flatnonzero(homes == index)[: seat.space]] = index
-        self.fill(chosen, self.prepare(children, scene), scene)
+        homes = self.homes(children, view)
+        for index, slot in enumerate(view.slots):
+            if slot.weight > 0:
+                chosen[np.flatnonzero(homes == index)[: slot.space]] = index
+        self.fill(chosen, self.prepare(children, view), view)
         return chosen
 
-    def draw(self, placed: Placed, joiners: Sequence[str], scene: PlacementView) -> tuple[Indices, Scores]:
-        """A child that has a home is drawn by that alone: it would only move once more later."""
-        chosen, drawn = super().draw(placed, joiners, scene)
+    def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
+        """The joiners that draw children; a child with a home is drawn by that alone, lest it move once more later."""
+        chosen, drawn = super().draw(placed, joiners, view)
         at_home = drawn == np.inf
-        has_home = self.homes([child for child, _ in placed], scene) != NOWHERE
+        has_home = self.homes([child for child, _ in placed], view) != NOWHERE
         chosen[has_home & ~at_home] = NOWHERE
         return chosen, drawn
 
@@ -75,16 +75,16 @@ class Modulo(Homed):
 
     name = "Modulo"
 
-    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
-        """By the id alone."""
-        wanted = [index for index, seat in enumerate(scene.seats) if seat.wanted]
+    def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
+        """The member of each child's number, which goes by the id alone."""
+        wanted = [index for index, slot in enumerate(view.slots) if slot.wanted]
         if not wanted:
             return np.full(len(children), NOWHERE, dtype=np.int64)
         numbers = (_number(child) % len(wanted) for child in children)
         return np.fromiter((wanted[number] for number in numbers), dtype=np.int64, count=len(children))
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """The number and the order of the members too: where they change, most children have another home."""
+        """A digest of the number and the order of the members too: most children get another home when these change."""
         return self.digest(weights, *order)
 
 
@@ -93,40 +93,40 @@ def _number(child: DesiredChild) -> int:
 
 
 class Local(Homed):
-    """On the member that asked for it; without one, by the hash."""
+    """Each child goes to the member that asked for it; one that no member asked for goes by the hash."""
 
     name = "Local"
 
-    def homes(self, children: Sequence[DesiredChild], scene: PlacementView) -> Indices:
+    def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
         """The origin, where it is a member that the hub shall have."""
-        index_of = {seat.name: index for index, seat in enumerate(scene.seats) if seat.wanted}
+        index_of = {slot.name: index for index, slot in enumerate(view.slots) if slot.wanted}
         return np.fromiter(
             (index_of.get(child.origin, NOWHERE) for child in children), dtype=np.int64, count=len(children)
         )
 
 
 class NotLocal(Scored):
-    """By the hash on any member but the one that asked for it; on that as ``notLocalFallback`` says."""
+    """Each child goes by the hash to any member but the one that asked for it; to that as ``notLocalFallback`` says."""
 
     name = "NotLocal"
 
-    def prepare(self, children: Sequence[DesiredChild], scene: PlacementView) -> Score:
-        """The hash's, at the origin 0 or below all others."""
-        by_hash, seats = hash_scores(children, scene), scene.seats
+    def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
+        """The scores of rendezvous hashing; at the origin 0, or below all others."""
+        by_hash, slots = hash_scores(children, view), view.slots
         origins = np.array([child.origin for child in children], dtype=object)
-        at_origin = _BELOW_ALL if scene.spec.distribution.not_local_fallback == "Local" else 0.0
+        at_origin = _BELOW_ALL if view.spec.distribution.not_local_fallback == "Local" else 0.0
 
         def score(rows: Indices, index: int) -> Scores:
             found = by_hash(rows, index)
-            found[origins[rows] == seats[index].name] *= at_origin
+            found[origins[rows] == slots[index].name] *= at_origin
             return found
 
         return score
 
-    def why_not(self, child: DesiredChild, scene: PlacementView) -> Unplaced | None:
-        """Where its origin alone would have it."""
-        taking = [seat for seat in scene.seats if _takes(seat)]
-        if any(seat.name != child.origin for seat in taking) or not taking:
+    def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
+        """A reason where only the child's origin could take it."""
+        taking = [slot for slot in view.slots if _takes(slot)]
+        if any(slot.name != child.origin for slot in taking) or not taking:
             return None
         return Unplaced(
             Reason.NO_MEMBERS,
@@ -135,9 +135,9 @@ class NotLocal(Scored):
         )
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """As for the hash: a fallback that changes moves nothing."""
+        """A digest without the fallback: a fallback that changes moves nothing."""
         return self.digest(weights)
 
 
-def _takes(seat: MemberSlot) -> bool:
-    return seat.open and seat.weight > 0 and seat.space > 0
+def _takes(slot: MemberSlot) -> bool:
+    return slot.open and slot.weight > 0 and slot.space > 0

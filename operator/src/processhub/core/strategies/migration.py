@@ -1,4 +1,4 @@
-"""How a child changes its member: afresh, with its state, or not now. ProcessHub's ways and a user's own."""
+"""How a child changes its member: afresh, with its state, or not now. The built-in strategies and a user's own."""
 
 from __future__ import annotations
 
@@ -35,54 +35,56 @@ class PossibleMove(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MigrationStrategy(Protocol):
-    """What the planner asks of a hub's migration strategy. The same answer for the same question."""
+    """A hub's migration strategy, as the planner uses it. The same question gets the same answer."""
 
-    def way(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """How the child is to be moved; ``LATER`` only by choice."""
-
-
-class BuiltIn:
-    """One way for all."""
-
-    def __init__(self, way: MigrationMode) -> None:
-        self._way = way
-
-    def way(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """Always the same."""
-        return self._way
+    def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
+        """How the child is to be moved; ``LATER`` only where ``move.by_choice``."""
 
 
-BUILT_IN: Mapping[str, MigrationStrategy] = {str(way): BuiltIn(way) for way in (MigrationMode.COLD, MigrationMode.HOT)}
+class FixedMigration:
+    """The same mode for every move."""
+
+    def __init__(self, mode: MigrationMode) -> None:
+        self._mode = mode
+
+    def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
+        """The mode that the strategy was made with."""
+        return self._mode
 
 
-class CustomMigration(Protocol):
-    """What is asked of a user's strategy; ``processhub.strategies.Migration`` says it at length."""
+BUILT_IN: Mapping[str, MigrationStrategy] = {
+    str(mode): FixedMigration(mode) for mode in (MigrationMode.COLD, MigrationMode.HOT)
+}
+
+
+class UserMigration(Protocol):
+    """A user's migration strategy; ``processhub.strategies.Migration`` describes it in full."""
 
     def way(self, child: Child, move: PossibleMove) -> MigrationMode:
         """How the child is to be moved."""
 
 
-class OwnMigration:
-    """By a user's strategy. Where it fails, a child stays if it may, else its state goes along.
+class CustomMigration:
+    """A migration strategy that asks a user's. Where that fails, a child stays if it may, else its state goes along.
 
-    ``failure`` says what went wrong last, for the operator to tell; "" where nothing did.
+    ``failure`` says what went wrong last, for the controller to report; "" where nothing did.
     """
 
-    def __init__(self, name: str, ways: CustomMigration) -> None:
-        self.name, self._ways = name, ways
+    def __init__(self, name: str, strategy: UserMigration) -> None:
+        self.name, self._strategy = name, strategy
         self.failure = ""
 
-    def way(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """What the user's strategy says; where the child can't stay, with its state."""
+    def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
+        """The mode that the user's strategy returns; HOT instead of LATER where the child can't stay."""
         seen = Child(id=child.id, origin=child.origin, tags=child.tags, metadata=dict(child.metadata))
         try:
-            way = MigrationMode(self._ways.way(seen, move))
-        except Exception as error:  # noqa: BLE001 whatever a user's code does, other children and hubs go on; it is told
+            mode = MigrationMode(self._strategy.way(seen, move))
+        except Exception as error:  # noqa: BLE001 a user's code may raise anything; it is reported as ``failure``
             self.failure = f"way({child.id!r}) raised {type(error).__name__}: {error}"
-            way = MigrationMode.LATER
-        return MigrationMode.HOT if way is MigrationMode.LATER and not move.by_choice else way
+            mode = MigrationMode.LATER
+        return MigrationMode.HOT if mode is MigrationMode.LATER and not move.by_choice else mode
 
 
-def migration_of(name: str, own: Mapping[str, OwnMigration] | None = None) -> MigrationStrategy:
-    """The strategy of this name. Raises KeyError where there is none."""
-    return BUILT_IN[name] if name in BUILT_IN else (own or {})[name]
+def migration_of(name: str, custom: Mapping[str, CustomMigration] | None = None) -> MigrationStrategy:
+    """The migration strategy of this name, built-in or one of ``custom``. Raises KeyError where there is none."""
+    return BUILT_IN[name] if name in BUILT_IN else (custom or {})[name]

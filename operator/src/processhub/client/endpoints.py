@@ -1,4 +1,4 @@
-"""Where a hub's members can be reached from here.
+"""The endpoints at which a hub's members can be reached from here.
 
 In a child or a member $HUB_URL; in another pod of the cluster the hub's Service; from outside a member's own address
 where that answers (the local cluster, a routed network), else a port-forward through the API server.
@@ -21,7 +21,7 @@ _CONNECT_SECONDS = 1.0
 
 
 class MemberEndpoints:
-    """The ways of one client; the one that worked last comes first."""
+    """The endpoints that one client tries; the one that worked last comes first."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -58,18 +58,18 @@ class MemberEndpoints:
             yield base
 
     def worked(self, base: str) -> None:
-        """Somebody answered there."""
+        """Remember the base URL: somebody answered there."""
         self._last = base
 
     async def failed(self, base: str) -> None:
-        """Nobody takes requests there."""
+        """Forget the base URL: nobody takes requests there."""
         if self._last == base:
             self._last = ""
         if (forward := self._forwards.pop(base, None)) is not None:
             await forward.close()
 
     async def close(self) -> None:
-        """Close what was opened on the way."""
+        """Close the port-forwards that were opened."""
         for forward in self._forwards.values():
             await forward.close()
         self._forwards.clear()

@@ -1,4 +1,4 @@
-"""Loads as the agents measure them, and the patience with which imbalances are met."""
+"""Loads as the agents measure them, and the cooldown before an imbalance moves children."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from processhub.core.strategies.cooldown import AFTER_SECONDS, BACK_SECONDS, RES
 ROUND = 5.0  # seconds
 
 
-def takers(
-    patience: RebalanceCooldown, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0
+def targets(
+    cooldown: RebalanceCooldown, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0
 ) -> list[float]:
-    """When a member was told to draw, with this imbalance at each round."""
+    """When a member is to draw children, with this imbalance at each round."""
     rounds = [begin + ROUND * number for number in range(int(seconds / ROUND))]
-    return [now for now in rounds if patience.taker(imbalance, now)]
+    return [now for now in rounds if cooldown.target(imbalance, now)]
 
 
 def test_an_imbalance_is_met_once_it_has_lasted() -> None:
-    assert takers(RebalanceCooldown(), 300, ("a", "b")) == [AFTER_SECONDS]
+    assert targets(RebalanceCooldown(), 300, ("a", "b")) == [AFTER_SECONDS]
 
 
 def test_one_that_ends_in_between_begins_anew() -> None:
-    patience = RebalanceCooldown()
+    cooldown = RebalanceCooldown()
 
-    assert not takers(patience, 50, ("a", "b"))
-    assert not takers(patience, 10, None, begin=50)
-    assert takers(patience, 120, ("a", "b"), begin=60) == [60 + AFTER_SECONDS]
+    assert not targets(cooldown, 50, ("a", "b"))
+    assert not targets(cooldown, 10, None, begin=50)
+    assert targets(cooldown, 120, ("a", "b"), begin=60) == [60 + AFTER_SECONDS]
 
 
 def test_loads_that_take_turns_move_nothing() -> None:
-    patience = RebalanceCooldown()
+    cooldown = RebalanceCooldown()
 
     for turn in range(100):
         imbalance = ("a", "b") if turn % 2 else ("b", "a")
-        assert not takers(patience, 50, imbalance, begin=turn * 50)
+        assert not targets(cooldown, 50, imbalance, begin=turn * 50)
 
 
 def test_several_loaded_members_are_one_imbalance() -> None:
-    patience = RebalanceCooldown()
+    cooldown = RebalanceCooldown()
 
-    told = [patience.taker(("a" if number % 2 else "c", "b"), ROUND * number) for number in range(20)]
+    told = [cooldown.target(("a" if number % 2 else "c", "b"), ROUND * number) for number in range(20)]
 
-    assert [number for number, taker in enumerate(told) if taker] == [int(AFTER_SECONDS / ROUND)]
+    assert [number for number, target in enumerate(told) if target] == [int(AFTER_SECONDS / ROUND)]
 
 
-def test_levellings_are_far_apart_and_giving_back_takes_much_longer_each_time() -> None:
-    patience = RebalanceCooldown()
-    assert takers(patience, 65, ("a", "b")) == [60]
+def test_balancings_are_far_apart_and_giving_back_takes_much_longer_each_time() -> None:
+    cooldown = RebalanceCooldown()
+    assert targets(cooldown, 65, ("a", "b")) == [60]
 
-    assert takers(patience, 700, ("c", "d"), begin=100) == [60 + REST_SECONDS]
-    back = takers(patience, 2 * BACK_SECONDS, ("d", "c"), begin=900)
+    assert targets(cooldown, 700, ("c", "d"), begin=100) == [60 + REST_SECONDS]
+    back = targets(cooldown, 2 * BACK_SECONDS, ("d", "c"), begin=900)
     assert back[0] == 60 + REST_SECONDS + BACK_SECONDS
-    again = takers(patience, 4 * BACK_SECONDS, ("c", "d"), begin=back[0] + ROUND)
+    again = targets(cooldown, 4 * BACK_SECONDS, ("c", "d"), begin=back[0] + ROUND)
     assert again[0] == back[0] + 2 * BACK_SECONDS
 
 
@@ -69,8 +69,8 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
     hub = PlannedHub(2, hub_spec(strategy="LeastLoaded", cap_percent=1000))
     hub.want(children_of(20))
     hub.rest()
-    patience, moves = RebalanceCooldown(), []
-    taker = ""
+    cooldown, moves = RebalanceCooldown(), []
+    target = ""
     for number in range(int(7200 / ROUND)):
         now = number * ROUND
         hot = int(now / period) % 2
@@ -78,11 +78,11 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
             count = len(hub.on(f"hub-{index}"))
             cpu = count * (200 if index == hot else 20)
             hub.change(f"hub-{index}", usage=Usage(cpu=cpu, memory=100, children=count))
-        if taker:
-            hub.change(taker, joining=True)
+        if target:
+            hub.change(target, joining=True)
         for planned in hub.rest():
             moves += [(now, move.id, move.source, move.target) for move in planned.moves]
-        taker = patience.taker(hub.step().imbalance, now)
+        target = cooldown.target(hub.step().imbalance, now)
 
     # Shorter turns are not acted on at all; longer ones are taken for lasting once, and then let be for an hour.
     times = sorted({now for now, *_ in moves})

@@ -1,0 +1,343 @@
+"""The client of one hub, with coroutines. Look-ups are local; what changes something is a request to the API server.
+
+``hub.Hub`` is this with the ways to connect, ``sync.SyncHub`` wraps it for callers without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from processhub.client import moves
+from processhub.client.errors import (
+    ChildrenFailed,
+    HubError,
+    Partitioned,
+    Timeout,
+    names,
+)
+from processhub.client.hooks import cancel, parse_hooks, register
+from processhub.client.moves import DrainResult
+from processhub.client.records import Processes, Spec
+from processhub.client.registry import Registry
+from processhub.client.requests import Requests
+from processhub.client.results import Result, StopResult
+from processhub.client.session import Session, connected, find_hub, translated
+from processhub.client.specs import ChildLike, checked_ids, prepare
+from processhub.client.start import OnFailure, StartCall
+from processhub.client.stop import stop_children
+from processhub.client.waiting import Start
+
+
+class AsyncHub:
+    """A hub's children: started, stopped, waited for and looked up, once it was entered by ``async with``."""
+
+    def __init__(
+        self, name: str, namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
+    ) -> None:
+        self.name = name
+        self._where = (namespace, context, kubeconfig)
+        self._stack = AsyncExitStack()
+        self._session_or_none: Session | None = None
+        self._requests_or_none: Requests | None = None
+        self._bind(Registry(name, ""))
+
+    @classmethod
+    def attached(cls, session: Session) -> Self:
+        """The client over a session that its caller opened and closes."""
+        hub = cls(session.name, session.namespace)
+        hub._attach(session)
+        return hub
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            client, namespace = await stack.enter_async_context(connected(*self._where))
+            session = Session(client, namespace, await find_hub(client, namespace, self.name))
+            stack.push_async_callback(session.close)
+            with translated(f"the registry of hub {self.name} can't be read"):
+                await session.read()
+            await session.follow()
+            self._stack = stack.pop_all()
+        self._attach(session)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close_requests()
+        self._session_or_none = None
+        await self._stack.aclose()
+
+    @property
+    def namespace(self) -> str:
+        """The hub's namespace."""
+        return self._session.namespace
+
+    # changing
+
+    async def start_children(
+        self,
+        children: Iterable[ChildLike],
+        *,
+        wait: bool = False,
+        timeout: float = 10,
+        on_failure: OnFailure = "continue",
+        check_existing: bool = True,
+        child_mapping: Mapping[str, Sequence[str]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> Result:
+        """Start children; each a mapping as in a manifest's ``spec`` (an id and a workload at least) or a ChildSpec.
+
+        Args:
+            children: What to start.
+            wait: Return when each runs or is known not to, else as soon as all are created.
+            timeout: Seconds for all of it, with ``wait``.
+            on_failure: ``rollback`` removes everything that this call created where one child fails, or the call is
+                cancelled, and returns when nothing is left of it; ``continue`` keeps those that started.
+            check_existing: True: an id that exists is an error (AlreadyStarted). False: one that exists with the same
+                spec counts as started.
+            child_mapping: Members by id, for Guided hubs.
+            metadata: For all of them; a child's own wins.
+            tags: For all of them, before a child's own.
+
+        Returns:
+            A Result that accounts for every child.
+
+        Raises:
+            NoChildren, InvalidChild, MissingChildMapping, ChildMappingMismatch, Partitioned: said before anything is
+                written.
+            HubNotFound: the hub was deleted.
+            Unreachable: no answer from the API server.
+        """
+        session = self._session
+        if on_failure not in ("continue", "rollback"):
+            raise HubError(f"on_failure is {on_failure!r}; it is 'continue' or 'rollback'")
+        specs, errors = prepare(
+            children, session.living_hub(), child_mapping=child_mapping, metadata=metadata, tags=tags
+        )
+        if self.is_partitioned():
+            raise Partitioned(f"hub {self.name} has lost its quorum: {session.living_hub().partitioned}")
+        call = StartCall(session, specs, check_existing=check_existing, on_failure=on_failure)
+        call.result.errors.update(errors)
+        with translated(f"children of hub {self.name} can't be started"):
+            return await call.run(wait=wait, timeout=timeout)
+
+    async def wait_children(self, ids: Iterable[str], timeout: float = 10) -> Result:
+        """Wait until all of these run.
+
+        Raises:
+            Timeout: some were still on their way; it names them and has the result.
+            ChildrenFailed: some are known not to run (refused, crashed, no such child); it has the result.
+            NoChildren, InvalidChild: the ids are no ids.
+        """
+        start = Start(self._session, dict.fromkeys(checked_ids(ids), ""))
+        await start.until(asyncio.get_running_loop().time() + timeout)
+        result = Result()
+        result.started, result.errors = start.running, {**start.failed, **start.late()}
+        if start.pending:
+            said = "; ".join(f"{child_id}: {hint}" for child_id, hint in sorted(start.hints.items())[:3])
+            raise Timeout(
+                f"not running within {timeout:g} s: {names(start.pending)}{f' ({said})' if said else ''}",
+                tuple(sorted(start.pending)),
+                result,
+            )
+        if start.failed:
+            first = next(iter(sorted(start.failed)))
+            raise ChildrenFailed(f"not started: {names(start.failed)} ({first}: {start.failed[first]})", result)
+        return result
+
+    async def stop_children(self, ids: Iterable[str], *, wait: bool = False, timeout: float = 30) -> StopResult:
+        """Stop children by id; with ``wait`` return when their processes have ended, ``timeout`` seconds at most.
+
+        A static child (one of the hub's spec.children) can't be stopped so: that, and every other reason of a single
+        child, is in the result's errors. Raises NoChildren, InvalidChild, HubNotFound, Unreachable.
+        """
+        with translated(f"children of hub {self.name} can't be stopped"):
+            return await stop_children(self._session, ids, wait=wait, timeout=timeout)
+
+    async def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
+        """Add hooks, each written as in the Hub's spec.hooks, and return when the hub has them.
+
+        Raises InvalidHook (a name that is taken, a hook that is not valid; nothing is changed), HubNotFound, Timeout
+        (no operator took them), Unreachable.
+        """
+        hooks = parse_hooks(handlers)
+        with translated(f"hooks of hub {self.name} can't be registered"):
+            await register(self._session, hooks)
+
+    async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
+        """Remove the hooks of these names and return when the hub is without them.
+
+        Raises InvalidHook where one is not there (nothing is changed), HubNotFound, Timeout, Unreachable.
+        """
+        with translated(f"hooks of hub {self.name} can't be cancelled"):
+            await cancel(self._session, names)
+
+    # looking up: local, from the registry as last seen
+
+    def child_lookup(self, child_id: str) -> tuple[Spec, Processes] | None:
+        """``(spec, [(member, pid), …])``, the active one first; None where the id is not on record."""
+        return self._lookups.get(child_id)
+
+    def get_pid(self, child_id: str) -> int | None:
+        """The active copy's pid, None where it has none."""
+        return self._pids.get(child_id)
+
+    def get_pids(self, child_id: str) -> list[int]:
+        """The pids of all copies, the active one's first."""
+        record = self._records.get(child_id)
+        return [] if record is None else [pid for _, pid in record.processes if pid]
+
+    def process_list(self, scope: str = "global", member: str | None = None) -> dict[str, Any]:
+        """``global``: ``{id: [(member, pid), …]}``; ``local``: ``{id: pid}`` on ``member``, else on $HUB_MEMBER.
+
+        Children without a process are not in it; the pid of a pod child is 0. Raises HubError where the scope or the
+        member is not known.
+        """
+        if scope == "global":
+            return {child_id: record.processes for child_id, record in self._records.items() if record.processes}
+        if scope != "local":
+            raise HubError(f"scope is {scope!r}; it is 'global' or 'local'")
+        member = member or os.environ.get("HUB_MEMBER")
+        if not member:
+            raise HubError("scope 'local' needs member=…: this process runs in no member (HUB_MEMBER is not set)")
+        return {
+            child_id: pid
+            for child_id, record in self._records.items()
+            for name, pid in record.processes
+            if name == member
+        }
+
+    def tag_query(self, tag: str) -> dict[str, Processes]:
+        """``{id: [(member, pid), …]}`` of the children on record that carry the tag."""
+        return {child_id: self._records[child_id].processes for child_id in self._registry.tagged(tag)}
+
+    def metadata_query(self, match: Mapping[str, str] | None = None, /, **pairs: str) -> dict[str, Processes]:
+        """``{id: [(member, pid), …]}`` of the children whose metadata holds all these pairs.
+
+        Keys that are no Python names go into ``match``. Looks at every child.
+        """
+        wanted = {**(match or {}), **pairs}.items()
+        return {
+            child_id: record.processes
+            for child_id, record in self._records.items()
+            if wanted <= record.spec.metadata.items()
+        }
+
+    def registry_dump(self) -> dict[str, dict[str, Any]]:
+        """``{id: {"uid": …, "spec": {…}, "nodes": [{name, role, state, pid, epoch, restarts, …}]}}``, sorted by id."""
+        return {
+            child_id: {"uid": record.uid, "spec": record.spec.to_dict(), "nodes": msgspec.to_builtins(record.nodes)}
+            for child_id, record in sorted(self._records.items())
+        }
+
+    def nodes(self) -> list[str]:
+        """The names of the members that are ready, sorted."""
+        hub = self._session.hub
+        return sorted(member.name for member in hub.status.members if member.ready) if hub else []
+
+    def is_alive(self, child_id: str) -> bool:
+        """Whether the child's active copy runs."""
+        record = self._records.get(child_id)
+        return record is not None and record.alive
+
+    def is_locked(self, child_id: str) -> bool:
+        """Whether the child is changing its owner right now: a move, or an earlier incarnation that still ends."""
+        record = self._records.get(child_id)
+        return record is not None and record.locked
+
+    def is_partitioned(self) -> bool:
+        """Whether the hub has lost its quorum."""
+        hub = self._session.hub
+        return hub is not None and bool(hub.partitioned)
+
+    # asking children
+
+    async def call(
+        self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = ""
+    ) -> Any:
+        """Ask a child, through any member, and return its answer: a JSON value, or text where it is none.
+
+        Requests of one child are served one at a time, in order of arrival; one that waits goes to the child's next
+        owner. ``timeout`` (seconds) covers all of that; without it the hub's own limits hold.
+
+        Raises:
+            OutcomeUnknown: it was handed to the child and no answer came (a crash, a lost member); it is not run twice.
+            Timeout: no answer within the hub's requestSeconds, or ``timeout``; it may still be running.
+            NoOwner, Busy, ChildNotFound, Partitioned, NotAllowed, BadRequest: it was not run.
+            RequestFailed: the child answered with an HTTP status that is no success.
+        """
+        return await self._requests.call(child_id, request, timeout, idempotency_key)
+
+    async def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
+        """Send a child a message without an answer; returns when it is in its queue. It is handed over once at most.
+
+        ``to="all"``: every running copy; returns the members that took it ([] otherwise). Raises as ``call``.
+        """
+        return await self._requests.cast(child_id, message, to, timeout)
+
+    # moving
+
+    async def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
+        """Have a member emptied: it gives its children away and takes none until ``undrain``.
+
+        Guided and pinned children can't leave it: they run on and are named in the result's ``stranded``; with
+        ``force`` they are stopped and wait for the member. With ``wait`` return when nothing else is left on it.
+        Raises HubError for a member that is not there, Timeout, HubNotFound, Unreachable.
+        """
+        with translated(f"member {member} of hub {self.name} can't be drained"):
+            return await moves.drain(self._session, member, force=force, wait=wait, timeout=timeout)
+
+    async def undrain(self, member: str) -> bool:
+        """Let a drained member take children again, as one that joins; False where it was not drained.
+
+        Raises HubError for a member that is not there, HubNotFound, Unreachable.
+        """
+        with translated(f"member {member} of hub {self.name} can't be undrained"):
+            return await moves.undrain(self._session, member)
+
+    async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
+        """Have a child moved to a member; with ``wait`` return when it runs there.
+
+        On a Guided hub its ``spec.nodes`` is changed; elsewhere it is moved once, and a later join may move it again.
+        Of several copies the one on ``member`` becomes the active one; where it has none, the active one moves there,
+        or, of copies that are all active, the one that is placed worst.
+        Raises HubError where it can't be (no such child or member, not ready, drained, full, pinned), Timeout,
+        HubNotFound, Unreachable.
+        """
+        with translated(f"child {child_id!r} can't be moved"):
+            await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)
+
+    async def close_requests(self) -> None:
+        """Close the connections to members, where there are any; leaving ``async with`` does."""
+        requests, self._requests_or_none = self._requests_or_none, None
+        if requests is not None:
+            await requests.close()
+
+    def _attach(self, session: Session) -> None:
+        self._session_or_none = session
+        self._bind(session.registry)
+
+    def _bind(self, registry: Registry) -> None:
+        # The registry never replaces its dicts: a look-up is one get.
+        self._registry = registry
+        self._records, self._lookups, self._pids = registry.records, registry.lookups, registry.pids
+
+    @property
+    def _requests(self) -> Requests:
+        if self._requests_or_none is None:
+            self._requests_or_none = Requests(self._session)
+        return self._requests_or_none
+
+    @property
+    def _session(self) -> Session:
+        if self._session_or_none is None:
+            raise HubError(f"the client of hub {self.name} is not connected; use it inside 'async with Hub.connect(…)'")
+        return self._session_or_none

@@ -1,0 +1,218 @@
+"""One copy of each child: which member a child is placed on or moved to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from processhub.api.reasons import Reason
+from processhub.core.model.membership import Phase
+from processhub.core.model.placement import NOWHERE
+from processhub.core.model.plan import Move, Unplaced
+from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, takes, unavailable
+from processhub.core.planning.placementview import placement_view
+from processhub.core.planning.steps import ChildSteps
+from processhub.core.strategies import HASH, Strategy
+from processhub.core.strategies.migration import MigrationMode, MigrationStrategy
+
+
+class SingleCopyPlanner(ChildSteps):
+    """The planner of hubs that keep one copy of each child."""
+
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy, migration: MigrationStrategy) -> None:
+        super().__init__(snapshot, migration)
+        self.strategy = strategy
+
+    def place_new(self) -> None:
+        """Find a member for each child that has none."""
+        ready: list[DesiredChild] = []
+        for child in self.new:
+            if blocked := self.blocked(child.id):
+                self.unplaced[child.id] = blocked
+            elif child.nodes:
+                self._place_bound(child, child.nodes[0])
+            else:
+                ready.append(child)
+        if not ready:
+            return
+        if not any(takes(member) for member in self.snapshot.members) or not self.snapshot.formed:
+            message = "no member of the hub is ready; placed when one is"
+            self.unplaced.update({child.id: Unplaced(Reason.NO_MEMBERS, message) for child in ready})
+            return
+        again = [child for child in ready if child.id in self.lost_from] if self.strategy.hash_after_loss else []
+        fresh = [child for child in ready if child.id not in self.lost_from] if again else ready
+        self._place(again, HASH)
+        self._place(fresh, self.strategy)
+
+    def _place(self, children: list[DesiredChild], strategy: Strategy) -> None:
+        if not children:
+            return
+        view = placement_view(self, self.strategy, len(children))
+        left_over = []
+        for child, index in zip(children, strategy.place(children, view).tolist(), strict=True):
+            if index == NOWHERE:
+                left_over.append(child)
+                continue
+            name = view.slots[index].name
+            if child.id not in self.lost_from:
+                self.last_placed = name
+            self._start(child, name)
+        if left_over:
+            view, full = placement_view(self, self.strategy, 0), self.no_room(self.candidates(0))
+            self.unplaced.update({child.id: strategy.why_not(child, view) or full for child in left_over})
+
+    def apply_move_requests(self) -> None:
+        """Move children to where somebody asked to have them, within the budget."""
+        if not self.snapshot.move_requests:
+            return
+        sources = {child.id: source for child, source in (*self.leaving, *self.movable)}
+        begun = set[str]()
+        for child_id, name in self.snapshot.move_requests.items():
+            answer = self._apply_move_request(child_id, name, sources, begun)
+            if answer is not None:
+                self.move_results[child_id] = answer
+        if begun:
+            self.movable = [pair for pair in self.movable if pair[0].id not in begun]
+            self.leaving = [pair for pair in self.leaving if pair[0].id not in begun]
+
+    def drain(self) -> None:
+        """Move children off the members that are to be emptied, within the budget."""
+        now = self.leaving[: max(self.budget, 0)]
+        self.pending_moves += len(self.leaving) - len(now)
+        if not now:
+            return
+        view = placement_view(self, self.strategy, len(now))
+        strategy = HASH if self.strategy.hash_after_loss else self.strategy
+        chosen = strategy.place([child for child, _ in now], view)
+        for (child, source), index in zip(now, chosen.tolist(), strict=True):
+            if index == NOWHERE:
+                self.pending_moves += 1
+            else:
+                self.begin_move(child, source, view.slots[index].name, f"{source} is drained")
+
+    def rebalance(self) -> None:
+        """Move onto the joiners the children that they outrank the present member for, within the budget."""
+        joiners = [
+            member
+            for member in sorted(self.snapshot.members, key=lambda member: member.name)
+            if self.joining.get(member.name, member.joining) and member.phase is Phase.LIVE and not member.draining
+        ]
+        if not joiners:
+            return
+        unfinished: set[str] = set()
+        if self.snapshot.spec.distribution.rebalance.on_join:
+            unfinished = self._move_onto(joiners) | self._to_be_seen(joiners)
+        for member in joiners:
+            if member.name not in unfinished:
+                self.joining[member.name] = False
+
+    def detect_imbalance(self) -> None:
+        """Look for an imbalance of loads, once nothing else is under way."""
+        restless = self.moving or self.pending_moves or any(member.joining for member in self.snapshot.members)
+        if not restless and not self.joining:
+            self.imbalance = self.strategy.imbalance(placement_view(self, self.strategy, 0))
+
+    def _place_bound(self, child: DesiredChild, name: str) -> None:
+        member = self.members.get(name)
+        if member is None or not takes(member) or not self.snapshot.formed:
+            self.unplaced[child.id] = unavailable(name)
+        elif full := self.full(name):
+            self.unplaced[child.id] = full
+        else:
+            self._start(child, name)
+
+    def _start(self, child: DesiredChild, name: str) -> None:
+        self.load[name] += 1
+        self.put(name, child.id, self.assignment(child))
+        if source := self.lost_from.get(child.id):
+            self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
+
+    # move requests
+
+    def _apply_move_request(self, child_id: str, name: str, sources: Mapping[str, str], begun: set[str]) -> str | None:
+        """The result of a request: "" where the child is on record there, else why not; None while it is under way.
+
+        ``sources``: the member of each child that may be moved now. One whose move begins is put into ``begun``.
+        """
+        child, places = self.snapshot.children.get(child_id), self.snapshot.record.get(child_id, ())
+        if child is None or child.suspended or not places:
+            return NOT_PLACED
+        if name == self._ends_up_on(child_id, places):
+            return ""
+        if child.nodes:
+            return MAPPED
+        if child.pinned:
+            return PINNED
+        if unfit := self.unfit(name):
+            return unfit
+        if full := self.full(name):
+            return full.message
+        source = sources.get(child_id)
+        if source is None and child.refused:
+            return REFUSED
+        if source is not None and self.budget > 0:
+            begun.add(child_id)
+            self.begin_move(child, source, name, "it was asked for")
+        else:
+            self.pending_moves += 1
+        return None
+
+    def _ends_up_on(self, child_id: str, places: tuple[OnRecord, ...]) -> str:
+        """The member that the child will be on when the move under way is over; "" where it is placed anew."""
+        left = [place for place in places if self.changes.get(place.member, {}).get(child_id, place.entry) is not None]
+        # A target's entry is newer than its source's.
+        return max(left, key=lambda place: place.entry.epoch).member if left else ""
+
+    # joins
+
+    def _move_onto(self, joiners: list[MemberView]) -> set[str]:
+        """Begin moves, each child onto the joiner that draws it most; the joiners that have some left for later."""
+        begun = {move.id for move in self.moves}
+        movable = [(child, source) for child, source in self.movable if child.id not in begun]
+        if not movable:
+            return set()
+        view = placement_view(self, self.strategy, 0)
+        chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], view)
+        slots = {slot.name: slot for slot in view.slots}
+        unfinished, full, left = set[str](), set[str](), set[str]()
+        for index, joiner in enumerate(joiners):
+            wanting = np.flatnonzero(chosen == index)
+            # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
+            order = wanting[np.argsort(-drawn[wanting], kind="stable")]
+            room = slots[joiner.name].room if self.strategy.capped else slots[joiner.name].space
+            take = min(len(order), room)
+            now = min(take, max(self.budget, 0))
+            for position in order[:now].tolist():
+                child, source = movable[position]
+                if self.mode(child, source, joiner.name, by_choice=True) is MigrationMode.LATER:
+                    self.deferred.append(child.id)
+                    unfinished.add(joiner.name)
+                    continue
+                left.add(source)
+                self.begin_move(child, source, joiner.name, f"{joiner.name} {self._why(joiner)}")
+            self.pending_moves += take - now
+            if take > now:
+                unfinished.add(joiner.name)
+            if len(order) > take:
+                full.add(joiner.name)
+        # Where members trade children, one that is full has room again when those that leave it have.
+        return unfinished | (full & left)
+
+    def _why(self, joiner: MemberView) -> str:
+        return "draws it by strategy and weights" if joiner.resettles else "joined"
+
+    def _to_be_seen(self, joiners: list[MemberView]) -> set[str]:
+        """The joiners that stay so, because children that they may outrank the member of can't be moved yet.
+
+        Such are those of a member that is away, those on their way and those that are being edited.
+        """
+        if any(member.phase is Phase.HELD for member in self.snapshot.members):
+            return {member.name for member in joiners}
+        if not self.unsteady:
+            return set()
+        chosen, _ = self.strategy.draw(
+            self.unsteady, [joiner.name for joiner in joiners], placement_view(self, self.strategy, 0)
+        )
+        return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}
