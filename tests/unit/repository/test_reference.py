@@ -14,7 +14,7 @@ from reference import python, vocabulary
 from reference.crds import Kind
 from reference.markdown import NotDescribedError, prose, table, words
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_concepts_have_a_picture_of_each_strategy() -> None:

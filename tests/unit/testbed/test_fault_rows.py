@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e" / "faults"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "e2e" / "faults"))
 
 from rows import Findings, Ledger, Row, examine, first_after
 

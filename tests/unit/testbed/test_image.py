@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-OPERATOR = Path(__file__).resolve().parents[2] / "operator"
+OPERATOR = Path(__file__).resolve().parents[3] / "operator"
 LEFT_OUT = {"kubernetes"}  # image/overrides.txt says why
 
 

@@ -14,7 +14,7 @@ import yaml
 
 import render_manifests
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "processhub"
 VALUES = sorted((CHART / "ci").glob("*.yaml"))
 Manifest = dict[str, Any]

@@ -20,7 +20,7 @@ from processhub.api.childset import ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubSpec, HubStatus
 from processhub.api.slice import EPOCHS_PER_TERM, FORMAT, MAX_BYTES, MAX_ENTRIES, Settings, SliceSpec, SliceStatus
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PLURALS = ["hubs", "children", "childsets", "registryslices"]
 Schema = dict[str, Any]
 

@@ -800,7 +800,7 @@ for planned in hub.rest(budget=7):
 def test_plans_are_the_same_in_every_process_and_with_every_hash_seed() -> None:
     printed = [
         subprocess.run(
-            [sys.executable, "-c", _IN_A_PROCESS, str(Path(__file__).parent)],
+            [sys.executable, "-c", _IN_A_PROCESS, str(Path(__file__).parents[1])],
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
