@@ -179,6 +179,25 @@ def test_a_drained_member_lets_go_of_what_sleeps_there_and_starts_nothing() -> N
     assert hub.where() == {"free": "hub-1", "pinned": "hub-0"}
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_another_copy_becomes_active_where_the_active_ones_member_was_drained_while_it_slept(forced: bool) -> None:
+    hub = copies()
+    hub.want([child("pinned", pinned=True)])
+    hub.rest()
+    active, passive = sorted(hub.roles("pinned"), key=lambda member: hub.roles("pinned")[member])
+    suspend(hub, "pinned")
+    hub.rest()
+
+    hub.change(active, draining=True, forced=forced)
+    resume(hub, "pinned")
+    hub.rest()
+
+    assert hub.roles("pinned") == {passive: Role.ACTIVE}
+    hub.change(active, draining=False, forced=False)
+    hub.rest()
+    assert hub.roles("pinned") == {passive: Role.ACTIVE, active: Role.PASSIVE}
+
+
 def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there() -> None:
     hub = placed(1, 1, pinned=True)
     suspend(hub)

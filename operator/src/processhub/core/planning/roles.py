@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from processhub.api.reasons import Role
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move
@@ -101,7 +103,16 @@ class Roles(PlanBuilder):
     def _resume(self, child: DesiredChild, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
         """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
         member = self.members[place.member]
-        if member.phase is not Phase.LIVE or member.draining or not self._is_over(child, place):
+        if member.phase is not Phase.LIVE or not self._is_over(child, place):
+            return
+        if member.draining:
+            if place.entry.role == Role.ACTIVE and any(
+                self._can_act(child, other) for other in kept if other is not place
+            ):
+                # Another is made active meanwhile. This one is started as a passive copy once its member is undrained.
+                entry = msgspec.structs.replace(place.entry, role=Role.PASSIVE, epoch=self.next_epoch)
+                self.next_epoch += 1
+                self.put(place.member, child.id, entry)
             return
         if self.standby and role == Role.ACTIVE and (
             blocked := self.blocked(child.id, self._heard(child, kept), self.passive_pods(child.id, kept))
@@ -109,6 +120,12 @@ class Roles(PlanBuilder):
             self.unplaced[child.id] = blocked
             return
         self.put(place.member, child.id, self.assignment(child, role=role))
+
+    def _can_act(self, child: DesiredChild, place: OnRecord) -> bool:
+        """Whether the copy runs, or can be started, on a live member."""
+        member = self.members[place.member]
+        held = member.draining if place.entry.asleep else self.sleeps(child, place)
+        return self.standby and member.phase is Phase.LIVE and not held
 
     def _is_over(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether what a copy was before has ended.
