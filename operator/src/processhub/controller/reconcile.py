@@ -426,11 +426,13 @@ class Reconciler:
         self, key: HubKey, hub: Hub, memory: HubMemory, plan: Plan, refusal: Refusal | None, steps: Steps
     ) -> float | None:
         trouble = (refusal.reason, refusal.message) if refusal is not None else steps.trouble()
-        return self._write_hub(
-            hub,
-            memory,
-            lambda: hub_status(hub, self._observed[key], plan, now_seconds(), refusal=refusal, trouble=trouble),
-        )
+        followed = memory.accepted.metadata.generation if memory.accepted is not None else None
+
+        def compute() -> HubStatus:
+            observation, now = self._observed[key], now_seconds()
+            return hub_status(hub, observation, plan, now, refusal=refusal, trouble=trouble, followed=followed)
+
+        return self._write_hub(hub, memory, compute)
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]
@@ -506,8 +508,8 @@ class Reconciler:
         """Why there can be no round of the hub. A refused edit is no reason where the spec before it was accepted."""
         refusal = memory.refused_edit = self._refusal(hub, state)
         if refusal is None:
-            memory.accepted = hub.spec
-        elif memory.accepted is None or refusal.reason is Reason.NAME_CONFLICT:
+            memory.accepted = hub
+        elif memory.accepted is None or _of_earlier_hub(state) is not None:
             return refusal
         return None
 
@@ -516,15 +518,7 @@ class Reconciler:
             return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
         if refusal := self._refused(hub):
             return refusal
-        # What an earlier hub has left may run children yet. A hub that has slices of its own has begun: what comes to
-        # be there later than that is no earlier hub's.
-        left = state.leftovers() if not state.slices else []
-        if left:
-            return Refusal(
-                Reason.NAME_CONFLICT,
-                f"{left[0]} of an earlier hub of this name is still being deleted; started when it is gone",
-            )
-        return None
+        return _of_earlier_hub(state)
 
     async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
         """The Hub does not exist (any more): its Children report that, its objects are garbage-collected."""
@@ -554,7 +548,21 @@ def _as_accepted(hub: Hub, memory: HubMemory) -> Hub:
     """The Hub as it is reconciled: with the last spec that was accepted."""
     if memory.refused_edit is None or memory.accepted is None:
         return hub
-    return msgspec.structs.replace(hub, spec=memory.accepted)
+    return msgspec.structs.replace(hub, spec=memory.accepted.spec)
+
+
+def _of_earlier_hub(state: HubState) -> Refusal | None:
+    """Why the hub can't begin yet: what an earlier hub of its name has left may run children.
+
+    A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
+    """
+    left = state.leftovers() if not state.slices else []
+    if not left:
+        return None
+    return Refusal(
+        Reason.NAME_CONFLICT,
+        f"{left[0]} of an earlier hub of this name is still being deleted; started when it is gone",
+    )
 
 
 def _of_hub(refusal: Refusal) -> Refusal:
