@@ -15,10 +15,11 @@ from processhub.api.kubernetes import KubernetesNode, Pod, PodSpec
 from processhub.api.meta import ObjectMeta, find_condition
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.api.slice import RegistrySlice, SliceSpec
-from processhub.cluster.client import Client, WatchEvent
+from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
 Json = dict[str, Any]
@@ -66,7 +67,8 @@ class Leader:
 
     def __init__(self, client: Client, server: ApiServer) -> None:
         settings = OperatorSettings(pod_name="operator", pod_uid="", namespace="ops")
-        self.server, self.store = server, Store(client, (), lambda key: None)
+        self.woken: list[HubKey] = []
+        self.server, self.store = server, Store(client, (), self.woken.append)
         self.reconciler = Reconciler(client, self.store, settings, 1, lambda key: None)
 
     async def edit(self, spec: Json, generation: int, uid: str = "h", **metadata: Any) -> None:
@@ -89,6 +91,17 @@ class Leader:
         await self.reconciler.reconcile(KEY)
         for task in list(self.reconciler.status._hubs.values()):
             await task
+
+    def can_t_be_read(self, generation: int, **metadata: Any) -> None:
+        """An edit that a newer version of the API allows."""
+        changed = msgspec.structs.replace(
+            self.store.hubs[KEY].metadata,
+            generation=generation,
+            resource_version=self.server.version(),
+            **{"annotations": {}} | metadata,
+        )
+        for informer in self.store.informer_of("hubs", "ns"):
+            informer._take(Undecodable(changed, "Expected `int`, got `str`"))
 
     def delete(self) -> None:
         for informer in self.store.informer_of("hubs", "ns"):
@@ -202,3 +215,32 @@ async def test_a_hub_whose_edit_is_refused_waits_for_the_end_of_an_earlier_one_o
 
         assert hub.condition("Accepted") == ("False", "UnknownStrategy", 2)
         assert not hub.made
+
+
+async def test_a_hub_that_can_t_be_read_any_more_is_paused_and_deleted_as_another() -> None:
+    """Only its spec is that of before."""
+    async with leading() as hub:
+        await hub.edit(GOOD, 1)
+        hub.can_t_be_read(2, annotations={"processhub.dev/paused": "true"})
+        await hub.round()
+        assert hub.condition("Accepted") == ("True", "Accepted", 1)
+
+        hub.can_t_be_read(3)
+        await hub.round()
+        assert hub.condition("Accepted") == ("False", "Invalid", 3)
+        assert {generation for _, _, generation in map(hub.condition, CONDITIONS)} == {1}
+
+        hub.can_t_be_read(3, deletion_timestamp="2026-01-02T03:04:05Z")
+        await hub.round()
+        assert not hub.reconciler._observed
+
+
+async def test_a_hub_that_can_be_read_again_is_looked_at() -> None:
+    async with leading() as hub:
+        await hub.edit(GOOD, 1)
+        hub.can_t_be_read(1)
+        hub.woken.clear()
+
+        await hub.edit(GOOD, 1)
+
+        assert hub.woken == [KEY]

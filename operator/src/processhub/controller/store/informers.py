@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
@@ -157,13 +159,14 @@ class Store:
         hub = new or old
         assert hub is not None
         key = hub.metadata.key
-        self.broken_hubs.pop(key, None)
+        was_broken = self.broken_hubs.pop(key, None) is not None
         if new is None:
             self.hubs.pop(key, None)
         else:
             self.hubs[key] = new
             self.state(key).belongs_to(new.metadata.uid)
-            if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
+            same = old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new)
+            if same and not was_broken:
                 return  # our own status write
         state = self.state(key)
         for name in list(state.unwatched_leases):
@@ -181,6 +184,9 @@ class Store:
 
     def _broken_hub(self, metadata: ObjectMeta, error: str) -> None:
         self.broken_hubs[metadata.key] = (metadata, error)
+        if (known := self.hubs.get(metadata.key)) is not None:
+            # Its spec stays as it was read, but what pauses it, drains members and says that it is deleted is here.
+            self.hubs[metadata.key] = msgspec.structs.replace(known, metadata=metadata)
         self.state(metadata.key)
         self._wake(metadata.key)
 
