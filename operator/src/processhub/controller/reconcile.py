@@ -426,13 +426,11 @@ class Reconciler:
         self, key: HubKey, hub: Hub, memory: HubMemory, plan: Plan, refusal: Refusal | None, steps: Steps
     ) -> float | None:
         trouble = (refusal.reason, refusal.message) if refusal is not None else steps.trouble()
-        followed = memory.accepted.metadata.generation if memory.accepted is not None else None
-
-        def compute() -> HubStatus:
-            observation, now = self._observed[key], now_seconds()
-            return hub_status(hub, observation, plan, now, refusal=refusal, trouble=trouble, followed=followed)
-
-        return self._write_hub(hub, memory, compute)
+        followed = (memory.accepted or hub).metadata.generation
+        compute = partial(
+            hub_status, hub, self._observed[key], plan, refusal=refusal, trouble=trouble, followed=followed
+        )
+        return self._write_hub(hub, memory, lambda: compute(now_seconds()))
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]
@@ -556,13 +554,9 @@ def _of_earlier_hub(state: HubState) -> Refusal | None:
 
     A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
     """
-    left = state.leftovers() if not state.slices else []
-    if not left:
-        return None
-    return Refusal(
-        Reason.NAME_CONFLICT,
-        f"{left[0]} of an earlier hub of this name is still being deleted; started when it is gone",
-    )
+    left = next(iter(state.leftovers()), "") if not state.slices else ""
+    text = f"{left} of an earlier hub of this name is still being deleted; started when it is gone"
+    return Refusal(Reason.NAME_CONFLICT, text) if left else None
 
 
 def _of_hub(refusal: Refusal) -> Refusal:

@@ -75,7 +75,7 @@ def hub_status(
     conditions but Accepted and Stalled are of that one.
     """
     generation = hub.metadata.generation
-    followed = generation if followed is None else followed
+    followed = followed or generation
     members = observation.members
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
@@ -84,9 +84,7 @@ def hub_status(
     running, failed = counts[State.RUNNING], counts[State.FAILED]
     quorum = observation.quorum
     conditions = [
-        condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
-        if refusal is None
-        else condition_of("Accepted", False, refusal.reason, refusal.message, generation),
+        _accepted(hub, refusal),
         _ready(hub, wanted, ready, desired, running, quorum, trouble, followed),
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, followed),
         _balanced(hub, plan, followed),
@@ -170,6 +168,13 @@ def _member(member: Member, children: int) -> MemberStatus:
         cpu=f"{usage.cpu}m" if usage else "",
         memory=f"{usage.memory}Mi" if usage else "",
     )
+
+
+def _accepted(hub: Hub, refusal: Refusal | None) -> Condition:
+    generation = hub.metadata.generation
+    if refusal is None:
+        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 
 def _ready(
