@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Pod, PodSpec
 from processhub.api.meta import ObjectMeta, find_condition
-from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.config import Config
@@ -34,6 +34,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
         self.made: list[str] = []
+        self.deleted: list[str] = []
         self._version = 100
 
     def version(self) -> str:
@@ -48,6 +49,8 @@ class ApiServer:
             self.made.append(path)
         elif request.method == "GET":
             return web.json_response(found or {"kind": "Status", "reason": "NotFound"}, status=200 if found else 404)
+        elif request.method == "DELETE":
+            self.deleted.append(path)
         elif request.query.get("dryRun"):
             return web.json_response(body)
         return web.json_response(self.store(path, body))
@@ -244,3 +247,26 @@ async def test_a_hub_that_can_be_read_again_is_looked_at() -> None:
         await hub.edit(GOOD, 1)
 
         assert hub.woken == [KEY]
+
+
+async def test_pods_of_children_of_a_hub_that_this_leader_can_t_read_stay() -> None:
+    """It is there, though an older or newer version wrote it; only when it is gone its Pods are."""
+    async with leading() as hub:
+        metadata = ObjectMeta(name="hub", namespace="ns", uid="h", generation=1, resource_version=hub.server.version())
+        marks = {LABEL_HUB: "hub", LABEL_HUB_UID: "h", "processhub.dev/child": "0123"}
+        name = child_pod_name("hub", "h", "a")
+        pod = ObjectMeta(name=name, namespace="ns", uid="p", labels=marks, resource_version=hub.server.version())
+        hub.store.put("pods", Pod(metadata=msgspec.structs.replace(pod, annotations={ANNOTATION_CHILD_ID: "a"})))
+        unread = Undecodable(metadata, "Expected `int`, got `str`")
+        for informer in hub.store.informer_of("hubs", "ns"):
+            informer._take(unread)
+
+        await hub.round()
+        assert not hub.server.deleted
+
+        later = msgspec.structs.replace(metadata, resource_version=hub.server.version())
+        for informer in hub.store.informer_of("hubs", "ns"):
+            informer._event(WatchEvent("DELETED", Undecodable(later, unread.error)))
+        assert hub.woken[-1] == KEY
+        await hub.round()
+        assert hub.server.deleted == [f"/api/v1/namespaces/ns/pods/{name}"]

@@ -393,7 +393,7 @@ class Reconciler:
         hub_key = (key[0], child.spec.hub)
         hub = self._store.hubs.get(hub_key)
         if hub is None:
-            return child, child_status(child, [], _no_hub(hub_key), None, now_seconds())
+            return child, child_status(child, [], self._no_hub(hub_key), None, now_seconds())
         observation, memory = self._observed.get(hub_key), self._memory.get(hub_key)
         if observation is None or memory is None:
             refused = self._refused(hub)
@@ -518,12 +518,19 @@ class Reconciler:
             return refusal
         return _of_earlier_hub(state)
 
+    def _no_hub(self, key: HubKey) -> Refusal:
+        if error := self._store.unread_hub(key):
+            return _of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
+        return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")
+
     async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
-        """The Hub does not exist (any more): its Children report that, its objects are garbage-collected."""
+        """The Hub does not exist (any more), or was never read: its Children report that. What is left goes with it."""
         self._observed.pop(key, None)
         self._mark_children(key, state)
-        wait = self._refuse_sets(key, state, _no_hub(key))
+        wait = self._refuse_sets(key, state, self._no_hub(key))
         state.dirty.clear()
+        if self._store.unread_hub(key):
+            return wait  # it is there: what it has stays as it is
         look_again = await delete_all(self._client, self._store, state)
         if self._store.hubs.get(key) is None:
             self._drop_memory(key)
@@ -550,10 +557,8 @@ def _as_accepted(hub: Hub, memory: HubMemory) -> Hub:
 
 
 def _of_earlier_hub(state: HubState) -> Refusal | None:
-    """Why the hub can't begin yet: what an earlier hub of its name has left may run children.
-
-    A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
-    """
+    """Why the hub can't begin yet: what an earlier hub of its name has left may run children."""
+    # A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
     left = next(iter(state.leftovers()), "") if not state.slices else ""
     text = f"{left} of an earlier hub of this name is still being deleted; started when it is gone"
     return Refusal(Reason.NAME_CONFLICT, text) if left else None
@@ -562,10 +567,6 @@ def _of_earlier_hub(state: HubState) -> Refusal | None:
 def _of_hub(refusal: Refusal) -> Refusal:
     """The refusal that the children of a refused hub report."""
     return Refusal(refusal.reason, f"the hub is not accepted: {refusal.message}")
-
-
-def _no_hub(key: HubKey) -> Refusal:
-    return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:

@@ -182,8 +182,15 @@ class Store:
         hub = self.hubs.get(key)
         return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
 
-    def _broken_hub(self, metadata: ObjectMeta, error: str) -> None:
-        self.broken_hubs[metadata.key] = (metadata, error)
+    def unread_hub(self, key: HubKey) -> str:
+        """Why a Hub that is there was never read, "" where there is none such."""
+        return self.broken_hubs[key][1] if key in self.broken_hubs and key not in self.hubs else ""
+
+    def _broken_hub(self, metadata: ObjectMeta, error: str | None) -> None:
+        if error is None:
+            self.broken_hubs.pop(metadata.key, None)
+        else:
+            self.broken_hubs[metadata.key] = (metadata, error)
         if (known := self.hubs.get(metadata.key)) is not None:
             # Its spec stays as it was read, but what pauses it, drains members and says that it is deleted is here.
             self.hubs[metadata.key] = msgspec.structs.replace(known, metadata=metadata)
