@@ -263,6 +263,7 @@ async def test_pods_of_children_of_a_hub_that_this_leader_can_t_read_stay() -> N
 
         await hub.round()
         assert not hub.server.deleted
+        assert KEY in hub.reconciler.rights._hubs, "its members may not check tokens any more"
 
         later = msgspec.structs.replace(metadata, resource_version=hub.server.version())
         for informer in hub.store.informer_of("hubs", "ns"):

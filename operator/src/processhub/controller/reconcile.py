@@ -98,7 +98,7 @@ class Reconciler:
         self.term_generations: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)
-        self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
+        self.rights = CallRights(client, settings.namespaces, store.hub_keys())
         self.status = StatusWriter(client, store, self._latest_child_status)
         self.sets = ChildSetWriter(client, store, wake)
         self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, KeysView
 from typing import Any
 
 import msgspec
@@ -181,6 +182,10 @@ class Store:
         """The hub's uid, "" where there is none, or soon will be none."""
         hub = self.hubs.get(key)
         return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
+
+    def hub_keys(self) -> KeysView[HubKey]:
+        """The hubs that there are at any time, those that can't be read included."""
+        return ChainMap[HubKey, Any](self.hubs, self.broken_hubs).keys()
 
     def unread_hub(self, key: HubKey) -> str:
         """Why a Hub that is there was never read, "" where there is none such."""
