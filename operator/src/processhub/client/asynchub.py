@@ -175,7 +175,8 @@ class AsyncHub:
     async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
         """Remove the hooks of these names and return when the hub is without them.
 
-        Raises InvalidHook where one is not there (nothing is changed), HubNotFound, Timeout, Unreachable.
+        Raises InvalidHook where one is not there (nothing is changed), or where the hub's spec, from which they are
+        removed, is not accepted, so that they are called until it is. Raises HubNotFound, Timeout, Unreachable.
         """
         with translated(f"hooks of hub {self.name} can't be cancelled"):
             await cancel(self._session, names)

@@ -69,14 +69,18 @@ async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
         raise InvalidHook(f"hub {session.name} does not take the hooks: {error.message}") from error
     hub = await _taken(session, edited)
     if before is None and (refused := _refused(hub)) is not None:
-        # A hub that is refused changes nothing any more: that is worse than to be without these hooks.
+        # No later edit of a hub that is refused is followed: that is worse than to be without these hooks.
         ours = {hook.name for hook in hooks}
         await _edit(session, lambda present: tuple(hook for hook in present if hook.name not in ours))
         raise InvalidHook(f"not registered: {refused}")
 
 
 async def cancel(session: Session, wanted: Iterable[str]) -> None:
-    """Remove the hooks of these names. Raises InvalidHook where there is none, HubNotFound, Timeout, ApiError."""
+    """Remove the hooks of these names, and wait until the hub is without them.
+
+    Raises InvalidHook where there is none, or where they are removed from a spec that is not followed, HubNotFound,
+    Timeout, ApiError.
+    """
     if isinstance(wanted, str):
         raise InvalidHook(f"names is the text {wanted!r}; write a list, [{wanted!r}]")
     gone = set(wanted)
@@ -87,7 +91,12 @@ async def cancel(session: Session, wanted: Iterable[str]) -> None:
             raise InvalidHook(f"hub {session.name} has no hook {names(strangers)}; there are: {there}")
         return tuple(hook for hook in present if hook.name not in gone)
 
-    await _taken(session, await _edit(session, left))
+    hub = await _taken(session, await _edit(session, left))
+    if (refused := _refused(hub)) is not None and not _is_followed(hub):
+        hooks = names(repr(name) for name in gone)
+        raise InvalidHook(
+            f"hub {session.name} has no hook {hooks} in its spec any more, but that spec is not followed: {refused}"
+        )
 
 
 async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hook, ...]]) -> Hub:
@@ -124,6 +133,12 @@ async def _taken(session: Session, edited: Hub) -> Hub:
 def _refused(hub: Hub) -> str | None:
     accepted = find_condition(hub.status.conditions, "Accepted")
     return accepted.message if accepted is not None and accepted.status == "False" else None
+
+
+def _is_followed(hub: Hub) -> bool:
+    """Whether the hub is reconciled by its present spec. One of which only the template is refused is."""
+    ready = find_condition(hub.status.conditions, "Ready")
+    return ready is None or ready.observed_generation >= hub.status.observed_generation
 
 
 def _check_fields(given: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> None:
