@@ -50,7 +50,7 @@ class AsyncHub:
 
     @classmethod
     def attached(cls, session: Session) -> Self:
-        """The client over a session that its caller opened and closes."""
+        """A client that uses a session which its caller opens and closes."""
         hub = cls(session.name, session.namespace)
         hub._attach(session)
         return hub
@@ -317,7 +317,7 @@ class AsyncHub:
             await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)
 
     async def close_requests(self) -> None:
-        """Close the connections to members, where there are any; leaving ``async with`` does."""
+        """Close the connections to members, where there are any; leaving ``async with`` does this too."""
         requests, self._requests_or_none = self._requests_or_none, None
         if requests is not None:
             await requests.close()
