@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from processhub.agent.children.attempt import Attempt
 from processhub.agent.children.backoff import RunHistory, rests
 from processhub.agent.children.handoverstate import HandoverState
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
@@ -72,14 +72,11 @@ class Child:
     """The state machine. All calls on the event loop's thread."""
 
     __slots__ = (
-        "_began",
-        "_held_back",
+        "_attempt",
         "_history",
         "_host",
         "_interrupted",
         "_loop",
-        "_run",
-        "_timed_out",
         "_timer",
         "desired",
         "given_up",
@@ -94,9 +91,7 @@ class Child:
         "reason",
         "settled",
         "started_at",
-        "started_for",
         "state",
-        "stopping",
         "tried",
         "was_up",
     )
@@ -105,10 +100,7 @@ class Child:
         self.id = child_id
         self._host, self.limits, self._loop = host, limits, loop
         self.desired: DesiredRun | None = None
-        self.started_for: DesiredRun | None = None  # what the present incarnation was started for
-        self._run: RunHandle | None = None
-        self.stopping = False
-        self._held_back: Callable[[RunHandle], None] | None = None  # a stop that waits for a request's answer
+        self._attempt: Attempt | None = None  # to run it, from its start to its end
         self.in_hand: Request | None = None  # the request that the child may still answer in time
         self._timer: asyncio.TimerHandle | None = None  # the next start, or the limit of this one
         self._fresh()
@@ -119,8 +111,6 @@ class Child:
         self.pid = 0
         self.started_at = self.last_exit = ""
         self._history = RunHistory()
-        self._began = 0.0
-        self._timed_out = False
         self.tried = False  # this agent has started it before
         self._interrupted = False  # an earlier agent of this member was running it
         self.was_up = False  # and had reported it Running
@@ -132,7 +122,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether something of the child may run."""
-        return self._run is not None
+        return self.run is not None
 
     @property
     def up_since(self) -> float:
@@ -147,13 +137,23 @@ class Child:
     @property
     def run(self) -> RunHandle | None:
         """The handle of what runs, None where nothing does."""
-        return self._run
+        return self._attempt.run if self._attempt is not None else None
+
+    @property
+    def started_for(self) -> DesiredRun | None:
+        """What the present incarnation was started for, None where nothing was."""
+        return self._attempt.desired if self._attempt is not None else None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether what runs is to end."""
+        return self._attempt is not None and self._attempt.stopping
 
     @property
     def serving(self) -> bool:
         """Whether the child takes requests now: it is up, is not to stop or to be moved, and is not idle."""
         away = self.stopping or self.handover.leaving or self.idle
-        return self._run is not None and self.state == State.RUNNING and not away
+        return self.run is not None and self.state == State.RUNNING and not away
 
     @property
     def _answers(self) -> bool:
@@ -165,14 +165,15 @@ class Child:
     def set_desired(self, desired: DesiredRun | None) -> None:
         """Set what shall run; None stops the child."""
         before, self.desired = self.desired, desired
-        if self._run is not None and self.started_for is not None:
-            if desired is None or not desired.same_run(self.started_for):
+        attempt = self._attempt
+        if attempt is not None and attempt.run is not None:
+            if desired is None or not desired.same_run(attempt.desired):
                 self.stop(self.limits.stop_seconds)
                 return
-            before, self.started_for = self.started_for, desired
+            before, attempt.desired = attempt.desired, desired
             entry = desired.assignment
             if (entry.role, entry.epoch) != (before.assignment.role, before.assignment.epoch):
-                self._run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
+                attempt.run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:
                 self.idle, self.reason, self.message = False, Reason.STARTED, ""  # by another measure it is not
             self._follow_handover(before)
@@ -205,11 +206,14 @@ class Child:
         self.handover.leaving = True
         self.changed(urgent=False)
         grace = self.limits.stop_seconds
-        if self._run is not None and self._answers:
+        attempt = self._attempt
+        if attempt is None or attempt.run is None:
+            return
+        if self._answers:
             # It answers first; what waits goes to where it will be.
-            self._held_back = lambda run: run.hand_over(path, grace, ask=ask)
-        elif self._run is not None:
-            self._run.hand_over(path, grace, ask=ask)
+            attempt.held_back = lambda run: run.hand_over(path, grace, ask=ask)
+        else:
+            attempt.run.hand_over(path, grace, ask=ask)
 
     def stays(self) -> None:
         """The child declined to be moved: it serves again."""
@@ -236,7 +240,7 @@ class Child:
     def advance(self) -> None:
         """Start the child if it shall run, may start, and nothing of it runs yet."""
         desired = self.desired
-        if desired is None or self._run is not None or self._timer is not None or self.given_up:
+        if desired is None or self.alive or self._timer is not None or self.given_up:
             return
         if desired.assignment.to:
             return  # what it was is on its way, or comes back with a newer epoch
@@ -249,18 +253,18 @@ class Child:
             self._rest(ExitStatus(Reason.EXITED, "ended with the member's container"))
             return
         self.tried, self._interrupted = True, False
-        self.started_for, self.stopping, self._timed_out = desired, False, False
+        attempt = self._attempt = Attempt(desired, self._loop.time())
         self.state, self.pid = State.STARTING, 0
-        self._began = self._loop.time()
         if not self.restarts and not self.reason:
             self.reason = Reason.STARTING
         self.changed(urgent=False)
-        self._run = self._host.launch(self, desired)
+        attempt.run = self._host.launch(self, desired)
 
     def begun(self) -> None:
         """The start is under way and waits for no other start: startSeconds count from here."""
-        self._began = self._loop.time()
-        if not self.stopping:
+        assert self._attempt is not None
+        self._attempt.began = self._loop.time()
+        if not self._attempt.stopping:
             self._cancel_timer()
             self._timer = self._loop.call_later(self.limits.start_seconds, self._start_timed_out)
 
@@ -271,12 +275,12 @@ class Child:
         self.idle = False
         self._history.up_since = self._loop.time()
         self.started_at = now_seconds()
-        if self.stopping:
+        if self._attempt is None or self._attempt.stopping:
             return
         self._cancel_timer()
         self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
         self.handover.received = ""
-        self._host.news.started.notify(self, self._history.up_since - self._began)
+        self._host.news.started.notify(self, self._history.up_since - self._attempt.began)
         self.changed(urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
@@ -295,20 +299,21 @@ class Child:
 
     def stop(self, grace: float) -> None:
         """End the child; what follows depends on what is desired by then."""
-        if self._run is None:
+        attempt = self._attempt
+        if attempt is None or attempt.run is None:
             return
         self._cancel_timer()
-        if not self.stopping:
-            self.stopping = True
+        if not attempt.stopping:
+            attempt.stopping = True
             self.state = State.STOPPING
             self.changed(urgent=False)
             if self._answers:
                 # The stop waits for the answer; no further request goes to the child.
-                self._held_back = lambda run: run.stop(grace)
+                attempt.held_back = lambda run: run.stop(grace)
                 self._timer = self._loop.call_later(self.limits.request_seconds, self._go_on)
                 return
-        self._held_back = None
-        self._run.stop(grace)
+        attempt.held_back = None
+        attempt.run.stop(grace)
 
     def at_rest(self) -> None:
         """The request in hand is answered, or has taken too long: a stop that waited for it goes on."""
@@ -317,41 +322,42 @@ class Child:
 
     def _go_on(self) -> None:
         """Carry out the stop that waited for an answer."""
-        if self._held_back is None:
+        attempt = self._attempt
+        if attempt is None or attempt.held_back is None:
             return
         self._cancel_timer()
-        order, self._held_back = self._held_back, None
-        if self._run is not None:
-            order(self._run)
+        order, attempt.held_back = attempt.held_back, None
+        if attempt.run is not None:
+            order(attempt.run)
 
     def _start_timed_out(self) -> None:
         self._timer = None
-        self._timed_out = True
+        attempt = self._attempt
+        assert attempt is not None
+        attempt.timed_out = True
         self.settled = True
         self.state, self.reason = State.FAILED, Reason.START_TIMEOUT
         self.message = f"not up within {self.limits.start_seconds:g} s; it is being ended"
-        if self._run is not None:
-            self.stopping = True
-            self._run.give_up()
+        if attempt.run is not None:
+            attempt.stopping = True
+            attempt.run.give_up()
         self.changed(urgent=True)
 
     def ended(self, exit_status: ExitStatus) -> None:
         """Nothing of the incarnation is left."""
         self._cancel_timer()
-        self._held_back = None
-        ran, self.started_for, self._run = self.started_for, None, None
-        ordered, self.stopping = self.stopping, False
+        attempt, self._attempt = self._attempt, None
         self.pid = 0
         self.settled = True
         if self.desired is None:
             self._host.gone(self)
             return
-        if ran is None or not self.desired.same_run(ran):
+        if attempt is None or not self.desired.same_run(attempt.desired):
             self._fresh()
             self.changed(urgent=True)
             self.advance()
             return
-        if self._timed_out:
+        if attempt.timed_out:
             exit_status = ExitStatus(
                 Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s"
             )
@@ -363,7 +369,7 @@ class Child:
             self.changed(urgent=True)
             self.advance()  # unless it is still to go
             return
-        if self._host.closing or exit_status.fenced or (ordered and not self._timed_out):
+        if self._host.closing or exit_status.fenced or (attempt.stopping and not attempt.timed_out):
             # Ended for the agent's own sake and still desired: it comes back when the Lease allows a start.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
             self.changed(urgent=True)
@@ -407,7 +413,7 @@ class Child:
             self.changed(urgent=True)
         else:
             self.advance()
-            if self._run is None:
+            if not self.alive:
                 self.changed(urgent=True)
 
     def _backed_off(self) -> None:
@@ -427,6 +433,7 @@ class Child:
 
     def slice_gone(self, name: str, instead: str) -> None:
         """The slice that ordered what runs was deleted: its end is reported in the slice ``instead``."""
-        if self.started_for is not None and self.started_for.slice == name != instead:
-            self.started_for = dataclasses.replace(self.started_for, slice=instead)
+        attempt = self._attempt
+        if attempt is not None and attempt.desired.slice == name != instead:
+            attempt.desired = dataclasses.replace(attempt.desired, slice=instead)
             self.changed(urgent=True)
