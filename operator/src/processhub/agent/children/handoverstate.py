@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class HandoverState:
-    """The handover of one incarnation. The three texts are reported, as ``processhub.api.slice.Report`` has them."""
+    """The handover of one incarnation. The three texts go into the report of the child as they are."""
 
     leaving: bool = False  # the child is to leave its state and end: no request goes to it any more
     sent: str = ""  # the target has the whole state
