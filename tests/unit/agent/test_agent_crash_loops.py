@@ -147,7 +147,8 @@ def test_ten_thousand_crash_loops_write_no_more_than_the_hub_may_and_hold_up_no_
         late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
         assert all(late.values()), "a slice is told of no more"
         reports = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
-        assert min(report.restarts for report in reports if report.last_exit) > 20
+        # 18 restarts have been by the time of a write after 300 s.
+        assert min(report.restarts for report in reports if report.last_exit) >= 18
 
     virtualtime.run(ten_minutes())
 
