@@ -27,19 +27,11 @@ from processhub.api.child import ChildSpec, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import slice_name
 from processhub.api.requests import ANSWER_HEADER
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    Settings,
-    SliceSpec,
-    SliceStatus,
-    encode_workload,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
 
 WAITS = 40
 HERE, OTHER = "127.0.7.1", "127.0.7.2"

@@ -9,7 +9,7 @@ import msgspec
 from planned_hub import PlannedHub, child, hub_spec
 
 from processhub.api.child import ChildSpec
-from processhub.api.slice import Assignment, RegistrySlice, Report, format_assignment, format_report
+from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import copies_by_id, copies_of
 from processhub.controller.store.hubstate import KnownSlice
@@ -17,6 +17,7 @@ from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 NAMES = [f"node-{number:03}" for number in range(800)]
 _CONDITION_MAX = 32_768

@@ -33,9 +33,10 @@ from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.reasons import State
-from processhub.api.slice import EntryError, RegistrySlice, Report, Settings, parse_report
+from processhub.api.slice import RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.registry.grammar import EntryError, Report, parse_report
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Report, Settings
+from processhub.api.slice import Settings
+from processhub.registry.grammar import Report
 
 if TYPE_CHECKING:
     from processhub.agent.handover.transfer import Handovers

@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.api.child import ChildSpec, Workload
 from processhub.api.reasons import Role, State
-from processhub.api.slice import Assignment, Report
+from processhub.registry.grammar import Assignment, Report
 
 
 class Processes(tuple[tuple[str, int], ...]):

@@ -14,8 +14,9 @@ import msgspec
 
 from processhub.api.child import Workload
 from processhub.api.reasons import State
-from processhub.api.slice import EntryError, RegistrySlice, parse_assignment, parse_report
+from processhub.api.slice import RegistrySlice
 from processhub.client.records import Copy, Node, Processes, Record, Spec, node_of, record_of, spec_of
+from processhub.registry.grammar import EntryError, parse_assignment, parse_report
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

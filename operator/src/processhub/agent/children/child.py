@@ -18,8 +18,8 @@ from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
-from processhub.api.slice import HandoverOrder, Kept, Report, format_report
 from processhub.cluster.timestamps import now_seconds
+from processhub.registry.grammar import Given, HandoverOrder, Kept, Report, format_report
 
 _MESSAGE_MAX = 500
 
@@ -216,7 +216,7 @@ class Child:
     def report_sent(self, checksum: str) -> None:
         """Report that the target has the whole state."""
         if self.desired is not None and self.desired.assignment.to:
-            self.sent = f"{HandoverOrder.parse(self.desired.assignment.to).epoch}:{checksum}"
+            self.sent = Given(HandoverOrder.parse(self.desired.assignment.to).epoch, checksum).format()
             self._host.changed(self, urgent=True)
 
     def report_received(self, checksum: str) -> None:

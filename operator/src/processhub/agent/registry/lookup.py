@@ -9,7 +9,16 @@ from typing import Any
 import msgspec
 
 from processhub.api.reasons import State
-from processhub.api.slice import EntryError, HandoverOrder, RegistrySlice, parse_assignment, parse_report
+from processhub.api.slice import RegistrySlice
+from processhub.registry.grammar import (
+    EntryError,
+    Given,
+    HandoverOrder,
+    hands_over,
+    has_state,
+    parse_assignment,
+    parse_report,
+)
 
 Entry = dict[str, Any]
 
@@ -36,17 +45,16 @@ def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -
     """The copies that are to hand the child's state over to the member ``target``."""
     for item in slices:
         text = item.spec.entries.get(child_id)
-        if not text or " to=" not in text:
+        if not text or not hands_over(text):
             continue
         with contextlib.suppress(EntryError):
             entry = parse_assignment(text)
             if not entry.to or HandoverOrder.parse(entry.to).member != target:
                 continue
-            gave = ""
+            given = None
             with contextlib.suppress(EntryError):
-                gave = parse_report(item.status.entries.get(child_id, "")).gave
-            epoch = gave.partition(":")[0]
-            yield StateSource(entry.uid, int(epoch) if epoch.isdecimal() else 0)
+                given = Given.parse(parse_report(item.status.entries.get(child_id, "")).gave)
+            yield StateSource(entry.uid, given.epoch if given else 0)
 
 
 def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
@@ -124,7 +132,7 @@ def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
         pod = {"pod": name} if item.spec.mode == "Replicas" else {}
         member = found.setdefault(name, {"name": name, **pod, "children": 0, "running": 0})
         member["children"] += len(item.spec.entries)
-        member["running"] += sum(" Running " in text for text in item.status.entries.values())
+        member["running"] += sum(has_state(text, State.RUNNING) for text in item.status.entries.values())
     return [found[name] for name in sorted(found)]
 
 

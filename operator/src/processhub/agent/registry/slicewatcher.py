@@ -11,18 +11,12 @@ import msgspec
 from processhub.agent.env import Environment
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
-from processhub.api.slice import (
-    FORMAT,
-    Assignment,
-    EntryError,
-    RegistrySlice,
-    Settings,
-    decode_workload,
-    parse_assignment,
-)
+from processhub.api.slice import FORMAT, RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer, version_of
 from processhub.cluster.kinds import SLICES
+from processhub.registry.grammar import Assignment, EntryError, parse_assignment
+from processhub.registry.workloads import decode_workload
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,9 @@ from processhub.agent.registry.lookup import Copy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Role
-from processhub.api.slice import Assignment, EntryError, RegistrySlice, decode_workload, parse_assignment
+from processhub.api.slice import RegistrySlice
+from processhub.registry.grammar import Assignment, EntryError, parse_assignment
+from processhub.registry.workloads import decode_workload
 
 log = logging.getLogger(__name__)
 _SILENT_SECONDS = 2.0  # a member that has not answered counts as lost for so long

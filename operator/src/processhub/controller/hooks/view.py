@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Assignment, Report
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import DesiredChild
+from processhub.registry.grammar import Assignment, Report
 
 _HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 

@@ -9,11 +9,11 @@ import msgspec
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
-from processhub.api.slice import Assignment, Report
 from processhub.controller.observe.members import Member
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
+from processhub.registry.grammar import Assignment, Report
 
 NODES_MAX = 100  # copies that a status lists, by the schema
 _EXIT_MAX = 1024  # characters of lastExit, by the schema

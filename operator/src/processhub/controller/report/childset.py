@@ -12,7 +12,7 @@ import msgspec
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
-from processhub.api.slice import Assignment, stored_bytes
+from processhub.api.slice import stored_bytes
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
@@ -27,6 +27,7 @@ from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, attributes_digest
+from processhub.registry.grammar import Assignment
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
 SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once

@@ -9,7 +9,6 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
 from processhub.api.reasons import EventReason, Reason
-from processhub.api.slice import Kept
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -20,6 +19,7 @@ from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.planning.handover import goes_to
+from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED,)
 

@@ -18,18 +18,12 @@ from processhub.api.kubernetes import Lease, LeaseSpec, Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Role
-from processhub.api.slice import (
-    Assignment,
-    EntryError,
-    RegistrySlice,
-    Report,
-    encode_workload,
-    parse_assignment,
-    parse_report,
-)
+from processhub.api.slice import RegistrySlice
 from processhub.controller.store.childsets import KnownSet, known_set, refuse_set, shared_ids
 from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
 from processhub.core.model.snapshot import DesiredChild, desired_child
+from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment, parse_report
+from processhub.registry.workloads import encode_workload
 
 AGENT_CONTAINER = "agent"
 T = TypeVar("T")
