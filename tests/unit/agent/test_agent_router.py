@@ -15,7 +15,7 @@ from processhub.agent.env import PORT, Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
 from processhub.agent.requests.localtakeover import LocalTakeover
@@ -158,7 +158,7 @@ async def test_beside_a_request_whose_caller_left_nothing_is_started(world: Worl
         sending.cancel()
         await asyncio.wait((sending,))
 
-    owner = Copy("hub-2", OTHER, "Active", 3, wait=False, running=True)
+    owner = RoutedCopy("hub-2", OTHER, "Active", 3, wait=False, running=True)
     assert not await world.takeover.take("a", owner), "the request may be running at the owner yet"
 
 

@@ -98,7 +98,7 @@ def test_the_copies_of_many_children_are_found_in_one_look_at_the_members() -> N
 
     assert members.looks == 1
     assert found == {child_id: copies for child_id in ids if (copies := copies_of(child_id, members))}
-    assert {child_id: [copy.member.name for copy in copies] for child_id, copies in found.items()} == {
+    assert {child_id: [copy.member for copy in copies] for child_id, copies in found.items()} == {
         "a": ["hub-0", "hub-1"],
         "b": ["hub-0"],
         "c": ["hub-0"],

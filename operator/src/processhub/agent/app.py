@@ -36,6 +36,7 @@ from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.registry.copies import is_current
 from processhub.registry.grammar import EntryError, Report, parse_report
 
 log = logging.getLogger(__name__)
@@ -265,8 +266,7 @@ class Agent:
         text = item.status.entries.get(child_id, "")
         with contextlib.suppress(EntryError):
             report = parse_report(text)
-            entry = desired.assignment
-            if report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
+            if is_current(desired.assignment, report):
                 return report
         return None
 

@@ -15,7 +15,7 @@ import msgspec
 from processhub.api.child import Workload
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
-from processhub.client.records import Copy, Node, Processes, Record, Spec, node_of, record_of, spec_of
+from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
 from processhub.registry.grammar import EntryError, parse_assignment, parse_report
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Registry:
         self.records: dict[str, Record] = {}
         self.lookups: dict[str, tuple[Spec, Processes]] = {}
         self.pids: dict[str, int] = {}  # of the active copies
-        self._copies: dict[str, tuple[Copy, ...]] = {}
+        self._copies: dict[str, tuple[SliceCopy, ...]] = {}
         self._tagged: dict[str, set[str]] = {}
         self._shelves: dict[str, _Shelf] = {}
         self._listeners: list[Listener] = []
@@ -105,40 +105,40 @@ class Registry:
         """Copies that are off record and still have to end."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
-                if copy.assignment is None:
+                if copy.entry is None:
                     yield child_id, node_of(copy)
 
     def on_member(self, member: str) -> Iterator[str]:
         """The ids of which something is on the member: on record to run there, or not yet seen to have ended."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
-                ordered = copy.assignment is not None and not copy.assignment.wait
+                ordered = copy.entry is not None and not copy.entry.wait
                 if copy.member == member and (ordered or _has_process(copy)):
                     yield child_id
 
     # inside
 
-    def _copy(self, child_id: str, item: RegistrySlice, before: _Shelf, shelf: _Shelf) -> Copy | None:
+    def _copy(self, child_id: str, item: RegistrySlice, before: _Shelf, shelf: _Shelf) -> SliceCopy | None:
         """What the slice says of the id now; what its text did not change is kept as it was parsed."""
         name = item.metadata.name
         ordered, reported = shelf.assignments.get(child_id), shelf.reports.get(child_id)
         known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
         if known is not None and before.assignments.get(child_id) == ordered:
-            assignment, spec = known.assignment, known.spec
+            entry, spec = known.entry, known.spec
         else:
-            assignment = _parsed(parse_assignment, ordered, name, child_id)
+            entry = _parsed(parse_assignment, ordered, name, child_id)
             spec = None
-            if assignment is not None:
-                spec = spec_of(self.hub, child_id, assignment, _workload(shelf, assignment.workload))
+            if entry is not None:
+                spec = spec_of(self.hub, child_id, entry, _workload(shelf, entry.workload))
         if known is not None and before.reports.get(child_id) == reported:
             report = known.report
         else:
             report = _parsed(parse_report, reported, name, child_id)
-        if assignment is None and report is None:
+        if entry is None and report is None:
             return None
-        return Copy(name, item.spec.member, assignment, report, spec)
+        return SliceCopy(item.spec.member, entry, report, name, spec)
 
-    def _set(self, child_id: str, slice_name: str, copy: Copy | None) -> None:
+    def _set(self, child_id: str, slice_name: str, copy: SliceCopy | None) -> None:
         others = tuple(known for known in self._copies.get(child_id, ()) if known.slice != slice_name)
         # In the order of slices, not of arrival: what is shown does not depend on who spoke last.
         copies = others if copy is None else tuple(sorted((*others, copy), key=lambda known: known.slice))
@@ -177,7 +177,7 @@ class Registry:
                 listener(changed)
 
 
-def _has_process(copy: Copy) -> bool:
+def _has_process(copy: SliceCopy) -> bool:
     return copy.report is not None and copy.report.state not in (State.PENDING, State.STOPPED, State.FAILED)
 
 
