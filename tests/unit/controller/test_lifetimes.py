@@ -16,6 +16,7 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import HubSnapshot
@@ -66,7 +67,7 @@ async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub(
         async with Client(config) as client:
             for _ in range(2):
                 steps = Steps(memory.failures, EventRecorder(client, "operator"), Hub(metadata=ObjectMeta(name="hub")))
-                await Lifetimes(client, state, memory, steps).delete_expired(observation, 0.0)
+                await Lifetimes(client, state, memory, ReportMemory(), steps).delete_expired(observation, 0.0)
 
     assert deleted == ["other"]
     assert asked == 1, "it is not tried again at once"

@@ -10,10 +10,10 @@ import pytest
 from processhub.api.child import Child, ChildSpec, ChildStatus
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
-from processhub.controller.execute.lifetimes import first_started
-from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.report.firststart import first_started
+from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_child, refuse_hub
 from processhub.registry.grammar import Assignment, format_assignment, is_on_demand
@@ -106,7 +106,7 @@ def test_members_can_count_them_without_parsing() -> None:
 
 
 def test_the_first_start_is_what_the_status_says() -> None:
-    memory = ExecuteMemory()
+    memory = ReportMemory()
     fresh = demanded("a")
     assert first_started(fresh, [], memory) == "", "it has not run yet"
 

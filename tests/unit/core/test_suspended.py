@@ -198,6 +198,30 @@ def test_another_copy_becomes_active_where_the_active_ones_member_was_drained_wh
     assert hub.roles("pinned") == {passive: Role.ACTIVE, active: Role.PASSIVE}
 
 
+@pytest.mark.parametrize("away", [{"draining": True}, {"phase": Phase.GONE}])
+@pytest.mark.parametrize("several", [False, True])
+def test_an_edit_is_on_record_while_a_resumed_child_waits_for_its_member(several: bool, away: dict[str, Any]) -> None:
+    hub = copies() if several else placed(1)
+    hub.want([child("pinned", pinned=True)])
+    hub.rest()
+    where = list(hub.record["pinned"])
+    suspend(hub, "pinned")
+    hub.rest()
+    for member in where:
+        hub.change(member, **away)
+
+    hub.want([child("pinned", pinned=True, tags=("eu",))])
+    hub.rest()
+
+    entries = hub.record["pinned"]
+    assert list(entries) == where
+    assert [(entry.tags, entry.asleep) for entry in entries.values()] == [(("eu",), True)] * len(where)
+    for member in where:
+        hub.change(member, **{name: Phase.LIVE if name == "phase" else False for name in away})
+    hub.rest()
+    assert sorted(hub.roles("pinned")) == sorted(where)
+
+
 def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there() -> None:
     hub = placed(1, 1, pinned=True)
     suspend(hub)

@@ -54,7 +54,7 @@ class Engine:
         await self.store.read_leases()
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
-            asyncio.create_task(reconciler.status.run(), name="child status"),
+            asyncio.create_task(reconciler.reporter.run(), name="child status"),
             asyncio.create_task(reconciler.rights.run(), name="call rights"),
         ]
         self.answered(asyncio.get_running_loop().time())

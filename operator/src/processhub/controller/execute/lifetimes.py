@@ -1,18 +1,13 @@
-"""Children whose time is up: ttlSeconds after their first start, or reported idle by their member. They are deleted.
-
-The first start is in Child.status, so that it outlives the operator. Until that is written it is remembered here: a
-leader that takes over in between counts from when it saw the child run.
-"""
+"""Children whose time is up: ttlSeconds after their first start, or reported idle by their member. They are deleted."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from processhub.api.child import Child
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
@@ -21,6 +16,8 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import MemberCopy, copies_by_id
+from processhub.controller.report.firststart import first_started
+from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState, KnownChild
 
 _AT_ONCE = 16
@@ -28,29 +25,14 @@ _AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not shown is s
 log = logging.getLogger(__name__)
 
 
-def timestamp() -> str:
-    """Now, RFC 3339 with milliseconds: a ttl of a few seconds must not lose one to rounding."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def first_started(child: Child, copies: Iterable[MemberCopy], memory: ExecuteMemory) -> str:
-    """When the child first ran, as far as anybody saw; "" where it has not yet."""
-    uid = child.metadata.uid
-    if child.status.first_started_at:
-        memory.first_started.pop(uid, None)
-        return child.status.first_started_at
-    if uid not in memory.first_started:
-        if not any(copy.report and copy.report.uid == uid and copy.report.state == State.RUNNING for copy in copies):
-            return ""
-        memory.first_started[uid] = timestamp()
-    return memory.first_started[uid]
-
-
 class Lifetimes:
     """The check of one hub in one round. ``next_in``: seconds until the next child's time is up."""
 
-    def __init__(self, client: Client, state: HubState, memory: ExecuteMemory, steps: Steps) -> None:
+    def __init__(
+        self, client: Client, state: HubState, memory: ExecuteMemory, reported: ReportMemory, steps: Steps
+    ) -> None:
         self._client, self._state, self._memory, self._steps = client, state, memory, steps
+        self._reported = reported
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.next_in: float | None = None
 
@@ -77,7 +59,7 @@ class Lifetimes:
 
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
         """Why it is to be deleted, "" where it is not (yet)."""
-        if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._memory)):
+        if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._reported)):
             left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
             if left <= 0:
                 return f"its ttlSeconds ({known.spec.ttl_seconds}) are over"

@@ -29,7 +29,6 @@ class ExecuteMemory:
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
         self.unconfirmed_slices: set[str] = set()  # names of slices whose creation was not answered: not to be deleted
-        self.first_started: dict[str, str] = {}  # child's uid → when it was seen to run, until its status says so
         self.deleted_at: dict[str, float] = {}  # uid of a child whose lifetime is over → when its deletion was sent
         # By id and member: the epoch, not again before, and why.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}

@@ -8,6 +8,7 @@ from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
+from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.registry.copies import Copy
@@ -180,3 +181,13 @@ def _ready(
         return condition("False", Reason.PENDING, f"waiting for member {node.name} to start it")
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
     return condition("False", reason, report.message or node.last_exit)
+
+
+def of_hub(refusal: Refusal) -> Refusal:
+    """The refusal that the children of a refused hub report."""
+    return Refusal(refusal.reason, f"the hub is not accepted: {refusal.message}")
+
+
+def hub_not_found(key: HubKey) -> Refusal:
+    """The refusal that children without a hub report."""
+    return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
 from processhub.api.reasons import EventReason, Reason
+from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -19,9 +21,13 @@ from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.planning.handover import goes_to
+from processhub.core.strategies import Strategy
+from processhub.core.strategies.custom import CustomDistribution
+from processhub.core.strategies.migration import CustomMigration, MigrationStrategy
 from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED,)
+log = logging.getLogger(__name__)
 
 
 def emit(
@@ -151,3 +157,24 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
         f"{listed(stopped)}"
     )
     events.about_hub(hub, EventReason.HEALED, message)
+
+
+def emit_strategy_failure(
+    events: EventRecorder,
+    hub: Hub,
+    memory: ReportMemory,
+    strategy: Strategy,
+    migration: MigrationStrategy,
+    rules: CustomRules,
+) -> None:
+    """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
+    failure = rules.failure
+    if isinstance(strategy, CustomDistribution) and strategy.failure:
+        failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
+    if isinstance(migration, CustomMigration) and migration.failure:
+        failure = f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
+        migration.failure = ""
+    if failure and failure != memory.strategy_failure:
+        log.warning("hub %s/%s: %s", *hub.metadata.key, failure)
+        events.about_hub(hub, EventReason.STRATEGY_FAILED, failure, warning=True)
+        memory.strategy_failure = failure

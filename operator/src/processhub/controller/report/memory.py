@@ -27,6 +27,7 @@ class ReportMemory:
         self.away: dict[str, Away] = {}  # by member
         self.unplaced: dict[str, Unplaced] = {}  # by child's id
         self.refusals: Mapping[str, Refusal] = {}  # Child object's name → why it was refused in the round before
+        self.first_started: dict[str, str] = {}  # child's uid → when it was seen to run, until its status says so
         self.strategy_failure = ""  # the text of the last Event about a custom strategy
         self.status_rate = StatusRate()
         self.many_changes = False  # so many entries are under way that status writes are throttled

@@ -142,6 +142,17 @@ class PlanBuilder:
         )
         self.next_epoch += 1
 
+    def keep_asleep(self, child: DesiredChild, place: OnRecord) -> None:
+        """Keep the entry of a resumed child that can't be started yet, with what an edit changed of its attributes.
+
+        Look-ups show them at once; a changed workload takes effect with the start.
+        """
+        entry = place.entry
+        if not same_attributes(entry, child):
+            edited = child.entry(entry.epoch, wait=True, role=entry.role, state=entry.state)
+            edited = msgspec.structs.replace(edited, asleep=True, workload=entry.workload)
+            self.put(place.member, child.id, edited)
+
     def due(self, child: DesiredChild, entry: Assignment) -> DesiredChild:
         """The child as its entry shall be now: of many that change at once, those over the budget stay as they are."""
         if entry.workload == child.workload or not child.paced:

@@ -104,6 +104,7 @@ class Roles(PlanBuilder):
         """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
         member = self.members[place.member]
         if member.phase is not Phase.LIVE or not self._is_over(child, place):
+            self.keep_asleep(child, place)
             return
         if member.draining:
             if place.entry.role == Role.ACTIVE and any(
@@ -113,6 +114,8 @@ class Roles(PlanBuilder):
                 entry = msgspec.structs.replace(place.entry, role=Role.PASSIVE, epoch=self.next_epoch)
                 self.next_epoch += 1
                 self.put(place.member, child.id, entry)
+            else:
+                self.keep_asleep(child, place)
             return
         if self.standby and role == Role.ACTIVE and (
             blocked := self.blocked(child.id, self._heard(child, kept), self.passive_pods(child.id, kept))

@@ -265,6 +265,8 @@ class ChildSteps(PlanBuilder):
             self.unplaced[child.id] = unavailable(member.name)
             if not member.wanted:
                 self.stranded.setdefault(member.name, []).append(child.id)
+            if resumes:
+                self.keep_asleep(child, target)
             return
         self.moving += not resumes
         if not child.bound:

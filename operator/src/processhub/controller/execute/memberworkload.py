@@ -1,0 +1,81 @@
+"""The workload that makes the members and what belongs to it: applied where it differs, by the last good template."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
+from processhub.api.reasons import Reason
+from processhub.controller.execute.memory import CheckedTemplate
+from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
+from processhub.controller.execute.steps import Steps
+from processhub.controller.objects.template import pod_template
+from processhub.controller.objects.workload import workload
+from processhub.controller.observe.observation import Observation
+from processhub.controller.settings import OperatorSettings
+from processhub.core.acceptance import Refusal
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+
+_TEMPLATE = "members can't be made as spec.members says"
+
+
+async def keep_members(
+    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
+) -> Refusal | None:
+    """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
+    manifests = supporting_objects(hub)
+    template = await _template(hub, settings, checked, owned, replicas, steps)
+    if template is not None:
+        manifests.append(workload(hub, template, replicas))
+    refused = await owned.keep(manifests, asyncio.get_running_loop().time())
+    note_refused(steps, refused)
+    conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
+    if conflict is not None:
+        return Refusal(Reason.NAME_CONFLICT, str(conflict))
+    failure = steps.failure(_TEMPLATE)
+    return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
+
+
+async def _template(
+    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
+) -> dict[str, Any] | None:
+    """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
+
+    None where it has taken none since this leader began: what there is of members runs on.
+    """
+
+    async def check() -> None:
+        template = pod_template(hub, settings)
+        if template != checked.last_good:
+            await owned.check(workload(hub, template, replicas))
+        checked.last_good, checked.generation = template, hub.metadata.generation
+
+    if checked.generation != hub.metadata.generation:
+        await steps.take(_TEMPLATE, check)
+    return checked.last_good
+
+
+def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
+    """The StatefulSet's size: what is asked for, and members that are not empty yet."""
+    forced = hub.metadata.annotations.get(ANNOTATION_FORCE_SCALE_DOWN) == "true"
+    replicas = hub.spec.members.replicas
+    for member in observation.members.values():
+        ordinal = member_ordinal(hub.metadata.name, member.name)
+        if ordinal is None or member.wanted or member.phase is Phase.GONE:
+            continue
+        view = next(view for view in observation.snapshot.members if view.name == member.name)
+        # Also children whose entries were removed in this very round: the view was made before.
+        occupied = any(known.assignments or known.unproven for known in member.slices) or view.possibly_running
+        if occupied and not (forced and member.name in plan.stranded):
+            replicas = max(replicas, ordinal + 1)
+    return replicas
+
+
+def note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
+    """Note the objects that the API server refused as failed steps."""
+    for title, error in refused.items():
+        steps.note(f"{title} can't be made as it is to be", error)

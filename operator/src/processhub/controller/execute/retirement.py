@@ -1,0 +1,41 @@
+"""What is left of members that are gone for good, deleted: their slices and Leases, and slices that are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from processhub.cluster.client import Client
+from processhub.controller.execute.memberleases import delete_lease
+from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.execute.slicewriter import SliceWriter
+from processhub.controller.execute.steps import Steps
+from processhub.controller.observe.members import Member
+from processhub.controller.store.hubstate import HubState
+from processhub.core.model.membership import Phase
+
+
+async def retire(
+    client: Client,
+    state: HubState,
+    memory: ExecuteMemory,
+    members: Mapping[str, Member],
+    writer: SliceWriter,
+    steps: Steps,
+) -> None:
+    """Delete what is left of members that are gone for good, and slices that have become empty."""
+    for member in members.values():
+        for known in member.slices:
+            present, name = known.present, known.present.metadata.name
+            empty = not present.spec.entries and not known.unproven and not known.uncertain
+            acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
+            retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
+            # An agent starts by slice 0, and a creation that was not answered may land where its name is free.
+            kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
+            if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
+                await steps.take(f"slice {name} can't be deleted", partial(writer.delete, known))
+        gone = not member.wanted and member.pod is None and not member.slices
+        lease = state.member_lease(member.name)
+        if gone and lease is not None:
+            what = f"lease {lease.lease.metadata.name} can't be deleted"
+            await steps.take(what, partial(delete_lease, client, state, lease.lease))

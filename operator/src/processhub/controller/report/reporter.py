@@ -1,0 +1,213 @@
+"""What all hubs report after their rounds: the statuses of Hubs, Children and ChildSets, and Events.
+
+A status is computed from the last observation of its hub. That of a Child is computed when it is written, by workers
+that serve all hubs, and not in the round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from processhub.api.child import Child, ChildStatus
+from processhub.api.childset import ChildSetStatus
+from processhub.api.hub import Hub, HubStatus
+from processhub.cluster.client import Client
+from processhub.cluster.timestamps import now_seconds
+from processhub.controller import metrics
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observation import Observation
+from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.report.child import child_status, copies_of, hub_not_found, of_hub
+from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
+from processhub.controller.report.eventrules import emit
+from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.firststart import first_started
+from processhub.controller.report.hub import hub_status, refused_status, stalled_status
+from processhub.controller.report.memory import ReportMemory
+from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.store.hubstate import HubKey, HubState
+from processhub.controller.store.informers import Store
+from processhub.core.acceptance import Refusal
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+
+T = TypeVar("T")
+
+
+class Reporter:
+    """The writers of statuses. ``refusal_of(hub)`` says why a Hub's spec is not accepted, None where it is."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        events: EventRecorder,
+        wake: Callable[[HubKey], None],
+        refusal_of: Callable[[Hub], Refusal | None],
+    ) -> None:
+        self._store, self._events, self._wake, self._refusal_of = store, events, wake, refusal_of
+        self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
+        self._children = StatusWriter(client, store, self._latest_child_status)
+        self._sets = ChildSetWriter(client, store, wake)
+
+    async def run(self) -> None:
+        """Write the statuses of Children until cancelled."""
+        await self._children.run()
+
+    async def close(self) -> None:
+        """Finish the writes that are under way."""
+        await self._children.close()
+        await self._sets.close()
+
+    def throttle(self, key: HubKey, many_changes: bool) -> None:
+        """Whether the statuses of the hub's Children make way for other writes."""
+        self._children.throttle(key, many_changes)
+
+    # after a round
+
+    def round_ended(
+        self,
+        hub: Hub,
+        state: HubState,
+        memory: ReportMemory,
+        observation: Observation,
+        plan: Plan,
+        members: Mapping[str, Member],
+        quorum: QuorumWatch | None,
+        dirty: set[str],
+    ) -> Observation:
+        """Emit the round's Events and have the statuses of changed Children written; what the round came to.
+
+        ``members`` are observed after the round's writes: statuses show the record as it is, not as it was planned
+        from. ``dirty`` are the ids that changed, to which those that changed by this round are added.
+        """
+        key = hub.metadata.key
+        self._observed[key] = msgspec.structs.replace(observation, members=members), memory
+        # But a member that was lost is reported as lost, though it is back by now: its children went to others.
+        members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
+        fresh = msgspec.structs.replace(observation, members=members)
+        for name, member in members.items():
+            if memory.phases.get(name) != str(member.phase):
+                for known in member.slices:
+                    dirty |= known.assignments.keys() | known.reports.keys()
+        dirty |= _differing(plan.unplaced, memory.unplaced)
+        emit(self._events, hub, state, fresh, plan, memory, quorum)
+        names = _differing(observation.refusals, memory.refusals)
+        names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
+        self._mark(key, names)
+        memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
+        memory.phases = {name: str(member.phase) for name, member in members.items()}
+        metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
+        metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
+        return fresh
+
+    def report_hub(
+        self, hub: Hub, memory: ReportMemory, plan: Plan, refusal: Refusal | None, trouble: tuple[str, str] | None
+    ) -> float | None:
+        """Write the Hub's status after a round; the seconds until it may be written, None where none waits.
+
+        ``refusal``: why the spec, or a part of it, is not followed. ``trouble``: reason and message of what fails.
+        """
+        observation, _ = self._observed[hub.metadata.key]
+        if refusal is not None:
+            trouble = (refusal.reason, refusal.message)
+        return self._write_hub(
+            hub, memory, lambda: hub_status(hub, observation, plan, now_seconds(), refusal=refusal, trouble=trouble)
+        )
+
+    def report_sets(self, key: HubKey, plan: Plan) -> float | None:
+        """Write the ChildSets' statuses; the seconds until the next may be written, None where none waits."""
+        observation, _ = self._observed[key]
+
+        def compute() -> dict[str, ChildSetStatus]:
+            counted = tallies(observation.sets, observation.members)
+            return {
+                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds())
+                for uid, seen in observation.sets.items()
+            }
+
+        return self._sets.report(key, [seen.known.object for seen in observation.sets.values()], compute)
+
+    # without a round
+
+    def refuse(self, hub: Hub, state: HubState, memory: ReportMemory, refusal: Refusal) -> float | None:
+        """Report that the Hub is not accepted, on it and on what is of it; the seconds until a write that waits."""
+        key = hub.metadata.key
+        self._observed.pop(key, None)
+        self._mark(key, state.children)
+        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
+        sets = self._refuse_sets(key, state, of_hub(refusal))
+        return min((seconds for seconds in (wait, sets) if seconds is not None), default=None)
+
+    def report_stalled(self, hub: Hub, memory: ReportMemory, trouble: tuple[str, str] | None) -> float | None:
+        """Report that nothing can be done for the Hub now; the seconds until it may be written."""
+        return self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
+
+    def report_no_hub(self, key: HubKey, state: HubState) -> float | None:
+        """Report to Children and ChildSets that their hub does not exist; the seconds until a write that waits."""
+        self._observed.pop(key, None)
+        self._mark(key, state.children)
+        return self._refuse_sets(key, state, hub_not_found(key))
+
+    # inside
+
+    def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:
+        child = self._store.child(key)
+        if child is None or child.metadata.deletion_timestamp is not None:
+            return None
+        hub_key = (key[0], child.spec.hub)
+        hub = self._store.hubs.get(hub_key)
+        if hub is None:
+            return child, child_status(child, [], hub_not_found(hub_key), None, now_seconds())
+        if hub_key not in self._observed:
+            refused = self._refusal_of(hub)
+            if refused is None:
+                return None  # the first round has not ended yet
+            return child, child_status(child, [], of_hub(refused), None, now_seconds())
+        observation, memory = self._observed[hub_key]
+        if not observation.has_seen(child):
+            return None  # the next round will
+        copies = copies_of(child.id, observation.members)
+        refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
+        started = first_started(child, copies, memory)
+        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started)
+
+    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
+        items = [known.object for known in state.sets.values()]
+        return self._sets.report(
+            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
+        )
+
+    def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus]) -> float | None:
+        """Write the Hub's status where it differs; the seconds until it may be written, None where none waits."""
+        current = self._store.hubs.get(hub.metadata.key)
+        if current is None or current.metadata.uid != hub.metadata.uid:
+            return None  # made anew in the midst of the round: this status is its predecessor's
+        now = asyncio.get_running_loop().time()
+        wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
+        if wait > 0 or self._children.busy_with(hub):
+            return max(0.1, wait)
+        status = compute()
+        if status != current.status:
+            if (wait := memory.status_rate.reserve(current, status, now)) > 0:
+                return max(0.1, wait)
+            self._children.hub(current, status, lambda: self._wake(hub.metadata.key))
+        return None
+
+    def _mark(self, key: HubKey, names: Iterable[str]) -> None:
+        for name in names:
+            self._children.mark((key[0], name))
+
+
+def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:
+    """The keys whose values differ."""
+    return {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
+
+
+def _with_judgement(member: Member, before: Member | None) -> Member:
+    """The member with the judgement that the plan was made from."""
+    return member if before is None else msgspec.structs.replace(member, judgement=before.judgement)
