@@ -258,7 +258,7 @@ async def test_a_longer_lease_counts_from_the_first_renewal_for_so_long(
     feed_end, feed = os.pipe()
     pod = {"pod": member.name, "pod_uid": "pod-a", "pod_ip": "127.0.0.1", "node": "node"}
     env = Environment(hub=member.hub, namespace=member.namespace, hub_uid=member.hub_uid, member=member.name, **pod)
-    keeper = LeaseKeeper(env, Settings(lease_seconds=6, fence=True), Feed(feed), lambda _: None, lambda _: None)
+    keeper = LeaseKeeper(env, Settings(lease_seconds=6, fence=True), Feed(feed))
     keeper.start()
     await until(lambda: keeper.session)
 

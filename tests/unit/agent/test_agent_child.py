@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from processhub.agent.children.child import Child
+from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.report import report_text
 from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Exec
@@ -57,8 +58,8 @@ class Supervisor:
     closing = False
 
     def __init__(self) -> None:
+        self.news = ChildNews()
         self.open = True
-        self.asked = False
         self.launched: list[DesiredRun] = []
         self.orders: list[str] = []
         self.gone_: list[str] = []
@@ -66,9 +67,6 @@ class Supervisor:
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         return self.open
-
-    def lacks_state(self, child: Child) -> bool:
-        return False
 
     def launch(self, child: Child, desired: DesiredRun) -> Supervisor:
         self.launched.append(desired)
@@ -90,17 +88,8 @@ class Supervisor:
     def changed(self, child: Child, *, urgent: bool) -> None:
         self.urgent += urgent
 
-    def at_work(self, child: Child) -> bool:
-        return self.asked
-
     def gone(self, child: Child) -> None:
         self.gone_.append(child.id)
-
-    def restarted(self, child: Child) -> None:
-        pass
-
-    def up(self, child: Child, seconds: float) -> None:
-        pass
 
 
 def desired(epoch: int = 1, *, slice_: str = "s0", policy: str = "Permanent", **fields: Any) -> DesiredRun:
@@ -129,7 +118,7 @@ def child(host: Supervisor, clock: Clock) -> Child:
 
 
 def said(child: Child, slice_: str = "s0") -> Report:
-    text = child.report_for(slice_)
+    text = report_text(child, slice_)
     assert text is not None
     return parse_report(text)
 
@@ -221,7 +210,7 @@ def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(c
     assert (said(child, "s0").epoch, said(child, "s0").state) == (1, "Stopping")
     assert (said(child, "s1").epoch, said(child, "s1").state) == (2, "Pending")
     child.ended(DONE)
-    assert child.report_for("s0") is None
+    assert report_text(child, "s0") is None
     assert said(child, "s1").state == "Starting"
 
 

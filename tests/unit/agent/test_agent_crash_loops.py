@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import virtualtime
+from memberparts import supervisor_of
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
@@ -19,7 +20,6 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
-from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
@@ -66,19 +66,15 @@ class Hub:
         self.statuses = dict.fromkeys(self.specs, SliceStatus())
         self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
         starter = self.starter = Looping()
-        self.supervisor = Supervisor(
-            {Exec: starter, PodWorkload: starter}, lambda _: True, self._changed, lambda *_: None, Metrics()
-        )  # type: ignore[arg-type]
+        self.supervisor = supervisor_of({Exec: starter, PodWorkload: starter})
         self.reporter = StatusReporter(
             WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
         )
+        self.supervisor.news.changed.listen(self.reporter.child_changed)
         self.reporter.open()
         for name, children_of in self.specs.items():
             self.supervisor.set_desired(dict(children_of))
             self.reporter.slice_changed(self.slice(name), name, self.supervisor.children.values())
-
-    def _changed(self, child: Child, urgent: bool) -> None:
-        self.reporter.child_changed(child, urgent=urgent)
 
     def _stored(self, item: RegistrySlice) -> None:
         self.reporter.slice_changed(item, item.metadata.name)

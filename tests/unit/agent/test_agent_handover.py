@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import xxhash
+from memberparts import supervisor_of
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.transfer import Handovers
-from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
-from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
@@ -83,10 +82,8 @@ class Agent:
 
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.launcher = Launcher()
-        unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
         self.handovers = Handovers(Environment(folder), registry, Nobody())  # type: ignore[arg-type]
-        self.supervisor.handovers = self.handovers
+        self.supervisor = supervisor_of({Python: self.launcher}, self.handovers)
 
     def set_desired(self, entry: Assignment) -> None:
         desired = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
@@ -99,7 +96,7 @@ class Agent:
 
     @property
     def kept(self) -> str:
-        return self.supervisor.children["a"].kept
+        return self.supervisor.children["a"].handover.kept
 
     @property
     def started(self) -> list[bytes | None]:

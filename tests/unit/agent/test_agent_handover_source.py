@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
+from memberparts import supervisor_of
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.handover.transfer import Handovers
-from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
-from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
@@ -89,9 +88,8 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
-        unused: Callable[..., None] = lambda *_: None  # noqa: E731
-        self.supervisor = Supervisor({Python: self.launcher}, lambda again: True, unused, unused, Metrics())  # type: ignore[arg-type]
-        self.supervisor.handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
+        handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
+        self.supervisor = supervisor_of({Python: self.launcher}, handovers)
 
     def set_desired(self, epoch: int, to: str = "") -> Child:
         entry = Assignment(uid="u", epoch=epoch, workload="w", to=to)
@@ -115,9 +113,9 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
     agent.set_desired(3, to="hub-3:8")
     await until(lambda: len(agent.launcher.paths) == 2)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.sent or child.kept)
+    await until(lambda: child.handover.sent or child.handover.kept)
 
-    assert (child.sent, child.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.handover.sent, child.handover.kept) == (f"8:{xxhash.xxh3_128_hexdigest(b'1')}", "")
     assert agent.targets.sent == [b"1"]
 
 
@@ -128,7 +126,7 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     child = agent.set_desired(3, to="hub-2:7")
     await until(lambda: agent.launcher.paths)
     child.ended(ExitStatus(Reason.EXITED, "stopped", state=b"1"))
-    await until(lambda: child.kept)
+    await until(lambda: child.handover.kept)
     agent.supervisor.limits.start_seconds = 0
     agent.set_desired(9)
     assert agent.launcher.states == [None, b"1"]
@@ -140,6 +138,6 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     for _ in range(20):
         await asyncio.sleep(0)
     child.ended(ExitStatus(Reason.EXITED, "stopped"))
-    await until(lambda: child.sent or child.kept)
+    await until(lambda: child.handover.sent or child.handover.kept)
 
-    assert (child.sent, child.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+    assert (child.handover.sent, child.handover.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")

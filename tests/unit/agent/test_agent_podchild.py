@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from processhub.agent.children.child import Child
+from processhub.agent.children.child import Child, ChildNews
 from processhub.agent.children.podchild import PodStarter, hindrance
+from processhub.agent.children.report import report_text
 from processhub.agent.children.runs import Limits, RunHandle
 from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -93,6 +94,7 @@ class Alone:
     closing = False
 
     def __init__(self, starter: PodStarter) -> None:
+        self.news = ChildNews()
         self.starter = starter
 
     def may_start(self, child: Child, *, again: bool) -> bool:
@@ -101,15 +103,10 @@ class Alone:
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         return self.starter.launch(child, desired)
 
-    def at_work(self, child: Child) -> bool:
-        return False
-
-    lacks_state = at_work
-
     def _nothing(self, *_: Any, **__: Any) -> None:
         pass
 
-    changed = gone = hand_over = stays = quiesced = up = restarted = _nothing
+    changed = gone = _nothing
 
 
 def copy(epoch: int, role: str, version: int) -> Pod:
@@ -153,6 +150,6 @@ async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_f
         await asyncio.sleep(0.01)
 
     assert (child.state, child.restarts) == (State.RUNNING, 0)
-    report = child.report_for("slice")
+    report = report_text(child, "slice")
     assert report is not None
     assert (parse_report(report).epoch, parse_report(report).role) == (10, "Active")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memberparts import supervisor_of
 from waiting import until
 
 from processhub.agent.children.child import Child
@@ -20,7 +21,6 @@ from processhub.agent.children.execchild import ExecStarter
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
-from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
@@ -62,16 +62,9 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter
         "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
     )
     process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
-    watchdog, sink = WatchdogClient(process, None, lambda: None), LogSink(log)
+    watchdog, sink = WatchdogClient(process, None), LogSink(log)
     pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
-    supervisor = Supervisor(
-        {Exec: ExecStarter(env, watchdog, sink), Python: pythons},
-        lambda again: True,
-        lambda *_: None,
-        lambda *_: None,
-        Metrics(),
-    )
-    yield supervisor, pythons
+    yield supervisor_of({Exec: ExecStarter(env, watchdog, sink), Python: pythons}), pythons
     watchdog.close()
     await asyncio.to_thread(process.process.wait, 40)
     sink.close()
@@ -122,7 +115,7 @@ async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_an
     workload = Python(target="blocks:Blocks", args={"note": str(note)})
     supervisor.set_desired({"a": desired(workload)})
     await until(note.exists, "the actor")
-    supervisor.closing = True
+    supervisor._permit.close()  # the agent ends
     epochs = itertools.count(2)
 
     def ended_though_told_again() -> bool:
@@ -160,7 +153,7 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path
 ) -> None:
     child = await broken(agent[0], tmp_path)
-    agent[0].closing = True
+    agent[0]._permit.close()  # the agent ends
 
     child.quiesce(tmp_path / "state", ask=False)
 

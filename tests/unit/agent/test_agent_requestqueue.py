@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from processhub.agent.children.child import Child
+from processhub.agent.children.child import Child, ChildNews
 from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -27,6 +27,7 @@ class World:
     closing = False
 
     def __init__(self) -> None:
+        self.news = ChildNews()
         self.queue = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )
@@ -40,26 +41,14 @@ class World:
     def may_start(self, child: Child, *, again: bool) -> bool:
         return True
 
-    def lacks_state(self, child: Child) -> bool:
-        return False
-
     def launch(self, child: Child, desired: DesiredRun) -> World:
         return self
 
     def changed(self, child: Child, *, urgent: bool) -> None:
         self.queue.child_changed(child)
 
-    def at_work(self, child: Child) -> bool:
-        return self.queue.at_work(child)
-
     def gone(self, child: Child) -> None:
         self.queue.child_changed(child)
-
-    def restarted(self, child: Child) -> None:
-        pass
-
-    def up(self, child: Child, seconds: float) -> None:
-        pass
 
     # what runs
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from memberparts import supervisor_of
 
 from processhub.agent.env import PORT, Environment
-from processhub.agent.metrics import Metrics
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.lookup import RoutedCopy
@@ -22,7 +22,6 @@ from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
-from processhub.agent.supervisor import Supervisor
 from processhub.api.child import ChildSpec, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import slice_name
@@ -61,29 +60,19 @@ class World:
         env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
         client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody))
         launcher, self.settings, self._version = Launcher(), settings, 0
-        self.supervisor = Supervisor(
-            {Python: launcher},
-            lambda again: True,
-            lambda child, urgent: self.queue.child_changed(child),
-            lambda *_: None,
-            Metrics(),
-        )  # type: ignore[arg-type]
+        self.supervisor = supervisor_of({Python: launcher})
         children = self.supervisor.children
-        self.slices = SliceWatcher(
-            client,
-            env,
-            "p/1",
-            self.supervisor.set_desired,
-            lambda *_: None,
-            self.supervisor.apply,
-            lambda old, new: self.router.watch.changed(old, new),
-        )
+        self.slices = SliceWatcher(client, env, "p/1")
         self.queue = RequestQueue(children.get, lambda: True, lambda: self.slices.settings)
-        self.supervisor.busy = self.queue.at_work
         self.peers = Peers(env)
-        self.takeover = LocalTakeover(env, self.slices, self.peers, children, self.supervisor.set_desired, lambda: True)
+        self.takeover = LocalTakeover(env, self.slices, self.peers, children, lambda: True)
         starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
         self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover)
+        self.slices.settings_changed.listen(self.supervisor.apply)
+        self.slices.desired_changed.listen(self.supervisor.set_desired)
+        self.slices.registry_changed.listen(self.router.watch.changed)
+        self.takeover.desired_changed.listen(self.supervisor.set_desired)
+        self.supervisor.news.changed.listen(self.queue.child_changed)
         self.put("hub-1")
 
     def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:

@@ -33,9 +33,10 @@ class Followed:
         self.own: list[str] = []
         self.settings: list[Settings] = []
         self.version = 0
-        self.slices = SliceWatcher(
-            client, ENV, "pod/me", self.desired.update, lambda _, name: self.own.append(name), self.settings.append
-        )
+        self.slices = SliceWatcher(client, ENV, "pod/me")
+        self.slices.desired_changed.listen(self.desired.update)
+        self.slices.own_changed.listen(lambda _, name: self.own.append(name))
+        self.slices.settings_changed.listen(self.settings.append)
 
     def put(self, name: str, entries: dict[str, int | str], *, term: int = 1, member: str = "h-0", **spec: Any) -> None:
         self.version += 1
@@ -135,8 +136,8 @@ def test_settings_come_from_the_newest_term(followed: Followed) -> None:
 
 def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> None:
     order: list[str] = []
-    followed.slices._on_desired = lambda changes: order.extend(changes)
-    followed.slices._on_own = lambda _, name: order.append(name)
+    followed.slices.desired_changed.listen(order.extend)
+    followed.slices.own_changed.listen(lambda _, name: order.append(name))
 
     followed.put("h.h-0.0", {"a": 1})
 
@@ -160,8 +161,8 @@ def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Fol
 
 def test_a_partition_is_known_before_anything_is_wanted(followed: Followed) -> None:
     order: list[str] = []
-    followed.slices._on_desired = lambda changes: order.extend(changes)
-    followed.slices._on_settings = lambda settings: order.append(f"partitioned: {settings.partitioned}")
+    followed.slices.desired_changed.listen(order.extend)
+    followed.slices.settings_changed.listen(lambda settings: order.append(f"partitioned: {settings.partitioned}"))
 
     followed.put("h.h-0.0", {"a": 1}, settings=Settings(partitioned=True))
 

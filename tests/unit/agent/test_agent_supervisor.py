@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from memberparts import supervisor_of
+
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
-from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec
@@ -40,8 +41,7 @@ class Launcher:
 
 def supervised() -> tuple[Supervisor, Launcher]:
     launcher = Launcher()
-    supervisor = Supervisor({Exec: launcher}, lambda again: True, lambda *_: None, lambda *_: None, Metrics())  # type: ignore[arg-type]
-    return supervisor, launcher
+    return supervisor_of({Exec: launcher}), launcher
 
 
 def desired(child_id: str) -> DesiredRun:

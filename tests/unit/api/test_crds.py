@@ -1,4 +1,4 @@
-"""The CRDs: complete, bounded, and of one mind with API.md and with the structs of processhub.api."""
+"""The CRDs: complete, bounded, and of one mind with the structs of processhub.api."""
 
 from __future__ import annotations
 

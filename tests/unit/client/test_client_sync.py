@@ -1,9 +1,10 @@
-"""The blocking client: used from several threads, no call is left waiting."""
+"""The blocking client: its methods are those of Hub, it is used from several threads, no call is left waiting."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import HubError
 from processhub.client.sync import SyncHub
 
@@ -80,3 +82,21 @@ def test_a_call_that_comes_while_the_client_is_closed_does_not_wait_for_ever() -
 async def waited_for() -> int:
     """How many tasks the client's loop has, but for this look: the call, and the close that waits for it."""
     return len(asyncio.all_tasks()) - 1
+
+
+_CONSTRUCTED = {"get_pid", "get_pids"}  # SyncHub's constructor takes these over from the Hub
+_INTERNAL = {"attached", "close_requests"}  # for other parts of the package
+_SHARED = [
+    name
+    for name, method in vars(AsyncHub).items()
+    if inspect.isfunction(method) and not name.startswith("_") and name not in _CONSTRUCTED | _INTERNAL
+]
+
+
+@pytest.mark.parametrize("name", _SHARED)
+def test_a_method_has_the_signature_of_hubs_and_is_no_coroutine(name: str) -> None:
+    hubs, blocking = (inspect.signature(getattr(kind, name)) for kind in (AsyncHub, SyncHub))
+
+    assert blocking.parameters == hubs.parameters
+    assert blocking.return_annotation == ("SyncResult" if name == "start_children" else hubs.return_annotation)
+    assert not inspect.iscoroutinefunction(getattr(SyncHub, name))

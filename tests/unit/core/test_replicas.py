@@ -1037,6 +1037,23 @@ class ReplicatedLife(RuleBasedStateMachine):
         if present := self.hub.children.get(id_):
             self.hub.want([msgspec.structs.replace(present, suspended=suspended)])
 
+    @precondition(lambda self: self._copies())
+    @rule(id_=ids, number=st.integers(0, 4), forced=st.booleans(), acting=st.lists(st.sets(members), max_size=4))
+    def suspended_drained_and_resumed(self, id_: str, number: int, forced: bool, acting: list[set[str]]) -> None:
+        """One member of its copies is drained meanwhile; some members act, some rounds late."""
+        places = sorted(self.hub.record.get(id_, {}))
+        if not places or id_ not in self.hub.children:
+            return
+        self.child_suspended_or_resumed(id_, suspended=True)
+        for names in acting:
+            self.rounds_go(100, 1)
+            self.some_members_act(names)
+        self.hub.change(places[number % len(places)], draining=True, wanted=True, forced=forced)
+        for names in acting[:2]:
+            self.rounds_go(100, 1)
+            self.some_members_act(names)
+        self.child_suspended_or_resumed(id_, suspended=False)
+
     @rule(name=members)
     def member_lost(self, name: str) -> None:
         if name in self.hub.members:
@@ -1246,6 +1263,8 @@ class ReplicatedLife(RuleBasedStateMachine):
                 # A Pod of a member that is gone may be the active one yet, as long as it is there.
                 actives = Counter(roles.values())[Role.ACTIVE]
                 assert not roles or actives == 1 or (actives == 0 and hub.pods.get(id_)), f"{id_} has {roles}"
+                able = ready & hub.record.get(id_, {}).keys()
+                assert actives == 1 or not able or hub.pods.get(id_), f"{id_} is not active, with copies on {able}"
                 continue
             assert set(roles) <= ready
             assert len(roles) == copies, f"{id_} has {roles}, {copies} are asked for"

@@ -12,11 +12,11 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
 
 import msgspec
 
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Listeners
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.linux import boottime
 from processhub.api.kubernetes import Lease
@@ -38,28 +38,22 @@ _STUCK_SECONDS = 45.0  # longer than any one request may take
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
-    ``on_held(session)`` is called when it is taken, again with a higher number when it was taken back after it had run
-    out, and with the same when a renewal was answered only after that; ``on_other(holder)`` when another holds it. Both
-    are called on the thread that made the keeper. What ``usage()`` says goes with each renewal: that costs no write of
-    its own.
+    ``taken`` notifies of the session when the Lease is taken, again with a higher number when it was taken back after
+    it had run out, and with the same when a renewal was answered only after that. ``other_holder`` notifies of another
+    holder. Both notify on the thread that made the keeper. The latest usage goes with each renewal: that costs no write
+    of its own.
     """
 
-    def __init__(
-        self,
-        env: Environment,
-        settings: Settings,
-        feed: Feed,
-        on_held: Callable[[int], None],
-        on_other: Callable[[str], None],
-        usage: Callable[[], Usage | None] = lambda: None,
-    ) -> None:
+    def __init__(self, env: Environment, settings: Settings, feed: Feed) -> None:
+        self.taken: Listeners[int] = Listeners()
+        self.other_holder: Listeners[str] = Listeners()
         self.identity = f"{env.pod_uid}/{secrets.token_hex(4)}"
         self.session = 0
         self.renewals = self.failures = 0
         self.beat = boottime()  # when the thread was last alive, for /healthz
         self._env, self._settings, self._feed = env, settings, feed
         self._name = lease_name(env.hub, env.member)
-        self._on_held, self._on_other, self._usage = on_held, on_other, usage
+        self._usage: Usage | None = None
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
         self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
@@ -75,6 +69,10 @@ class LeaseKeeper:
     def start(self) -> None:
         """Begin to take the Lease."""
         self._thread.start()
+
+    def set_usage(self, usage: Usage) -> None:
+        """Send this usage with the renewals from now on."""
+        self._usage = usage
 
     def apply(self, settings: Settings) -> None:
         """Use changed settings from now on."""
@@ -223,7 +221,7 @@ class LeaseKeeper:
                 spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
             )
         metadata = lease.metadata
-        if (usage := self._usage()) is not None:
+        if (usage := self._usage) is not None:
             annotations = {**metadata.annotations, ANNOTATION_LOAD: format_usage(usage)}
             metadata = msgspec.structs.replace(metadata, annotations=annotations)
         body = msgspec.structs.replace(lease, metadata=metadata, spec=spec)
@@ -247,13 +245,13 @@ class LeaseKeeper:
         if fresh:
             log.info("holding the member's Lease as %s", self.identity)
         if fresh or late:
-            self._main.call_soon_threadsafe(self._on_held, self.session)
+            self._main.call_soon_threadsafe(self.taken.notify, self.session)
         return True
 
     def _report_other(self, holder: str) -> None:
         log.error("the member's Lease is held by %s now: this agent ends", holder)
         self._renewed = 0.0
-        self._main.call_soon_threadsafe(self._on_other, holder)
+        self._main.call_soon_threadsafe(self.other_holder.notify, holder)
 
     async def _release(self) -> None:
         if self._task is not None:

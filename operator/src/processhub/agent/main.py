@@ -54,7 +54,13 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
     import uvloop
 
     from processhub.agent.app import Agent
+    from processhub.agent.children.launchers import launch_in_pod
+    from processhub.agent.lease import LeaseKeeper
     from processhub.agent.logs import JsonHandler, LogSink, PlainHandler
+    from processhub.agent.parts import Surroundings
+    from processhub.agent.peers.client import Peers
+    from processhub.agent.watchdog.client import WatchdogClient
+    from processhub.api.slice import Settings
     from processhub.cluster.client import Client
     from processhub.cluster.config import ConfigError
 
@@ -65,7 +71,17 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
 
     async def run() -> int:
         async with await Client.connect() as client:
-            return await Agent(env, client, watchdog, sink, nofile).run()
+            orders = WatchdogClient(watchdog, nofile)
+            around = Surroundings(
+                env=env,
+                client=client,
+                lease=LeaseKeeper(env, Settings(), watchdog.feed),
+                peers=Peers(env),
+                watchdog=orders,
+                launchers=launch_in_pod(env, client, orders, sink),
+                lines_dropped=lambda: sink.dropped,
+            )
+            return await Agent(around).run()
 
     try:
         return uvloop.run(run())

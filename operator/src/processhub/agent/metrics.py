@@ -43,6 +43,14 @@ class Metrics:
             registry=self.registry,
         )
 
+    def child_started(self, _: object, seconds: float) -> None:
+        """Count a start, which took so long."""
+        self.starts.observe(seconds)
+
+    def child_restarted(self, _: object) -> None:
+        """Count a restart."""
+        self.restarts.inc()
+
     def observe(self, children: Callable[[], dict[str, int]], counters: Asked, gauges: Asked) -> None:
         """Add gauges of children by state, and the values of all COUNTERS and GAUGES, by name."""
         self.registry.register(_Elsewhere(children, counters, gauges))

@@ -7,62 +7,44 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-from processhub.agent.children.child import Child
+from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.launchers import Launcher
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
-from processhub.agent.metrics import Metrics
-from processhub.agent.peers.statesender import Content
+from processhub.agent.handover.reports import report_lost
+from processhub.agent.handover.transfer import Handovers
+from processhub.agent.permit import Permit
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Settings
 from processhub.registry.grammar import Report
 
-if TYPE_CHECKING:
-    from processhub.agent.handover.transfer import Handovers
-
 log = logging.getLogger(__name__)
-
-
-class Launcher(Protocol):
-    """What starts the children of one kind of workload."""
-
-    def launch(self, child: Child, desired: DesiredRun, state: Content | None) -> RunHandle:
-        """Start the child, with that state. Raises OSError where there is no room for its process."""
-
-    def forget(self, child_id: str) -> None:
-        """The child is gone from this member: remove what was kept for it."""
-
-    def shut_down(self) -> None:
-        """The agent ends: every child is stopped from here on."""
 
 
 class Supervisor:
     """The children by id.
 
-    ``launchers`` are by type of workload. ``may_start(again)`` is whether the Lease allows a start now.
-    ``on_change(child, urgent)`` is called for each changed report.
+    ``launchers`` are by type of workload. ``earlier(id, desired)`` is what an earlier agent of this member reported.
+    ``news`` has the listeners for what happens to the children.
     """
 
     def __init__(
         self,
+        children: dict[str, Child],
         launchers: Mapping[type, Launcher],
-        may_start: Callable[[bool], bool],
-        on_change: Callable[[Child, bool], None],
-        previous: Callable[[str, DesiredRun], Report | None],
-        metrics: Metrics,
+        permit: Permit,
+        handovers: Handovers,
+        earlier: Callable[[str, DesiredRun], Report | None],
     ) -> None:
-        self.children: dict[str, Child] = {}
+        self.news = ChildNews()
+        self.news.restarted.listen(_log_restart)
+        self.children = children
         self.limits = Limits()
         self.settings = Settings()
-        self.closing = False
-        self._launchers = launchers
-        self._may_start, self._on_change, self._previous = may_start, on_change, previous
-        self._metrics = metrics
-        self._answers_first = True
-        self.busy: Callable[[Child], bool] = lambda _: False  # whether a request is being answered
-        self.handovers: Handovers | None = None
+        self._launchers, self._permit, self._handovers = launchers, permit, handovers
+        self._earlier = earlier
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -93,7 +75,7 @@ class Supervisor:
                 if desired is None:
                     continue
                 child = self.children[child_id] = Child(child_id, self, self.limits, self._loop)
-                if report := self._previous(child_id, desired):
+                if report := self._earlier(child_id, desired):
                     child.adopt(report)
             child.set_desired(desired)
 
@@ -107,8 +89,8 @@ class Supervisor:
 
         Where ``max_wait`` seconds are enough for any request, one that is at work answers first, as at any stop.
         """
-        self.closing = True
-        self._answers_first = max_wait >= self.settings.request_seconds
+        self._permit.close()
+        self.limits.answers_first = max_wait >= self.settings.request_seconds
         for launcher in self._launchers.values():
             launcher.shut_down()
         for child in list(self.children.values()):
@@ -121,6 +103,19 @@ class Supervisor:
         """After ``stop_all``: this agent runs and will run none of them."""
         for child in list(self.children.values()):
             child.set_desired(None)
+
+    async def emptied(self, seconds: float) -> None:
+        """Return when no child is desired or runs here any more, after ``seconds`` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.children:
+                    self._empty.clear()
+                    await self._empty.wait()
+
+    def slice_gone(self, name: str, instead: str) -> None:
+        """An own slice was deleted: what is still ending of it is reported in the slice ``instead``."""
+        for child in self.children.values():
+            child.slice_gone(name, instead)
 
     @property
     def all_settled(self) -> bool:
@@ -136,21 +131,32 @@ class Supervisor:
             counts[child.state] += 1
         return counts
 
+    def running(self) -> int:
+        """How many children run; may be called from any thread."""
+        return sum(child.state == State.RUNNING for child in tuple(self.children.values()))
+
     # for children (ChildHost)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the agent ends: nothing is started any more."""
+        return self._permit.closing
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
         if self.closing or self.settings.partitioned or child.desired is None:
             return False
-        return (child.desired.startable or again) and self._may_start(again)
-
-    def lacks_state(self, child: Child) -> bool:
-        """Whether the state that the child is to start with is not here, but on its former member."""
-        return self.handovers is not None and self.handovers.lacks(child)
+        if not ((child.desired.startable or again) and self._permit.may_start(again=again)):
+            return False
+        if not again and self._handovers.lacks(child):
+            # Started afresh it would be taken for moved, and the only copy of its state thrown away.
+            report_lost(child)
+            return False
+        return True
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Start the child with the launcher for its kind of workload."""
-        state = self.handovers.state_for(child.id, desired) if self.handovers is not None else None
+        state = self._handovers.state_for(child.id, desired)
         launcher = self._launchers.get(type(desired.workload))
         if launcher is not None:
             try:
@@ -171,11 +177,7 @@ class Supervisor:
         """Pass on that the child's report changed."""
         if not child.alive:
             self._empty.set()
-        self._on_change(child, urgent)
-
-    def at_work(self, child: Child) -> bool:
-        """Whether a stop is to wait for an answer; not where the pod's grace leaves no time for it."""
-        return self._answers_first and self.busy(child)
+        self.news.changed.notify(child, urgent)
 
     def gone(self, child: Child) -> None:
         """Forget the child: nothing of it runs and none is desired."""
@@ -183,44 +185,13 @@ class Supervisor:
             del self.children[child.id]
             for launcher in self._launchers.values():
                 launcher.forget(child.id)
-            if self.handovers is not None:
-                self.handovers.forget(child.id)
+            self.news.gone.notify(child)
         self._empty.set()
-        self._on_change(child, True)
+        self.news.changed.notify(child, True)
 
-    def hand_over(self, child: Child, desired: DesiredRun) -> None:
-        """Begin to hand the child's state over to another member."""
-        if self.handovers is not None:
-            self.handovers.begin(child, desired)
 
-    def stays(self, child: Child) -> None:
-        """The child declined to be moved."""
-        if self.handovers is not None:
-            self.handovers.stays(child)
-
-    def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """The child ended for a handover."""
-        if self.handovers is not None:
-            self.handovers.quiesced(child, exit_status)
-
-    def up(self, child: Child, seconds: float) -> None:
-        """Count the start; what the child was started with is its own now."""
-        self._metrics.starts.observe(seconds)
-        if self.handovers is not None:
-            self.handovers.up(child.id)
-
-    async def emptied(self, seconds: float) -> None:
-        """Return when no child is desired or runs here any more, after ``seconds`` at the latest."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.children:
-                    self._empty.clear()
-                    await self._empty.wait()
-
-    def restarted(self, child: Child) -> None:
-        """Count and log the restart."""
-        self._metrics.restarts.inc()
-        log.info("restarting: %s", child.last_exit, extra={"child": child.id})
+def _log_restart(child: Child) -> None:
+    log.info("restarting: %s", child.last_exit, extra={"child": child.id})
 
 
 class _Nothing:

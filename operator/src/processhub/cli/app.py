@@ -1,15 +1,24 @@
-"""The verbs and their options. Each verb's work is a module of its own, loaded only when it is called."""
+"""The verbs and their own options. Each verb's work is a module of its own, loaded only when it is called."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any, Optional
+from typing import Annotated
 
 import typer
 
-from processhub.cli.options import Output, Target
+from processhub.cli.options import (
+    IdArgument,
+    IdsArgument,
+    MemberArgument,
+    OnFailureOption,
+    Output,
+    Target,
+    TimeoutOption,
+    WaitOption,
+    Work,
+    on_hub,
+)
 
 app = typer.Typer(
     name="kubectl hub",
@@ -20,11 +29,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
+quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @dataclass
 class CommandLine:
-    """What stood after ``start … --exec --``."""
+    """The words after ``start … --exec --``."""
 
     words: list[str] | None = None
 
@@ -32,63 +42,28 @@ class CommandLine:
 command_line = CommandLine()
 
 
-class OnFailureOption(StrEnum):
-    """Values of --on-failure."""
-
-    CONTINUE = "continue"
-    ROLLBACK = "rollback"
-
-
-# ruff: noqa: UP045 - typer reads these annotations at run time
-HubOption = Annotated[
-    Optional[str],
-    typer.Option(
-        "--hub", help="The hub; may be left out where it is the only one, or HUB_NAME is set.", metavar="NAME"
-    ),
-]
-NamespaceOption = Annotated[
-    Optional[str], typer.Option("-n", "--namespace", help="The namespace; else the context's.", metavar="NS")
-]
-ContextOption = Annotated[Optional[str], typer.Option("--context", help="The kubeconfig's context.", metavar="NAME")]
-KubeconfigOption = Annotated[Optional[str], typer.Option("--kubeconfig", help="The kubeconfig.", metavar="FILE")]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print.")]
-IdsArgument = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False)]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The child's id.", show_default=False)]
-MemberArgument = Annotated[str, typer.Argument(metavar="MEMBER", help="The member's name.", show_default=False)]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
-TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait: 30, 30s, 1m30s.", metavar="TIME")]
-
-
-def _finish(work: Coroutine[Any, Any, int]) -> None:
-    import asyncio
-
-    raise typer.Exit(asyncio.run(work))
-
-
 @app.command()
+@on_hub()
 def start(
-    ids: Annotated[Optional[list[str]], typer.Argument(metavar="ID…", help="Ids to start.", show_default=False)] = None,
+    target: Target,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Ids to start.", show_default=False)] = None,
+    *,
     exec_: Annotated[bool, typer.Option("--exec", help="Run a program: --exec -- CMD ARG…")] = False,
-    python: Annotated[Optional[str], typer.Option("--python", help="Run an Actor.", metavar="MODULE:CLASS")] = None,
+    python: Annotated[str | None, typer.Option("--python", help="Run an Actor.", metavar="MODULE:CLASS")] = None,
     file: Annotated[
-        Optional[str], typer.Option("-f", "--filename", help="Child manifests or specs; - is stdin.", metavar="FILE")
+        str | None, typer.Option("-f", "--filename", help="Child manifests or specs; - is stdin.", metavar="FILE")
     ] = None,
     node: Annotated[
-        Optional[list[str]], typer.Option("--node", help="A member to run on (Guided hubs).", metavar="MEMBER")
+        list[str] | None, typer.Option("--node", help="A member to run on (Guided hubs).", metavar="MEMBER")
     ] = None,
-    tag: Annotated[Optional[list[str]], typer.Option("--tag", help="A tag to find it by.", metavar="TAG")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag to find it by.", metavar="TAG")] = None,
     pinned: Annotated[bool, typer.Option("--pinned", help="Never move it.")] = False,
     on_failure: Annotated[
         OnFailureOption, typer.Option("--on-failure", help="rollback: all of them or none.")
     ] = OnFailureOption.CONTINUE,
     wait: WaitOption = False,
     timeout: TimeoutOption = "30s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Start children: ID… (--exec -- CMD… | --python MODULE:CLASS | -f FILE)."""
     from processhub.cli.start import Order, start_children
 
@@ -102,296 +77,216 @@ def start(
         tags=tuple(tag or ()),
         pinned=pinned,
     )
-    target = Target(hub, namespace, context, kubeconfig, output)
-    _finish(start_children(order, target, on_failure=on_failure.value, wait=wait, timeout=timeout))
+    return start_children(order, target, on_failure=on_failure.value, wait=wait, timeout=timeout)
 
 
 @app.command()
-def stop(
-    ids: IdsArgument,
-    wait: WaitOption = False,
-    timeout: TimeoutOption = "30s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Stop children; --wait until their processes have ended."""
     from processhub.cli.stop import stop_children
 
-    _finish(stop_children(ids, Target(hub, namespace, context, kubeconfig, output), wait=wait, timeout=timeout))
+    return stop_children(ids, target, wait=wait, timeout=timeout)
 
 
 @app.command("await")
-def await_(
-    ids: IdsArgument,
-    timeout: TimeoutOption = "30s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") -> Work:
     """Wait until children run."""
     from processhub.cli.stop import await_children
 
-    _finish(await_children(ids, Target(hub, namespace, context, kubeconfig, output), timeout=timeout))
+    return await_children(ids, target, timeout=timeout)
 
 
 @app.command("list")
+@on_hub()
 def list_(
-    member: Annotated[Optional[str], typer.Option("--member", help="Only of this member.", metavar="MEMBER")] = None,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+    target: Target,
+    *,
+    member: Annotated[str | None, typer.Option("--member", help="Only of this member.", metavar="MEMBER")] = None,
+) -> Work:
     """List the children on record, and what still has to end."""
     from processhub.cli.show import list_children
 
-    _finish(list_children(Target(hub, namespace, context, kubeconfig, output), member))
+    return list_children(target, member)
 
 
 @app.command()
-def where(
-    child: IdArgument,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def where(target: Target, child: IdArgument) -> Work:
     """Say where a child runs: member, pod, Kubernetes node, pid."""
-    from processhub.cli.show import where as show_where
+    from processhub.cli import show
 
-    _finish(show_where(child, Target(hub, namespace, context, kubeconfig, output)))
+    return show.where(child, target)
 
 
 @app.command()
-def lookup(
-    child: IdArgument,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def lookup(target: Target, child: IdArgument) -> Work:
     """Show a child's spec and its copies."""
-    from processhub.cli.show import lookup as show_lookup
+    from processhub.cli import show
 
-    _finish(show_lookup(child, Target(hub, namespace, context, kubeconfig, output)))
+    return show.lookup(child, target)
 
 
 @app.command()
-def members(
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def members(target: Target) -> Work:
     """List the hub's members."""
-    from processhub.cli.show import members as show_members
+    from processhub.cli import show
 
-    _finish(show_members(Target(hub, namespace, context, kubeconfig, output)))
+    return show.members(target)
 
 
 @app.command()
-def dump(
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.JSON,
-) -> None:
+@on_hub(output=Output.JSON)
+def dump(target: Target) -> Work:
     """Print the whole registry."""
-    from processhub.cli.show import dump as show_dump
+    from processhub.cli import show
 
-    _finish(show_dump(Target(hub, namespace, context, kubeconfig, output)))
+    return show.dump(target)
 
 
 @app.command()
-def explain(
-    child: IdArgument,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def explain(target: Target, child: IdArgument) -> Work:
     """Say why a child is where it is: candidates, scores, cap, pin, conditions, history."""
     from processhub.cli.explain import explain as explain_child
 
-    _finish(explain_child(child, Target(hub, namespace, context, kubeconfig, output)))
+    return explain_child(child, target)
 
 
 @app.command()
+@on_hub()
 def plan(
+    target: Target,
+    *,
     add: Annotated[int, typer.Option("--add", help="Members to add.", min=0, max=1000, metavar="N")] = 0,
     remove: Annotated[
-        Optional[list[str]], typer.Option("--remove", help="A member to take away.", metavar="MEMBER")
+        list[str] | None, typer.Option("--remove", help="A member to take away.", metavar="MEMBER")
     ] = None,
     file: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Option("-f", "--filename", help="Hub and Child manifests: plan without a cluster.", metavar="FILE"),
     ] = None,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Say what would move; changes nothing."""
     from processhub.cli.plan import plan as plan_changes
 
-    target = Target(hub, namespace, context, kubeconfig, output)
-    _finish(plan_changes(target, add=add, remove=tuple(remove or ()), files=tuple(file or ())))
+    return plan_changes(target, add=add, remove=tuple(remove or ()), files=tuple(file or ()))
 
 
 @app.command()
+@on_hub()
 def logs(
+    target: Target,
     child: IdArgument,
+    *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines.")] = False,
     tail: Annotated[
-        Optional[int], typer.Option("--tail", help="Only the last N of the child's lines.", min=0, metavar="N")
+        int | None, typer.Option("--tail", help="Only the last N of the child's lines.", min=0, metavar="N")
     ] = None,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Print a child's own lines out of its member's log."""
     from processhub.cli.logs import logs as print_logs
 
-    _finish(print_logs(child, Target(hub, namespace, context, kubeconfig, output), follow=follow, tail=tail))
+    return print_logs(child, target, follow=follow, tail=tail)
 
 
 @app.command()
+@on_hub()
 def call(
+    target: Target,
     child: IdArgument,
     request: Annotated[str, typer.Argument(metavar="JSON", help="The request; - is stdin.", show_default=False)],
+    *,
     timeout: TimeoutOption = "1m",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Ask a child and print its answer."""
-    from processhub.cli.ask import call as call_child
+    from processhub.cli import ask
 
-    _finish(call_child(child, request, Target(hub, namespace, context, kubeconfig, output), timeout=timeout))
+    return ask.call(child, request, target, timeout=timeout)
 
 
 @app.command()
+@on_hub()
 def cast(
+    target: Target,
     child: IdArgument,
     message: Annotated[str, typer.Argument(metavar="JSON", help="The message; - is stdin.", show_default=False)],
+    *,
     everywhere: Annotated[bool, typer.Option("--all", help="To every running copy of the child.")] = False,
     timeout: TimeoutOption = "1m",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Send a child a message; returns when it is in its queue."""
-    from processhub.cli.ask import cast as cast_to_child
+    from processhub.cli import ask
 
-    target = Target(hub, namespace, context, kubeconfig, output)
-    _finish(cast_to_child(child, message, target, everywhere=everywhere, timeout=timeout))
+    return ask.cast(child, message, target, everywhere=everywhere, timeout=timeout)
 
 
 @app.command()
+@on_hub()
 def drain(
+    target: Target,
     member: MemberArgument,
+    *,
     force: Annotated[
         bool, typer.Option("--force", help="Stop guided and pinned children, which can't leave it.")
     ] = False,
     wait: WaitOption = False,
     timeout: TimeoutOption = "60s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Empty a member: it gives its children away and takes none until it is undrained."""
-    from processhub.cli.moves import drain as drain_member
+    from processhub.cli import moves
 
-    target = Target(hub, namespace, context, kubeconfig, output)
-    _finish(drain_member(member, target, force=force, wait=wait, timeout=timeout))
+    return moves.drain(member, target, force=force, wait=wait, timeout=timeout)
 
 
 @app.command()
-def undrain(
-    member: MemberArgument,
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def undrain(target: Target, member: MemberArgument) -> Work:
     """Let a drained member take children again, as one that joins."""
-    from processhub.cli.moves import undrain as undrain_member
+    from processhub.cli import moves
 
-    _finish(undrain_member(member, Target(hub, namespace, context, kubeconfig, output)))
+    return moves.undrain(member, target)
 
 
 @app.command()
+@on_hub()
 def move(
+    target: Target,
     child: IdArgument,
     member: MemberArgument,
+    *,
     wait: WaitOption = False,
     timeout: TimeoutOption = "30s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+) -> Work:
     """Move a child to a member; on a Guided hub its spec.nodes is changed.
 
     Of several copies the one there becomes the active one; where there is none, the active one moves, or, of copies
     that are all active, the one that is placed worst.
     """
-    from processhub.cli.moves import move as move_child
+    from processhub.cli import moves
 
-    _finish(move_child(child, member, Target(hub, namespace, context, kubeconfig, output), wait=wait, timeout=timeout))
+    return moves.move(child, member, target, wait=wait, timeout=timeout)
 
 
 @app.command()
-def top(
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def top(target: Target) -> Work:
     """Show what members' children use of CPU and memory, and which children restart most."""
     from processhub.cli.top import top as show_top
 
-    _finish(show_top(Target(hub, namespace, context, kubeconfig, output)))
+    return show_top(target)
 
 
-quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(quorum, name="quorum")
 
 
 @quorum.command()
-def reset(
-    wait: WaitOption = False,
-    timeout: TimeoutOption = "30s",
-    hub: HubOption = None,
-    namespace: NamespaceOption = None,
-    context: ContextOption = None,
-    kubeconfig: KubeconfigOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+@on_hub()
+def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Take the members that are live now for the hub's size: the others are gone for good."""
     from processhub.cli.quorum import reset as reset_quorum
 
-    _finish(reset_quorum(Target(hub, namespace, context, kubeconfig, output), wait=wait, timeout=timeout))
+    return reset_quorum(target, wait=wait, timeout=timeout)

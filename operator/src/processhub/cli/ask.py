@@ -18,7 +18,11 @@ from processhub.client.session import Session, connected
 
 
 async def call(child_id: str, request: str, target: Target, *, timeout: str) -> int:
-    """Ask a child and print its answer: text as it is, anything else as JSON in one line, or as ``-o`` says."""
+    """Send a request to a child and print its answer; return the exit code.
+
+    ``-o json`` and ``-o yaml`` print any answer in that format. Else text is printed as it is, and any other
+    answer as JSON in one line.
+    """
     value, limit = _json(request), seconds(timeout)
     async with _hub(child_id, target) as hub:
         answer = await hub.call(child_id, value, limit)
@@ -32,7 +36,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
 
 
 async def cast(child_id: str, message: str, target: Target, *, everywhere: bool, timeout: str) -> int:
-    """Send a child a message; print the members that took it where it went to all."""
+    """Send a child a message, and print the members that accepted it where it went to all; return the exit code."""
     value, limit = _json(message), seconds(timeout)
     async with _hub(child_id, target) as hub:
         members = await hub.cast(child_id, value, "all" if everywhere else "one", timeout=limit)
@@ -45,7 +49,7 @@ async def cast(child_id: str, message: str, target: Target, *, everywhere: bool,
 
 @asynccontextmanager
 async def _hub(child_id: str, target: Target) -> AsyncIterator[Hub]:
-    """The client without a registry of its own: the member that is asked has one."""
+    """Open the hub's client without reading the registry: the member that gets a request has its own."""
     async with connected(target.namespace, target.context, target.kubeconfig) as (client, namespace):
         hub = await resolve(client, namespace, target.hub, (child_id,))
         session = Session(client, namespace, hub)

@@ -6,7 +6,10 @@ DONE, FAILED, USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
 
 
 class CliError(Exception):
-    """What the user gets: one sentence (object, field, remedy) and the exit code; an empty sentence was said before."""
+    """A failure of a command: a sentence that names the object, the field and the remedy, and the exit code.
+
+    The sentence is empty where the command has printed its errors already.
+    """
 
     def __init__(self, sentence: str, code: int = FAILED) -> None:
         super().__init__(sentence)
@@ -15,7 +18,7 @@ class CliError(Exception):
 
 
 class ReaderGoneError(Exception):
-    """Whoever reads the output (head, less) has had enough."""
+    """The reader of the output (``head``, ``less``) has closed the pipe."""
 
 
 class UsageError(CliError):
@@ -26,7 +29,7 @@ class UsageError(CliError):
 
 
 def explained(error: BaseException) -> CliError | None:
-    """The sentence and code for an error of the client or the API; None for one that is a fault of the program."""
+    """The CliError for an error of the client or the API; None for any other, which is a fault of the program."""
     if isinstance(error, CliError):
         return error
     from processhub.client.errors import HubError, InvalidChild, NoChildren, Timeout

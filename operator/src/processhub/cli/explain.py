@@ -30,12 +30,12 @@ _EVENTS = untyped("v1", "events")
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that bears on a child's place; ``events`` are ``(time, reason, message)``, oldest first."""
+    """What ``explain`` prints. ``events`` are ``(time, reason, message)``, oldest first."""
 
     child_id: str
     hub: Hub
     child: Child | None
-    owner: ChildSet | None  # where it has no Child object
+    owner: ChildSet | None  # the set that the child belongs to, where it has no Child object
     record: Record | None
     choices: list[Choice]
     reasons: list[str]
@@ -54,7 +54,7 @@ class Choice(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def explain(child_id: str, target: Target) -> int:
-    """Print all that bears on the child's place; the exit code."""
+    """Print why the child is where it is; return the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         hub = session.living_hub()
         record = session.registry.records.get(child_id)
@@ -62,7 +62,7 @@ async def explain(child_id: str, target: Target) -> int:
             child = (await find_children(session, [child_id])).get(child_id)
             owner = await find_owner(session, child_id)
             if owner is not None and (child is None or record is not None):
-                child = None  # a Child that waits for the set's id
+                child = None  # the id belongs to the set's child; this Child waits for it
             else:
                 owner = None
             asks = child or owner
@@ -90,7 +90,7 @@ async def explain(child_id: str, target: Target) -> int:
 
 
 def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choice]:
-    """The hub's members, the one the child is drawn to most first."""
+    """The hub's members as candidates for the child, the highest score first."""
     loads = Counter(
         node.name for record in records.values() for node in record.nodes if not node.waiting or node.asleep
     )
@@ -100,7 +100,7 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
     total = sum(loads.values()) + (0 if child_id in records else 1)
     caps = load_caps(total, open_weights, hub.spec.distribution.load_cap_percent)
     limit = hub.spec.members.max_children
-    drawn = rank(child_id, [Candidate(name, weight) for name, weight in weights.items()])
+    ranked = rank(child_id, [Candidate(name, weight) for name, weight in weights.items()])
     return [
         Choice(
             member=name,
@@ -110,12 +110,15 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
             children=loads[name],
             cap=min(caps.get(name, 0), limit),
         )
-        for name, score in drawn
+        for name, score in ranked
     ]
 
 
 def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices: list[Choice]) -> list[str]:
-    """The sentences that explain the place, in the order in which the controller decides; ``child`` asks for it."""
+    """Sentences that explain the child's place, in the order in which the controller decides.
+
+    ``child`` is the object that asks for the child, None where none does any more.
+    """
     strategy = hub.spec.distribution.strategy
     spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
     if record is None:
@@ -148,7 +151,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         sentences.append("it is suspended, so it does not run; started there again when suspend is false")
     elif any(node.waiting for node in record.nodes):
         waiting = next(node.name for node in record.nodes if node.waiting)
-        if waiting == here:  # a move whose source is off the record already, or a pod child edited in place
+        if waiting == here:  # a move whose source is no longer on record, or a pod child edited in place
             sentences.append(f"{here} starts it as soon as what ran for it before has ended")
         else:
             sentences.append(f"it is moving to {waiting}, which starts it when {here} has stopped it")
@@ -162,7 +165,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
 
 
 def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
-    """Why the strategy has the child where it is, as far as that is known afterwards."""
+    """Explain the child's place by the hub's strategy, as far as that can be known afterwards."""
     strategy = hub.spec.distribution.strategy
     stays = "a child on record stays where it is"
     if strategy == "Modulo":

@@ -18,7 +18,7 @@ from processhub.client.specs import check_id, parse_child
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), lists taken apart.
+    """``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
 
     Raises UsageError.
     """

@@ -31,7 +31,7 @@ _decoder = msgspec.json.Decoder(_LogLine)
 
 
 async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None) -> int:
-    """Print the lines that the child itself wrote on its present member; the exit code."""
+    """Print the lines that the child itself wrote on its present member; return the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         member = record.nodes[0].name
@@ -50,7 +50,7 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
 
 
 class _Log(NamedTuple):
-    """Where a child's lines are; ``container`` is empty where they are among others in a member's log."""
+    """The log with a child's lines. ``container`` is empty where it is a member's log, which children share."""
 
     session: Session
     pod: str
@@ -62,7 +62,7 @@ class _Log(NamedTuple):
 async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
     seen = 0
     if tail is not None:
-        # What is there now has no mark at its end: count it, and let following skip as many.
+        # Nothing marks the end of the present lines. They are counted, and the stream that follows skips as many.
         last: deque[str] = deque(maxlen=tail)
         async for text in _own_lines(log, follow=False):
             seen += 1

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         _say("interrupted")
         return INTERRUPTED
     except ReaderGoneError:
-        # Python would complain once more when it flushes at exit.
+        # Otherwise Python reports the closed pipe when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -46,12 +46,12 @@ def _run(arguments: list[str]) -> int:
         verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
         raise CliError(_usage_sentence(error, verb), getattr(error, "exit_code", USAGE)) from error
     if outcome == INTERRUPTED:
-        raise KeyboardInterrupt  # typer makes an exit code of it
+        raise KeyboardInterrupt  # typer turns it into an exit code
     return outcome if isinstance(outcome, int) else 0
 
 
 def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
-    """What stands after ``start … --exec --`` is the child's own command line: it is not read as options."""
+    """Split off the words after ``start … --exec --``: the child's command line, which is not read as options."""
     if "--" in arguments and "--exec" in arguments[: arguments.index("--")]:
         cut = arguments.index("--")
         return arguments[:cut], arguments[cut + 1 :]
@@ -59,7 +59,7 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def verb_first(arguments: list[str]) -> list[str]:
-    """Common options may stand before the verb too: ``kubectl-hub -n prod list``."""
+    """Move the options that stand before the verb behind it: ``kubectl-hub -n prod list``."""
     index = 0
     while index < len(arguments) and arguments[index].startswith("-"):
         name, equals, _ = arguments[index].partition("=")
@@ -76,4 +76,4 @@ def _usage_sentence(error: Exception, verb: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 the command line's own voice
+    print(text, file=sys.stderr)  # noqa: T201 the command line's messages

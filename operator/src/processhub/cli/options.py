@@ -1,9 +1,18 @@
-"""The options that most verbs share. Nothing heavy is imported here: --help reads it."""
+"""The options that several verbs share, and the decorator that adds those that every verb has.
+
+Nothing heavy is imported here: ``--help`` reads this module.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
+from inspect import signature
+from typing import Annotated, Any, Concatenate
+
+import typer
 
 
 class Output(StrEnum):
@@ -15,12 +24,65 @@ class Output(StrEnum):
     NAME = "name"
 
 
+class OnFailureOption(StrEnum):
+    """Values of --on-failure."""
+
+    CONTINUE = "continue"
+    ROLLBACK = "rollback"
+
+
 @dataclass(frozen=True)
 class Target:
-    """What the common options say; None where one is left out."""
+    """The options of every verb, in the order of its help: which hub it is about, and how it prints.
 
-    hub: str | None = None
-    namespace: str | None = None
-    context: str | None = None
-    kubeconfig: str | None = None
-    output: Output = Output.TABLE
+    A field is None where its option is left out.
+    """
+
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub", help="The hub; may be left out where it is the only one, or HUB_NAME is set.", metavar="NAME"
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None, typer.Option("-n", "--namespace", help="The namespace; else the context's.", metavar="NS")
+    ] = None
+    context: Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.", metavar="NAME")] = None
+    kubeconfig: Annotated[str | None, typer.Option("--kubeconfig", help="The kubeconfig.", metavar="FILE")] = None
+    output: Annotated[Output, typer.Option("-o", "--output", help="How to print.")] = Output.TABLE
+
+
+IdsArgument = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False)]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The child's id.", show_default=False)]
+MemberArgument = Annotated[str, typer.Argument(metavar="MEMBER", help="The member's name.", show_default=False)]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
+TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait: 30, 30s, 1m30s.", metavar="TIME")]
+
+Work = Coroutine[Any, Any, int]  # what a verb does; its result is the exit code
+Verb = Callable[Concatenate[Target, ...], Work]
+
+
+def on_hub(output: Output = Output.TABLE) -> Callable[[Verb], Callable[..., None]]:
+    """Make a verb's function a command: it gets the options of every verb, and its exit code is that of the work.
+
+    The function receives them as a Target. ``output`` is the verb's default of ``-o``.
+    """
+    shared = dict(signature(Target, eval_str=True).parameters)
+    shared["output"] = shared["output"].replace(default=output)
+
+    def command_of(verb: Verb) -> Callable[..., None]:
+        @wraps(verb)
+        def command(**options: Any) -> None:
+            import asyncio
+
+            target = Target(**{name: options.pop(name) for name in shared})
+            raise typer.Exit(asyncio.run(verb(target, **options)))
+
+        own = signature(verb, eval_str=True)
+        _, *parameters = own.parameters.values()
+        parameters += [option.replace(kind=option.KEYWORD_ONLY) for option in shared.values()]
+        # typer takes a command's arguments and options from its signature.
+        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return command_of

@@ -14,21 +14,21 @@ _COLOURED_ROWS = 500  # colouring thousands of rows takes seconds
 
 
 def say(text: str) -> None:
-    """One line to stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 the command line's own voice
+    """Print a line to stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 the command line's messages
 
 
 def out(text: str) -> None:
-    """One line (or more) to stdout. Raises ReaderGoneError."""
+    """Print one or more lines to stdout. Raises ReaderGoneError."""
     try:
         print(text, flush=True)  # noqa: T201 the command line's result
     except BrokenPipeError as error:
-        # As an error of its own: the framework takes a BrokenPipeError for a failure of the command.
+        # An error of its own, because typer handles a BrokenPipeError as a failure of the command.
         raise ReaderGoneError from error
 
 
 def structured(value: Any, output: Output) -> None:
-    """Plain data as JSON or YAML."""
+    """Print plain data as JSON or YAML."""
     if output is Output.YAML:
         import yaml
 
@@ -41,7 +41,7 @@ def structured(value: Any, output: Output) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns; on a terminal with colours for states, else plain text that cut and awk can take apart."""
+    """Print columns: on a terminal with colours for states, else as plain text that cut and awk can split."""
     printable = [[_printable(cell) or "<none>" for cell in row] for row in rows]
     if sys.stdout.isatty() and len(printable) <= _COLOURED_ROWS:
         _rich_table(header, printable)

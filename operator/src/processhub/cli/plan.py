@@ -19,7 +19,7 @@ from processhub.client.specs import check_mapping, parse_child
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
-    """Print what adding or removing members would do, or where the files' children would go; the exit code."""
+    """Print what adding or removing members would do, or where the files' children would go; return the exit code."""
     refused: dict[str, ChildError] = {}
     if files:
         hub, children = read_files(files, target.hub)

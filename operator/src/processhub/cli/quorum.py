@@ -1,4 +1,4 @@
-"""``kubectl hub quorum reset``: what is live now is the hub's size from here on."""
+"""``kubectl hub quorum reset``: makes the members that are live now the hub's size."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from processhub.client.session import Session, translated
 from processhub.cluster.kinds import HUBS
 
 _LOOK_SECONDS = 0.1
-_FORGETFUL = ("MajorityQuorum", "DynamicQuorum")
+_REMEMBERING = ("MajorityQuorum", "DynamicQuorum")
 
 
 async def reset(target: Target, *, wait: bool, timeout: str) -> int:
-    """Reset the quorum by an annotation, which the controller removes when that is done; the exit code."""
+    """Order a reset by an annotation, which the controller removes when it is done; return the exit code."""
     limit = seconds(timeout)
     async with opened(target) as session:
         hub, name = session.living_hub(), f"hub/{session.name}"
         strategy = hub.spec.partition_tolerance.strategy
-        if strategy not in _FORGETFUL:
+        if strategy not in _REMEMBERING:
             raise UsageError(
                 f"hub {session.name} has partition strategy {strategy}, which remembers no size; "
-                f"quorum reset is for {' and '.join(_FORGETFUL)}"
+                f"quorum reset is for {' and '.join(_REMEMBERING)}"
             )
         order = datetime.now(UTC).isoformat()
         with translated(f"the quorum of hub {session.name} can't be reset"):
@@ -51,7 +51,7 @@ async def reset(target: Target, *, wait: bool, timeout: str) -> int:
 
 
 async def _done(session: Session, order: str, limit: float) -> Hub:
-    """The Hub once the order was carried out. Raises Timeout, ApiError."""
+    """Wait until the reset is done and return the Hub. Raises Timeout, ApiError."""
     try:
         async with asyncio.timeout(limit):
             while True:

@@ -1,4 +1,4 @@
-"""``kubectl hub list``, ``where``, ``lookup``, ``members`` and ``dump``: what the registry says."""
+"""``kubectl hub list``, ``where``, ``lookup``, ``members`` and ``dump``: print the registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from processhub.cluster.kinds import PODS
 
 
 async def list_children(target: Target, member: str | None) -> int:
-    """All copies, by id; with ``member`` those on it."""
+    """Print all copies by id, with ``member`` only those on it; return the exit code."""
     async with opened(target, members=(member,) if member else ()) as session:
         hub = session.living_hub()
         if member and member not in _members(session):
@@ -57,7 +57,7 @@ async def list_children(target: Target, member: str | None) -> int:
                 or f"child/{child_object_name(child_id)}"
                 for child_id, _ in listed
             )
-            for name in dict.fromkeys(objects):  # a ChildSet once, however many of its children there are
+            for name in dict.fromkeys(objects):  # a ChildSet is printed once, however many of its children are listed
                 out(name)
         elif target.output is Output.TABLE:
             _list_table(session, listed)
@@ -71,7 +71,7 @@ async def list_children(target: Target, member: str | None) -> int:
 
 
 async def where(child_id: str, target: Target) -> int:
-    """Each copy's member, pod, Kubernetes node and pid."""
+    """Print each copy's member, pod, Kubernetes node and pid; return the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         if target.output is Output.NAME:
@@ -99,7 +99,7 @@ async def where(child_id: str, target: Target) -> int:
 
 
 async def lookup(child_id: str, target: Target) -> int:
-    """The child's spec and copies."""
+    """Print the child's spec and copies; return the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         if target.output is Output.NAME:
@@ -116,7 +116,7 @@ async def lookup(child_id: str, target: Target) -> int:
 
 
 async def members(target: Target) -> int:
-    """The hub's members as its status has them."""
+    """Print the hub's members as its status has them; return the exit code."""
     async with opened(target) as session:
         hub = session.living_hub()
         listed = sorted(hub.status.members, key=lambda member: member.name)
@@ -147,7 +147,7 @@ async def members(target: Target) -> int:
 
 
 async def dump(target: Target) -> int:
-    """The registry, by id."""
+    """Print the registry by id; return the exit code."""
     async with opened(target) as session:
         found = Hub.attached(session).registry_dump()
         if target.output in (Output.TABLE, Output.NAME):
@@ -157,7 +157,7 @@ async def dump(target: Target) -> int:
 
 
 async def on_record(session: Session, child_id: str) -> Record:
-    """The child's record. Raises CliError with what is known of the id otherwise."""
+    """The child's record. Raises CliError, which says why it is not placed or that there is no such child."""
     record = session.registry.records.get(child_id)
     if record is not None:
         return record
@@ -174,7 +174,7 @@ async def on_record(session: Session, child_id: str) -> Record:
 
 
 def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any]:
-    """A child as Hub.status.registry has it."""
+    """A child in the form of Hub.status.registry."""
     listed = []
     for node in nodes:
         plain: dict[str, Any] = msgspec.to_builtins(node)
@@ -183,19 +183,19 @@ def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any
 
 
 def pod_of(hub: HubObject, member: str) -> str:
-    """The member's pod: of its own name, or, on a node each, the one that the hub's status names."""
+    """The name of the member's pod: from the hub's status, else, in mode Replicas, the member's own; else empty."""
     known = next((one.pod for one in hub.status.members if one.name == member), "")
     return known or (member if hub.spec.members.mode == "Replicas" else "")
 
 
 async def own_pod(session: Session, child_id: str, record: Record, member: str) -> str:
-    """The Pod of a pod child on the member, empty for any other."""
+    """The name of the Pod of a pod child on the member; empty for other children."""
     if record.spec.pod is None:
         return ""
     hub = session.living_hub()
     single, copy = child_pod_names(session.name, hub.metadata.uid, child_id, member)
     names = (copy, single) if hub.spec.keeps_copies else (single, copy)
-    for name in names:  # one that was made before the hub began, or ceased, to keep copies has the other
+    for name in names:  # a Pod from before the hub began, or ceased, to keep copies has the other name
         with contextlib.suppress(NotFoundError, ForbiddenError):
             pod = await session.client.get(PODS, session.namespace, name)
             if pod.metadata.labels.get(LABEL_MEMBER) == label_value(member):

@@ -1,4 +1,4 @@
-"""``kubectl hub start``."""
+"""``kubectl hub start``: makes specs of the command line or of files, and starts them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Order:
 async def start_children(
     order: Order, target: Target, *, on_failure: Literal["continue", "rollback"], wait: bool, timeout: str
 ) -> int:
-    """Start what was ordered, print what came of each; the exit code."""
+    """Start the children and print each one's outcome; return the exit code."""
     limit = seconds(timeout)
     specs = specs_of(order)
     target = replace(target, hub=hub_of(specs, target.hub))
@@ -72,7 +72,7 @@ def specs_of(order: Order) -> list[dict[str, Any]]:
 
 
 def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
-    """The hub that the files name, if they do; --hub must be the same one. Raises UsageError."""
+    """The hub that the files name, or ``named``. Raises UsageError where they name different ones."""
     hubs = sorted({str(spec["hub"]) for spec in specs if spec.get("hub")} | ({named} if named else set()))
     if len(hubs) > 1:
         raise UsageError(f"the children name different hubs: {', '.join(hubs)}; start them hub by hub")
@@ -80,7 +80,7 @@ def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
 
 
 def report(result: Result, output: Output, *, wait: bool) -> int:
-    """Print each child's outcome: what started to stdout, errors to stderr; the exit code."""
+    """Print each child's outcome: what started to stdout, errors to stderr; return the exit code."""
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
     else:
@@ -97,13 +97,13 @@ def report(result: Result, output: Output, *, wait: bool) -> int:
 
 
 def failures(errors: dict[str, ChildError], what: str) -> None:
-    """One sentence a child on stderr."""
+    """Print a sentence for each child to stderr."""
     for child_id, error in sorted(errors.items()):
         say(f"error: child {child_id} not {what}: {error}")
 
 
 def code_of(errors: dict[str, ChildError]) -> int:
-    """The exit code for what happened to single children."""
+    """The exit code for the errors of single children."""
     if not errors:
         return DONE
     late = {ClientReason.TIMEOUT, ClientReason.NOT_SENT}

@@ -1,4 +1,4 @@
-"""Which cluster, namespace and hub a command is about."""
+"""Finds the cluster, the namespace and the hub that a command is about."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from processhub.cluster.kinds import CHILD_SETS, CHILDREN, SLICES
 async def opened(
     target: Target, *, ids: Iterable[str] = (), members: Iterable[str] = (), follow: bool = False
 ) -> AsyncIterator[Session]:
-    """The hub's session with its registry read once, or followed. Raises CliError and the client's errors."""
+    """Open the hub's session, with its registry read once or followed. Raises CliError and the client's errors."""
     async with connected(target.namespace, target.context, target.kubeconfig) as (client, namespace):
         hub = await resolve(client, namespace, target.hub, tuple(ids), tuple(members))
         session = Session(client, namespace, hub)

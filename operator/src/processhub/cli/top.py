@@ -1,4 +1,4 @@
-"""``kubectl hub top``: what members use, and which children restart most."""
+"""``kubectl hub top``: the CPU and memory that members use, and the children with most restarts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _CHILDREN = 10
 
 
 async def top(target: Target) -> int:
-    """Members by children, CPU and memory as their agents report them; the children with most restarts."""
+    """Print each member's children, CPU and memory as its agent reports them, and the copies with most restarts."""
     async with opened(target) as session:
         members = sorted(session.living_hub().status.members, key=lambda member: member.name)
-        restless = most_restarts(session.registry.records)
+        restarted = most_restarts(session.registry.records)
         if target.output is Output.NAME:
             for member in members:
                 out(f"pod/{member.pod or member.name}")
@@ -29,21 +29,21 @@ async def top(target: Target) -> int:
                 say(f"hub {session.name} has no members yet")
             else:
                 table(("MEMBER", "READY", "CHILDREN", "CPU", "MEMORY"), map(_row, members))
-            if restless:
+            if restarted:
                 out("")
                 table(
                     ("CHILD", "MEMBER", "STATE", "RESTARTS"),
-                    ((one["id"], one["member"], one["state"], str(one["restarts"])) for one in restless),
+                    ((one["id"], one["member"], one["state"], str(one["restarts"])) for one in restarted),
                 )
         else:
             fields = ("name", "ready", "children", "cpu", "memory")
             plain = [{field: msgspec.to_builtins(getattr(member, field)) for field in fields} for member in members]
-            structured({"members": plain, "restarts": restless}, target.output)
+            structured({"members": plain, "restarts": restarted}, target.output)
     return DONE
 
 
 def most_restarts(records: dict[str, Record]) -> list[dict[str, Any]]:
-    """The copies that were restarted most, at most ten, those that were never are not among them."""
+    """The copies with most restarts, at most ten; copies without a restart are left out."""
     copies = [
         {"id": child_id, "member": node.name, "state": node.state, "restarts": node.restarts}
         for child_id, record in records.items()

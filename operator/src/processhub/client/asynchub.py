@@ -50,7 +50,7 @@ class AsyncHub:
 
     @classmethod
     def attached(cls, session: Session) -> Self:
-        """The client over a session that its caller opened and closes."""
+        """A client that uses a session which its caller opens and closes."""
         hub = cls(session.name, session.namespace)
         hub._attach(session)
         return hub
@@ -175,7 +175,8 @@ class AsyncHub:
     async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
         """Remove the hooks of these names and return when the hub is without them.
 
-        Raises InvalidHook where one is not there (nothing is changed), HubNotFound, Timeout, Unreachable.
+        Raises InvalidHook where one is not there (nothing is changed), or where the hub's spec, from which they are
+        removed, is not accepted, so that they are called until it is. Raises HubNotFound, Timeout, Unreachable.
         """
         with translated(f"hooks of hub {self.name} can't be cancelled"):
             await cancel(self._session, names)
@@ -316,7 +317,7 @@ class AsyncHub:
             await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)
 
     async def close_requests(self) -> None:
-        """Close the connections to members, where there are any; leaving ``async with`` does."""
+        """Close the connections to members, where there are any; leaving ``async with`` does this too."""
         requests, self._requests_or_none = self._requests_or_none, None
         if requests is not None:
             await requests.close()

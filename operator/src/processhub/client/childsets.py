@@ -1,4 +1,4 @@
-"""From an id to the ChildSet that asks for it: such a child has no Child object."""
+"""Finds the ChildSet that a child belongs to. Such a child has no Child object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ async def list_sets(session: Session) -> list[ChildSet]:
 
 
 def owner_among(sets: Iterable[ChildSet], session: Session, child_id: str) -> ChildSet | None:
-    """The set whose child this is: the one on record, or, where the id is not on record, the first that asks for it."""
+    """The ChildSet that the child belongs to, None where it belongs to none.
+
+    An id on record belongs to the object of the uid there, any other to the first set that asks for it.
+    """
     record = session.registry.records.get(child_id)
     if record is not None:
         return next((item for item in sets if item.metadata.uid == record.uid), None)

@@ -1,7 +1,7 @@
 """The endpoints at which a hub's members can be reached from here.
 
-In a child or a member $HUB_URL; in another pod of the cluster the hub's Service; from outside a member's own address
-where that answers (the local cluster, a routed network), else a port-forward through the API server.
+In a child or a member it is $HUB_URL, in another pod of the cluster the hub's Service. From outside it is a member's
+own address where that answers (the local cluster, a routed network), else a port-forward through the API server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class MemberEndpoints:
         self._session = session
         self._last = ""
         self._forwards: dict[str, PortForward] = {}  # by base URL
-        self.troubles: list[str] = []  # why members could not be reached, of the last look
+        self.troubles: list[str] = []  # why members could not be reached, in the last pass
 
     async def bases(self) -> AsyncIterator[str]:
         """Base URLs to try in turn."""
@@ -58,11 +58,11 @@ class MemberEndpoints:
             yield base
 
     def worked(self, base: str) -> None:
-        """Remember the base URL: somebody answered there."""
+        """Remember the base URL: a member answered there."""
         self._last = base
 
     async def failed(self, base: str) -> None:
-        """Forget the base URL: nobody takes requests there."""
+        """Forget the base URL: no member accepts requests there."""
         if self._last == base:
             self._last = ""
         if (forward := self._forwards.pop(base, None)) is not None:

@@ -1,4 +1,4 @@
-"""What a caller of the client can catch. Each message names the object and the remedy."""
+"""The errors that a caller of the client can catch. Each message names the object and the remedy."""
 
 # ruff: noqa: N818 - the names are the API's reasons, as the contract has them
 
@@ -111,7 +111,7 @@ class ClientReason(StrEnum):
 
 
 def names(ids: Iterable[str]) -> str:
-    """``a, b, c and 4990 more``."""
+    """The ids as text, ten of them at most: ``a, b, c and 4990 more``."""
     listed = sorted(ids)
     more = len(listed) - _NAMED
     text = ", ".join(listed[:_NAMED])

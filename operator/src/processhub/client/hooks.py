@@ -1,4 +1,4 @@
-"""Registering and cancelling hooks of a hub while it runs: edits of its spec.hooks that lose nobody else's."""
+"""Registers and cancels hooks of a running hub, by edits of its spec.hooks that keep the edits of others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from processhub.api.hub import Hub
 from processhub.api.meta import find_condition
 from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
 from processhub.client.session import Session
-from processhub.client.writes import patiently
+from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import HUBS
 
 TAKEN_SECONDS = 15.0  # until the operator has acted on the edit
-_TRIES = 20  # each lost to another edit of the Hub, its status included
+_TRIES = 20  # each may be lost to another write of the Hub, that of its status included
 _POLL_SECONDS = 0.05
 _PARTS: dict[str, type[msgspec.Struct]] = {"webhook": Webhook, "python": PythonHandler}
 
@@ -67,16 +67,20 @@ async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
         edited = await _edit(session, added)
     except InvalidError as error:
         raise InvalidHook(f"hub {session.name} does not take the hooks: {error.message}") from error
-    hub = await _taken(session, edited)
+    hub = await _observed(session, edited)
     if before is None and (refused := _refused(hub)) is not None:
-        # A hub that is refused changes nothing any more: that is worse than to be without these hooks.
+        # The operator follows no later edit of a hub that it refuses, which is worse than a hub without these hooks.
         ours = {hook.name for hook in hooks}
         await _edit(session, lambda present: tuple(hook for hook in present if hook.name not in ours))
         raise InvalidHook(f"not registered: {refused}")
 
 
 async def cancel(session: Session, wanted: Iterable[str]) -> None:
-    """Remove the hooks of these names. Raises InvalidHook where there is none, HubNotFound, Timeout, ApiError."""
+    """Remove the hooks of these names, and wait until the hub is without them.
+
+    Raises InvalidHook where there is none, or where they are removed from a spec that is not followed, HubNotFound,
+    Timeout, ApiError.
+    """
     if isinstance(wanted, str):
         raise InvalidHook(f"names is the text {wanted!r}; write a list, [{wanted!r}]")
     gone = set(wanted)
@@ -87,11 +91,16 @@ async def cancel(session: Session, wanted: Iterable[str]) -> None:
             raise InvalidHook(f"hub {session.name} has no hook {names(strangers)}; there are: {there}")
         return tuple(hook for hook in present if hook.name not in gone)
 
-    await _taken(session, await _edit(session, left))
+    hub = await _observed(session, await _edit(session, left))
+    if (refused := _refused(hub)) is not None and not _is_followed(hub):
+        hooks = names(repr(name) for name in gone)
+        raise InvalidHook(
+            f"hub {session.name} has no hook {hooks} in its spec any more, but that spec is not followed: {refused}"
+        )
 
 
 async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hook, ...]]) -> Hub:
-    """Write the changed hooks, only over those that they were made from."""
+    """Write the changed hooks and return the Hub. Where another write came first, the change is made again."""
     for _ in range(_TRIES):
         try:
             hub = await session.client.get(HUBS, session.namespace, session.name)
@@ -100,14 +109,14 @@ async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hoo
         metadata = {"uid": hub.metadata.uid, "resourceVersion": hub.metadata.resource_version}
         patch = {"metadata": metadata, "spec": {"hooks": change(hub.spec.hooks)}}
         try:
-            return await patiently(partial(session.client.patch, HUBS, session.namespace, session.name, patch))
+            return await with_retries(partial(session.client.patch, HUBS, session.namespace, session.name, patch))
         except ConflictError:
-            await asyncio.sleep(_POLL_SECONDS)  # somebody else was quicker
+            await asyncio.sleep(_POLL_SECONDS)  # the Hub was written after it was read
     raise Timeout(f"hub {session.name} is edited all the time: its hooks could not be changed in {_TRIES} attempts")
 
 
-async def _taken(session: Session, edited: Hub) -> Hub:
-    """The hub once its controller has acted on the edit: from then on its hooks are as the edit says."""
+async def _observed(session: Session, edited: Hub) -> Hub:
+    """Wait until the controller has observed the edit, and return the hub: its hooks are in effect."""
     try:
         async with asyncio.timeout(TAKEN_SECONDS):
             while True:
@@ -124,6 +133,12 @@ async def _taken(session: Session, edited: Hub) -> Hub:
 def _refused(hub: Hub) -> str | None:
     accepted = find_condition(hub.status.conditions, "Accepted")
     return accepted.message if accepted is not None and accepted.status == "False" else None
+
+
+def _is_followed(hub: Hub) -> bool:
+    """Whether the hub is reconciled by its present spec. One of which only the template is refused is."""
+    ready = find_condition(hub.status.conditions, "Ready")
+    return ready is None or ready.observed_generation >= hub.status.observed_generation
 
 
 def _check_fields(given: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> None:

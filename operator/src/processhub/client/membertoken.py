@@ -1,4 +1,4 @@
-"""The token with which members are asked: that of this pod, else one of the hub's own account by TokenRequest."""
+"""The token for requests to members: that of this pod, else one for the hub's service account by TokenRequest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processhub.cluster.kinds import untyped
 
 _ACCOUNTS = untyped("v1", "serviceaccounts")
 _SECONDS = 3600
-_MARGIN = 300.0  # seconds before its end from which another is asked for
+_MARGIN = 300.0  # seconds: a token is replaced so long before it expires
 
 
 class _Status(msgspec.Struct, frozen=True, rename="camel"):

@@ -1,4 +1,4 @@
-"""Emptying members and moving single children by hand."""
+"""Drains members and moves single children."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from processhub.client.orders import OnChild, OnSet
 from processhub.client.records import Record
 from processhub.client.resolve import find_children, list_children
 from processhub.client.session import Session
-from processhub.client.writes import patiently
+from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import HUBS
 
 _ATTEMPTS = 10
-_LOOK_SECONDS = 0.3  # at the Child, while its move is waited for
+_LOOK_SECONDS = 0.3  # between reads of the Child, while its move is waited for
 
 
 class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
-    """Order the member to be emptied. Raises HubError for a member that is not there, ApiError, Timeout."""
+    """Order the member to be drained. Raises HubError for a member that is not there, ApiError, Timeout."""
     known_member(session.living_hub(), member)
     await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
     stranded = () if force else await _bound_on(session, member)
@@ -57,7 +57,7 @@ async def undrain(session: Session, member: str) -> bool:
 
 
 async def move_child(session: Session, child_id: str, member: str, *, wait: bool, timeout: float) -> None:
-    """Have a child moved. Raises HubError where that can't be, Timeout, ApiError."""
+    """Order a child to be moved to the member. Raises HubError where it can't be moved there, Timeout, ApiError."""
     hub = session.living_hub()
     order = await _order_of(session, child_id)
     guided, copies = hub.spec.distribution.strategy == "Guided", hub.spec.keeps_copies
@@ -88,7 +88,7 @@ async def _order_of(session: Session, child_id: str) -> OnChild | OnSet:
 
 
 def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> list[str]:
-    """The spec.nodes with ``member`` in place of the active copy's, and first, so that it is made active."""
+    """The spec.nodes with ``member`` in place of the active copy's, and first, which makes the copy there active."""
     placed = tuple(node.name for node in record.nodes) if record is not None else ()
     nodes = nodes or placed  # the hub was made Guided later: the other copies stay where they are
     kept = [name for name in nodes if name != member]
@@ -98,7 +98,7 @@ def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> list
 
 
 def known_member(hub: Hub, name: str) -> MemberStatus:
-    """The member's status. Raises HubError, which lists those there are."""
+    """The member's status. Raises HubError, which lists the hub's members."""
     found = next((member for member in hub.status.members if member.name == name), None)
     if found is None:
         there = ", ".join(member.name for member in hub.status.members) or "none"
@@ -126,7 +126,7 @@ def _check(hub: Hub, order: OnChild | OnSet, record: Record | None, name: str, *
 
 
 def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
-    """Whether the child is on record as it is after a move to the member, whether it runs or not."""
+    """Whether the record is what a move to the member results in, whether or not the child runs."""
     if record is None:
         return False
     names = [node.name for node in record.nodes if not node.waiting and node.role == Role.ACTIVE]
@@ -134,9 +134,9 @@ def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
 
 
 async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
-    """Change the hub's annotation; whether that made a difference."""
+    """Change the drained members in the hub's annotation; return whether that changed it."""
     for _ in range(_ATTEMPTS):
-        hub = await patiently(lambda: session.client.get(HUBS, session.namespace, session.name))
+        hub = await with_retries(lambda: session.client.get(HUBS, session.namespace, session.name))
         before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
         after = change(before)
         if after == before:
@@ -151,13 +151,13 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
         try:
             session.hub = await session.client.patch(HUBS, session.namespace, session.name, patch)
         except ConflictError:
-            continue  # its status was written, or somebody drains another member
+            continue  # the Hub was written after it was read: its status, or a drain of another member
         return True
     raise HubError(f"hub {session.name} changes too quickly; try again")
 
 
 async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
-    """The ids on the member that can't leave it."""
+    """The ids on the member that can't leave it: guided or pinned."""
     there = set(session.registry.on_member(member))
     bound = {child.id for child in await list_children(session) if child.spec.pinned or child.spec.nodes}
     for item in await list_sets(session):
@@ -167,7 +167,10 @@ async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
 
 
 async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout: float, *, ordered: bool) -> None:
-    """Wait until it runs there. A refusal that stands where nothing was ``ordered`` is of an earlier order."""
+    """Wait until the child runs on the member.
+
+    Where nothing was ``ordered``, a refusal is that of an earlier order, and is ignored. Raises HubError, Timeout.
+    """
     deadline = asyncio.get_running_loop().time() + timeout
     hub = session.living_hub()
 
@@ -184,12 +187,12 @@ async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             raise Timeout(f"child {order.id!r} does not run on {member} within {timeout:g} s", (order.id,))
-        # The registry says nothing of a request: while it stands, only another look at the object shows its result.
+        # The registry does not show orders. While one stands, the object is read again to see its result.
         await _until(session, there if not outcome.stands else lambda: False, min(left, _LOOK_SECONDS))
 
 
 async def _until(session: Session, holds: Callable[[], bool], timeout: float) -> None:
-    """Return when ``holds`` does, looked at whenever the registry changes, or after the timeout (seconds)."""
+    """Return when ``holds`` is true, which is checked whenever the registry changes, or after the timeout (seconds)."""
     changed = asyncio.Event()
     unlisten = session.registry.listen(lambda _: changed.set())
     try:

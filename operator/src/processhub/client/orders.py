@@ -1,4 +1,4 @@
-"""Where an order to move a child stands: on its Child, or on the ChildSet that it is of."""
+"""Orders to move a child: annotations of its Child, or of the ChildSet that it belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.setorders import SetOrderError, format_set_orders, parse_set_orders
 from processhub.client.errors import HubError
 from processhub.client.session import Session
-from processhub.client.writes import patiently
+from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
@@ -20,14 +20,14 @@ _ATTEMPTS = 10
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How far an order is: ``stands`` until the operator is done with it; ``refused`` says why it did nothing."""
+    """The state of an order: it ``stands`` until the operator has handled it; ``refused`` says why it was rejected."""
 
     stands: bool
     refused: str = ""
 
 
 class OnChild:
-    """The orders of a child that is an object."""
+    """The orders of a child that has a Child object."""
 
     def __init__(self, session: Session, child: Child) -> None:
         self._session, self._child = session, child
@@ -43,22 +43,22 @@ class OnChild:
         return self._child.spec
 
     async def give(self, member: str) -> None:
-        """Order it to ``member``. Raises ApiError."""
+        """Order the child to be moved to ``member``. Raises ApiError."""
         await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_TO: member, ANNOTATION_MOVE_REFUSED: None}}})
 
     async def map_to(self, nodes: list[str]) -> None:
         """Change its spec.nodes. Raises ApiError."""
-        # What was said of an earlier order would look as if it were the answer to this.
+        # The refusal of an earlier order would look like the answer to this change.
         await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_REFUSED: None}}, "spec": {"nodes": nodes}})
 
     async def _patch(self, patch: dict[str, Any]) -> None:
         metadata = self._child.metadata
         patch.setdefault("metadata", {})["uid"] = metadata.uid
-        await patiently(lambda: self._session.client.patch(CHILDREN, metadata.namespace, metadata.name, patch))
+        await with_retries(lambda: self._session.client.patch(CHILDREN, metadata.namespace, metadata.name, patch))
 
     async def outcome(self) -> Outcome:
-        """How far it is now. Raises ApiError."""
-        now = await patiently(lambda: self._session.client.get(CHILDREN, *self._child.metadata.key))
+        """The state of the child's order now. Raises ApiError."""
+        now = await with_retries(lambda: self._session.client.get(CHILDREN, *self._child.metadata.key))
         annotations = now.metadata.annotations
         return Outcome(ANNOTATION_MOVE_TO in annotations, annotations.get(ANNOTATION_MOVE_REFUSED, ""))
 
@@ -75,7 +75,7 @@ class OnSet:
         return self._owner.spec.template
 
     async def give(self, member: str) -> None:
-        """Order it to ``member``. Raises HubError, ApiError."""
+        """Order the child to be moved to ``member``. Raises HubError, ApiError."""
         for _ in range(_ATTEMPTS):
             now = await self._look()
             orders, refused = _read(now, ANNOTATION_MOVE_TO), _read(now, ANNOTATION_MOVE_REFUSED)
@@ -89,29 +89,29 @@ class OnSet:
             try:
                 await self._session.client.patch(CHILD_SETS, *now.metadata.key, patch)
             except ConflictError:
-                continue  # its status was written, or somebody moves another of its children
+                continue  # the ChildSet was written after it was read: its status, or another child's order
             return
         raise HubError(f"childset/{self._owner.metadata.name} changes too quickly; try again")
 
     async def map_to(self, nodes: list[str]) -> None:
-        """Its mapping is its set's. Raises HubError."""
+        """Raises HubError: all children of a ChildSet share its mapping."""
         raise HubError(
             f"child {self.id!r} is of childset/{self._owner.metadata.name}, whose spec.template.nodes names where all "
             "of its children are; edit that"
         )
 
     async def outcome(self) -> Outcome:
-        """How far it is now. Raises ApiError."""
+        """The state of the child's order now. Raises ApiError."""
         now = await self._look()
         return Outcome(self.id in _read(now, ANNOTATION_MOVE_TO), _read(now, ANNOTATION_MOVE_REFUSED).get(self.id, ""))
 
     async def _look(self) -> ChildSet:
         metadata = self._owner.metadata
-        return await patiently(lambda: self._session.client.get(CHILD_SETS, metadata.namespace, metadata.name))
+        return await with_retries(lambda: self._session.client.get(CHILD_SETS, metadata.namespace, metadata.name))
 
 
 def _read(item: ChildSet, annotation: str) -> dict[str, str]:
     try:
         return parse_set_orders(item.metadata.annotations.get(annotation, ""))
     except SetOrderError:
-        return {}  # the operator would not read it either
+        return {}  # the operator can't read it either

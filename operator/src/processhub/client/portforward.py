@@ -1,7 +1,7 @@
-"""A local port that leads to a port of a pod, through the API server and the pod's kubelet, as kubectl port-forward's.
+"""Forwards a local port to a port of a pod, through the API server and the kubelet, as kubectl port-forward does.
 
-By the WebSocket form of the protocol (v4.channel.k8s.io), which aiohttp speaks; the official client's stands on threads
-and on certificates in files, and ours may be in neither.
+It uses the WebSocket form of the protocol (v4.channel.k8s.io), which aiohttp supports. The official client
+needs threads, and certificates in files; here there may be neither.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class PortForward:
         self._links: set[asyncio.Task[None]] = set()
 
     async def open(self) -> str:
-        """The base URL on this machine. Raises ApiError where the pod can't be reached so."""
-        async with self._socket() as socket:  # says at once whether it may, and whether the pod is there
+        """Open the port and return its base URL. Raises ApiError where the pod can't be reached this way."""
+        async with self._socket() as socket:  # fails at once where the account may not, or the pod is not there
             await asyncio.wait_for(self._begin(socket), _OPEN_SECONDS)
         self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -49,7 +49,7 @@ class PortForward:
         return self._client.websocket(self._path, {"ports": str(self._port)}, _PROTOCOL)
 
     async def _begin(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Both channels begin with the port's number."""
+        """Read the first message of both channels, which holds the port's number."""
         seen: set[int] = set()
         while seen != {_DATA, _ERROR}:
             message = await socket.receive_bytes()
@@ -68,7 +68,7 @@ class PortForward:
                 finally:
                     up.cancel()
         except (ApiError, aiohttp.ClientError, TypeError, OSError):
-            writer.transport.abort()  # whoever uses the port sees a broken connection, which it is
+            writer.transport.abort()  # so that the user of the port sees a broken connection
         finally:
             writer.close()
             self._links.discard(task)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.session import Session
 from processhub.client.waiting import Stop
-from processhub.client.writes import each, patiently
+from processhub.client.writes import each, with_retries
 from processhub.cluster.errors import ApiError, ConflictError, ForbiddenError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 
 
 class Removal:
-    """Removes incarnations of children. ``ordered`` is uid by id, ``gone`` are those that have ended."""
+    """Removes incarnations of children. ``ordered`` is uid by id of those deleted, ``gone`` are those that ended."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -31,7 +31,9 @@ class Removal:
             if self._session.registry.holds(child_id, uid):
                 self._seen.add(child_id)
             try:
-                await patiently(lambda: self._session.client.delete(CHILDREN, self._session.namespace, name, uid=uid))
+                await with_retries(
+                    lambda: self._session.client.delete(CHILDREN, self._session.namespace, name, uid=uid)
+                )
             except (NotFoundError, ConflictError):
                 self.absent.add(child_id)
             except ForbiddenError as error:

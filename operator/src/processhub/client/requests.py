@@ -1,4 +1,4 @@
-"""Requests to children, sent to any member that answers; that one finds the child's owner."""
+"""Requests to children, sent to any member that answers, which routes them to the child's owner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.25  # doubled each time
-_ATTEMPTS = 3  # at one member or Service, which may give us to another member each time
+_ATTEMPTS = 3  # at one base URL; a Service may lead to another member each time
 _KEEP_SECONDS = 15.0  # members keep connections for longer
 
 
@@ -55,7 +55,7 @@ class Requests:
         return reply.body.decode(errors="replace")
 
     async def cast(self, child_id: str, message: Any, to: str, timeout: float | None) -> list[str]:
-        """Returns when it is in the child's queue; with ``to`` all the members that took it."""
+        """Return when it is in the child's queue; with ``to="all"`` the members that accepted it."""
         if to not in ("one", "all"):
             raise HubError(f"to is {to!r}; it is 'one' or 'all'")
         reply = await self._send(child_id, "cast", "?to=all" if to == "all" else "", message, timeout, "")
@@ -91,7 +91,10 @@ class Requests:
         )
 
     async def _to_some_member(self, child_id: str, path: str, body: bytes, headers: dict[str, str]) -> _Reply:
-        """The first answer of a member that takes the request; they are asked again while all of them restart."""
+        """Send the request to the members in turn, and return the first answer of one that accepts it.
+
+        While none does, as when all of them restart, they are tried again, for the hub's requestSeconds at most.
+        """
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self._session.living_hub().spec.timeouts.request_seconds, _PAUSE_SECONDS
         while True:
@@ -111,10 +114,10 @@ class Requests:
     async def _to_member(
         self, base: str, child_id: str, path: str, body: bytes, headers: dict[str, str], tried: list[str]
     ) -> _Reply | None:
-        """A member's answer; None where it did not take the request, with the reason in ``tried``.
+        """A member's answer; None where it did not accept the request, with the reason in ``tried``.
 
-        The body goes out when the member asks for it (100 Continue): a connection that breaks before, as one that is
-        kept does when its member ends, has run nothing.
+        The body is sent when the member asks for it (100 Continue). Where the connection breaks before, as a kept one
+        does when its member ends, nothing was run.
         """
         fresh = False
         for _ in range(_ATTEMPTS):
@@ -149,7 +152,7 @@ class Requests:
     def _open(self) -> aiohttp.ClientSession:
         if self._http is None:
             traces = aiohttp.TraceConfig()
-            traces.on_request_chunk_sent.append(_body_goes_out)
+            traces.on_request_chunk_sent.append(_body_is_sent)
             self._http = aiohttp.ClientSession(
                 trace_configs=[traces],
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_SECONDS),
@@ -159,5 +162,5 @@ class Requests:
         return self._http
 
 
-async def _body_goes_out(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+async def _body_is_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     context.trace_request_ctx.set()

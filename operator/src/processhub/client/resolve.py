@@ -1,4 +1,4 @@
-"""From an id to its Child object, whatever name it was created under."""
+"""Finds the Child object of an id, whatever name it was created under."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from processhub.api.child import Child
 from processhub.api.naming import child_object_name
 from processhub.client.session import Session
-from processhub.client.writes import each, patiently
+from processhub.client.writes import each, with_retries
 from processhub.cluster.client import Undecodable
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import CHILDREN
@@ -24,9 +24,10 @@ async def list_children(session: Session) -> list[Child]:
 async def find_children(session: Session, ids: Iterable[str]) -> dict[str, Child]:
     """The Child objects of these ids, as far as there are any.
 
-    Of several for one id it is the one on record, else the oldest.
-    Names are derived from ids, so a get finds what clients created; only what was created under another name costs
-    a list. So do many ids: one list is cheaper than as many gets. Raises ApiError.
+    Where several have one id, it is the one on record, else the oldest. Raises ApiError.
+
+    Clients derive an object's name from the id, so a get finds what they created. A list is needed for objects of other
+    names, and is cheaper where the ids are many.
     """
     wanted = tuple(ids)
     found: dict[str, Child] = {}
@@ -34,7 +35,7 @@ async def find_children(session: Session, ids: Iterable[str]) -> dict[str, Child
 
     async def look(child_id: str) -> None:
         try:
-            child = await patiently(
+            child = await with_retries(
                 lambda: session.client.get(CHILDREN, session.namespace, child_object_name(child_id))
             )
         except NotFoundError:

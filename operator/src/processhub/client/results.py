@@ -1,4 +1,4 @@
-"""What a call came to: every child accounted for, whatever their number."""
+"""The outcomes of calls. Each one accounts for every child of its call."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Session:
             try:
                 await informer.run()
             except Exception:
-                # A fault of ours in taking a change: what was taken may lack it, so all is taken anew.
+                # A change could not be applied, by a fault of the client. The registry may lack it and is read again.
                 log.exception("hub %s is read again", self.name)
                 informer.items.clear()
                 if informer is self._slices:
@@ -146,7 +146,7 @@ class translated:  # noqa: N801 reads as a word in `with translated("…")`
 
 
 def unreachable(what: str, error: ApiError) -> HubError:
-    """The client's error for one of the API's."""
+    """The client's error for an error of the API, with ``what`` (a clause) in front."""
     if isinstance(error, ForbiddenError):
         hint = (
             "ask for the role view in that namespace, or edit to start and stop"

@@ -1,4 +1,4 @@
-"""From what a caller passes to the specs that are written, with the checks that need no cluster."""
+"""Makes specs of what a caller passes, with the checks that need no cluster."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def prepare(
     metadata: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
 ) -> tuple[dict[str, ChildSpec], dict[str, ChildError]]:
-    """``(specs by id, errors by id)``; what holds for the call holds for each child unless it says otherwise.
+    """``(specs by id, errors by id)``. ``metadata`` and ``tags`` are for each child; its own metadata wins.
 
     Raises NoChildren, InvalidChild, ChildMappingMismatch, MissingChildMapping.
     """
-    _no_text(tags, "tags")
+    _refuse_text(tags, "tags")
     mapping = dict(child_mapping or {})
     for child_id, nodes in mapping.items():
-        _no_text(nodes, f"child_mapping[{child_id!r}]")
+        _refuse_text(nodes, f"child_mapping[{child_id!r}]")
     origin = _own_member(hub.metadata.name)
     specs: dict[str, ChildSpec] = {}
     for index, given in enumerate(children):
@@ -99,7 +99,7 @@ def parse_child(given: ChildLike, where: str) -> ChildSpec:
 
 
 def check_id(child_id: object, where: str) -> None:
-    """Raises InvalidChild where this can't be a child's id."""
+    """Check that this can be a child's id. Raises InvalidChild."""
     if not isinstance(child_id, str) or not child_id:
         raise InvalidChild(f"{where}: an id is needed: any text of 1 to {_ID_BYTES} bytes")
     try:
@@ -114,7 +114,7 @@ def check_id(child_id: object, where: str) -> None:
 
 def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
     """The ids, each once. Raises NoChildren, InvalidChild."""
-    _no_text(ids, "ids")
+    _refuse_text(ids, "ids")
     wanted = tuple(dict.fromkeys(ids))
     for index, child_id in enumerate(wanted):
         check_id(child_id, f"ids[{index}]")
@@ -160,14 +160,14 @@ def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, C
     return good, errors
 
 
-def _no_text(value: object, where: str) -> None:
-    """A text is iterable too: its letters would pass for the list that was meant."""
+def _refuse_text(value: object, where: str) -> None:
+    """Refuse a text where a list is expected: it is iterable, so its letters would be taken for the items."""
     if isinstance(value, str):
         raise InvalidChild(f"{where} is the text {value!r}; write a list, [{value!r}]")
 
 
 def _own_member(hub: str) -> str:
-    """The member that this process runs in, where it is one of this hub."""
+    """The member that this process runs in, empty where it is none of this hub."""
     return os.environ.get("HUB_MEMBER", "") if os.environ.get("HUB_NAME", hub) == hub else ""
 
 

@@ -1,4 +1,4 @@
-"""Starting children: one Child object each, many at once, waited for and undone where that is asked."""
+"""Starts children: creates a Child object for each and, where the caller asks for it, waits and rolls back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from processhub.client.resolve import find_children
 from processhub.client.results import Result, Rollback
 from processhub.client.session import Session
 from processhub.client.waiting import Start
-from processhub.client.writes import each, patiently
+from processhub.client.writes import each, with_retries
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ApiError,
@@ -38,7 +38,7 @@ _ROLLBACK_SECONDS = 60.0
 
 
 class StartCall:
-    """One call of start_children: what it created, so that it can be waited for and undone."""
+    """One call of start_children, with what it created, so that it can be waited for and rolled back."""
 
     def __init__(
         self, session: Session, specs: dict[str, ChildSpec], *, check_existing: bool, on_failure: OnFailure
@@ -63,7 +63,7 @@ class StartCall:
                 self._fail(child_id, ClientReason.NOT_SENT, "the timeout passed before its turn came; start it again")
                 return
             existing = live.get(child_id)
-            # One that is on record without an object is ending: its successor may be created and waits for it.
+            # A child on record without an object is ending. Its successor may be created, and waits for the end.
             owner = owner_among(sets, self._session, child_id) if child_id in self._session.registry.records else None
             if owner is not None:
                 self._fail(
@@ -79,28 +79,28 @@ class StartCall:
         await each(self._specs, one)
 
     async def wait(self, timeout: float) -> None:
-        """Wait ``timeout`` seconds at most until each runs or is known not to; undo where that was asked for."""
+        """Wait ``timeout`` seconds at most until each runs or is known not to; roll back where that was asked for."""
         await self.guarded(self._wait(asyncio.get_running_loop().time() + timeout))
 
     async def run(self, *, wait: bool, timeout: float) -> Result:
-        """The whole call."""
+        """Create the children, wait for them where ``wait`` is true, and return the result."""
         deadline = asyncio.get_running_loop().time() + timeout if wait else None
         await self.guarded(self._run(deadline))
         return self.result
 
     async def guarded(self, work: Awaitable[None]) -> None:
-        """Await ``work``; with on_failure rollback undo everything where it fails, is cancelled or leaves errors."""
+        """Await ``work``; where it fails, is cancelled or leaves errors, roll back if on_failure says so."""
         try:
             await work
         except BaseException:
             if self._on_failure == "rollback":
-                await self._undo()
+                await self._roll_back_shielded()
             raise
-        if self._doomed():
-            await self._undo()
+        if self._must_roll_back():
+            await self._roll_back_shielded()
 
-    async def _undo(self) -> None:
-        """Roll back; a call that is cancelled meanwhile ends when that is done."""
+    async def _roll_back_shielded(self) -> None:
+        """Roll back. A call that is cancelled meanwhile ends only when the rollback is done."""
         undoing = asyncio.ensure_future(self.roll_back())
         try:
             await asyncio.shield(undoing)
@@ -123,14 +123,14 @@ class StartCall:
         self.created = {child_id: uid for child_id, uid in self.created.items() if child_id in removal.errors}
         self._uids.clear()
 
-    def _doomed(self) -> bool:
+    def _must_roll_back(self) -> bool:
         return self._on_failure == "rollback" and bool(self.result.errors)
 
     async def _run(self, deadline: float | None) -> None:
-        if self._doomed():
+        if self._must_roll_back():
             return
         await self.create(deadline)
-        if deadline is not None and not self._doomed():
+        if deadline is not None and not self._must_roll_back():
             await self._wait(deadline)
 
     async def _wait(self, deadline: float) -> None:
@@ -147,9 +147,9 @@ class StartCall:
         session, spec = self._session, self._specs[child_id]
         body = manifest(spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
         try:
-            child = await patiently(lambda: session.client.create(CHILDREN, session.namespace, body))
+            child = await with_retries(lambda: session.client.create(CHILDREN, session.namespace, body))
         except AlreadyExistsError:
-            await self._met(child_id, body["metadata"]["name"])
+            await self._name_taken(child_id, body["metadata"]["name"])
         except ConnectionFailedError as error:
             self._unconfirmed.add(child_id)
             self._fail(child_id, ClientReason.UNREACHABLE, f"{error.message}; whether it was created is not known")
@@ -161,15 +161,15 @@ class StartCall:
             self._fail(child_id, ClientReason.NOT_FOUND, f"there is no namespace {session.namespace}")
         except ApiError as error:
             if error.status >= 500:
-                self._unconfirmed.add(child_id)  # it says nothing of what was done before
+                self._unconfirmed.add(child_id)  # the object may have been created before the error
             self._fail(child_id, error.reason or ClientReason.UNREACHABLE, error.message)
         else:
             self._created(child_id, child)
 
-    async def _met(self, child_id: str, name: str) -> None:
-        """The name is taken: by this very call (a request that was sent twice), by the id itself, or by another."""
+    async def _name_taken(self, child_id: str, name: str) -> None:
+        """Handle a name that is taken: by this call (a request that was sent twice), by the same id or another one."""
         try:
-            existing = await patiently(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
+            existing = await with_retries(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
         except ApiError as error:
             self._unconfirmed.add(child_id)
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} was there a moment ago: {error.message}")
@@ -211,12 +211,12 @@ class StartCall:
         self.result.errors[child_id] = ChildError(str(reason), message)
 
     async def _find_created(self) -> dict[str, ChildError]:
-        """Add those of the unconfirmed ids that this call created; return, by id, why that is not known of others."""
+        """Find the unconfirmed ids that this call created and add them; return, by id, why it is unknown of others."""
         unknown: dict[str, ChildError] = {}
 
         async def look(child_id: str) -> None:
             try:
-                child = await patiently(
+                child = await with_retries(
                     lambda: self._session.client.get(CHILDREN, self._session.namespace, child_object_name(child_id))
                 )
             except NotFoundError:
@@ -244,5 +244,5 @@ def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
 
 
 def _same(existing: Child, spec: ChildSpec) -> bool:
-    """Whether both ask for the same; who asked (origin) and where the id stands do not matter."""
+    """Whether both ask for the same child. The origin and the id in the spec make no difference."""
     return msgspec.structs.replace(existing.spec, id="", origin="") == msgspec.structs.replace(spec, id="", origin="")

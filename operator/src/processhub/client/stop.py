@@ -1,4 +1,4 @@
-"""Stopping children: their Child objects are deleted, found by id whatever their names."""
+"""Stops children: finds their Child objects by id, whatever their names, and deletes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     records = session.registry.records
     result, removal = StopResult(), Removal(session)
 
-    # What is on record under a name that clients derive costs one request; the rest is looked for first.
+    # A child on record under the name that clients derive costs one request; the others are looked up first.
     quick = {
         child_id: (child_object_name(child_id), records[child_id].uid)
         for child_id in wanted
@@ -41,7 +41,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
         child = found.get(child_id)
         owner = owner_among(sets, session, child_id)
         if owner is not None and (child is None or child_id in records):
-            found.pop(child_id, None)  # a Child that waits for the id runs nothing
+            found.pop(child_id, None)  # a Child that waits for the id does not run
             removal.ordered.pop(child_id, None)
             result.errors[child_id] = not_stopped(owner)
         elif child is None:

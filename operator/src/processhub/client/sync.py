@@ -45,7 +45,7 @@ class SyncHub:
         self._hub = hub
         self.name = hub.name
         self._working: set[asyncio.Task[Any] | None] = set()
-        self._open, self._lock = True, threading.Lock()  # what comes to the loop after its last task is never run
+        self._open, self._lock = True, threading.Lock()  # what the loop gets after its last task is never run
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hub {hub.name}", daemon=True)
         self._thread.start()
@@ -54,7 +54,7 @@ class SyncHub:
         except BaseException:
             self._end_loop()
             raise
-        # Look-ups are the Hub's own: they touch nothing but dicts of prepared values.
+        # These are the Hub's own methods: they only read dicts of prepared values.
         self.get_pid, self.get_pids = hub.get_pid, hub.get_pids
 
     def __enter__(self) -> Self:
@@ -193,7 +193,7 @@ class SyncHub:
         try:
             return future.result()
         except BaseException:
-            # An interrupted call is cancelled, so that it undoes what it promised to undo; close() waits for that.
+            # An interrupted call is cancelled, so that a start with rollback is undone; close() waits for that.
             future.cancel()
             raise
 
@@ -206,7 +206,7 @@ class SyncHub:
             self._working.discard(task)
 
     async def _in_loop(self, look: Callable[[], T]) -> T:
-        # Walks over the whole registry, which the loop changes: there it stands still.
+        # Look-ups that walk over the whole registry run in the thread that changes it.
         return look()
 
     async def _finish(self) -> None:

@@ -1,7 +1,7 @@
-"""Waiting for the registry: until children run, or until they are gone.
+"""Waits until children run, or until they are gone.
 
-The slices say fastest what runs. Why something does not run may stand on the Child alone (refused, no room), so
-Children are watched too, but only once the slices have been quiet: most waits end before.
+The slices are the first to show that a child runs. Why a child does not run may be shown by its Child object alone
+(refused, no room). So Child objects are watched too, but only once the slices have been quiet: most waits end before.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
 _QUIET_SECONDS = 0.3
-_QUIET_SECONDS_EACH = 0.0002  # more for many: reading them all costs the API server while it still starts them
+_QUIET_SECONDS_EACH = 0.0002  # for each child: listing many loads the API server while they start
 _SETTLE_SECONDS = 1.0
 _SETTLE_SECONDS_EACH = 0.005
-_SETTLE_AT_MOST = 5  # times that, however much is said of others
+_SETTLE_AT_MOST = 5  # times that at most, however often slices change
 _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
 
 
@@ -31,7 +31,7 @@ class Start:
     """Waits until each wanted child runs, or is known not to.
 
     ``wanted`` is uid by id; an empty uid accepts any incarnation. After ``until``, every id is in exactly one of
-    ``running``, ``failed`` and ``pending``; ``hints`` holds what the operator last said of pending ones.
+    ``running``, ``failed`` and ``pending``; ``hints`` has the reason that the operator last reported for pending ones.
     """
 
     def __init__(self, session: Session, wanted: Mapping[str, str]) -> None:
@@ -40,8 +40,8 @@ class Start:
         self.running: dict[str, Processes] = {}
         self.failed: dict[str, ChildError] = {}
         self.hints: dict[str, ChildError] = {}
-        self._moved = asyncio.Event()
-        self._silent = set(wanted)  # ids that no Child object was seen for yet
+        self._progress = asyncio.Event()
+        self._unclaimed = set(wanted)  # ids that no object was seen to ask for yet
 
     async def until(self, deadline: float | None) -> None:
         """Return when none is pending or the event loop's clock reaches ``deadline`` (seconds; None: never)."""
@@ -50,13 +50,13 @@ class Start:
         try:
             self._settle(self.pending)
             while self.pending:
-                self._moved.clear()
-                patience = _QUIET_SECONDS + _QUIET_SECONDS_EACH * len(self.pending)
-                quiet = asyncio.get_running_loop().time() + patience
+                self._progress.clear()
+                quiet_seconds = _QUIET_SECONDS + _QUIET_SECONDS_EACH * len(self.pending)
+                quiet = asyncio.get_running_loop().time() + quiet_seconds
                 limit = deadline if following else min(quiet, deadline) if deadline is not None else quiet
                 try:
                     async with asyncio.timeout_at(limit):
-                        await self._moved.wait()
+                        await self._progress.wait()
                 except TimeoutError:
                     if deadline is not None and limit == deadline:
                         return
@@ -68,7 +68,7 @@ class Start:
                 await asyncio.gather(following, return_exceptions=True)
 
     def late(self) -> dict[str, ChildError]:
-        """Reason Timeout for each that is pending, with what is known to hinder it."""
+        """An error with reason Timeout for each pending id, with its hint where there is one."""
         return {
             child_id: ChildError(
                 ClientReason.TIMEOUT,
@@ -91,7 +91,7 @@ class Start:
                 self.failed[child_id] = error
                 self._done(child_id)
         if len(self.pending) < before:
-            self._moved.set()
+            self._progress.set()
 
     def _done(self, child_id: str) -> None:
         del self.pending[child_id]
@@ -116,7 +116,7 @@ class Start:
         try:
             await informer.synced.wait()
             await sets.synced.wait()
-            self._missing()
+            self._fail_unclaimed()
             await asyncio.gather(*running)
         finally:
             for task in running:
@@ -130,41 +130,41 @@ class Start:
         child_id, uid = child.id, self.pending[child.id]
         if uid and uid != child.metadata.uid:
             return
-        self._silent.discard(child_id)
+        self._unclaimed.discard(child_id)
         if new is None:
             self.failed[child_id] = ChildError(ClientReason.NOT_FOUND, "was deleted before it ran")
             self._done(child_id)
         elif error := _refusal(new):
             self.failed[child_id] = error
             self._done(child_id)
-        elif hint := _hindrance(new):
+        elif hint := _hint_of(new):
             self.hints[child_id] = hint
-        self._moved.set()
+        self._progress.set()
 
     def _set_changed(self, _: ChildSet | None, new: ChildSet | None) -> None:
         if new is None:
             return
         for child_id in [child_id for child_id, uid in self.pending.items() if not uid and new.has(child_id)]:
-            self._silent.discard(child_id)
+            self._unclaimed.discard(child_id)
             accepted = find_condition(new.status.conditions, "Accepted")
             if accepted is not None and accepted.status == "False":
                 self.failed[child_id] = ChildError(accepted.reason, f"childset/{new.metadata.name}: {accepted.message}")
                 self._done(child_id)
             elif (ready := find_condition(new.status.conditions, "Ready")) is not None and ready.status != "True":
                 self.hints[child_id] = ChildError(ready.reason, f"childset/{new.metadata.name}: {ready.message}")
-        self._moved.set()
+        self._progress.set()
 
-    def _missing(self) -> None:
-        """Children that no object asks for will never run."""
+    def _fail_unclaimed(self) -> None:
+        """Fail the ids that no object asks for: they will never run."""
         hub = self._session.hub
         static = {spec.id for spec in hub.spec.children} if hub else set()
-        for child_id in self._silent & self.pending.keys():
+        for child_id in self._unclaimed & self.pending.keys():
             if child_id not in static and child_id not in self._session.registry.records:
                 self.failed[child_id] = ChildError(
                     ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {self._session.name}; start it first"
                 )
                 self._done(child_id)
-        self._moved.set()
+        self._progress.set()
 
 
 class Stop:
@@ -177,42 +177,45 @@ class Stop:
         self._session = session
         self.pending = dict(wanted)
         self._unseen = set(wanted).difference(seen)
-        self._later: asyncio.TimerHandle | None = None  # when the silence of those is believed
-        self._latest = float("inf")  # till when words of others put that off
+        self._timer: asyncio.TimerHandle | None = None  # when the unseen ids count as gone
+        self._latest_settle = float("inf")  # changes of slices put that off until then at most
         self._done = asyncio.Event()
 
     async def until(self, deadline: float | None) -> None:
         """Return when none is pending or the event loop's clock reaches ``deadline`` (seconds; None: never)."""
-        self._latest = asyncio.get_running_loop().time() + _SETTLE_AT_MOST * self._patience
-        unlisten = self._session.registry.listen(self._heard)
+        self._latest_settle = asyncio.get_running_loop().time() + _SETTLE_AT_MOST * self._settle_seconds
+        unlisten = self._session.registry.listen(self._registry_changed)
         try:
-            self._heard(tuple(self.pending))
+            self._registry_changed(tuple(self.pending))
             async with asyncio.timeout_at(deadline):
                 await self._done.wait()
         except TimeoutError:
             return
         finally:
             unlisten()
-            if self._later is not None:
-                self._later.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
 
-    def _heard(self, changed: Iterable[str]) -> None:
-        """One that was never on record may be in a plan that is being written right now.
+    def _registry_changed(self, changed: Iterable[str]) -> None:
+        """Settle the changed ids, and start the wait for the unseen ones anew.
 
-        The silence is believed only when it has lasted longer than a round of the operator, which takes longer with
-        many; whatever slices say meanwhile shows that it is at work. Reports count too: while a round is being planned
-        they are all there is to hear. But a child in a crash loop reports for ever, so there is an end to it.
+        An id that was never on record may be in a plan that is being written right now. It counts as gone when no slice
+        has changed for longer than a round of the operator, which takes longer with many children. A report is a change
+        too: while a round is being planned, there is no other. But a child in a crash loop reports for ever, so the
+        wait has a deadline.
         """
         self._settle(changed)
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._unseen:
             loop = asyncio.get_running_loop()
-            self._later = loop.call_at(min(loop.time() + self._patience, self._latest), self._believe)
+            self._timer = loop.call_at(
+                min(loop.time() + self._settle_seconds, self._latest_settle), self._settle_unseen
+            )
 
     @property
-    def _patience(self) -> float:
+    def _settle_seconds(self) -> float:
         return _SETTLE_SECONDS + _SETTLE_SECONDS_EACH * len(self._unseen)
 
     def _settle(self, changed: Iterable[str]) -> None:
@@ -224,7 +227,7 @@ class Stop:
         if not self.pending:
             self._done.set()
 
-    def _believe(self) -> None:
+    def _settle_unseen(self) -> None:
         unseen, self._unseen = self._unseen, set()
         self._settle(unseen)
 
@@ -234,10 +237,10 @@ def _completed(record: Record) -> bool:
 
 
 def _failure(node: Node) -> ChildError | None:
-    """Why this copy counts as failed to start.
+    """Why this copy counts as failed to start, None where it does not.
 
-    The agent starts a crashed child again at once and calls it Failed when that did not help either; some causes no
-    restart will cure.
+    The agent restarts a crashed child at once, and reports Failed when it crashes again. Some reasons count at once,
+    because no restart can cure them.
     """
     ended = node.state == State.FAILED or (node.state == State.STOPPED and node.reason != Reason.COMPLETED)
     if not ended and (node.state == State.RUNNING or node.reason not in _FINAL):
@@ -256,7 +259,7 @@ def _refusal(child: Child) -> ChildError | None:
     return None
 
 
-def _hindrance(child: Child) -> ChildError | None:
+def _hint_of(child: Child) -> ChildError | None:
     for kind in ("Placed", "Ready"):
         condition = find_condition(child.status.conditions, kind)
         if condition is not None and condition.status != "True":

@@ -1,4 +1,4 @@
-"""Many requests at once, a bounded number in flight, patient with a busy API server."""
+"""Many requests at once: a bounded number in flight, with retries while the API server is overloaded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BACKOFF_MAX_SECONDS = 5.0
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
     """Run ``work`` on each item, IN_FLIGHT at a time.
 
-    Cancelled, it begins no further item, lets those in flight end (their outcome would be unknown otherwise) and
-    then passes the cancellation on. The first error of ``work`` does the same.
+    When it is cancelled, it begins no further item, waits for those in flight (their outcome would be unknown
+    otherwise) and then raises CancelledError. The first error of ``work`` is handled in the same way.
     """
     remaining = iter(items)
     stopped = False
@@ -49,8 +49,11 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None
             raise outcome
 
 
-async def patiently(request: Callable[[], Awaitable[R]]) -> R:
-    """The request's answer; an overloaded server (429, 5xx) is asked again after the pause that it names."""
+async def with_retries(request: Callable[[], Awaitable[R]]) -> R:
+    """Send the request and return its answer.
+
+    An overloaded server (429, 5xx) gets it again, after the pause that the server asks for.
+    """
     backoff = 0.1
     for attempt in range(1, _ATTEMPTS + 1):
         try:

@@ -33,8 +33,8 @@ class Informer(Generic[T]):
     """Keeps ``items`` equal to what the API server has, and says what changed.
 
     ``on_change(old, new)`` is called for each change, in order: ``old`` None for a new object, ``new`` None
-    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct,
-    ``on_reconnect()`` when watching works again after a failure.
+    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct, with None as
+    the error when one of which no version did is gone; ``on_reconnect()`` when watching works again after a failure.
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class Informer(Generic[T]):
         namespace: str | None = None,
         labels: str = "",
         fields: str = "",
-        on_broken: Callable[[ObjectMeta, str], None] | None = None,
+        on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
         self._on_broken, self._on_reconnect = on_broken, on_reconnect
         self._namespace, self._labels, self._fields = namespace, labels, fields
         self.items: dict[Key, T] = {}
+        self._unread: dict[Key, ObjectMeta] = {}  # what is there and not among the items, as it does not fit
         self.synced = asyncio.Event()
         self.seen = 0  # the highest resourceVersion that was seen
         self.relists = 0
@@ -107,6 +108,9 @@ class Informer(Generic[T]):
             if key not in present and version_of(_metadata(known).resource_version) <= version_of(version):
                 del self.items[key]
                 self._on_change(known, None)
+        for key, metadata in list(self._unread.items()):
+            if key not in present:
+                self._unread_is_gone(metadata, version)
         self.seen = max(self.seen, version_of(version))
         self.synced.set()
         return version
@@ -127,12 +131,21 @@ class Informer(Generic[T]):
         elif event.type == "DELETED":
             metadata = _metadata(event.object)
             known = self.items.get(metadata.key)
+            if known is None:
+                self._unread_is_gone(metadata, metadata.resource_version)
             # An object of our own write may be newer than this event: a re-created namesake stays.
             if known is not None and version_of(_metadata(known).resource_version) <= version_of(
                 metadata.resource_version
             ):
                 del self.items[metadata.key]
                 self._on_change(known, None)
+
+    def _unread_is_gone(self, metadata: ObjectMeta, version: str) -> None:
+        unread = self._unread.get(metadata.key)
+        if unread is not None and version_of(unread.resource_version) <= version_of(version):
+            del self._unread[metadata.key]
+            if self._on_broken:
+                self._on_broken(metadata, None)
 
     def _take(self, item: T | Undecodable) -> None:
         metadata = _metadata(item)
@@ -149,9 +162,12 @@ class Informer(Generic[T]):
         if isinstance(item, Undecodable):
             # What is known of it stays: a bad edit must not look like a deletion.
             log.warning("%s %s/%s can't be read: %s", self._kind.plural, *metadata.key, item.error)
+            if known is None:
+                self._unread[metadata.key] = metadata
             if self._on_broken:
                 self._on_broken(metadata, item.error)
             return
+        self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item
         self._on_change(known, item)
 

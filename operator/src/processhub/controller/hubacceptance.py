@@ -27,11 +27,11 @@ class HubAcceptance:
         """
         refusal = memory.refused_edit = self._refusal(hub, state)
         if refusal is None:
-            memory.accepted = hub.spec
+            memory.accepted = hub
             return hub
-        if memory.accepted is None or refusal.reason is Reason.NAME_CONFLICT:
+        if memory.accepted is None or _of_earlier_hub(state) is not None:
             return refusal
-        return msgspec.structs.replace(hub, spec=memory.accepted)
+        return msgspec.structs.replace(hub, spec=memory.accepted.spec)
 
     def refusal_of_spec(self, hub: Hub) -> Refusal | None:
         """Why the Hub's spec is not accepted, None where it is."""
@@ -57,12 +57,12 @@ class HubAcceptance:
             return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
         if refusal := self.refusal_of_spec(hub):
             return refusal
-        # What an earlier hub has left may run children yet. A hub that has slices of its own has begun: what comes to
-        # be there later than that is no earlier hub's.
-        left = state.leftovers() if not state.slices else []
-        if left:
-            return Refusal(
-                Reason.NAME_CONFLICT,
-                f"{left[0]} of an earlier hub of this name is still being deleted; started when it is gone",
-            )
-        return None
+        return _of_earlier_hub(state)
+
+
+def _of_earlier_hub(state: HubState) -> Refusal | None:
+    """Why the hub can't begin yet: what an earlier hub of its name has left may run children."""
+    # A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
+    left = next(iter(state.leftovers()), "") if not state.slices else ""
+    text = f"{left} of an earlier hub of this name is still being deleted; started when it is gone"
+    return Refusal(Reason.NAME_CONFLICT, text) if left else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from processhub.api.hub import HubSpec
+from processhub.api.hub import Hub
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.report.memory import ReportMemory
@@ -17,8 +17,8 @@ class HubMemory:
 
     def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
         self.uid = uid
-        self.accepted: HubSpec | None = None  # the last spec that was not refused
-        self.refused_edit: Refusal | None = None  # why the present spec is refused, while the last one is followed
+        self.accepted: Hub | None = None  # as it was when its spec was accepted last
+        self.refused_edit: Refusal | None = None  # why the present spec is refused
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()

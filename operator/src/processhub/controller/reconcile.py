@@ -74,7 +74,7 @@ class Reconciler:
         self.term_generations: dict[str, int] = {}  # slice's uid → generation with this leader's term
         self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
         self.events = EventRecorder(client, settings.pod_name)
-        self.rights = CallRights(client, settings.namespaces, store.hubs.keys())
+        self.rights = CallRights(client, settings.namespaces, store.hub_keys())
         self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
         self.reporter = Reporter(client, store, self.events, wake, self._acceptance.refusal_of_spec)
@@ -196,9 +196,8 @@ class Reconciler:
         refused = await keep_members(hub, self._settings, memory.execute.template, owned, replicas, steps)
         await label_pods(self._client, self._store, members.values(), steps)
         marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, loop.time(), steps)
-        current, quorum = look(loop.time()), memory.observe.quorum
-        fresh = self.reporter.round_ended(hub, state, memory.report, observation, plan, current, quorum, dirty)
-        self.hooks.after_round(hub, fresh, plan, dirty)
+        refusal = memory.refused_edit or refused
+        report_in = self._report(hub, state, memory, observation, plan, dirty, refusal, steps.trouble())
         return _soonest(
             0.0 if executed.came_back else None,
             writer.retry_in,
@@ -207,15 +206,33 @@ class Reconciler:
             lifetimes.next_in,
             owned.retry_in,
             marks_in,
-            self.reporter.report_hub(hub, memory.report, plan, memory.refused_edit or refused, steps.trouble()),
+            report_in,
             0.05 if memory.observe.rebalance_target else None,
             _MOVING_SECONDS if plan.moving else None,
             0.2 if plan.pending_moves or plan.pending_restarts else None,
-            self.reporter.report_sets(hub.metadata.key, plan),
             formation_wait(hub, memory.observe.formation, loop.time()),
             memory.observe.deferred_moves.wait(loop.time()),
             *(member.judgement.recheck_seconds for member in members.values()),
         )
+
+    def _report(
+        self,
+        hub: Hub,
+        state: HubState,
+        memory: HubMemory,
+        observation: Observation,
+        plan: Plan,
+        dirty: set[str],
+        refusal: Refusal | None,
+        trouble: tuple[str, str] | None,
+    ) -> float | None:
+        """Report the round by Events, hooks and statuses; the seconds until a write that waits."""
+        members = self._members(hub, state, memory.observe, asyncio.get_running_loop().time())
+        quorum, followed = memory.observe.quorum, (memory.accepted or hub).metadata.generation
+        fresh = self.reporter.round_ended(hub, state, memory.report, observation, plan, members, quorum, dirty)
+        self.hooks.after_round(hub, fresh, plan, dirty)
+        hub_in = self.reporter.report_hub(hub, memory.report, plan, refusal, trouble, followed)
+        return _soonest(hub_in, self.reporter.report_sets(hub.metadata.key, plan))
 
     def _plan(
         self, hub: Hub, state: HubState, memory: HubMemory, members: dict[str, Member]
@@ -265,9 +282,11 @@ class Reconciler:
         return memory
 
     async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
-        """The Hub does not exist (any more): its Children report that, its objects are garbage-collected."""
+        """The Hub does not exist (any more), or was never read: its Children report that. What is left goes with it."""
         wait = self.reporter.report_no_hub(key, state)
         state.dirty.clear()
+        if self._store.unread_hub(key):
+            return wait  # it is there: what it has stays as it is
         look_again = await delete_all(self._client, self._store, state)
         if self._store.hubs.get(key) is None:
             self._drop_memory(key)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
+from processhub.agent.children.runs import ExitStatus
+from processhub.api.reasons import RestartPolicy
+
 _MIN_SECONDS, _MAX_SECONDS = 0.1, 30.0
 _STEADY_SECONDS = 10.0  # A run of this length makes the next restart an immediate one again.
 
@@ -45,3 +48,29 @@ class Backoff:
         delay = self._delay
         self._delay = min(max(delay * 2, _MIN_SECONDS), _MAX_SECONDS)
         return delay
+
+
+class RunHistory:
+    """The restarts of one incarnation of a child, and since when its present process is up."""
+
+    __slots__ = ("_backoff", "count", "up_since")
+
+    def __init__(self) -> None:
+        self._backoff = Backoff()
+        self.count = 0
+        self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: none did
+
+    def next_delay(self, now: float, limit: int, window: float) -> float | None:
+        """Count a restart; returns the seconds to wait before it, None where it is one too many."""
+        if self.up_since:
+            self._backoff.ran(now - self.up_since)
+        self.up_since = 0.0
+        if not self._backoff.allow(now, limit, window):
+            return None
+        self.count += 1
+        return self._backoff.next_delay()
+
+
+def rests(policy: str, exit_status: ExitStatus) -> bool:
+    """Whether the policy leaves a child that ended so as it is."""
+    return policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and exit_status.success)

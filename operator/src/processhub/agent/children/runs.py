@@ -50,7 +50,7 @@ class RunHandle(Protocol):
 
 @dataclass(slots=True)
 class Limits:
-    """What a child needs of the hub's settings; one object for all, changed in place."""
+    """The limits that all children of a member share; one object for all, changed in place."""
 
     start_seconds: float = 10.0
     stop_seconds: float = 10.0
@@ -59,6 +59,7 @@ class Limits:
     restarts_window: float = 60.0
     redundancy_signal: str = "None"
     handover_seconds: float = 0.0
+    answers_first: bool = True  # a stop waits for the answer to the request in hand
 
     def notifies(self, role: str) -> bool:
         """Whether a child is notified when it gets this role."""

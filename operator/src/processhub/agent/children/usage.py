@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from processhub.agent.listeners import Listeners
 from processhub.agent.watchdog.linux import boottime
 from processhub.api.usage import Usage
 
@@ -22,13 +23,14 @@ class Meter:
     """The usage of all processes below ``root``; pod children are not among them.
 
     ``interval()`` is how many seconds to rest between two readings; ``children()`` counts those that run; ``spare()``
-    is the pid of a process there that runs no child yet, 0 where there is none.
+    is the pid of a process there that runs no child yet, 0 where there is none. ``measured`` notifies of each reading,
+    on the meter's own thread.
     """
 
     def __init__(
         self, root: int, interval: Callable[[], float], children: Callable[[], int], spare: Callable[[], int] = int
     ) -> None:
-        self.latest: Usage | None = None
+        self.measured: Listeners[Usage] = Listeners()
         self._root, self._interval, self._children, self._spare = root, interval, children, spare
         self._before: dict[tuple[int, int], int] = {}
         self._at = boottime()
@@ -47,7 +49,7 @@ class Meter:
         rest = _FIRST_SECONDS
         while not self._stop.wait(rest):
             began = boottime()
-            self.latest = self.read(processes(), began)
+            self.measured.notify(self.read(processes(), began))
             rest = max(self._interval(), (boottime() - began) * _SHARE)
 
     def read(self, found: dict[int, Process], now: float) -> Usage:

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from processhub.agent.children.child import Child
+from processhub.agent.children.child import Child, ChildNews
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.handover.reports import report_kept, report_lost, report_received, report_sent
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
 from processhub.agent.problems import Problem
@@ -72,7 +73,14 @@ class Handovers:
         self._loop = asyncio.get_running_loop()
         self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
-    @property
+    def listen_to(self, news: ChildNews) -> None:
+        """Act on what happens to this member's children."""
+        news.handover_ordered.listen(self.begin)
+        news.handover_declined.listen(self.stays)
+        news.quiesced.listen(self.quiesced)
+        news.started.listen(self.started)
+        news.gone.listen(self.forget)
+
     def busy(self) -> bool:
         """Whether more reports of handovers will follow soon: many are under way."""
         many = self._under_way > _MANY or len(self._starting) > _MANY
@@ -115,18 +123,18 @@ class Handovers:
             async with asyncio.timeout(self._slices.settings.handover_seconds or None):
                 why = await self._quiesced(child, desired, ask=not order.must)
                 if why:
-                    child.report_kept(why)
+                    report_kept(child, why)
                     return
                 held = self._left[child.id]
                 checksum = await self._send(child.id, order, held)
-            child.report_sent(checksum)
+            report_sent(child, checksum)
         except TimeoutError:
             why = self._hitches.get(child.id, "it has not ended")
             log.warning("not handed over to %s within the time: %s", target, why, extra={"child": child.id})
-            child.report_kept("failed", f"not handed over within {self._slices.settings.handover_seconds} s: {why}")
+            report_kept(child, "failed", f"not handed over within {self._slices.settings.handover_seconds} s: {why}")
         except (HandoverRefusedError, OSError) as error:
             log.warning("not handed over to %s: %s", target, error, extra={"child": child.id})
-            child.report_kept("failed", str(error))
+            report_kept(child, "failed", str(error))
         finally:
             self._under_way -= 1
 
@@ -137,12 +145,12 @@ class Handovers:
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
             return "" if self._has_left(child, desired) else "stateless"
-        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.leaving):
+        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.handover.leaving):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        if not child.leaving:  # else it may have written it for an earlier order, and be about to end
+        if not child.handover.leaving:  # else it may have written it for an earlier order, and be about to end
             self._own_path(child.id).unlink(missing_ok=True)
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
@@ -202,7 +210,7 @@ class Handovers:
         finally:
             scratch.unlink(missing_ok=True)
         self._received[child.id] = _HeldState(uid, path, checksum)
-        child.report_received(checksum)
+        report_received(child, checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
         """Take a small state for a waiting entry; returns the answer."""
@@ -224,7 +232,7 @@ class Handovers:
                     scratch.unlink(missing_ok=True)
                 return Receipt(500, f"it can't be kept on {self._env.member}: {error.strerror}")
         self._received[child.id] = _HeldState(state.uid, content, state.checksum)
-        child.report_received(state.checksum)
+        report_received(child, state.checksum)
         return Receipt(204)
 
     def expect(self, more: bool) -> None:
@@ -274,7 +282,7 @@ class Handovers:
         self._doubtful.update({child.id: child for child in waiting})
         self.registry_changed()
 
-    def registry_changed(self) -> None:
+    def registry_changed(self, *_: object) -> None:
         """Look again at children whose state may be lost: a source may have reported it sent, or be gone."""
         if self._doubtful and not self._looking:
             self._looking = True
@@ -289,27 +297,27 @@ class Handovers:
                 child.advance()  # if it is still held back it is noted again
             elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
                 del self._doubtful[child.id]
-                child.report_lost()
+                report_lost(child)
 
     def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
         """The member on record whose entry says to hand the child over to this one."""
         sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
         return next((source for source in sources if source.uid == entry.uid), None)
 
-    def up(self, child_id: str) -> None:
+    def started(self, child: Child, *_: object) -> None:
         """The child runs: forget its state, a crash from here on starts it afresh."""
-        self._starting.discard(child_id)
-        for held in (self._left.pop(child_id, None), self._received.pop(child_id, None)):
+        self._starting.discard(child.id)
+        for held in (self._left.pop(child.id, None), self._received.pop(child.id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
 
-    def forget(self, child_id: str) -> None:
+    def forget(self, child: Child) -> None:
         """The child is gone from this member: forget it and its state."""
-        if (task := self._tasks.pop(child_id, None)) is not None:
+        if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
-        self._ends.pop(child_id, None)
-        self._hitches.pop(child_id, None)
-        self.up(child_id)
+        self._ends.pop(child.id, None)
+        self._hitches.pop(child.id, None)
+        self.started(child)
 
     def _own_path(self, child_id: str) -> Path:
         return self._folder / f"{id_hash(child_id)}.left"

@@ -11,14 +11,7 @@ import msgspec
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.registry.copies import Copy, is_running, parse_copy
-from processhub.registry.grammar import (
-    EntryError,
-    Given,
-    HandoverOrder,
-    hands_over,
-    parse_assignment,
-    parse_report,
-)
+from processhub.registry.grammar import EntryError, Given, HandoverOrder, hands_over, parse_assignment, parse_report
 
 Entry = dict[str, Any]
 

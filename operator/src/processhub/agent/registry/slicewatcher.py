@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Listeners
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
 from processhub.api.slice import FORMAT, RegistrySlice, Settings
@@ -84,27 +85,19 @@ class _OwnSlice:
 class SliceWatcher:
     """Follows the hub's slices.
 
-    ``on_registry(old, new)`` is called for each slice of the hub that changed, after all others.
-
-    ``on_desired(changes)`` gets ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
-    and in order; ``on_own(slice or None, name)`` each change of an own slice after that; ``on_settings(settings)``
-    changed settings, from the own slice with the highest term; the hub counts as partitioned while any own slice says
-    so.
+    ``desired_changed`` notifies of ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
+    and in order. ``own_changed`` notifies of each change of an own slice (None where it was deleted) and its name,
+    after that. ``settings_changed`` notifies of changed settings, from the own slice with the highest term; the hub
+    counts as partitioned while any own slice says so. ``registry_changed`` notifies of each slice of the hub that
+    changed, as it was and as it is, after all others.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        env: Environment,
-        identity: str,
-        on_desired: Callable[[dict[str, DesiredRun | None]], None],
-        on_own: Callable[[RegistrySlice | None, str], None],
-        on_settings: Callable[[Settings], None],
-        on_registry: Callable[[RegistrySlice | None, RegistrySlice | None], None] = lambda *_: None,
-    ) -> None:
-        self._on_registry = on_registry
+    def __init__(self, client: Client, env: Environment, identity: str) -> None:
+        self.desired_changed: Listeners[dict[str, DesiredRun | None]] = Listeners()
+        self.own_changed: Listeners[RegistrySlice | None, str] = Listeners()
+        self.settings_changed: Listeners[Settings] = Listeners()
+        self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
         self._env, self._client, self._identity = env, client, identity
-        self._on_desired, self._on_own, self._on_settings = on_desired, on_own, on_settings
         self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
@@ -123,6 +116,14 @@ class SliceWatcher:
     def registry(self) -> Iterable[RegistrySlice]:
         """All slices of the hub."""
         return (item for item in self.informer.items.values() if self._of_this_hub(item))
+
+    def own_slice(self, name: str) -> RegistrySlice | None:
+        """This member's slice of that name as it is now."""
+        return self.informer.items.get((self._env.namespace, name))
+
+    def member_count(self) -> int:
+        """How many members of the hub have slices."""
+        return len({item.spec.member for item in self.registry()})
 
     async def refresh(self) -> None:
         """Take in a consistent list now: what the API server holds at this moment is acted on when it returns.
@@ -153,7 +154,7 @@ class SliceWatcher:
         if item is None or not self._of_this_hub(item):
             return
         self._act_on(item, old, new)
-        self._on_registry(old, new)
+        self.registry_changed.notify(old, new)
 
     def _act_on(self, item: RegistrySlice, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         mine = item.spec.member == self._env.member
@@ -175,15 +176,15 @@ class SliceWatcher:
                 changes |= own.take(new)
             self._take_settings(new)
         if changes:
-            self._on_desired({child: self._resolve(child) for child in changes})
+            self.desired_changed.notify({child: self._resolve(child) for child in changes})
         if mine:
-            self._on_own(new, new.metadata.name)
+            self.own_changed.notify(new, new.metadata.name)
 
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
-            self._on_desired({child: self._resolve(child) for child in own.entries})
-            self._on_own(None, name)
+            self.desired_changed.notify({child: self._resolve(child) for child in own.entries})
+            self.own_changed.notify(None, name)
 
     def _take_settings(self, item: RegistrySlice) -> None:
         settings = item.spec.settings if item.spec.term >= self._settings_term else self.settings
@@ -193,7 +194,7 @@ class SliceWatcher:
         if settings != self.settings:
             self._settings_term = max(self._settings_term, item.spec.term)
             self.settings = settings
-            self._on_settings(settings)
+            self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:
         """The entry with the highest (term, epoch) among the own slices."""

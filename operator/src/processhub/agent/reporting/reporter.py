@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.report import awaits_pod, report_in, report_text, reporting_slices
 from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.noise import FEW, NoiseBudget, is_noise
 from processhub.agent.reporting.statusfit import fit
@@ -80,7 +81,7 @@ class StatusReporter:
             slice_status.dirty.update({child.id: child for child in children})
         slice_status.take(item, open_=self._open)
 
-    def child_changed(self, child: Child, *, urgent: bool) -> None:
+    def child_changed(self, child: Child, urgent: bool) -> None:
         """A child's report changed."""
         for slice_status in self._statuses.values():
             # Also those that no longer name it: its entry goes there.
@@ -142,7 +143,7 @@ class _SliceStatus:
     def concerns(self, child: Child) -> bool:
         """Whether the child is, or was, reported here."""
         assert self._item is not None
-        return child.id in self._entries or self._item.metadata.name in child.slices()
+        return child.id in self._entries or self._item.metadata.name in reporting_slices(child)
 
     def mark(self, child: Child, *, urgent: bool, open_: bool) -> None:
         """The child's entry is to be made anew."""
@@ -158,8 +159,8 @@ class _SliceStatus:
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
             return False
-        after, reported = child.report_in(self._item.metadata.name), parse_report(shorten_report(before, 0))
-        if after is None or (child.awaits_pod and reported.state != State.STARTING):
+        after, reported = report_in(child, self._item.metadata.name), parse_report(shorten_report(before, 0))
+        if after is None or (awaits_pod(child) and reported.state != State.STARTING):
             return False
         return is_noise(reported, after)
 
@@ -247,7 +248,7 @@ class _SliceStatus:
         name = item.metadata.name
         self._gap = _GATHER_FEW if len(self.dirty) <= _FEW else _GATHER_SECONDS
         for child_id, child in self.dirty.items():
-            self._enter(child_id, child.report_for(name))
+            self._enter(child_id, report_text(child, name))
         self.dirty.clear()
         entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named)
         self._named = entries

@@ -20,6 +20,7 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Listeners
 from processhub.agent.peers.client import Peers
 from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
@@ -40,7 +41,8 @@ _GRACE_SECONDS = 2.0  # for which the record may name no owner: it is being writ
 class LocalTakeover:
     """The children that this member has taken over.
 
-    ``set_desired(changes)`` is the supervisor's, ``may_start()`` whether this member's Lease is held.
+    ``desired_changed`` notifies of what this member is to run beside its slices. ``may_start()`` says whether its Lease
+    is held.
     """
 
     def __init__(
@@ -49,11 +51,11 @@ class LocalTakeover:
         slices: SliceWatcher,
         peers: Peers,
         children: Mapping[str, Child],
-        set_desired: Callable[[dict[str, DesiredRun | None]], None],
         may_start: Callable[[], bool],
     ) -> None:
         self._env, self._slices, self._peers, self._children = env, slices, peers, children
-        self._set_desired, self._may_start = set_desired, may_start
+        self._may_start = may_start
+        self.desired_changed: Listeners[dict[str, DesiredRun | None]] = Listeners()
         self._made: dict[str, DesiredRun] = {}
         self._silent: dict[str, float] = {}  # addresses that did not answer, and when
         self._unsettled: dict[str, int] = {}  # ids of which a request may be running yet, by the owner's epoch
@@ -111,13 +113,13 @@ class LocalTakeover:
             return False
         log.warning("%s can't be reached: started here", owner.member, extra={"child": child_id})
         self._made[child_id] = desired
-        self._set_desired({child_id: desired})
+        self.desired_changed.notify({child_id: desired})
         self._watch_owners()
         return True
 
     # what becomes of them
 
-    def registry_changed(self) -> None:
+    def registry_changed(self, *_: object) -> None:
         """The record may name another owner now, or this member itself."""
         for child_id, made in list(self._made.items()):
             child = self._children.get(child_id)
@@ -169,7 +171,7 @@ class LocalTakeover:
         self._made.pop(child_id, None)
         child = self._children.get(child_id)
         if child is not None and child.desired is not None and child.desired.claim:
-            self._set_desired({child_id: None})
+            self.desired_changed.notify({child_id: None})
 
     def _watch_owners(self) -> None:
         if self._watching is None or self._watching.done():

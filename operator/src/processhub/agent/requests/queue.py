@@ -54,14 +54,13 @@ class _Entry:
 class _ChildQueue:
     """What waits for one child, and what it is busy with."""
 
-    __slots__ = ("current", "last", "overdue", "pause_until", "task", "waiting", "work")
+    __slots__ = ("current", "last", "pause_until", "task", "waiting", "work")
 
     def __init__(self, now: float) -> None:
         self.waiting: deque[_Entry] = deque()
         self.current: _Entry | None = None
         self.task: asyncio.Task[None] | None = None  # sees to the current one
         self.work: asyncio.Task[Response] | None = None  # the child's part of it
-        self.overdue = False  # the current one has run for longer than it may
         self.pause_until = 0.0  # nothing is handed over before
         self.last = now  # when something was taken out or done with, monotonic
 
@@ -129,7 +128,7 @@ class RequestQueue:
 
     # for the supervisor
 
-    def child_changed(self, child: Child) -> None:
+    def child_changed(self, child: Child, *_: object) -> None:
         """The child's order or state changed."""
         queue = self._queues.get(child.id)
         if queue is not None:
@@ -156,11 +155,6 @@ class RequestQueue:
         """The member may serve again: what waits for children that are up the while is handed over."""
         for child_id, queue in list(self._queues.items()):
             self._pump(child_id, queue)
-
-    def at_work(self, child: Child) -> bool:
-        """Whether the child has a request that may still be answered in time."""
-        queue = self._queues.get(child.id)
-        return queue is not None and queue.current is not None and queue.current.request.begun and not queue.overdue
 
     # idling
 
@@ -225,6 +219,7 @@ class RequestQueue:
             self._loop.call_later(rest, self._pump, child_id, queue)
             return
         queue.current = queue.waiting.popleft()
+        child.in_hand = queue.current.request
         queue.task = self._loop.create_task(self._run(child, queue, queue.current))
         queue.task.add_done_callback(lambda task: self._over(child, queue, task))
 
@@ -234,7 +229,6 @@ class RequestQueue:
             if queue.current is not None:
                 queue.current.fail(Problem(502, "outcome_unknown", f"a fault of the member: {error}"))
         queue.task = queue.work = queue.current = None
-        queue.overdue = False
         queue.last = self._loop.time()
         child.at_rest()
         if (now := self._child_of(child.id)) is not None:
@@ -267,7 +261,6 @@ class RequestQueue:
         limit = self._settings().request_seconds
         done, _ = await asyncio.wait((work,), timeout=limit)
         if not done:
-            queue.overdue = True
             entry.fail(
                 Problem(
                     504,

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -51,7 +51,7 @@ class Router:
         self,
         env: Environment,
         slices: SliceWatcher,
-        children: dict[str, Child],
+        children: Mapping[str, Child],
         queue: RequestQueue,
         peers: Peers,
         starter: Starter,
@@ -60,7 +60,6 @@ class Router:
         self._env, self._slices, self._children = env, slices, children
         self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
         self.watch = RegistryWatch()
-        self.partitioned: Callable[[], str] = lambda: ""  # why the hub is, as a sentence; "" where it is not
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: messages that were taken here and go to their child's next owner, each with when it began to.
@@ -97,8 +96,7 @@ class Router:
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         with self.watch.on(child_id) as changed:
             while True:
-                if why := self.partitioned():
-                    raise Problem(503, "partitioned", why)
+                self._check_quorum()
                 changed.clear()
                 copies = self._copies(child_id)
                 owner = self._takeover.takeover_of(child_id, copies) or _owner(copies)
@@ -187,6 +185,16 @@ class Router:
         return {"value": answer.body.decode(errors="replace")}
 
     # inside
+
+    def _check_quorum(self) -> None:
+        """Raises Problem where the hub is partitioned: its children are stopped."""
+        if self._slices.settings.partitioned:
+            raise Problem(
+                503,
+                "partitioned",
+                f"hub {self._env.hub} has lost its quorum: its children are stopped until enough members are live"
+                " again",
+            )
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
         """In registry order; of this member's own the state as it is now."""

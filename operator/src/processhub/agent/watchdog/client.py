@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from processhub.agent.frames import Inbox, Message, Outbox
+from processhub.agent.listeners import Listeners
 from processhub.agent.watchdog.fence import FEED
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,12 @@ class WatchdogProcess:
 
 
 class WatchdogClient:
-    """Orders to the watchdog and its answers, on the running loop. ``on_lost()`` is called when the watchdog ended."""
+    """Orders to the watchdog and its answers, on the running loop. ``lost`` notifies of the watchdog's end."""
 
-    def __init__(self, watchdog: WatchdogProcess, nofile: tuple[int, int] | None, on_lost: Callable[[], None]) -> None:
-        self._socket, self._on_lost, self._nofile = watchdog.socket, on_lost, nofile
+    def __init__(self, watchdog: WatchdogProcess, nofile: tuple[int, int] | None) -> None:
+        self.pid = watchdog.process.pid
+        self.lost: Listeners[()] = Listeners()
+        self._socket, self._nofile = watchdog.socket, nofile
         self._inbox, self._outbox = Inbox(watchdog.socket), Outbox(watchdog.socket)
         self._watchers: dict[str, Watcher] = {}
         self._count = 0
@@ -153,4 +155,4 @@ class WatchdogClient:
                 self._watchers.pop(key).exited(message["status"], message["fenced"])
         if self._inbox.closed:
             self._loop.remove_reader(self._socket.fileno())
-            self._on_lost()
+            self.lost.notify()

@@ -66,13 +66,16 @@ def hub_status(
     *,
     refusal: Refusal | None = None,
     trouble: tuple[str, str] | None = None,
+    followed: int | None = None,
 ) -> HubStatus:
     """The status after a round; ``now`` (RFC 3339) marks conditions that changed.
 
     ``refusal``: why a part of the spec is not followed, while the last good one is. ``trouble``: reason and message of
-    what fails at present.
+    what fails at present. ``followed``: the generation whose spec the round was made by, where an edit is refused. All
+    conditions but Accepted and Stalled are of that one.
     """
     generation = hub.metadata.generation
+    followed = followed or generation
     members = observation.members
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
@@ -81,12 +84,10 @@ def hub_status(
     running, failed = counts[State.RUNNING], counts[State.FAILED]
     quorum = observation.quorum
     conditions = [
-        condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
-        if refusal is None
-        else condition_of("Accepted", False, refusal.reason, refusal.message, generation),
-        _ready(hub, wanted, ready, desired, running, quorum, trouble),
-        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
-        _balanced(hub, plan),
+        _accepted(hub, refusal),
+        _ready(hub, wanted, ready, desired, running, quorum, trouble, followed),
+        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, followed),
+        _balanced(hub, plan, followed),
     ]
     if trouble is not None:
         conditions.append(condition_of("Stalled", True, *trouble, generation))
@@ -164,6 +165,13 @@ def _member(member: Member, children: int) -> MemberStatus:
     )
 
 
+def _accepted(hub: Hub, refusal: Refusal | None) -> Condition:
+    generation = hub.metadata.generation
+    if refusal is None:
+        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
+
+
 def _ready(
     hub: Hub,
     wanted: list[Member],
@@ -172,8 +180,8 @@ def _ready(
     running: int,
     quorum: Verdict,
     trouble: tuple[str, str] | None,
+    generation: int,
 ) -> Condition:
-    generation = hub.metadata.generation
     if quorum.partitioned:
         return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
     if hub.spec.suspend:
@@ -192,8 +200,7 @@ def _ready(
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
 
 
-def _balanced(hub: Hub, plan: Plan) -> Condition:
-    generation = hub.metadata.generation
+def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
     if plan.stranded:
         member, ids = next(iter(sorted(plan.stranded.items())))
         by_order = member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
+from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
@@ -106,18 +108,24 @@ class Reporter:
         return fresh
 
     def report_hub(
-        self, hub: Hub, memory: ReportMemory, plan: Plan, refusal: Refusal | None, trouble: tuple[str, str] | None
+        self,
+        hub: Hub,
+        memory: ReportMemory,
+        plan: Plan,
+        refusal: Refusal | None,
+        trouble: tuple[str, str] | None,
+        followed: int,
     ) -> float | None:
         """Write the Hub's status after a round; the seconds until it may be written, None where none waits.
 
         ``refusal``: why the spec, or a part of it, is not followed. ``trouble``: reason and message of what fails.
+        ``followed`` is the generation of the spec that the round followed.
         """
         observation, _ = self._observed[hub.metadata.key]
         if refusal is not None:
             trouble = (refusal.reason, refusal.message)
-        return self._write_hub(
-            hub, memory, lambda: hub_status(hub, observation, plan, now_seconds(), refusal=refusal, trouble=trouble)
-        )
+        compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
+        return self._write_hub(hub, memory, lambda: compute(now_seconds()))
 
     def report_sets(self, key: HubKey, plan: Plan) -> float | None:
         """Write the ChildSets' statuses; the seconds until the next may be written, None where none waits."""
@@ -151,7 +159,7 @@ class Reporter:
         """Report to Children and ChildSets that their hub does not exist; the seconds until a write that waits."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
-        return self._refuse_sets(key, state, hub_not_found(key))
+        return self._refuse_sets(key, state, self._no_hub(key))
 
     # inside
 
@@ -162,7 +170,7 @@ class Reporter:
         hub_key = (key[0], child.spec.hub)
         hub = self._store.hubs.get(hub_key)
         if hub is None:
-            return child, child_status(child, [], hub_not_found(hub_key), None, now_seconds())
+            return child, child_status(child, [], self._no_hub(hub_key), None, now_seconds())
         if hub_key not in self._observed:
             refused = self._refusal_of(hub)
             if refused is None:
@@ -175,6 +183,11 @@ class Reporter:
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
         return child, child_status(child, copies, refusal, unplaced, now_seconds(), started)
+
+    def _no_hub(self, key: HubKey) -> Refusal:
+        if error := self._store.unread_hub(key):
+            return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
+        return hub_not_found(key)
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
         items = [known.object for known in state.sets.values()]

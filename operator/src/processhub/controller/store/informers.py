@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, KeysView
 from typing import Any
+
+import msgspec
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
@@ -157,13 +160,14 @@ class Store:
         hub = new or old
         assert hub is not None
         key = hub.metadata.key
-        self.broken_hubs.pop(key, None)
+        was_broken = self.broken_hubs.pop(key, None) is not None
         if new is None:
             self.hubs.pop(key, None)
         else:
             self.hubs[key] = new
             self.state(key).belongs_to(new.metadata.uid)
-            if old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new):
+            same = old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new)
+            if same and not was_broken:
                 return  # our own status write
         state = self.state(key)
         for name in list(state.unwatched_leases):
@@ -179,8 +183,22 @@ class Store:
         hub = self.hubs.get(key)
         return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
 
-    def _broken_hub(self, metadata: ObjectMeta, error: str) -> None:
-        self.broken_hubs[metadata.key] = (metadata, error)
+    def hub_keys(self) -> KeysView[HubKey]:
+        """The hubs that there are at any time, those that can't be read included."""
+        return ChainMap[HubKey, Any](self.hubs, self.broken_hubs).keys()
+
+    def unread_hub(self, key: HubKey) -> str:
+        """Why a Hub that is there was never read, "" where there is none such."""
+        return self.broken_hubs[key][1] if key in self.broken_hubs and key not in self.hubs else ""
+
+    def _broken_hub(self, metadata: ObjectMeta, error: str | None) -> None:
+        if error is None:
+            self.broken_hubs.pop(metadata.key, None)
+        else:
+            self.broken_hubs[metadata.key] = (metadata, error)
+        if (known := self.hubs.get(metadata.key)) is not None:
+            # Its spec stays as it was read, but what pauses it, drains members and says that it is deleted is here.
+            self.hubs[metadata.key] = msgspec.structs.replace(known, metadata=metadata)
         self.state(metadata.key)
         self._wake(metadata.key)
 

@@ -1,0 +1,21 @@
+"""One attempt to run a child."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from processhub.agent.children.runs import RunHandle
+from processhub.agent.registry.slicewatcher import DesiredRun
+
+
+class Attempt:
+    """One start of a child and what became of it, until nothing of it is left."""
+
+    __slots__ = ("began", "desired", "held_back", "run", "stopping", "timed_out")
+
+    def __init__(self, desired: DesiredRun, began: float) -> None:
+        self.desired = desired  # what it was started for, or has taken over since without a restart
+        self.began = began  # by the loop's clock
+        self.run: RunHandle | None = None
+        self.stopping = self.timed_out = False
+        self.held_back: Callable[[RunHandle], None] | None = None  # a stop that waits for a request's answer

@@ -1,0 +1,188 @@
+"""The parts of an agent, built in the order of their dependence, and the news that goes up between them.
+
+A part knows those that are built before it. What it has to say to later ones goes to its listeners, which ``_connect``
+adds when all parts are there. The router is built before the launchers: actors ask other children through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
+from processhub.agent.children.usage import Meter
+from processhub.agent.env import Environment
+from processhub.agent.handover.inbox import HandoverInbox
+from processhub.agent.handover.transfer import Handovers
+from processhub.agent.health import Health
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.listeners import Listeners
+from processhub.agent.metrics import Metrics
+from processhub.agent.peers.client import Peers
+from processhub.agent.permit import Permit
+from processhub.agent.registry.earlier import EarlierReports
+from processhub.agent.registry.slicewatcher import SliceWatcher
+from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.requests.access import Access
+from processhub.agent.requests.localtakeover import LocalTakeover
+from processhub.agent.requests.ondemand import OnDemandStarter
+from processhub.agent.requests.queue import RequestQueue
+from processhub.agent.requests.router import Router
+from processhub.agent.requests.server import Server
+from processhub.agent.supervisor import Supervisor
+from processhub.api.slice import RegistrySlice
+from processhub.cluster.client import Client
+
+
+class WatchdogLink(Protocol):
+    """The process that ends all others of the member when the agent can't."""
+
+    pid: int
+    lost: Listeners[()]
+
+    def close(self) -> None:
+        """Let the watchdog end; whatever still runs is killed by it."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an agent is built upon: the API server, the Lease's clock, the network and what starts children."""
+
+    env: Environment
+    client: Client
+    lease: LeaseKeeper
+    peers: Peers
+    watchdog: WatchdogLink
+    launchers: LauncherFactory
+    lines_dropped: Callable[[], int]  # lines of output, as the log is read too slowly
+
+
+@dataclass(frozen=True)
+class RequestParts:
+    """The parts that requests to children go through."""
+
+    queue: RequestQueue
+    takeover: LocalTakeover
+    router: Router
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All parts of an agent, connected."""
+
+    slices: SliceWatcher
+    permit: Permit
+    handovers: Handovers
+    requests: RequestParts
+    launchers: Launchers
+    supervisor: Supervisor
+    reporter: StatusReporter
+    meter: Meter
+    metrics: Metrics
+    server: Server
+
+
+def build_parts(around: Surroundings, begin: Begin) -> Parts:
+    """Build and connect all parts; nothing runs yet. ``begin`` runs a task until the agent ends."""
+    metrics = Metrics()
+    children: dict[str, Child] = {}
+    slices = SliceWatcher(around.client, around.env, around.lease.identity)
+    permit = Permit(around.lease, slices)
+    handovers = Handovers(around.env, slices, around.peers)
+    requests = _build_requests(around, slices, permit, children)
+    launchers = around.launchers(requests.router.ask, begin)
+    earlier = EarlierReports(slices, around.lease.identity)
+    supervisor = Supervisor(children, launchers.by_workload, permit, handovers, earlier.of)
+    inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor)
+    parts = Parts(
+        slices=slices,
+        permit=permit,
+        handovers=handovers,
+        requests=requests,
+        launchers=launchers,
+        supervisor=supervisor,
+        reporter=_build_reporter(around, slices, handovers, metrics),
+        meter=Meter(
+            around.watchdog.pid, lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid
+        ),
+        metrics=metrics,
+        server=_build_server(around, slices, requests.router, inbox, metrics, health),
+    )
+    _connect(parts, around.lease)
+    _observe(parts, around)
+    return parts
+
+
+def _build_requests(
+    around: Surroundings, slices: SliceWatcher, permit: Permit, children: Mapping[str, Child]
+) -> RequestParts:
+    env, peers = around.env, around.peers
+    queue = RequestQueue(children.get, permit.may_serve, lambda: slices.settings)
+    takeover = LocalTakeover(env, slices, peers, children, permit.may_take_over)
+    starter = OnDemandStarter(env, around.client, lambda: slices.settings, slices.registry)
+    return RequestParts(queue, takeover, Router(env, slices, children, queue, peers, starter, takeover))
+
+
+def _build_reporter(
+    around: Surroundings, slices: SliceWatcher, handovers: Handovers, metrics: Metrics
+) -> StatusReporter:
+    return StatusReporter(
+        WriterIdentity(
+            around.client,
+            around.lease.identity,
+            around.env.pod_ip,
+            lambda: around.lease.renewals,
+            metrics,
+            slices.informer.put,
+            handovers.busy,
+            slices.member_count,
+        )
+    )
+
+
+def _build_server(
+    around: Surroundings, slices: SliceWatcher, router: Router, inbox: HandoverInbox, metrics: Metrics, health: Health
+) -> Server:
+    access = Access(around.env, around.client)
+    return Server(around.env, slices, router, access, inbox.receive, inbox.take, metrics, health.healthy, health.ready)
+
+
+def _connect(parts: Parts, lease: LeaseKeeper) -> None:
+    """Add the listeners: news of each part goes to those that are built after it."""
+    slices, supervisor, requests = parts.slices, parts.supervisor, parts.requests
+
+    def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
+        if item is None:
+            # What is still ending of it is reported in slice 0, which the operator writes next.
+            supervisor.slice_gone(name, slices.first_slice)
+        parts.reporter.slice_changed(item, name, supervisor.children.values())
+
+    slices.settings_changed.listen(supervisor.apply)
+    slices.settings_changed.listen(lease.apply)
+    slices.desired_changed.listen(supervisor.set_desired)
+    slices.own_changed.listen(own_slice_changed)
+    slices.registry_changed.listen(requests.takeover.registry_changed)
+    slices.registry_changed.listen(parts.handovers.registry_changed)
+    slices.registry_changed.listen(requests.router.watch.changed)
+    requests.takeover.desired_changed.listen(supervisor.set_desired)
+    supervisor.news.changed.listen(parts.reporter.child_changed)
+    supervisor.news.changed.listen(requests.queue.child_changed)
+    supervisor.news.started.listen(parts.metrics.child_started)
+    supervisor.news.restarted.listen(parts.metrics.child_restarted)
+    parts.handovers.listen_to(supervisor.news)
+    parts.meter.measured.listen(lease.set_usage)
+
+
+def _observe(parts: Parts, around: Surroundings) -> None:
+    """Have the metrics read what the parts count."""
+    parts.metrics.observe(
+        parts.supervisor.count,
+        {
+            "processhub_agent_lease_renewals": lambda: around.lease.renewals,
+            "processhub_agent_lease_failures": lambda: around.lease.failures,
+            "processhub_agent_log_lines_dropped": around.lines_dropped,
+        },
+        {"processhub_agent_requests_waiting": lambda: parts.requests.queue.waiting},
+    )

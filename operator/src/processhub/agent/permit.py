@@ -1,0 +1,46 @@
+"""Whether this member may start children and serve requests now, by its Lease (docs/protocol.md, rule 9)."""
+
+from __future__ import annotations
+
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.registry.slicewatcher import SliceWatcher
+
+
+class Permit:
+    """The permit of one member. It is given when the Lease is held and the slices were read after that."""
+
+    def __init__(self, lease: LeaseKeeper, slices: SliceWatcher) -> None:
+        self._lease, self._slices = lease, slices
+        self._session = 0  # of the Lease for which the slices were read
+        self.given_once = False
+        self.closing = False
+
+    def give(self, session: int) -> None:
+        """Permit starts for as long as the Lease is held in this session: the slices were read in it."""
+        self._session, self.given_once = session, True
+
+    def close(self) -> None:
+        """Permit no start any more: the agent ends."""
+        self.closing = True
+
+    @property
+    def held(self) -> bool:
+        """Whether the Lease is held in the session for which the slices were read."""
+        return self._lease.held(self._session)
+
+    def may_start(self, *, again: bool) -> bool:
+        """Whether the Lease allows a start now; ``again``: of a child that this agent has run before.
+
+        With Divergence such a child is restarted over an outage too. All else needs a valid Lease.
+        """
+        if again and self.given_once and not self._slices.settings.fence:
+            return True
+        return self.held
+
+    def may_serve(self) -> bool:
+        """Whether requests may be handed to this member's children now."""
+        return self.may_start(again=True)
+
+    def may_take_over(self) -> bool:
+        """Whether children of other members may be started here now."""
+        return self.held and not self.closing

@@ -1,0 +1,27 @@
+"""What an earlier agent of this member reported."""
+
+from __future__ import annotations
+
+import contextlib
+
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
+from processhub.registry.copies import is_current
+from processhub.registry.grammar import EntryError, Report, parse_report
+
+
+class EarlierReports:
+    """The reports in this member's own slices that another holder of its Lease has written."""
+
+    def __init__(self, slices: SliceWatcher, holder: str) -> None:
+        self._slices, self._holder = slices, holder
+
+    def of(self, child_id: str, desired: DesiredRun) -> Report | None:
+        """The report of the same incarnation of the child, None where there is none."""
+        item = self._slices.own_slice(desired.slice)
+        if item is None or item.status.holder == self._holder:
+            return None
+        with contextlib.suppress(EntryError):
+            report = parse_report(item.status.entries.get(child_id, ""))
+            if is_current(desired.assignment, report):
+                return report
+        return None

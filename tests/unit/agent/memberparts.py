@@ -1,0 +1,41 @@
+"""A member's children without the parts that a test has no use for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from processhub.agent.children.child import Child
+from processhub.agent.handover.transfer import Handovers
+from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.supervisor import Supervisor
+
+
+class AlwaysPermitted:
+    """The Lease is always held."""
+
+    closing = False
+
+    def may_start(self, *, again: bool) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closing = True
+
+
+class NoHandovers:
+    """No child moves."""
+
+    def lacks(self, child: Child) -> bool:
+        return False
+
+    def state_for(self, child_id: str, desired: DesiredRun) -> None:
+        return None
+
+
+def supervisor_of(launchers: Mapping[type, Any], handovers: Handovers | None = None) -> Supervisor:
+    """A supervisor of no children yet, which an earlier agent has reported nothing of."""
+    supervisor = Supervisor({}, launchers, AlwaysPermitted(), handovers or NoHandovers(), lambda *_: None)  # type: ignore[arg-type]
+    if handovers is not None:
+        handovers.listen_to(supervisor.news)
+    return supervisor

@@ -1,0 +1,159 @@
+"""All parts of an agent together, without processes and without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from test_agent_supervisor import Launcher
+
+from processhub.agent.children.launchers import Launchers
+from processhub.agent.children.report import report_in
+from processhub.agent.children.runs import ExitStatus
+from processhub.agent.env import Environment
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.listeners import Listeners
+from processhub.agent.parts import Parts, Surroundings, build_parts
+from processhub.api.child import ChildSpec, Exec
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Reason, State
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
+from processhub.cluster.client import Client
+from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
+
+DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="h", exec=Exec(command=("x",))))
+NAME = "h.h-0.0"
+
+
+class Lease(LeaseKeeper):
+    """Held in session 1 when the test says so."""
+
+    is_held = True
+
+    def held(self, session: int) -> bool:
+        return self.is_held and session == 1
+
+
+class Watchdog:
+    """Nothing runs below it."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.lost: Listeners[()] = Listeners()
+
+    def close(self) -> None: ...
+
+
+class Peers:
+    """No other member is there."""
+
+    async def send_state(self, *_: object) -> None: ...
+
+    async def send_states(self, *_: object) -> None: ...
+
+
+def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
+    async def nobody() -> None:
+        return None
+
+    env = Environment("h", "default", "uid", "h-0", "h-0", "p", "127.0.0.1", "node", run_dir=folder)
+    client = Client(Config(host="http://127.0.0.1:9", namespace="default", ssl=False, token=nobody))
+    launcher, lease = Launcher(), Lease(env, Settings(), None)  # type: ignore[arg-type]
+    around = Surroundings(
+        env=env,
+        client=client,
+        lease=lease,
+        peers=Peers(),  # type: ignore[arg-type]
+        watchdog=Watchdog(),
+        launchers=lambda *_: Launchers({Exec: launcher}, warm=lambda: None, spare_pid=int),
+        lines_dropped=int,
+    )
+    return build_parts(around, lambda work: work.close()), launcher, lease
+
+
+def own_slice(version: int, entry: Assignment | None, report: Report | None = None, **settings: Any) -> RegistrySlice:
+    entries = {"a": format_assignment(entry)} if entry is not None else {}
+    reports = {"a": format_report(report)} if report is not None else {}
+    spec = SliceSpec(hub="h", hub_uid="uid", member="h-0", term=1, settings=Settings(**settings), entries=entries)
+    spec.workloads[DIGEST] = WORKLOAD
+    status = SliceStatus(holder="an earlier agent" if reports else "", entries=reports)
+    metadata = ObjectMeta(name=NAME, namespace="default", uid=NAME, generation=version, resource_version=str(version))
+    return RegistrySlice(metadata=metadata, spec=spec, status=status)
+
+
+CRASH = ExitStatus(Reason.EXITED, "exit code 1")
+ENTRY = Assignment(uid="u", epoch=1, workload=DIGEST)
+
+
+async def test_a_child_starts_once_the_lease_is_held_and_is_counted(tmp_path: Path) -> None:
+    parts, launcher, _ = parts_of(tmp_path)
+    parts.slices.informer.put(own_slice(1, ENTRY))
+    assert launcher.started == []
+
+    parts.permit.give(1)
+    parts.supervisor.advance()
+    assert launcher.started == ["a"]
+
+    parts.supervisor.children["a"].running(7)
+    assert b"processhub_agent_child_start_seconds_count 1.0" in parts.metrics.text()
+    assert parts.supervisor.running() == 1
+
+
+async def test_over_an_outage_a_child_that_has_run_is_restarted_with_divergence_alone(tmp_path: Path) -> None:
+    for fence, expected in ((True, ["a"]), (False, ["a", "a"])):
+        parts, launcher, lease = parts_of(tmp_path)
+        parts.slices.informer.put(own_slice(1, ENTRY, fence=fence))
+        parts.permit.give(1)
+        parts.supervisor.advance()
+        child = parts.supervisor.children["a"]
+        child.running(7)
+
+        lease.is_held = False
+        child.stop(1)
+        child.ended(CRASH)
+
+        assert launcher.started == expected
+
+
+async def test_what_an_earlier_agent_reported_of_the_same_incarnation_goes_on(tmp_path: Path) -> None:
+    parts, _, _ = parts_of(tmp_path)
+    parts.slices.informer.put(own_slice(1, ENTRY, Report(uid="u", epoch=1, state="Running", restarts=3)))
+    assert parts.supervisor.children["a"].restarts == 3
+
+    parts, _, _ = parts_of(tmp_path)
+    parts.slices.informer.put(own_slice(1, ENTRY, Report(uid="another", epoch=1, state="Running", restarts=3)))
+    assert parts.supervisor.children["a"].restarts == 0
+
+
+async def test_an_agent_that_ends_starts_and_takes_over_nothing(tmp_path: Path) -> None:
+    parts, launcher, _ = parts_of(tmp_path)
+    parts.permit.give(1)
+    assert parts.permit.may_take_over()
+
+    await parts.supervisor.stop_all(1, 1)
+    parts.slices.informer.put(own_slice(1, ENTRY))
+
+    assert launcher.started == []
+    assert not parts.permit.may_take_over()
+
+
+async def test_a_removed_slice_ends_its_children_and_is_reported_in_the_first_one(tmp_path: Path) -> None:
+    parts, _, _ = parts_of(tmp_path)
+    parts.permit.give(1)
+    item = own_slice(1, ENTRY)
+    second = RegistrySlice(
+        metadata=ObjectMeta(name="h.h-0.1", namespace="default", uid="1", generation=2, resource_version="2"),
+        spec=item.spec,
+    )
+    parts.slices.informer.put(second)
+    child = parts.supervisor.children["a"]
+    child.running(7)
+
+    parts.slices._drop("h.h-0.1")
+
+    assert child.state == State.STOPPING
+    assert report_in(child, "h.h-0.1") is None
+    assert report_in(child, NAME) is not None

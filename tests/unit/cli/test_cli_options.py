@@ -1,0 +1,69 @@
+"""The options that every verb has: the decorator adds them, and hands them over as a Target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+import typer
+import typer.main
+
+from processhub.cli.app import app
+from processhub.cli.options import IdArgument, Output, Target, Work, on_hub
+
+
+def verbs(group: Any) -> Iterator[Any]:
+    """The commands of a typer application, those of its groups included."""
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from verbs(command)
+        else:
+            yield command
+
+
+@pytest.mark.parametrize("verb", list(verbs(typer.main.get_command(app))), ids=lambda verb: verb.name)
+def test_every_verb_ends_its_help_with_the_options_of_all(verb: Any) -> None:
+    options = [parameter.opts for parameter in verb.params if parameter.param_type_name == "option"]
+
+    assert options[-5:] == [
+        ["--hub"],
+        ["-n", "--namespace"],
+        ["--context"],
+        ["--kubeconfig"],
+        ["-o", "--output"],
+    ]
+
+
+def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
+    """What a verb's function received for this command line, and what the application returned."""
+    received: list[Any] = []
+    program = typer.Typer()
+
+    @program.command()
+    @on_hub(output)
+    def verb(
+        target: Target,
+        child: IdArgument,
+        tail: Annotated[int | None, typer.Option("--tail")] = None,
+        *,
+        wait: bool = False,
+    ) -> Work:
+        async def work() -> int:
+            received.extend((target, child, tail, wait))
+            return 7
+
+        return work()
+
+    return received, program(line.split(), standalone_mode=False)
+
+
+def test_a_verb_gets_a_target_and_its_own_options_and_the_work_has_the_exit_code() -> None:
+    line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k -o yaml"
+
+    assert run(line) == ([Target("h", "ns", "c", "k", Output.YAML), "a", 3, True], 7)
+
+
+@pytest.mark.parametrize("output", [Output.TABLE, Output.JSON])
+def test_options_that_are_left_out_have_their_defaults(output: Output) -> None:
+    assert run("a", output) == ([Target(output=output), "a", None, False], 7)
