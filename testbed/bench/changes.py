@@ -17,10 +17,11 @@ from bench.starts import APART_SECONDS, Kind, specs
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION, find_condition
-from processhub.api.slice import RegistrySlice, parse_report
+from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN, HUBS, SLICES
+from processhub.registry.grammar import parse_report
 
 _CHANGES = 20  # of each sort
 _GOAL_SECONDS = 1.0

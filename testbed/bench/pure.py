@@ -13,9 +13,7 @@ from bench.measure import Value
 from processhub.api.hub import Hub as HubObject
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import Assignment, RegistrySlice, Report, SliceSpec, SliceStatus
-from processhub.api.slice import format_assignment as spec_entry
-from processhub.api.slice import format_report as status_entry
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.client.hub import Hub
 from processhub.client.session import Session
 from processhub.core.model.membership import Phase
@@ -23,6 +21,9 @@ from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment, Report
+from processhub.registry.grammar import format_assignment as spec_entry
+from processhub.registry.grammar import format_report as status_entry
 
 _UNLIMITED = 10**9
 _SLICE = 1000

@@ -38,19 +38,12 @@ from processhub.api.naming import (
     member_account,
     slice_name,
 )
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    Settings,
-    SliceSpec,
-    encode_workload,
-    format_assignment,
-    parse_report,
-)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import LEASES, SLICES, untyped
+from processhub.registry.grammar import Assignment, Report, format_assignment, parse_report
+from processhub.registry.workloads import encode_workload
 
 T = TypeVar("T")
 _addresses = itertools.count(1)

@@ -38,10 +38,11 @@ from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, Pod
 from processhub.api.meta import API_VERSION, Condition, find_condition
-from processhub.api.slice import RegistrySlice, parse_assignment, parse_report
+from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES, untyped
+from processhub.registry.grammar import parse_assignment, parse_report
 
 T = TypeVar("T")
 Json = dict[str, Any]

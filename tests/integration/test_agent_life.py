@@ -20,9 +20,10 @@ from processhub.agent.lease import LeaseKeeper
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.fence import FEED
 from processhub.api.naming import slice_name
-from processhub.api.slice import Report, Settings, parse_report
+from processhub.api.slice import Settings
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import LEASES, SLICES
+from processhub.registry.grammar import Report, parse_report
 
 
 @pytest.fixture

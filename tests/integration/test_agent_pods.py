@@ -15,8 +15,8 @@ from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import State
-from processhub.api.slice import Report, parse_assignment
 from processhub.controller.objects.childpod import PodPlace, child_pod
+from processhub.registry.grammar import Report, parse_assignment
 
 TEMPLATE = {"spec": {"schedulerName": "none", "containers": [{"name": "main", "image": "none"}]}}
 POD = Workload(pod=PodWorkload(template=TEMPLATE))

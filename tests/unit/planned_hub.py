@@ -9,12 +9,12 @@ import msgspec
 
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
-from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment
 
 FIRST_EPOCH = 10**9
 

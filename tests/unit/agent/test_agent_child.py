@@ -17,7 +17,7 @@ from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment, Report, parse_report
+from processhub.registry.grammar import Assignment, Report, parse_report
 
 
 class Clock:

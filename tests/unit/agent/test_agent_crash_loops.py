@@ -23,15 +23,8 @@ from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    parse_report,
-    stored_bytes,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus, stored_bytes
+from processhub.registry.grammar import Assignment, format_assignment, parse_report
 
 TEXT = "ValueError: " + "x y " * 47
 UP_SECONDS = 0.5

@@ -21,16 +21,8 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    Settings,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 WORKLOAD = Python(target="module:Actor")
 SIZES = [1, STATE_IN_MESSAGE_MAX + 1]  # one that is kept in memory, one in a file

@@ -19,7 +19,8 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, SliceStatus, format_assignment
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
+from processhub.registry.grammar import Assignment, format_assignment
 
 WORKLOAD = Python(target="module:Actor")
 WAITS = 40

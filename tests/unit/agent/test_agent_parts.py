@@ -17,19 +17,11 @@ from processhub.agent.parts import Parts, Surroundings, build_parts
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    Settings,
-    SliceSpec,
-    SliceStatus,
-    encode_workload,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
 
 DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="h", exec=Exec(command=("x",))))
 NAME = "h.h-0.0"

@@ -12,11 +12,11 @@ from aiohttp import web
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
 
 ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next
-OWNER = Copy("hub-2", ADDRESS, "Active", 3, wait=False, running=True)
+OWNER = RoutedCopy("hub-2", ADDRESS, "Active", 3, wait=False, running=True)
 
 
 def environment(folder: Path) -> Environment:

@@ -18,9 +18,9 @@ from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import State
-from processhub.api.slice import Assignment, parse_report
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, parse_report
 
 CRASHED = {"terminated": {"exitCode": 3, "reason": "Error"}}
 NO_PROGRAM = {"terminated": {"exitCode": 128, "reason": "StartError", "message": "no such file"}}

@@ -26,7 +26,7 @@ from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.child import Exec, Python
 from processhub.api.naming import id_hash
-from processhub.api.slice import Assignment
+from processhub.registry.grammar import Assignment
 
 ROOM = 3  # for one pipe and not for a second one
 

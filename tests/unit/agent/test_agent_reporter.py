@@ -14,8 +14,9 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus, parse_report
+from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus
 from processhub.cluster.config import ConfigError
+from processhub.registry.grammar import parse_report
 
 
 class Server:

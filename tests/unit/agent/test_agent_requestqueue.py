@@ -15,7 +15,8 @@ from processhub.agent.request import MovedError, OutcomeUnknownError, Request, R
 from processhub.agent.requests.queue import QUEUE_MAX, RequestQueue
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment, Settings
+from processhub.api.slice import Settings
+from processhub.registry.grammar import Assignment
 
 SETTINGS = Settings(lease_seconds=1, request_seconds=1)
 

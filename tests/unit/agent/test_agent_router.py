@@ -15,7 +15,7 @@ from memberparts import supervisor_of
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
 from processhub.agent.requests.localtakeover import LocalTakeover
@@ -26,19 +26,11 @@ from processhub.api.child import ChildSpec, Python
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import slice_name
 from processhub.api.requests import ANSWER_HEADER
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    Settings,
-    SliceSpec,
-    SliceStatus,
-    encode_workload,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
 
 WAITS = 40
 HERE, OTHER = "127.0.7.1", "127.0.7.2"
@@ -155,7 +147,7 @@ async def test_beside_a_request_whose_caller_left_nothing_is_started(world: Worl
         sending.cancel()
         await asyncio.wait((sending,))
 
-    owner = Copy("hub-2", OTHER, "Active", 3, wait=False, running=True)
+    owner = RoutedCopy("hub-2", OTHER, "Active", 3, wait=False, running=True)
     assert not await world.takeover.take("a", owner), "the request may be running at the owner yet"
 
 

@@ -11,9 +11,11 @@ from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, Workload
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import Assignment, RegistrySlice, Settings, SliceSpec, encode_workload, format_assignment
+from processhub.api.slice import RegistrySlice, Settings, SliceSpec
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, format_assignment
+from processhub.registry.workloads import encode_workload
 
 ENV = Environment("h", "default", "uid", "h-0", "h-0", "pod", "127.0.0.1", "node")
 DIGEST, TEXT = encode_workload(Workload(exec=Exec(command=("x",))))

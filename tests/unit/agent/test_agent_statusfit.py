@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 from processhub.agent.reporting.statusfit import OBJECT_MAX, SPEC_MAX
 from processhub.agent.reporting.statusfit import fit as fit_beside
 from processhub.api.reasons import State
-from processhub.api.slice import (
-    MAX_BYTES,
-    MAX_ENTRIES,
-    Assignment,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-    parse_report,
-    stored_bytes,
-)
+from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, SliceStatus, stored_bytes
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, parse_report
 
 UID = "0f0e0d0c-1111-2222-3333-444455556666"
 ENVELOPE = 32 * 1024  # of metadata, managed fields and the request, at least

@@ -12,7 +12,8 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Assignment, Settings
+from processhub.api.slice import Settings
+from processhub.registry.grammar import Assignment
 
 
 class Launcher:

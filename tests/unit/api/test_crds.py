@@ -14,11 +14,11 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from processhub.api import slice as registry_slice
 from processhub.api.child import ChildSpec, ChildStatus
 from processhub.api.childset import ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubSpec, HubStatus
 from processhub.api.slice import EPOCHS_PER_TERM, FORMAT, MAX_BYTES, MAX_ENTRIES, Settings, SliceSpec, SliceStatus
+from processhub.registry import grammar
 
 ROOT = Path(__file__).resolve().parents[3]
 PLURALS = ["hubs", "children", "childsets", "registryslices"]
@@ -359,12 +359,12 @@ def test_term_may_not_fall() -> None:
 
 
 def test_the_entries_grammar_is_documented_as_it_is_parsed() -> None:
-    grammars = [line.strip() for line in (registry_slice.__doc__ or "").splitlines() if line.startswith("    <uid>")]
-    assert len(grammars) == 2
+    written = [line.strip() for line in (grammar.__doc__ or "").splitlines() if line.startswith("    <uid>")]
+    assert len(written) == 2
 
-    for grammar, name in zip(grammars, ("spec", "status"), strict=True):
+    for entry, name in zip(written, ("spec", "status"), strict=True):
         text = at(part("registryslices", name), "entries")["description"]
-        positional, *options = grammar.replace("[", "\n").replace("]", "").split("\n")
+        positional, *options = entry.replace("[", "\n").replace("]", "").split("\n")
         assert f'"{positional.strip()}"' in text
         for option in options:
             assert option.partition("=")[0].strip() in text

@@ -10,20 +10,13 @@ import pytest
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.cli.explain import candidates, why
 from processhub.cli.show import pod_of
 from processhub.cli.whatif import changed, forecast, from_cluster
 from processhub.client.registry import Registry
 from processhub.core.model.placement import Candidate, rank
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 MEMBERS = ["h-0", "h-1", "h-2"]
 BEST, SECOND, LAST = (name for name, _ in rank("a", [Candidate(name) for name in MEMBERS]))

@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.client.registry import Registry
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 HUB, UID = "my-hub", "hub-uid"
 WORKLOADS = {"w1": '{"exec":{"command":["sleep","1"]}}', "w2": '{"python":{"target":"m:C"}}'}

@@ -9,20 +9,13 @@ import pytest
 
 from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.client import waiting
 from processhub.client.session import Session
 from processhub.client.waiting import Start, Stop
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 
 @pytest.fixture

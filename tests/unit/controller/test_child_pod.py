@@ -12,11 +12,12 @@ from processhub.api.kubernetes import Pod, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name, child_pod_names, id_hash
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment, Report, encode_workload, is_pod_workload
 from processhub.controller.execute.podchildren import Asked, new_marks, to_be_deleted, to_be_made
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.objects.owned import selector_labels
 from processhub.core.acceptance import refuse_child
+from processhub.registry.grammar import Assignment, Report
+from processhub.registry.workloads import encode_workload, is_pod_workload
 
 HUB = Hub(metadata=ObjectMeta(name="shop", namespace="ns", uid="hub-uid"), spec=HubSpec())
 CHILD = Child(metadata=ObjectMeta(name="tenant-42", namespace="ns", uid="u1"), spec=ChildSpec(hub="shop"))

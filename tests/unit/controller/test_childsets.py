@@ -13,16 +13,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import Condition, ObjectMeta, find_condition
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    encode_workload,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
@@ -33,6 +24,8 @@ from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import attributes_digest
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
 
 NOW = "2026-01-01T00:00:00Z"
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"))

@@ -12,7 +12,6 @@ from processhub.api.child import Child
 from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.hooks import moves
@@ -31,6 +30,7 @@ from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, OnRecord
+from processhub.registry.grammar import Assignment
 
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")

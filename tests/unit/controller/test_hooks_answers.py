@@ -10,13 +10,14 @@ import pytest
 
 from processhub.api.child import Child, Workload
 from processhub.api.hub import HubSpec
-from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
 from processhub.controller.hooks.verdicts import HookVerdict, as_recorded, changed_child, parse_answer
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_hub
 from processhub.core.model.snapshot import attributes_digest, desired_child
 from processhub.core.planning.builder import same_attributes
+from processhub.registry.grammar import Assignment, format_assignment, parse_assignment
+from processhub.registry.workloads import encode_workload
 
 EXEC = {"exec": {"command": ["run"], "env": [{"name": "A", "value": "1"}]}}
 PYTHON = {"python": {"target": "m:C", "args": {"a": 1, "b": 2}}}

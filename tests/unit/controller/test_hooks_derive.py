@@ -8,13 +8,13 @@ import pytest
 
 from processhub.api.hooks import HookEvent
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Assignment, Report
 from processhub.controller.hooks.derive import Tracker
 from processhub.controller.hooks.view import CopySeen, HubView, MemberSeen
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Move
 from processhub.core.model.snapshot import DesiredChild
+from processhub.registry.grammar import Assignment, Report
 
 LIVE, HELD, GONE = Phase.LIVE, Phase.HELD, Phase.GONE
 

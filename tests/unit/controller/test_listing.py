@@ -9,7 +9,7 @@ import msgspec
 from planned_hub import PlannedHub, child, hub_spec
 
 from processhub.api.child import ChildSpec
-from processhub.api.slice import Assignment, RegistrySlice, Report, format_assignment, format_report
+from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import copies_by_id, copies_of
 from processhub.controller.store.hubstate import KnownSlice
@@ -17,6 +17,7 @@ from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 NAMES = [f"node-{number:03}" for number in range(800)]
 _CONDITION_MAX = 32_768
@@ -97,7 +98,7 @@ def test_the_copies_of_many_children_are_found_in_one_look_at_the_members() -> N
 
     assert members.looks == 1
     assert found == {child_id: copies for child_id in ids if (copies := copies_of(child_id, members))}
-    assert {child_id: [copy.member.name for copy in copies] for child_id, copies in found.items()} == {
+    assert {child_id: [copy.member for copy in copies] for child_id, copies in found.items()} == {
         "a": ["hub-0", "hub-1"],
         "b": ["hub-0"],
         "c": ["hub-0"],

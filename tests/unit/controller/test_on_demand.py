@@ -10,13 +10,14 @@ import pytest
 from processhub.api.child import Child, ChildSpec, ChildStatus
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import DEMAND_OPTION, Assignment, encode_workload, format_assignment
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_child, refuse_hub
+from processhub.registry.grammar import Assignment, format_assignment, is_on_demand
+from processhub.registry.workloads import encode_workload
 
 CACHE = {"python": {"target": "m:Cache"}}
 
@@ -100,8 +101,8 @@ def test_a_child_of_a_template_is_accepted() -> None:
 def test_members_can_count_them_without_parsing() -> None:
     entry = Assignment(uid="u", epoch=1, workload="w", on_demand=True, tags=("demand", "a demand"))
 
-    assert DEMAND_OPTION + " " in format_assignment(entry)
-    assert DEMAND_OPTION not in format_assignment(msgspec.structs.replace(entry, on_demand=False))
+    assert is_on_demand(format_assignment(entry))
+    assert not is_on_demand(format_assignment(msgspec.structs.replace(entry, on_demand=False)))
 
 
 def test_the_first_start_is_what_the_status_says() -> None:

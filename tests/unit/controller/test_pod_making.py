@@ -18,16 +18,7 @@ from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import Reason
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    encode_workload,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
@@ -39,6 +30,8 @@ from processhub.controller.report.events import EventRecorder
 from processhub.controller.store.hubstate import KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.workloads import encode_workload
 
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
 DIGEST, TEXT = encode_workload(Workload(pod=PodWorkload(template=TEMPLATE)))

@@ -19,7 +19,7 @@ from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, format_assignment
+from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import (
@@ -38,6 +38,7 @@ from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.snapshot import OnRecord
+from processhub.registry.grammar import Assignment, format_assignment
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h", generation=1))
 QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")

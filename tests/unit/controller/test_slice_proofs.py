@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from processhub.api.meta import ObjectMeta
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.store.hubstate import KnownSlice
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 HOLDER = "pod/nonce"
 

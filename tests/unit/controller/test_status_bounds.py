@@ -16,16 +16,7 @@ from processhub.api.hub import Hub, HubStatus, MemberStatus, RegistryEntry, Regi
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import MESSAGE_MAX, Condition, ObjectMeta, condition_of, find_condition, merge_conditions
 from processhub.api.reasons import EventReason, State
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-    stored_bytes,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus, stored_bytes
 from processhub.cluster.client import Client
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
@@ -48,6 +39,7 @@ from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import HubSnapshot
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 GONE = Judgement(Phase.GONE, draining=False, restarting=False, recheck_seconds=None, why="")
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")

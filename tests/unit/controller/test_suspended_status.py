@@ -12,16 +12,7 @@ from processhub.api.hub import Hub, HubSpec
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, find_condition
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import (
-    Assignment,
-    RegistrySlice,
-    Report,
-    SliceSpec,
-    SliceStatus,
-    format_assignment,
-    format_report,
-    waits,
-)
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
@@ -29,6 +20,7 @@ from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, waits
 
 NOW = "2026-01-01T00:00:00Z"
 LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")

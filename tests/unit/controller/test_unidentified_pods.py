@@ -12,10 +12,10 @@ from processhub.api.hub import Hub, HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.api.slice import Assignment
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.store import podmarks
 from processhub.controller.store.podmarks import claims_to_be_child_pod, identified, is_child_pod
+from processhub.registry.grammar import Assignment
 
 MARKS = ("child-id", "child-uid", "epoch", "run", "role", "workload", "hub-uid", "member", "child")
 COPIES = RedundancySpec(strategy="Replication", replication_model="ActiveActive")

@@ -17,12 +17,12 @@ from planned_hub import PlannedHub, child, children_of, one_pod
 
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import State
-from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.handover import Step, goes_to, next_step
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment
 
 SUM = "5eed"
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processhub.api.child import Exec, Workload
-from processhub.api.slice import Assignment, encode_workload, format_assignment, parse_assignment
 from processhub.core.planning.packing import SliceContent, pack
+from processhub.registry.grammar import Assignment, format_assignment, parse_assignment
+from processhub.registry.workloads import encode_workload
 
 MAX_ENTRIES, MAX_BYTES = 4, 700
 

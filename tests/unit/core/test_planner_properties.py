@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from planned_hub import FIRST_EPOCH, PlannedHub, child, hub_spec, one_pod
 
-from processhub.api.slice import Assignment
 from processhub.api.usage import Usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import DesiredChild
 from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN
+from processhub.registry.grammar import Assignment
 
 POD = "pod"  # the workload of a child that is a Pod of its own
 MEMBERS = [f"hub-{number}" for number in range(5)]

@@ -14,11 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
 
 from processhub.api.reasons import Reason, Role, State
-from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.snapshot import ChildPod, MemberView
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment
 
 
 def replicated(

@@ -10,10 +10,10 @@ from planned_hub import PlannedHub, child, children_of, hub_spec
 
 from processhub.api.hub import MigrationSpec
 from processhub.api.reasons import Reason, Role
-from processhub.api.slice import Assignment
 from processhub.core.model.membership import Phase
 from processhub.core.model.snapshot import HubSnapshot, OnRecord
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment
 
 
 def suspend(hub: PlannedHub, *ids: str, value: bool = True) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from functools import cache
 
 from processhub.api.hub import HubSpec
-from processhub.api.slice import Assignment
 from processhub.core.model.membership import MemberFacts, Phase, judge
 from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
+from processhub.registry.grammar import Assignment
 
 from .rules import Checked, Step, with_known, with_member
 from .states import ANYWHERE, NO_ONE, Confirm, Entry, Flying, Known, Put, Spec, State, Status, Want, Write, put_at

@@ -17,7 +17,8 @@ from processhub.agent.permit import Permit
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Report, Settings
+from processhub.api.slice import Settings
+from processhub.registry.grammar import Report
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from processhub.api.childset import ChildSet
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
-from processhub.api.slice import Assignment, encode_workload
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
@@ -27,6 +26,8 @@ from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN, Strategy, strategy_of
 from processhub.core.strategies.migration import MigrationStrategy, migration_of
 from processhub.extensions import own_strategies
+from processhub.registry.grammar import Assignment
+from processhub.registry.workloads import encode_workload
 from processhub.strategies import Member
 
 T = TypeVar("T")

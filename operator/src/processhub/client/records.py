@@ -9,7 +9,8 @@ import msgspec
 
 from processhub.api.child import ChildSpec, Workload
 from processhub.api.reasons import Role, State
-from processhub.api.slice import Assignment, Report
+from processhub.registry.copies import Copy
+from processhub.registry.grammar import Assignment
 
 
 class Processes(tuple[tuple[str, int], ...]):
@@ -52,31 +53,11 @@ class Spec(ChildSpec, frozen=True, kw_only=True):
         return plain
 
 
-class Copy(msgspec.Struct, frozen=True):
-    """What one slice says of an id: the entry in its spec, the report in its status, or both."""
+class SliceCopy(Copy, frozen=True):
+    """A copy with the slice that names it, and the spec that its entry describes, where there is one."""
 
     slice: str
-    member: str
-    assignment: Assignment | None
-    report: Report | None
-    spec: Spec | None  # the spec that the assignment describes, where there is one
-
-    @property
-    def answered(self) -> bool:
-        """Whether the report is about the incarnation that the entry asks for."""
-        assignment, report = self.assignment, self.report
-        return (
-            assignment is not None
-            and report is not None
-            and report.epoch in (assignment.epoch, assignment.run)
-            and report.uid == assignment.uid
-        )
-
-    def concerns(self, uid: str) -> bool:
-        """Whether the entry or the report is about this incarnation."""
-        return (self.assignment is not None and self.assignment.uid == uid) or (
-            self.report is not None and self.report.uid == uid
-        )
+    spec: Spec | None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -118,67 +99,68 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     locked: bool
 
 
-def node_of(copy: Copy) -> Node:
+def node_of(copy: SliceCopy) -> Node:
     """The copy as users see it: Pending until the member reports it, and its last report once it is off record."""
-    assignment, report = copy.assignment, copy.report
-    if report is None or (assignment is not None and not copy.answered):
-        if assignment is None:
-            raise ValueError(f"slice {copy.slice} says nothing of this id")
-        state = State.STOPPED if assignment.asleep and report is None else State.PENDING
+    entry, shown = copy.entry, copy.shown
+    known = entry or shown
+    if known is None:
+        raise ValueError(f"slice {copy.slice} says nothing of this id")
+    asleep = entry is not None and entry.asleep
+    if shown is None:
         return Node(
             name=copy.member,
-            role=assignment.role,
-            state=state,
-            epoch=assignment.epoch,
-            waiting=assignment.wait,
-            asleep=assignment.asleep,
+            role=known.role,
+            state=copy.state,
+            epoch=known.epoch,
+            waiting=copy.waiting,
+            asleep=asleep,
         )
     return Node(
         name=copy.member,
-        role=assignment.role if assignment else report.role,
-        state=State.STOPPED if assignment is not None and assignment.asleep else report.state,
-        pid=report.pid,
-        epoch=report.epoch,
-        restarts=report.restarts,
-        started_at=report.started_at,
-        reason=report.reason,
-        message=report.message,
-        last_exit=report.last_exit,
-        waiting=assignment is not None and assignment.wait,
-        asleep=assignment is not None and assignment.asleep,
+        role=known.role,
+        state=copy.state,
+        pid=shown.pid,
+        epoch=shown.epoch,
+        restarts=shown.restarts,
+        started_at=shown.started_at,
+        reason=shown.reason,
+        message=shown.message,
+        last_exit=shown.last_exit,
+        waiting=copy.waiting,
+        asleep=asleep,
     )
 
 
-def spec_of(hub: str, child_id: str, assignment: Assignment, workload: Workload) -> Spec:
+def spec_of(hub: str, child_id: str, entry: Assignment, workload: Workload) -> Spec:
     """The spec that an entry and its workload describe."""
     return Spec(
         hub=hub,
         id=child_id,
-        restart_policy=assignment.restart_policy,  # type: ignore[arg-type]  # a newer policy is shown as it is
-        tags=assignment.tags,
-        metadata=dict(assignment.metadata),
+        restart_policy=entry.restart_policy,  # type: ignore[arg-type]  # a newer policy is shown as it is
+        tags=entry.tags,
+        metadata=dict(entry.metadata),
         exec=workload.exec,
         python=workload.python,
         pod=workload.pod,
     )
 
 
-def record_of(copies: tuple[Copy, ...]) -> Record | None:
+def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
     """The record that the copies make; None where no slice's spec names the id.
 
     Of several entries of one member the highest epoch counts, as it does for the agent.
     """
-    owners: dict[str, Copy] = {}
+    owners: dict[str, SliceCopy] = {}
     uid, spec, newest = "", None, -1
     for copy in copies:
-        if copy.assignment is None:
+        if copy.entry is None:
             continue
-        epoch = copy.assignment.epoch
+        epoch = copy.entry.epoch
         known = owners.get(copy.member)
-        if known is None or known.assignment is None or known.assignment.epoch < epoch:
+        if known is None or known.entry is None or known.entry.epoch < epoch:
             owners[copy.member] = copy
         if epoch > newest:
-            uid, spec, newest = copy.assignment.uid, copy.spec, epoch
+            uid, spec, newest = copy.entry.uid, copy.spec, epoch
     if spec is None:
         return None
     nodes = tuple(node_of(copy) for copy in owners.values())
@@ -206,7 +188,7 @@ def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:
     return node.role != Role.ACTIVE, node.waiting, node.state != State.RUNNING, node.name
 
 
-def _in_transition(copy: Copy) -> bool:
-    if copy.assignment is None:
+def _in_transition(copy: SliceCopy) -> bool:
+    if copy.entry is None:
         return True  # only a report is left: an earlier owner that has not ended yet
-    return (copy.assignment.wait and not copy.assignment.asleep) or (copy.report is not None and not copy.answered)
+    return (copy.entry.wait and not copy.entry.asleep) or (copy.report is not None and not copy.current)

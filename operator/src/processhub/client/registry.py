@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
 
 import msgspec
 
 from processhub.api.child import Workload
 from processhub.api.reasons import State
-from processhub.api.slice import EntryError, RegistrySlice, parse_assignment, parse_report
-from processhub.client.records import Copy, Node, Processes, Record, Spec, node_of, record_of, spec_of
+from processhub.api.slice import RegistrySlice
+from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
+from processhub.registry.slices import SliceView
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 Listener = Callable[[set[str]], None]
 
 _workload_decoder = msgspec.json.Decoder(Workload)
 
 
-class _Shelf(msgspec.Struct):
+class _ParsedSlice(msgspec.Struct):
     """A slice as it was last seen, with its workloads decoded as far as they were needed."""
 
-    assignments: Mapping[str, str]
-    reports: Mapping[str, str]
+    view: SliceView
     texts: Mapping[str, str]
     workloads: dict[str, Workload]
 
@@ -44,9 +42,9 @@ class Registry:
         self.records: dict[str, Record] = {}
         self.lookups: dict[str, tuple[Spec, Processes]] = {}
         self.pids: dict[str, int] = {}  # of the active copies
-        self._copies: dict[str, tuple[Copy, ...]] = {}
+        self._copies: dict[str, tuple[SliceCopy, ...]] = {}
         self._tagged: dict[str, set[str]] = {}
-        self._shelves: dict[str, _Shelf] = {}
+        self._slices: dict[str, _ParsedSlice] = {}
         self._listeners: list[Listener] = []
 
     # feeding
@@ -57,31 +55,33 @@ class Registry:
         if spec.hub_uid != self.hub_uid or spec.hub != self.hub:
             self.drop(name)
             return
-        before = self._shelves.get(name) or _Shelf({}, {}, {}, {})
-        changed = _differing(before.assignments, spec.entries) | _differing(before.reports, item.status.entries)
-        decoded = {
-            key: workload
-            for key, workload in before.workloads.items()
-            if spec.workloads.get(key) == before.texts.get(key)
+        parsed = self._slices.setdefault(name, _ParsedSlice(SliceView(), {}, {}))
+        change = parsed.view.update(item)
+        for child_id, error in change.unreadable:
+            log.warning("slice %s, child %s: %s; ignored", name, child_id, error)
+        texts, before = spec.workloads, parsed.texts
+        parsed.workloads = {
+            key: workload for key, workload in parsed.workloads.items() if texts.get(key) == before.get(key)
         }
-        shelf = self._shelves[name] = _Shelf(spec.entries, item.status.entries, spec.workloads, decoded)
+        parsed.texts = texts
+        changed = change.entries | change.reports
         for child_id in changed:
-            self._set(child_id, name, self._copy(child_id, item, before, shelf))
+            self._set(child_id, name, self._copy(child_id, item, parsed))
         self._tell(changed)
 
     def drop(self, name: str) -> None:
         """Forget a slice that was deleted."""
-        shelf = self._shelves.pop(name, None)
-        if shelf is None:
+        parsed = self._slices.pop(name, None)
+        if parsed is None:
             return
-        changed = shelf.assignments.keys() | shelf.reports.keys()
+        changed = parsed.view.ids
         for child_id in changed:
             self._set(child_id, name, None)
         self._tell(changed)
 
     def reset(self, hub_uid: str) -> None:
         """Forget everything: the hub was created anew under this uid."""
-        for name in list(self._shelves):
+        for name in list(self._slices):
             self.drop(name)
         self.hub_uid = hub_uid
 
@@ -104,40 +104,34 @@ class Registry:
         """Copies that are off record and still have to end."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
-                if copy.assignment is None:
+                if copy.entry is None:
                     yield child_id, node_of(copy)
 
     def on_member(self, member: str) -> Iterator[str]:
         """The ids of which something is on the member: on record to run there, or not yet seen to have ended."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
-                ordered = copy.assignment is not None and not copy.assignment.wait
+                ordered = copy.entry is not None and not copy.entry.wait
                 if copy.member == member and (ordered or _has_process(copy)):
                     yield child_id
 
     # inside
 
-    def _copy(self, child_id: str, item: RegistrySlice, before: _Shelf, shelf: _Shelf) -> Copy | None:
-        """What the slice says of the id now; what its text did not change is kept as it was parsed."""
-        name = item.metadata.name
-        ordered, reported = shelf.assignments.get(child_id), shelf.reports.get(child_id)
-        known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
-        if known is not None and before.assignments.get(child_id) == ordered:
-            assignment, spec = known.assignment, known.spec
-        else:
-            assignment = _parsed(parse_assignment, ordered, name, child_id)
-            spec = None
-            if assignment is not None:
-                spec = spec_of(self.hub, child_id, assignment, _workload(shelf, assignment.workload))
-        if known is not None and before.reports.get(child_id) == reported:
-            report = known.report
-        else:
-            report = _parsed(parse_report, reported, name, child_id)
-        if assignment is None and report is None:
+    def _copy(self, child_id: str, item: RegistrySlice, parsed: _ParsedSlice) -> SliceCopy | None:
+        """What the slice says of the id now; the spec is made anew where its entry changed."""
+        name, entry, report = item.metadata.name, parsed.view.entries.get(child_id), parsed.view.reports.get(child_id)
+        if entry is None and report is None:
             return None
-        return Copy(name, item.spec.member, assignment, report, spec)
+        spec = None
+        if entry is not None:
+            known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
+            if known is not None and known.entry is entry:
+                spec = known.spec
+            else:
+                spec = spec_of(self.hub, child_id, entry, _workload(parsed, entry.workload))
+        return SliceCopy(item.spec.member, entry, report, name, spec)
 
-    def _set(self, child_id: str, slice_name: str, copy: Copy | None) -> None:
+    def _set(self, child_id: str, slice_name: str, copy: SliceCopy | None) -> None:
         others = tuple(known for known in self._copies.get(child_id, ()) if known.slice != slice_name)
         # In the order of slices, not of arrival: what is shown does not depend on who spoke last.
         copies = others if copy is None else tuple(sorted((*others, copy), key=lambda known: known.slice))
@@ -176,35 +170,17 @@ class Registry:
                 listener(changed)
 
 
-def _has_process(copy: Copy) -> bool:
+def _has_process(copy: SliceCopy) -> bool:
     return copy.report is not None and copy.report.state not in (State.PENDING, State.STOPPED, State.FAILED)
 
 
-def _differing(old: Mapping[str, str], new: Mapping[str, str]) -> set[str]:
-    """The ids whose text is not the same in both."""
-    if old == new:
-        return set()
-    known = old.get
-    return {child_id for child_id, text in new.items() if known(child_id) != text} | (old.keys() - new.keys())
-
-
-def _parsed(parse: Callable[[str], T], text: str | None, slice_name: str, child_id: str) -> T | None:
-    if text is None:
-        return None
-    try:
-        return parse(text)
-    except EntryError as error:
-        log.warning("slice %s, child %s: %s; ignored", slice_name, child_id, error)
-        return None
-
-
-def _workload(shelf: _Shelf, key: str) -> Workload:
-    known = shelf.workloads.get(key)
+def _workload(parsed: _ParsedSlice, key: str) -> Workload:
+    known = parsed.workloads.get(key)
     if known is None:
         try:
-            known = _workload_decoder.decode(shelf.texts.get(key, "{}"))
+            known = _workload_decoder.decode(parsed.texts.get(key, "{}"))
         except msgspec.DecodeError as error:
             log.warning("workload %s can't be read: %s", key, error)
             known = Workload()
-        shelf.workloads[key] = known
+        parsed.workloads[key] = known
     return known

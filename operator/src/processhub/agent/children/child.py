@@ -21,8 +21,8 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
-from processhub.api.slice import Report
 from processhub.cluster.timestamps import now_seconds
+from processhub.registry.grammar import Report
 
 MESSAGE_MAX = 500  # characters of a message that is reported
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from processhub.agent.children.child import Child
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import State
-from processhub.api.slice import Report, format_report
+from processhub.registry.grammar import Report, format_report
 
 
 def reporting_slices(child: Child) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from processhub.agent.children.child import MESSAGE_MAX, Child
-from processhub.api.slice import HandoverOrder, Kept
+from processhub.registry.grammar import Given, HandoverOrder, Kept
 
 
 def report_kept(child: Child, why: str, text: str = "") -> None:
@@ -17,7 +17,7 @@ def report_kept(child: Child, why: str, text: str = "") -> None:
 def report_sent(child: Child, checksum: str) -> None:
     """Report that the target has the whole state."""
     if child.desired is not None and child.desired.assignment.to:
-        child.handover.sent = f"{HandoverOrder.parse(child.desired.assignment.to).epoch}:{checksum}"
+        child.handover.sent = Given(HandoverOrder.parse(child.desired.assignment.to).epoch, checksum).format()
         child.changed(urgent=True)
 
 

@@ -30,7 +30,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.naming import id_hash
 from processhub.api.reasons import State
-from processhub.api.slice import Assignment, HandoverOrder
+from processhub.registry.grammar import Assignment, HandoverOrder
 
 log = logging.getLogger(__name__)
 STATE_MAX = 64 * 1024 * 1024  # bytes

@@ -21,7 +21,7 @@ from yarl import URL
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 
@@ -53,7 +53,7 @@ class Peers:
 
     async def forward(
         self,
-        owner: Copy,
+        owner: RoutedCopy,
         child_id: str,
         request: Request,
         seconds: float,
@@ -90,7 +90,7 @@ class Peers:
             raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
         return None
 
-    async def _post(self, owner: Copy, child_id: str, request: Request) -> Response | None:
+    async def _post(self, owner: RoutedCopy, child_id: str, request: Request) -> Response | None:
         url = URL(
             f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
-from processhub.api.slice import EntryError, Report, parse_report
+from processhub.registry.copies import is_current
+from processhub.registry.grammar import EntryError, Report, parse_report
 
 
 class EarlierReports:
@@ -21,7 +22,6 @@ class EarlierReports:
             return None
         with contextlib.suppress(EntryError):
             report = parse_report(item.status.entries.get(child_id, ""))
-            entry = desired.assignment
-            if report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
+            if is_current(desired.assignment, report):
                 return report
         return None

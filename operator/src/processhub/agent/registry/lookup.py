@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 
 from processhub.api.reasons import State
-from processhub.api.slice import EntryError, HandoverOrder, RegistrySlice, parse_assignment, parse_report
+from processhub.api.slice import RegistrySlice
+from processhub.registry.copies import Copy, is_running, parse_copy
+from processhub.registry.grammar import EntryError, Given, HandoverOrder, hands_over, parse_assignment, parse_report
 
 Entry = dict[str, Any]
 
 
-class Copy(msgspec.Struct, frozen=True):
-    """One copy on record, for routing: whether its member reports it Running at the entry's very epoch."""
+class RoutedCopy(msgspec.Struct, frozen=True):
+    """One copy on record, for routing: where its member takes requests, and whether the copy runs."""
 
     member: str
     address: str  # the member's, "" where it has not said
@@ -36,47 +38,38 @@ def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -
     """The copies that are to hand the child's state over to the member ``target``."""
     for item in slices:
         text = item.spec.entries.get(child_id)
-        if not text or " to=" not in text:
+        if not text or not hands_over(text):
             continue
         with contextlib.suppress(EntryError):
             entry = parse_assignment(text)
             if not entry.to or HandoverOrder.parse(entry.to).member != target:
                 continue
-            gave = ""
+            given = None
             with contextlib.suppress(EntryError):
-                gave = parse_report(item.status.entries.get(child_id, "")).gave
-            epoch = gave.partition(":")[0]
-            yield StateSource(entry.uid, int(epoch) if epoch.isdecimal() else 0)
+                given = Given.parse(parse_report(item.status.entries.get(child_id, "")).gave)
+            yield StateSource(entry.uid, given.epoch if given else 0)
 
 
-def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[Copy]:
+def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
     """The child's copies in registry order: the active one first, then by member. Of one member the newest."""
-    found: dict[str, Copy] = {}
+    found: dict[str, RoutedCopy] = {}
     for item in slices:
-        text = item.spec.entries.get(child_id)
-        if not text:
+        if child_id not in item.spec.entries:
             continue
-        with contextlib.suppress(EntryError):
-            entry = parse_assignment(text)
-            known = found.get(item.spec.member)
-            if known is not None and known.epoch > entry.epoch:
-                continue
-            running = False
-            with contextlib.suppress(EntryError):
-                if reported := item.status.entries.get(child_id):
-                    report = parse_report(reported)
-                    # One that was promoted runs on, though it may not have heard of its new epoch yet.
-                    current = report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
-                    running = current and report.state == State.RUNNING
-            found[item.spec.member] = Copy(
-                item.spec.member, item.status.address, entry.role, entry.epoch, entry.wait, running
+        copy = _copy(item, child_id)
+        if copy is None or copy.entry is None:
+            continue
+        entry, known = copy.entry, found.get(copy.member)
+        if known is None or known.epoch <= entry.epoch:
+            found[copy.member] = RoutedCopy(
+                copy.member, item.status.address, entry.role, entry.epoch, entry.wait, copy.running
             )
     return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
 
 
-def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> Copy | None:
+def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> RoutedCopy | None:
     """The copy that another member than the owner started, because it could not reach that: of several the first."""
-    found: list[Copy] = []
+    found: list[RoutedCopy] = []
     for item in slices:
         text = item.status.entries.get(child_id)
         if not text or child_id in item.spec.entries:
@@ -85,7 +78,7 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> C
             report = parse_report(text)
             if report.claim and report.epoch == epoch:
                 running = report.state == State.RUNNING
-                found.append(Copy(item.spec.member, item.status.address, report.role, epoch, False, running))
+                found.append(RoutedCopy(item.spec.member, item.status.address, report.role, epoch, False, running))
     return min(found, key=lambda copy: copy.member, default=None)
 
 
@@ -95,7 +88,7 @@ def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
     tags: list[str] = []
     for item in slices:
         if child_id in item.spec.entries or child_id in item.status.entries:
-            _join(item, child_id, nodes, tags)
+            _add(item, child_id, nodes, tags)
     return _entry(child_id, nodes, tags) if nodes else None
 
 
@@ -105,7 +98,7 @@ def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = ""
     for item in slices:
         for child_id in item.spec.entries.keys() | item.status.entries.keys():
             nodes, tags = found.setdefault(child_id, ([], []))
-            _join(item, child_id, nodes, tags)
+            _add(item, child_id, nodes, tags)
     listed = (_entry(child_id, *found[child_id]) for child_id in sorted(found))
     return [
         entry
@@ -120,12 +113,16 @@ def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
     """The members that have slices, with how many children each has and how many of them run."""
     found: dict[str, Entry] = {}
     for item in slices:
-        name = item.spec.member
+        name, entries = item.spec.member, item.spec.entries
         pod = {"pod": name} if item.spec.mode == "Replicas" else {}
         member = found.setdefault(name, {"name": name, **pod, "children": 0, "running": 0})
-        member["children"] += len(item.spec.entries)
-        member["running"] += sum(" Running " in text for text in item.status.entries.values())
+        member["children"] += len(entries)
+        member["running"] += sum(is_running(entries.get(known), text) for known, text in item.status.entries.items())
     return [found[name] for name in sorted(found)]
+
+
+def _copy(item: RegistrySlice, child_id: str) -> Copy | None:
+    return parse_copy(item.spec.member, item.spec.entries.get(child_id), item.status.entries.get(child_id))
 
 
 def _entry(child_id: str, nodes: list[Entry], tags: list[str]) -> Entry:
@@ -133,23 +130,18 @@ def _entry(child_id: str, nodes: list[Entry], tags: list[str]) -> Entry:
     return {"id": child_id, "nodes": sorted(nodes, key=lambda node: (node["role"], node["name"])), "tags": tags}
 
 
-def _join(item: RegistrySlice, child_id: str, nodes: list[Entry], tags: list[str]) -> None:
-    """Add this slice's copy of the child. What runs counts; an entry not reported yet is Pending."""
-    assignment = report = None
-    with contextlib.suppress(EntryError):
-        if text := item.spec.entries.get(child_id):
-            assignment = parse_assignment(text)
-            tags.extend(tag for tag in assignment.tags if tag not in tags)
-    with contextlib.suppress(EntryError):
-        if text := item.status.entries.get(child_id):
-            report = parse_report(text)
-    node: Entry = {"name": item.spec.member}
-    if item.spec.mode == "Replicas":
-        node["pod"] = item.spec.member
-    if report is not None:
-        node |= {"role": report.role, "state": report.state, "pid": report.pid, "epoch": report.epoch}
-    elif assignment is not None:
-        node |= {"role": assignment.role, "state": "Pending", "pid": 0, "epoch": assignment.epoch}
-    else:
+def _add(item: RegistrySlice, child_id: str, nodes: list[Entry], tags: list[str]) -> None:
+    """Add this slice's copy of the child, and its tags."""
+    copy = _copy(item, child_id)
+    if copy is None:
         return
-    nodes.append(node)
+    if copy.entry is not None:
+        tags.extend(tag for tag in copy.entry.tags if tag not in tags)
+    shown = copy.shown
+    known = shown or copy.entry
+    assert known is not None
+    node: Entry = {"name": copy.member}
+    if item.spec.mode == "Replicas":
+        node["pod"] = copy.member
+    pid = shown.pid if shown is not None else 0
+    nodes.append(node | {"role": known.role, "state": copy.state, "pid": pid, "epoch": known.epoch})

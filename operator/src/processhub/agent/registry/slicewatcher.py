@@ -12,18 +12,13 @@ from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
-from processhub.api.slice import (
-    FORMAT,
-    Assignment,
-    EntryError,
-    RegistrySlice,
-    Settings,
-    decode_workload,
-    parse_assignment,
-)
+from processhub.api.slice import FORMAT, RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer, version_of
 from processhub.cluster.kinds import SLICES
+from processhub.registry.grammar import Assignment, EntryError
+from processhub.registry.slices import SliceView
+from processhub.registry.workloads import decode_workload
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +44,8 @@ class _OwnSlice:
     """One of this member's slices, parsed: only entries whose text changed are parsed again."""
 
     def __init__(self) -> None:
-        self.texts: dict[str, str] = {}
-        self.entries: dict[str, Assignment] = {}
+        self._view = SliceView(keeps_unreadable=True)
+        self.entries = self._view.entries
         self.workloads: dict[str, Exec | Python | PodWorkload] = {}
         self.workload_texts: dict[str, str] = {}
         self.term = 0
@@ -61,8 +56,19 @@ class _OwnSlice:
         """Parse what changed; returns the ids that may be affected."""
         spec = new.spec
         self.partitioned = spec.settings.partitioned
-        touched = {child for child in self.texts if child not in spec.entries}
-        for digest, text in spec.workloads.items():
+        change = self._view.update_entries(new)
+        for child, error in change.unreadable:
+            log.error("slice %s: %s: %s", new.metadata.name, child, error)
+        touched = change.entries | self._take_workloads(new)
+        if (spec.term, spec.holder) != (self.term, self.holder):
+            touched |= self.entries.keys()
+            self.term, self.holder = spec.term, spec.holder
+        return touched
+
+    def _take_workloads(self, new: RegistrySlice) -> set[str]:
+        """Decode the workloads that changed; returns the ids of children that run them."""
+        texts, touched = new.spec.workloads, set()
+        for digest, text in texts.items():
             if self.workload_texts.get(digest) != text:
                 try:
                     self.workloads[digest] = decode_workload(text)
@@ -71,23 +77,8 @@ class _OwnSlice:
                     continue
                 self.workload_texts[digest] = text
                 touched |= {child for child, entry in self.entries.items() if entry.workload == digest}
-        for child, text in spec.entries.items():
-            if self.texts.get(child) != text:
-                touched.add(child)
-                try:
-                    self.entries[child] = parse_assignment(text)
-                except EntryError as error:
-                    # What is known of it stays in force: a text that can't be read is no order to stop.
-                    log.error("slice %s: %s: %s", new.metadata.name, child, error)
-        for child in touched:
-            if child not in spec.entries:
-                self.entries.pop(child, None)
-        if (spec.term, spec.holder) != (self.term, self.holder):
-            touched |= self.entries.keys()
-            self.term, self.holder = spec.term, spec.holder
-        for digest in self.workloads.keys() - spec.workloads.keys():
+        for digest in self.workloads.keys() - texts.keys():
             del self.workloads[digest], self.workload_texts[digest]
-        self.texts = spec.entries
         return touched
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from processhub.api.reasons import CRASH_ROUND, WAITED_FOR
-from processhub.api.slice import Report
 from processhub.cluster.tokenbucket import ByteBudget
+from processhub.registry.grammar import Report
 
 FEW = 6  # changes of one incarnation's report that are told at once however many there are of others
 HUB_RATE = 200_000  # bytes a second that all members of a hub write for crash loops, whatever their number,

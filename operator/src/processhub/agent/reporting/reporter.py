@@ -20,11 +20,12 @@ from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.noise import FEW, NoiseBudget, is_noise
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
-from processhub.api.slice import RegistrySlice, SliceStatus, parse_report, shorten_report, stored_bytes
+from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import SLICES
 from processhub.cluster.tokenbucket import TokenBucket
+from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
 log = logging.getLogger(__name__)
 _BURST, _PER_SECOND = 10, 1.0
@@ -268,7 +269,7 @@ class _SliceStatus:
             self._turns.pop(child_id, None)
             return
         before, self._entries[child_id] = self._entries.get(child_id), text
-        if before is None or before.split(" ", 2)[:2] != text.split(" ", 2)[:2]:
+        if before is None or not same_incarnation(before, text):
             self._turns.pop(child_id, None)
         elif before != text:
             self._turns[child_id] = self._turns.get(child_id, 0) + 1

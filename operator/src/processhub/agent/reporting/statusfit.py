@@ -12,12 +12,12 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from processhub.api.reasons import State
-from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, report_texts, shorten_report, stored_bytes
+from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, stored_bytes
+from processhub.registry.grammar import has_state, report_texts, shorten_report
 
 OBJECT_MAX = 1536 * 1024  # etcd's limit of a request, --max-request-bytes
 _ENVELOPE = 64 * 1024  # metadata and managed fields, and the request around the object
 SPEC_MAX = 2 * MAX_BYTES  # what an operator may let a spec grow to (core/packing.py)
-_PENDING = f" {State.PENDING} "
 
 
 class Fitted(NamedTuple):
@@ -59,13 +59,13 @@ def _those_with_room(
 
     def order(entry: tuple[str, str]) -> tuple[bool, bool, bool]:
         child_id, text = entry
-        return _PENDING in text, child_id not in reported, child_id in spec.entries
+        return has_state(text, State.PENDING), child_id not in reported, child_id in spec.entries
 
     kept: dict[str, str] = {}
     whole = True
     for child_id, text in sorted(entries.items(), key=order):
         room -= _size(child_id, shorten_report(text, 0))
-        pending = _PENDING in text
+        pending = has_state(text, State.PENDING)
         if len(kept) < MAX_ENTRIES and (room >= 0 or (child_id in reported and not pending)):
             kept[child_id] = text
         else:

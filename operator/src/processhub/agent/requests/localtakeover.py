@@ -23,11 +23,13 @@ from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
 from processhub.agent.peers.client import Peers
 from processhub.agent.registry import lookup
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Role
-from processhub.api.slice import Assignment, EntryError, RegistrySlice, decode_workload, parse_assignment
+from processhub.api.slice import RegistrySlice
+from processhub.registry.grammar import Assignment, EntryError, parse_assignment
+from processhub.registry.workloads import decode_workload
 
 log = logging.getLogger(__name__)
 _SILENT_SECONDS = 2.0  # a member that has not answered counts as lost for so long
@@ -67,21 +69,21 @@ class LocalTakeover:
 
     # for the router
 
-    def takeover_of(self, child_id: str, copies: list[Copy]) -> Copy | None:
+    def takeover_of(self, child_id: str, copies: list[RoutedCopy]) -> RoutedCopy | None:
         """The copy to ask instead of the owner on record, None where there is none."""
         if not self.offered or len(copies) != 1:
             return None
         epoch = copies[0].epoch
         made = self._made.get(child_id)
         if made is not None and made.assignment.epoch == epoch:
-            return Copy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
+            return RoutedCopy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
         return lookup.takeover_of(self._slices.registry(), child_id, epoch)
 
-    def silent(self, owner: Copy) -> bool:
+    def silent(self, owner: RoutedCopy) -> bool:
         """Whether the owner did not answer just now."""
         return self._loop.time() - self._silent.get(owner.address, float("-inf")) < _SILENT_SECONDS
 
-    async def watch(self, owner: Copy, silent: asyncio.Event) -> None:
+    async def watch(self, owner: RoutedCopy, silent: asyncio.Event) -> None:
         """Set ``silent`` once the owner does not answer; for as long as a request waits there."""
         while self.offered:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -89,14 +91,14 @@ class LocalTakeover:
                 silent.set()
                 return
 
-    def unsettled(self, child_id: str, owner: Copy) -> None:
+    def unsettled(self, child_id: str, owner: RoutedCopy) -> None:
         """A request may be running there yet: while this owner is on record, nothing is started here beside it."""
         if len(self._unsettled) >= _UNSETTLED_MAX:
             of_now = {known: {copy.epoch for copy in self._copies(known)} for known in self._unsettled}
             self._unsettled = {known: epoch for known, epoch in self._unsettled.items() if epoch in of_now[known]}
         self._unsettled[child_id] = owner.epoch
 
-    async def take(self, child_id: str, owner: Copy) -> bool:
+    async def take(self, child_id: str, owner: RoutedCopy) -> bool:
         """Start the child here where its owner is lost; whether it is to be asked here now."""
         if child_id in self._made:
             return True
@@ -128,10 +130,10 @@ class LocalTakeover:
 
     # inside
 
-    def _copies(self, child_id: str) -> list[Copy]:
+    def _copies(self, child_id: str) -> list[RoutedCopy]:
         return lookup.copies(self._slices.registry(), child_id)
 
-    def _desired(self, child_id: str, owner: Copy) -> DesiredRun | None:
+    def _desired(self, child_id: str, owner: RoutedCopy) -> DesiredRun | None:
         """The child as its owner's entry has it; None where it is not to be started here."""
         copies = self._copies(child_id)
         if len(copies) != 1 or (copies[0].member, copies[0].epoch) != (owner.member, owner.epoch):
@@ -157,7 +159,7 @@ class LocalTakeover:
                 )
         return None
 
-    async def _answers(self, owner: Copy) -> bool:
+    async def _answers(self, owner: RoutedCopy) -> bool:
         if await self._peers.answers(owner.address):
             self._silent.pop(owner.address, None)
             return True

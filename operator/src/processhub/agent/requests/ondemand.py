@@ -11,10 +11,11 @@ from processhub.agent.problems import Problem
 from processhub.api.child import Child
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
-from processhub.api.slice import DEMAND_OPTION, RegistrySlice, Settings
+from processhub.api.slice import RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
+from processhub.registry.grammar import is_on_demand
 
 _LOOKED_SECONDS = 0.5  # for which what was found or made for an id holds
 _RETRY_AFTER = 1
@@ -114,12 +115,7 @@ class OnDemandStarter:
         limit = self._settings().on_demand_max
         if not limit:
             return
-        ids = {
-            known
-            for item in self._registry()
-            for known, text in item.spec.entries.items()
-            if text.endswith(DEMAND_OPTION) or DEMAND_OPTION + " " in text
-        }
+        ids = {known for item in self._registry() for known, text in item.spec.entries.items() if is_on_demand(text)}
         if len(ids) >= limit:
             raise Problem(
                 429,

@@ -22,7 +22,7 @@ from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
-from processhub.agent.registry.lookup import Copy
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, MovedError, Request, Response
 from processhub.agent.requests.localtakeover import LocalTakeover
@@ -139,7 +139,7 @@ class Router:
         took: list[str] = []
         problems: list[Problem] = []
 
-        async def offer(copy: Copy) -> None:
+        async def offer(copy: RoutedCopy) -> None:
             own = Request(request.kind, request.body, request.content_type, request.key)
             try:
                 with self.watch.on(child_id) as changed:
@@ -196,7 +196,7 @@ class Router:
                 " again",
             )
 
-    def _copies(self, child_id: str) -> list[Copy]:
+    def _copies(self, child_id: str) -> list[RoutedCopy]:
         """In registry order; of this member's own the state as it is now."""
         copies = lookup.copies(self._slices.registry(), child_id)
         child = self._children.get(child_id)
@@ -207,7 +207,7 @@ class Router:
         ]
 
     async def _offer(
-        self, owner: Copy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
+        self, owner: RoutedCopy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
     ) -> Response | None:
         if owner.member == self._env.member:
             try:
@@ -270,7 +270,7 @@ class Router:
             del self._following[child_id], self._followers[child_id]
 
 
-def _owner(copies: list[Copy]) -> Copy | None:
+def _owner(copies: list[RoutedCopy]) -> RoutedCopy | None:
     """The copy that is to be asked: the only active one, else the first running one of several."""
     active = [copy for copy in copies if copy.role == Role.ACTIVE and not copy.wait]
     if len(active) == 1:

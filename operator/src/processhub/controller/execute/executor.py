@@ -18,7 +18,6 @@ import msgspec
 
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Reason, Role
-from processhub.api.slice import Assignment
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import LEASES
@@ -31,6 +30,7 @@ from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
+from processhub.registry.grammar import Assignment
 
 _SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also stop children
 log = logging.getLogger(__name__)

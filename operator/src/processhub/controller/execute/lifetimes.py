@@ -15,7 +15,7 @@ from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.child import Copy, copies_by_id
+from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState, KnownChild
@@ -57,7 +57,7 @@ class Lifetimes:
                 self._again_in(at + _AGAIN_SECONDS - now)
         await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in deleted_at))
 
-    def _over(self, known: KnownChild, copies: list[Copy]) -> str:
+    def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
         """Why it is to be deleted, "" where it is not (yet)."""
         if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._reported)):
             left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
@@ -86,13 +86,9 @@ class Lifetimes:
         log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
 
 
-def _idle(copy: Copy, uid: str) -> bool:
+def _idle(copy: MemberCopy, uid: str) -> bool:
     """Whether the member says so of the very incarnation that is on record; it takes no requests any more."""
     entry, report = copy.entry, copy.report
-    return (
-        entry is not None
-        and report is not None
-        and entry.uid == report.uid == uid
-        and report.epoch in (entry.epoch, entry.run)
-        and report.reason == Reason.IDLE
-    )
+    if entry is None or report is None or entry.uid != uid:
+        return False
+    return copy.current and report.reason == Reason.IDLE

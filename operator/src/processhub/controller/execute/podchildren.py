@@ -42,7 +42,6 @@ from processhub.api.naming import (
     run_of,
 )
 from processhub.api.reasons import Reason, RestartPolicy, Role, State
-from processhub.api.slice import Report, decode_workload, is_pod_workload
 from processhub.cluster.client import Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -68,6 +67,8 @@ from processhub.controller.store.podmarks import hub_uids, identified, marks_to_
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.planning.builder import pod_there
+from processhub.registry.grammar import Report
+from processhub.registry.workloads import decode_workload, is_pod_workload
 
 FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16

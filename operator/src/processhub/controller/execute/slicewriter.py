@@ -17,7 +17,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
-from processhub.api.slice import Assignment, RegistrySlice, SliceSpec, waits
+from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -36,6 +36,7 @@ from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.planning.packing import SliceContent, pack
+from processhub.registry.grammar import Assignment, uid_and_role, waits
 
 _RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
 log = logging.getLogger(__name__)
@@ -300,7 +301,7 @@ def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
         if text is None:
             gone.append(child_id)
             continue
-        uid, _, role, _ = text.split(" ", 3)
+        uid, role = uid_and_role(text)
         steps_back = entry.role == Role.ACTIVE and role != Role.ACTIVE
         if uid != entry.uid or steps_back or (waits(text) and not entry.wait):
             gone.append(child_id)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from processhub.api.hooks import HookEvent
-from processhub.api.slice import Assignment
 from processhub.controller.hooks.asking import Asker, Unanswered
 from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
+from processhub.registry.grammar import Assignment
 
 log = logging.getLogger(__name__)
 

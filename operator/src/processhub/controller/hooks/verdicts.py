@@ -18,11 +18,12 @@ import msgspec
 
 from processhub.api.child import Workload
 from processhub.api.meta import EnvVar, brief
-from processhub.api.slice import Assignment, encode_workload
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_size
 from processhub.core.model.snapshot import DesiredChild, attributes_digest, frozen_metadata
+from processhub.registry.grammar import Assignment
+from processhub.registry.workloads import encode_workload
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

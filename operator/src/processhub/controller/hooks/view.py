@@ -8,14 +8,13 @@ from typing import Any
 import msgspec
 
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import Assignment, Report
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import DesiredChild
-
-_HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
+from processhub.registry.copies import HAS_PROCESS
+from processhub.registry.grammar import Assignment, Report
 
 
 class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +55,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
         if self.phase is Phase.GONE:
             return True
         if self.partitioned or (self.entry is not None and self.entry.asleep):
-            return self.report is None or self.report.state not in _HAS_PROCESS
+            return self.report is None or self.report.state not in HAS_PROCESS
         if self.report is None:
             return not self.registered
         if self.phase is Phase.HELD:

@@ -31,8 +31,8 @@ from processhub.api.naming import (
     label_value,
 )
 from processhub.api.reasons import RestartPolicy, Role
-from processhub.api.slice import Assignment
 from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, owner_reference
+from processhub.registry.grammar import Assignment
 
 # What Kubernetes does when a container ends, where the template doesn't say: as the child's own policy has it.
 _RESTARTS = {

@@ -23,6 +23,7 @@ from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
+from processhub.registry.grammar import Report
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
 
@@ -71,6 +72,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def usage(self) -> Usage | None:
         """What its children use, as its agent reported with the Lease; None where it has not."""
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
+
+    def reports_in(self, known: KnownSlice) -> Mapping[str, Report]:
+        """What the member reports in its slice: nothing once it is gone, nor what another Lease holder wrote."""
+        speaks = self.phase is not Phase.GONE and known.present.status.holder == self.holder
+        return known.reports if speaks else {}
 
     @property
     def ready(self) -> bool:

@@ -36,6 +36,7 @@ from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.strategies import HASH, Strategy
+from processhub.registry.copies import is_current
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +160,7 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
         reports = known.reports if member is not None and known.present.status.holder == member.holder else {}
         for child_id, entry in known.assignments.items():
             report = reports.get(child_id) if reports else None
-            if report is not None and report.uid == entry.uid and report.epoch in (entry.epoch, entry.run):
+            if report is not None and is_current(entry, report):
                 came_up = bool(report.started_at)
                 place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
             else:

@@ -4,108 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-import msgspec
-
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
-from processhub.api.slice import Assignment, Report
 from processhub.controller.observe.members import Member
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
+from processhub.registry.copies import Copy
+from processhub.registry.grammar import Report
 
 NODES_MAX = 100  # copies that a status lists, by the schema
 _EXIT_MAX = 1024  # characters of lastExit, by the schema
-_HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 _STARTING = {State.PENDING: Reason.PENDING, State.STARTING: Reason.STARTING, State.STOPPING: Reason.STOPPING}
 
 
-class Copy(msgspec.Struct, frozen=True):
-    """One copy of a child: the entry and what its member reports of it (None: nothing, or of another epoch)."""
+class MemberCopy(Copy, frozen=True):
+    """A copy with its member as the operator judges it. ``report``: what the member that is there reports."""
 
-    member: Member
-    entry: Assignment | None
-    report: Report | None
+    host: Member
+
+    @property
+    def shown(self) -> Report | None:
+        """The report to show: none of a member that restarts, since its processes have ended."""
+        return None if self.host.judgement.restarting else super().shown
 
 
-def copies_of(child_id: str, members: Mapping[str, Member]) -> list[Copy]:
+def copies_of(child_id: str, members: Mapping[str, Member]) -> list[MemberCopy]:
     """Where a child is on record or still reported, on record first."""
     return copies_by_id({child_id}, members).get(child_id, [])
 
 
-def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list[Copy]]:
+def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list[MemberCopy]]:
     """Where each of these children is on record or still reported, on record first; one look at each slice for all."""
-    copies: dict[str, list[Copy]] = {}
+    copies: dict[str, list[MemberCopy]] = {}
     for member in members.values():
         for known in member.slices:
-            # What a member that is gone said last is nothing that it runs.
-            speaks = known.present.status.holder == member.holder and member.phase is not Phase.GONE
-            here = ids & known.assignments.keys()
-            for child_id in here | (ids & known.reports.keys()) if speaks else here:
-                report = known.reports.get(child_id) if speaks else None
-                copies.setdefault(child_id, []).append(Copy(member, known.assignments.get(child_id), report))
+            reports = member.reports_in(known)
+            for child_id in (ids & known.assignments.keys()) | (ids & reports.keys()):
+                copy = MemberCopy(member.name, known.assignments.get(child_id), reports.get(child_id), member)
+                copies.setdefault(child_id, []).append(copy)
     for found in copies.values():
         found.sort(key=order)
     return copies
 
 
-def order(copy: Copy) -> tuple[bool, bool, bool]:
+def order(copy: MemberCopy) -> tuple[bool, bool, bool]:
     """The key that puts what is on record first, the active one before the others."""
     entry = copy.entry
     return entry is None, entry is not None and entry.wait, entry is not None and entry.role != Role.ACTIVE
 
 
-def node_of(copy: Copy) -> NodeStatus:
+def node_of(copy: MemberCopy) -> NodeStatus:
     """The copy as status.nodes shows it."""
-    pod = copy.member.pod.metadata.name if copy.member.pod else ""
-    entry, report = copy.entry, copy.report
-    # One that was promoted runs on, though it may not have heard of its new epoch yet.
-    current = entry is None or (
-        report is not None and report.uid == entry.uid and report.epoch in (entry.epoch, entry.run)
-    )
-    if entry is not None and entry.asleep:
-        return _asleep(copy, pod, entry)
-    if report is None or not current or copy.member.phase is Phase.GONE or copy.member.judgement.restarting:
-        # Not reported yet, or nobody is there to run it: on record only.
-        assert entry is not None or report is not None
-        known = entry or report
+    pod = copy.host.pod.metadata.name if copy.host.pod else ""
+    shown = copy.shown
+    if shown is None:
+        known = copy.entry or copy.report
         assert known is not None
-        return NodeStatus(name=copy.member.name, pod=pod, role=known.role, state=State.PENDING, epoch=known.epoch)
+        return NodeStatus(name=copy.member, pod=pod, role=known.role, state=copy.state, epoch=known.epoch)
+    asleep = copy.entry is not None and copy.entry.asleep
     return NodeStatus(
-        name=copy.member.name,
+        name=copy.member,
         pod=pod,
-        role=report.role,
-        state=State.STOPPING if entry is None else report.state,
-        pid=report.pid,
-        epoch=report.epoch,
-        restarts=report.restarts,
-        started_at=report.started_at,
-        last_exit=report.last_exit[:_EXIT_MAX],
-    )
-
-
-def _asleep(copy: Copy, pod: str, entry: Assignment) -> NodeStatus:
-    """A copy of a suspended child: Stopped, and Stopping until its member has ended it."""
-    away = copy.member.phase is Phase.GONE or copy.member.judgement.restarting
-    if copy.report is None or away or copy.report.state not in _HAS_PROCESS:
-        return NodeStatus(name=copy.member.name, pod=pod, role=entry.role, state=State.STOPPED, epoch=entry.epoch)
-    return NodeStatus(
-        name=copy.member.name,
-        pod=pod,
-        role=copy.report.role,
-        state=State.STOPPING,
-        pid=copy.report.pid,
-        epoch=copy.report.epoch,
-        restarts=copy.report.restarts,
-        started_at=copy.report.started_at,
+        role=shown.role,
+        state=copy.state,
+        pid=shown.pid,
+        epoch=shown.epoch,
+        restarts=shown.restarts,
+        started_at=shown.started_at,
+        last_exit="" if asleep else shown.last_exit[:_EXIT_MAX],
     )
 
 
 def child_status(
     child: Child,
-    copies: list[Copy],
+    copies: list[MemberCopy],
     refusal: Refusal | None,
     unplaced: Unplaced | None,
     now: str,
@@ -133,7 +107,7 @@ def child_status(
     )
 
 
-def _uid(copy: Copy) -> str:
+def _uid(copy: MemberCopy) -> str:
     known = copy.entry or copy.report
     return known.uid if known else ""
 
@@ -154,7 +128,7 @@ def _accepted(refusal: Refusal | None, generation: int) -> Condition:
     )
 
 
-def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None, generation: int) -> Condition:
+def _placed(own: list[MemberCopy], refusal: Refusal | None, unplaced: Unplaced | None, generation: int) -> Condition:
     def condition(status: str, reason: str, message: str) -> Condition:
         return Condition(type="Placed", status=status, reason=reason, message=message, observed_generation=generation)
 
@@ -162,7 +136,7 @@ def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None,
     if unplaced is not None:
         return condition("False", unplaced.reason, unplaced.message)
     if on_record:
-        message = f"on {on_record[0].member.name}"
+        message = f"on {on_record[0].member}"
         if len(own) > NODES_MAX:
             message += f"; status.nodes has {NODES_MAX} of its {len(own)} copies"
         return condition("True", Reason.PLACED, message)
@@ -172,7 +146,7 @@ def _placed(own: list[Copy], refusal: Refusal | None, unplaced: Unplaced | None,
 
 
 def _ready(
-    own: list[Copy],
+    own: list[MemberCopy],
     nodes: tuple[NodeStatus, ...],
     refusal: Refusal | None,
     unplaced: Unplaced | None,
@@ -188,7 +162,7 @@ def _ready(
         if refusal is not None:
             return condition("False", refusal.reason, refusal.message)
         return condition("False", Reason.PENDING, "not placed yet")
-    node, report, entry = nodes[0], own[0].report, own[0].entry
+    node, report, entry = nodes[0], own[0].shown, own[0].entry
     if entry is not None and entry.asleep:
         stopping = next((node.name for node in nodes if node.state == State.STOPPING), "")
         if stopping:
@@ -201,7 +175,7 @@ def _ready(
         if own[0].entry is not None:
             return condition("True", Reason.STARTED, f"running on {node.name}")
         return condition("False", Reason.STOPPING, f"stopping on {node.name}")
-    if node.state == State.PENDING and own[0].member.judgement.restarting:
+    if node.state == State.PENDING and own[0].host.judgement.restarting:
         return condition("False", Reason.PENDING, f"member {node.name} restarts; started again when it is back")
     if report is None or (node.state == State.PENDING and not report.reason):
         return condition("False", Reason.PENDING, f"waiting for member {node.name} to start it")

@@ -12,7 +12,7 @@ import msgspec
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
-from processhub.api.slice import Assignment, stored_bytes
+from processhub.api.slice import stored_bytes
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS
@@ -24,9 +24,10 @@ from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, attributes_digest
+from processhub.registry.copies import is_current
+from processhub.registry.grammar import Assignment
 
 _RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
 SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
@@ -66,16 +67,14 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
     if not found:
         return found
     for member in members.values():
-        present = member.phase is not Phase.GONE and not member.judgement.restarting
         for known in member.slices:
-            reports = known.reports if present and known.present.status.holder == member.holder else {}
+            reports = {} if member.judgement.restarting else member.reports_in(known)
             for child_id, entry in known.assignments.items():
                 tally = found.get(entry.uid)
                 if tally is None or entry.wait:
                     continue
                 report = reports.get(child_id)
-                current = report is not None and report.epoch in (entry.epoch, entry.run)
-                if report is not None and current and entry.role == Role.ACTIVE:
+                if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
                     tally.add(child_id, report.state, report.reason)
                 known_set = sets[entry.uid].known
                 if entry.workload != known_set.digest and not _as_a_hook_has_it(entry, known_set.wanted.get(child_id)):

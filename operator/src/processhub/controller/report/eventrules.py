@@ -10,7 +10,6 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
 from processhub.api.reasons import EventReason, Reason
-from processhub.api.slice import Kept
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
@@ -25,6 +24,7 @@ from processhub.core.planning.handover import goes_to
 from processhub.core.strategies import Strategy
 from processhub.core.strategies.custom import CustomDistribution
 from processhub.core.strategies.migration import CustomMigration, MigrationStrategy
+from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED,)
 log = logging.getLogger(__name__)

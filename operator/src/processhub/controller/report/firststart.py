@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from processhub.api.child import Child
 from processhub.api.reasons import State
-from processhub.controller.report.child import Copy
 from processhub.controller.report.memory import ReportMemory
+from processhub.registry.copies import Copy
 
 
 def timestamp() -> str:

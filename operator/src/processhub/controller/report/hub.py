@@ -27,13 +27,13 @@ from processhub.api.slice import stored_bytes
 from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.child import NODES_MAX, Copy, node_of, order
+from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
 from processhub.controller.store.hubstate import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import Verdict
+from processhub.registry.copies import is_current
 
 REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # of the registry: children, and bytes as stored
 MEMBERS_MAX = 1000  # that a status lists, by the schema
@@ -119,14 +119,13 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
     states: dict[str, str] = {}
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
     for member in members.values():
-        present = member.phase is not Phase.GONE and not member.judgement.restarting
         for known in member.slices:
-            reports = known.reports if present and known.present.status.holder == member.holder else {}
+            reports = {} if member.judgement.restarting else member.reports_in(known)
             for child_id, entry in known.assignments.items():
                 places.setdefault(child_id, []).append((member, known))
                 report = reports.get(child_id)
-                current = report is not None and report.epoch in (entry.epoch, entry.run) and not entry.wait
-                state = report.state if report is not None and current else State.PENDING
+                counts = report is not None and not entry.wait and is_current(entry, report)
+                state = report.state if report is not None and counts else State.PENDING
                 # Of several copies the active ones speak for the child; it runs where one of these does.
                 if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
                     states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
@@ -134,11 +133,7 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
     room = REGISTRY_BYTES - 2
     for child_id in heapq.nsmallest(REGISTRY_MAX, places):
         copies = [
-            Copy(
-                member,
-                known.assignments[child_id],
-                known.reports.get(child_id) if known.present.status.holder == member.holder else None,
-            )
+            MemberCopy(member.name, known.assignments[child_id], member.reports_in(known).get(child_id), member)
             for member, known in places[child_id]
         ]
         copies.sort(key=order)
@@ -150,7 +145,7 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
     return tuple(registry), Counter(states.values())
 
 
-def _registry_node(copy: Copy) -> RegistryNode:
+def _registry_node(copy: MemberCopy) -> RegistryNode:
     node = node_of(copy)
     return RegistryNode(name=node.name, pod=node.pod, role=node.role, state=node.state, pid=node.pid, epoch=node.epoch)
 

@@ -12,10 +12,10 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
-from processhub.api.slice import encode_workload
 from processhub.core.acceptance import Refusal, refuse_child, refuse_size
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, desired_child
+from processhub.registry.workloads import encode_workload
 
 _TEMPLATE_FIELDS = re.compile(
     r"\bspec\.(" + "|".join(field.encode_name for field in msgspec.structs.fields(ChildSpec)) + r")\b"

@@ -6,8 +6,6 @@ Nothing here decides. The reconcile reads it into a snapshot; informers and the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import msgspec
 
@@ -18,21 +16,14 @@ from processhub.api.kubernetes import Lease, LeaseSpec, Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_TO, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Role
-from processhub.api.slice import (
-    Assignment,
-    EntryError,
-    RegistrySlice,
-    Report,
-    encode_workload,
-    parse_assignment,
-    parse_report,
-)
+from processhub.api.slice import RegistrySlice
 from processhub.controller.store.childsets import KnownSet, known_set, refuse_set, shared_ids
 from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
 from processhub.core.model.snapshot import DesiredChild, desired_child
+from processhub.registry.slices import SliceView
+from processhub.registry.workloads import encode_workload
 
 AGENT_CONTAINER = "agent"
-T = TypeVar("T")
 HubKey = tuple[str, str]  # (namespace, name)
 log = logging.getLogger(__name__)
 
@@ -90,8 +81,8 @@ class KnownSlice:
 
     def __init__(self) -> None:
         self.object: RegistrySlice | None = None
-        self.assignments: dict[str, Assignment] = {}
-        self.reports: dict[str, Report] = {}
+        self._view = SliceView()
+        self.assignments, self.reports = self._view.entries, self._view.reports
         self.unproven: dict[str, int | None] = {}
         self.uncertain: dict[str, int] = {}
         self.asked: set[str] = set()  # ids whose entry a hook changed
@@ -122,20 +113,16 @@ class KnownSlice:
 
     def update(self, new: RegistrySlice) -> set[str]:
         """Take a newer object; the ids whose entries changed."""
-        old = self.object
-        changed = _reparse(
-            old.spec.entries if old else {}, new.spec.entries, self.assignments, parse_assignment, new.metadata.name
-        )
+        change = self._view.update(new)
+        for child_id, error in change.unreadable:
+            log.error("slice %s, entry %s: %s", new.metadata.name, child_id, error)
+        changed, reported = change.entries, change.reports
         self.asked -= changed
         self.asked |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].asked}
         self.leaving -= changed
         self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
-        reported = _reparse(
-            old.status.entries if old else {}, new.status.entries, self.reports, parse_report, new.metadata.name
-        )
         self.claims -= reported
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
-        changed |= reported
         self.object = new
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
@@ -143,7 +130,7 @@ class KnownSlice:
         if self.uncertain:
             written = new.metadata.generation
             self.uncertain = {child_id: on for child_id, on in self.uncertain.items() if on >= written}
-        return changed
+        return changed | reported
 
     def prove(self, holder: str) -> set[str]:
         """Forget the removals that the member has proven (docs/protocol.md, rule 7); their ids.
@@ -206,25 +193,6 @@ def agent_ends(pod: Pod) -> list[str]:
     if status.restart_count and status.state.running and status.state.running.started_at:
         moments.append(status.state.running.started_at)
     return moments
-
-
-def _reparse(
-    old: Mapping[str, str], new: Mapping[str, str], parsed: dict[str, T], parse: Callable[[str], T], name: str
-) -> set[str]:
-    """Bring ``parsed`` up to ``new``; the ids that changed. An entry that can't be read counts as absent."""
-    if old == new:
-        return set()
-    changed = {child_id for child_id, text in new.items() if old.get(child_id) != text}
-    for child_id in changed:
-        try:
-            parsed[child_id] = parse(new[child_id])
-        except EntryError as error:
-            log.error("slice %s, entry %s: %s", name, child_id, error)
-            parsed.pop(child_id, None)
-    gone = old.keys() - new.keys()
-    for child_id in gone:
-        parsed.pop(child_id, None)
-    return changed | gone
 
 
 class HubState:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from processhub.api.reasons import Reason
-from processhub.api.slice import Assignment
+from processhub.registry.grammar import Assignment
 
 
 class Unplaced(msgspec.Struct, frozen=True):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from processhub.api.child import ChildSpec
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
-from processhub.api.slice import Assignment
 from processhub.api.usage import Usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import child_key
+from processhub.registry.grammar import Assignment
 
 
 class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,8 +108,8 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 class OnRecord(msgspec.Struct, frozen=True):
     """An entry and the member whose slice holds it; ``state`` as that member reports it, "" where it does not.
 
-    ``gave``, ``kept`` and ``got`` are its reports on a handover (api/slice.py). ``came_up``: it was Running under this
-    epoch, whatever it is by now.
+    ``gave``, ``kept`` and ``got`` are its reports on a handover (registry/grammar.py). ``came_up``: it was Running
+    under this epoch, whatever it is by now.
     """
 
     member: str

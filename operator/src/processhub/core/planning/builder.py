@@ -12,12 +12,12 @@ from functools import cached_property
 import msgspec
 
 from processhub.api.reasons import Reason, Role
-from processhub.api.slice import Assignment
 from processhub.core.listing import MemberNames, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.registry.grammar import Assignment
 
 # Why a request to move a child is refused.
 NOT_PLACED = "it is not placed yet, or suspended"

@@ -29,8 +29,8 @@ from enum import Enum
 
 import msgspec
 
-from processhub.api.slice import HandoverOrder, Kept
 from processhub.core.model.snapshot import MemberView, OnRecord
+from processhub.registry.grammar import Given, HandoverOrder, Kept
 
 
 class Step(Enum):
@@ -53,7 +53,7 @@ class Next(msgspec.Struct, frozen=True):
 
 def order_for(target: OnRecord, *, must: bool) -> str:
     """The order in the source's entry: the target, its epoch, and whether the child must go (its member is emptied)."""
-    return HandoverOrder(target.member, target.entry.epoch, must).text()
+    return HandoverOrder(target.member, target.entry.epoch, must).format()
 
 
 def goes_to(place: OnRecord) -> str:
@@ -68,13 +68,12 @@ def next_step(source: OnRecord, source_member: MemberView | None, target: OnReco
     must = source_member.draining
     if source.entry.to != order_for(target, must=must):
         return Next(Step.ORDER)
-    epoch = str(target.entry.epoch)
     kept = Kept.parse(source.kept)
     if kept is not None and kept.epoch == target.entry.epoch:
         return Next(Step.COLD if must or kept.why == "stateless" else Step.DEFER)
-    gave_for, _, checksum = source.gave.partition(":")
-    if gave_for == epoch and checksum and checksum == target.got:
-        return Next(Step.COMMIT, checksum)
+    given = Given.parse(source.gave)
+    if given is not None and given.epoch == target.entry.epoch and given.checksum and given.checksum == target.got:
+        return Next(Step.COMMIT, given.checksum)
     return Next(Step.AGAIN if has_lost(target) else Step.WAIT)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, Assignment, format_assignment, stored_bytes
+from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, stored_bytes
+from processhub.registry.grammar import Assignment, format_assignment, workload_of
 
 
 class SliceContent(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ class _Open:
         self.changed = False
         self.entries = dict(content.entries)
         self.ending = set(content.ending) - self.entries.keys()
-        self.users = Counter(_workload_of(text) for text in self.entries.values())
+        self.users = Counter(workload_of(text) for text in self.entries.values())
         self.workloads = {key: text for key, text in content.workloads.items() if key in self.users}
         self.size = sum(_size(key, text) for part in (self.entries, self.workloads) for key, text in part.items())
 
@@ -131,14 +132,10 @@ class _Open:
         text = self.entries.pop(child_id)
         self.ending.add(child_id)
         self.size -= _size(child_id, text)
-        workload = _workload_of(text)
+        workload = workload_of(text)
         self.users[workload] -= 1
         if not self.users[workload] and workload in self.workloads:
             self.size -= _size(workload, self.workloads.pop(workload))
 
     def content(self) -> SliceContent:
         return SliceContent(self.index, self.workloads, self.entries)
-
-
-def _workload_of(text: str) -> str:
-    return text.split(" ", 4)[3]

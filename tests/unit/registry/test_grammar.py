@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processhub.api.child import Exec, PodWorkload, Python, Workload
 from processhub.api.meta import EnvVar
-from processhub.api.slice import (
-    EPOCHS_PER_TERM,
+from processhub.api.reasons import State
+from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.registry.grammar import (
     EXIT_BYTES,
     MESSAGE_BYTES,
     Assignment,
     EntryError,
     Report,
-    decode_workload,
-    encode_workload,
     format_assignment,
     format_report,
+    hands_over,
+    has_state,
+    is_on_demand,
     parse_assignment,
     parse_report,
     report_texts,
+    same_incarnation,
     shorten_report,
+    uid_and_role,
+    waits,
+    workload_of,
 )
+from processhub.registry.workloads import decode_workload, encode_workload
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 words = st.from_regex(r"[A-Za-z0-9-]{1,20}", fullmatch=True)
@@ -38,6 +46,7 @@ assignments = st.builds(
     role=st.sampled_from(["Active", "Passive"]),
     workload=words,
     wait=st.booleans(),
+    to=st.sampled_from(["", "my-hub-1:7", "my-hub-1:7:must"]),
     restart_policy=st.sampled_from(["Permanent", "Transient", "Temporary"]),
     idle_seconds=st.integers(0, 10**6),
     on_demand=st.booleans(),
@@ -68,6 +77,28 @@ def test_a_spec_entry_is_read_back_as_it_was_written(entry: Assignment) -> None:
 @given(reports)
 def test_a_status_entry_is_read_back_as_it_was_written(entry: Report) -> None:
     assert parse_report(format_report(entry)) == entry
+
+
+@given(assignments)
+def test_what_is_searched_for_in_a_spec_entry_is_what_parsing_it_finds(entry: Assignment) -> None:
+    text = format_assignment(entry)
+
+    assert waits(text) == entry.wait
+    assert is_on_demand(text) == entry.on_demand
+    assert hands_over(text) == bool(entry.to)
+    assert uid_and_role(text) == (entry.uid, entry.role)
+    assert workload_of(text) == entry.workload
+
+
+@given(assignments, reports)
+def test_what_is_searched_for_in_a_status_entry_is_what_parsing_it_finds(entry: Assignment, report: Report) -> None:
+    text = format_report(report)
+
+    assert [state for state in State if has_state(text, state)] == [report.state]
+    assert uid_and_role(text) == (report.uid, report.role)
+    same = format_assignment(msgspec.structs.replace(entry, uid=report.uid, epoch=report.epoch))
+    assert same_incarnation(text, same)
+    assert same_incarnation(text, format_assignment(entry)) == (entry.uid == report.uid and entry.epoch == report.epoch)
 
 
 @given(assignments, reports)

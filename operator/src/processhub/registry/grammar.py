@@ -1,0 +1,388 @@
+"""The grammar of the entries of RegistrySlices. No other module reads or writes the text of an entry.
+
+An entry of ``spec.entries``, which the operator writes, has its fields parted by one space::
+
+    <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
+        [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
+
+``wait`` means: on record, not to be started yet (the target of a move whose source still runs); with ``asleep``:
+because the child is suspended, so that it keeps its place. ``run`` is the epoch that the copy was started with, where
+it was promoted since: it got a new epoch with its role and runs on. ``to`` is the order to end and hand the state to
+that member, whose waiting entry has that epoch; ``must``: without asking the child whether it may be moved. ``state``
+is the checksum of the state that the copy is started with. After ``idle`` seconds without a request the member reports
+the child Idle; ``demand`` marks one that a request started. ``ask`` is the digest of the child as its user wrote it,
+where a hook changed it: as long as that stands, so does the entry.
+
+An entry of ``status.entries``, which the member writes::
+
+    <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
+        [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
+
+``gave``: quiesced, and the state for that waiting entry was sent; ``kept``: it was not, and why: the child ``refused``,
+is ``stateless``, or it ``failed``, with a text for people; ``got``: the state for this waiting entry is here, whole. On
+the target ``kept`` says that the state came and was ``lost`` with the agent that had it: it waits to be sent once more.
+``claim``: no entry of this member's says so, but that of the named one, which could not be reached.
+
+``-`` stands for an empty positional field; values after ``=`` are percent-encoded. Readers ignore
+options that they don't know and take them in any order: earlier agents wrote ``exit`` and ``msg`` before the words
+of a handover. Both grammars are format 1.
+
+The texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further where a status outgrows its
+object; everything else of a report is never cut, for somebody waits for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TypeAlias
+from urllib.parse import quote, unquote, unquote_to_bytes
+
+import msgspec
+
+from processhub.api.reasons import State
+from processhub.api.slice import FORMAT
+
+_WAIT = " wait"  # options as they stand in a text; this is the first
+_DEMAND = " demand"
+_TO = " to="
+EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # of a report's texts for people, percent-encoded
+
+
+class EntryError(ValueError):
+    """An entry that does not follow the grammar; the message names the text."""
+
+
+class HandoverOrder(msgspec.Struct, frozen=True):
+    """What an entry's ``to`` says: to whom the state goes, for which waiting entry's epoch, and whether unasked."""
+
+    member: str
+    epoch: int
+    must: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> HandoverOrder:
+        """The order that an entry's ``to`` holds. Raises EntryError."""
+        member, _, rest = text.partition(":")
+        epoch, _, must = rest.partition(":")
+        if not member or not epoch.isdecimal():
+            raise EntryError(f"not an order to hand over: {text!r}")
+        return cls(member, int(epoch), must == "must")
+
+    def format(self) -> str:
+        """The order as the entry holds it."""
+        return f"{self.member}:{self.epoch}" + (":must" if self.must else "")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a report's ``kept`` says: for which waiting entry's epoch a state was not handed over, and why."""
+
+    epoch: int
+    why: str
+    text: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Kept | None:
+        """The report that a ``kept`` holds; None where it holds none that can be read."""
+        epoch, _, rest = text.partition(":")
+        why, _, said = rest.partition(":")
+        return cls(int(epoch), why, unquote(said)) if epoch.isdecimal() else None
+
+    def format(self) -> str:
+        """The text as the report holds it."""
+        text = _cut(_encode(self.text), KEPT_BYTES)
+        return f"{self.epoch}:{self.why}" + (f":{text}" if text else "")
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What a report's ``gave`` says: for which waiting entry's epoch a state was sent, and the state's checksum."""
+
+    epoch: int
+    checksum: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Given | None:
+        """The report that a ``gave`` holds; None where it holds none that can be read."""
+        epoch, _, checksum = text.partition(":")
+        return cls(int(epoch), checksum) if epoch.isdecimal() else None
+
+    def format(self) -> str:
+        """The text as the report holds it."""
+        return f"{self.epoch}:{self.checksum}"
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """One parsed entry of spec.entries: this member shall run that child."""
+
+    uid: str
+    epoch: int
+    role: str = "Active"
+    workload: str
+    wait: bool = False
+    asleep: bool = False  # it waits because the child is suspended
+    run: int = 0  # the epoch of its start where that is not ``epoch``
+    to: str = ""
+    state: str = ""
+    restart_policy: str = "Permanent"
+    idle_seconds: int = 0
+    on_demand: bool = False
+    tags: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    asked: str = ""  # digest of the child as it was before hooks changed it
+
+    @property
+    def started_with(self) -> int:
+        """The epoch of the incarnation that this entry means."""
+        return self.run or self.epoch
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One parsed entry of status.entries: what this member runs. ``started_at`` is RFC 3339 or empty."""
+
+    uid: str
+    epoch: int
+    role: str = "Active"
+    state: str = "Pending"
+    pid: int = 0
+    restarts: int = 0
+    started_at: str = ""
+    reason: str = ""
+    last_exit: str = ""
+    message: str = ""
+    gave: str = ""
+    kept: str = ""
+    got: str = ""
+    claim: str = ""
+
+
+def _encode(value: str) -> str:
+    # A lone surrogate, as an exception's text may have one, has no UTF-8.
+    return quote(value, safe="/@+!$*;()[]{}'", errors="replace")
+
+
+def _cut(encoded: str, most: int) -> str:
+    """The beginning of a percent-encoded text that takes ``most`` bytes at most, in whole characters."""
+    if len(encoded) <= most:
+        return encoded
+    if most <= 0:
+        return ""
+    return _encode(unquote_to_bytes(re.sub("%.?$", "", encoded[:most])).decode(errors="ignore"))
+
+
+def _options(fields: list[str]) -> Iterator[tuple[str, str]]:
+    for field in fields:
+        name, _, value = field.partition("=")
+        yield name, value
+
+
+def format_assignment(entry: Assignment) -> str:
+    """The text of a spec entry."""
+    text = f"{entry.uid} {entry.epoch} {entry.role} {entry.workload}"
+    if entry.wait:
+        text += _WAIT
+    if entry.asleep:
+        text += " asleep"
+    if entry.run:
+        text += f" run={entry.run}"
+    if entry.to:
+        text += f"{_TO}{entry.to}"
+    if entry.state:
+        text += f" state={entry.state}"
+    if entry.restart_policy != "Permanent":
+        text += f" restart={entry.restart_policy}"
+    if entry.idle_seconds:
+        text += f" idle={entry.idle_seconds}"
+    if entry.on_demand:
+        text += _DEMAND
+    if entry.tags:
+        text += " tags=" + ",".join(map(_encode, entry.tags))
+    if entry.metadata:
+        text += " meta=" + ",".join(f"{_encode(key)}:{_encode(value)}" for key, value in entry.metadata)
+    if entry.asked:
+        text += f" ask={entry.asked}"
+    return text
+
+
+def waits(text: str) -> bool:
+    """Whether the spec entry is no order to start; without parsing it."""
+    return f"{text} ".find(f"{_WAIT} ") > 0
+
+
+def is_on_demand(text: str) -> bool:
+    """Whether a request started the child of the spec entry; without parsing it."""
+    return text.endswith(_DEMAND) or f"{_DEMAND} " in text
+
+
+def hands_over(text: str) -> bool:
+    """Whether the spec entry orders a handover; without parsing it."""
+    return _TO in text
+
+
+def uid_and_role(text: str) -> tuple[str, str]:
+    """The uid and the role of an entry of spec or status; without parsing the rest."""
+    uid, _, role, _ = text.split(" ", 3)
+    return uid, role
+
+
+def workload_of(text: str) -> str:
+    """The hash of the spec entry's workload; without parsing the rest."""
+    return text.split(" ", 4)[3]
+
+
+def same_incarnation(text: str, other: str) -> bool:
+    """Whether two entries of spec or status have the same uid and epoch; without parsing the rest."""
+    return text.split(" ", 2)[:2] == other.split(" ", 2)[:2]
+
+
+def has_state(text: str, state: State) -> bool:
+    """Whether the status entry reports the state; without parsing it."""
+    return f" {state} " in text
+
+
+def parse_assignment(text: str) -> Assignment:
+    """The parsed spec entry. Raises EntryError."""
+    fields = text.split(" ")
+    try:
+        uid, epoch, role, workload = fields[:4]
+        if len(fields) == 4:
+            return Assignment(uid=uid, epoch=int(epoch), role=role, workload=workload)
+        wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked = (
+            _read_assignment_options(fields[4:])
+        )
+        return Assignment(
+            uid=uid,
+            epoch=int(epoch),
+            role=role,
+            workload=workload,
+            wait=wait,
+            asleep=asleep,
+            run=run,
+            to=to,
+            state=state,
+            restart_policy=restart_policy,
+            idle_seconds=idle_seconds,
+            on_demand=on_demand,
+            tags=tags,
+            metadata=metadata,
+            asked=asked,
+        )
+    except ValueError as error:
+        raise EntryError(f"not a spec entry of format {FORMAT}: {text!r}") from error
+
+
+_AssignmentOptions: TypeAlias = tuple[
+    bool, bool, int, str, str, str, int, bool, tuple[str, ...], tuple[tuple[str, str], ...], str
+]
+
+
+def _read_assignment_options(fields: list[str]) -> _AssignmentOptions:
+    """The options of a spec entry, in the order in which Assignment has them: a tuple, since most are read in bulk."""
+    wait = asleep = on_demand = False
+    run = idle_seconds = 0
+    to = state = asked = ""
+    restart_policy = "Permanent"
+    tags: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    for field in fields:
+        name, _, value = field.partition("=")
+        if name == "restart":
+            restart_policy = value
+        elif name == "tags":
+            tags = tuple(map(unquote, value.split(",")))
+        elif name == "meta":
+            pairs = (pair.partition(":") for pair in value.split(","))
+            metadata = tuple((unquote(key), unquote(text)) for key, _, text in pairs)
+        elif name == "wait":
+            wait = True
+        elif name == "asleep":
+            asleep = True
+        elif name == "run":
+            run = int(value)
+        elif name == "to":
+            to = value
+        elif name == "state":
+            state = value
+        elif name == "idle":
+            idle_seconds = int(value)
+        elif name == "demand":
+            on_demand = True
+        elif name == "ask":
+            asked = value
+    return wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked
+
+
+def format_report(entry: Report) -> str:
+    """The text of a status entry."""
+    text = (
+        f"{entry.uid} {entry.epoch} {entry.role} {entry.state} {entry.pid or '-'} {entry.restarts}"
+        f" {entry.started_at or '-'}"
+    )
+    if entry.reason:
+        text += f" reason={entry.reason}"
+    if entry.gave:
+        text += f" gave={entry.gave}"
+    if entry.kept:
+        text += f" kept={entry.kept}"
+    if entry.got:
+        text += f" got={entry.got}"
+    if entry.claim:
+        text += f" claim={entry.claim}"
+    if entry.last_exit:
+        text += f" exit={_cut(_encode(entry.last_exit), EXIT_BYTES)}"
+    if entry.message:
+        text += f" msg={_cut(_encode(entry.message), MESSAGE_BYTES)}"
+    return text
+
+
+def report_texts(text: str) -> list[int]:
+    """The lengths, percent-encoded, of what a status entry has for people alone."""
+    return [len(said) for _, said in map(_parted, text.split(" ")[7:]) if said]
+
+
+def shorten_report(text: str, most: int) -> str:
+    """The status entry with at most ``most`` bytes of each text for people; what somebody waits for stays whole."""
+    fields = text.split(" ")
+    for at in range(7, len(fields)):
+        rest, said = _parted(fields[at])
+        if said:
+            said = _cut(said, most)
+            fields[at] = rest + said if said else rest.rstrip(":") if rest.startswith("kept=") else ""
+    return " ".join(filter(None, fields))
+
+
+def _parted(field: str) -> tuple[str, str]:
+    """An option of a status entry as what must stay and what is for people alone."""
+    if field.startswith(("exit=", "msg=")):
+        name, _, said = field.partition("=")
+        return f"{name}=", said
+    if field.startswith("kept="):
+        epoch, _, rest = field.partition(":")
+        why, parted, said = rest.partition(":")
+        return f"{epoch}:{why}{parted}", said
+    return field, ""
+
+
+def parse_report(text: str) -> Report:
+    """The parsed status entry. Raises EntryError."""
+    fields = text.split(" ")
+    try:
+        uid, epoch, role, state, pid, restarts, started_at = fields[:7]
+        options = dict(_options(fields[7:])) if len(fields) > 7 else {}
+        return Report(
+            uid=uid,
+            epoch=int(epoch),
+            role=role,
+            state=state,
+            pid=0 if pid == "-" else int(pid),
+            restarts=int(restarts),
+            started_at="" if started_at == "-" else started_at,
+            reason=options.get("reason", ""),
+            last_exit=unquote(options.get("exit", "")),
+            message=unquote(options.get("msg", "")),
+            gave=options.get("gave", ""),
+            kept=options.get("kept", ""),
+            got=options.get("got", ""),
+            claim=options.get("claim", ""),
+        )
+    except ValueError as error:
+        raise EntryError(f"not a status entry of format {FORMAT}: {text!r}") from error

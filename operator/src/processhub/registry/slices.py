@@ -1,0 +1,77 @@
+"""A slice with its entries parsed: what every reader of slices keeps of one, so that only changed texts are parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+from processhub.api.slice import RegistrySlice
+from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment, parse_report
+
+T = TypeVar("T")
+Unreadable = list[tuple[str, EntryError]]
+
+
+class SliceChange(NamedTuple):
+    """The ids whose entry or report is another, new or gone, and why the new texts of some can't be read."""
+
+    entries: set[str]
+    reports: set[str]
+    unreadable: Unreadable
+
+
+class SliceView:
+    """The entries and the reports of one slice, by id. ``entries`` and ``reports`` are changed in place.
+
+    An entry that can't be read counts as absent. With ``keeps_unreadable`` the entry before it stays instead: to an
+    agent, a text that it can't read is no order to stop.
+    """
+
+    def __init__(self, *, keeps_unreadable: bool = False) -> None:
+        self.entries: dict[str, Assignment] = {}
+        self.reports: dict[str, Report] = {}
+        self._keeps_unreadable = keeps_unreadable
+        self._entry_texts: Mapping[str, str] = {}
+        self._report_texts: Mapping[str, str] = {}
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids that the slice names, in spec or status, those included whose text can't be read."""
+        return self._entry_texts.keys() | self._report_texts.keys()
+
+    def update(self, item: RegistrySlice) -> SliceChange:
+        """Take the slice as it is now."""
+        change = self.update_entries(item)
+        before, self._report_texts = self._report_texts, item.status.entries
+        changed, unreadable = _reparse(before, self._report_texts, self.reports, parse_report)
+        for child_id, _ in unreadable:
+            self.reports.pop(child_id, None)
+        return SliceChange(change.entries, changed, [*change.unreadable, *unreadable])
+
+    def update_entries(self, item: RegistrySlice) -> SliceChange:
+        """Take the spec of the slice as it is now, for readers that need no reports."""
+        before, self._entry_texts = self._entry_texts, item.spec.entries
+        changed, unreadable = _reparse(before, self._entry_texts, self.entries, parse_assignment)
+        if not self._keeps_unreadable:
+            for child_id, _ in unreadable:
+                self.entries.pop(child_id, None)
+        return SliceChange(changed, set(), unreadable)
+
+
+def _reparse(
+    before: Mapping[str, str], texts: Mapping[str, str], parsed: dict[str, T], parse: Callable[[str], T]
+) -> tuple[set[str], Unreadable]:
+    """Bring ``parsed`` up to ``texts``, except for texts that can't be read; the ids that changed, and those texts."""
+    if before == texts:
+        return set(), []
+    known, unreadable = before.get, []
+    changed = {child_id for child_id, text in texts.items() if known(child_id) != text}
+    for child_id in changed:
+        try:
+            parsed[child_id] = parse(texts[child_id])
+        except EntryError as error:
+            unreadable.append((child_id, error))
+    gone = before.keys() - texts.keys()
+    for child_id in gone:
+        parsed.pop(child_id, None)
+    return changed | gone, unreadable

@@ -1,0 +1,294 @@
+"""Every surface says the same of a copy: look-ups over HTTP, the client, the status of Child, Hub and ChildSet, hooks.
+
+What a surface says of a copy is compared with the state that registry/copies.py gives it. Where a surface differs on
+purpose, that stands in ``DIFFERENCES`` with the reason, and in the function that says what is expected of the surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from processhub.agent.registry import lookup
+from processhub.api.child import Child, ChildSpec
+from processhub.api.childset import ChildSet
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta
+from processhub.api.reasons import Role, State
+from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from processhub.client.registry import Registry
+from processhub.controller.hooks.view import copies_seen
+from processhub.controller.observe.members import Member
+from processhub.controller.report.child import child_status, copies_of
+from processhub.controller.report.childset import tallies
+from processhub.controller.report.hub import registry_of
+from processhub.controller.store.childsets import SeenSet, known_set
+from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.core.model.membership import Judgement, Phase
+from processhub.registry.copies import Copy, is_running
+from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+
+NOW = "2026-01-01T00:00:00Z"
+HOLDER = "pod/1"
+STATES = [str(state) for state in State]
+
+DIFFERENCES = {
+    "operator: a member that is gone": "Slices don't tell that a Lease has run out; look-ups show the last report.",
+    "operator: a report of another Lease holder": "Only Leases tell who holds one. The report is of an earlier agent.",
+    "operator: a member that restarts": "Its processes ended with its container. Slices don't tell that.",
+    "Child.status: uid": "It has the copies of one Child; look-ups go by id.",
+    "records, Hub.status: off record": "They list what is on record. `kubectl hub` shows the others beside it.",
+    "ChildSet.status, Hub.status.children": "They count children, not copies: by active copies that don't wait.",
+    "hooks": "They follow a process from its start to its end, so one of an earlier epoch runs until it has ended.",
+}
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What there is of the child ``a`` on one member, and how the operator judges the member."""
+
+    entry: Assignment | None
+    report: Report | None
+    phase: Phase = Phase.LIVE
+    restarting: bool = False
+    holder: str = HOLDER  # who wrote the report
+
+    @property
+    def heard(self) -> bool:
+        """Whether the operator goes by the report."""
+        return self.holder == HOLDER and self.phase is not Phase.GONE
+
+
+uids, epochs = st.sampled_from(["u", "v"]), st.integers(1, 4)
+entries = st.builds(
+    lambda asleep, wait, **fields: Assignment(asleep=asleep, wait=wait or asleep, **fields),
+    uid=uids,
+    epoch=epochs,
+    workload=st.just("w"),
+    role=st.sampled_from(list(map(str, Role))),
+    wait=st.booleans(),
+    asleep=st.booleans(),
+    run=st.integers(0, 4),
+)
+reports = st.builds(
+    Report,
+    uid=uids,
+    epoch=epochs,
+    role=st.sampled_from(list(map(str, Role))),
+    state=st.sampled_from(STATES),
+    pid=st.sampled_from([0, 7]),
+    reason=st.sampled_from(["", "BackOff"]),
+)
+judgements = st.sampled_from([(Phase.LIVE, False), (Phase.HELD, False), (Phase.HELD, True), (Phase.GONE, False)])
+
+
+@st.composite
+def placed(draw: st.DrawFn) -> Placed:
+    entry, report = draw(st.none() | entries), draw(st.none() | reports)
+    if entry is None and report is not None and draw(st.booleans()):
+        report = msgspec.structs.replace(report, claim="hub-9")
+    phase, restarting = draw(judgements)
+    return Placed(entry, report, phase, restarting, draw(st.sampled_from([HOLDER, HOLDER, HOLDER, "pod/0"])))
+
+
+hubs = st.lists(placed(), min_size=1, max_size=3).map(
+    lambda found: {f"hub-{number}": item for number, item in enumerate(found)}
+)
+
+
+def slice_of(name: str, item: Placed) -> RegistrySlice:
+    return RegistrySlice(
+        metadata=ObjectMeta(name=f"hub.{name}.0", uid=name, generation=1),
+        spec=SliceSpec(
+            hub="hub",
+            hub_uid="h",
+            member=name,
+            term=1,
+            workloads={"w": '{"exec":{"command":["sleep"]}}'},
+            entries={"a": format_assignment(item.entry)} if item.entry else {},
+        ),
+        status=SliceStatus(
+            holder=item.holder, observed_generation=1, entries={"a": format_report(item.report)} if item.report else {}
+        ),
+    )
+
+
+def member_of(name: str, item: Placed) -> Member:
+    known = KnownSlice()
+    known.update(slice_of(name, item))
+    lease = KnownLease(Lease(metadata=ObjectMeta(name=name), spec=LeaseSpec(holder_identity=HOLDER)), 0.0)
+    judgement = Judgement(item.phase, False, item.restarting, None, "")
+    return Member(name=name, wanted=True, weight=1, pod=None, lease=lease, slices=(known,), judgement=judgement)
+
+
+def slices(hub: Mapping[str, Placed]) -> list[RegistrySlice]:
+    return [slice_of(name, item) for name, item in hub.items()]
+
+
+def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
+    return {name: member_of(name, item) for name, item in hub.items()}
+
+
+def by_slices(hub: Mapping[str, Placed]) -> dict[str, str]:
+    """The state of each copy by what slices say."""
+    return {name: Copy(name, item.entry, item.report).state for name, item in hub.items() if item.entry or item.report}
+
+
+def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
+    """The state of each copy for the operator, which knows of members that are gone or restart."""
+    found = {}
+    for name, item in hub.items():
+        report = item.report if item.heard else None
+        if item.entry is None and report is None:
+            continue
+        if item.restarting:
+            found[name] = "Stopped" if item.entry and item.entry.asleep else "Pending"
+        else:
+            found[name] = Copy(name, item.entry, report).state
+    return found
+
+
+def test_each_difference_has_a_reason() -> None:
+    assert all(reason.endswith(".") for reason in DIFFERENCES.values())
+
+
+STALE = {"hub-0": Placed(Assignment(uid="u", epoch=2, workload="w"), Report(uid="u", epoch=1, state="Running"))}
+OTHER_UID = {"hub-0": Placed(Assignment(uid="u", epoch=1, workload="w"), Report(uid="v", epoch=1, state="Running"))}
+SUSPENDED = {
+    "hub-0": Placed(
+        Assignment(uid="u", epoch=2, workload="w", wait=True, asleep=True), Report(uid="u", epoch=1, state="Running")
+    )
+}
+
+
+@given(hubs)
+@example(STALE)
+@example(OTHER_UID)
+@example(SUSPENDED)
+def test_look_ups_over_http_say_what_the_slices_say(hub: dict[str, Placed]) -> None:
+    expected = by_slices(hub)
+
+    found = lookup.child(slices(hub), "a")
+    listed = lookup.children(slices(hub))
+
+    assert {node["name"]: node["state"] for node in found["nodes"]} == expected if found else not expected
+    assert listed == ([found] if found else [])
+    assert {item["name"]: item["running"] for item in lookup.members(slices(hub))} == {
+        name: int(expected.get(name) == State.RUNNING) for name in hub
+    }
+
+
+@given(hubs)
+@example(SUSPENDED)
+def test_requests_are_sent_to_copies_that_run_by_the_slices(hub: dict[str, Placed]) -> None:
+    expected = by_slices(hub)
+
+    found = lookup.copies(slices(hub), "a")
+
+    assert {copy.member: copy.running for copy in found} == {
+        name: expected[name] == State.RUNNING for name, item in hub.items() if item.entry
+    }
+
+
+@given(hubs)
+@example(SUSPENDED)
+def test_the_client_says_what_the_slices_say(hub: dict[str, Placed]) -> None:
+    registry = Registry("hub", "h")
+    for item in slices(hub):
+        registry.put(item)
+
+    record = registry.records.get("a")
+    found = {node.name: str(node.state) for node in record.nodes} if record else {}
+    ending = {node.name: str(node.state) for _, node in registry.ending()}
+
+    assert {**found, **ending} == by_slices(hub)
+    assert found.keys() == {name for name, item in hub.items() if item.entry}
+
+
+@given(hubs)
+@example(STALE)
+@example(OTHER_UID)
+@example(SUSPENDED)
+def test_child_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+    expected = by_operator(hub)
+    child = Child(metadata=ObjectMeta(name="a", namespace="ns", uid="u", generation=1), spec=ChildSpec(hub="hub"))
+
+    status = child_status(child, copies_of("a", members(hub)), None, None, NOW)
+
+    assert {node.name: str(node.state) for node in status.nodes} == {
+        name: state for name, state in expected.items() if uid_of(hub[name]) == "u"
+    }
+    ready = next(condition for condition in status.conditions if condition.type == "Ready")
+    if status.nodes:
+        first = hub[status.nodes[0].name]
+        assert (ready.status == "True") == (status.nodes[0].state == State.RUNNING and first.entry is not None)
+
+
+@given(hubs)
+@example(STALE)
+@example(OTHER_UID)
+@example(SUSPENDED)
+def test_hub_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+    expected = {name: state for name, state in by_operator(hub).items() if hub[name].entry}
+
+    registry, counts = registry_of(members(hub))
+
+    assert {node.name: str(node.state) for entry in registry for node in entry.nodes} == expected
+    assert counts.total() == bool(expected)
+    assert counts[State.RUNNING] == (State.RUNNING in acting(hub, expected))
+
+
+@given(hubs)
+@example(STALE)
+@example(OTHER_UID)
+@example(SUSPENDED)
+def test_child_set_status_counts_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+    expected = {name: state for name, state in by_operator(hub).items() if uid_of(hub[name]) == "u"}
+    spec = {"hub": "hub", "ids": ["a"], "template": {"exec": {"command": ["sleep"]}}}
+    item = msgspec.convert({"metadata": {"name": "x", "namespace": "ns", "uid": "u"}, "spec": spec}, ChildSet)
+
+    tally = tallies({"u": SeenSet(known_set(item, None))}, members(hub))["u"]
+
+    states = acting(hub, expected)
+    assert tally.count(State.RUNNING) == (State.RUNNING in states)
+    assert tally.count(State.FAILED) <= (State.FAILED in states)
+
+
+@given(hubs)
+def test_hooks_follow_the_processes_that_live_members_report(hub: dict[str, Placed]) -> None:
+    seen = copies_seen(members(hub), {"a"}, partitioned=False)["a"]
+
+    running = {(copy.uid, copy.member) for copy in seen if copy.running}
+
+    assert running == {
+        (item.report.uid, name)
+        for name, item in hub.items()
+        if item.report and item.report.state == State.RUNNING and item.heard and item.phase is Phase.LIVE
+    }
+    for name, state in by_operator(hub).items():
+        uid = uid_of(hub[name])
+        assert state != State.RUNNING or hub[name].phase is not Phase.LIVE or (uid, name) in running
+
+
+@given(entries | st.none(), reports)
+def test_a_copy_that_runs_is_told_by_its_texts(entry: Assignment | None, report: Report) -> None:
+    text = format_assignment(entry) if entry else None
+
+    assert is_running(text, format_report(report)) == Copy("", entry, report).running
+
+
+def uid_of(item: Placed) -> str:
+    known = item.entry or item.report
+    assert known is not None
+    return known.uid
+
+
+def acting(hub: Mapping[str, Placed], states: Mapping[str, str]) -> Iterable[str]:
+    """The states of the copies by which children are counted."""
+    return [
+        state
+        for name, state in states.items()
+        if (entry := hub[name].entry) is not None and not entry.wait and entry.role == Role.ACTIVE
+    ]
