@@ -107,7 +107,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster
-	@$(PYTEST) tests/unit
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit
 
 integration: setup ## Run the tests on a local cluster of their own
 	@$(PYTEST) tests/integration

@@ -10,7 +10,7 @@ import msgspec
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
 from processhub.core.model.membership import Phase
-from processhub.core.model.placement import child_key
+from processhub.core.model.placement import Candidate, best, child_key, child_keys
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
@@ -195,3 +195,32 @@ class PlannedHub:
     def epoch(self, id_: str) -> int:
         (entry,) = self.record[id_].values()
         return entry.epoch
+
+
+LOOSE = hub_spec(cap_percent=1000)
+
+
+def drawn_to(hub: PlannedHub, *, among: list[str] | None = None) -> dict[str, str]:
+    """id → the member it is drawn to, no cap considered."""
+    names = among or list(hub.members)
+    weights = {name: member.weight for name, member in hub.members.items()}
+    candidates = [Candidate(name, weights.get(name, 1)) for name in names]
+    chosen = best(child_keys(hub.children), candidates)
+    return {id_: names[index] for id_, index in zip(hub.children, chosen.tolist(), strict=True)}
+
+
+def resting(members: int = 3, children: int = 60, **spec: int) -> PlannedHub:
+    hub = PlannedHub(members, hub_spec(**{"cap_percent": 1000, **spec}))
+    hub.want(children_of(children))
+    hub.rest()
+    return hub
+
+
+def first_on(hub: PlannedHub, name: str) -> str:
+    return min(hub.on(name))
+
+
+def drawn_onto(hub: PlannedHub, joiner: str) -> str:
+    """A child of ``hub`` that a member of this name would outrank its present one for."""
+    with_joiner = drawn_to(hub, among=[*hub.members, joiner])
+    return next(id_ for id_, name in sorted(with_joiner.items()) if name == joiner)
