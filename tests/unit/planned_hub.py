@@ -224,3 +224,7 @@ def drawn_onto(hub: PlannedHub, joiner: str) -> str:
     """A child of ``hub`` that a member of this name would outrank its present one for."""
     with_joiner = drawn_to(hub, among=[*hub.members, joiner])
     return next(id_ for id_, name in sorted(with_joiner.items()) if name == joiner)
+
+
+def hub_of(strategy: str, members: int = 3, **spec: object) -> PlannedHub:
+    return PlannedHub(members, hub_spec(strategy=strategy, **spec))  # type: ignore[arg-type]

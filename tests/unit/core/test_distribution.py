@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_spec
+from planned_hub import FIRST_EPOCH, PlannedHub, child, children_of, hub_of, hub_spec
 
 from processhub.api.reasons import Reason
 from processhub.api.usage import Usage, format_usage, parse_usage
@@ -19,10 +19,6 @@ NAMES = ["hub-0", "hub-1", "hub-2"]
 
 
 SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # those that keep one copy
-
-
-def hub_of(strategy: str, members: int = 3, **spec: object) -> PlannedHub:
-    return PlannedHub(members, hub_spec(strategy=strategy, **spec))  # type: ignore[arg-type]
 
 
 def one_by_one(hub: PlannedHub, children: list[DesiredChild]) -> list[str]:

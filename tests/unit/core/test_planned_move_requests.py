@@ -7,44 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from planned_hub import PlannedHub, child, hub_spec
+from planned_hub import PlannedHub, child, hub_of
 
 from processhub.api.reasons import Reason
 from processhub.core.model.membership import Phase
-from processhub.core.model.placement import Candidate, rank
-from processhub.core.model.snapshot import DesiredChild
 from processhub.core.planning.planner import plan
 from processhub.core.planning.single import SingleCopyPlanner
-from processhub.core.strategies import BUILT_IN, strategy_of
+from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
-
-NAMES = ["hub-0", "hub-1", "hub-2"]
-
-
-SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # those that keep one copy
-
-
-def hub_of(strategy: str, members: int = 3, **spec: object) -> PlannedHub:
-    return PlannedHub(members, hub_spec(strategy=strategy, **spec))  # type: ignore[arg-type]
-
-
-def one_by_one(hub: PlannedHub, children: list[DesiredChild]) -> list[str]:
-    """The member that each goes to, arriving in this order, a round for each."""
-    places = []
-    for each in children:
-        hub.want([each])
-        hub.rest()
-        places.append(hub.where()[each.id])
-    return places
-
-
-def by_hash(child_id: str, *names: str) -> str:
-    return rank(child_id, [Candidate(name) for name in names])[0][0]
-
-
-def counts(hub: PlannedHub) -> dict[str, int]:
-    return {name: len(hub.on(name)) for name in hub.members}
-
 
 # move requests
 

@@ -22,7 +22,6 @@ class MoveAdmission:
         self._asker, self._post, self._wake = asker, post, wake
         self._task: asyncio.Task[None] | None = None
         self._allowed = False
-        self.deferred = ""  # why moves wait, "" where they don't
 
     @property
     def open(self) -> bool:
@@ -47,7 +46,7 @@ class MoveAdmission:
 
     def reset(self) -> None:
         """Forget what was allowed and asked: the next moves are another question."""
-        self._allowed, self.deferred = False, ""
+        self._allowed = False
         self.close()
 
     def close(self) -> None:
@@ -65,9 +64,8 @@ class MoveAdmission:
                 allowed, reason = False, str(error)
             if allowed:
                 break
-            self.deferred = reason
             details = {"count": data["pending"], "reason": "HookDenied", "message": reason}
             self._post([HubEvent(HookEvent.MIGRATION_DEFERRED, "", details)])
             await asyncio.sleep(AGAIN_SECONDS)
-        self._allowed, self.deferred, self._task = True, "", None
+        self._allowed, self._task = True, None
         self._wake()
