@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.cluster.timestamps import now_seconds
 from processhub.registry.grammar import Report
 
+log = logging.getLogger(__name__)
 MESSAGE_MAX = 500  # characters of a message that is reported
 
 
@@ -314,6 +316,12 @@ class Child:
                 return
         attempt.held_back = None
         attempt.run.stop(grace)
+
+    def stuck(self, message: str) -> None:
+        """Something of the child can't be signalled, for this reason: it stays on record until it ends by itself."""
+        log.warning("%s", message, extra={"child": self.id})
+        self.message = message[:MESSAGE_MAX]
+        self.changed(urgent=True)
 
     def at_rest(self) -> None:
         """The request in hand is answered, or has taken too long: a stop that waited for it goes on."""

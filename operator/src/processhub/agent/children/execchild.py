@@ -193,6 +193,13 @@ class ExecRun:
             exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
         self._end(exit_status)
 
+    def stuck(self, pid: int, user: int) -> None:
+        """The kernel does not let a process of the child's tree be signalled."""
+        self._child.stuck(
+            f"process {pid} can't be signalled: it runs as user {user}; give the members' container the capability KILL"
+            " (spec.members.template), or have the program stay the container's user"
+        )
+
     def exited(self, status: int, fenced: bool) -> None:
         """The process ended, and nothing of its tree is left."""
         if self._leave_to is not None:

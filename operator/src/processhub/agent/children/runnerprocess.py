@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.reasons import Reason
 from processhub.cluster.timestamps import now_micros
 
+log = logging.getLogger(__name__)
 _CHANNEL = 3
 _SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
 
@@ -88,6 +90,10 @@ class RunnerProcess:
         self._close()
         reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
         self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
+
+    def stuck(self, pid: int, user: int) -> None:
+        """The kernel does not let a process of the runner's tree be signalled."""
+        log.warning("process %d of the runner %d can't be signalled: it runs as user %d", pid, self.pid, user)
 
     def exited(self, status: int, fenced: bool) -> None:
         """The process ended, and nothing of its tree is left."""

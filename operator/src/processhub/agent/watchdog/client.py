@@ -33,6 +33,9 @@ class Watcher(Protocol):
     def failed(self, what: str, number: int, text: str) -> None:
         """The process could not be started: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
 
+    def stuck(self, pid: int, user: int) -> None:
+        """The kernel does not let process ``pid`` of the tree be signalled: it runs as another user."""
+
     def exited(self, status: int, fenced: bool) -> None:
         """Nothing of the process's tree is left; ``status`` is its exit code, or minus the signal that ended it."""
 
@@ -151,6 +154,8 @@ class WatchdogClient:
                 self._watchers[key].started(message["pid"])
             elif event == "failed":
                 self._watchers.pop(key).failed(message["what"], message["errno"], message["text"])
+            elif event == "stuck":
+                self._watchers[key].stuck(message["pid"], message["user"])
             elif event == "exited":
                 self._watchers.pop(key).exited(message["status"], message["fenced"])
         if self._inbox.closed:

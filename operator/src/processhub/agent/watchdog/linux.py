@@ -13,9 +13,17 @@ from collections.abc import Container, Iterable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_FORKNOEXEC = 0x40  # of the kernel's flags of a process: forked, no exec since
-_STATE, _PARENT, _FLAGS, _THREADS = 0, 1, 6, 17  # in /proc/<pid>/stat, counted from behind the name
+_STATE, _PARENT, _SESSION, _FLAGS, _THREADS, _BEGAN = (
+    0,
+    1,
+    3,
+    6,
+    17,
+    19,
+)  # in /proc/<pid>/stat, counted from behind the name
 _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
+_REFUSED_SECONDS = 0.1  # What the kernel has refused to end for so long is not waited for.
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -101,14 +109,31 @@ def end_all(seconds: float) -> None:
     """SIGKILL to every process below this one, at most for ``seconds``, until none is left.
 
     That is so when the kernel says that there is no child (ECHILD). No list of children proves it: orphans of one
-    that ends while the list is read are not on it.
+    that ends while the list is read are not on it. Processes of another user that the kernel does not let end are not
+    waited for: they end with the container.
     """
-    deadline = boottime() + seconds
+    deadline, refused_since = boottime() + seconds, 0.0
     while _reap() and boottime() < deadline:
-        for pid in descendants(own_children(())):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        # A list and not a generator: each of them gets its signal.
+        refused = [not kill(pid) for pid in descendants(own_children(()))]
+        if not all(refused):
+            refused_since = 0.0
+        elif not refused_since:
+            refused_since = boottime()
+        elif boottime() - refused_since > _REFUSED_SECONDS:
+            return
         time.sleep(0.005)
+
+
+def kill(pid: int) -> bool:
+    """SIGKILL to the process; returns whether the kernel allowed it, which it does where the process is gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _reap() -> bool:
@@ -144,6 +169,25 @@ def _fields(pid: int) -> list[bytes]:
         return []
     finally:
         os.close(fd)
+
+
+def session_of(pid: int) -> int:
+    """The id of the process's session, 0 where the process is gone."""
+    fields = _fields(pid)
+    return int(fields[_SESSION]) if fields else 0
+
+
+def began(pid: int) -> int:
+    """When the process began, in clock ticks after the machine's start; 0 where it is gone."""
+    fields = _fields(pid)
+    return int(fields[_BEGAN]) if fields else 0
+
+
+def user_of(pid: int) -> int | None:
+    """The user id that the process runs as, None where the process is gone."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 as above
+    return None
 
 
 def has_become(pid: int) -> bool:

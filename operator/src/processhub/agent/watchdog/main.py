@@ -7,6 +7,7 @@ watchdog ends the children by itself. It never waits for a peer: messages that t
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -19,12 +20,16 @@ from processhub.agent.watchdog.fence import Fence
 from processhub.agent.watchdog.launch import Launch, launch
 from processhub.agent.watchdog.linux import (
     become_subreaper,
+    began,
     boottime,
     descendants,
     end_all,
     environment_value,
     has_become,
+    kill,
     own_children,
+    session_of,
+    user_of,
 )
 from processhub.agent.watchdog.managedprocess import ManagedProcess
 
@@ -50,6 +55,7 @@ class Watchdog:
         self._epoll = select.epoll()
         self._reports: dict[int, ManagedProcess] = {}
         self._writing = False
+        self._cannot_fence = False  # a process that must end now can't be ended: only the container's end does it
         # In the marks: a watchdog restarted in the same container must not take old marks for its own.
         self._nonce = f"{os.getpid()}.{time.time_ns()}"
 
@@ -66,7 +72,7 @@ class Watchdog:
             end_all(_END_SECONDS)
 
     def _serve(self, wake: int) -> None:
-        while not (self._inbox.closed or self._outbox.closed):
+        while not (self._inbox.closed or self._outbox.closed or self._cannot_fence):
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
                     self._outbox.flush()
@@ -106,7 +112,7 @@ class Watchdog:
         elif message["op"] == "stop":
             self._stop(process, message["grace"])
         elif message["op"] == "signal":
-            process.signal(message["signal"])
+            self._signal(process, message["signal"])
 
     def _spawn(self, message: Message) -> None:
         key = message["key"]
@@ -130,7 +136,7 @@ class Watchdog:
         finally:
             for fd in fds:
                 os.close(fd)
-        process = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report)
+        process = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report, began=began(pid))
         self._processes[key] = self._by_pid[pid] = self._reports[report] = process
         self._epoll.register(report, select.EPOLLIN)
 
@@ -147,7 +153,7 @@ class Watchdog:
         if not process.failure and has_become(process.pid):
             self._outbox.send({"ev": "started", "key": process.key, "pid": process.pid})
             if process.key in self._stopping:
-                process.signal(process.stop_signal)
+                self._signal(process, process.stop_signal)
 
     def _failed(self, key: str, failure: str) -> None:
         what, number, text = failure.split(" ", 2)
@@ -156,27 +162,41 @@ class Watchdog:
     def _stop(self, process: ManagedProcess, grace: float) -> None:
         kill_at = boottime() + grace
         if grace <= 0:
-            process.kill()
+            self._signal(process, signal.SIGKILL)
         elif not process.kill_at:
             self._stopping[process.key] = process
             if process.report < 0:  # else the signal would be lost on the fork that has not become the program yet
-                process.signal(process.stop_signal)
+                self._signal(process, process.stop_signal)
         process.kill_at = min(process.kill_at or kill_at, kill_at)
 
     def _deadlines(self) -> None:
         now = boottime()
         for process in [process for process in self._stopping.values() if now >= process.kill_at]:
             del self._stopping[process.key]
-            process.kill()
+            self._signal(process, signal.SIGKILL)
         if due := self._fence.due():
             for process in self._by_pid.values():
                 process.fenced = True
                 if due == "kill":
-                    process.kill()
+                    self._cannot_fence |= not self._signal(process, signal.SIGKILL)
                 elif not process.kill_at:
                     # With its SIGKILL, also if the Lease is renewed by then: one that is stopping is of no use any
                     # more, a runner whose other actors have ended already least of all.
                     self._stop(process, self._fence.kill_at - now)
+
+    def _signal(self, process: ManagedProcess, signum: int) -> bool:
+        """Signal the process group; report it to the agent, and return False, where the kernel refuses that."""
+        allowed = process.signal(signum)
+        if not allowed:
+            self._report_stuck(process, process.pid)
+        return allowed
+
+    def _report_stuck(self, process: ManagedProcess, pid: int) -> None:
+        """Report once that the kernel does not let ``pid``, which is of the process's tree, be ended."""
+        user = user_of(pid)
+        if user is not None and not process.reported_stuck:
+            process.reported_stuck = True
+            self._outbox.send({"ev": "stuck", "key": process.key, "pid": pid, "user": user})
 
     # ends
 
@@ -191,7 +211,7 @@ class Watchdog:
             process = self._by_pid.pop(ended.si_pid, None)
             if process is not None:
                 # While it is a zombie nobody else can have its number, so the group is surely its own.
-                process.signal(signal.SIGKILL)
+                process.kill()
                 if process.report >= 0:
                     self._launched(process.report)
             _, status = os.waitpid(ended.si_pid, 0)
@@ -204,37 +224,57 @@ class Watchdog:
         """End what escaped from the groups of ended processes, and report those of which nothing is left.
 
         An orphan comes to the watchdog when its parent ends, before that end can be seen here. One whose mark
-        can't be read (a wiped environment) belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec
-        there is none to read for a moment, so that takes several looks.
+        can't be read (a wiped environment, another user) is of the process whose session it is in. Where there is none
+        it belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec there is no mark to read for a
+        moment, so that takes several looks.
         """
-        began = boottime()
-        if not self._ending or began < self._sweep_at:
+        now = boottime()
+        if not self._ending or now < self._sweep_at:
             return
         left: set[str] = set()
-        guilty, unmarked = [], dict[int, int]()
+        guilty, unmarked = dict[int, set[str]](), dict[int, int]()
         for pid, state in own_children(self._by_pid).items():
             if state in "ZX":
                 # It ended after the list was read: its own children came here then, and may not be on it.
                 left |= self._ending.keys()
                 continue
-            nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
-            if nonce == self._nonce and key in self._processes and key not in self._ending:
+            key = self._key_of(pid)
+            if key in self._processes and key not in self._ending:
                 continue  # a daemon of a child that still runs
             if not key:
                 unmarked[pid] = self._unmarked.get(pid, 0) + 1
+            holds = {key} & self._ending.keys() or self._older_than(pid)
             if key or unmarked[pid] >= _LOOKS_FOR_A_MARK:
-                guilty.append(pid)
-            left |= {key} & self._ending.keys() or self._ending.keys()
+                guilty[pid] = holds
+            left |= holds
         self._unmarked = unmarked
-        for pid in descendants(guilty) if guilty else ():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        self._end_strays(guilty)
         for process in list(self._ending.values()):
             if process.key not in left and process.group_gone():
                 self._over(process)
         # Reading all of /proc is dear where many processes run: never more than a fifth of the time.
-        spent = boottime() - began
-        self._sweep_at = began + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
+        spent = boottime() - now
+        self._sweep_at = now + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
+
+    def _key_of(self, pid: int) -> str:
+        """The key of the process that an orphan comes from, as its mark or its session says; "" where none does."""
+        nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
+        if nonce:
+            return key if nonce == self._nonce else nonce
+        session = session_of(pid)
+        return next((process.key for process in self._processes.values() if process.pid == session), "")
+
+    def _older_than(self, pid: int) -> set[str]:
+        """The keys of the ending processes that an orphan of unknown origin may come from: it began after them."""
+        since = began(pid) or math.inf  # What it has started comes here now, and may not be on the list.
+        return {key for key, process in self._ending.items() if process.began <= since}
+
+    def _end_strays(self, strays: dict[int, set[str]]) -> None:
+        """SIGKILL to the orphans and what is below them; ``strays`` has the keys whose end each of them holds up."""
+        for root, keys in strays.items():
+            refused = [pid for pid in descendants([root]) if not kill(pid)]
+            for key in keys if refused else ():
+                self._report_stuck(self._ending[key], refused[0])
 
     def _over(self, process: ManagedProcess) -> None:
         del self._ending[process.key], self._processes[process.key]
