@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processhub.api.addresses import url_host
 from processhub.api.naming import id_hash
 
 _REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
@@ -43,7 +44,7 @@ class Environment:
     @property
     def url(self) -> str:
         """Where children reach the hub: any member will do, and this one needs no DNS."""
-        return f"http://{self.pod_ip}:{PORT}"
+        return f"http://{url_host(self.pod_ip)}:{PORT}"
 
     def child_dir(self, child_id: str) -> Path:
         """The folder of one exec child's files; short enough for a socket in it."""

@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 
+from processhub.api.addresses import url_host
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError
@@ -42,8 +43,7 @@ class MemberEndpoints:
             yield self._last
         members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
         for member in random.sample(members, len(members)):
-            host = f"[{member.pod_ip}]" if ":" in member.pod_ip else member.pod_ip
-            base = f"http://{host}:{_PORT}"
+            base = f"http://{url_host(member.pod_ip)}:{_PORT}"
             if base != self._last and await _answers(member.pod_ip):
                 yield base
         for member in members:

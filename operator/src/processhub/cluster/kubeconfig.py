@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from processhub.api.addresses import url_host
 from processhub.cluster.config import Config, ConfigError, Credentials
 
 DEFAULT_KUBECONFIG = Path("~/.kube/config").expanduser()
@@ -68,7 +69,7 @@ def _of_pod(looked_for: Path) -> Config:
     except (OSError, ValueError) as error:
         raise ConfigError(f"no cluster to talk to: the pod's service account can't be read: {error}") from error
     return Config(
-        host=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        host=f"https://{url_host(host)}:{port}",
         namespace=namespace,
         ssl=context,
         token=_token_of_file(SERVICE_ACCOUNT / "token"),

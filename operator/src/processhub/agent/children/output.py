@@ -13,6 +13,7 @@ from processhub.agent.logs import LogSink
 from processhub.cluster.timestamps import now_micros
 
 LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
+_CHARACTER_MAX = 4  # bytes of a character in UTF-8
 _READ = 16 * 1024  # short lines make a lot of work of it, and other events wait meanwhile
 _DROP = 64 * 1024
 _PAUSE_SECONDS = 0.005  # while lines are dropped: reading so on costs little, and no child waits for long
@@ -34,12 +35,12 @@ def tagged(fields: dict[str, Any]) -> Encode:
 class PipeReader:
     """A pipe whose lines go to the log. ``write_end`` is for the process; who hands it over closes it.
 
-    Where the log has no room, lines are counted and dropped, and the pipe is read on at 64 KiB every 5 ms: a child
-    that writes faster than that waits those milliseconds.
+    Where the log has no room for them, lines are counted and dropped, and the pipe is read on at 64 KiB every 5 ms: a
+    child that writes faster than that waits those milliseconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sink: LogSink, encode: Encode) -> None:
-        self._loop, self._sink, self._encode = loop, sink, encode
+        self._loop, self._share, self._encode = loop, sink.share(), encode
         self._fd, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
         self._rest = b""
@@ -56,7 +57,7 @@ class PipeReader:
 
     def _read(self) -> bool:
         try:
-            data = os.read(self._fd, _DROP if self._sink.full else _READ)
+            data = os.read(self._fd, _DROP if self._share.full else _READ)
         except BlockingIOError:
             return False
         except OSError:
@@ -64,8 +65,8 @@ class PipeReader:
         if not data:
             self._close()
             return False
-        if self._sink.full:
-            self._sink.dropped += data.count(b"\n")
+        if self._share.full:
+            self._share.drop(data.count(b"\n"))
             self._rest = b""
             if self._pause is None:
                 self._loop.remove_reader(self._fd)
@@ -82,11 +83,11 @@ class PipeReader:
         *lines, rest = (self._rest + data).split(b"\n")
         if any(len(line) > LINE_MAX for line in lines):
             lines = [part for line in lines for part in _parts(line)]
-        while len(rest) >= LINE_MAX:
-            lines.append(rest[:LINE_MAX])
-            rest = rest[LINE_MAX:]
+        if len(rest) >= LINE_MAX:
+            *parts, rest = _parts(rest)
+            lines += parts
         self._rest = rest
-        self._sink.write_lines(self._encode(lines))
+        self._share.write_lines(self._encode(lines))
 
     def _close(self) -> None:
         if self._fd < 0:
@@ -98,6 +99,7 @@ class PipeReader:
         self._fd = -1
         if self._rest:
             self._take(b"\n")
+        self._share.close()
 
 
 def open_pipes(
@@ -120,4 +122,12 @@ def open_pipes(
 
 
 def _parts(line: bytes) -> list[bytes]:
-    return [line[at : at + LINE_MAX] for at in range(0, len(line), LINE_MAX) or (0,)]
+    """The line in parts of LINE_MAX bytes at most, cut between characters where it is UTF-8."""
+    parts = []
+    while len(line) > LINE_MAX:
+        cut = LINE_MAX
+        while cut > LINE_MAX - _CHARACTER_MAX and line[cut] & 0xC0 == 0x80:
+            cut -= 1
+        parts.append(line[:cut])
+        line = line[cut:]
+    return [*parts, line]

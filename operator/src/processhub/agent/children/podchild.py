@@ -14,6 +14,7 @@ from processhub.agent.env import Environment
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
+from processhub.api.addresses import url_host
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.naming import (
@@ -143,8 +144,9 @@ class PodRun:
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
-        address = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
-        post = asyncio.ensure_future(self._starter.http.post(f"http://{address}:{self._port}", request))
+        post = asyncio.ensure_future(
+            self._starter.http.post(f"http://{url_host(pod.status.pod_ip)}:{self._port}", request)
+        )
         self._posts.add(post)
         try:
             await asyncio.wait((post,))

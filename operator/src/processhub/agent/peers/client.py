@@ -23,6 +23,7 @@ from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
+from processhub.api.addresses import url_host
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 
 _CONNECT_SECONDS = 2.0
@@ -106,7 +107,8 @@ class Peers:
     async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
         request = attempt.request
         url = URL(
-            f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
+            f"http://{url_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}",
+            encoded=True,
         )
         headers = {
             "Authorization": f"Bearer {self.token()}",
@@ -173,7 +175,7 @@ class Peers:
         try:
             async with self._session.request(
                 method,
-                URL(f"http://{_host(address)}:{PORT}{path}", encoded=True),
+                URL(f"http://{url_host(address)}:{PORT}{path}", encoded=True),
                 data=data,
                 headers={"Authorization": f"Bearer {self.token()}"},
                 allow_redirects=False,
@@ -186,7 +188,7 @@ class Peers:
         """Whether the member at the address answers at all."""
         try:
             async with self._session.get(
-                URL(f"http://{_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
+                URL(f"http://{url_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
             ):
                 return True
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -199,10 +201,6 @@ class Peers:
             with contextlib.suppress(OSError):
                 self._token, self._read_at = self._token_file.read_text().strip(), now
         return self._token
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _why(status: int, body: bytes) -> str:
