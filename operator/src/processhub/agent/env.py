@@ -12,7 +12,8 @@ from processhub.api.addresses import url_host
 from processhub.api.naming import id_hash
 
 _REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
-_RUNNER_KEEPS = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
+_OWN = (*_REQUIRED, "HUB_TOKEN_FILE", "LOG_LEVEL", "TERMINATION_GRACE_SECONDS")  # not passed on to children
+_OWN_PREFIX = "PROCESSHUB_"  # of the agent's further variables
 _SOCKET_PATH_MAX = 99  # bytes that a Unix socket's path may have everywhere
 PORT = 8080
 
@@ -39,7 +40,7 @@ class Environment:
     grace_seconds: float = math.inf  # within which a SIGTERM must have ended everything
     runner_python: str = ""  # the interpreter of Python children; empty: the agent's own
     python_path: str = ""  # modules mounted from members.python.configMap
-    container: dict[str, str] = field(default_factory=dict)  # what children get of the container's own
+    container: dict[str, str] = field(default_factory=dict)  # the container's variables without the agent's own
 
     @property
     def url(self) -> str:
@@ -63,7 +64,6 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         grace = float(environ.get("TERMINATION_GRACE_SECONDS") or math.inf)
     except ValueError:
         raise EnvironmentProblem("TERMINATION_GRACE_SECONDS must be a number of seconds") from None
-    keep = ("PATH", "HOME", *_RUNNER_KEEPS)
     return Environment(
         hub=environ["HUB_NAME"],
         namespace=environ["HUB_NAMESPACE"],
@@ -79,7 +79,9 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         grace_seconds=grace,
         runner_python=environ.get("PROCESSHUB_RUNNER_PYTHON", ""),
         python_path=environ.get("PROCESSHUB_PYTHON_PATH", ""),
-        container={name: environ[name] for name in keep if name in environ},
+        container={
+            name: value for name, value in environ.items() if name not in _OWN and not name.startswith(_OWN_PREFIX)
+        },
     )
 
 

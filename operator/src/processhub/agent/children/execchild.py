@@ -236,9 +236,8 @@ class ExecRun:
     def _environment(self) -> dict[str, str]:
         env = self._starter.env
         folder = env.child_dir(self._child.id)
-        container = {name: env.container[name] for name in ("PATH", "HOME") if name in env.container}
         return {
-            **container,
+            **env.container,
             **{item.name: item.value for item in self._workload.env},
             "HUB_NAME": env.hub,
             "HUB_NAMESPACE": env.namespace,

@@ -22,7 +22,6 @@ from processhub.cluster.timestamps import now_micros
 
 log = logging.getLogger(__name__)
 _CHANNEL = 3
-_SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
 
 
 class RunnerProcess:
@@ -170,9 +169,8 @@ def _is_actors(line: bytes) -> bool:
 
 
 def _environment(env: Environment, path: str) -> dict[str, str]:
-    shared = {name: env.container[name] for name in _SHARED if name in env.container}
     return {
-        **shared,
+        **env.container,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "HUB_NAME": env.hub,
