@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import render_manifests
+from processhub.controller.settings import MemberDefaults, from_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "processhub"
@@ -137,6 +138,38 @@ def test_a_default_of_the_security_contexts_can_be_taken_off(helm: str) -> None:
 
     assert pod["securityContext"] == {"runAsNonRoot": True}
     assert pod["containers"][0]["securityContext"]["runAsUser"] == 1000
+
+
+def one_value(container: Manifest, name: str) -> str:
+    """The value of a variable of the container."""
+    (value,) = [each["value"] for each in container["env"] if each["name"] == name]
+    return str(value)
+
+
+def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
+    manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
+    (container,) = operator_pod(manifests)["spec"]["containers"]
+    # As the kubelet has it: $$( is $( and no variable of the operator's.
+    named = {each["name"]: each["value"].replace("$$(", "$(") for each in container["env"] if "value" in each}
+    assert "$$(POD_NAME)" in one_value(container, "PROCESSHUB_MEMBER_DEFAULTS")
+
+    settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "system"})
+
+    assert settings.image_pull_secrets == ("registry", "mirror")
+    assert settings.member_defaults.image == "registry.example/team/base:1"
+    assert settings.member_defaults.resources["requests"] == {"cpu": "250m", "memory": "256Mi"}
+    assert settings.member_defaults.template["spec"]["priorityClassName"] == "hubs"
+    (agent,) = settings.member_defaults.template["spec"]["containers"]
+    assert agent["env"] == [{"name": "ME", "value": "$(POD_NAME)"}]
+    context = settings.member_defaults.pod_security_context
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}, "OpenShift chooses the user"
+
+
+def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest]) -> None:
+    (container,) = operator_pod(default)["spec"]["containers"]
+    named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+    assert from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"}).member_defaults == MemberDefaults()
 
 
 def test_pods_are_for_linux_nodes(helm: str, default: list[Manifest]) -> None:
