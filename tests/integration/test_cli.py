@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import yaml
+import yaml
 from hubcli import Cli
 from livehub import SLEEP, Live, live
 from waiting import alive, eventually
@@ -259,7 +260,7 @@ async def test_hub_may_be_left_out_where_it_is_plain(cli: Cli, product: Live) ->
 
 @pytest_asyncio.fixture(scope="module")
 async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Kubeconfigs that do not get far: no server there, an account without rights, a token that is none."""
+    """Kubeconfigs that do not get far: no server there, an account or a user without rights, a token that is none."""
     tokens = untyped("v1", "serviceaccounts").path(product.namespace, "default", "token")
     answer = await product.api.raw(
         "POST", tokens, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
@@ -279,7 +280,12 @@ async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> d
         path.write_text(json.dumps(config))
         return str(path)
 
+    disguised = yaml.safe_load(Path(product.kubeconfig).read_text())
+    for user in disguised["users"]:
+        user["user"]["as"] = "nobody"
+    (folder / "disguised").write_text(json.dumps(disguised))
     return {
+        "disguised": str(folder / "disguised"),
         "nobody": written("nobody", host, json.loads(answer)["status"]["token"]),
         "stranger": written("stranger", host, "no-such-token"),
         "nowhere": written("nowhere", "https://127.0.0.1:9", ""),
@@ -318,6 +324,9 @@ BAD: list[tuple[str, str, int]] = [
     ("list --context nope", "has no context 'nope'; it has", 1),
     ("list --kubeconfig {nobody}", "error: hubs of namespace {ns} can't be listed: ", 1),
     ("list --hub shop --kubeconfig {nobody}", "ask for the role view in that namespace", 1),
+    ("list --hub shop --as nobody", "ask for the role view in that namespace", 1),
+    ("list --hub shop --kubeconfig {disguised}", "ask for the role view in that namespace", 1),
+    ("list --as-group ops", "error: --as-group needs --as, the user to impersonate", 2),
     ("list --kubeconfig {stranger}", "the credentials are not valid", 1),
     ("list --kubeconfig {nowhere}", "the API server does not answer", 1),
 ]

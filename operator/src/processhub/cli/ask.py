@@ -12,7 +12,7 @@ from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured
-from processhub.cli.target import resolve
+from processhub.cli.target import impersonation_of, resolve
 from processhub.client.hub import Hub
 from processhub.client.session import Session, connected
 
@@ -50,7 +50,10 @@ async def cast(child_id: str, message: str, target: Target, *, everywhere: bool,
 @asynccontextmanager
 async def _hub(child_id: str, target: Target) -> AsyncIterator[Hub]:
     """Open the hub's client without reading the registry: the member that gets a request has its own."""
-    async with connected(target.namespace, target.context, target.kubeconfig) as (client, namespace):
+    async with connected(target.namespace, target.context, target.kubeconfig, impersonation_of(target)) as (
+        client,
+        namespace,
+    ):
         hub = await resolve(client, namespace, target.hub, (child_id,))
         session = Session(client, namespace, hub)
         attached = Hub.attached(session)

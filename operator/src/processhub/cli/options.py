@@ -49,6 +49,12 @@ class Target:
     ] = None
     context: Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.", metavar="NAME")] = None
     kubeconfig: Annotated[str | None, typer.Option("--kubeconfig", help="The kubeconfig.", metavar="FILE")] = None
+    user: Annotated[
+        str | None, typer.Option("--as", help="Act with the rights of this user instead of your own.", metavar="USER")
+    ] = None
+    groups: Annotated[
+        list[str] | None, typer.Option("--as-group", help="A group of that user; may be repeated.", metavar="GROUP")
+    ] = None
     output: Annotated[Output, typer.Option("-o", "--output", help="How to print.")] = Output.TABLE
 
 

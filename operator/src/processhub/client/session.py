@@ -15,7 +15,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
-from processhub.cluster.config import ConfigError
+from processhub.cluster.config import ConfigError, Impersonation
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
@@ -100,11 +100,14 @@ class Session:
 
 @asynccontextmanager
 async def connected(
-    namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
+    namespace: str | None = None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+    impersonation: Impersonation | None = None,
 ) -> AsyncIterator[tuple[Client, str]]:
     """An API client and the namespace: the one given, else the context's, else the pod's. Raises Unreachable."""
     try:
-        client = await Client.connect(context, kubeconfig)
+        client = await Client.connect(context, kubeconfig, impersonation=impersonation)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.config import Config, ConfigError, Impersonation
 from processhub.cluster.errors import (
     ApiError,
     ConnectionFailedError,
@@ -90,11 +90,16 @@ class Client:
         self.writes = 0  # counted for benchmarks and metrics
 
     @classmethod
-    async def connect(cls, context: str | None = None, kubeconfig: str | None = None) -> Self:
-        """A client for the kubeconfig's context or the pod's service account. Raises ConfigError."""
+    async def connect(
+        cls, context: str | None = None, kubeconfig: str | None = None, *, impersonation: Impersonation | None = None
+    ) -> Self:
+        """A client for the kubeconfig's context or the pod's service account; ``impersonation``: instead of its own.
+
+        Raises ConfigError.
+        """
 
         async def load() -> Config:
-            return await read_config(context, kubeconfig)
+            return await read_config(context, kubeconfig, impersonation)
 
         return cls(await load(), reload=load)
 
@@ -270,14 +275,12 @@ class Client:
         """A WebSocket to a path that offers one (port-forward), by this subprotocol."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
-        token = await self.config.token()
         try:
             async with self._session.ws_connect(
                 f"{self.config.host}{path}?{urlencode(query)}",
                 protocols=(protocol,),
-                headers={"Authorization": token} if token else {},
-                ssl=self.config.ssl,
-                server_hostname=self.config.server_hostname,
+                headers=await self.config.headers(),
+                **self.config.connection,
                 max_msg_size=0,
             ) as socket:
                 yield socket
@@ -404,21 +407,19 @@ class _Sending:
         self._answer: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = {"Accept": self._accept}
+        headers = await self._config.headers()
+        headers["Accept"] = self._accept
         if self._method != "GET":
             # A write's answer says again what was written: to pack and unpack that costs more than to carry it.
             headers["Accept-Encoding"] = "identity"
         if self._content_type and self._payload is not None:
             headers["Content-Type"] = self._content_type
-        if token := await self._config.token():
-            headers["Authorization"] = token
         self._answer = await self._session.request(
             self._method,
             self._url,
             data=self._payload,
             headers=headers,
-            ssl=self._config.ssl,
-            server_hostname=self._config.server_hostname,
+            **self._config.connection,
             timeout=self._timeout,
         )
         return self._answer

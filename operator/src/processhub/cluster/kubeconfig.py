@@ -1,26 +1,30 @@
 """Finding the configuration: a kubeconfig, else the pod's service account.
 
-Certificates and tokens, in one file, are read at once. Exec plugins, auth providers, proxies and several merged
-files are left to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that
-on every call, and a hub's members at every start.
+Certificates and tokens, in one file, are read at once. Exec plugins, auth providers and several merged files are left
+to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that on every call, and a
+hub's members at every start.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import dataclasses
 import inspect
 import os
 import ssl
 import tempfile
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from processhub.api.addresses import url_host
-from processhub.cluster.config import Config, ConfigError, Credentials
+from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation
 
 DEFAULT_KUBECONFIG = Path("~/.kube/config").expanduser()
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -32,17 +36,36 @@ _PLAIN_CLUSTER = {
     "tls-server-name",
     "disable-compression",
     "extensions",
+    "proxy-url",
 }
-_PLAIN_USER = {"client-certificate", "client-certificate-data", "client-key", "client-key-data", "token", "tokenFile"}
+_PLAIN_USER = {
+    "client-certificate",
+    "client-certificate-data",
+    "client-key",
+    "client-key-data",
+    "token",
+    "tokenFile",
+    "as",
+    "as-uid",
+    "as-groups",
+    "as-user-extra",
+}
+_PROXIES = ("http", "https")  # schemes of proxies that aiohttp knows
 _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
-async def read_config(context: str | None = None, kubeconfig: str | None = None) -> Config:
-    """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod. Raises ConfigError."""
+async def read_config(
+    context: str | None = None, kubeconfig: str | None = None, impersonation: Impersonation | None = None
+) -> Config:
+    """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod.
+
+    ``impersonation`` takes the place of the kubeconfig's own. Raises ConfigError.
+    """
     named = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    if os.pathsep in named:
-        return await load_officially(named, context)
-    return _plain_or_of_pod(named, context) or await load_officially(named or str(DEFAULT_KUBECONFIG), context)
+    config = None if os.pathsep in named else _plain_or_of_pod(named, context)
+    if config is None:
+        config = await load_officially(named or str(DEFAULT_KUBECONFIG), context)
+    return dataclasses.replace(config, impersonation=impersonation) if impersonation else config
 
 
 def _plain_or_of_pod(named: str, context: str | None) -> Config | None:
@@ -117,7 +140,41 @@ def _plain(path: Path, context_name: str | None) -> Config | None:
         token=token,
         server_hostname=cluster.get("tls-server-name") or None,
         credentials=credentials,
+        impersonation=_impersonation(path, user),
+        proxy=_proxy(path, server, str(cluster.get("proxy-url") or "")),
     )
+
+
+def _impersonation(path: Path, user: dict[str, Any]) -> Impersonation:
+    """The ``as`` fields of a kubeconfig's user. Raises ConfigError where they are not what kubectl knows."""
+    groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
+    if not isinstance(groups, list | tuple) or not isinstance(extra, dict):
+        raise ConfigError(f"kubeconfig {path}: as-groups must be a list, and as-user-extra a mapping to lists")
+    if (user.get("as-uid") or groups or extra) and not user.get("as"):
+        raise ConfigError(f"kubeconfig {path}: as-uid, as-groups and as-user-extra need as, the user to impersonate")
+    return Impersonation(
+        user=str(user.get("as") or ""),
+        groups=tuple(str(group) for group in groups),
+        uid=str(user.get("as-uid") or ""),
+        extra=tuple((str(key), tuple(str(value) for value in values or ())) for key, values in extra.items()),
+    )
+
+
+def _proxy(path: Path, server: str, given: str) -> str | None:
+    """The proxy through which the server is reached, as kubectl finds it: proxy-url, else HTTPS_PROXY and NO_PROXY.
+
+    Raises ConfigError where it is of a kind that can't be used.
+    """
+    url = urlsplit(server)
+    where = "proxy-url"
+    if not given and not urllib.request.proxy_bypass(url.hostname or ""):
+        where, given = f"{url.scheme.upper()}_PROXY", urllib.request.getproxies().get(url.scheme, "")
+    if not given:
+        return None
+    given = given if "://" in given else f"http://{given}"
+    if urlsplit(given).scheme not in _PROXIES:
+        raise ConfigError(f"kubeconfig {path}: {where} {given} can't be used; it must be an http:// or https:// proxy")
+    return given
 
 
 def _entry(path: Path, found: dict[str, Any], section: str, name: str) -> dict[str, Any]:
@@ -179,7 +236,7 @@ async def load_officially(path: str, context: str | None) -> Config:
         from kubernetes.aio.client.configuration import Configuration
     except ImportError as error:  # it is not in the image
         raise ConfigError(
-            f"kubeconfig {path} names a plug-in, a proxy or several files; that needs the Python package kubernetes"
+            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes"
         ) from error
 
     load: Any = loader.load_kube_config
@@ -196,6 +253,11 @@ async def load_officially(path: str, context: str | None) -> Config:
             verify=bool(settings.verify_ssl),
         )
         tls = _tls(credentials) if settings.host.startswith("https") else False
+        user = _first(path, "users", str(chosen["context"].get("user") or ""))
+        cluster = _first(path, "clusters", str(chosen["context"].get("cluster") or ""))
+        host = settings.host.rstrip("/")
+        impersonation = _impersonation(Path(path), user)
+        proxy = _proxy(Path(path), host, str(cluster.get("proxy-url") or ""))
     except (loader.ConfigException, OSError, ValueError) as error:
         raise ConfigError(f"kubeconfig {path} can't be used: {error}; set KUBECONFIG or --context") from error
 
@@ -205,13 +267,26 @@ async def load_officially(path: str, context: str | None) -> Config:
         return found
 
     return Config(
-        host=settings.host.rstrip("/"),
+        host=host,
         namespace=str(chosen["context"].get("namespace") or "default"),
         ssl=tls,
         token=token,
         server_hostname=getattr(settings, "tls_server_name", None) or None,
         credentials=credentials,
+        impersonation=impersonation,
+        proxy=proxy,
     )
+
+
+def _first(named: str, section: str, name: str) -> dict[str, Any]:
+    """The entry of that name in the first of the merged files that has one; the loader passes on a part of it only."""
+    for file in named.split(os.pathsep):
+        path = Path(file).expanduser()
+        if file and path.is_file():
+            found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) or {}
+            with contextlib.suppress(ConfigError):
+                return _entry(path, found, section, name)
+    return {}
 
 
 def _read(name: str | None) -> bytes:

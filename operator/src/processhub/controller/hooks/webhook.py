@@ -29,7 +29,10 @@ class HookError(Exception):
 def new_session() -> aiohttp.ClientSession:
     """The connections of all hubs: no limit that one hub's slow receiver could use up for others."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=True,  # HTTPS_PROXY and NO_PROXY, as the chart's extraEnv sets them
     )
 
 
