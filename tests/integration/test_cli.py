@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import yaml
-import yaml
 from hubcli import Cli
 from livehub import SLEEP, Live, live
 from waiting import alive, eventually
@@ -280,7 +279,7 @@ async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> d
         path.write_text(json.dumps(config))
         return str(path)
 
-    disguised = yaml.safe_load(Path(product.kubeconfig).read_text())
+    disguised = yaml.safe_load(Path(product.kubeconfig).read_text())  # noqa: ASYNC240 a small local file
     for user in disguised["users"]:
         user["user"]["as"] = "nobody"
     (folder / "disguised").write_text(json.dumps(disguised))
