@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import os
@@ -17,6 +18,7 @@ from memberparts import supervisor_of
 from waiting import until
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.commands import missing_interpreter
 from processhub.agent.children.execchild import ExecStarter
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
@@ -158,3 +160,38 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
     child.quiesce(tmp_path / "state", ask=False)
 
     await until(lambda: not child.alive, "its end")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"#!/bin/sh\r\nexit 0\r\n", "ends with a carriage return: save the file with Unix line ends (LF)"),
+        (b"#!/no/such/shell -e\nexit 0\n", "is there, but its interpreter /no/such/shell is not"),
+    ],
+    ids=["CRLF", "no interpreter"],
+)
+async def test_a_script_that_cant_be_run_says_what_is_missing(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, content: bytes, hint: str
+) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(content)
+    script.chmod(0o755)
+    supervisor, _ = agent
+
+    supervisor.set_desired({"a": desired(Exec(command=(str(script),)))})
+    child = supervisor.children["a"]
+    await until(lambda: child.message, "why it does not start")
+
+    assert child.reason == "CommandNotFound"
+    assert f"command {script}: No such file or directory (ENOENT); " in child.message
+    assert hint in child.message
+
+
+def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+
+    assert "its loader is not" in missing_interpreter("program", errno.ENOENT, {"PATH": str(tmp_path)})
+    assert missing_interpreter("program", errno.EACCES, {"PATH": str(tmp_path)}) == ""
+    assert missing_interpreter("other", errno.ENOENT, {"PATH": str(tmp_path)}) == ""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
+from processhub.agent.children.commands import missing_interpreter, workload_problem
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
@@ -142,7 +143,7 @@ class ExecRun:
             return
         self._begun = True
         self._child.begun()
-        problem = _problem(self._workload)
+        problem = workload_problem(self._workload)
         if problem:
             self._end(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
             return
@@ -187,7 +188,9 @@ class ExecRun:
             )
         elif what in ("exec", "value"):
             exit_status = ExitStatus(
-                Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}"
+                Reason.COMMAND_NOT_FOUND,
+                "not started",
+                message=f"command {command}: {text}{name}{missing_interpreter(command, number, self._environment())}",
             )
         else:
             exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
@@ -269,26 +272,6 @@ def exit_text(status: int, fenced: bool) -> str:
     """How a process ended, for people."""
     text = f"exit code {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
     return text + " (fenced: the member's Lease was not renewed in time)" if fenced else text
-
-
-def _problem(workload: Exec) -> str:
-    """What makes the workload impossible to start, as a sentence; empty where nothing does."""
-    if not workload.command or not workload.command[0]:
-        return "command is empty: name a program"
-    texts = {f"command[{at}]": text for at, text in enumerate(workload.command)}
-    texts |= {f"args[{at}]": text for at, text in enumerate(workload.args)}
-    texts |= {f"env {item.name!r}": item.name + item.value for item in workload.env}
-    texts["workingDir"] = workload.working_dir
-    for where, text in texts.items():
-        if "\0" in text:
-            return f"{where} holds a NUL character, which no program can be given"
-    for item in workload.env:
-        if not item.name or "=" in item.name:
-            return f"env {item.name!r}: a variable's name is not empty and holds no '='"
-    for field, name in (("stopSignal", workload.stop_signal), ("roleSignal", workload.role_signal)):
-        if name and name not in signal.Signals.__members__:
-            return f"{field} {name}: no such signal; use a name such as SIGTERM"
-    return ""
 
 
 def _signal_name(number: int) -> str:
