@@ -94,14 +94,15 @@ class Agent:
         self.socket, self._folder, self._heard = mine, folder, list[Message]()
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
 
-    def spawn(self, script: str, key: str = "1") -> None:
+    def spawn(self, script: str, key: str = "1", *, main_alone: bool = False) -> None:
         """Have a shell run the script in this test's folder."""
         order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
+        order["main_alone"] = main_alone
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
-    def stop(self) -> None:
+    def stop(self, grace: float = 0) -> None:
         """End what was spawned first."""
-        self._outbox.send({"op": "stop", "key": "1", "grace": 0})
+        self._outbox.send({"op": "stop", "key": "1", "grace": grace})
 
     def hear(self, event: str, key: str = "1") -> Message | None:
         """The watchdog's message of that name, if it has come."""
@@ -328,3 +329,34 @@ async def test_where_the_fence_cant_end_a_child_the_container_ends(limited: Agen
 
     await until(lambda: limited.process.poll() is not None, "the watchdog's end, with which the agent ends")
     os.kill(pid, signal.SIGKILL)
+
+
+# On the stop signal the main process waits for what its worker finishes, which takes longer than that signal.
+WARM_STOP = """
+trap 'wait; exit 0' TERM
+(trap 'exit 1' TERM; touch ready; sleep 0.3 & wait; touch finished) &
+wait
+"""
+
+
+@pytest.mark.parametrize("main_alone", [True, False])
+async def test_the_stop_signal_goes_to_the_group_or_to_the_main_process_alone(
+    agent: Agent, tmp_path: Path, main_alone: bool
+) -> None:
+    agent.spawn(WARM_STOP, main_alone=main_alone)
+    await until((tmp_path / "ready").exists, "the worker")
+
+    agent.stop(grace=60)
+
+    assert (await until(lambda: agent.hear("exited"), "its end"))["status"] == 0
+    assert (tmp_path / "finished").exists() is main_alone
+
+
+async def test_sigkill_goes_to_the_group_whatever_gets_the_stop_signal(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(TREE + "trap '' TERM; while :; do sleep 0.01; done", main_alone=True)
+    last = await tree(tmp_path)
+
+    agent.stop(grace=0.1)
+
+    await until(lambda: agent.hear("exited"), "its end")
+    assert not alive(last)

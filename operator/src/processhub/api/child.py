@@ -15,6 +15,7 @@ class Exec(Wire, frozen=True, kw_only=True):
     env: tuple[EnvVar, ...] = ()
     working_dir: str = ""
     stop_signal: str = "SIGTERM"
+    stop_target: str = "Group"
     role_signal: str = ""
 
 

@@ -94,7 +94,7 @@ class ExecRun:
     # the child's orders
 
     def stop(self, grace: float) -> None:
-        """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
+        """Send stopSignal to stopTarget, and SIGKILL to the group after ``grace`` seconds."""
         if self._key:
             self._starter.watchdog.stop(self._key, grace)
         elif not self._begun and not self.cancelled:
@@ -168,6 +168,7 @@ class ExecRun:
             self._environment(),
             cwd=workload.working_dir,
             stop_signal=signal.Signals[workload.stop_signal],
+            main_alone=workload.stop_target == "Main",
             fds=fds,
         )
 

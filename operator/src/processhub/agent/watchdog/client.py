@@ -101,9 +101,12 @@ class WatchdogClient:
         *,
         cwd: str = "",
         stop_signal: int = signal.SIGTERM,
+        main_alone: bool = False,
         fds: dict[int, int],
     ) -> str:
         """Have a process started; returns its key for ``stop`` and ``signal``.
+
+        ``main_alone``: signals go to the process and not to its group; SIGKILL always goes to the group.
 
         ``fds`` maps the new process's descriptor numbers to descriptors of this one, which are closed here.
         """
@@ -111,7 +114,7 @@ class WatchdogClient:
         key = str(self._count)
         self._watchers[key] = watcher
         order: Message = {"op": "spawn", "key": key, "argv": argv, "env": env, "cwd": cwd, "stop": int(stop_signal)}
-        order["fds"] = list(fds)
+        order["fds"], order["main_alone"] = list(fds), main_alone
         if self._nofile:
             order["nofile"] = self._nofile
         self._send(order, tuple(fds.values()))
@@ -122,7 +125,7 @@ class WatchdogClient:
         self._send({"op": "stop", "key": key, "grace": grace})
 
     def signal(self, key: str, signum: int) -> None:
-        """Signal the process group."""
+        """Signal the process, or its group, as was said at its start."""
         self._send({"op": "signal", "key": key, "signal": signum})
 
     def close(self) -> None:

@@ -136,7 +136,14 @@ class Watchdog:
         finally:
             for fd in fds:
                 os.close(fd)
-        process = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report, began=began(pid))
+        process = ManagedProcess(
+            key=key,
+            pid=pid,
+            stop_signal=message["stop"],
+            main_alone=message["main_alone"],
+            report=report,
+            began=began(pid),
+        )
         self._processes[key] = self._by_pid[pid] = self._reports[report] = process
         self._epoll.register(report, select.EPOLLIN)
 

@@ -15,6 +15,7 @@ class ManagedProcess:
     key: str
     pid: int
     stop_signal: int
+    main_alone: bool = False  # signals other than SIGKILL go to the main process and not to the group
     report: int = -1  # read end of the launch pipe until the exec's outcome is known
     failure: str = ""  # "<what> <errno> <text>" of a failed exec
     status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
@@ -24,15 +25,18 @@ class ManagedProcess:
     kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 
     def signal(self, signum: int) -> bool:
-        """Signal the process group and return whether the kernel allowed it; nothing happens where it is gone.
+        """Signal the process group, or the main process alone; return whether the kernel allowed it.
+
+        Nothing happens where it is gone.
 
         The kernel refuses (EPERM) where all processes of the group have changed to another user, as with gosu or
         setpriv, and the watchdog does not have CAP_KILL.
         """
         if self.status is not None:
             return True  # the main process is reaped: its number may be another's by now
+        alone = self.main_alone and signum != signal.SIGKILL
         # Between fork and setsid the group does not exist yet; the process does.
-        for send in (os.killpg, os.kill):
+        for send in (os.kill,) if alone else (os.killpg, os.kill):
             try:
                 send(self.pid, signum)
                 return True
