@@ -18,7 +18,8 @@ The Child names it as ``python: {target: "my_module:Counter", args: {start: 5}}`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from processhub.requesterrors import Timeout
@@ -68,6 +69,9 @@ class Actor:
     All methods are ``async``. An actor may block (``time.sleep``) without harm to others, but it can't be stopped
     while it does: one that still blocks stopSeconds after the order takes its runner process with it. Others live in
     that process, so what an actor started by itself, threads or processes, is its own to end in ``terminate``.
+
+    Work beside the messages is started by ``self.spawn`` and ``self.every``. A task that an actor began by
+    ``asyncio.create_task`` and does not await is the same: where it fails, the actor has crashed.
     """
 
     id: str
@@ -84,6 +88,32 @@ class Actor:
     """What a handover takes along, by default; anything that fits JSON."""
     idempotency_key: str = ""
     """The caller's Idempotency-Key of the request at hand, "" where it gave none."""
+    _crash: Callable[[BaseException], None] | None = None  # set by the runner
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine beside the messages; an exception in it is the actor's crash. It is cancelled at its end."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        task.add_done_callback(self._spawned_ended)
+        return task
+
+    def every(self, seconds: float, function: Callable[[], Any]) -> asyncio.Task[Any]:
+        """Call a function every so many seconds, ``async`` or not, beside the messages; cancel the task to end that.
+
+        The next call comes ``seconds`` after the last one returned. An exception in it is the actor's crash.
+        """
+
+        async def call() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                result = function()
+                if inspect.isawaitable(result):
+                    await result
+
+        return self.spawn(call())
+
+    def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        if self._crash is not None and not task.cancelled() and (error := task.exception()) is not None:
+            self._crash(error)
 
     async def init(self, args: dict[str, Any]) -> None:
         """Get ready; ``args`` are those of the Child. The child is Running when this returns."""

@@ -125,6 +125,7 @@ class Hosted:
             return
         finally:
             CURRENT.reset(token)
+        loop.unawaited = self._background_failed
         self._task = loop.create_task(self._live(kind))
         self._task.add_done_callback(lambda _: self._strand.end())
         if self._stop is not None:
@@ -184,6 +185,7 @@ class Hosted:
         actor = kind.__new__(kind)
         actor.id, actor.epoch = self._child
         actor.member, actor.role, actor.hub = self._hub.member, self._order["role"], self._hub
+        actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # after its fields are set, so that it can use them
         self._actor = actor
         return actor
@@ -296,7 +298,11 @@ class Hosted:
 
     def _failed(self, error: BaseException) -> None:
         """A task of its own raised SystemExit or the like out of the loop: a crash, cleaned up like any other."""
-        if not self._cleaning:
+        self._background_failed(error)
+
+    def _background_failed(self, error: BaseException) -> None:
+        """A task of the actor's own has failed, and nobody waits for it: a crash."""
+        if not self._cleaning and not self._crash_reported:
             self._crashed(error)
             self._cancel()
 

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+_AWAITED_SECONDS = 1.0  # within which somebody asks for the outcome of a task that has failed
+
 
 class Parked(BaseException):
     """Raised out of ``run_forever``; not an Exception, so that nothing in between takes it for one."""
@@ -78,11 +80,13 @@ class ParkingSelector(selectors.BaseSelector):
 class ActorLoop(asyncio.SelectorEventLoop):
     """``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked.
 
-    ``tasks`` are its own: ``asyncio.all_tasks`` goes through those of all loops of the process.
+    ``tasks`` are its own: ``asyncio.all_tasks`` goes through those of all loops of the process. ``unawaited(error)`` is
+    called when one has failed and nobody has asked for its outcome within a second.
     """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
         self._on_wake = on_wake
+        self.unawaited: Callable[[BaseException], None] | None = None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.parking = ParkingSelector()
         super().__init__(self.parking)
@@ -91,7 +95,18 @@ class ActorLoop(asyncio.SelectorEventLoop):
         """As any loop, and remember the task."""
         task = super().create_task(coro, **more)
         self.tasks.add(task)
+        task.add_done_callback(self._task_ended)
         return task
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        if self.unawaited is not None and _is_unawaited(task):
+            self.call_later(_AWAITED_SECONDS, self._still_unawaited, task)
+
+    def _still_unawaited(self, task: asyncio.Task[Any]) -> None:
+        if self.unawaited is not None and _is_unawaited(task):
+            error = task.exception()
+            assert error is not None
+            self.unawaited(error)
 
     # The pipe by which other threads wake a sleeping loop: nobody sleeps here, so two descriptors an actor are saved.
     def _make_self_pipe(self) -> None:
@@ -102,3 +117,8 @@ class ActorLoop(asyncio.SelectorEventLoop):
 
     def _write_to_self(self) -> None:
         self._on_wake()
+
+
+def _is_unawaited(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has failed and nobody has asked for its outcome: asyncio would log that once it is collected."""
+    return not task.cancelled() and bool(getattr(task, "_log_traceback", False))
