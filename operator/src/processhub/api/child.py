@@ -7,6 +7,22 @@ from typing import Any, Literal
 from processhub.api.meta import Condition, EnvVar, ObjectMeta, Wire
 
 
+class Liveness(Wire, frozen=True, kw_only=True):
+    """How a hanging process is noticed: by GET on HUB_SOCKET, or by a command; one of them is set."""
+
+    http: str = ""
+    command: tuple[str, ...] = ()
+    period_seconds: int = 10
+    timeout_seconds: int = 1
+    failure_threshold: int = 3
+
+
+class ActorLiveness(Wire, frozen=True, kw_only=True):
+    """How a hanging actor is noticed: a handler that runs for longer is a crash."""
+
+    handler_seconds: int
+
+
 class Exec(Wire, frozen=True, kw_only=True):
     """A child that is a process."""
 
@@ -17,6 +33,7 @@ class Exec(Wire, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     stop_target: str = "Group"
     role_signal: str = ""
+    liveness: Liveness | None = None
 
 
 class Python(Wire, frozen=True, kw_only=True):
@@ -24,6 +41,7 @@ class Python(Wire, frozen=True, kw_only=True):
 
     target: str
     args: dict[str, Any] = {}
+    liveness: ActorLiveness | None = None
 
 
 class PodWorkload(Wire, frozen=True, kw_only=True):

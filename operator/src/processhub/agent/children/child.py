@@ -26,6 +26,7 @@ from processhub.cluster.timestamps import now_seconds
 from processhub.registry.grammar import Report
 
 log = logging.getLogger(__name__)
+_EXIT_MAX = 200  # characters of an exit that is reported
 MESSAGE_MAX = 500  # characters of a message that is reported
 
 
@@ -342,13 +343,26 @@ class Child:
         self._timer = None
         attempt = self._attempt
         assert attempt is not None
-        attempt.timed_out = True
         self.settled = True
-        self.state, self.reason = State.FAILED, Reason.START_TIMEOUT
-        self.message = f"not up within {self.limits.start_seconds:g} s; it is being ended"
+        text = f"not up within {self.limits.start_seconds:g} s"
+        self._fail(attempt, ExitStatus(Reason.START_TIMEOUT, "start timed out", message=text))
         if attempt.run is not None:
-            attempt.stopping = True
             attempt.run.give_up()
+
+    def hangs(self, message: str) -> None:
+        """What runs does nothing any more, as its liveness probe says: it is ended, which is a crash."""
+        attempt = self._attempt
+        if attempt is None or attempt.run is None or attempt.stopping or self.handover.leaving:
+            return
+        self._cancel_timer()
+        self._fail(attempt, ExitStatus(Reason.EXITED, message[:_EXIT_MAX], message=message))
+        attempt.run.stop(self.limits.stop_seconds)
+
+    def _fail(self, attempt: Attempt, verdict: ExitStatus) -> None:
+        """Report that what runs has failed; its end follows."""
+        attempt.verdict, attempt.stopping = verdict, True
+        self.state, self.reason = State.FAILED, verdict.reason
+        self.message = f"{verdict.message}; it is being ended"[:MESSAGE_MAX]
         self.changed(urgent=True)
 
     def ended(self, exit_status: ExitStatus) -> None:
@@ -365,10 +379,8 @@ class Child:
             self.changed(urgent=True)
             self.advance()
             return
-        if attempt.timed_out:
-            exit_status = ExitStatus(
-                Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s"
-            )
+        if attempt.verdict is not None:
+            exit_status = attempt.verdict
         leaving, self.handover.leaving = self.handover.leaving, False
         if leaving and not exit_status.fenced:
             self.state, self.reason, self.last_exit = State.STOPPING, "", exit_status.text
@@ -377,7 +389,7 @@ class Child:
             self.changed(urgent=True)
             self.advance()  # unless it is still to go
             return
-        if self._host.closing or exit_status.fenced or (attempt.stopping and not attempt.timed_out):
+        if self._host.closing or exit_status.fenced or (attempt.stopping and attempt.verdict is None):
             # Ended for the agent's own sake and still desired: it comes back when the Lease allows a start.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
             self.changed(urgent=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.commands import missing_interpreter, workload_problem
+from processhub.agent.children.liveness import LivenessProbe
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
@@ -90,6 +91,7 @@ class ExecRun:
         self.cancelled = False  # stopped before it was begun
         self._outputs: list[PipeReader] = []
         self._http: ChildHttp | None = None  # once it was asked something
+        self._probe: LivenessProbe | None = None
 
     # the child's orders
 
@@ -131,8 +133,13 @@ class ExecRun:
     async def request(self, request: Request) -> Response:
         """POST the request to the child's HUB_SOCKET."""
         if self._http is None:
-            self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
+            self._http = ChildHttp(self._socket)
         return await self._http.post("http://child", request)
+
+    @property
+    def _socket(self) -> str:
+        """The path of HUB_SOCKET."""
+        return str(self._starter.env.child_dir(self._child.id) / "socket")
 
     # the watchdog's reports
 
@@ -176,6 +183,11 @@ class ExecRun:
         """The exec took place: the child is up."""
         self._land()
         self._child.running(pid)
+        if (liveness := self._workload.liveness) is not None:
+            self._probe = LivenessProbe(
+                liveness, self._socket, self._starter.watchdog, self._environment(), self._workload.working_dir,
+                self._child.hangs,
+            )  # fmt: skip
 
     def failed(self, what: str, number: int, text: str) -> None:
         """The process could not be started."""
@@ -224,6 +236,8 @@ class ExecRun:
 
     def _end(self, exit_status: ExitStatus) -> None:
         self._land()
+        if self._probe is not None:
+            self._probe.end()
         for output in self._outputs:
             output.finish()
         if self._http is not None:
@@ -254,7 +268,7 @@ class ExecRun:
             "HUB_ROLE_FILE": str(folder / "role"),
             "HUB_EPOCH_FILE": str(folder / "epoch"),
             "HUB_HANDOVER_FILE": str(folder / "handover"),
-            "HUB_SOCKET": str(folder / "socket"),
+            "HUB_SOCKET": self._socket,
         }
 
     def _write_role(self) -> None:

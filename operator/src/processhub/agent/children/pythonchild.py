@@ -218,6 +218,7 @@ class ActorRun:
         self.order = 0  # the latest one to hand over: an answer to an earlier one says nothing
         self._numbers = itertools.count()
         self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered
+        self._liveness = workload.liveness
         self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
         entry = desired.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
@@ -267,7 +268,20 @@ class ActorRun:
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}
         )
-        return Response(200, msgspec.json.encode(await answer))
+        hangs = self._watch_handler()
+        try:
+            return Response(200, msgspec.json.encode(await answer))
+        finally:
+            if hangs is not None:
+                hangs.cancel()
+
+    def _watch_handler(self) -> asyncio.TimerHandle | None:
+        """Take the actor for hanging when it has not answered within handlerSeconds."""
+        if self._liveness is None:
+            return None
+        seconds = self._liveness.handler_seconds
+        message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
+        return self._loop.call_later(seconds, self.child.hangs, message)
 
     def answered(self, message: Message) -> None:
         """The actor has dealt with a request."""
