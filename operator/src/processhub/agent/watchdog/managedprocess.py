@@ -1,4 +1,4 @@
-"""One process that the watchdog watches, with everything below it."""
+"""One process that the watchdog manages, with all processes below it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ManagedProcess:
-    """A main process and its tree. It is over only when nothing of the tree is left."""
+    """A main process and its tree. It counts as ended only when nothing of the tree is left."""
 
     key: str
     pid: int
@@ -22,9 +22,9 @@ class ManagedProcess:
     kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 
     def signal(self, signum: int) -> None:
-        """Signal the process group; nothing happens where it is gone."""
+        """Send a signal to the process group, if it still exists."""
         if self.status is not None:
-            return  # the main process is reaped: its number may be another's by now
+            return  # the main process is reaped: another process may have its number by now
         try:
             os.killpg(self.pid, signum)
         except ProcessLookupError:
@@ -32,11 +32,11 @@ class ManagedProcess:
             os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """SIGKILL to the process group."""
+        """Send SIGKILL to the process group."""
         self.signal(signal.SIGKILL)
 
     def group_gone(self) -> bool:
-        """Whether no process of the group is left; only asked once the main process is reaped."""
+        """Whether no process of the group is left. Call this only after the main process is reaped."""
         try:
             os.killpg(self.pid, 0)
         except OSError as error:
