@@ -1,7 +1,7 @@
-"""The member's log: JSON lines on stdout, the agent's own and those of its children.
+"""The member's log: JSON lines on stdout, from the agent and from its children.
 
-Nothing here waits: lines go to a thread through a bounded buffer. Where the container's log is read more slowly
-than children write, or they write more than 8 MiB a second, new lines are dropped and counted.
+No caller waits: lines pass to a thread through a bounded buffer. If the container's log is read too slowly, or children
+write more than 8 MiB a second, new lines are dropped and counted.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from processhub.cluster.timestamps import now_micros
 
 BUFFER_BYTES = 8 * 1024 * 1024
-BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent its processor and the node its disk
+BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent too much CPU and the node too much disk
 
 
 class LogSink:
-    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines that found no room."""
+    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines for which there was no room."""
 
     def __init__(self, fd: int = 1) -> None:
         self.dropped = 0
@@ -38,14 +38,14 @@ class LogSink:
 
     @property
     def full(self) -> bool:
-        """Whether children's lines would be dropped now."""
+        """Whether lines of children would be dropped now."""
         time_ = time.monotonic()
         self._allowance = min(BUFFER_BYTES, self._allowance + (time_ - self._refilled) * BYTES_PER_SECOND)
         self._refilled = time_
         return self._allowance <= 0 or self._size >= BUFFER_BYTES
 
     def write_lines(self, lines: list[bytes]) -> None:
-        """Queue children's lines, encoded and ended."""
+        """Queue lines of children, encoded and with their line ends."""
         if not lines:
             return
         if self.full:
@@ -56,7 +56,7 @@ class LogSink:
         self._queue(data)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Queue one record of the agent's own: it goes before children's lines are counted."""
+        """Queue one record of the agent itself. The limit for children's lines does not apply to it."""
         if self._size >= 2 * BUFFER_BYTES:
             self.dropped += 1
             return
@@ -70,7 +70,7 @@ class LogSink:
             self._wake.notify()
 
     def close(self, seconds: float = 2.0) -> None:
-        """Write what is queued, for so long at most, and end."""
+        """Write what is queued, for ``seconds`` at most, and end the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -90,20 +90,20 @@ class LogSink:
                 try:
                     view = view[os.write(self._fd, view[: 1024 * 1024]) :]
                 except OSError:
-                    break  # nobody reads the log any more: the children run on
+                    break  # the log's reader has gone: the children run on
             with self._wake:
                 self._size -= len(data)
 
 
 class JsonHandler(logging.Handler):
-    """The agent's own log records, as JSON lines with hub and member."""
+    """Writes the agent's own log records as JSON lines, with hub and member."""
 
     def __init__(self, sink: LogSink, hub: str, member: str) -> None:
         super().__init__()
         self._sink, self._common = sink, {"hub": hub, "member": member}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; an exception's traceback is the field ``trace``."""
+        """Write one record. The traceback of an exception is in the field ``trace``."""
         line = {"time": now_micros(), "level": record.levelname.lower(), **self._common, "logger": record.name}
         if child := getattr(record, "child", None):
             line["child"] = child
@@ -114,7 +114,7 @@ class JsonHandler(logging.Handler):
 
 
 class PlainHandler(logging.StreamHandler[Any]):
-    """Readable lines for a terminal."""
+    """Writes readable lines for a terminal."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
