@@ -172,7 +172,7 @@ class Handovers:
         content = held.content
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if size > STATE_MAX:
-            raise HandoverRefusedError(f"its state is {size} bytes, at most {STATE_MAX} are possible")
+            raise HandoverRefusedError(f"its state has {size} bytes, the limit is {STATE_MAX}")
         checksum = _checksum(content) if size <= SMALL_MAX else await asyncio.to_thread(_checksum, content)
         state = Outgoing(child_id, held.uid, order.epoch, checksum, content, size)
         while True:

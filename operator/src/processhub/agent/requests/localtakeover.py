@@ -8,9 +8,10 @@ request runs the child itself:
 3. Until then, two copies run if the owner is alive but can't be reached from here. The owner's copy runs on for as
    long as the owner can't reach the API server.
 
-The new copy starts without the owner's state. ¶ A takeover ends when the registry names another owner or none, or when
-the owner answers before step 2. If a request of this member may still be running at the owner (after 504 or 502), the
-child is not started here.
+The new copy starts without the owner's state.
+
+A takeover ends when the registry names another owner or none, or when the owner answers before step 2. If a request of
+this member may still be running at the owner (after 504 or 502), the child is not started here.
 """
 
 from __future__ import annotations
