@@ -1,4 +1,4 @@
-"""The member pod: the operator's template with the user's merged over it."""
+"""The pod template of members: the operator's template with the user's merged over it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MO
 from processhub.controller.settings import OperatorSettings
 
 PYTHON_PATH = "/var/lib/processhub/python"
-AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
+AGENT_HOME = "/opt/processhub"  # processhub.agent.inject fills this folder
 _INJECTED = "/injected"
 TEMPLATE = "spec.members.template"
-_KEPT = ("metadata", "labels", "spec")  # fields that null leaves as they are
-_SHOWN = 60  # characters of a wrong value in a message
-_GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
+_KEPT = ("metadata", "labels", "spec")  # fields that null does not remove
+_SHOWN = 60  # characters of a wrong value that a message shows
+_GRACE_SECONDS = 20  # for the agent itself, in addition to its children's stopSeconds
 _MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -29,11 +29,11 @@ _MERGE_KEYS = {
 
 
 class TemplateError(Exception):
-    """spec.members.template is no PodTemplateSpec; the message names the field and what it must be."""
+    """spec.members.template is not a PodTemplateSpec. The message names the field and what it must be."""
 
 
 def _grace(spec: HubSpec) -> int:
-    """For stopping the children, for handing them over before that, and for what comes after."""
+    """The grace period: for handing children over, for stopping them, and for the agent's last steps."""
     handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
     return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
 
@@ -57,17 +57,22 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     if spec.members.image:
         _inject(base["spec"], spec.members.image)
     merged: dict[str, Any] = merge(base, spec.members.template, TEMPLATE)
-    # The user's template may add labels, never take away those that the hub's selector and policies rest on.
+    # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
     return merged
 
 
 def merge(base: Any, over: Any, path: str = "") -> Any:
-    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced.
+    """Merge ``over`` into ``base``: maps by key; containers, env and volumes by name; other lists are replaced.
 
-    Null takes a field of the operator's off, but for those without which there is no member: there it says nothing.
-    ``path`` names the field in messages. Raises TemplateError where ``over`` is not of the shape of ``base``, or where
-    an item of a list that goes by name has none.
+    Null removes a field of the operator's, unless a member needs it. For example:
+
+        base   {"resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "A", "value": "1"}]}
+        over   {"resources": {"limits": null}, "env": [{"name": "B", "value": "2"}]}
+        result {"resources": {"limits": null}, "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+
+    ``path`` names the field in messages. Raises TemplateError if ``over`` has another shape than ``base``, or if an
+    item of a list that is merged by name has none.
     """
     field = path.rpartition(".")[2]
     identity = _MERGE_KEYS.get(field)
@@ -91,7 +96,7 @@ def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> 
 
 
 def _named(over: Any, identity: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The items of a list by name, with the name of each."""
+    """Yield the items of a list that is merged by name, with the name of each."""
     for index, item in enumerate(_of_kind(over, list, "a list", path)):
         entry = _of_kind(item, Mapping, "an object", f"{path}[{index}]")
         yield _of_kind(entry.get(identity), str, "a text", f"{path}[{index}].{identity}"), entry
@@ -139,7 +144,7 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
 
 
 def _inject(pod: dict[str, Any], image: str) -> None:
-    """Run the agent in the user's image: an init container brings it, on a volume of its own."""
+    """Run the agent in the user's image: an init container copies it into a volume of its own."""
     (agent,) = pod["containers"]
     pod["initContainers"] = [
         {
@@ -155,9 +160,9 @@ def _inject(pod: dict[str, Any], image: str) -> None:
     pod["volumes"].append({"name": "agent", "emptyDir": {}})
     agent["volumeMounts"].append({"name": "agent", "mountPath": AGENT_HOME, "readOnly": True})
     agent["image"] = image
-    del agent["imagePullPolicy"]  # that of the operator's image says nothing about the user's
+    del agent["imagePullPolicy"]  # the policy for the operator's image does not apply to the user's
     agent["command"] = [f"{AGENT_HOME}/bin/processhub-agent"]
-    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # with the user's packages
+    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # this Python has the user's packages
 
 
 def _field(name: str, path: str) -> dict[str, Any]:
