@@ -2,15 +2,15 @@
 
 For example::
 
-  from processhub import Actor
+    from processhub import Actor
 
-  class Counter(Actor):
-    async def init(self, args):
-      self.state = args.get("start", 0)
+    class Counter(Actor):
+        async def init(self, args):
+            self.state = args.get("start", 0)
 
-    async def handle_call(self, request):
-      self.state += 1
-      return self.state
+        async def handle_call(self, request):
+            self.state += 1
+            return self.state
 
 The Child names the class as ``python: {target: "my_module:Counter", args: {start: 5}}``.
 """

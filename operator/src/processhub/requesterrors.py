@@ -52,7 +52,7 @@ class NoOwner(RequestFailed):
 
 
 class Partitioned(RequestFailed):
-    """503 partitioned: the hub has lost its quorum. Nothing new is placed or served until it is back."""
+    """The hub has lost its quorum. Nothing new is placed or served until it is back (503 partitioned)."""
 
 
 class Timeout(RequestFailed):

@@ -3,8 +3,8 @@
 A strategy is a class in a package of yours, installed beside ProcessHub in the operator's image (and where ``kubectl
 hub plan`` and ``explain`` run, if they should know it). An entry point names it::
 
-  [project.entry-points."processhub.distribution"]
-  ByRegion = "my_package.strategies:ByRegion"
+    [project.entry-points."processhub.distribution"]
+    ByRegion = "my_package.strategies:ByRegion"
 
 A Hub then selects it with ``spec.distribution.strategy: ByRegion``. ``spec.redundancy.strategy``,
 ``spec.migration.strategy`` and ``spec.partitionTolerance.strategy`` work in the same way. The class is instantiated

@@ -76,7 +76,7 @@ BAD: list[tuple[str, str, int]] = [
     ("plan -f good-hub.yaml -f child.yaml -f child.yaml", "the files have child 'a' twice", 2),
     ("call a {", "the request is not JSON", 2),
     ("cast a x", "the request is not JSON", 2),
-    ("call a {} --timeout soon", "no duration", 2),
+    ("call a {} --timeout soon", "not a duration", 2),
     ("quorum reset", "no cluster to talk to", 1),
     ("list --kubeconfig nowhere", "kubeconfig nowhere not found", 1),
     ("list", "no cluster to talk to", 1),

@@ -3,10 +3,10 @@
 ``processhub-inject TARGET`` runs in the init container of a member whose Hub names an image. TARGET is a volume that
 the member mounts at /opt/processhub. The copy needs nothing of the image that it is mounted in:
 
-  bin/                 the commands and links to the interpreter, as in the operator's image
-  lib/python3.x/       the packages that an agent imports
-  base/bin, base/lib   interpreter and standard library
-  base/so              the C library and all others that they need
+    bin/                 the commands and links to the interpreter, as in the operator's image
+    lib/python3.x/       the packages that an agent imports
+    base/bin, base/lib   interpreter and standard library
+    base/so              the C library and all others that they need
 
 If pods are processes of this machine (the local cluster), TARGET gets a link to the agent that is installed here.
 """

@@ -284,7 +284,7 @@ app.add_typer(quorum, name="quorum")
 @quorum.command()
 @on_hub()
 def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
-    """Make the number of members that are live now the hub's size. The others are taken for gone for good."""
+    """Make the number of members that are live now the hub's size. The others count as gone for good."""
     from processhub.cli.quorum import reset as reset_quorum
 
     return reset_quorum(target, wait=wait, timeout=timeout)

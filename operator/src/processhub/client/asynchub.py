@@ -93,7 +93,7 @@ class AsyncHub:
         metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
     ) -> Result:
-        """Start children, each given as a mapping like a manifest's ``spec``, with at least an id, or as a ChildSpec.
+        """Start children, each a mapping like a manifest's ``spec`` (at least an id and a workload) or a ChildSpec.
 
         Args:
             children: The children to start.

@@ -61,7 +61,7 @@ async def check(client: Client, namespace: str, now: datetime) -> str:
 
 
 async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Repeat ``check`` until it succeeds; ``namespace``: the release's, or None for the pod's own. Raises its errors."""
+    """Repeat ``check`` until it succeeds. ``namespace`` is the release's; None: the pod's own. Raises its errors."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     async with await Client.connect() as client:

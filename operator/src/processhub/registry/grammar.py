@@ -2,8 +2,8 @@
 
 An entry of ``spec.entries``, which the operator writes, has its fields separated by one space::
 
-  <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
-    [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
+    <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
+        [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
 
 - ``wait``: the child is on record, but must not be started yet, as on the target of a move whose source still runs.
 - ``asleep`` (with ``wait``): the child waits because it is suspended. The entry keeps its place.
@@ -19,8 +19,8 @@ An entry of ``spec.entries``, which the operator writes, has its fields separate
 
 An entry of ``status.entries``, which the member writes::
 
-  <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
-    [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
+    <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
+        [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
 
 - ``gave``: the child has quiesced, and its state for that waiting entry was sent.
 - ``kept``: the state was not sent, and why: the child ``refused``, is ``stateless``, or it ``failed``, with a text for

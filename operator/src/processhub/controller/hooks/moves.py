@@ -1,4 +1,4 @@
-"""PreRedistribution: planned moves begin when the hooks allow it. A denial defers them, and the hooks are asked again."""
+"""PreRedistribution: planned moves begin when the hooks allow it. After a denial the hooks are asked again."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 An answer is a JSON object (from Python: a mapping). An empty answer allows. All fields are optional::
 
-  {"allow": true, "reason": "why not", "metadata": {"k": "v"}, "tags": ["gold"], "env": {"NAME": "value"},
-  "args": {"any": "JSON"}}
+    {"allow": true, "reason": "why not", "metadata": {"k": "v"}, "tags": ["gold"], "env": {"NAME": "value"},
+    "args": {"any": "JSON"}}
 
 ``metadata`` and ``args`` are merged over the child's, ``tags`` are added to its own, ``env`` is set for an exec child.
 """

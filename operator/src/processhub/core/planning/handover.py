@@ -3,12 +3,12 @@
 The record goes through these steps (docs/protocol.md, rules 20 and 21). ``epoch`` is the epoch of the target's waiting
 entry::
 
-  source                       target
-  to=<target>:<epoch>          wait                 begun: the source must quiesce and send the state
-  gave=<epoch>:<checksum>      got=<checksum>       both report that the whole state has arrived
-  to=…                         a newer epoch,       committed: the target starts with that state; the source keeps
-                               state=<checksum>     its copy, quiesced
-  removed                      Running, or it was   the target does not need another copy of the state
+    source                       target
+    to=<target>:<epoch>          wait                 begun: the source must quiesce and send the state
+    gave=<epoch>:<checksum>      got=<checksum>       both report that the whole state has arrived
+    to=…                         a newer epoch,       committed: the target starts with that state; the source keeps
+                                 state=<checksum>     its copy, quiesced
+    removed                      Running, or it was   the target does not need another copy of the state
 
 The controller may never see the target Running, because a member reports its present state and a program may end
 quickly. A target has also taken the state over if it was up before (``startedAt``), whatever its state is now. A target
