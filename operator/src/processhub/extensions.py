@@ -1,6 +1,6 @@
 """Users' own code in the operator: strategies and hook handlers, found by entry points, loaded once a process.
 
-Whoever installs packages beside ProcessHub decides what is available. A Hub only names an entry point: the name is
+The packages that are installed beside ProcessHub decide what is available. A Hub only names an entry point: the name is
 looked up, and never imported or called.
 """
 

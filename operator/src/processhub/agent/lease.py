@@ -62,7 +62,7 @@ class LeaseKeeper:
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
         self._renewed = 0.0  # boottime just before the last successful renewal was sent; 0: not held
-        # Seconds that the last renewal asked for: whoever watches the Lease waits no longer than that.
+        # Seconds that the last renewal wrote into the Lease: its observers wait no longer than that.
         self._granted = settings.lease_seconds
         self._lease: Lease | None = None
         self._loop = asyncio.new_event_loop()
@@ -240,7 +240,7 @@ class LeaseKeeper:
         if self._missed:
             log.info("the member's Lease is renewed again after %d failures", self._missed)
             self._missed = 0
-        # Sent after the Lease had expired (or children were told to stop): its observers may have reassigned the
+        # Sent after the Lease had expired (or children were ordered to stop): its observers may have reassigned the
         # children.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
         # Sent in time and answered late: in between, the Lease counted as lost, and starts were delayed.

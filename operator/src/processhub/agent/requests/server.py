@@ -248,7 +248,7 @@ async def _continue(request: web.Request) -> None:
 
 
 async def _fetch(request: web.Request) -> bytes:
-    """Get the body from the member that routed the request here. Raises OSError if it can't be had."""
+    """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     async with asyncio.timeout(_PEER_SECONDS):
         await _continue(request)
         return await request.read()

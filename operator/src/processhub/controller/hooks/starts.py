@@ -1,7 +1,7 @@
 """PreChildStart: a child that is new or edited waits until its hooks have answered.
 
-The changes of a hook are on record with the child. While its user does not edit it, the entry is kept, whoever leads
-and whatever hooks there are by then. Only children that are to be started or were edited are asked about.
+The changes of a hook are on record with the child. Until its user edits it, the entry is kept, whichever operator leads
+and whatever hooks there are by then. The hooks are asked only about children that are to be started or were edited.
 """
 
 from __future__ import annotations
