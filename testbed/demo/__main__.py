@@ -62,7 +62,7 @@ def main() -> int:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ndemo: interrupted; the cluster is left up, {ground.next_steps[1]} stops it", file=sys.stderr)
+        print(f"\ndemo: interrupted; the cluster stays up, {ground.next_steps[1]} stops it", file=sys.stderr)
         return 130
     print(_NEXT.format(begin=ground.next_steps[0], end=ground.next_steps[1]))
     print(f"\nAll checks of the demo passed, in {time.monotonic() - begun:.0f} s.")
