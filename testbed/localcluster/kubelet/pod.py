@@ -87,7 +87,7 @@ class PodWorker:
         given = self.pod["spec"].get("terminationGracePeriodSeconds")
         return 30.0 if given is None else float(given)
 
-    # living
+    # The running pod.
 
     async def _live(self) -> None:
         try:
@@ -162,7 +162,7 @@ class PodWorker:
         self.supervisors[record.name] = supervisor
         return supervisor
 
-    # ending
+    # The end of the pod.
 
     def _terminate(self, grace: float) -> None:
         grace = max(_MIN_GRACE, grace)
@@ -199,7 +199,7 @@ class PodWorker:
             if record.name in self.supervisors:
                 await self.supervisors[record.name].stop(self._spec_grace)
 
-    # status
+    # The status of the pod.
 
     def _status(self) -> Json:
         own = {condition["type"] for condition in self._conditions}

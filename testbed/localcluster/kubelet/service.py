@@ -43,7 +43,7 @@ class Kubelet:
         """End every process of every pod."""
         await asyncio.gather(*(worker.kill_now() for worker in self.workers.values()))
 
-    # pods
+    # Pods.
 
     def _on_change(self, old: Json | None, new: Json | None) -> None:
         pod = new or old
@@ -84,7 +84,7 @@ class Kubelet:
             if pod["spec"].get("nodeName") == node.name:
                 self._present(node, pod)
 
-    # faults
+    # Faults.
 
     def pod(self, name: str) -> PodWorker:
         """The worker of ``namespace/name``: the newest one if an old one of that name is still ending."""

@@ -171,7 +171,7 @@ class Child:
         """Whether the child works on a request whose answer is awaited before the child is stopped."""
         return self.limits.answers_first and self.in_hand is not None and self.in_hand.begun
 
-    # what is desired
+    # The desired state.
 
     def set_desired(self, desired: DesiredRun | None) -> None:
         """Set the run that is desired; None stops the child."""
@@ -248,7 +248,7 @@ class Child:
             self._interrupted = True
             self.was_up = report.state in (State.RUNNING, State.STOPPING)
 
-    # running it
+    # The run.
 
     def advance(self) -> None:
         """Start the child if it is desired, may start, and has no process left."""
@@ -441,7 +441,7 @@ class Child:
             self._timer.cancel()
             self._timer = None
 
-    # its report
+    # The report.
 
     def changed(self, *, urgent: bool) -> None:
         """Report that the child's report has changed; ``urgent``: a client may wait for it."""
