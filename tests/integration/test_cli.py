@@ -152,7 +152,7 @@ async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product:
 
     assert process.returncode == 130
     assert out == b""
-    assert err.decode().splitlines() == ["start was cut short; what this call had started was removed", "interrupted"]
+    assert err.decode().splitlines() == ["start was interrupted; what this call had started was removed", "interrupted"]
     assert not await product.children(empty)
 
 
@@ -305,8 +305,8 @@ BAD: list[tuple[str, str, int]] = [
     ("stop fixed --hub shop", "StaticChild: is a static child of hub shop; remove it from the hub's spec.children", 1),
     ("start fixed --hub shop --python m:C", "error: child fixed not started: AlreadyStarted: child/", 1),
     ("start {long} --hub shop --python m:C", "error: children[0].id: 300 bytes of UTF-8 are too many; shorten it", 2),
-    ("start a\nb --hub shop --python m:C", "error: children[0].id: 'a\\nb' holds control characters", 2),
-    ("start x x --hub shop --python m:C", "error: children[1]: id 'x' is there twice; each id once in a call", 2),
+    ("start a\nb --hub shop --python m:C", "error: children[0].id: 'a\\nb' contains control characters", 2),
+    ("start x x --hub shop --python m:C", "error: children[1]: id 'x' appears twice; name each id once in a call", 2),
     (
         "start x --node shop-0 --hub shop --python m:C",
         "InvalidChildMapping: nodes are given, but hub shop places by",

@@ -76,8 +76,8 @@ ROWS = [
     hub(
         "a copy for each member of a list",
         "Invalid",
-        "spec.redundancy.replicationFactor ClusterSize can't be had with the distribution strategy Guided, where "
-        "each child names its members; give a number, or use the strategy ForEach",
+        "spec.redundancy.replicationFactor ClusterSize can't be combined with the distribution strategy Guided, "
+        "where each child names its members; give a number, or use the strategy ForEach",
         redundancy={"strategy": "Replication", "replicationFactor": "ClusterSize"},
         **strategy("Guided"),
     ),

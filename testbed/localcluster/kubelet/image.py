@@ -1,7 +1,7 @@
-"""What a container has in place of an image: the folders of this machine that its programs are in.
+"""The replacement for a container's image: the folders of this machine that contain its programs.
 
-They stay visible at their own paths whatever is mounted over a folder that holds them: a checkout below /tmp would be
-hidden from its own pods by an emptyDir at /tmp.
+They stay visible at their own paths, even if a folder above them is mounted over: otherwise an emptyDir at /tmp would
+hide a checkout below /tmp from its own pods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def search_path(tools: Path | None) -> str:
 
 
 def folders(tools: Path | None) -> tuple[str, ...]:
-    """The checkout, this interpreter with all that it imports from, what is on PATH and what the tools are links to."""
+    """The checkout, this interpreter with its import folders, the folders of PATH and those that tools are links to."""
     named: list[Path | str] = [CHECKOUT, sys.prefix, sys.base_prefix, *sys.path, *search_path(tools).split(":")]
     programs = [Path(sys.executable), *(tools.iterdir() if tools else ())]
     paths = [*(Path(name) for name in named), *(folder for program in programs for folder in _link_folders(program))]
@@ -48,7 +48,7 @@ def outermost(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def hidden(kept: Iterable[str], mounts: Iterable[Mount], *, read_only: bool) -> list[Mount]:
-    """What must be mounted besides ``mounts``, each folder in its own place, so that all of ``kept`` is seen."""
+    """The folders that must be mounted beside ``mounts``, each in its own place, so that all of ``kept`` is visible."""
     covers = {form for _, target, _ in mounts for form in (os.path.normpath(target), os.path.realpath(target))}
     return [(path, path, read_only) for path in kept if any(_inside(path, cover) for cover in covers)]
 

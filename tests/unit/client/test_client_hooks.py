@@ -85,7 +85,7 @@ async def test_who_cancels_a_hook_of_a_spec_that_is_not_followed_learns_of_it() 
     session: Any = RefusedHub(followed=1)
 
     with pytest.raises(
-        InvalidHook, match="hub hub has no hook 'a' in its spec any more, but that spec is not followed"
+        InvalidHook, match="hub hub has no hook 'a' in its spec any more, but that spec is not in effect"
     ):
         await cancel(session, ["a"])
 

@@ -1,8 +1,13 @@
-"""The member's Lease: taken, renewed and judged on a thread, an event loop and a connection of its own.
+"""The member's Lease: taken and renewed on a thread, an event loop and a connection of its own.
 
-A busy agent never starves it, and a stalled agent never feeds it: the watchdog's deadline moves only with a renewal
-that the API server confirmed, counted from before it was sent. Another holder means that this agent is a leftover;
-it ends at once and starts over as a new process with a new nonce, so that nothing it believed survives.
+The Lease works like this:
+
+- The agent renews it at every fifth of leaseSeconds. Each renewal that the API server confirms moves the watchdog's
+  deadline, counted from before the renewal was sent.
+- A busy agent still renews in time, because the thread is separate. An agent that stands still renews nothing, and
+  the watchdog ends its children.
+- If another holder appears, this agent is outdated. It ends at once. The container restarts it as a new process with
+  a new nonce, so that nothing it remembered is used again.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from processhub.cluster.kinds import LEASES
 from processhub.cluster.timestamps import now_micros
 
 log = logging.getLogger(__name__)
-_POLL_SECONDS = 0.3  # how often a Lease that is another's, or not there yet, is looked at
+_POLL_SECONDS = 0.3  # how often a Lease is read that another holder has or that does not exist yet
 _RETRY_SECONDS = 0.5
 _RELEASE_SECONDS = 3.0
 _STUCK_SECONDS = 45.0  # longer than any one request may take
@@ -38,10 +43,10 @@ _STUCK_SECONDS = 45.0  # longer than any one request may take
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
-    ``taken`` notifies of the session when the Lease is taken, again with a higher number when it was taken back after
-    it had run out, and with the same when a renewal was answered only after that. ``other_holder`` notifies of another
-    holder. Both notify on the thread that made the keeper. The latest usage goes with each renewal: that costs no write
-    of its own.
+    ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
+    after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
+    notifies of another holder. Both notify on the thread that made the keeper. The latest usage is sent with each
+    renewal, so it needs no write of its own.
     """
 
     def __init__(self, env: Environment, settings: Settings, feed: Feed) -> None:
@@ -56,22 +61,23 @@ class LeaseKeeper:
         self._usage: Usage | None = None
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
-        self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
-        self._granted = settings.lease_seconds  # the seconds that it asked for: who watches the Lease waits no longer
+        self._renewed = 0.0  # boottime just before the last successful renewal was sent; 0: not held
+        # Seconds that the last renewal wrote into the Lease: its observers wait no longer than that.
+        self._granted = settings.lease_seconds
         self._lease: Lease | None = None
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="lease", daemon=True)
 
-    # for the agent's main thread
+    # For the agent's main thread.
 
     def start(self) -> None:
-        """Begin to take the Lease."""
+        """Start the thread that takes the Lease."""
         self._thread.start()
 
     def set_usage(self, usage: Usage) -> None:
-        """Send this usage with the renewals from now on."""
+        """Send this usage with all further renewals."""
         self._usage = usage
 
     def apply(self, settings: Settings) -> None:
@@ -82,7 +88,7 @@ class LeaseKeeper:
     def held(self, session: int) -> bool:
         """Whether the Lease, as taken in ``session``, is valid now by this machine's clock.
 
-        With fencing it counts as lost from the stop deadline on: what would be started then would be killed.
+        With fencing it counts as lost from the stop deadline on, because whatever starts after that would be killed.
         """
         return session == self.session > 0 and boottime() < self._renewed + self._valid_seconds()
 
@@ -90,24 +96,24 @@ class LeaseKeeper:
         return self._seconds() * (2 / 3 if self._settings.fence else 1.0)
 
     def _seconds(self) -> int:
-        """For how long the last renewal holds: a longer time that was set since has to be asked for first."""
+        """The seconds for which the last renewal is valid. A longer leaseSeconds counts from the next renewal on."""
         return min(self._settings.lease_seconds, self._granted)
 
     @property
     def alive(self) -> bool:
-        """Whether its thread has come round lately (or was not started yet)."""
+        """Whether the Lease's thread has made progress lately, or has not been started yet."""
         longest = max(self._settings.lease_seconds, _STUCK_SECONDS)
         return not self._thread.is_alive() or boottime() - self.beat < longest
 
     async def release(self) -> None:
-        """Give the Lease up (best effort, some seconds at most) and end the thread."""
+        """Release the Lease (best effort, for some seconds at most) and end the thread."""
         if not self._thread.is_alive():
             return
         future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(future), _RELEASE_SECONDS + 1)
 
-    # on the Lease's own thread
+    # On the Lease's own thread.
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -137,9 +143,9 @@ class LeaseKeeper:
             except ApiError as error:
                 self._missed += 1
                 if self._missed <= 2:
-                    log.warning("the member's Lease %s: %s; trying on", self._name, error.message)
+                    log.warning("the member's Lease %s: %s; retrying", self._name, error.message)
             except Exception:
-                log.exception("the member's Lease %s can't be kept; trying again", self._name)
+                log.exception("the member's Lease %s can't be kept; retrying", self._name)
             await self._rest(_RETRY_SECONDS)
 
     async def _rest(self, seconds: float) -> None:
@@ -150,7 +156,7 @@ class LeaseKeeper:
         self.beat = boottime()
 
     async def _take(self, client: Client) -> None:
-        """Wait until the Lease is free to take, and take it (or find that it still is our own)."""
+        """Wait until the Lease is free, and take it. It may also turn out to be held by this agent still."""
         seen: tuple[str, str] | None = None
         since = 0.0
         while True:
@@ -167,7 +173,7 @@ class LeaseKeeper:
                 if mark != seen:
                     seen, since = mark, boottime()
                     if holder and not self._same_pod(holder):
-                        log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
+                        log.info("the Lease is held by %s; waiting until it is released or expires", holder)
                 max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
                 if not holder or self._same_pod(holder) or boottime() - since > max_wait:
                     if await self._write(client, lease, taking=True):
@@ -176,7 +182,7 @@ class LeaseKeeper:
             await self._rest(_POLL_SECONDS)
 
     def _same_pod(self, holder: str) -> bool:
-        """A holder of this pod's uid was this container before it was restarted: its processes are gone."""
+        """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
         return holder.startswith(self._env.pod_uid + "/")
 
     async def _look(self, client: Client) -> Lease | None:
@@ -190,7 +196,7 @@ class LeaseKeeper:
         return lease
 
     async def _renew(self, client: Client) -> bool:
-        """Rest a fifth of the Lease's duration and renew it; False where it must be looked at anew."""
+        """Wait for a fifth of the Lease's duration and renew it; False if the Lease must be read again."""
         interval = self._seconds() / 5
         await self._rest(max(0.0, self._renewed + interval - boottime()) if self._renewed else 0.0)
         if self._lease is None:
@@ -202,12 +208,12 @@ class LeaseKeeper:
             self.failures += 1
             self._missed += 1
             if self._missed == 1:
-                log.warning("the member's Lease could not be renewed: %s; trying on", error or "no answer in time")
+                log.warning("the member's Lease could not be renewed: %s; retrying", error or "no answer in time")
             await self._rest(min(_RETRY_SECONDS, interval / 2))
             return False
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
-        """Renew, or take it over. False on a conflict: somebody wrote in between."""
+        """Renew the Lease, or take it over. Returns False on a conflict: another client wrote it in between."""
         began, seconds = boottime(), self._settings.lease_seconds
         now = now_micros()
         spec = msgspec.structs.replace(
@@ -234,9 +240,10 @@ class LeaseKeeper:
         if self._missed:
             log.info("the member's Lease is renewed again after %d failures", self._missed)
             self._missed = 0
-        # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
+        # Sent after the Lease had expired (or children were ordered to stop): its observers may have reassigned the
+        # children.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
-        # Sent in time and answered late: between the two it counted as lost, and starts were put off.
+        # Sent in time and answered late: in between, the Lease counted as lost, and starts were delayed.
         late = not fresh and boottime() >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1

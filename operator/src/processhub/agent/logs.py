@@ -1,9 +1,8 @@
-"""The member's log: JSON lines on stdout, the agent's own and those of its children.
+"""The member's log: JSON lines on stdout, from the agent and from its children.
 
-Nothing here waits: lines go to a thread through a bounded buffer. Where the container's log is read more slowly
-than children write, or they write more than 8 MiB a second, new lines are dropped and counted: those of the children
-that write more than their fair share, which is the 8 MiB divided by the number of outputs. The lines of a quiet child
-all arrive, whatever the others write.
+No caller waits: lines pass to a thread through a bounded buffer. If the container's log is read too slowly, or children
+write more than 8 MiB a second, new lines are dropped and counted. Each output has a fair share: the 8 MiB divided by the
+number of outputs. Only lines beyond that share are dropped, so a quiet child loses none.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from processhub.cluster.timestamps import now_micros
 from processhub.cluster.tokenbucket import ByteBudget
 
 BUFFER_BYTES = 8 * 1024 * 1024
-BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent its processor and the node its disk
+BYTES_PER_SECOND = 8 * 1024 * 1024  # more would cost the agent too much CPU and the node too much disk
 
 
 class LogSink:
-    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines that found no room."""
+    """Writes lines to a descriptor on its own thread. ``dropped`` counts the lines for which there was no room."""
 
     def __init__(self, fd: int = 1) -> None:
         self.dropped = 0
@@ -49,7 +48,7 @@ class LogSink:
         self._shares -= 1
 
     def admit(self, share: LogShare, size: int = 0) -> bool:
-        """Whether lines of an output are taken now; ``size`` bytes are charged to it, or to what the others leave."""
+        """Whether lines of an output are accepted now; ``size`` bytes are charged to its share, or to the spare budget."""
         now, count = time.monotonic(), max(1, self._shares)
         share.budget.limit(BYTES_PER_SECOND / count, BUFFER_BYTES / count)
         if share.queued < BUFFER_BYTES / count and share.budget.wait(now) == 0:
@@ -71,7 +70,7 @@ class LogSink:
             self._wake.notify()
 
     def write(self, record: dict[str, Any]) -> None:
-        """Queue one record of the agent's own, for which there is room beyond that of the children's lines."""
+        """Queue one record of the agent itself. The limit for children's lines does not apply to it."""
         if self._size >= 3 * BUFFER_BYTES:
             self.dropped += 1
             return
@@ -79,7 +78,7 @@ class LogSink:
         self.put(line + b"\n")
 
     def close(self, seconds: float = 2.0) -> None:
-        """Write what is queued, for so long at most, and end."""
+        """Write what is queued, for ``seconds`` at most, and end the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -99,7 +98,7 @@ class LogSink:
                 try:
                     view = view[os.write(self._fd, view[: 1024 * 1024]) :]
                 except OSError:
-                    break  # nobody reads the log any more: the children run on
+                    break  # the log's reader has gone: the children run on
             with self._wake:
                 for data, share in taken:
                     self._size -= len(data)
@@ -145,14 +144,14 @@ class LogShare:
 
 
 class JsonHandler(logging.Handler):
-    """The agent's own log records, as JSON lines with hub and member."""
+    """Writes the agent's own log records as JSON lines, with hub and member."""
 
     def __init__(self, sink: LogSink, hub: str, member: str) -> None:
         super().__init__()
         self._sink, self._common = sink, {"hub": hub, "member": member}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; an exception's traceback is the field ``trace``."""
+        """Write one record. The traceback of an exception is in the field ``trace``."""
         line = {"time": now_micros(), "level": record.levelname.lower(), **self._common, "logger": record.name}
         if child := getattr(record, "child", None):
             line["child"] = child
@@ -163,7 +162,7 @@ class JsonHandler(logging.Handler):
 
 
 class PlainHandler(logging.StreamHandler[Any]):
-    """Readable lines for a terminal."""
+    """Writes readable lines for a terminal."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)

@@ -1,7 +1,8 @@
-"""The parts of an agent, built in the order of their dependence, and the news that goes up between them.
+"""The parts of an agent, built in the order of their dependence, and the listeners that connect them.
 
-A part knows those that are built before it. What it has to say to later ones goes to its listeners, which ``_connect``
-adds when all parts are there. The router is built before the launchers: actors ask other children through it.
+A part knows those that were built before it. It notifies later parts through its listeners, which ``_connect`` adds
+when all parts exist. The router is built before the launchers, because actors send requests to other children through
+it.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ from processhub.cluster.client import Client
 
 
 class WatchdogLink(Protocol):
-    """The process that ends all others of the member when the agent can't."""
+    """The process that ends all other processes of the member when the agent can't."""
 
     pid: int
     lost: Listeners[()]
 
     def close(self) -> None:
-        """Let the watchdog end; whatever still runs is killed by it."""
+        """Close the connection; the watchdog then kills all that still runs, and ends."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an agent is built upon: the API server, the Lease's clock, the network and what starts children."""
+    """The environment of an agent: the API server, the Lease, other members, the watchdog and the launchers."""
 
     env: Environment
     client: Client
@@ -56,12 +57,12 @@ class Surroundings:
     peers: Peers
     watchdog: WatchdogLink
     launchers: LauncherFactory
-    lines_dropped: Callable[[], int]  # lines of output, as the log is read too slowly
+    lines_dropped: Callable[[], int]  # lines of output that were dropped because the log is read too slowly
 
 
 @dataclass(frozen=True)
 class RequestParts:
-    """The parts that requests to children go through."""
+    """The parts that handle requests to children."""
 
     queue: RequestQueue
     takeover: LocalTakeover
@@ -70,7 +71,7 @@ class RequestParts:
 
 @dataclass(frozen=True)
 class Parts:
-    """All parts of an agent, connected."""
+    """All parts of an agent, connected to each other."""
 
     slices: SliceWatcher
     permit: Permit
@@ -85,7 +86,7 @@ class Parts:
 
 
 def build_parts(around: Surroundings, begin: Begin) -> Parts:
-    """Build and connect all parts; nothing runs yet. ``begin`` runs a task until the agent ends."""
+    """Build and connect all parts; none of them runs yet. ``begin`` runs a task until the agent ends."""
     metrics = Metrics()
     children: dict[str, Child] = {}
     slices = SliceWatcher(around.client, around.env, around.lease.identity)
@@ -150,12 +151,12 @@ def _build_server(
 
 
 def _connect(parts: Parts, lease: LeaseKeeper) -> None:
-    """Add the listeners: news of each part goes to those that are built after it."""
+    """Add the listeners by which each part notifies those that were built after it."""
     slices, supervisor, requests = parts.slices, parts.supervisor, parts.requests
 
     def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
         if item is None:
-            # What is still ending of it is reported in slice 0, which the operator writes next.
+            # Children of that slice which are still ending are reported in slice 0, which the operator writes next.
             supervisor.slice_gone(name, slices.first_slice)
         parts.reporter.slice_changed(item, name, supervisor.children.values())
 
@@ -176,7 +177,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
 
 
 def _observe(parts: Parts, around: Surroundings) -> None:
-    """Have the metrics read what the parts count."""
+    """Register the counts of the parts with the metrics."""
     parts.metrics.observe(
         parts.supervisor.count,
         {

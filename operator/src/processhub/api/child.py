@@ -1,4 +1,4 @@
-"""The Child resource. Defaults equal the CRD's; a test holds the two together."""
+"""The Child resource. The defaults equal the CRD's, which a test checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Exec(Wire, frozen=True, kw_only=True):
 
 
 class Python(Wire, frozen=True, kw_only=True):
-    """A child that is an Actor in a runner process; target is ``module:Class``."""
+    """A child that is an Actor in a runner process; ``target`` is ``module:Class``."""
 
     target: str
     args: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class PodWorkload(Wire, frozen=True, kw_only=True):
 
 
 class Workload(Wire, frozen=True, kw_only=True):
-    """What runs: exactly one field is set."""
+    """The workload of a child. Exactly one field is set."""
 
     exec: Exec | None = None
     python: Python | None = None
@@ -60,7 +60,7 @@ class Workload(Wire, frozen=True, kw_only=True):
 
 
 class ChildSpec(Workload, frozen=True, kw_only=True):
-    """What the user asks for. ``hub`` is empty in a Hub's static children."""
+    """The spec of a Child. ``hub`` is empty in a Hub's static children."""
 
     hub: str = ""
     id: str = ""
@@ -77,7 +77,7 @@ class ChildSpec(Workload, frozen=True, kw_only=True):
 
 
 class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One copy of a child, on one member (``name``)."""
+    """The status of one copy of a child, on the member ``name``."""
 
     name: str
     pod: str = ""
@@ -91,7 +91,7 @@ class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ChildStatus(Wire, frozen=True, kw_only=True):
-    """What the operator says of the child."""
+    """The status of a Child, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0

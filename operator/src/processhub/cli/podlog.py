@@ -14,7 +14,7 @@ _LINE_MAX = 2**20
 
 
 async def pod_log(client: Client, namespace: str, pod: str, *, container: str, follow: bool) -> AsyncIterator[bytes]:
-    """The container's log, line by line; with ``follow`` until the container ends. Raises ApiError."""
+    """Yield the container's log, line by line; with ``follow`` until the container ends. Raises ApiError."""
     config = client.config
     query = {"container": container, **({"follow": "true"} if follow else {})}
     url = f"{config.host}/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log?{urlencode(query)}"

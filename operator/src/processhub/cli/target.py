@@ -1,4 +1,4 @@
-"""Finds the cluster, the namespace and the hub that a command is about."""
+"""Finds the cluster, the namespace and the hub of a command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def opened(
 async def resolve(
     client: Client, namespace: str, name: str | None, ids: tuple[str, ...] = (), members: tuple[str, ...] = ()
 ) -> Hub:
-    """The hub named, else $HUB_NAME, else the namespace's only one, else the only one with these ids or members."""
+    """The named hub, else $HUB_NAME, else the namespace's only one, else the only one with these ids or members."""
     if name or (name := os.environ.get("HUB_NAME")):
         return await find_hub(client, namespace, name)
     with translated(f"hubs of namespace {namespace} can't be listed"):

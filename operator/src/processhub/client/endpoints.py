@@ -1,7 +1,7 @@
-"""The endpoints at which a hub's members can be reached from here.
+"""The endpoints at which a hub's members can be reached from this process.
 
-In a child or a member it is $HUB_URL, in another pod of the cluster the hub's Service. From outside it is a member's
-own address where that answers (the local cluster, a routed network), else a port-forward through the API server.
+In a child or a member this is $HUB_URL, in another pod of the cluster the hub's Service. Outside the cluster it is a
+member's own address if that answers (the local cluster, a routed network), else a port-forward through the API server.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _CONNECT_SECONDS = 1.0
 
 
 class MemberEndpoints:
-    """The endpoints that one client tries; the one that worked last comes first."""
+    """The endpoints that one client tries. The one that last worked comes first."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._last = ""
         self._forwards: dict[str, PortForward] = {}  # by base URL
-        self.troubles: list[str] = []  # why members could not be reached, in the last pass
+        self.troubles: list[str] = []  # why members could not be reached in the last pass
 
     async def bases(self) -> AsyncIterator[str]:
-        """Base URLs to try in turn."""
+        """Yield the base URLs to try in turn."""
         self.troubles = []
         given = os.environ.get("HUB_URL")
         mine = os.environ.get("HUB_NAME") == self._session.name
@@ -58,11 +58,11 @@ class MemberEndpoints:
             yield base
 
     def worked(self, base: str) -> None:
-        """Remember the base URL: a member answered there."""
+        """Record that a member answered at the base URL."""
         self._last = base
 
     async def failed(self, base: str) -> None:
-        """Forget the base URL: no member accepts requests there."""
+        """Discard the base URL, because no member accepts requests there."""
         if self._last == base:
             self._last = ""
         if (forward := self._forwards.pop(base, None)) is not None:

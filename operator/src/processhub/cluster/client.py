@@ -1,4 +1,4 @@
-"""A thin asynchronous client of the API server: raw HTTP, typed results, errors a caller can catch."""
+"""A thin asynchronous client of the API server: raw HTTP, typed results, errors that callers can catch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from processhub.cluster.kubeconfig import read_config
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-PAGE = 2000  # objects a list request asks for; 500 makes lists of 10,000 twice as slow
+PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
 _CONNECTIONS = 64
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
@@ -41,7 +41,7 @@ _JSON = "application/json"
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """metadata of a list."""
+    """The metadata of a list."""
 
     resource_version: str = ""
     next_token: str = msgspec.field(default="", name="continue")
@@ -62,23 +62,23 @@ class _BareObject(msgspec.Struct, frozen=True):
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """An object that does not fit its struct (written before a schema change): its metadata and what is wrong."""
+    """An object that does not fit its struct (written before a change of the schema): its metadata and the error."""
 
     metadata: ObjectMeta
     error: str
 
 
 class WatchEvent(msgspec.Struct, frozen=True):
-    """One line of a watch. ``object`` is of the kind's type, or Undecodable; of a BOOKMARK only metadata counts."""
+    """One event of a watch. ``object`` is of the kind's type, or Undecodable; a BOOKMARK has only metadata."""
 
     type: str
     object: Any
 
 
 class Client:
-    """A connection pool to one API server. Use as an async context manager.
+    """A connection pool to one API server. Use it as an async context manager.
 
-    All methods raise ApiError's subclasses; ConnectionFailedError means that the outcome is unknown.
+    All methods raise subclasses of ApiError. ConnectionFailedError means that the outcome is unknown.
     """
 
     def __init__(self, config: Config, reload: Callable[[], Awaitable[Config]] | None = None) -> None:
@@ -126,10 +126,10 @@ class Client:
             await self._session.close()
             self._session = None
 
-    # reading
+    # Reading.
 
     async def get(self, kind: Kind[T], namespace: str | None, name: str, *, timeout: float = 30) -> T:
-        """The object, by a consistent read."""
+        """Get an object by a consistent read."""
         return self._decode(kind, await self._request("GET", kind.path(namespace, name), timeout=timeout))
 
     async def list(
@@ -140,7 +140,7 @@ class Client:
         labels: str = "",
         fields: str = "",
     ) -> tuple[list[T | Undecodable], str]:
-        """``(objects, resourceVersion)`` by a consistent read, paged at one revision."""
+        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``."""
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
@@ -163,7 +163,7 @@ class Client:
         labels: str = "",
         fields: str = "",
     ) -> AsyncIterator[Sequence[WatchEvent]]:
-        """Batches of events after ``resource_version`` (those that arrived together) until the server ends the watch.
+        """Yield events after ``resource_version``, in batches that arrived together, until the server ends the watch.
 
         Raises GoneError where the version is too old.
         """
@@ -176,8 +176,8 @@ class Client:
             "fieldSelector": fields,
         }
         try:
-            # An idle kind sends nothing, not even bookmarks. After that silence the watch is opened anew where it
-            # was: a dead connection fails then, a quiet one goes on.
+            # For a kind without changes the server sends nothing, not even bookmarks. After that silence the watch is
+            # opened again at its last version: if the connection is dead, this fails; otherwise the watch goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
             async with self._send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
@@ -192,17 +192,20 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
 
-    # writing
+    # Writing.
 
     async def create(self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False) -> T:
-        """The object as created. Raises AlreadyExistsError, InvalidError."""
+        """Create an object; returns it as stored. Raises AlreadyExistsError, InvalidError."""
         query = {"dryRun": "All"} if dry_run else None
         return self._decode(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
 
     async def replace(
         self, kind: Kind[T], namespace: str | None, name: str, body: object, *, subresource: str | None = None
     ) -> T:
-        """PUT: the object as stored. Raises ConflictError where the body's resourceVersion or uid is not current."""
+        """Replace an object (PUT); returns it as stored.
+
+        Raises ConflictError if the body's resourceVersion or uid is not current.
+        """
         return self._decode(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
 
     async def patch(
@@ -215,7 +218,7 @@ class Client:
         content_type: str = MERGE_PATCH,
         subresource: str | None = None,
     ) -> T:
-        """A merge patch (or JSON patch by ``content_type``); the object as stored."""
+        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as stored."""
         path = kind.path(namespace, name, subresource)
         return self._decode(kind, await self._request("PATCH", path, body=body, content_type=content_type))
 
@@ -230,7 +233,10 @@ class Client:
         subresource: str | None = None,
         dry_run: bool = False,
     ) -> T:
-        """Server-side apply with force: this manager owns the fields it names. The object as it is, or would be."""
+        """Apply an object on the server with force, so that this manager owns the fields in it.
+
+        Returns the object as it is, or with ``dry_run`` as it would be.
+        """
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
             "PATCH",
@@ -252,7 +258,7 @@ class Client:
         grace_period_seconds: int | None = None,
         propagation: str = "Background",
     ) -> None:
-        """Delete, under the preconditions given. Raises NotFoundError, ConflictError."""
+        """Delete an object, under the given preconditions. Raises NotFoundError, ConflictError."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {
             "kind": "DeleteOptions",
@@ -265,14 +271,14 @@ class Client:
         await self._request("DELETE", kind.path(namespace, name), body=options)
 
     async def raw(self, method: str, path: str, *, query: dict[str, str] | None = None, body: object = None) -> bytes:
-        """Any other request (tokens, logs, discovery): the answer's body."""
+        """Send any other request (tokens, logs, discovery); returns the body of the answer."""
         return await self._request(method, path, query=query, body=body)
 
     @asynccontextmanager
     async def websocket(
         self, path: str, query: dict[str, str], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A WebSocket to a path that offers one (port-forward), by this subprotocol."""
+        """Open a WebSocket to a path that offers one (port-forward), with this subprotocol."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         try:
@@ -289,7 +295,7 @@ class Client:
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise ConnectionFailedError(f"{path}: {error or type(error).__name__}") from error
 
-    # inside
+    # Internal.
 
     async def _request(
         self,
@@ -305,7 +311,8 @@ class Client:
         try:
             payload = None if body is None else msgspec.json.encode(body)
         except UnicodeEncodeError as error:
-            # Refused here, for whoever writes it to tell and go on: it ended what wrote for all objects.
+            # Rejected here, so that the caller can report it and go on. Otherwise it ended the task that writes for all
+            # objects.
             raise InvalidError(
                 400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}"
             ) from error
@@ -325,7 +332,7 @@ class Client:
         raise AssertionError("unreachable")
 
     async def _reloaded(self) -> bool:
-        """Whether credentials were read again: a token file may have been rotated since."""
+        """Read the credentials again, because a token file may have been rotated; returns whether that was done."""
         now = asyncio.get_running_loop().time()
         if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
             return False
@@ -388,7 +395,7 @@ class Client:
 
 
 class _Sending:
-    """One request as an async context manager: authenticates, sends, yields the answer."""
+    """One request as an async context manager: it authenticates, sends, and yields the answer."""
 
     def __init__(
         self,
@@ -410,7 +417,7 @@ class _Sending:
         headers = await self._config.headers()
         headers["Accept"] = self._accept
         if self._method != "GET":
-            # A write's answer says again what was written: to pack and unpack that costs more than to carry it.
+            # The answer to a write repeats what was written. To compress it costs more than to send it.
             headers["Accept-Encoding"] = "identity"
         if self._content_type and self._payload is not None:
             headers["Content-Type"] = self._content_type
@@ -434,13 +441,16 @@ class _Sending:
 
 
 def _accept(kind: Kind[Any], shape: str) -> str:
-    """The Accept header of a list or watch; ``shape`` is what carries the metadata alone."""
+    """The Accept header of a list or watch; ``shape`` is the kind that has only metadata."""
     return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
 
 
 @contextmanager
 def _readable(plural: str) -> Iterator[None]:
-    """What can't be read is no answer of an API server: a proxy's page, or half of one. What became of a write?"""
+    """Raise ConnectionFailedError for an answer that can't be read, because the API server did not send it.
+
+    It is a proxy's page, or a part of an answer, so the outcome of a write is unknown.
+    """
     try:
         yield
     except msgspec.MsgspecError as error:

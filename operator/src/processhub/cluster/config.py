@@ -1,4 +1,4 @@
-"""Where the API server is and who we are there."""
+"""The address of the API server, and the credentials for it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Connection(TypedDict):
 
 
 class ConfigError(Exception):
-    """Neither a usable kubeconfig nor a service account; the message says what was looked for."""
+    """There is neither a usable kubeconfig nor a service account. The message says what was looked for."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What TLS needs, as PEM; empty where there is none. ``verify`` False: any server will do."""
+    """The files for TLS, as PEM; empty if there are none. ``verify`` False: any server is accepted."""
 
     authority: bytes = b""
     certificate: bytes = b""
@@ -57,14 +57,15 @@ class Impersonation:
 
 @dataclass(frozen=True)
 class Config:
-    """An API server's address and how to authenticate there."""
+    """The address of an API server, and how to authenticate there."""
 
     host: str
     namespace: str
     ssl: ssl.SSLContext | bool
-    token: Callable[[], Awaitable[str | None]]  # the bearer header's whole value, fresh at each call
+    # Returns the whole value of the Authorization header, fresh at each call.
+    token: Callable[[], Awaitable[str | None]]
     server_hostname: str | None = None
-    credentials: Credentials = Credentials()  # what ``ssl`` was made from, for programs that make their own
+    credentials: Credentials = Credentials()  # the files that ``ssl`` was made from, for programs that make their own
     impersonation: Impersonation = Impersonation()
     proxy: str | None = None
 

@@ -1,4 +1,4 @@
-"""Finding the configuration: a kubeconfig, else the pod's service account.
+"""The configuration of the API client: from a kubeconfig, else from the pod's service account.
 
 Certificates and tokens, in one file, are read at once. Exec plugins, auth providers and several merged files are left
 to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that on every call, and a
@@ -78,7 +78,7 @@ def _plain_or_of_pod(named: str, context: str | None) -> Config | None:
 
 
 def _of_pod(looked_for: Path) -> Config:
-    """The configuration that every pod with a service account finds in its container. Raises ConfigError."""
+    """The configuration from the service account that Kubernetes mounts into a pod. Raises ConfigError."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise ConfigError(
@@ -101,14 +101,14 @@ def _of_pod(looked_for: Path) -> Config:
 
 
 def _plain(path: Path, context_name: str | None) -> Config | None:
-    """The file's configuration, None where it needs the official loader. Raises ConfigError."""
+    """The configuration in the file, or None if it needs the official loader. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"kubeconfig {path} is no kubeconfig: it holds {type(found).__name__}, not a mapping")
+        raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")
     name = context_name or str(found.get("current-context") or "")
     if not name:
         raise ConfigError(f"kubeconfig {path} has no current-context; name one with --context")
@@ -202,7 +202,7 @@ def _constant_token(value: str) -> Callable[[], Awaitable[str | None]]:
 
 
 def _token_of_file(path: Path) -> Callable[[], Awaitable[str | None]]:
-    """It is read at each call: kubelets rotate it."""
+    """A function that reads the token from the file at each call, because kubelets rotate it."""
 
     def read() -> str:
         return f"Bearer {path.read_text().strip()}"
@@ -216,7 +216,7 @@ def _token_of_file(path: Path) -> Callable[[], Awaitable[str | None]]:
 def _tls(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=credentials.authority.decode() or None)
     if credentials.certificate and credentials.key:
-        # The ssl module takes them from a file only: a private one, for as long as the reading takes.
+        # The ssl module reads these from a file only, so they are in a private one while it does.
         with tempfile.NamedTemporaryFile() as file:
             file.write(credentials.certificate + b"\n" + credentials.key)
             file.flush()
@@ -224,13 +224,13 @@ def _tls(credentials: Credentials) -> ssl.SSLContext:
     if not credentials.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # Ordinary kubeconfigs (kubeadm, kwok) carry CAs without the key usage that Python 3.13 insists on.
+    # Ordinary kubeconfigs (kubeadm, kwok) have CAs without the key usage that Python 3.13 requires.
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     return context
 
 
 async def load_officially(path: str, context: str | None) -> Config:
-    """The configuration as the official client's loader reads it: all kinds there are. Raises ConfigError."""
+    """Read the configuration with the official client's loader, which supports all kinds. Raises ConfigError."""
     try:
         from kubernetes.aio import config as loader
         from kubernetes.aio.client.configuration import Configuration
@@ -262,7 +262,7 @@ async def load_officially(path: str, context: str | None) -> Config:
         raise ConfigError(f"kubeconfig {path} can't be used: {error}; set KUBECONFIG or --context") from error
 
     async def token() -> str | None:
-        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes what exec plugins gave
+        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes the token of an exec plug-in
         found: str | None = await value if inspect.isawaitable(value) else value
         return found
 

@@ -1,4 +1,4 @@
-"""kopf's credentials, from the same configuration that the client uses."""
+"""kopf's credentials, from the same configuration that the API client uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from processhub.cluster.config import Config
 
 
 async def connection_info(config: Config) -> kopf.ConnectionInfo:
-    """What kopf needs to talk to the API server that ``config`` names."""
+    """The connection info with which kopf talks to the API server that ``config`` names."""
     token = await config.token()
     credentials = config.credentials
     scheme, _, secret = (token or "").partition(" ")

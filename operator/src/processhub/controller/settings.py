@@ -1,4 +1,4 @@
-"""The operator's own settings, from its environment (the chart sets them)."""
+"""The operator's own settings, from its environment, which the chart sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 
 class SettingsError(Exception):
-    """A variable is missing or has a wrong form; the message names it."""
+    """A variable is missing or has a wrong form. The message names it."""
 
 
 def _resources() -> dict[str, Any]:
@@ -34,7 +34,7 @@ class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``namespaces`` empty is all; ``image`` is what member pods run; ``bind`` is the address of the HTTP port."""
+    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``bind`` is the HTTP port's address."""
 
     pod_name: str
     pod_uid: str
@@ -50,7 +50,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSettings:
-    """The settings. Raises SettingsError."""
+    """Read the settings. Raises SettingsError."""
     try:
         name, namespace = environ["POD_NAME"], environ["POD_NAMESPACE"]
     except KeyError as error:

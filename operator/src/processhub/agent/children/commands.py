@@ -14,7 +14,7 @@ _FIRST_LINE_MAX = 256  # bytes; the kernel reads no more of it
 
 
 def workload_problem(workload: Exec) -> str:
-    """What makes the workload impossible to start, as a sentence; empty where nothing does."""
+    """The reason why the workload can't be started, as a sentence; "" if it can."""
     if not workload.command or not workload.command[0]:
         return "command is empty: name a program"
     texts = {f"command[{at}]": text for at, text in enumerate(workload.command)}
@@ -23,10 +23,10 @@ def workload_problem(workload: Exec) -> str:
     texts["workingDir"] = workload.working_dir
     for where, text in texts.items():
         if "\0" in text:
-            return f"{where} holds a NUL character, which no program can be given"
+            return f"{where} contains a NUL character, which Linux does not allow there"
     for item in workload.env:
         if not item.name or "=" in item.name:
-            return f"env {item.name!r}: a variable's name is not empty and holds no '='"
+            return f"env {item.name!r}: a variable's name must not be empty or contain '='"
     for field, name in (("stopSignal", workload.stop_signal), ("roleSignal", workload.role_signal)):
         if name and name not in signal.Signals.__members__:
             return f"{field} {name}: no such signal; use a name such as SIGTERM"

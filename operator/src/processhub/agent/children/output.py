@@ -1,4 +1,4 @@
-"""Children's output: read from pipes on the event loop, split into lines, given to the log."""
+"""Children's output: read from pipes on the event loop, split into lines, and written to the log."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from processhub.cluster.timestamps import now_micros
 
 LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
 _CHARACTER_MAX = 4  # bytes of a character in UTF-8
-_READ = 16 * 1024  # short lines make a lot of work of it, and other events wait meanwhile
+_READ = 16 * 1024  # bytes a read; a larger read of short lines would keep the event loop busy for too long
 _DROP = 64 * 1024
-_PAUSE_SECONDS = 0.005  # while lines are dropped: reading so on costs little, and no child waits for long
+_PAUSE_SECONDS = 0.005  # between two reads while lines are dropped: cheap for the agent, and no child waits for long
 _encode = msgspec.json.Encoder().encode
 Encode = Callable[[list[bytes]], list[bytes]]
 
 
 def tagged(fields: dict[str, Any]) -> Encode:
-    """Lines as JSON objects with the time, ``fields`` and the line as ``message``."""
-    head = _encode({**fields, "message": ""})[1:-3]  # without the brace, and up to the message's quotes
+    """Return an encoder that makes each line a JSON object: the time, ``fields``, and the line as ``message``."""
+    head = _encode({**fields, "message": ""})[1:-3]  # without the opening brace, up to the opening quote of the message
 
     def encode(lines: list[bytes]) -> list[bytes]:
         start = b'{"time":"%s",%s' % (now_micros().encode(), head)
@@ -33,10 +33,10 @@ def tagged(fields: dict[str, Any]) -> Encode:
 
 
 class PipeReader:
-    """A pipe whose lines go to the log. ``write_end`` is for the process; who hands it over closes it.
+    """Reads a pipe and writes its lines to the log. ``write_end`` is for the new process.
 
-    Where the log has no room for them, lines are counted and dropped, and the pipe is read on at 64 KiB every 5 ms: a
-    child that writes faster than that waits those milliseconds.
+    The code that passes ``write_end`` on closes it here. If the log has no room, lines are counted and dropped. The
+    pipe is then read at 64 KiB every 5 ms, so a child that writes faster is slowed down to that.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sink: LogSink, encode: Encode) -> None:
@@ -48,8 +48,9 @@ class PipeReader:
         loop.add_reader(self._fd, self._read)
 
     def finish(self) -> None:
-        """The process's tree is gone: take what is there and close."""
-        # A pipe holds 64 KiB (1 MiB at most): a few reads empty it; somebody else may still hold the other end.
+        """Read what is left in the pipe and close it: the process tree has ended."""
+        # A pipe holds 64 KiB (1 MiB at most), so a few reads empty it. Another process may still hold the other end
+        # open.
         for _ in range(64):
             if self._fd < 0 or not self._read():
                 break
@@ -105,9 +106,9 @@ class PipeReader:
 def open_pipes(
     loop: asyncio.AbstractEventLoop, sink: LogSink, encoders: dict[int, Encode]
 ) -> tuple[list[PipeReader], dict[int, int]]:
-    """A pipe for each descriptor number of a new process: their readers, and the ends for it by number.
+    """Open a pipe for each descriptor number of a new process; returns the readers and the write ends by number.
 
-    Raises OSError where descriptors have run out; none is left open then.
+    Raises OSError if no descriptors are left. None stays open then.
     """
     readers: list[PipeReader] = []
     try:

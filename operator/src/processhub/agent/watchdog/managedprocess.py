@@ -1,4 +1,4 @@
-"""One process that the watchdog watches, with everything below it."""
+"""One process that the watchdog manages, with all processes below it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass
 class ManagedProcess:
-    """A main process and its tree. It is over only when nothing of the tree is left."""
+    """A main process and its tree. It counts as ended only when nothing of the tree is left."""
 
     key: str
     pid: int
@@ -51,7 +51,7 @@ class ManagedProcess:
         return self.signal(signal.SIGKILL)
 
     def group_gone(self) -> bool:
-        """Whether no process of the group is left; only asked once the main process is reaped."""
+        """Whether no process of the group is left. Call this only after the main process is reaped."""
         try:
             os.killpg(self.pid, 0)
         except OSError as error:

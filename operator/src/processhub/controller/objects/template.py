@@ -1,4 +1,4 @@
-"""The member pod: the operator's template with the user's merged over it."""
+"""The pod template of members: the operator's template with the user's merged over it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MO
 from processhub.controller.settings import OperatorSettings
 
 PYTHON_PATH = "/var/lib/processhub/python"
-AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
+AGENT_HOME = "/opt/processhub"  # processhub.agent.inject fills this folder
 _INJECTED = "/injected"
 TEMPLATE = "spec.members.template"
-_KEPT = ("metadata", "labels", "spec", "image", "command")  # what null and an empty value leave as it is
-_SHOWN = 60  # characters of a wrong value in a message
-_GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
+_KEPT = ("metadata", "labels", "spec", "image", "command")  # fields that null and an empty value do not remove
+_SHOWN = 60  # characters of a wrong value that a message shows
+_GRACE_SECONDS = 20  # for the agent itself, in addition to its children's stopSeconds
 _DEFAULTS = "members.defaults.template"  # of the chart
 # The lists of a PodTemplateSpec that go by key, as the API server merges them; all others are replaced as a whole.
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -49,11 +49,11 @@ _AGENTS_OWN = {
 
 
 class TemplateError(Exception):
-    """spec.members.template is no PodTemplateSpec; the message names the field and what it must be."""
+    """spec.members.template is not a PodTemplateSpec. The message names the field and what it must be."""
 
 
 def _grace(spec: HubSpec) -> int:
-    """For stopping the children, for handing them over before that, and for what comes after."""
+    """The grace period: for handing children over, for stopping them, and for the agent's last steps."""
     handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
     return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
 
@@ -82,19 +82,24 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     for template, path in ((settings.member_defaults.template, _DEFAULTS), (spec.members.template, TEMPLATE)):
         merged = merge(merged, template, path)
         _check_agent(template, path)
-    # The user's template may add labels, never take away those that the hub's selector and policies rest on.
+    # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
     return merged
 
 
 def merge(base: Any, over: Any, path: str = "") -> Any:
-    """``over`` laid on ``base``: maps by key, lists as the API server merges them.
+    """Merge ``over`` into ``base``: maps by key, and lists as the API server merges them.
 
-    A probe that names its handler has that one alone.
+    A handler that a probe names replaces the one in ``base``.
 
-    Null takes a field of the operator's off, but for those without which there is no member: there it says nothing.
-    ``path`` names the field in messages. Raises TemplateError where ``over`` is not of the shape of ``base``, or where
-    an item of a list that goes by name has none.
+    Null removes a field of the operator's, unless a member needs it. For example:
+
+        base   {"resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "A", "value": "1"}]}
+        over   {"resources": {"limits": null}, "env": [{"name": "B", "value": "2"}]}
+        result {"resources": {"limits": null}, "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+
+    ``path`` names the field in messages. Raises TemplateError if ``over`` has another shape than ``base``, or if an
+    item of a list that is merged by name has none.
     """
     field = path.rpartition(".")[2]
     keys = _MERGE_KEYS.get(field)
@@ -191,7 +196,7 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
 
 
 def _inject(pod: dict[str, Any], image: str) -> None:
-    """Run the agent in the user's image: an init container brings it, on a volume of its own."""
+    """Run the agent in the user's image: an init container copies it into a volume of its own."""
     (agent,) = pod["containers"]
     pod["initContainers"] = [
         {
@@ -207,9 +212,9 @@ def _inject(pod: dict[str, Any], image: str) -> None:
     pod["volumes"].append({"name": "agent", "emptyDir": {}})
     agent["volumeMounts"].append({"name": "agent", "mountPath": AGENT_HOME, "readOnly": True})
     agent["image"] = image
-    del agent["imagePullPolicy"]  # that of the operator's image says nothing about the user's
+    del agent["imagePullPolicy"]  # the policy for the operator's image does not apply to the user's
     agent["command"] = [f"{AGENT_HOME}/bin/processhub-agent"]
-    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # with the user's packages
+    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # this Python has the user's packages
 
 
 def _field(name: str, path: str) -> dict[str, Any]:
