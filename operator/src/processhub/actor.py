@@ -70,8 +70,8 @@ class Actor:
     it does. If it still blocks stopSeconds after the order to stop, its runner process is killed. Other actors run in
     the same process, so an actor must end the threads and processes that it started, in ``terminate``.
 
-    ``self.spawn`` and ``self.every`` start work beside the messages. An exception there is a crash too, and so is one in
-    a task that the actor created by ``asyncio.create_task`` and does not await.
+    ``self.spawn`` and ``self.every`` start work beside the messages. An exception there is a crash too, and so is one
+    in a task that the actor created by ``asyncio.create_task`` and does not await.
     """
 
     id: str

@@ -1,8 +1,8 @@
 """The member's log: JSON lines on stdout, from the agent and from its children.
 
 No caller waits: lines pass to a thread through a bounded buffer. If the container's log is read too slowly, or children
-write more than 8 MiB a second, new lines are dropped and counted. Each output has a fair share: the 8 MiB divided by the
-number of outputs. Only lines beyond that share are dropped, so a quiet child loses none.
+write more than 8 MiB a second, new lines are dropped and counted. Each output has a fair share: the 8 MiB divided by
+the number of outputs. Only lines beyond that share are dropped, so a quiet child loses none.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LogSink:
         self._shares -= 1
 
     def admit(self, share: LogShare, size: int = 0) -> bool:
-        """Whether lines of an output are accepted now; ``size`` bytes are charged to its share, or to the spare budget."""
+        """Whether lines of an output are accepted now; its share, or the spare budget, is charged with ``size`` bytes."""
         now, count = time.monotonic(), max(1, self._shares)
         share.budget.limit(BYTES_PER_SECOND / count, BUFFER_BYTES / count)
         if share.queued < BUFFER_BYTES / count and share.budget.wait(now) == 0:
