@@ -23,11 +23,11 @@ from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.executor import Executed, Executor, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.hubstate import KnownLease
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase

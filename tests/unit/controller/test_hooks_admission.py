@@ -24,7 +24,7 @@ from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan

@@ -13,10 +13,10 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import HubSnapshot

@@ -17,8 +17,8 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
 from processhub.controller.execute.moverequests import MoveRequests
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.setmoverequests import AppliedMoves
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.childsets import SeenSet, known_set
 
 _ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's

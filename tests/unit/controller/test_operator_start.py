@@ -14,7 +14,7 @@ from waiting import until
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.engine import Engine
-from processhub.controller.lead.terms import DeposedError
+from processhub.controller.errors import DeposedError
 from processhub.controller.main import _kopf
 from processhub.controller.settings import OperatorSettings
 

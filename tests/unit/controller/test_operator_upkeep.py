@@ -20,10 +20,10 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.callrights import BINDING, CallRights
 from processhub.controller.execute.memberlabels import label_pods
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.observe.members import Member
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.writer import StatusWriter
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase

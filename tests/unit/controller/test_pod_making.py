@@ -23,10 +23,10 @@ from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
-from processhub.controller.execute.steps import Steps
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase

@@ -30,10 +30,10 @@ from processhub.cluster.errors import (
     api_error,
 )
 from processhub.controller.execute.staticchildren import sync_static_children
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.ownership import is_asleep
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase

@@ -25,12 +25,12 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, child_status, copies_of
 from processhub.controller.report.childset import SETS_BURST, SETS_RATE, ChildSetWriter
 from processhub.controller.report.deferredwrites import HUB_BURST, HUB_RATE
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
 from processhub.controller.report.statusrate import HUB_BURST as STATUS_BURST
 from processhub.controller.report.statusrate import HUB_RATE as STATUS_RATE
 from processhub.controller.report.statusrate import StatusRate
 from processhub.controller.report.writer import StatusWriter
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import unknown_member

@@ -20,11 +20,11 @@ from processhub.cluster.kinds import untyped
 from processhub.cluster.logs import configure_logging
 from processhub.controller import metrics
 from processhub.controller.engine import Engine
+from processhub.controller.errors import DeposedError
 from processhub.controller.handlers import register
 from processhub.controller.lead.election import Election
 from processhub.controller.lead.health import serve
 from processhub.controller.lead.leaderthread import LeaderThread
-from processhub.controller.lead.terms import DeposedError
 from processhub.controller.login import connection_info
 from processhub.controller.settings import OperatorSettings, SettingsError, from_environment
 

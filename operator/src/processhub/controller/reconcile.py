@@ -30,7 +30,6 @@ from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
-from processhub.controller.execute.steps import Steps
 from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.terms import raise_terms
@@ -40,8 +39,9 @@ from processhub.controller.observe.members import Member, observe_members, prove
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, formation_wait, observe
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.reporter import Reporter
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store

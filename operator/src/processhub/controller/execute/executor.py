@@ -23,9 +23,9 @@ from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import LEASES
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Phase

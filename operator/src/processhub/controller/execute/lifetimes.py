@@ -13,11 +13,11 @@ from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState, KnownChild
 
 _AT_ONCE = 16

@@ -11,8 +11,8 @@ from processhub.api.naming import LABEL_MEMBER, label_value
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.informers import Store
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from processhub.api.naming import lease_name
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES
-from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import new_lease
 from processhub.controller.observe.members import Member
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 

@@ -9,12 +9,13 @@ from typing import Any
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import Reason
+from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate
-from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
-from processhub.controller.execute.steps import Steps
+from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.settings import OperatorSettings
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase

@@ -9,7 +9,7 @@ import msgspec
 from processhub.api.reasons import Reason
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.execute.ownedobjects import OwnedMemory
-from processhub.controller.execute.steps import Failures
+from processhub.controller.rounds.steps import Failures
 
 SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
 

@@ -19,10 +19,10 @@ from processhub.api.setorders import SetOrderError, format_set_orders, latest, p
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.informers import Store
 

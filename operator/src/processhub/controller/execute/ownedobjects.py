@@ -20,6 +20,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminatingError, NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
+from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import services
@@ -35,14 +36,6 @@ _BACKOFF_MAX = 30.0  # after refusals of the API server, from a second on
 _UNKNOWN = "somebody"
 Manifest = dict[str, Any]
 log = logging.getLogger(__name__)
-
-
-class NameConflictError(Exception):
-    """An object of the name that the hub needs belongs to somebody else; the message names it."""
-
-
-class BeingDeletedError(NameConflictError):
-    """An object of this hub is still being deleted; the message names it."""
 
 
 Refused = ApiError | NameConflictError

@@ -57,10 +57,10 @@ from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, read_unwatched_pods
-from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back

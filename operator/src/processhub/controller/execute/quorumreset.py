@@ -9,8 +9,8 @@ from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import HUBS
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.informers import Store
 
 log = logging.getLogger(__name__)

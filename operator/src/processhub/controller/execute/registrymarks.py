@@ -19,8 +19,8 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES, Kind
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 

@@ -9,8 +9,8 @@ from processhub.cluster.client import Client
 from processhub.controller.execute.memberleases import delete_lease
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.membership import Phase
 

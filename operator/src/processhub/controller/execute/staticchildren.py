@@ -16,9 +16,9 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
-from processhub.controller.execute.ownedobjects import NameConflictError
-from processhub.controller.execute.steps import Steps
+from processhub.controller.errors import NameConflictError
 from processhub.controller.objects.owned import owner_reference
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 

@@ -22,7 +22,7 @@ from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.view import hub_view, ids_on, member_seen
 from processhub.controller.hooks.webhook import new_session, post
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan

@@ -14,8 +14,8 @@ from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.memory import Away, ReportMemory
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubState
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase

@@ -26,11 +26,11 @@ from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.child import child_status, copies_of, hub_not_found, of_hub
 from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal

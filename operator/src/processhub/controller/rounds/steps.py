@@ -29,10 +29,9 @@ from processhub.cluster.errors import (
     UnavailableError,
 )
 from processhub.controller import metrics
-from processhub.controller.execute.ownedobjects import NameConflictError
-from processhub.controller.lead.terms import DeposedError
+from processhub.controller.errors import DeposedError, NameConflictError
 from processhub.controller.objects.template import TemplateError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # between two tries of what is refused
