@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -21,13 +22,13 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.controller.execute.executor import Executed, Executor, workload_texts
+from processhub.controller.execute.executor import Executed, Executor, confirm_gone, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.rounds.events import EventRecorder
-from processhub.controller.rounds.steps import Failures, Steps
+from processhub.controller.rounds.round import Requeue
+from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import KnownLease
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
@@ -195,7 +196,8 @@ class Rounds:
         self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members that are judged so
         self._now = 10.0
-        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, came_back=False)  # lately
+        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {})  # lately
+        self.requeue = Requeue()  # by the latest round
         self.see()
 
     def want(self, *ids: str) -> None:
@@ -227,11 +229,11 @@ class Rounds:
         """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
-        writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory.observe, self.memory.execute, 1)
         self.failures = Failures()
-        steps = Steps(self.failures, EventRecorder(self.client, "operator"), HUB)
-        executor = Executor(self.client, self.store, self.state, writer, steps, 1)
-        members = await proven_members(self._look, executor.confirm_gone, copies=False)
+        round = a_round(HUB, client=self.client, store=self.store, failures=self.failures)
+        self.requeue = round.requeue
+        executor = Executor(round, SliceWriter(round, self.memory.observe, self.memory.execute))
+        members = await proven_members(self._look, lambda member: confirm_gone(round, member), copies=False)
         observation = observe(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
         self.memory.observe.epochs.next, self.memory.observe.last_placed = planned.next_epoch, planned.last_placed

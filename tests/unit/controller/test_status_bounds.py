@@ -31,6 +31,7 @@ from processhub.controller.report.statusrate import HUB_RATE as STATUS_RATE
 from processhub.controller.report.statusrate import StatusRate
 from processhub.controller.report.writer import StatusWriter
 from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import unknown_member
@@ -310,7 +311,7 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
         names = list(sets.items)
 
         async def report(status: ChildSetStatus) -> None:
-            writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
+            writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status), Requeue())
             await asyncio.sleep(0.5)
 
         for turn in range(1, 1201):

@@ -49,7 +49,7 @@ class Engine:
         await self.store.synced()
         reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
-        reconciler.term_generations, reconciler.behind = raised.generations, raised.behind
+        reconciler.takeover.begin(raised)
         # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
         await self.store.read_leases()
         self._tasks = [

@@ -1,16 +1,19 @@
-"""What the leader remembers of one hub between the rounds: a part for each stage, all forgotten with the Hub's uid."""
+"""What the leader remembers of the hubs between the rounds: a part for each stage, forgotten with the Hub's uid."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from processhub.api.hub import Hub
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 
 
 class HubMemory:
-    """The memories of the stages, and what was accepted of the Hub.
+    """The memories of the stages of one hub, and what was accepted of it.
 
     ``used_epochs``: how many epochs of this term deleted hubs have used.
     """
@@ -22,3 +25,30 @@ class HubMemory:
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()
+
+
+class Memories:
+    """The memory of each hub. ``term_generations``: slice's uid → the generation with this leader's ``term``."""
+
+    def __init__(self, term: int, term_generations: Mapping[str, int]) -> None:
+        self._term, self._term_generations = term, term_generations
+        self._of: dict[HubKey, HubMemory] = {}
+        # By hubs that are gone: one re-created under the name goes on from there (docs/protocol.md, rule 3).
+        self._used_epochs = 0
+
+    def of(self, hub: Hub, state: HubState) -> HubMemory:
+        """The memory of this Hub; that of an earlier one of its name is dropped."""
+        key = hub.metadata.key
+        memory = self._of.get(key)
+        if memory is None or memory.uid != hub.metadata.uid:
+            self.forget(key)
+            state.unaccounted.clear()
+            state.creating.clear()
+            memory = self._of[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
+            memory.observe.term_generations = self._term_generations
+        return memory
+
+    def forget(self, key: HubKey) -> None:
+        """Drop the memory of a hub that is gone."""
+        if memory := self._of.pop(key, None):
+            self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)

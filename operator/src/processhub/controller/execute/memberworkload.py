@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +9,12 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import Reason
 from processhub.controller.errors import NameConflictError
-from processhub.controller.execute.memory import CheckedTemplate
+from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
 from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
+from processhub.controller.rounds.round import Round
 from processhub.controller.rounds.steps import Steps
 from processhub.controller.settings import OperatorSettings
 from processhub.core.acceptance import Refusal
@@ -25,29 +25,35 @@ _TEMPLATE = "members can't be made as spec.members says"
 
 
 async def keep_members(
-    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
+    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
 ) -> Refusal | None:
     """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
-    manifests = supporting_objects(hub)
-    template = await _template(hub, settings, checked, owned, replicas, steps)
+    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub)
+    template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
-        manifests.append(workload(hub, template, replicas))
-    refused = await owned.keep(manifests, asyncio.get_running_loop().time())
-    note_refused(steps, refused)
+        manifests.append(workload(round.hub, template, replicas))
+    refused = await owned.keep(manifests)
+    _note_refused(round.steps, refused)
     conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
     if conflict is not None:
         return Refusal(Reason.NAME_CONFLICT, str(conflict))
-    failure = steps.failure(_TEMPLATE)
+    failure = round.steps.failure(_TEMPLATE)
     return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
 
 
+async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
+    """Keep the owned objects as they were last asked for, while the Hub is not accepted."""
+    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
+
+
 async def _template(
-    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
+    round: Round, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int
 ) -> dict[str, Any] | None:
     """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
 
     None where it has taken none since this leader began: what there is of members runs on.
     """
+    hub = round.hub
 
     async def check() -> None:
         template = pod_template(hub, settings)
@@ -56,7 +62,7 @@ async def _template(
         checked.last_good, checked.generation = template, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
-        await steps.take(_TEMPLATE, check)
+        await round.steps.take(_TEMPLATE, check)
     return checked.last_good
 
 
@@ -76,7 +82,7 @@ def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
     return replicas
 
 
-def note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
+def _note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
     """Note the objects that the API server refused as failed steps."""
     for title, error in refused.items():
         steps.note(f"{title} can't be made as it is to be", error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
-from processhub.cluster.client import Client
+from processhub.api.reasons import EventReason
 from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminatingError, NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
@@ -24,7 +24,8 @@ from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import services
-from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, OwnedWatch, mark_of
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
 
 MANAGER = "processhub-operator"
 _REAPPLY_SECONDS = 300.0  # until an object is applied again of which nothing was heard
@@ -85,18 +86,13 @@ class OwnedMemory:
 
 
 class OwnedObjects:
-    """Keeps the owned objects of one hub in one round; ``emit(text)`` is called for each that it puts back.
+    """Keeps the owned objects of one hub in one round; each that it puts back is reported by an Event."""
 
-    ``retry_in``: seconds until one of them is to be looked at again, whatever the watch shows.
-    """
+    def __init__(self, round: Round, memory: OwnedMemory) -> None:
+        self._round, self._memory = round, memory
+        self._client, self._watch, self._hub = round.client, round.store.owned, round.hub
 
-    def __init__(
-        self, client: Client, watch: OwnedWatch, hub: Hub, memory: OwnedMemory, emit: Callable[[str], None]
-    ) -> None:
-        self._client, self._watch, self._hub, self._memory, self._emit = client, watch, hub, memory, emit
-        self.retry_in: float | None = None
-
-    async def keep(self, manifests: Sequence[Manifest], now: float) -> dict[str, Refused]:
+    async def keep(self, manifests: Sequence[Manifest]) -> dict[str, Refused]:
         """Apply those of the manifests that need it; what became of those that can't be, by kind and name.
 
         One that is refused stops no other, but a name that somebody else has does: beside it the hub makes nothing
@@ -104,24 +100,23 @@ class OwnedObjects:
         NamespaceTerminatingError.
         """
         self._memory.manifests = manifests
-        objects = self._memory.objects
+        objects, now = self._memory.objects, self._round.now()
         for title in objects.keys() - {_title(manifest) for manifest in manifests}:
             del objects[title]
         refusals: dict[str, Refused] = {}
         for manifest in manifests:
             kept = objects.setdefault(_title(manifest), _Kept())
             await self._keep(manifest, kept, now)
-            wait = max(0.05, kept.due - now)
-            self.retry_in = wait if self.retry_in is None else min(wait, self.retry_in)
+            self._round.again_in(max(0.05, kept.due - now))
             if kept.refusal is not None:
                 refusals[_title(manifest)] = kept.refusal
                 if not isinstance(kept.refusal, ApiError | BeingDeletedError):
                     break
         return refusals
 
-    async def keep_last(self, now: float) -> dict[str, Refused]:
+    async def keep_last(self) -> dict[str, Refused]:
         """Keep what was last asked for, while the Hub's present spec is refused; as ``keep``."""
-        return await self.keep(self._memory.manifests, now)
+        return await self.keep(self._memory.manifests)
 
     async def check(self, manifest: Manifest) -> None:
         """Ask the API server whether it would take the manifest. Raises ApiError; nothing is changed.
@@ -190,6 +185,9 @@ class OwnedObjects:
                 f"{_title(manifest)} is changed or deleted again and again, the last change was by "
                 f"{kept.changed_by or _UNKNOWN}; from now on it is put back every {_REPAIR_SECONDS:g} s"
             )
+
+    def _emit(self, text: str) -> None:
+        self._round.events.about_hub(self._hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
 
     def _look(self, manifest: Manifest) -> Mark | None:
         return self._watch.look(manifest["kind"], self._hub.metadata.namespace, manifest["metadata"]["name"])

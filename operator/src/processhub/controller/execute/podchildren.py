@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 from processhub.api.child import Child, PodWorkload
 from processhub.api.childset import ChildSet
-from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
@@ -42,7 +41,6 @@ from processhub.api.naming import (
     run_of,
 )
 from processhub.api.reasons import Reason, RestartPolicy, Role, State
-from processhub.cluster.client import Client
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -60,9 +58,7 @@ from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod
 from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.rounds.steps import Steps
-from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
@@ -192,25 +188,15 @@ def given_up(report: Report | None) -> bool:
 
 
 class PodChildren:
-    """Makes and deletes the Pods of one hub in one round. ``retry_in`` is set where something is to be tried again."""
+    """Makes and deletes the Pods of one hub in one round."""
 
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        hub: Hub,
-        state: HubState,
-        observed: ObserveMemory,
-        memory: ExecuteMemory,
-        steps: Steps,
-    ) -> None:
-        self._client, self._store, self._hub = client, store, hub
-        self._state, self._observed, self._memory, self._steps = state, observed, memory, steps
-        self._copies = hub.spec.keeps_copies
-        self._hub_labels = (hub.metadata.name, hub.metadata.uid)
+    def __init__(self, round: Round, observed: ObserveMemory, memory: ExecuteMemory) -> None:
+        self._round, self._observed, self._memory = round, observed, memory
+        self._client, self._store, self._hub, self._state = round.client, round.store, round.hub, round.state
+        self._copies = round.hub.spec.keeps_copies
+        self._hub_labels = (round.hub.metadata.name, round.hub.metadata.uid)
         self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
         self._limit = asyncio.Semaphore(_AT_ONCE)
-        self.retry_in: float | None = None
         self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, and how
 
     async def confirm_pods(self) -> None:
@@ -225,7 +211,9 @@ class PodChildren:
             self._memory.looked_for_pods = True
         await gather_all(
             *(
-                self._steps.take(f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS)
+                self._round.steps.take(
+                    f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS
+                )
                 for name in list(self._observed.unconfirmed_pods)
             )
         )
@@ -234,13 +222,13 @@ class PodChildren:
             while self._state.unidentified_pods:
                 _, pod = self._state.unidentified_pods.popitem()
                 self._identify(pod, uids)
-        await self._steps.take(
+        await self._round.steps.take(
             "pods that the watch tells of no more can't be read",
             lambda: read_unwatched_pods(self._client, self._store, self._state, self._limit),
             longest=_CONFIRM_SECONDS,
         )
         if self._state.unwatched_pods:
-            self._again_in(LOOK_AGAIN_SECONDS)
+            self._round.again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
         """Pods that the slices ask for and no watch has shown, with their child's id: not made, or without a label."""
@@ -265,8 +253,9 @@ class PodChildren:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
 
-    async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
+    async def follow(self, members: Mapping[str, Member], owner: Owner) -> None:
         """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
+        now = self._round.now()
         # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
         partitioned = self._observed.quorum is not None and self._observed.quorum.partitioned
         asked = {} if partitioned else asked_for(members, copies=self._copies)
@@ -284,14 +273,14 @@ class PodChildren:
             for item in asked.values()
             if to_be_made(item, there.get(self._rival(*item.key)))
             and not self._refused(item, now)
-            and not self._steps.waits(_cant_make(item))
+            and not self._round.steps.waits(_cant_make(item))
         ]
         for item in asked.values():
             rival = there.get(self._rival(*item.key))
             if rival is not None and not _is_run_of(rival, item.place):
                 self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
-            self.retry_in = 0.0
+            self._round.again_in(0.0)
         # All of them are waited for: none may go on beside the next round.
         await gather_all(
             *(
@@ -334,10 +323,10 @@ class PodChildren:
     async def _take(self, pod: Pod, what: str, owner: Owner, work: Callable[[], Awaitable[None]]) -> None:
         annotations = pod.metadata.annotations
         about = owner(annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, ""))
-        await self._steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
+        await self._round.steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
 
     async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
-        await self._steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
+        await self._round.steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why Pods that are wanted are not there, by the child's id."""
@@ -348,7 +337,7 @@ class PodChildren:
         epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))
         if epoch != item.place.entry.epoch or now >= until:
             return False
-        self._again_in(until - now)
+        self._round.again_in(until - now)
         return True
 
     async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
@@ -405,7 +394,7 @@ class PodChildren:
                 self._store.put("pods", await self._client.patch(PODS, metadata.namespace, metadata.name, patch))
             except (NotFoundError, ConflictError) as error:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
-                self._again_in(_CHANGED_SECONDS)
+                self._round.again_in(_CHANGED_SECONDS)
             except (ForbiddenError, InvalidError) as error:
                 what = "let start" if ungate else "told its role and epoch"
                 text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
@@ -423,30 +412,30 @@ class PodChildren:
                 patched = await self._client.patch(PODS, metadata.namespace, metadata.name, patch)
             except (NotFoundError, ConflictError) as error:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
-                self._again_in(_CHANGED_SECONDS)
+                self._round.again_in(_CHANGED_SECONDS)
                 return
             except (ForbiddenError, InvalidError) as error:
                 self.changed.append((pod, f"{names} of pod {metadata.name} can't be put back: {error.message}"))
-                self._again_in(_REFUSED_SECONDS)
+                self._round.again_in(_REFUSED_SECONDS)
                 return
         self._store.put("pods", patched)
         self.changed.append((pod, f"somebody changed {names} of pod {metadata.name}, by which it is known: put back"))
 
     def _refuse(self, item: Asked, now: float, reason: Reason, text: str) -> None:
         self._memory.refused_pods[item.key] = (item.place.entry.epoch, now + _REFUSED_SECONDS, reason, text)
-        self._again_in(_REFUSED_SECONDS)
+        self._round.again_in(_REFUSED_SECONDS)
 
     async def _read(self, name: str) -> None:
         try:
             pod = await self._client.get(PODS, self._hub.metadata.namespace, name)
         except NotFoundError:
-            self._again_in(0.2)
+            self._round.again_in(0.2)
             return
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
             self._state.unwatched_pods.add(name)  # the watch does not show it
-            self._again_in(0.0)
+            self._round.again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:
         member = item.place.member if self._copies else ""
@@ -455,9 +444,6 @@ class PodChildren:
     def _rival(self, child_id: str, member: str) -> Key:
         """What Pods have in common of which there may be only one: the child's id, and the member of a copy."""
         return (child_id, member) if self._copies else (child_id, "")
-
-    def _again_in(self, seconds: float) -> None:
-        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
 
 def _cant_make(item: Asked) -> str:

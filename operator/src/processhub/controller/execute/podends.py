@@ -10,6 +10,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.podmarks import hub_uids, identified
@@ -31,8 +32,8 @@ async def delete_pod(client: Client, pod: Pod, limit: asyncio.Semaphore) -> None
             log.debug("pod %s is gone already: %s", metadata.name, error.message)
 
 
-async def delete_all(client: Client, store: Store, state: HubState) -> float | None:
-    """Delete a hub's Pods: it is gone, whereas their Children may stay. Seconds until some are to be looked for."""
+async def delete_all(client: Client, store: Store, state: HubState, requeue: Requeue) -> None:
+    """Delete a hub's Pods: it is gone, whereas their Children may stay."""
     limit = asyncio.Semaphore(_AT_ONCE)
     uids = hub_uids("", state) if state.unidentified_pods else ()
     for pod in list(state.unidentified_pods.values()):
@@ -40,7 +41,8 @@ async def delete_all(client: Client, store: Store, state: HubState) -> float | N
             store.child_pod(state.key, pod, known)
     await read_unwatched_pods(client, store, state, limit)
     await gather_all(*(delete_pod(client, pod, limit) for pod in list(state.child_pods.values())))
-    return LOOK_AGAIN_SECONDS if state.unwatched_pods else None
+    if state.unwatched_pods:
+        requeue.again_in(LOOK_AGAIN_SECONDS)
 
 
 async def read_unwatched_pods(client: Client, store: Store, state: HubState, limit: asyncio.Semaphore) -> None:

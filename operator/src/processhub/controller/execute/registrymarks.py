@@ -15,48 +15,45 @@ from processhub.api.kubernetes import Lease
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
 from processhub.api.slice import RegistrySlice
-from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES, Kind
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
-from processhub.controller.rounds.steps import Steps
+from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
 
 _AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
 log = logging.getLogger(__name__)
 
 
-async def put_marks_back(
-    client: Client, store: Store, hub: Hub, state: HubState, memory: ExecuteMemory, now: float, steps: Steps
-) -> float | None:
-    """Put back what is missing; the seconds until it is to be looked at again, None where nothing is wrong."""
-    wrong = _wrong(hub, state)
+async def put_marks_back(round: Round, memory: ExecuteMemory) -> None:
+    """Put back what is missing."""
+    wrong, now = _wrong(round.hub, round.state), round.now()
     if not wrong:
-        return None
+        return
     if now < memory.marks_due:
-        return memory.marks_due - now
+        round.again_in(memory.marks_due - now)
+        return
     memory.marks_due = now + _AGAIN_SECONDS
     tried = [
-        await steps.take(
+        await round.steps.take(
             f"{kind.plural}/{name} can't get its labels, annotations or owner back",
-            partial(_put_back, client, store, hub, kind, name, patch),
+            partial(_put_back, round, kind, name, patch),
         )
         for kind, name, patch in wrong
     ]
-    return _AGAIN_SECONDS if any(tried) else None
+    if any(tried):
+        round.again_in(_AGAIN_SECONDS)
 
 
-async def _put_back(
-    client: Client, store: Store, hub: Hub, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]
-) -> None:
+async def _put_back(round: Round, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]) -> None:
+    namespace = round.hub.metadata.namespace
     try:
-        store.put(kind.plural, await client.patch(kind, hub.metadata.namespace, name, {"metadata": patch}))
+        round.store.put(kind.plural, await round.client.patch(kind, namespace, name, {"metadata": patch}))
     except (NotFoundError, ConflictError) as error:
         log.debug("%s %s is gone or another: %s", kind.plural, name, error.message)
         return
-    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, hub.metadata.namespace, name)
+    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, namespace, name)
 
 
 def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:

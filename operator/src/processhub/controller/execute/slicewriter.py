@@ -8,17 +8,15 @@ generation the ids that it changed are uncertain, and the planner leaves them al
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 
 import msgspec
 
-from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
 from processhub.api.slice import RegistrySlice, SliceSpec
-from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ApiError,
@@ -33,8 +31,8 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.hubstate import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
@@ -43,21 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class SliceWriter:
-    """Writes the slices of one hub in one round. ``retry_in`` is set where a write was held back or failed."""
+    """Writes the slices of one hub in one round; another is asked for where a write was held back or failed."""
 
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        hub: Hub,
-        state: HubState,
-        observed: ObserveMemory,
-        memory: ExecuteMemory,
-        term: int,
-    ) -> None:
-        self._client, self._store, self._hub, self._state = client, store, hub, state
-        self._observed, self._memory, self._term = observed, memory, term
-        self.retry_in: float | None = None
+    def __init__(self, round: Round, observed: ObserveMemory, memory: ExecuteMemory) -> None:
+        self._round, self._observed, self._memory = round, observed, memory
+        self._client, self._store, self._hub = round.client, round.store, round.hub
+        self._state, self._term = round.state, round.term
 
     async def write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
@@ -108,16 +97,6 @@ class SliceWriter:
         """Empty a late slice. Raises ApiError."""
         spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
         await self._replace(known, known.present, spec, known.present.metadata.annotations)
-
-    async def delete(self, known: KnownSlice) -> None:
-        """Delete an empty slice, only as it was seen."""
-        metadata = known.present.metadata
-        try:
-            await self._client.delete(
-                SLICES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
-            )
-        except (NotFoundError, ConflictError) as error:
-            log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
 
     def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
         """What slice 0 says of its member: that it is to take its share yet, or by what it has taken it."""
@@ -177,10 +156,10 @@ class SliceWriter:
             if name in self._state.older_slices:
                 self._not_created(name, before)
                 raise  # an earlier hub's slice has the name, and may never go
-            self._again_in(_RETRY_SECONDS)
+            self._round.again_in(_RETRY_SECONDS)
             return
         except ApiError as error:
-            self._again_in(_RETRY_SECONDS)
+            self._round.again_in(_RETRY_SECONDS)
             if error.outcome_unknown:
                 self._memory.unconfirmed_slices.add(name)
             else:
@@ -220,10 +199,10 @@ class SliceWriter:
     ) -> None:
         """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
         name = present.metadata.name
-        now = asyncio.get_running_loop().time()
+        now = self._round.now()
         bucket = self._memory.slice_bucket(name)
         if not bucket.take(now):
-            self._again_in(bucket.wait(now))
+            self._round.again_in(bucket.wait(now))
             return
         # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
         removed = _removed(known, spec)
@@ -244,7 +223,7 @@ class SliceWriter:
                 except InvalidError:  # a failed test is answered so too; an invalid spec fails again in the next PUT
                     raise conflict from None
         except ApiError as error:
-            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
+            self._round.again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
             if not error.outcome_unknown:
                 for child_id in unconfirmed:
                     known.uncertain.pop(child_id, None)
@@ -275,9 +254,6 @@ class SliceWriter:
             ],
             content_type=JSON_PATCH,
         )
-
-    def _again_in(self, seconds: float) -> None:
-        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
     async def _read(self, name: str) -> None:
         """Bring the store up to the truth after a write that failed or whose outcome is unknown."""

@@ -19,6 +19,7 @@ from processhub.cluster.kinds import CHILD_SETS
 from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
 from processhub.controller.concurrency import cancel_all
 from processhub.controller.observe.members import Member
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -187,26 +188,30 @@ class ChildSetWriter:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def report(
-        self, hub: HubKey, items: Collection[ChildSet], compute: Callable[[], Mapping[str, ChildSetStatus]]
-    ) -> float | None:
+        self,
+        hub: HubKey,
+        items: Collection[ChildSet],
+        compute: Callable[[], Mapping[str, ChildSetStatus]],
+        requeue: Requeue,
+    ) -> None:
         """Write the statuses of a hub's sets (``compute`` gives them by uid) where they differ.
 
-        Returns the seconds until the next may be written, None where none waits.
+        Where one has to wait another round is asked for.
         """
         now = asyncio.get_running_loop().time()
         before = self._buckets.pop(hub, {})
         if not items:
-            return None
+            return
         by_uid = {item.metadata.uid: item for item in items}
         # The one that was written last comes last: what waits for the budget has its turn.
         buckets = self._buckets[hub] = {uid: bucket for uid, bucket in before.items() if uid in by_uid}
-        waits, due = [], []
+        due = []
         for uid in (*buckets, *(by_uid.keys() - buckets.keys())):
             bucket = buckets.setdefault(uid, TokenBucket(_RATE, _BURST))
             if uid in self._tasks:
                 continue  # its end wakes the hub
             if (wait := bucket.wait(now)) > 0:
-                waits.append(wait)
+                requeue.again_in(wait)
             else:
                 due.append(by_uid[uid])
         statuses = compute() if due else {}
@@ -217,7 +222,7 @@ class ChildSetWriter:
                 continue
             counts_alone = _is_for_good(status) == _is_for_good(item.status)
             if counts_alone and (wait := budget.wait(now)) > 0:
-                waits.append(wait)
+                requeue.again_in(wait)
                 continue
             # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
             size = stored_bytes(item) + stored_bytes(item.spec.ids)
@@ -225,7 +230,6 @@ class ChildSetWriter:
             bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
             bucket.take(now)
             self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
-        return min(waits) if waits else None
 
     async def close(self) -> None:
         """End the writes that are under way."""

@@ -16,7 +16,7 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.rounds.events import EventRecorder
-from processhub.controller.store.hubstate import HubState
+from processhub.controller.rounds.round import Round
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
@@ -30,16 +30,9 @@ _QUIET = (Reason.SUSPENDED,)
 log = logging.getLogger(__name__)
 
 
-def emit(
-    events: EventRecorder,
-    hub: Hub,
-    state: HubState,
-    observation: Observation,
-    plan: Plan,
-    memory: ReportMemory,
-    quorum: QuorumWatch | None,
-) -> None:
+def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemory, quorum: QuorumWatch | None) -> None:
     """Post the Events of this round; ``memory`` has the members' phases of the round before."""
+    events, hub = round.events, round.hub
     _emit_quorum(events, hub, observation, quorum)
     _emit_members(events, hub, observation, plan, memory)
     moves = {move.id: (move, _announced_with(plan, move)) for move in plan.moves}
@@ -72,7 +65,7 @@ def emit(
             message = f"{seen.refusal.reason}: {seen.refusal.message}"
             events.about_child(hub, observation.sets[uid].known.object, EventReason.REJECTED, message, warning=True)
     for name, refusal in observation.refusals.items():
-        known = state.children.get(name)
+        known = round.state.children.get(name)
         if known is not None and refusal.reason not in _QUIET:
             message = f"{refusal.reason}: {refusal.message}"
             events.about_child(hub, known.child, EventReason.REJECTED, message, warning=True)
@@ -96,10 +89,9 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
                 events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
 
 
-def emit_changed_pods(
-    events: EventRecorder, hub: Hub, observation: Observation, changed: Iterable[tuple[Pod, str]]
-) -> None:
+def emit_changed_pods(round: Round, observation: Observation, changed: Iterable[tuple[Pod, str]]) -> None:
     """Post an Event about each Pod of a child whose marks somebody changed."""
+    events, hub = round.events, round.hub
     for pod, text in changed:
         annotations = pod.metadata.annotations
         child_id, uid = annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, "")
@@ -160,12 +152,7 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
 
 
 def emit_strategy_failure(
-    events: EventRecorder,
-    hub: Hub,
-    memory: ReportMemory,
-    strategy: Strategy,
-    migration: MigrationStrategy,
-    rules: CustomRules,
+    round: Round, memory: ReportMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
 ) -> None:
     """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
     failure = rules.failure
@@ -175,6 +162,6 @@ def emit_strategy_failure(
         failure = f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
         migration.failure = ""
     if failure and failure != memory.strategy_failure:
-        log.warning("hub %s/%s: %s", *hub.metadata.key, failure)
-        events.about_hub(hub, EventReason.STRATEGY_FAILED, failure, warning=True)
+        log.warning("hub %s/%s: %s", *round.hub.metadata.key, failure)
+        round.events.about_hub(round.hub, EventReason.STRATEGY_FAILED, failure, warning=True)
         memory.strategy_failure = failure

@@ -30,7 +30,7 @@ from processhub.controller.report.firststart import first_started
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.writer import ChildKey, StatusWriter
-from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Requeue, Round
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
@@ -38,6 +38,7 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
 T = TypeVar("T")
+_REFUSED_SECONDS = 1.0  # until the round after the refusal of a Hub whose statuses could not all be written at once
 
 
 class Reporter:
@@ -47,11 +48,10 @@ class Reporter:
         self,
         client: Client,
         store: Store,
-        events: EventRecorder,
         wake: Callable[[HubKey], None],
         refusal_of: Callable[[Hub], Refusal | None],
     ) -> None:
-        self._store, self._events, self._wake, self._refusal_of = store, events, wake, refusal_of
+        self._store, self._wake, self._refusal_of = store, wake, refusal_of
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
         self._children = StatusWriter(client, store, self._latest_child_status)
         self._sets = ChildSetWriter(client, store, wake)
@@ -73,21 +73,19 @@ class Reporter:
 
     def round_ended(
         self,
-        hub: Hub,
-        state: HubState,
+        round: Round,
         memory: ReportMemory,
         observation: Observation,
         plan: Plan,
         members: Mapping[str, Member],
         quorum: QuorumWatch | None,
-        dirty: set[str],
     ) -> Observation:
         """Emit the round's Events and have the statuses of changed Children written; what the round came to.
 
         ``members`` are observed after the round's writes: statuses show the record as it is, not as it was planned
-        from. ``dirty`` are the ids that changed, to which those that changed by this round are added.
+        from. ``round.changed`` gets the ids that changed by this round too.
         """
-        key = hub.metadata.key
+        key, changed = round.hub.metadata.key, round.changed
         self._observed[key] = msgspec.structs.replace(observation, members=members), memory
         # But a member that was lost is reported as lost, though it is back by now: its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
@@ -95,11 +93,11 @@ class Reporter:
         for name, member in members.items():
             if memory.phases.get(name) != str(member.phase):
                 for known in member.slices:
-                    dirty |= known.assignments.keys() | known.reports.keys()
-        dirty |= _differing(plan.unplaced, memory.unplaced)
-        emit(self._events, hub, state, fresh, plan, memory, quorum)
+                    changed |= known.assignments.keys() | known.reports.keys()
+        changed |= _differing(plan.unplaced, memory.unplaced)
+        emit(round, fresh, plan, memory, quorum)
         names = _differing(observation.refusals, memory.refusals)
-        names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
+        names.update(name for child_id in changed for name in round.state.by_id.get(child_id, ()))
         self._mark(key, names)
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
@@ -108,27 +106,22 @@ class Reporter:
         return fresh
 
     def report_hub(
-        self,
-        hub: Hub,
-        memory: ReportMemory,
-        plan: Plan,
-        refusal: Refusal | None,
-        trouble: tuple[str, str] | None,
-        followed: int,
-    ) -> float | None:
-        """Write the Hub's status after a round; the seconds until it may be written, None where none waits.
+        self, round: Round, memory: ReportMemory, plan: Plan, refusal: Refusal | None, followed: int
+    ) -> None:
+        """Write the status of the Hub after a round.
 
-        ``refusal``: why the spec, or a part of it, is not followed. ``trouble``: reason and message of what fails.
-        ``followed`` is the generation of the spec that the round followed.
+        ``refusal``: why the spec, or a part of it, is not followed. ``followed`` is the generation of the spec that the
+        round followed.
         """
+        hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
-        if refusal is not None:
-            trouble = (refusal.reason, refusal.message)
+        trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
         compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
-        return self._write_hub(hub, memory, lambda: compute(now_seconds()))
+        self._write_hub(hub, memory, lambda: compute(now_seconds()), round.requeue)
 
-    def report_sets(self, key: HubKey, plan: Plan) -> float | None:
-        """Write the ChildSets' statuses; the seconds until the next may be written, None where none waits."""
+    def report_sets(self, round: Round, plan: Plan) -> None:
+        """Write the statuses of the hub's ChildSets after a round."""
+        key = round.hub.metadata.key
         observation, _ = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
@@ -138,28 +131,30 @@ class Reporter:
                 for uid, seen in observation.sets.items()
             }
 
-        return self._sets.report(key, [seen.known.object for seen in observation.sets.values()], compute)
+        self._sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
 
     # without a round
 
-    def refuse(self, hub: Hub, state: HubState, memory: ReportMemory, refusal: Refusal) -> float | None:
-        """Report that the Hub is not accepted, on it and on what is of it; the seconds until a write that waits."""
-        key = hub.metadata.key
+    def refuse(self, round: Round, memory: ReportMemory, refusal: Refusal) -> None:
+        """Report that the Hub is not accepted, on it and on what is of it."""
+        hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
+        self._observed.pop(key, None)
+        self._mark(key, round.state.children)
+        self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()), waiting)
+        self._refuse_sets(key, round.state, of_hub(refusal), waiting)
+        if waiting.after is not None:
+            round.again_in(_REFUSED_SECONDS)
+
+    def report_stalled(self, round: Round, memory: ReportMemory) -> None:
+        """Report that nothing can be done for the Hub now."""
+        hub, trouble = round.hub, round.steps.trouble()
+        self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()), round.requeue)
+
+    def report_no_hub(self, key: HubKey, state: HubState, requeue: Requeue) -> None:
+        """Report to Children and ChildSets that their hub does not exist."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
-        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
-        sets = self._refuse_sets(key, state, of_hub(refusal))
-        return min((seconds for seconds in (wait, sets) if seconds is not None), default=None)
-
-    def report_stalled(self, hub: Hub, memory: ReportMemory, trouble: tuple[str, str] | None) -> float | None:
-        """Report that nothing can be done for the Hub now; the seconds until it may be written."""
-        return self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
-
-    def report_no_hub(self, key: HubKey, state: HubState) -> float | None:
-        """Report to Children and ChildSets that their hub does not exist; the seconds until a write that waits."""
-        self._observed.pop(key, None)
-        self._mark(key, state.children)
-        return self._refuse_sets(key, state, self._no_hub(key))
+        self._refuse_sets(key, state, self._no_hub(key), requeue)
 
     # inside
 
@@ -189,27 +184,30 @@ class Reporter:
             return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
         return hub_not_found(key)
 
-    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
+    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
         items = [known.object for known in state.sets.values()]
-        return self._sets.report(
-            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
-        )
 
-    def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus]) -> float | None:
-        """Write the Hub's status where it differs; the seconds until it may be written, None where none waits."""
+        def compute() -> dict[str, ChildSetStatus]:
+            return {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
+
+        self._sets.report(key, items, compute, requeue)
+
+    def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus], requeue: Requeue) -> None:
+        """Write the Hub's status where it differs; where it has to wait, another round is asked for."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None or current.metadata.uid != hub.metadata.uid:
-            return None  # made anew in the midst of the round: this status is its predecessor's
+            return  # made anew in the midst of the round: this status is its predecessor's
         now = asyncio.get_running_loop().time()
         wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
         if wait > 0 or self._children.busy_with(hub):
-            return max(0.1, wait)
+            requeue.again_in(max(0.1, wait))
+            return
         status = compute()
         if status != current.status:
             if (wait := memory.status_rate.reserve(current, status, now)) > 0:
-                return max(0.1, wait)
+                requeue.again_in(max(0.1, wait))
+                return
             self._children.hub(current, status, lambda: self._wake(hub.metadata.key))
-        return None
 
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:

@@ -72,13 +72,12 @@ Subject = Child | ChildSet | None  # None: the Hub
 
 
 class Steps:
-    """The steps of one round of one hub. ``again_in`` is set where one is to be tried again: seconds."""
+    """The steps of one round of one hub. ``again_in(seconds)`` is called where one is to be tried again."""
 
-    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub) -> None:
-        self._failures, self._events, self._hub = failures, events, hub
+    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub, again_in: Callable[[float], None]) -> None:
+        self._failures, self._events, self._hub, self._again_in = failures, events, hub, again_in
         self._taken: set[str] = set()
         self._news: list[tuple[Failure, Subject]] = []
-        self.again_in: float | None = None
 
     async def take(
         self,
@@ -138,7 +137,7 @@ class Steps:
         waits = failure is not None and now < failure.until and failure.generation == self._hub.metadata.generation
         if failure is not None and waits:
             self._taken.add(what)
-            self._try_again_in(failure.until - now)
+            self._again_in(failure.until - now)
         return waits
 
     def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
@@ -195,7 +194,7 @@ class Steps:
             generation=generation,
             announced=before.announced if before is not None else "",
         )
-        self._try_again_in(pause)
+        self._again_in(pause)
         self._news.append((failure, about))
         if before is None or before.why != failure.why:
             log.warning("hub %s/%s: %s; again in %.1f s", *self._hub.metadata.key, failure.sentence, pause)
@@ -204,9 +203,6 @@ class Steps:
         """Whether the failure is reported: not while an outage of the API server is short."""
         waited = asyncio.get_running_loop().time() - failure.since
         return failure.reason != GroupReason.UNAVAILABLE or waited >= _OUTAGE_SECONDS
-
-    def _try_again_in(self, seconds: float) -> None:
-        self.again_in = seconds if self.again_in is None else min(self.again_in, seconds)
 
 
 def _pause_after(error: Exception, longest: float) -> tuple[float, float]:
