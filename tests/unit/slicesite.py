@@ -15,6 +15,7 @@ import msgspec
 from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from observing import observed
 
 from processhub.api.child import Child
 from processhub.api.hub import Hub
@@ -26,7 +27,7 @@ from processhub.controller.execute.executor import Executed, Executor, confirm_g
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member, proven_members
-from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import KnownLease
@@ -232,12 +233,12 @@ class Rounds:
         self.failures = Failures()
         round = a_round(HUB, client=self.client, store=self.store, failures=self.failures)
         self.requeue = round.requeue
-        executor = Executor(round, SliceWriter(round, self.memory.observe, self.memory.execute))
         members = await proven_members(self._look, lambda member: confirm_gone(round, member), copies=False)
-        observation = observe(HUB, self.state, members, self.memory.observe, self._now, strategy)
+        observation = observed(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
+        writer = SliceWriter(round, self.memory.execute, fingerprint=observation.fingerprint, partitioned=False)
         self.memory.observe.epochs.next, self.memory.observe.last_placed = planned.next_epoch, planned.last_placed
-        self.executed = await executor.execute(observation, planned, workload_texts(observation))
+        self.executed = await Executor(round, writer).execute(observation, planned, workload_texts(observation))
         return observation, planned
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import observing
 import pytest
 from planned_hub import PlannedHub, child
 
@@ -16,7 +17,7 @@ from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
 from processhub.controller.store.hubstate import HubState, KnownSlice
@@ -76,7 +77,7 @@ def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) ->
 
 
 def observed(state: HubState, hub: Hub = HUB) -> Observation:
-    return observe(hub, state, {}, ObserveMemory(1), 0.0)
+    return observing.observed(hub, state, {}, ObserveMemory(1))
 
 
 def wanted_by(observation: Observation) -> dict[str, str]:

@@ -19,7 +19,6 @@ from processhub.cluster.errors import UnavailableError
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import HubState, KnownSlice
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
@@ -79,7 +78,7 @@ async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_
     server, client = site
     store = Store(client, (), lambda key: None)
     round = a_round(HUB, HubState(HUB.metadata.key), client=client, store=store, term=2)
-    writer = SliceWriter(round, ObserveMemory(2), ExecuteMemory())
+    writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
     judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
     slices = (a_slice(0), a_slice(1))
     member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=slices, judgement=judgement)

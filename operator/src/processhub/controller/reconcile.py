@@ -29,10 +29,12 @@ from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, Memories
+from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
+from processhub.controller.observe.facts import formation_wait, learn
 from processhub.controller.observe.members import Member, observe_members, proven_members
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, formation_wait, observe
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
@@ -136,9 +138,10 @@ class Reconciler:
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
         observation, plan = self._plan(round, memory, members)
         await make_leases(round, members)
-        writer = SliceWriter(round, memory.observe, memory.execute)
+        partitioned = observation.quorum.partitioned
+        writer = SliceWriter(round, memory.execute, fingerprint=observation.fingerprint, partitioned=partitioned)
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
-        await pods.follow(members, observation.owner)
+        await pods.follow(members, observation.owner, partitioned=partitioned)
         emit_changed_pods(round, observation, pods.changed)
         # Children made here are placed in the next round: a slow API server must not delay a failover.
         await sync_static_children(round)
@@ -157,24 +160,20 @@ class Reconciler:
 
     def _plan(self, round: Round, memory: HubMemory, members: dict[str, Member]) -> tuple[Observation, Plan]:
         """What is observed, and what is to be done; ``memory`` gets what the next rounds need of the plan."""
-        hub, now, kept = round.hub, round.now(), memory.observe
+        hub, now = round.hub, round.now()
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
-        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, kept.copies)
-        admission = self.hooks.admission(hub, round.state)
-        observation = observe(hub, round.state, members, kept, now, strategy, admission, rules)
-        kept.copies = rules.copies or 1
+        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, memory.observe.copies)
+        observation = observe(learn(round, memory.observe, members, strategy, rules))
+        if (admission := self.hooks.admission(hub, round.state)) is not None:
+            observation = admit_starts(observation, admission, hub)
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
         memory.report.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
-        kept.epochs.next = plan.next_epoch
-        kept.moves.spend(plan.planned_moves)
         emit_strategy_failure(round, memory.report, strategy, migration, rules)
-        kept.last_placed = plan.last_placed
-        kept.deferred_moves.defer(plan.deferred, now)
-        kept.rebalance_target = kept.cooldown.target(plan.imbalance, now)
+        memory.observe.planned(plan, now)
         return observation, plan
 
     def _report(

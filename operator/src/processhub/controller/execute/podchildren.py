@@ -253,11 +253,12 @@ class PodChildren:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
 
-    async def follow(self, members: Mapping[str, Member], owner: Owner) -> None:
-        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
+    async def follow(self, members: Mapping[str, Member], owner: Owner, *, partitioned: bool = False) -> None:
+        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own.
+
+        A hub that is ``partitioned`` runs nothing: its entries stand, and its Pods go until it has its quorum again.
+        """
         now = self._round.now()
-        # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
-        partitioned = self._observed.quorum is not None and self._observed.quorum.partitioned
         asked = {} if partitioned else asked_for(members, copies=self._copies)
         refused = self._memory.refused_pods
         for key in refused.keys() - asked.keys():

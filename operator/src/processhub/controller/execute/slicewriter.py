@@ -30,7 +30,6 @@ from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
@@ -43,8 +42,10 @@ log = logging.getLogger(__name__)
 class SliceWriter:
     """Writes the slices of one hub in one round; another is asked for where a write was held back or failed."""
 
-    def __init__(self, round: Round, observed: ObserveMemory, memory: ExecuteMemory) -> None:
-        self._round, self._observed, self._memory = round, observed, memory
+    def __init__(self, round: Round, memory: ExecuteMemory, *, fingerprint: str, partitioned: bool) -> None:
+        """``fingerprint`` and ``partitioned`` are what the slices are to say of their members and of the hub."""
+        self._round, self._memory = round, memory
+        self._fingerprint, self._partitioned = fingerprint, partitioned
         self._client, self._store, self._hub = round.client, round.store, round.hub
         self._state, self._term = round.state, round.term
 
@@ -105,12 +106,8 @@ class SliceWriter:
         if known.index == 0 and joining:
             annotations[ANNOTATION_JOINING] = "true"
         elif known.index == 0:
-            annotations[ANNOTATION_SETTLED] = self._observed.fingerprint
+            annotations[ANNOTATION_SETTLED] = self._fingerprint
         return annotations
-
-    @property
-    def _partitioned(self) -> bool:
-        return self._observed.quorum is not None and self._observed.quorum.partitioned
 
     def _grant(self, member: Member) -> str | None:
         """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
@@ -136,7 +133,7 @@ class SliceWriter:
     async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
         annotations: dict[str, str] = {}
         if content.index == 0:
-            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._observed.fingerprint}
+            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._fingerprint}
         item = new_slice(
             *(self._hub, member.name, content.index, self._term, annotations),
             holder=grant or "",

@@ -9,6 +9,7 @@ import msgspec
 
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
+from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.ownership import Record, as_on_record
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.hubstate import KnownChild
@@ -86,6 +87,19 @@ def admit(
         elif known is None:
             held[child_id] = Unplaced(verdict.reason, verdict.message)
     return Admitted(kept, refusals, held, admission.workloads)
+
+
+def admit_starts(observation: Observation, admission: Admission, hub: Hub) -> Observation:
+    """The observation without the starts that are not admitted."""
+    snapshot = observation.snapshot
+    admitted = admit(admission, snapshot.children, observation.chosen, observation.sets, snapshot.record, hub)
+    return msgspec.structs.replace(
+        observation,
+        snapshot=msgspec.structs.replace(snapshot, children=admitted.wanted),
+        refusals={**observation.refusals, **admitted.refusals},
+        held={**admitted.held, **observation.held},
+        workloads=admitted.workloads,
+    )
 
 
 def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> StartCandidate | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
+from processhub.core.model.plan import Plan
 from processhub.core.strategies.cooldown import RebalanceCooldown
 
 DEFERRED_SECONDS = 30.0  # A child whose move failed or was refused is not moved again for this long.
@@ -99,3 +100,11 @@ class ObserveMemory:
         self.unconfirmed_pods: dict[str, str] = {}  # name → child's id; the creation of the Pod was not answered
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # a member that draws children, because loads have differed for long
+
+    def planned(self, plan: Plan, now: float) -> None:
+        """Keep what later rounds need of a plan."""
+        self.epochs.next = plan.next_epoch
+        self.moves.spend(plan.planned_moves)
+        self.last_placed = plan.last_placed
+        self.deferred_moves.defer(plan.deferred, now)
+        self.rebalance_target = self.cooldown.target(plan.imbalance, now)

@@ -1,4 +1,4 @@
-"""From what is known of a hub to the immutable snapshot that the planner decides on."""
+"""From the facts that a round has learned to the immutable snapshot that the planner decides on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_MEMBER, label_value, run_of
 from processhub.api.reasons import Reason, Role
 from processhub.controller.objects.childpod import name_and_node
-from processhub.controller.observe.admission import Admission, Admitted, admit
-from processhub.controller.observe.customrules import CustomRules
+from processhub.controller.observe.facts import Facts
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.ownership import (
+    Record,
     Winners,
     as_on_record,
     asleep,
@@ -25,7 +24,6 @@ from processhub.controller.observe.ownership import (
     winner_of,
     winners_of,
 )
-from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState, KnownChild
@@ -35,7 +33,6 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.strategies import HASH, Strategy
 from processhub.registry.copies import is_current
 
 
@@ -44,7 +41,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     ``refusals``: Child object name → why it is not accepted. ``chosen``: id → the Child that has the id.
     ``sets``: uid → ChildSet. ``held``: id → why it is not placed though it is accepted. ``workloads``:
-    hash → JSON of those that a hook changed. ``quorum``: whether enough members are live.
+    hash → JSON of those that a hook changed. ``quorum``: whether enough members are live. ``fingerprint``: of the
+    strategy and weights by which members take their share.
     """
 
     members: Mapping[str, Member]
@@ -55,6 +53,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     held: Mapping[str, Unplaced] = {}
     workloads: Mapping[str, str] = {}
     quorum: Verdict
+    fingerprint: str = ""
 
     def owner(self, child_id: str, uid: str) -> Child | ChildSet | None:
         """The object of this uid where it is what asks for the child."""
@@ -72,44 +71,32 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         return child.metadata.name in self.refusals  # another child has its id
 
 
-def observe(
-    hub: Hub,
-    state: HubState,
-    members: Mapping[str, Member],
-    memory: ObserveMemory,
-    now: float,
-    strategy: Strategy = HASH,
-    admission: Admission | None = None,
-    rules: CustomRules | None = None,
-) -> Observation:
-    """Observe a hub and settle what its members have proven. ``admission``: of hooks; ``rules``: custom strategies."""
-    order = [member.name for member in members.values() if member.wanted]
-    memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
-    state.take_template(hub.spec.on_demand)
+def observe(facts: Facts) -> Observation:
+    """What the planner decides on, and what is reported of what it does not see.
+
+    A pure function: it changes nothing of the facts, and of the same facts it makes the same observation.
+    """
+    hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
-    wanted, refusals, chosen, sets = _wanted(hub, state, record, members)
-    admitted = Admitted(wanted) if admission is None else admit(admission, wanted, chosen, sets, record, hub)
-    refusals.update(admitted.refusals)
-    formed = _has_formed(hub, members, record, memory.formation, now)
-    verdict = _quorum(hub, state, members, memory, now, rules)
-    uncertain = state.uncertain() | set(memory.unconfirmed_pods.values())
-    orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, memory.applied_moves)}
+    wanted, refusals, chosen, sets = _wanted(facts, record)
+    uncertain = state.uncertain() | facts.unconfirmed
+    orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
-        members=tuple(_view(member, memory, state) for member in members.values()),
-        children=admitted.wanted,
+        members=tuple(_view(member, facts) for member in members.values()),
+        children=wanted,
         record=record,
-        next_epoch=memory.epochs.next,
-        move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
-        last_placed=memory.last_placed,
+        next_epoch=facts.next_epoch,
+        move_budget=facts.move_budget,
+        last_placed=facts.last_placed,
         move_requests={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
-        copies=rules.copies if rules is not None else None,
+        copies=facts.copies,
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
-        deferred=memory.deferred_moves.still_deferred(now),
-        formed=formed,
+        deferred=facts.deferred,
+        formed=facts.formed,
         uncertain=uncertain,
-        partitioned=verdict.why if verdict.partitioned else "",
+        partitioned=facts.quorum.why if facts.quorum.partitioned else "",
     )
     return Observation(
         members=members,
@@ -117,9 +104,9 @@ def observe(
         refusals=refusals,
         chosen=chosen,
         sets=sets,
-        held={**admitted.held, **_unanswered(uncertain, record)},
-        workloads=admitted.workloads,
-        quorum=verdict,
+        held=_unanswered(uncertain, record),
+        quorum=facts.quorum,
+        fingerprint=facts.fingerprint,
     )
 
 
@@ -128,21 +115,6 @@ def _reports_matter(hub: Hub, state: HubState) -> bool:
     # A handover that was ordered goes on where the hub has another strategy now.
     handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
     return hub.spec.keeps_copies or handing
-
-
-def _quorum(
-    hub: Hub,
-    state: HubState,
-    members: Mapping[str, Member],
-    memory: ObserveMemory,
-    now: float,
-    rules: CustomRules | None,
-) -> Verdict:
-    """Whether enough members are live, by the hub's strategy or a custom one."""
-    if memory.quorum is None:
-        memory.quorum = QuorumWatch(hub, state)
-    required = rules.required if rules is not None and rules.has_quorum else None
-    return memory.quorum.look(hub, members, memory.formation.formed, now, required)
 
 
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
@@ -215,16 +187,11 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
     return found
 
 
-def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
-    if member.phase is Phase.GONE:
-        state.unaccounted.pop(member.name, None)
-    possibly_running = set(state.unaccounted.get(member.name, ()))
+def _view(member: Member, facts: Facts) -> MemberView:
+    possibly_running = set(facts.state.unaccounted.get(member.name, ()))
     for known in member.slices:
-        known.prove(member.holder)
         possibly_running |= known.possibly_running(member.holder)
-    if _acknowledged(member, memory):
-        memory.settled.add(member.name)
-    resettles = member.settled_by not in ("", memory.fingerprint)
+    resettles = member.settled_by not in ("", facts.fingerprint)
     return MemberView(
         name=member.name,
         weight=member.weight,
@@ -232,13 +199,13 @@ def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
         draining=member.judgement.draining,
         forced=member.forced,
         # A member of a hub that has children already takes its share as a joiner; a first one does not.
-        joining=(member.joining or resettles or member.name == memory.rebalance_target)
+        joining=(member.joining or resettles or member.name == facts.rebalance_target)
         if member.slices
-        else memory.formation.formed,
+        else facts.formed,
         resettles=resettles,
         usage=member.usage,
         wanted=member.wanted,
-        settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
+        settled=member.name in facts.settled or member.phase is Phase.GONE or member.judgement.restarting,
         ended=member.judgement.restarting,
         possibly_running=frozenset(possibly_running),
         node=member.node,
@@ -246,54 +213,14 @@ def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
     )
 
 
-def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
-    """Whether the member confirmed all of its slices as they were when this leader took over."""
-    return all(
-        known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
-        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
-        for known in member.slices
-    )
-
-
-def _has_formed(
-    hub: Hub,
-    members: Mapping[str, Member],
-    record: Mapping[str, tuple[OnRecord, ...]],
-    formation: Formation,
-    now: float,
-) -> bool:
-    """Whether placing may begin: it has, all members are there, or startSeconds have passed since the first was."""
-    if not formation.formed:
-        formation.formed = bool(record) or _is_complete(hub, members, formation, now)
-    return formation.formed
-
-
-def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
-    """Whether all members are there, or startSeconds have passed since the first was."""
-    live = [member for member in members.values() if member.phase is Phase.LIVE]
-    if not live:
-        return False
-    if formation.first_live_at is None:
-        formation.first_live_at = now
-    missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
-    return not missing or now - formation.first_live_at >= hub.spec.timeouts.start_seconds
-
-
-def formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
-    """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
-    if formation.formed or formation.first_live_at is None:
-        return None
-    return max(0.05, hub.spec.timeouts.start_seconds - (now - formation.first_live_at))
-
-
 def _wanted(
-    hub: Hub, state: HubState, record: Mapping[str, tuple[OnRecord, ...]], members: Mapping[str, Member]
+    facts: Facts, record: Record
 ) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild], dict[str, SeenSet]]:
     """The children that shall run, by id; refusals by Child object's name; the Child of each id; ChildSets by uid."""
-    winners = winners_of(state, record)
-    wanted, refusals, chosen = _wanted_children(hub, state, record, members, winners)
+    hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
+    wanted, refusals, chosen = _wanted_children(facts, record, winners)
     _bound_demand(hub, record, wanted, refusals, chosen)
-    sets = seen_sets(hub, state, members, winners)
+    sets = seen_sets(facts, winners)
     for seen in sets.values():
         wanted.update(wanted_of(seen, hub, record))
     if hub.spec.suspend:
@@ -302,18 +229,14 @@ def _wanted(
 
 
 def _wanted_children(
-    hub: Hub,
-    state: HubState,
-    record: Mapping[str, tuple[OnRecord, ...]],
-    members: Mapping[str, Member],
-    winners: Winners,
+    facts: Facts, record: Record, winners: Winners
 ) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild]]:
     wanted: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
-    children, guided = state.children, hub.spec.distribution.strategy == "Guided"
-    names_of_members = MemberNames(members)
-    for child_id, names in state.by_id.items():
+    hub, children = facts.hub, facts.state.children
+    guided, names_of_members = hub.spec.distribution.strategy == "Guided", MemberNames(facts.members)
+    for child_id, names in facts.state.by_id.items():
         if len(names) == 1 and child_id not in winners:
             (name,) = names
             known = children[name]
@@ -331,7 +254,7 @@ def _wanted_children(
                 continue
             known, name = has_it, has_it.child.metadata.name
         chosen[child_id] = known
-        refusal = state.refusal(name, hub.spec)
+        refusal = facts.refusals[name]
         if refusal is None and guided:
             refusal = unknown_member(known.child.spec, names_of_members)
         if refusal is not None:
@@ -350,7 +273,7 @@ def _wanted_children(
 
 def _bound_demand(
     hub: Hub,
-    record: Mapping[str, tuple[OnRecord, ...]],
+    record: Record,
     wanted: dict[str, DesiredChild],
     refusals: dict[str, Refusal],
     chosen: Mapping[str, KnownChild],

@@ -8,7 +8,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
-from processhub.controller.observe.members import Member
+from processhub.controller.observe.facts import Facts
 from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
 from processhub.controller.store.hubstate import HubState, KnownChild
 from processhub.core.acceptance import Refusal, unknown_member
@@ -20,8 +20,8 @@ Record = Mapping[str, tuple[OnRecord, ...]]
 Winners = Mapping[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]]
 
 
-def winners_of(state: HubState, record: Record) -> Winners:
-    """Who has each id that a ChildSet and something else ask for, and the sets that do."""
+def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], record: Record) -> Winners:
+    """Who has each ``contested`` id, that a ChildSet and something else ask for, and the sets that do."""
     return {
         child_id: (
             winner_of(
@@ -29,21 +29,21 @@ def winners_of(state: HubState, record: Record) -> Winners:
             ),
             rivals,
         )
-        for child_id, rivals in state.contested().items()
+        for child_id, rivals in contested.items()
     }
 
 
-def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners: Winners) -> dict[str, SeenSet]:
+def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
     """The ChildSets by uid, the oldest first."""
     taken: dict[str, dict[str, str]] = {}
     for child_id, (winner, rivals) in winners.items():
         for rival in rivals:
             if rival is not winner:
                 taken.setdefault(rival.metadata.uid, {})[child_id] = winner.title
-    names = MemberNames(members)
+    hub, names = facts.hub, MemberNames(facts.members)
     guided, found = hub.spec.distribution.strategy == "Guided", {}
-    for known in sorted(state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
-        refusal = state.refusal_of_set(known.metadata.name, hub.spec)
+    for known in sorted(facts.state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
+        refusal = facts.set_refusals[known.metadata.name]
         if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, names)):
             refusal = of_template(unknown)
         if refusal is None and known.object.spec.template.suspend:

@@ -6,6 +6,7 @@ Nothing here decides. The reconcile reads it into a snapshot; informers and the 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import msgspec
 
@@ -288,22 +289,21 @@ class HubState:
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
 
-    def refusal(self, name: str, hub: HubSpec) -> Refusal | None:
-        """Why the Child is not accepted as it is, None where it is; computed once a spec of Child and Hub."""
+    def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
+        """By object name why each Child is not accepted, None where it is; computed once a spec of Child and Hub."""
         self._forget_refusals_of(hub)
-        try:
-            return self._refusals[name]
-        except KeyError:
-            known = self.children[name]
-            refusal = self._refusals[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
-            return refusal
+        if len(self._refusals) < len(self.children):
+            for name in self.children.keys() - self._refusals.keys():
+                known = self.children[name]
+                self._refusals[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
+        return self._refusals
 
-    def refusal_of_set(self, name: str, hub: HubSpec) -> Refusal | None:
-        """Why the ChildSet is not accepted as it is, None where it is; computed once a spec of ChildSet and Hub."""
+    def set_refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
+        """By object name why each ChildSet is not accepted, None where it is; computed once a spec of both."""
         self._forget_refusals_of(hub)
-        if name not in self._set_refusals:
+        for name in self.sets.keys() - self._set_refusals.keys():
             self._set_refusals[name] = refuse_set(self.sets[name], hub)
-        return self._set_refusals[name]
+        return self._set_refusals
 
     def _forget_refusals_of(self, hub: HubSpec) -> None:
         if self._refusals_for is not hub:
