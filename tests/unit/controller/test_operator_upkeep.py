@@ -22,7 +22,7 @@ from processhub.cluster.config import Config
 from processhub.controller.execute.callrights import BINDING, CallRights
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.observe.members import Member
-from processhub.controller.report.writer import StatusWriter
+from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -132,7 +132,7 @@ async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client
     """The API server says so of a patch, too, where many write the object at once."""
     server, client = site
     status = ChildStatus(id="a", state="Failed", observed_generation=1)
-    writer = StatusWriter(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
+    writer = ChildStatuses(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
     server.troubles = [409, 409]
 
     running = asyncio.create_task(writer.run())

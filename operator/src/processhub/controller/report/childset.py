@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
-from processhub.api.slice import stored_bytes
-from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
-from processhub.cluster.kinds import CHILD_SETS
-from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
-from processhub.controller.concurrency import cancel_all
 from processhub.controller.observe.members import Member
-from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Unplaced
@@ -30,10 +20,6 @@ from processhub.core.model.snapshot import DesiredChild, attributes_digest
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment
 
-_RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
-SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
-_OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
-_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
 _NAMED = 3  # ids that a message names
 log = logging.getLogger(__name__)
 
@@ -163,99 +149,5 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
 
 
-def _is_for_good(status: ChildSetStatus) -> tuple[object, ...]:
-    """What a crash loop does not change from one second to the next."""
-    conditions = [
-        (condition.type, "", "")
-        if condition.reason in _COUNTED
-        else (condition.type, condition.status, condition.reason)
-        for condition in status.conditions
-    ]
-    return status.observed_generation, status.desired, *conditions
-
-
 def _some(texts: list[str]) -> str:
     return listed(texts, _NAMED)
-
-
-class ChildSetWriter:
-    """Writes statuses of ChildSets in the background, each at most once a second."""
-
-    def __init__(self, client: Client, store: Store, wake: Callable[[HubKey], None]) -> None:
-        self._client, self._store, self._wake = client, store, wake
-        self._buckets: dict[HubKey, dict[str, TokenBucket]] = {}
-        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(SETS_RATE, SETS_BURST))
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    def report(
-        self,
-        hub: HubKey,
-        items: Collection[ChildSet],
-        compute: Callable[[], Mapping[str, ChildSetStatus]],
-        requeue: Requeue,
-    ) -> None:
-        """Write the statuses of a hub's sets (``compute`` gives them by uid) where they differ.
-
-        Where one has to wait another round is asked for.
-        """
-        now = asyncio.get_running_loop().time()
-        before = self._buckets.pop(hub, {})
-        if not items:
-            return
-        by_uid = {item.metadata.uid: item for item in items}
-        # The one that was written last comes last: what waits for the budget has its turn.
-        buckets = self._buckets[hub] = {uid: bucket for uid, bucket in before.items() if uid in by_uid}
-        due = []
-        for uid in (*buckets, *(by_uid.keys() - buckets.keys())):
-            bucket = buckets.setdefault(uid, TokenBucket(_RATE, _BURST))
-            if uid in self._tasks:
-                continue  # its end wakes the hub
-            if (wait := bucket.wait(now)) > 0:
-                requeue.again_in(wait)
-            else:
-                due.append(by_uid[uid])
-        statuses = compute() if due else {}
-        budget = self._budgets.of(hub, now)
-        for item in due:
-            status = statuses.get(item.metadata.uid)
-            if status is None or status == item.status:
-                continue
-            counts_alone = _is_for_good(status) == _is_for_good(item.status)
-            if counts_alone and (wait := budget.wait(now)) > 0:
-                requeue.again_in(wait)
-                continue
-            # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
-            size = stored_bytes(item) + stored_bytes(item.spec.ids)
-            budget.spend(now, size, owed_seconds=_OWED_SECONDS)
-            bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
-            bucket.take(now)
-            self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
-
-    async def close(self) -> None:
-        """End the writes that are under way."""
-        await cancel_all(self._tasks.values())
-
-    async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
-        try:
-            await self._apply(item, status)
-        finally:
-            del self._tasks[item.metadata.uid]
-            self._wake(hub)
-
-    async def _apply(self, item: ChildSet, status: ChildSetStatus) -> None:
-        # Applied, so that conditions of others stay.
-        body = {
-            "apiVersion": item.api_version,
-            "kind": item.kind,
-            "metadata": {"name": item.metadata.name, "uid": item.metadata.uid},
-            "status": status,
-        }
-        try:
-            stored = await self._client.apply(CHILD_SETS, *item.metadata.key, body, subresource="status")
-        except (NotFoundError, ConflictError) as error:
-            log.debug("status of childset %s not written: %s", item.metadata.name, error.message)
-            return
-        except ApiError as error:
-            log.warning("status of childset %s not written: %s", item.metadata.name, error.message)
-            return
-        self._store.put("childsets", stored)

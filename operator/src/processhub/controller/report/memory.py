@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from processhub.controller.report.statusrate import StatusRate
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 
@@ -29,5 +28,4 @@ class ReportMemory:
         self.refusals: Mapping[str, Refusal] = {}  # Child object's name → why it was refused in the round before
         self.first_started: dict[str, str] = {}  # child's uid → when it was seen to run, until its status says so
         self.strategy_failure = ""  # the text of the last Event about a custom strategy
-        self.status_rate = StatusRate()
         self.many_changes = False  # so many entries are under way that status writes are throttled

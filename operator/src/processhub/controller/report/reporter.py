@@ -6,7 +6,6 @@ that serve all hubs, and not in the round.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -24,12 +23,13 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.child import child_status, copies_of, hub_not_found, of_hub
-from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
+from processhub.controller.report.childqueue import ChildKey
+from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.memory import ReportMemory
-from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.report.writer import StatusWriter
 from processhub.controller.rounds.round import Requeue, Round
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
@@ -38,6 +38,7 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
 T = TypeVar("T")
+_MANY_CHANGES_SECONDS = 2.0  # between writes of a Hub's status while many entries are under way: slices go first
 _REFUSED_SECONDS = 1.0  # until the round after the refusal of a Hub whose statuses could not all be written at once
 
 
@@ -51,23 +52,21 @@ class Reporter:
         wake: Callable[[HubKey], None],
         refusal_of: Callable[[Hub], Refusal | None],
     ) -> None:
-        self._store, self._wake, self._refusal_of = store, wake, refusal_of
+        self._store, self._refusal_of = store, refusal_of
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
-        self._children = StatusWriter(client, store, self._latest_child_status)
-        self._sets = ChildSetWriter(client, store, wake)
+        self._writer = StatusWriter(client, store, wake, self._latest_child_status)
 
     async def run(self) -> None:
         """Write the statuses of Children until cancelled."""
-        await self._children.run()
+        await self._writer.run()
 
     async def close(self) -> None:
         """Finish the writes that are under way."""
-        await self._children.close()
-        await self._sets.close()
+        await self._writer.close()
 
     def throttle(self, key: HubKey, many_changes: bool) -> None:
         """Whether the statuses of the hub's Children make way for other writes."""
-        self._children.throttle(key, many_changes)
+        self._writer.children.throttle(key, many_changes)
 
     # after a round
 
@@ -131,7 +130,7 @@ class Reporter:
                 for uid, seen in observation.sets.items()
             }
 
-        self._sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
+        self._writer.sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
 
     # without a round
 
@@ -154,6 +153,7 @@ class Reporter:
         """Report to Children and ChildSets that their hub does not exist."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
+        self._writer.hubs.forget(key)
         self._refuse_sets(key, state, self._no_hub(key), requeue)
 
     # inside
@@ -190,28 +190,22 @@ class Reporter:
         def compute() -> dict[str, ChildSetStatus]:
             return {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
 
-        self._sets.report(key, items, compute, requeue)
+        self._writer.sets.report(key, items, compute, requeue)
 
     def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus], requeue: Requeue) -> None:
         """Write the Hub's status where it differs; where it has to wait, another round is asked for."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None or current.metadata.uid != hub.metadata.uid:
             return  # made anew in the midst of the round: this status is its predecessor's
-        now = asyncio.get_running_loop().time()
-        wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
-        if wait > 0 or self._children.busy_with(hub):
-            requeue.again_in(max(0.1, wait))
-            return
-        status = compute()
-        if status != current.status:
-            if (wait := memory.status_rate.reserve(current, status, now)) > 0:
-                requeue.again_in(max(0.1, wait))
-                return
-            self._children.hub(current, status, lambda: self._wake(hub.metadata.key))
+        spacing = _MANY_CHANGES_SECONDS if memory.many_changes else 0.0
+        statuses = self._writer.hubs
+        statuses.report(
+            hub.metadata.key, (current,), lambda: {current.metadata.uid: compute()}, requeue, spacing=spacing
+        )
 
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:
-            self._children.mark((key[0], name))
+            self._writer.children.mark((key[0], name))
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:
