@@ -30,8 +30,8 @@ from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.rounds.steps import Failures
-from processhub.controller.store.hubstate import KnownLease
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan
@@ -216,9 +216,9 @@ class Rounds:
     def member(self, name: str) -> Member:
         """The member, live."""
         lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
-        read = self.state.member_lease(name)
+        read = self.state.leases.of_member(name)
         known = read or KnownLease(msgspec.convert(lease, Lease), 0.0)
-        slices = tuple(self.state.member_slices().get(name, ()))
+        slices = tuple(self.state.slices.by_member().get(name, ()))
         is_gone = name in self.gone and read is None  # a Lease that was read since says that it is there
         judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if is_gone else _LIVE
         return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=judgement)

@@ -18,7 +18,9 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_MOVE_TO
 from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.store.hubstate import Creation, HubState, KnownLease, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
@@ -76,14 +78,14 @@ def states(draw: st.DrawFn) -> HubState:
     if draw(st.booleans()):
         metadata = {"name": "web", "namespace": "ns", "uid": "set", "annotations": draw(MOVES)}
         spec = {"hub": "hub", "replicas": 2, "template": draw(CHILD_SPECS)}
-        state.put_set(msgspec.convert({"metadata": metadata, "spec": spec}, ChildSet))
+        state.sets.put(msgspec.convert({"metadata": metadata, "spec": spec}, ChildSet))
     for member in MEMBERS:
         state.put_slice(draw(slices(member)))
     for known in state.slices.values():
         _leave_open(known, draw(st.sets(st.sampled_from(IDS))))
-    state.unaccounted = {member: {"b"} for member in draw(st.sets(st.sampled_from(MEMBERS)))}
+    state.slices.unaccounted = {member: {"b"} for member in draw(st.sets(st.sampled_from(MEMBERS)))}
     if draw(st.booleans()):
-        state.creating["hub.hub-1.1"] = Creation("hub-1", 1, frozenset({"a"}))
+        state.slices.creating["hub.hub-1.1"] = Creation("hub-1", 1, frozenset({"a"}))
     if draw(st.booleans()):
         pod = Pod(metadata=ObjectMeta(name="pod", annotations={ANNOTATION_CHILD_ID: "a"}))
         state.child_pods["pod"] = pod
@@ -103,7 +105,7 @@ def member_of(name: str, state: HubState, phase: Phase) -> Member:
         weight=1,
         pod=None,
         lease=KnownLease(Lease(metadata=ObjectMeta(name=f"hub.{name}"), spec=LeaseSpec(holder_identity="x/1")), 0.0),
-        slices=tuple(state.member_slices()[name]),
+        slices=tuple(state.slices.by_member()[name]),
         judgement=Judgement(phase, draining=False, restarting=False, recheck_seconds=None, why=""),
     )
 

@@ -50,7 +50,7 @@ def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
     digest, text = encode_workload(msgspec.convert({"exec": {"command": ["cache"]}}, ChildSpec))
     assert (wanted.workload, wanted.idle_seconds) == (digest, 60)
     assert state.children["a"].workload == text
-    assert state.expiring == {"a"}
+    assert state.children.expiring == {"a"}
 
 
 def test_its_own_lifetimes_come_before_the_templates() -> None:

@@ -27,8 +27,8 @@ from processhub.controller.execute.podends import delete_all, read_unwatched_pod
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Requeue
-from processhub.controller.store.hubstate import KnownSlice
 from processhub.controller.store.informers import Store
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 from processhub.registry.workloads import encode_workload
@@ -147,7 +147,7 @@ class Round:
         failures = self.memory.execute.failures
         round = a_round(self.hub, client=self.client, store=self.store, failures=failures, now=lambda: 0.0)
         self.requeue = round.requeue
-        return PodChildren(round, self.memory.observe, self.memory.execute)
+        return PodChildren(round, self.memory.execute)
 
 
 @pytest.fixture

@@ -36,8 +36,9 @@ from processhub.controller.observe.ownership import is_asleep
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.rounds.steps import Failures, Steps
-from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment, format_assignment

@@ -19,8 +19,9 @@ from processhub.cluster.errors import UnavailableError
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
-from processhub.controller.store.hubstate import HubState, KnownSlice
+from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"))

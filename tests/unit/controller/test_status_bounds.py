@@ -30,8 +30,9 @@ from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, StatusRate
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue
-from processhub.controller.store.hubstate import KnownLease, KnownSlice
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Judgement, Phase

@@ -18,7 +18,9 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import child_status, copies_of
-from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, waits

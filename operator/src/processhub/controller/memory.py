@@ -42,8 +42,7 @@ class Memories:
         memory = self._of.get(key)
         if memory is None or memory.uid != hub.metadata.uid:
             self.forget(key)
-            state.unaccounted.clear()
-            state.creating.clear()
+            state.forget_unanswered()
             memory = self._of[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
             memory.observe.term_generations = self._term_generations
         return memory

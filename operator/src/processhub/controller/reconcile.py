@@ -121,14 +121,14 @@ class Reconciler:
     async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
         """The round of a hub that is not accepted: its objects are kept as they were, and its children report why."""
         await put_marks_back(round, memory.execute)
-        round.state.dirty |= round.state.by_id.keys()  # their statuses change once the hub is accepted
+        round.state.dirty |= round.state.children.by_id.keys()  # their statuses change once the hub is accepted
         await keep_last_members(round, memory.execute)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
             round.again_in(_CONFLICT_SECONDS)
 
     async def _round(self, round: Round, memory: HubMemory) -> None:
-        pods = PodChildren(round, memory.observe, memory.execute)
+        pods = PodChildren(round, memory.execute)
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:

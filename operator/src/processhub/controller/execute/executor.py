@@ -122,7 +122,7 @@ class Executor:
     def _missing(self, member: str, changes: Mapping[str, Assignment | None]) -> set[str]:
         """The ids whose change is not on record: it was withheld, held back by the rate limit, or the write failed."""
         present: dict[str, Assignment] = {}
-        for known in self._round.state.member_slices().get(member, ()):
+        for known in self._round.state.slices.by_member().get(member, ()):
             present.update((child_id, known.assignments[child_id]) for child_id in known.assignments.keys() & changes)
         return {child_id for child_id, entry in changes.items() if not _same(entry, present.get(child_id))}
 

@@ -17,7 +17,7 @@ from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.hubstate import KnownChild
+from processhub.controller.store.children import KnownChild
 
 _AT_ONCE = 16
 _AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not shown is sent again
@@ -35,9 +35,9 @@ class Lifetimes:
         """Delete those whose time is up; one that can't be deleted now is tried again later."""
         state, now = self._round.state, self._round.now()
         due: list[tuple[Child, str]] = []
-        ids = {state.children[name].child.id for name in state.expiring}
+        ids = {state.children[name].child.id for name in state.children.expiring}
         copies = copies_by_id(ids, observation.members) if ids else {}
-        for name in state.expiring:
+        for name in state.children.expiring:
             known = state.children[name]
             child = known.child
             chosen = observation.chosen.get(child.id)

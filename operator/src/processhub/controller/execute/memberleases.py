@@ -28,7 +28,7 @@ async def make_leases(round: Round, members: Mapping[str, Member]) -> None:
     for member in members.values():
         name = lease_name(round.hub.metadata.name, member.name)
         known = round.state.leases.get(name)
-        if not member.wanted or (known is not None and name not in round.state.unwatched_leases):
+        if not member.wanted or (known is not None and name not in round.state.leases.unwatched):
             continue
         lease = new_lease(round.hub, member.name)
         if known is not None:
@@ -61,4 +61,4 @@ async def delete_lease(round: Round, lease: Lease) -> None:
         log.debug("lease %s is gone already", metadata.name)
     except ConflictError:
         return  # somebody writes it
-    round.state.forget_lease(metadata.name)
+    round.state.leases.forget(metadata.name)

@@ -21,7 +21,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from processhub.api.child import Child, PodWorkload
 from processhub.api.childset import ChildSet
@@ -29,18 +29,13 @@ from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
-    ANNOTATION_EPOCH,
-    ANNOTATION_ROLE,
-    ANNOTATION_RUN,
     GATE_SOLE,
     LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
     child_pod_name,
-    label_value,
-    run_of,
 )
-from processhub.api.reasons import Reason, RestartPolicy, Role, State
+from processhub.api.reasons import Reason
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -53,20 +48,27 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
+from processhub.controller.execute.askedpods import (
+    Asked,
+    Key,
+    asked_for,
+    is_run_of,
+    may_run,
+    new_marks,
+    to_be_deleted,
+    to_be_made,
+    to_be_ungated,
+)
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, read_unwatched_pods
-from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
+from processhub.controller.objects.childpod import child_pod, name_and_node
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.planning.builder import pod_there
-from processhub.registry.grammar import Report
 from processhub.registry.workloads import decode_workload, is_pod_workload
 
-FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
 _A_ROUND = 200  # Pods made in one round at most: slices must not wait for thousands
 _REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
@@ -76,122 +78,11 @@ log = logging.getLogger(__name__)
 Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
 
 
-Key = tuple[str, str]  # a child's id and its member, as a label's value
-
-
-class Asked(NamedTuple):
-    """A pod child's place, its workload's JSON and what its member reports of this very incarnation."""
-
-    place: PodPlace
-    workload: str
-    report: Report | None
-    live: bool  # the member is there and its node is known
-
-    @property
-    def key(self) -> Key:
-        """What it is listed by."""
-        return self.place.child_id, label_value(self.place.member)
-
-
-def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked]:
-    """The pod children that shall run; without ``copies`` one of each id."""
-    asked: dict[Key, Asked] = {}
-    newest: dict[str, Asked] = {}  # by id
-    for member in members.values():
-        for known in member.slices:
-            workloads = known.present.spec.workloads
-            pods = {digest for digest, text in workloads.items() if is_pod_workload(text)}
-            if not pods:
-                continue
-            current = known.present.status.holder == member.holder
-            node = member.pod.spec.node_name if member.pod else ""
-            for child_id, entry in known.assignments.items():
-                if entry.wait or entry.workload not in pods:
-                    continue
-                before = asked.get((child_id, label_value(member.name))) if copies else newest.get(child_id)
-                if before is not None:
-                    if before.place.entry.epoch > entry.epoch:
-                        continue
-                    del asked[before.key]
-                report = known.reports.get(child_id) if current else None
-                if report is not None and (report.uid, report.epoch) != (entry.uid, entry.epoch):
-                    report = None
-                place = PodPlace(child_id=child_id, member=member.name, node=node, entry=entry)
-                live = member.phase is Phase.LIVE and bool(node)
-                item = newest[child_id] = Asked(place, workloads[entry.workload], report, live)
-                asked[item.key] = item
-    return asked
-
-
-def to_be_made(asked: Asked, pod: Pod | None) -> bool:
-    """Whether a Pod is wanted now and none is there that is in its way."""
-    return pod is None and asked.live and asked.report is not None and asked.report.state == State.STARTING
-
-
-def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is not, or no longer, what the slices ask for."""
-    if pod.metadata.deletion_timestamp is not None:
-        return False
-    if asked is None:
-        return True
-    entry = asked.place.entry
-    if not _is_run_of(pod, asked.place):
-        return True
-    if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
-        return True  # somebody else marked it active: it may act on that, whatever its marks say later
-    if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
-        return True
-    if given_up(asked.report):
-        return pod.status.phase not in FINAL
-    if entry.restart_policy == RestartPolicy.PERMANENT:
-        return pod.status.phase in FINAL
-    return entry.restart_policy == RestartPolicy.TRANSIENT and pod.status.phase == "Failed"
-
-
-def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
-    """The annotations that the Pod is to get, as its copy was made active; {} where it has them."""
-    if asked is None or not _is_wanted(asked, pod):
-        return {}
-    wanted = marks(asked.place.child_id, asked.place.entry)
-    return {} if wanted.items() <= pod.metadata.annotations.items() else wanted
-
-
-def to_be_ungated(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is gated, and is what the slices ask for."""
-    return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
-
-
-def may_run(asked: Asked, pod: Pod) -> bool:
-    """Whether the Pod is what the slices ask for, and is not gated."""
-    return _is_wanted(asked, pod) and not _is_gated(pod)
-
-
-def _is_wanted(asked: Asked, pod: Pod) -> bool:
-    return pod.metadata.deletion_timestamp is None and _is_run_of(pod, asked.place)
-
-
-def _is_gated(pod: Pod) -> bool:
-    return any(gate.name == GATE_SOLE for gate in pod.spec.scheduling_gates)
-
-
-def _is_run_of(pod: Pod, place: PodPlace) -> bool:
-    """Whether the Pod is the incarnation that the entry means, whatever its annotations say of epoch and role."""
-    annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
-    may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
-    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
-    return same and run_of(annotations) == wanted[ANNOTATION_RUN]
-
-
-def given_up(report: Report | None) -> bool:
-    """Whether its member will not start it again as it is."""
-    return report is not None and (report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED)
-
-
 class PodChildren:
     """Makes and deletes the Pods of one hub in one round."""
 
-    def __init__(self, round: Round, observed: ObserveMemory, memory: ExecuteMemory) -> None:
-        self._round, self._observed, self._memory = round, observed, memory
+    def __init__(self, round: Round, memory: ExecuteMemory) -> None:
+        self._round, self._memory = round, memory
         self._client, self._store, self._hub, self._state = round.client, round.store, round.hub, round.state
         self._copies = round.hub.spec.keeps_copies
         self._hub_labels = (round.hub.metadata.name, round.hub.metadata.uid)
@@ -204,30 +95,30 @@ class PodChildren:
 
         Those whose creation was not answered are read, and those that have left the watch; by a new leader also
         those that the slices ask for and no watch has shown. The planner leaves the child of one that can't be read
-        alone (``ObserveMemory.unconfirmed_pods``), and takes one that was there for one that is.
+        alone (``ChildPods.unconfirmed``), and takes one that was there for one that is.
         """
         if not self._memory.looked_for_pods:
-            self._observed.unconfirmed_pods |= self._not_seen()
+            self._state.child_pods.unconfirmed |= self._not_seen()
             self._memory.looked_for_pods = True
         await gather_all(
             *(
                 self._round.steps.take(
                     f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS
                 )
-                for name in list(self._observed.unconfirmed_pods)
+                for name in list(self._state.child_pods.unconfirmed)
             )
         )
-        if self._state.unidentified_pods:
+        if self._state.child_pods.unidentified:
             uids = hub_uids(self._hub.metadata.uid, self._state)
-            while self._state.unidentified_pods:
-                _, pod = self._state.unidentified_pods.popitem()
+            while self._state.child_pods.unidentified:
+                _, pod = self._state.child_pods.unidentified.popitem()
                 self._identify(pod, uids)
         await self._round.steps.take(
             "pods that the watch tells of no more can't be read",
             lambda: read_unwatched_pods(self._client, self._store, self._state, self._limit),
             longest=_CONFIRM_SECONDS,
         )
-        if self._state.unwatched_pods:
+        if self._state.child_pods.unwatched:
             self._round.again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
@@ -244,7 +135,7 @@ class PodChildren:
     async def _confirm(self, name: str) -> None:
         async with self._limit:
             await self._read(name)
-        self._observed.unconfirmed_pods.pop(name, None)
+        self._state.child_pods.unconfirmed.pop(name, None)
 
     def _identify(self, pod: Pod, uids: Collection[str]) -> bool:
         """File a Pod that does not say of which child it is, where its name does; whether that is so."""
@@ -266,7 +157,7 @@ class PodChildren:
         if not asked and not self._state.child_pods:
             return
         pods = [(asked.get(_key_of(pod)), pod) for pod in self._state.child_pods.values()]
-        mended = [self._state.child_pods[name] for name in self._state.changed_pods]
+        mended = [self._state.child_pods[name] for name in self._state.child_pods.changed]
         there = {self._rival(*_key_of(pod)): pod for _, pod in pods}
         surplus, news = self._surplus_and_news(pods)
         missing = [
@@ -278,7 +169,7 @@ class PodChildren:
         ]
         for item in asked.values():
             rival = there.get(self._rival(*item.key))
-            if rival is not None and not _is_run_of(rival, item.place):
+            if rival is not None and not is_run_of(rival, item.place):
                 self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
             self._round.again_in(0.0)
@@ -363,7 +254,7 @@ class PodChildren:
                     self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
             except (ConnectionFailedError, UnavailableError):
-                self._observed.unconfirmed_pods[name] = place.child_id
+                self._state.child_pods.unconfirmed[name] = place.child_id
                 raise
             except NamespaceTerminatingError:
                 raise
@@ -406,7 +297,7 @@ class PodChildren:
     async def _mend(self, pod: Pod) -> None:
         """Put the Pod's marks back: its member, and the next leader, know it by nothing else."""
         metadata = pod.metadata
-        names = ", ".join(self._state.changed_pods[metadata.name])
+        names = ", ".join(self._state.child_pods.changed[metadata.name])
         async with self._limit:
             try:
                 patch = {"metadata": {**_as_seen(pod), **marks_to_put_back(pod)}}
@@ -435,7 +326,7 @@ class PodChildren:
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
-            self._state.unwatched_pods.add(name)  # the watch does not show it
+            self._state.child_pods.unwatched.add(name)  # the watch does not show it
             self._round.again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:

@@ -35,13 +35,13 @@ async def delete_pod(client: Client, pod: Pod, limit: asyncio.Semaphore) -> None
 async def delete_all(client: Client, store: Store, state: HubState, requeue: Requeue) -> None:
     """Delete a hub's Pods: it is gone, whereas their Children may stay."""
     limit = asyncio.Semaphore(_AT_ONCE)
-    uids = hub_uids("", state) if state.unidentified_pods else ()
-    for pod in list(state.unidentified_pods.values()):
+    uids = hub_uids("", state) if state.child_pods.unidentified else ()
+    for pod in list(state.child_pods.unidentified.values()):
         if (known := identified(pod, state.key[1], uids)) is not None:
             store.child_pod(state.key, pod, known)
     await read_unwatched_pods(client, store, state, limit)
     await gather_all(*(delete_pod(client, pod, limit) for pod in list(state.child_pods.values())))
-    if state.unwatched_pods:
+    if state.child_pods.unwatched:
         requeue.again_in(LOOK_AGAIN_SECONDS)
 
 
@@ -57,7 +57,7 @@ async def read_unwatched_pods(client: Client, store: Store, state: HubState, lim
                 pod = await client.get(PODS, known.metadata.namespace, name)
             except NotFoundError:
                 pod = None
-        if name not in state.unwatched_pods or state.child_pods.get(name) is not known:
+        if name not in state.child_pods.unwatched or state.child_pods.get(name) is not known:
             return  # the watch has shown it meanwhile
         if pod is None or pod.metadata.uid != known.metadata.uid:
             store.child_pod_gone(state.key, name)
@@ -65,4 +65,4 @@ async def read_unwatched_pods(client: Client, store: Store, state: HubState, lim
             store.child_pod(state.key, pod, known)
 
     # All of them are waited for: what was read must not be older than what the next round knows.
-    await gather_all(*(look(name) for name in list(state.unwatched_pods)))
+    await gather_all(*(look(name) for name in list(state.child_pods.unwatched)))

@@ -59,13 +59,13 @@ async def _put_back(round: Round, kind: Kind[RegistrySlice] | Kind[Lease], name:
 def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:
     """The slices and Leases that are this hub's and don't say so, each with the metadata that it is to get."""
     found: list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]] = []
-    for member, slices in state.member_slices().items():
+    for member, slices in state.slices.by_member().items():
         for known in slices:
             metadata = known.present.metadata
             if known.present.spec.hub_uid == hub.metadata.uid and (patch := _missing(hub, member, metadata, {})):
                 found.append((SLICES, metadata.name, patch))
-        lease = state.member_lease(member)
-        if lease is None or lease.lease.metadata.name in state.unwatched_leases:
+        lease = state.leases.of_member(member)
+        if lease is None or lease.lease.metadata.name in state.leases.unwatched:
             continue  # it is made, or found without its label, in the round
         metadata, uid = lease.lease.metadata, hub.metadata.uid
         ours = metadata.owned_by(uid) or metadata.labels.get(LABEL_HUB_UID) == uid

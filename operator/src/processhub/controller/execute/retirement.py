@@ -12,7 +12,7 @@ from processhub.controller.execute.memberleases import delete_lease
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Phase
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
             if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
         gone = not member.wanted and member.pod is None and not member.slices
-        lease = round.state.member_lease(member.name)
+        lease = round.state.leases.of_member(member.name)
         if gone and lease is not None:
             what = f"lease {lease.lease.metadata.name} can't be deleted"
             await round.steps.take(what, partial(delete_lease, round, lease.lease))

@@ -31,7 +31,7 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.hubstate import Creation, KnownSlice
+from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
@@ -84,7 +84,9 @@ class SliceWriter:
         An agent starts by slice 0. A slice whose creation was not answered is created again: that settles whether the
         first creation can land.
         """
-        required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
+        required = {
+            creation.index for creation in self._state.slices.creating.values() if creation.member == member.name
+        }
         return required | {0} if member.wanted else required
 
     def with_stale_term(self) -> list[KnownSlice]:
@@ -118,7 +120,7 @@ class SliceWriter:
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
         present = known.present
         # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
-        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.unaccounted)
+        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.slices.unaccounted)
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
@@ -142,15 +144,15 @@ class SliceWriter:
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
         name, unaccounted = item.metadata.name, self._unaccounted(member.name, content.index)
-        before = self._state.creating.get(name)
+        before = self._state.slices.creating.get(name)
         ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
-        self._state.creating[name] = Creation(member.name, content.index, ids)
+        self._state.slices.creating[name] = Creation(member.name, content.index, ids)
         try:
             stored = await self._client.create(SLICES, self._hub.metadata.namespace, item)
         except AlreadyExistsError as error:
             log.info("slice %s: %s; reading it", name, error.message)
             await self._read(name)
-            if name in self._state.older_slices:
+            if name in self._state.slices.older:
                 self._not_created(name, before)
                 raise  # an earlier hub's slice has the name, and may never go
             self._round.again_in(_RETRY_SECONDS)
@@ -168,13 +170,13 @@ class SliceWriter:
     def _not_created(self, name: str, before: Creation | None) -> None:
         """This creation was refused; an earlier one that was not answered may land yet."""
         if before is None:
-            del self._state.creating[name]
+            del self._state.slices.creating[name]
         else:
-            self._state.creating[name] = before
+            self._state.slices.creating[name] = before
 
     def _unaccounted(self, member: str, index: int) -> frozenset[str]:
         """The ids of the member's deleted slices that a write of this slice is to prove."""
-        return frozenset(self._state.unaccounted.get(member, ())) if index == 0 else frozenset()
+        return frozenset(self._state.slices.unaccounted.get(member, ())) if index == 0 else frozenset()
 
     def _await_proof(self, name: str, unaccounted: frozenset[str], stored: RegistrySlice) -> None:
         """From the answer to this write on, what is not reported of the deleted slices' ids has ended.
@@ -185,11 +187,11 @@ class SliceWriter:
         if not unaccounted or (known := self._state.slices.get(name)) is None:
             return
         known.unproven.update(dict.fromkeys(unaccounted, stored.metadata.generation))
-        left = self._state.unaccounted.get(stored.spec.member, set()) - unaccounted
+        left = self._state.slices.unaccounted.get(stored.spec.member, set()) - unaccounted
         if left:
-            self._state.unaccounted[stored.spec.member] = left
+            self._state.slices.unaccounted[stored.spec.member] = left
         else:
-            self._state.unaccounted.pop(stored.spec.member, None)
+            self._state.slices.unaccounted.pop(stored.spec.member, None)
 
     async def _replace(
         self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]

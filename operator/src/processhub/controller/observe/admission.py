@@ -11,8 +11,8 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.ownership import Record, as_on_record
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.hubstate import KnownChild
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, OnRecord

@@ -73,7 +73,7 @@ def learn(
     memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
     if rules is not None:
         memory.copies = rules.copies or 1
-    state.take_template(hub.spec.on_demand)
+    state.children.take_template(hub.spec.on_demand)
     formed = _has_formed(hub, state, members, memory.formation, now)
     quorum = _quorum(round, members, memory, now, rules)
     for member in members.values():
@@ -82,14 +82,14 @@ def learn(
         hub=hub,
         state=state,
         members=members,
-        refusals=state.refusals(hub.spec),
-        set_refusals=state.set_refusals(hub.spec),
-        contested=state.contested(),
+        refusals=state.children.refusals(hub.spec),
+        set_refusals=state.sets.refusals(hub.spec),
+        contested=state.sets.contested(state.children.by_id.keys()),
         fingerprint=memory.fingerprint,
         formed=formed,
         quorum=quorum,
         settled=frozenset(memory.settled),
-        unconfirmed=frozenset(memory.unconfirmed_pods.values()),
+        unconfirmed=frozenset(state.child_pods.unconfirmed.values()),
         copies=rules.copies if rules is not None else None,
         next_epoch=memory.epochs.next,
         last_placed=memory.last_placed,
@@ -113,7 +113,7 @@ def _quorum(
 def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None:
     """Take what the member has proven: what ended there, and that it knows its slices of this leader."""
     if member.phase is Phase.GONE:
-        state.unaccounted.pop(member.name, None)
+        state.slices.unaccounted.pop(member.name, None)
     for known in member.slices:
         known.prove(member.holder)
     if _acknowledged(member, memory):

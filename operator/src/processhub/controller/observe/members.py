@@ -21,7 +21,9 @@ from processhub.api.naming import (
 )
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
-from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
 from processhub.registry.grammar import Report
 
@@ -99,17 +101,17 @@ def observe_members(
     """
     per_node, pod_of = hub.spec.members.mode == "PerNode", _pod_of(hub, state)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
-    slices = state.member_slices()
+    slices = state.slices.by_member()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
     members = {}
     for name in sorted(names | _replica_names(hub), key=lambda name: _order(hub, name)):
         pod = pod_of.get(name)
         node = nodes.get(("", name if per_node else pod.spec.node_name if pod else ""))
         wanted = node is not None if per_node else _in_replicas(hub, name)
-        lease = state.member_lease(name)
+        lease = state.leases.of_member(name)
         own = tuple(slices.get(name, ()))
         facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
-        ends = state.ends.get(pod.metadata.name, {}) if pod else {}
+        ends = state.pods.ends.get(pod.metadata.name, {}) if pod else {}
         facts = msgspec.structs.replace(
             facts,
             holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),

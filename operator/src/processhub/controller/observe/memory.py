@@ -97,7 +97,6 @@ class ObserveMemory:
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
         self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
-        self.unconfirmed_pods: dict[str, str] = {}  # name → child's id; the creation of the Pod was not answered
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # a member that draws children, because loads have differed for long
 

@@ -25,8 +25,9 @@ from processhub.controller.observe.ownership import (
     winners_of,
 )
 from processhub.controller.observe.setmoverequests import move_requests_of_sets
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
-from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
@@ -79,7 +80,7 @@ def observe(facts: Facts) -> Observation:
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
-    uncertain = state.uncertain() | facts.unconfirmed
+    uncertain = state.slices.uncertain() | facts.unconfirmed
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
@@ -144,7 +145,7 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
 
 def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
     """Where somebody asked to have children moved, by id."""
-    children = ((state.children[name].child, member) for name, member in state.move_requests.items())
+    children = ((state.children[name].child, member) for name, member in state.children.move_requests.items())
     return {
         child.id: member
         for child, member in children
@@ -188,7 +189,7 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
 
 
 def _view(member: Member, facts: Facts) -> MemberView:
-    possibly_running = set(facts.state.unaccounted.get(member.name, ()))
+    possibly_running = set(facts.state.slices.unaccounted.get(member.name, ()))
     for known in member.slices:
         possibly_running |= known.possibly_running(member.holder)
     resettles = member.settled_by not in ("", facts.fingerprint)
@@ -236,7 +237,7 @@ def _wanted_children(
     chosen: dict[str, KnownChild] = {}
     hub, children = facts.hub, facts.state.children
     guided, names_of_members = hub.spec.distribution.strategy == "Guided", MemberNames(facts.members)
-    for child_id, names in facts.state.by_id.items():
+    for child_id, names in facts.state.children.by_id.items():
         if len(names) == 1 and child_id not in winners:
             (name,) = names
             known = children[name]

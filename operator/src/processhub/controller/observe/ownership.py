@@ -9,8 +9,9 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
 from processhub.controller.observe.facts import Facts
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
-from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.snapshot import DesiredChild, OnRecord
@@ -22,15 +23,11 @@ Winners = Mapping[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]]
 
 def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], record: Record) -> Winners:
     """Who has each ``contested`` id, that a ChildSet and something else ask for, and the sets that do."""
-    return {
-        child_id: (
-            winner_of(
-                [*(state.children[name] for name in state.by_id.get(child_id, ())), *rivals], record.get(child_id, ())
-            ),
-            rivals,
-        )
-        for child_id, rivals in contested.items()
-    }
+    winners: dict[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]] = {}
+    for child_id, rivals in contested.items():
+        children = (state.children[name] for name in state.children.by_id.get(child_id, ()))
+        winners[child_id] = winner_of([*children, *rivals], record.get(child_id, ())), rivals
+    return winners
 
 
 def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:

@@ -28,7 +28,7 @@ from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan

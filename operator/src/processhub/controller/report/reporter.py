@@ -96,7 +96,7 @@ class Reporter:
         changed |= _differing(plan.unplaced, memory.unplaced)
         emit(round, fresh, plan, memory, quorum)
         names = _differing(observation.refusals, memory.refusals)
-        names.update(name for child_id in changed for name in round.state.by_id.get(child_id, ()))
+        names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
         self._mark(key, names)
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}

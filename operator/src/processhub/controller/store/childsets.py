@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -47,6 +47,52 @@ class SeenSet(msgspec.Struct, frozen=True):
     known: KnownSet
     refusal: Refusal | None = None
     taken: Mapping[str, str] = {}
+
+
+class ChildSets(dict[str, KnownSet]):
+    """The ChildSets of one hub, by object name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refusals: dict[str, Refusal | None] = {}
+        self._refusals_for: HubSpec | None = None
+        self._shared: dict[str, list[KnownSet]] | None = None  # ids that several sets ask for; None: to be looked for
+
+    def put(self, item: ChildSet) -> None:
+        """Take a new or changed ChildSet."""
+        name = item.metadata.name
+        before = self.get(name)
+        known = self[name] = known_set(item, before)
+        if before is None or before.wanted is not known.wanted:
+            self._refusals.pop(name, None)
+            self._shared = None
+
+    def drop(self, item: ChildSet) -> None:
+        """A ChildSet was deleted."""
+        known = self.get(item.metadata.name)
+        if known is not None and known.metadata.uid == item.metadata.uid:
+            del self[item.metadata.name]
+            self._refusals.pop(item.metadata.name, None)
+            self._shared = None
+
+    def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
+        """By object name why each ChildSet is not accepted, None where it is; computed once a spec of both."""
+        if self._refusals_for is not hub:
+            self._refusals_for = hub
+            self._refusals.clear()
+        for name in self.keys() - self._refusals.keys():
+            self._refusals[name] = refuse_set(self[name], hub)
+        return self._refusals
+
+    def contested(self, ids: Set[str]) -> dict[str, list[KnownSet]]:
+        """The ids that a set asks for and something else does too, with the sets that do; ``ids``: of Children."""
+        if self._shared is None:
+            self._shared = shared_ids(self.values())
+        found = dict(self._shared)
+        for known in self.values():
+            for child_id in known.wanted.keys() & ids:
+                found.setdefault(child_id, [known])
+        return found
 
 
 def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:

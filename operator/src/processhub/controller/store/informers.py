@@ -170,7 +170,7 @@ class Store:
             if same and not was_broken:
                 return  # our own status write
         state = self.state(key)
-        for name in list(state.unwatched_leases):
+        for name in list(state.leases.unwatched):
             state.unwatch_lease(name, self._uid(key))
         self._wake(key)
 
@@ -220,9 +220,9 @@ class Store:
         assert item is not None
         key = (item.metadata.namespace, item.spec.hub)
         if new is None:
-            self.state(key).drop_set(item)
+            self.state(key).sets.drop(item)
         else:
-            self.state(key).put_set(new)
+            self.state(key).sets.put(new)
             if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
                 return  # our own status write
         self._wake(key)
@@ -243,18 +243,18 @@ class Store:
         changed = changed_marks(known, pod) if known is not None else ()
         state.child_pods[name] = pod if known is None else with_marks(known, pod)
         if changed:
-            state.changed_pods[name] = changed
+            state.child_pods.changed[name] = changed
         else:
-            state.changed_pods.pop(name, None)
-        state.unidentified_pods.pop(name, None)
+            state.child_pods.changed.pop(name, None)
+        state.child_pods.unidentified.pop(name, None)
         self._hubs_of_pods[pod.metadata.key] = key
 
     def child_pod_gone(self, key: HubKey, name: str) -> None:
         """Forget a child's Pod: the object of that name and uid is there no more."""
         state = self.state(key)
         state.child_pods.pop(name, None)
-        state.changed_pods.pop(name, None)
-        state.unwatched_pods.discard(name)
+        state.child_pods.changed.pop(name, None)
+        state.child_pods.unwatched.discard(name)
         self._hubs_of_pods.pop((key[0], name), None)
 
     def _pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -278,27 +278,27 @@ class Store:
             state = self.state(key)
             if seen is old:
                 if new is None or not is_member_pod(new, key[1]):
-                    state.drop_pod(name)
-                state.unidentified_pods.pop(name, None)
+                    state.pods.drop(name)
+                state.child_pods.unidentified.pop(name, None)
             elif member:
                 # What an object says that is new to us says nothing of when it came to be so.
                 known_before = old is not None and old.metadata.uid == seen.metadata.uid
-                state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
+                state.pods.put(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
             elif is_child_pod(seen):
                 self.child_pod(key, seen)
             else:
-                state.unidentified_pods[name] = seen
+                state.child_pods.unidentified[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
         state = self.state(key)
         if new is None:
-            state.unwatched_pods.add(known.metadata.name)
+            state.child_pods.unwatched.add(known.metadata.name)
             self._wake(key)
             return
-        state.unwatched_pods.discard(known.metadata.name)
+        state.child_pods.unwatched.discard(known.metadata.name)
         self.child_pod(key, new, known)
-        changed = known.metadata.name in state.changed_pods
+        changed = known.metadata.name in state.child_pods.changed
         if changed or not _same_stage(known, new):
             self._wake(key)  # else: how its containers fare is its member's to report
 
@@ -326,7 +326,7 @@ class Store:
     def _lease_watch_back(self) -> None:
         now = asyncio.get_running_loop().time()
         for key, state in self.states.items():
-            state.restart_lease_clocks(now)
+            state.leases.restart_clocks(now)
             self._wake(key)
 
 

@@ -106,7 +106,7 @@ def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
 def hub_uids(hub_uid: str, state: HubState) -> set[str]:
     """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
     own = {known.present.spec.hub_uid for known in state.slices.values()}
-    return (own | {hub_uid} | {item.spec.hub_uid for item in state.older_slices.values()}) - {""}
+    return (own | {hub_uid} | {item.spec.hub_uid for item in state.slices.older.values()}) - {""}
 
 
 def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
