@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -31,30 +31,26 @@ from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
-from processhub.controller.observe.facts import formation_wait, learn
-from processhub.controller.observe.members import Member, observe_members, proven_members
-from processhub.controller.observe.memory import ObserveMemory
+from processhub.controller.observe.facts import learn, members_now
+from processhub.controller.observe.lookagain import look_again
+from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
+from processhub.controller.report.statusrate import many_changes
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
-_MANY = 32  # With more entries under way than this, writes of Child statuses are throttled: slices go first.
-_MOVING_SECONDS = 0.5  # Moves under way are looked at again after this, whatever the watches show.
-_PENDING_SECONDS = 0.2  # Moves and restarts that were held back are planned again after this,
-_REBALANCE_SECONDS = 0.05  # and children that are drawn to a member are after this.
 _CONFLICT_SECONDS = 1.0  # Whether the name of a Hub that is refused for it has become free is looked at after this,
 _NAMESPACE_GOES_SECONDS = 10.0  # and whether a terminating namespace has gone is looked at after this.
 log = logging.getLogger(__name__)
@@ -132,7 +128,7 @@ class Reconciler:
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:
-            return _members(round, memory.observe)
+            return members_now(round, memory.observe)
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
@@ -156,7 +152,7 @@ class Reconciler:
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
-        _look_again(round, memory.observe, plan, members)
+        look_again(round, memory.observe, plan, members)
 
     def _plan(self, round: Round, memory: HubMemory, members: dict[str, Member]) -> tuple[Observation, Plan]:
         """What is observed, and what is to be done; ``memory`` gets what the next rounds need of the plan."""
@@ -170,7 +166,7 @@ class Reconciler:
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
-        memory.report.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
+        memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
         emit_strategy_failure(round, memory.report, strategy, migration, rules)
         memory.observe.planned(plan, now)
@@ -181,7 +177,7 @@ class Reconciler:
     ) -> None:
         """Report the round by Events, hooks and statuses."""
         quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
-        members = _members(round, memory.observe)
+        members = members_now(round, memory.observe)
         fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
         self.hooks.after_round(round.hub, fresh, plan, round.changed)
         self.reporter.report_hub(round, memory.report, plan, refusal, followed)
@@ -202,42 +198,3 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
-
-
-def _members(round: Round, memory: ObserveMemory) -> dict[str, Member]:
-    """The members as they are now."""
-    now, nodes = round.now(), round.store.nodes.items
-    observed = round.store.leases_observed(now)
-    return observe_members(round.hub, round.state, nodes, memory.restarting_since, now, leases_observed=observed)
-
-
-def _look_again(round: Round, memory: ObserveMemory, plan: Plan, members: Mapping[str, Member]) -> None:
-    """Ask for the next round where time alone changes what is planned."""
-    if memory.rebalance_target:
-        round.again_in(_REBALANCE_SECONDS)
-    if plan.moving:
-        round.again_in(_MOVING_SECONDS)
-    if plan.pending_moves or plan.pending_restarts:
-        round.again_in(_PENDING_SECONDS)
-    waits = [
-        formation_wait(round.hub, memory.formation, round.now()),
-        memory.deferred_moves.wait(round.now()),
-        *(member.judgement.recheck_seconds for member in members.values()),
-    ]
-    for wait in waits:
-        if wait is not None:
-            round.again_in(wait)
-
-
-def _changes(plan: Plan) -> int:
-    return sum(len(entries) for entries in plan.entries.values())
-
-
-def _unanswered(members: Mapping[str, Member]) -> int:
-    """Entries that live members have not reported on yet."""
-    return sum(
-        max(0, len(known.assignments) - len(known.reports))
-        for member in members.values()
-        if member.phase is Phase.LIVE
-        for known in member.slices
-    )

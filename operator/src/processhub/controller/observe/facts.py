@@ -8,7 +8,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.controller.observe.customrules import CustomRules
-from processhub.controller.observe.members import Member
+from processhub.controller.observe.members import Member, observe_members
 from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
@@ -55,6 +55,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     deferred: frozenset[str]
     rebalance_target: str
     applied_moves: Mapping[str, AppliedMoves]
+
+
+def members_now(round: Round, memory: ObserveMemory) -> dict[str, Member]:
+    """The members of the hub as they are now; ``memory`` gets since when each restarts."""
+    now, nodes = round.now(), round.store.nodes.items
+    observed = round.store.leases_observed(now)
+    return observe_members(round.hub, round.state, nodes, memory.restarting_since, now, leases_observed=observed)
 
 
 def learn(
@@ -146,10 +153,3 @@ def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, 
         formation.first_live_at = now
     missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
     return not missing or now - formation.first_live_at >= hub.spec.timeouts.start_seconds
-
-
-def formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
-    """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
-    if formation.formed or formation.first_live_at is None:
-        return None
-    return max(0.05, hub.spec.timeouts.start_seconds - (now - formation.first_live_at))

@@ -6,7 +6,7 @@ each second: such changes wait for the budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,11 +17,30 @@ from processhub.api.reasons import GroupReason, Reason
 from processhub.api.slice import stored_bytes
 from processhub.cluster.kinds import CHILD_SETS, HUBS, Kind
 from processhub.cluster.tokenbucket import ByteBudget, TokenBucket
+from processhub.controller.observe.members import Member
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
 
+_MANY = 32  # changes of a plan, moves under way, and entries that live members have not reported on yet
 _OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
 _ENVELOPE = 2048  # bytes of an object beside what this program reads of it
 _COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
 Item = TypeVar("Item", bound=Hub | ChildSet)
+
+
+def many_changes(plan: Plan, members: Mapping[str, Member]) -> bool:
+    """Whether so many entries are under way that statuses are written less often.
+
+    Slices, which start children, go first.
+    """
+    changes = sum(len(entries) for entries in plan.entries.values())
+    unanswered = sum(
+        max(0, len(known.assignments) - len(known.reports))
+        for member in members.values()
+        if member.phase is Phase.LIVE
+        for known in member.slices
+    )
+    return changes + unanswered + plan.moving > _MANY
 
 
 class StatusPolicy(msgspec.Struct, Generic[Item], frozen=True, kw_only=True):
