@@ -1,14 +1,14 @@
-"""Errors of the operator's own that more than one room knows."""
+"""Errors of the operator that several packages use."""
 
 from __future__ import annotations
 
 
 class DeposedError(Exception):
-    """A slice has a higher term than ours: another leader is newer."""
+    """A slice has a higher term than this leader, so another leader is newer."""
 
 
 class NameConflictError(Exception):
-    """An object of the name that the hub needs belongs to somebody else; the message names it."""
+    """The name of an object that the hub needs is taken by another owner; the message names the object."""
 
 
 class BeingDeletedError(NameConflictError):

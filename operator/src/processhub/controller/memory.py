@@ -1,4 +1,4 @@
-"""What the leader remembers of the hubs between the rounds: a part for each stage, forgotten with the Hub's uid."""
+"""What a leader remembers of the hubs between the rounds: a part for each stage, dropped with the Hub's uid."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from processhub.core.acceptance import Refusal
 
 
 class HubMemory:
-    """The memories of the stages of one hub, and what was accepted of it.
+    """The memories of the stages for one hub, and its last accepted spec.
 
     ``used_epochs``: how many epochs of this term deleted hubs have used.
     """
 
     def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
         self.uid = uid
-        self.accepted: Hub | None = None  # as it was when its spec was accepted last
-        self.refused_edit: Refusal | None = None  # why the present spec is refused
+        self.accepted: Hub | None = None  # As it was when its spec was last accepted.
+        self.refused_edit: Refusal | None = None  # Why the present spec is not accepted.
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()
 
 
 class Memories:
-    """The memory of each hub. ``term_generations``: slice's uid → the generation with this leader's ``term``."""
+    """The memories of all hubs. ``term_generations``: slice's uid → the generation with this leader's ``term``."""
 
     def __init__(self, term: int, term_generations: Mapping[str, int]) -> None:
         self._term, self._term_generations = term, term_generations
         self._of: dict[HubKey, HubMemory] = {}
-        # By hubs that are gone: one re-created under the name goes on from there (docs/protocol.md, rule 3).
+        # By deleted hubs. A hub re-created under the same name continues from there (docs/protocol.md, rule 3).
         self._used_epochs = 0
 
     def of(self, hub: Hub, state: HubState) -> HubMemory:
-        """The memory of this Hub; that of an earlier one of its name is dropped."""
+        """The memory of this Hub. The memory of an earlier Hub of its name is dropped."""
         key = hub.metadata.key
         memory = self._of.get(key)
         if memory is None or memory.uid != hub.metadata.uid:
@@ -48,6 +48,6 @@ class Memories:
         return memory
 
     def forget(self, key: HubKey) -> None:
-        """Drop the memory of a hub that is gone."""
+        """Drop the memory of a deleted hub."""
         if memory := self._of.pop(key, None):
             self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)

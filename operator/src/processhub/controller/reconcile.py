@@ -1,4 +1,4 @@
-"""One round for one hub: observe, plan, execute, report. The only place where the stages meet."""
+"""The rounds of a hub: learn, observe, plan, execute, report. This is the only module in which the stages meet."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
-_CONFLICT_SECONDS = 1.0  # Whether the name of a Hub that is refused for it has become free is looked at after this,
-_NAMESPACE_GOES_SECONDS = 10.0  # and whether a terminating namespace has gone is looked at after this.
+_CONFLICT_SECONDS = 1.0  # Until the round that checks whether a name that is taken has become free.
+_NAMESPACE_GOES_SECONDS = 10.0  # Until the round that checks whether a terminating namespace is gone.
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +74,7 @@ class Reconciler:
         self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec)
 
     async def reconcile(self, key: HubKey) -> float | None:
-        """One round; the seconds until the next one is due without any event."""
+        """Run one round; returns the seconds until the next one is due without any event, or None."""
         self.rights.look()
         hub = self._store.hubs.get(key)
         if hub is None or hub.metadata.deletion_timestamp is not None:
@@ -92,7 +92,7 @@ class Reconciler:
         return round.requeue.after
 
     async def close(self) -> None:
-        """End what is under way beside the rounds; none may begin any more."""
+        """Stop what runs beside the rounds. No round may begin after this."""
         await self.rights.close()
         await self.reporter.close()
         await self.hooks.close()
@@ -105,7 +105,7 @@ class Reconciler:
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)
             return
-        # What changes from here on may not be in this round's observation: it is reported after the next one.
+        # Changes from here on may be missing in this round's observation. They are reported after the next round.
         changed, round.state.dirty = round.state.dirty, set()
         try:
             with metrics.ROUND_SECONDS.time():
@@ -115,9 +115,9 @@ class Reconciler:
             raise
 
     async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
-        """The round of a hub that is not accepted: its objects are kept as they were, and its children report why."""
+        """The round of a Hub that is not accepted: its objects are kept, and its Children report why."""
         await put_marks_back(round, memory.execute)
-        round.state.dirty |= round.state.children.by_id.keys()  # their statuses change once the hub is accepted
+        round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
@@ -155,7 +155,7 @@ class Reconciler:
         look_again(round, memory.observe, plan, members)
 
     def _plan(self, round: Round, memory: HubMemory, members: dict[str, Member]) -> tuple[Observation, Plan]:
-        """What is observed, and what is to be done; ``memory`` gets what the next rounds need of the plan."""
+        """Observe the hub and make a plan. ``memory`` keeps what later rounds need of both."""
         hub, now = round.hub, round.now()
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
@@ -169,7 +169,7 @@ class Reconciler:
         memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
         emit_strategy_failure(round, memory.report, strategy, migration, rules)
-        memory.observe.planned(plan, now)
+        memory.observe.remember(plan, now)
         return observation, plan
 
     def _report(
@@ -184,12 +184,12 @@ class Reconciler:
         self.reporter.report_sets(round, plan)
 
     async def _without_hub(self, key: HubKey) -> float | None:
-        """The Hub does not exist (any more), or was never read: its Children report that. What is left goes with it."""
+        """The round of a Hub that does not exist or can't be read: its Children report that."""
         state, requeue = self._store.state(key), Requeue()
         self.reporter.report_no_hub(key, state, requeue)
         state.dirty.clear()
         if self._store.unread_hub(key):
-            return requeue.after  # it is there: what it has stays as it is
+            return requeue.after  # The Hub exists, so its objects stay.
         await delete_all(self._client, self._store, state, requeue)
         if self._store.hubs.get(key) is None:
             self._memories.forget(key)

@@ -1,4 +1,4 @@
-"""Which Pods of pod children the slices ask for, and what is to become of one that is there."""
+"""Decisions about the Pods of pod children: which ones the slices ask for, and what to do with those that exist."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from processhub.registry.grammar import Report
 from processhub.registry.workloads import is_pod_workload
 
 FINAL = ("Succeeded", "Failed")
-Key = tuple[str, str]  # a child's id and its member, as a label's value
+Key = tuple[str, str]  # A child's id, and its member as the value of a label.
 
 
 class Asked(NamedTuple):
-    """A pod child's place, its workload's JSON and what its member reports of this very incarnation."""
+    """A pod child that is to run: its place, its workload's JSON, and its member's report of this incarnation."""
 
     place: PodPlace
     workload: str
     report: Report | None
-    live: bool  # the member is there and its node is known
+    live: bool  # Whether its member is live and the node is known.
 
     @property
     def key(self) -> Key:
-        """What it is listed by."""
+        """The key under which it is listed."""
         return self.place.child_id, label_value(self.place.member)
 
 
 def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked]:
-    """The pod children that shall run; without ``copies`` one of each id."""
+    """The pod children that are to run. Without ``copies`` there is one of each id."""
     asked: dict[Key, Asked] = {}
     newest: dict[str, Asked] = {}  # by id
     for member in members.values():
@@ -71,12 +71,12 @@ def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked
 
 
 def to_be_made(asked: Asked, pod: Pod | None) -> bool:
-    """Whether a Pod is wanted now and none is there that is in its way."""
+    """Whether a Pod is to be created now. No other Pod may be in its place."""
     return pod is None and asked.live and asked.report is not None and asked.report.state == State.STARTING
 
 
 def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is not, or no longer, what the slices ask for."""
+    """Whether the Pod is to be deleted, because the slices do not ask for it, or not as it is."""
     if pod.metadata.deletion_timestamp is not None:
         return False
     if asked is None:
@@ -85,7 +85,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
     if not is_run_of(pod, asked.place):
         return True
     if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
-        return True  # somebody else marked it active: it may act on that, whatever its marks say later
+        return True  # Not the operator made it active. It may act on that, whatever its marks say later.
     if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
         return True
     if given_up(asked.report):
@@ -96,7 +96,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
 
 
 def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
-    """The annotations that the Pod is to get, as its copy was made active; {} where it has them."""
+    """The annotations that the Pod still needs, because its copy became active; {} if it has them."""
     if asked is None or not _is_wanted(asked, pod):
         return {}
     wanted = marks(asked.place.child_id, asked.place.entry)
@@ -104,12 +104,12 @@ def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
 
 
 def to_be_ungated(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is gated, and is what the slices ask for."""
+    """Whether the Pod is gated, and the slices ask for it."""
     return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
 
 
 def may_run(asked: Asked, pod: Pod) -> bool:
-    """Whether the Pod is what the slices ask for, and is not gated."""
+    """Whether the slices ask for the Pod, and it is not gated."""
     return _is_wanted(asked, pod) and not _is_gated(pod)
 
 
@@ -122,7 +122,7 @@ def _is_gated(pod: Pod) -> bool:
 
 
 def is_run_of(pod: Pod, place: PodPlace) -> bool:
-    """Whether the Pod is the incarnation that the entry means, whatever its annotations say of epoch and role."""
+    """Whether the Pod is the incarnation that the entry means. Its annotations of epoch and role may differ."""
     annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
     may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
     same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
@@ -130,5 +130,5 @@ def is_run_of(pod: Pod, place: PodPlace) -> bool:
 
 
 def given_up(report: Report | None) -> bool:
-    """Whether its member will not start it again as it is."""
+    """Whether its member does not start the incarnation again."""
     return report is not None and (report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED)

@@ -1,10 +1,11 @@
-"""Carry a plan out, in the order that keeps its promises.
+"""Carries a plan out, in the order that keeps each child from running twice.
 
-0. Slices that a deposed leader made late are emptied; a member with one that can't be is not written to.
-1. Members that are gone lose their entries, and those that restart the active role of theirs.
-2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
-   so its children are not given to others until it has acknowledged (docs/protocol.md, rules 7, 10 and 11).
-3. All other changes, member by member at once.
+0. Slices that a deposed leader created late are emptied. A member with one that can't be emptied is not written to.
+1. Members that are gone lose their entries. Members that restart lose their active roles.
+2. The Leases of these members are read live. If a Lease was taken or renewed meanwhile, its holder may have started
+   children from what it read before. Its children move to others only after it has acknowledged the removal
+   (docs/protocol.md, rules 7, 10 and 11).
+3. All other changes are written, for all members at once.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.registry.grammar import Assignment
 
-_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also stop children
+_SLICES_SECONDS = 2.0  # Between two tries at most. Writes of slices also stop children.
 log = logging.getLogger(__name__)
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """What became of a plan. ``plan``: the part that is on record. ``unplaced``: children that it could not place."""
+    """The outcome of a plan. ``plan``: the part that is on record. ``unplaced``: children that could not be placed."""
 
     plan: Plan
     unplaced: Mapping[str, Unplaced]
 
 
 class Executor:
-    """Carries one plan out. The writes for each member are a step of their own, and so is the look at each Lease."""
+    """Carries one plan out. The writes for each member are one step, and so is the read of each Lease."""
 
     def __init__(self, round: Round, writer: SliceWriter) -> None:
         self._round, self._steps, self._writer = round, round.steps, writer
 
     async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> Executed:
-        """Write what the plan changes. What can't be written withholds what rests on it, and nothing else."""
+        """Write the changes of the plan. A write that fails withholds only the changes that depend on it."""
         for known in self._writer.with_stale_term():
             what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
             await self._steps.take(what, partial(self._writer.clear_stale_term, known), longest=_SLICES_SECONDS)
@@ -90,8 +91,7 @@ class Executor:
     ) -> set[str]:
         """Take these children, or their active role, off a member that runs nothing.
 
-        Returns the ids that are not to be given to others yet. Where the member came back another plan is to be made
-        at once.
+        Returns the ids that may not move to others yet. If the member came back, another round is asked for at once.
         """
         await self._write(member, {child_id: changes[child_id] for child_id in removed}, workloads, joining)
         gone = await confirm_gone(self._round, member)
@@ -100,7 +100,7 @@ class Executor:
             if gone is False:
                 self._round.again_in(0.0)
             return removed
-        # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
+        # Entries that a failed or delayed write left may still be run.
         return {
             child_id
             for known in member.slices
@@ -112,7 +112,7 @@ class Executor:
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
         if any(known.present.spec.term < self._round.term for known in member.slices):
-            return  # with our term its agent would start what a deposed leader ordered
+            return  # With this leader's term its agent would start the entries of a deposed leader.
         await self._steps.take(
             _cant_write(member.name),
             lambda: self._writer.write(member, changes, workloads, joining),
@@ -120,7 +120,7 @@ class Executor:
         )
 
     def _missing(self, member: str, changes: Mapping[str, Assignment | None]) -> set[str]:
-        """The ids whose change is not on record: it was withheld, held back by the rate limit, or the write failed."""
+        """The ids whose change is not on record: withheld, delayed by the rate limit, or not written."""
         present: dict[str, Assignment] = {}
         for known in self._round.state.slices.by_member().get(member, ()):
             present.update((child_id, known.assignments[child_id]) for child_id in known.assignments.keys() & changes)
@@ -128,13 +128,13 @@ class Executor:
 
 
 async def confirm_gone(round: Round, member: Member) -> bool | None:
-    """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
+    """Whether the Lease of a member with slices is unchanged since the member was judged, by a consistent read.
 
-    None where it can't be read: nothing follows from that. One that no watch shows may be there without its
-    labels. It gets them back, for the next judgement.
+    Returns None if it can't be read, from which nothing follows. A Lease that no watch shows may exist without its
+    labels. They are put back, for the next judgement.
     """
     name = lease_name(round.state.key[1], member.name)
-    # While it can't be read the children of a member that may be lost are placed nowhere else: worth many tries.
+    # Until it is read the children of a lost member are not placed elsewhere, so it is retried often.
     return await round.steps.attempt(
         f"lease {name} can't be read", lambda: _is_as_judged(round, member, name), None, longest=_SLICES_SECONDS
     )
@@ -156,7 +156,7 @@ async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
             lambda: round.client.patch(LEASES, namespace, name, patch),
             lease,
         )
-    # What was read counts, whether its label could be put back or not: the next judgement must not go by less.
+    # The next judgement must use what was read, also if the label could not be put back.
     round.state.put_lease(lease, round.now())
     if lease.metadata.labels.get(LABEL_HUB) == hub:
         round.store.put("leases", lease)
@@ -164,7 +164,7 @@ async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
 
 
 def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
-    """The plan without the changes that are ``missing``, by member: they have neither Events nor move results."""
+    """The plan without the changes in ``missing`` (by member), so that these have no Events and no move results."""
     ids = set[str]().union(*missing.values())
     if not ids:
         return plan
@@ -191,7 +191,7 @@ def _cant_write(member: str) -> str:
 
 
 def _taken_from(member: Member, changes: Mapping[str, Assignment | None]) -> set[str]:
-    """The ids that a member which runs nothing now loses, or may be active for no more when it is back."""
+    """The ids that a member which runs nothing now loses, or for which it loses the active role."""
     if member.phase is Phase.GONE:
         taken = {child_id for child_id, entry in changes.items() if entry is None}
     elif member.judgement.restarting:

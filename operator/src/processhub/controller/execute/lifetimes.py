@@ -1,4 +1,4 @@
-"""Children whose time is up: ttlSeconds after their first start, or reported idle by their member. They are deleted."""
+"""Lifetimes: Children are deleted ttlSeconds after their first start, or when their member reports them idle."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from processhub.controller.rounds.round import Round
 from processhub.controller.store.children import KnownChild
 
 _AT_ONCE = 16
-_AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not shown is sent again
+_AGAIN_SECONDS = 5.0  # Until a deletion is sent again that the watch has not shown.
 log = logging.getLogger(__name__)
 
 
 class Lifetimes:
-    """The check of one hub in one round, which asks for another when the next child's time is up."""
+    """The check of one hub's lifetimes in one round. It asks for a round when the next lifetime ends."""
 
     def __init__(self, round: Round, memory: ExecuteMemory, reported: ReportMemory) -> None:
         self._round, self._memory, self._reported = round, memory, reported
         self._limit = asyncio.Semaphore(_AT_ONCE)
 
     async def delete_expired(self, observation: Observation) -> None:
-        """Delete those whose time is up; one that can't be deleted now is tried again later."""
+        """Delete the Children whose lifetime is over. A deletion that fails is retried later."""
         state, now = self._round.state, self._round.now()
         due: list[tuple[Child, str]] = []
         ids = {state.children[name].child.id for name in state.children.expiring}
@@ -54,7 +54,7 @@ class Lifetimes:
         await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in deleted_at))
 
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
-        """Why it is to be deleted, "" where it is not (yet)."""
+        """Why the Child is to be deleted, or ""."""
         if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._reported)):
             left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
             if left <= 0:
@@ -80,7 +80,7 @@ class Lifetimes:
 
 
 def _idle(copy: MemberCopy, uid: str) -> bool:
-    """Whether the member says so of the very incarnation that is on record; it takes no requests any more."""
+    """Whether the member reports the incarnation on record as idle. It takes no requests any more."""
     entry, report = copy.entry, copy.report
     if entry is None or report is None or entry.uid != uid:
         return False

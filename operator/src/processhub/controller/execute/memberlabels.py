@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 async def label_pods(round: Round, members: Iterable[Member]) -> None:
-    """Label the pods that are not labelled yet; each is a step of its own."""
+    """Label the pods that have no such label yet. Each is a step of its own."""
     for member in members:
         pod = member.pod
         if pod is None or pod.metadata.deletion_timestamp is not None:
@@ -29,7 +29,7 @@ async def label_pods(round: Round, members: Iterable[Member]) -> None:
 
 
 async def _label(round: Round, pod: Pod, wanted: str) -> None:
-    # The uid: of a pod that was replaced meanwhile nothing is known.
+    # With the uid, because nothing is known of a pod that replaced this one meanwhile.
     patch = {"metadata": {"uid": pod.metadata.uid, "labels": {LABEL_MEMBER: wanted}}}
     try:
         round.store.put("pods", await round.client.patch(PODS, pod.metadata.namespace, pod.metadata.name, patch))

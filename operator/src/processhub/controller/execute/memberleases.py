@@ -1,4 +1,4 @@
-"""The members' Leases: made before the members need them, deleted when the members are gone for good."""
+"""The members' Leases: created before the members need them, deleted when the members are gone for good."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 async def make_leases(round: Round, members: Mapping[str, Member]) -> None:
     """Create a Lease for each member that is wanted, before its pod may need it.
 
-    A Lease that somebody deleted is made as it was: whoever held it runs on, and renews it. One without its labels gets
-    them back.
+    A Lease that somebody deleted is created as it was, because its holder runs on and renews it. A Lease without its
+    labels gets them back.
     """
     for member in members.values():
         name = lease_name(round.hub.metadata.name, member.name)
@@ -47,7 +47,7 @@ async def _make_lease(round: Round, lease: Lease) -> None:
 
 
 async def delete_lease(round: Round, lease: Lease) -> None:
-    """Delete the Lease of a member that is gone for good, only as it was seen."""
+    """Delete the Lease of a member that is gone for good, unless it has changed."""
     metadata = lease.metadata
     try:
         await round.client.delete(
@@ -60,5 +60,5 @@ async def delete_lease(round: Round, lease: Lease) -> None:
     except NotFoundError:
         log.debug("lease %s is gone already", metadata.name)
     except ConflictError:
-        return  # somebody writes it
+        return  # Somebody writes it.
     round.state.leases.forget(metadata.name)

@@ -1,4 +1,4 @@
-"""The workload that makes the members and what belongs to it: applied where it differs, by the last good template."""
+"""The StatefulSet or DaemonSet of the members, with the other owned objects: applied by the last good template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TEMPLATE = "members can't be made as spec.members says"
 async def keep_members(
     round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
 ) -> Refusal | None:
-    """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
+    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
     owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
@@ -42,16 +42,16 @@ async def keep_members(
 
 
 async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
-    """Keep the owned objects as they were last asked for, while the Hub is not accepted."""
+    """Keep the owned objects as they were last applied, while the Hub is not accepted."""
     _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
 
 
 async def _template(
     round: Round, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int
 ) -> dict[str, Any] | None:
-    """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
+    """The members' pod template: the last one that passed a dry run, which is made once a generation of the Hub.
 
-    None where it has taken none since this leader began: what there is of members runs on.
+    None if none has passed since this leader began. The existing members run on.
     """
     hub = round.hub
 
@@ -67,7 +67,7 @@ async def _template(
 
 
 def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
-    """The StatefulSet's size: what is asked for, and members that are not empty yet."""
+    """The size of the StatefulSet: the number in the spec, and members above it that are not empty yet."""
     forced = hub.metadata.annotations.get(ANNOTATION_FORCE_SCALE_DOWN) == "true"
     replicas = hub.spec.members.replicas
     for member in observation.members.values():
@@ -75,7 +75,7 @@ def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
         if ordinal is None or member.wanted or member.phase is Phase.GONE:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
-        # Also children whose entries were removed in this very round: the view was made before.
+        # Entries that this round removed are unproven. The view was made before, and does not have them.
         occupied = any(known.assignments or known.unproven for known in member.slices) or view.possibly_running
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)

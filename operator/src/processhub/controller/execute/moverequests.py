@@ -1,7 +1,7 @@
-"""Moves that somebody asked for: a request stands on the Child until it is applied or refused, then it is taken off.
+"""Move requests: annotations on Children, which are removed when the request is applied or refused.
 
-A crash in between does no harm: what is on record where it was to go is not moved again. The children of a
-ChildSet have no object of their own: their requests stand on the set, and each is taken off by itself.
+A crash in between does no harm, as a child that is on record at the requested member is not moved again. The children
+of a ChildSet have no object of their own. Their requests are on the ChildSet, and are removed one by one.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import SeenSet
 
 Ordered = TypeVar("Ordered", Child, ChildSet)
-_SET_SECONDS = 1.0  # between writes that take some of a set's requests off it
+_SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
 log = logging.getLogger(__name__)
 
 
 class MoveRequests:
-    """Records the results of one hub's move requests in one round: takes them off their objects, posts refusals."""
+    """Records the results of one hub's move requests in one round: removes the annotations, posts refusals."""
 
     def __init__(self, round: Round, applied_moves: dict[str, AppliedMoves]) -> None:
         """``applied_moves``, by ChildSet's uid, is kept between rounds."""
         self._round, self._applied_moves = round, applied_moves
 
     async def record_results(self, observation: Observation, results: Mapping[str, str]) -> None:
-        """Record ``results``: id → why its request is refused, "" where it was applied.
+        """Record ``results``: id → why the request is refused, or "" if it was applied.
 
-        Another round is asked for where results wait to be written.
+        If a write has to wait, another round is asked for.
         """
         now = self._round.now()
         for child_id, refusal in results.items():
@@ -85,7 +85,7 @@ class MoveRequests:
         try:
             before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
         except SetOrderError:
-            before = {}  # nobody could have read it
+            before = {}  # No reader could have parsed it.
         others = {child_id: why for child_id, why in before.items() if child_id not in orders}
         changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
         if others != before or refused:
@@ -101,7 +101,7 @@ class MoveRequests:
     async def _change(
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
     ) -> bool:
-        """Write these annotations (None takes one off), unless another ``order`` was given; whether that is done."""
+        """Write these annotations (None removes one) if the request is still ``order``; returns whether it is done."""
         what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
         return await self._round.steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
 
@@ -115,7 +115,7 @@ class MoveRequests:
             except InvalidError as error:
                 if annotations.get(ANNOTATION_MOVE_REFUSED) is None:
                     raise
-                # A test that failed is answered with 422 as is an object that would not be valid, but fails again.
+                # A failed test gets a 422 like an invalid object does, but it fails again.
                 bare = {ANNOTATION_MOVE_TO: annotations[ANNOTATION_MOVE_TO], ANNOTATION_MOVE_REFUSED: None}
                 await self._patch(kind, item, order, bare)
                 log.warning("the order on %s %s is off without an answer: %s", item.kind, metadata.name, error.message)
@@ -140,5 +140,5 @@ class MoveRequests:
 
 
 def _path(annotation: str) -> str:
-    """The annotation as a JSON Pointer."""
+    """The JSON Pointer of an annotation."""
     return "/metadata/annotations/" + annotation.replace("~", "~0").replace("/", "~1")

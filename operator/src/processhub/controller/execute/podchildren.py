@@ -1,17 +1,17 @@
 """Pod children: their Pods follow the slices (docs/protocol.md, rule 23).
 
-Everything is derived from objects, so that an operator may end between any two writes. A Pod is made where the member's
-agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.
+Everything is derived from objects, so the operator may end between any two writes. A Pod is created when the member's
+agent asks for it by the report ``Starting``. Restart policy, back-off and limits are the agent's work.
 
-In a hub with one copy of each child two rules keep an id from having two Pods: its Pod has one name, and nothing is
-placed while a Pod of it is there (the planner sees them). Where the hub keeps copies, each has a Pod of its own, and
-with standby copies each Pod begins as passive: it becomes active by its annotations, once it exists. While a Pod
-with the active role exists, no other has it.
+In a hub with one copy of each child, two rules keep an id from having two Pods: its Pod has one name, and the planner,
+which sees the Pods, places nothing while a Pod of the id exists. In a hub with copies, each copy has a Pod of its own.
+With standby copies, each Pod begins as passive, and becomes active by its annotations once it exists. While a Pod with
+the active role exists, no other gets it.
 
-A creation that was not answered may take effect at any time, under a later leader too, and when the hub keeps fewer
-copies or the child is no Pod any more. So a Pod is made with a scheduling gate, with which it gets no node, and that is
-taken off one that is there, is the incarnation that the slices ask for, and has no rival. One that comes too late is
-deleted as it is, before anything of it has run.
+A creation without an answer may take effect at any time: under a later leader too, and when the hub keeps fewer copies
+or the child is no pod child any more. So a Pod is created with a scheduling gate, with which it gets no node. The gate
+is removed once the Pod exists, is the incarnation that the slices ask for, and has no rival. A Pod that comes too late
+is deleted with its gate, so that nothing of it has run.
 """
 
 from __future__ import annotations
@@ -70,32 +70,32 @@ from processhub.core.planning.builder import pod_there
 from processhub.registry.workloads import decode_workload, is_pod_workload
 
 _AT_ONCE = 16
-_A_ROUND = 200  # Pods made in one round at most: slices must not wait for thousands
-_REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
-_CONFIRM_SECONDS = 2.0  # between two tries to read what may be there, at most
-_CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
+_A_ROUND = 200  # Pods created in one round at most. Slices must not wait for thousands.
+_REFUSED_SECONDS = 10.0  # Until a Pod is tried again that the API server refused.
+_CONFIRM_SECONDS = 2.0  # Between two tries to read a Pod that may exist, at most.
+_CHANGED_SECONDS = 0.2  # Until a Pod is tried again that has changed since it was seen.
 log = logging.getLogger(__name__)
-Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
+Owner = Callable[[str, str], Child | ChildSet | None]  # By id and uid.
 
 
 class PodChildren:
-    """Makes and deletes the Pods of one hub in one round."""
+    """Creates, updates and deletes the Pods of one hub in one round."""
 
     def __init__(self, round: Round, memory: ExecuteMemory) -> None:
         self._round, self._memory = round, memory
         self._client, self._store, self._hub, self._state = round.client, round.store, round.hub, round.state
         self._copies = round.hub.spec.keeps_copies
         self._hub_labels = (round.hub.metadata.name, round.hub.metadata.uid)
-        self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
+        self._blocked: dict[str, Unplaced] = {}  # By id, where another Pod is in the way.
         self._limit = asyncio.Semaphore(_AT_ONCE)
-        self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, and how
+        self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, each with a sentence.
 
     async def confirm_pods(self) -> None:
-        """Read the Pods of which it is not known whether they exist, before the planner looks at them.
+        """Read the Pods that may or may not exist, before the planner sees them.
 
-        Those whose creation was not answered are read, and those that have left the watch; by a new leader also
-        those that the slices ask for and no watch has shown. The planner leaves the child of one that can't be read
-        alone (``ChildPods.unconfirmed``), and takes one that was there for one that is.
+        These are Pods whose creation was not answered, and Pods that have left the watch. A new leader also reads those
+        that the slices ask for and no watch has shown. If a Pod can't be read, the planner leaves its child alone
+        (``ChildPods.unconfirmed``), and a Pod that existed counts as existing.
         """
         if not self._memory.looked_for_pods:
             self._state.child_pods.unconfirmed |= self._not_seen()
@@ -122,7 +122,7 @@ class PodChildren:
             self._round.again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
-        """Pods that the slices ask for and no watch has shown, with their child's id: not made, or without a label."""
+        """Pods that the slices ask for and no watch has shown (name → child's id). They may exist without a label."""
         found: dict[str, str] = {}
         for known in self._state.slices.values():
             spec = known.present.spec
@@ -138,16 +138,16 @@ class PodChildren:
         self._state.child_pods.unconfirmed.pop(name, None)
 
     def _identify(self, pod: Pod, uids: Collection[str]) -> bool:
-        """File a Pod that does not say of which child it is, where its name does; whether that is so."""
+        """File a Pod without marks if its name proves of which child it is; returns whether it does."""
         known = identified(pod, self._hub.metadata.name, uids)
         if known is not None:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
 
     async def follow(self, members: Mapping[str, Member], owner: Owner, *, partitioned: bool = False) -> None:
-        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own.
+        """Delete the Pods that the slices do not ask for, create those that they do. Each Pod is a step of its own.
 
-        A hub that is ``partitioned`` runs nothing: its entries stand, and its Pods go until it has its quorum again.
+        A ``partitioned`` hub runs nothing: its entries stay, and its Pods are deleted until it has its quorum again.
         """
         now = self._round.now()
         asked = {} if partitioned else asked_for(members, copies=self._copies)
@@ -173,7 +173,7 @@ class PodChildren:
                 self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
             self._round.again_in(0.0)
-        # All of them are waited for: none may go on beside the next round.
+        # All of them are awaited: none may go on beside the next round.
         await gather_all(
             *(
                 self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._limit))
@@ -193,7 +193,7 @@ class PodChildren:
     def _surplus_and_news(
         self, pods: Sequence[tuple[Asked | None, Pod]]
     ) -> tuple[list[Pod], list[tuple[Asked, Pod, bool]]]:
-        """The Pods to delete; and those to update, with what asks for each and whether its gate is to be taken off."""
+        """The Pods to delete, and those to update, each with what asks for it and whether its gate is to be removed."""
         rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
         free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
         surplus: list[Pod] = []
@@ -203,11 +203,11 @@ class PodChildren:
                 surplus.append(pod)
                 continue
             if item is None:
-                continue  # it is being deleted
+                continue  # It is being deleted.
             place = self._rival(*item.key)
             gated, sole = to_be_ungated(item, pod), rivals[place] == 1
             if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
-                surplus.append(pod)  # it came late, and nothing of it has run
+                surplus.append(pod)  # It came late, and nothing of it has run.
             elif (gated and sole) or new_marks(item, pod):
                 news.append((item, pod, gated and sole))
         return surplus, news
@@ -221,7 +221,7 @@ class PodChildren:
         await self._round.steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
-        """Why Pods that are wanted are not there, by the child's id."""
+        """Why wanted Pods do not exist, by the child's id."""
         refused = self._memory.refused_pods.items()
         return self._blocked | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
 
@@ -235,12 +235,12 @@ class PodChildren:
     async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
         place = item.place
         if owner is None:
-            return  # what asked for it is gone, and its entry soon
+            return  # The object that asked for it is gone, and its entry will be soon.
         workload = decode_workload(item.workload)
         assert isinstance(workload, PodWorkload)
         try:
             manifest = child_pod(self._hub, owner, place, workload)
-        except (AttributeError, TypeError) as error:  # the schema lets any object be a template
+        except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
             self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return
         name = manifest["metadata"]["name"]
@@ -267,10 +267,10 @@ class PodChildren:
         await self._update(item, pod, now, ungate=True)
 
     async def _update(self, item: Asked, pod: Pod, now: float, *, ungate: bool) -> None:
-        """Write role and epoch into the Pod's annotations, and with ``ungate`` take its gate off: then it may start.
+        """Write role and epoch into the Pod's annotations. With ``ungate`` its gate is removed, so that it may start.
 
-        Only to the Pod as it was seen: a leader that was suspended before the write would change one that another
-        leader has made passive meanwhile, or is about to delete.
+        The Pod must not have changed since it was seen. A leader that was suspended before the write could change a Pod
+        that another leader has made passive meanwhile, or is about to delete.
         """
         if self._refused(item, now):
             return
@@ -295,7 +295,7 @@ class PodChildren:
                 self._memory.refused_pods.pop(item.key, None)
 
     async def _mend(self, pod: Pod) -> None:
-        """Put the Pod's marks back: its member, and the next leader, know it by nothing else."""
+        """Put the Pod's marks back. Its member and the next leader know it by nothing else."""
         metadata = pod.metadata
         names = ", ".join(self._state.child_pods.changed[metadata.name])
         async with self._limit:
@@ -326,7 +326,7 @@ class PodChildren:
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
-            self._state.child_pods.unwatched.add(name)  # the watch does not show it
+            self._state.child_pods.unwatched.add(name)  # The watch does not show it.
             self._round.again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:
@@ -334,7 +334,7 @@ class PodChildren:
         return child_pod_name(self._hub.metadata.name, self._hub.metadata.uid, item.place.child_id, member)
 
     def _rival(self, child_id: str, member: str) -> Key:
-        """What Pods have in common of which there may be only one: the child's id, and the member of a copy."""
+        """The key that two Pods must not share: the child's id, and in a hub with copies the member."""
         return (child_id, member) if self._copies else (child_id, "")
 
 
@@ -347,5 +347,5 @@ def _key_of(pod: Pod) -> Key:
 
 
 def _as_seen(pod: Pod) -> dict[str, Any]:
-    """What of a patch's metadata makes the API server refuse it where the Pod is another by now."""
+    """The metadata of a patch with which the API server refuses it if the Pod has changed."""
     return {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}

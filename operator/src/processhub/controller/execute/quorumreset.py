@@ -1,4 +1,4 @@
-"""The annotation by which somebody asks to reset a hub's quorum, removed once the reset is on record."""
+"""The annotation that asks for a reset of a hub's quorum. It is removed once the reset is on record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 async def end_quorum_reset(round: Round, quorum: QuorumWatch | None) -> None:
-    """Remove the annotation that asks for a quorum reset once the outcome is on record."""
+    """Remove the annotation once the reset is on record."""
     hub = round.hub
     if quorum is None or not quorum.reset_done(hub):
         return

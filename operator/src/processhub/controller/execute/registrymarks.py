@@ -1,7 +1,7 @@
-"""Labels, annotations and owner references of slices and member Leases: somebody's edits of them are put back.
+"""The marks of slices and member Leases: labels, annotations and owner references. Users' edits are put back.
 
-Members and clients find slices by a label, the admission policy judges a member's renewals by marks of its Lease, and
-garbage collection goes by the owner reference.
+Members and clients select slices by a label. The admission policy checks a member's renewals by the marks of its Lease.
+Garbage collection follows the owner references.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from processhub.controller.objects.registry import lease_annotations, member_lab
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubState
 
-_AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
+_AGAIN_SECONDS = 0.5  # Between two repairs at least, whoever changes the marks.
 log = logging.getLogger(__name__)
 
 
 async def put_marks_back(round: Round, memory: ExecuteMemory) -> None:
-    """Put back what is missing."""
+    """Put the missing marks back."""
     wrong, now = _wrong(round.hub, round.state), round.now()
     if not wrong:
         return
@@ -57,7 +57,7 @@ async def _put_back(round: Round, kind: Kind[RegistrySlice] | Kind[Lease], name:
 
 
 def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:
-    """The slices and Leases that are this hub's and don't say so, each with the metadata that it is to get."""
+    """The slices and Leases of the hub that lack marks, each with the metadata to patch."""
     found: list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]] = []
     for member, slices in state.slices.by_member().items():
         for known in slices:
@@ -66,7 +66,7 @@ def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[L
                 found.append((SLICES, metadata.name, patch))
         lease = state.leases.of_member(member)
         if lease is None or lease.lease.metadata.name in state.leases.unwatched:
-            continue  # it is made, or found without its label, in the round
+            continue  # The round creates it, or finds it without its label.
         metadata, uid = lease.lease.metadata, hub.metadata.uid
         ours = metadata.owned_by(uid) or metadata.labels.get(LABEL_HUB_UID) == uid
         if ours and (patch := _missing(hub, member, metadata, lease_annotations(hub, member))):
@@ -75,7 +75,7 @@ def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[L
 
 
 def _missing(hub: Hub, member: str, metadata: ObjectMeta, annotations: dict[str, str]) -> dict[str, Any]:
-    """What a merge patch has to put into the metadata, {} where all of it is there."""
+    """The metadata of a merge patch that adds the missing marks, or {}."""
     patch: dict[str, Any] = {}
     labels = member_labels(hub, member)
     if not labels.items() <= metadata.labels.items():

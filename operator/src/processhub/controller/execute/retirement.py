@@ -1,4 +1,4 @@
-"""What is left of members that are gone for good, deleted: their slices and Leases, and slices that are empty."""
+"""Deletion of slices and Leases of members that are gone for good, and of empty slices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Member]) -> None:
-    """Delete what is left of members that are gone for good, and slices that have become empty."""
+    """Delete the slices and Leases of members that are gone for good, and slices that have become empty."""
     for member in members.values():
         for known in member.slices:
             present, name = known.present, known.present.metadata.name
             empty = not present.spec.entries and not known.unproven and not known.uncertain
             acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
             retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
-            # An agent starts by slice 0, and a creation that was not answered may land where its name is free.
+            # An agent starts by slice 0. A creation without an answer may still be stored while its name is free.
             kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
             if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
@@ -38,7 +38,7 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
 
 
 async def _delete_slice(round: Round, known: KnownSlice) -> None:
-    """Delete an empty slice, only as it was seen."""
+    """Delete an empty slice, unless it has changed."""
     metadata = known.present.metadata
     try:
         await round.client.delete(

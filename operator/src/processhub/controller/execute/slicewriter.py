@@ -1,9 +1,9 @@
-"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted.
+"""Writes of slices: of whole objects, conditional and rate-limited. It is noted which removals are not proven.
 
-A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
-generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
-``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it
-(docs/protocol.md, rules 5 to 7).
+A write without an answer may have been stored, or may be stored later. Until the slice is read at a later generation,
+the ids that the write changed are uncertain, and the planner leaves them alone. The next write of the slice raises
+``spec.attempt``. So it always makes a new generation, and no earlier write can be stored after it (docs/protocol.md,
+rules 5 to 7).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
-_RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
+_RETRY_SECONDS = 0.1  # After a write that failed or whose outcome is unknown.
 log = logging.getLogger(__name__)
 
 
 class SliceWriter:
-    """Writes the slices of one hub in one round; another is asked for where a write was held back or failed."""
+    """Writes the slices of one hub in one round. If a write is delayed or fails, another round is asked for."""
 
     def __init__(self, round: Round, memory: ExecuteMemory, *, fingerprint: str, partitioned: bool) -> None:
-        """``fingerprint`` and ``partitioned`` are what the slices are to say of their members and of the hub."""
+        """``fingerprint`` is written to members that have their share, ``partitioned`` to all slices."""
         self._round, self._memory = round, memory
         self._fingerprint, self._partitioned = fingerprint, partitioned
         self._client, self._store, self._hub = round.client, round.store, round.hub
@@ -52,9 +52,9 @@ class SliceWriter:
     async def write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
-        """Bring the member's slices to what they shall say, entries and settings; makes those that must be there.
+        """Write the member's slices where entries or settings differ, and create those that must exist.
 
-        Raises ApiError where one was refused or not answered, once all have been tried.
+        Raises ApiError if a write was refused or not answered, after all have been tried.
         """
         contents = [
             SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
@@ -79,10 +79,10 @@ class SliceWriter:
         await gather_all(*writes)
 
     def _required(self, member: Member) -> set[int]:
-        """The numbers of the slices that the member must have, whatever is in them.
+        """The numbers of the slices that the member must have, even without entries.
 
-        An agent starts by slice 0. A slice whose creation was not answered is created again: that settles whether the
-        first creation can land.
+        An agent starts by slice 0. A slice whose creation was not answered is created again. This settles whether the
+        first creation can still be stored.
         """
         required = {
             creation.index for creation in self._state.slices.creating.values() if creation.member == member.name
@@ -90,19 +90,19 @@ class SliceWriter:
         return required | {0} if member.wanted else required
 
     def with_stale_term(self) -> list[KnownSlice]:
-        """The slices that a deposed leader made after this one took over.
+        """The slices that a deposed leader created after this one took over.
 
         Nothing was started from them (docs/protocol.md, rule 2).
         """
         return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
 
     async def clear_stale_term(self, known: KnownSlice) -> None:
-        """Empty a late slice. Raises ApiError."""
+        """Empty a slice that a deposed leader created late. Raises ApiError."""
         spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
         await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
     def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
-        """What slice 0 says of its member: that it is to take its share yet, or by what it has taken it."""
+        """The slice's annotations. Slice 0 has whether its member is joining, or the fingerprint of its share."""
         annotations = dict(known.present.metadata.annotations)
         annotations.pop(ANNOTATION_JOINING, None)
         if known.index == 0 and joining:
@@ -112,14 +112,14 @@ class SliceWriter:
         return annotations
 
     def _grant(self, member: Member) -> str | None:
-        """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
+        """The holder for whom the entries are: "" for any holder (Hold), else the present one; None changes nothing."""
         if self._hub.spec.migration.holds:
             return ""
         return member.holder or None
 
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
         present = known.present
-        # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
+        # The end of children of a deleted slice is proven by the member's answer to a write of slice 0.
         renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.slices.unaccounted)
         spec = msgspec.structs.replace(
             present.spec,
@@ -154,7 +154,7 @@ class SliceWriter:
             await self._read(name)
             if name in self._state.slices.older:
                 self._not_created(name, before)
-                raise  # an earlier hub's slice has the name, and may never go
+                raise  # A slice of an earlier hub has the name, and may never be deleted.
             self._round.again_in(_RETRY_SECONDS)
             return
         except ApiError as error:
@@ -168,21 +168,21 @@ class SliceWriter:
         self._await_proof(name, unaccounted, stored)
 
     def _not_created(self, name: str, before: Creation | None) -> None:
-        """This creation was refused; an earlier one that was not answered may land yet."""
+        """Note that this creation was refused. An earlier one without an answer may still be stored."""
         if before is None:
             del self._state.slices.creating[name]
         else:
             self._state.slices.creating[name] = before
 
     def _unaccounted(self, member: str, index: int) -> frozenset[str]:
-        """The ids of the member's deleted slices that a write of this slice is to prove."""
+        """The ids of the member's deleted slices whose end a write of this slice is to prove."""
         return frozenset(self._state.slices.unaccounted.get(member, ())) if index == 0 else frozenset()
 
     def _await_proof(self, name: str, unaccounted: frozenset[str], stored: RegistrySlice) -> None:
-        """From the answer to this write on, what is not reported of the deleted slices' ids has ended.
+        """Note that an acknowledgement of this write proves the end of the deleted slices' ids that it does not report.
 
-        Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
-        status lists what is left of a deleted one (docs/protocol.md, rule 7).
+        Agents watch all slices in one order. They see this write after the deletion, and from then on the status of
+        slice 0 lists what is left of a deleted slice (docs/protocol.md, rule 7).
         """
         if not unaccounted or (known := self._state.slices.get(name)) is None:
             return
@@ -196,16 +196,16 @@ class SliceWriter:
     async def _replace(
         self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
     ) -> None:
-        """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
+        """Write ``spec``, which was derived from ``present``. A later change of the slice's spec is not overwritten."""
         name = present.metadata.name
         now = self._round.now()
         bucket = self._memory.slice_bucket(name)
         if not bucket.take(now):
             self._round.again_in(bucket.wait(now))
             return
-        # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
+        # Noted before the write, because an unknown outcome must count as an unproven removal.
         removed = _removed(known, spec)
-        # Only a new generation proves anything: the present one may be acknowledged already.
+        # Only a new generation proves anything, because the present one may be acknowledged already.
         renewed = spec.attempt > present.spec.attempt
         unaccounted = self._unaccounted(present.spec.member, known.index) if renewed else frozenset()
         known.unproven.update(dict.fromkeys(removed))
@@ -219,10 +219,10 @@ class SliceWriter:
             except ConflictError as conflict:
                 try:
                     stored = await self._patch(present, spec, annotations)
-                except InvalidError:  # a failed test is answered so too; an invalid spec fails again in the next PUT
+                except InvalidError:  # A failed test gets this answer too. An invalid spec fails again in the next PUT.
                     raise conflict from None
         except ApiError as error:
-            self._round.again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
+            self._round.again_in(_RETRY_SECONDS)  # If nothing was written, no event wakes the hub.
             if not error.outcome_unknown:
                 for child_id in unconfirmed:
                     known.uncertain.pop(child_id, None)
@@ -239,7 +239,7 @@ class SliceWriter:
         self._await_proof(name, unaccounted, stored)
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
-        """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""
+        """Write the spec after a conflict with a status: conditional on the generation, which only spec raises."""
         metadata = present.metadata
         return await self._client.patch(
             SLICES,
@@ -255,7 +255,7 @@ class SliceWriter:
         )
 
     async def _read(self, name: str) -> None:
-        """Bring the store up to the truth after a write that failed or whose outcome is unknown."""
+        """Read the slice into the store after a write that failed or whose outcome is unknown."""
         try:
             self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
         except NotFoundError:
@@ -263,13 +263,13 @@ class SliceWriter:
 
 
 def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
-    """The ids whose entry is another, new or gone."""
+    """The ids whose entry is new, removed or changed."""
     ids = before.entries.keys() | after.entries.keys()
     return {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
-    """The ids whose entry goes, becomes another uid's, is active no more, or is no order to run any more."""
+    """The ids whose entry is removed, gets another uid, loses the active role, or begins to wait."""
     gone = []
     for child_id, entry in known.assignments.items():
         text = spec.entries.get(child_id)

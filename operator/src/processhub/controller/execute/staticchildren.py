@@ -1,4 +1,4 @@
-"""Static children: each entry of spec.children becomes a Child object owned by the Hub; a removed entry stops it."""
+"""Static children: each entry of spec.children becomes a Child that the Hub owns. Without its entry it is deleted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 async def sync_static_children(round: Round) -> None:
-    """Create, change and delete the Hub's static Children so that they equal its spec; each is a step of its own."""
+    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own."""
     hub, state, steps = round.hub, round.state, round.steps
     owned = {
         known.child.metadata.name: known.child
@@ -59,7 +59,7 @@ async def _refuse(hub: Hub, child: Child) -> None:
 
 
 def _taken(hub: Hub, child: Child) -> NameConflictError:
-    """Why no static child can have the name of this one."""
+    """Why no static child can have the name of this Child."""
     metadata = child.metadata
     title, owners = f"child/{metadata.name}", metadata.owner_references
     if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):

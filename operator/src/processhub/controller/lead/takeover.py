@@ -1,4 +1,4 @@
-"""What this leader has taken over: slices with its term in them, and hubs for which that was refused."""
+"""The takeover from an earlier leader: slices with this leader's term, and hubs for which writing it was refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from processhub.controller.store.hubstate import HubKey
 
 
 class Takeover:
-    """The outcome of raising the terms when this leader began, and since.
+    """The outcome of raising the terms, when this leader began and since.
 
     ``generations``: slice's uid → the generation with this leader's term. ``behind``: the hubs for which nothing may be
     done before their terms are raised, and why they could not be.
@@ -20,12 +20,12 @@ class Takeover:
         self.behind: dict[HubKey, ApiError] = {}
 
     def begin(self, raised: TermsRaised) -> None:
-        """Take what came of raising the terms of all slices."""
+        """Take the outcome of raising the terms of all slices."""
         self.generations.update(raised.generations)
         self.behind.update(raised.behind)
 
     async def catch_up(self, round: Round) -> bool:
-        """Raise the terms of the hub's slices where that was refused before; whether they are raised."""
+        """Raise the terms of the hub's slices if this was refused before; returns whether they are raised."""
         key, store = round.hub.metadata.key, round.store
         if key not in self.behind:
             return True
@@ -34,7 +34,7 @@ class Takeover:
             raised = await raise_terms(round.client, store, (key[0],), round.term, key)
             if key in raised.behind:
                 raise raised.behind[key]
-            # A member that restarted may have read what the former leader removed just before.
+            # A restarted member may have read entries before the former leader removed them.
             await store.read_leases()
             self.generations.update(raised.generations)
             del self.behind[key]

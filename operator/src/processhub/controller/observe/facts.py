@@ -1,4 +1,8 @@
-"""What a round learns of its hub: all that it is observed by, and all that later rounds need to remember of it."""
+"""The facts of a round: what is learned from the objects of its hub, before the hub is observed.
+
+Observing is a pure function of the facts. Whatever a round has to keep for later rounds, or to change in the store's
+indexes, is written while the facts are learned.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +26,19 @@ from processhub.core.strategies import HASH, Strategy
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What is known of a hub in one round.
+    """The input of an observation: one hub in one round.
 
-    - ``refusals``, ``set_refusals``: by object name why each Child and each ChildSet is not accepted as it is.
-    - ``contested``: the ids that a ChildSet and something else ask for, with those sets.
-    - ``fingerprint``: of the strategy and weights as they are.
+    - ``refusals``, ``set_refusals``: by object name, why each Child and each ChildSet is not accepted, or None.
+    - ``contested``: the ids that a ChildSet and another object ask for, each with these sets.
+    - ``fingerprint``: the fingerprint of the present strategy and weights.
     - ``formed``: whether placing may begin.
     - ``settled``: the members that confirmed their slices to this leader.
-    - ``unconfirmed``: the children of which a Pod may have been made.
-    - ``copies``: how many of each child a custom strategy asks for.
+    - ``unconfirmed``: the children whose Pod may exist, because its creation was not answered.
+    - ``copies``: the number of copies of each child by a custom strategy, or None.
     - ``move_budget``: how many moves may begin now.
-    - ``deferred``: the children that are not moved for a while.
-    - ``rebalance_target``: the member that draws children, "" for none.
-    - ``applied_moves``: the move requests of each ChildSet, by its uid, that are carried out already.
+    - ``deferred``: the children that are not to be moved for a while.
+    - ``rebalance_target``: the member that is to get children because loads differ, or "".
+    - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
     """
 
     hub: Hub
@@ -58,7 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def members_now(round: Round, memory: ObserveMemory) -> dict[str, Member]:
-    """The members of the hub as they are now; ``memory`` gets since when each restarts."""
+    """Judge the members of the hub now. ``memory`` keeps since when each of them restarts."""
     now, nodes = round.now(), round.store.nodes.items
     observed = round.store.leases_observed(now)
     return observe_members(round.hub, round.state, nodes, memory.restarting_since, now, leases_observed=observed)
@@ -71,7 +75,7 @@ def learn(
     strategy: Strategy = HASH,
     rules: CustomRules | None = None,
 ) -> Facts:
-    """Learn what the members and the state of the hub show now; ``memory`` gets what later rounds need of it.
+    """Learn the facts of a round. ``memory`` and ``round.state`` keep what later rounds need of them.
 
     ``rules``: the hub's custom strategies of redundancy and partition tolerance.
     """
@@ -118,7 +122,7 @@ def _quorum(
 
 
 def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None:
-    """Take what the member has proven: what ended there, and that it knows its slices of this leader."""
+    """Record what the member has proven: which children ended there, and whether it has read this leader's slices."""
     if member.phase is Phase.GONE:
         state.slices.unaccounted.pop(member.name, None)
     for known in member.slices:
@@ -128,7 +132,7 @@ def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None
 
 
 def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
-    """Whether the member confirmed all of its slices as they were when this leader took over."""
+    """Whether the member has confirmed all of its slices in the generation that this leader took over."""
     return all(
         known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
         and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
@@ -137,7 +141,7 @@ def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
 
 
 def _has_formed(hub: Hub, state: HubState, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
-    """Whether placing may begin: it has, all members are there, or startSeconds have passed since the first was."""
+    """Whether placing may begin: it has begun before, or the hub is complete."""
     if not formation.formed:
         on_record = any(known.assignments for known in state.slices.values())
         formation.formed = on_record or _is_complete(hub, members, formation, now)
@@ -145,7 +149,7 @@ def _has_formed(hub: Hub, state: HubState, members: Mapping[str, Member], format
 
 
 def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
-    """Whether all members are there, or startSeconds have passed since the first was."""
+    """Whether all members are live, or startSeconds have passed since the first one was."""
     live = [member for member in members.values() if member.phase is Phase.LIVE]
     if not live:
         return False

@@ -1,4 +1,4 @@
-"""When a hub is to be observed again though nothing is seen to change: where time alone changes what is planned."""
+"""Rounds that are due without any event, because time alone changes what is planned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHORTEST_SECONDS = 0.05  # No wait for a moment that was computed is shorter th
 
 
 def look_again(round: Round, memory: ObserveMemory, plan: Plan, members: Mapping[str, Member]) -> None:
-    """Ask for the next round where it is to come without any event."""
+    """Ask for the rounds that are due without any event."""
     now = round.now()
     waits = [
         _REBALANCE_SECONDS if memory.rebalance_target else None,
@@ -33,7 +33,7 @@ def look_again(round: Round, memory: ObserveMemory, plan: Plan, members: Mapping
 
 
 def _formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
-    """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
+    """Seconds until an incomplete hub begins to place children, or None where it does not wait for that."""
     if formation.formed or formation.first_live_at is None:
         return None
     return max(_SHORTEST_SECONDS, hub.spec.timeouts.start_seconds - (now - formation.first_live_at))

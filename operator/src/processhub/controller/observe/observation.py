@@ -1,4 +1,4 @@
-"""From the facts that a round has learned to the immutable snapshot that the planner decides on."""
+"""The observation of a hub: the immutable snapshot on which the planner decides, and what is reported besides."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ from processhub.registry.copies import is_current
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """A round's view of a hub.
+    """One round's view of a hub.
 
-    ``refusals``: Child object name → why it is not accepted. ``chosen``: id → the Child that has the id.
-    ``sets``: uid → ChildSet. ``held``: id → why it is not placed though it is accepted. ``workloads``:
-    hash → JSON of those that a hook changed. ``quorum``: whether enough members are live. ``fingerprint``: of the
-    strategy and weights by which members take their share.
+    - ``refusals``: Child's object name → why it is not accepted.
+    - ``chosen``: id → the Child that has the id.
+    - ``sets``: uid → ChildSet.
+    - ``held``: id → why the child is not placed, although it is accepted.
+    - ``workloads``: hash → JSON of the workloads that a hook changed.
+    - ``quorum``: whether enough members are live.
+    - ``fingerprint``: of the strategy and weights by which members take their share.
     """
 
     members: Mapping[str, Member]
@@ -57,7 +60,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
 
     def owner(self, child_id: str, uid: str) -> Child | ChildSet | None:
-        """The object of this uid where it is what asks for the child."""
+        """The Child or ChildSet with this uid, or None if it is not the one that asks for the child."""
         known = self.chosen.get(child_id)
         if known is not None:
             return known.child if known.child.metadata.uid == uid else None
@@ -65,7 +68,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         return seen.known.object if seen is not None and child_id in seen.known.wanted else None
 
     def has_seen(self, child: Child) -> bool:
-        """Whether the child was observed as it is now, its latest edit included."""
+        """Whether the latest edit of the Child was observed."""
         known = self.chosen.get(child.id)
         if known is not None and known.child.metadata.uid == child.metadata.uid:
             return known.child.metadata.generation == child.metadata.generation
@@ -73,10 +76,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def observe(facts: Facts) -> Observation:
-    """What the planner decides on, and what is reported of what it does not see.
-
-    A pure function: it changes nothing of the facts, and of the same facts it makes the same observation.
-    """
+    """Observe a hub. This function is pure: it does not change the facts, and equal facts give equal observations."""
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
@@ -112,20 +112,20 @@ def observe(facts: Facts) -> Observation:
 
 
 def _reports_matter(hub: Hub, state: HubState) -> bool:
-    """Whether the planner needs the members' reports: it keeps copies, or hands state over."""
-    # A handover that was ordered goes on where the hub has another strategy now.
+    """Whether the planner needs the members' reports: if the hub keeps copies, or hands state over."""
+    # A handover that is under way goes on after the hub's strategy was changed.
     handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
     return hub.spec.keeps_copies or handing
 
 
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
-    """Why the children are not placed that may be on record though no slice that was read says so."""
+    """The reason, by id, of the children that may be on record although no slice that was read lists them."""
     why = Unplaced(Reason.WAITING, "the API server has not answered the write that placed it; it is written again")
     return {child_id: why for child_id in uncertain if child_id not in record}
 
 
 def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tuple[OnRecord, ...]]:
-    """All entries of the hub's slices, by id; with what those members that are ``reporting`` say of them."""
+    """All entries of the hub's slices, by id, with the reports of the members in ``reporting``."""
     record: dict[str, tuple[OnRecord, ...]] = {}
     for known in state.slices.values():
         name = known.present.spec.member
@@ -144,7 +144,7 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
 
 
 def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
-    """Where somebody asked to have children moved, by id."""
+    """The move requests on Children: id → member."""
     children = ((state.children[name].child, member) for name, member in state.children.move_requests.items())
     return {
         child.id: member
@@ -154,7 +154,7 @@ def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[st
 
 
 def _claims(state: HubState, members: Mapping[str, Member]) -> dict[str, Claim]:
-    """What live members have started because they could not reach the owner; of several the first by name."""
+    """The children that live members started because their owner was not reached. The first member by name counts."""
     found: dict[str, Claim] = {}
     for known in state.slices.values():
         if not known.claims:
@@ -170,7 +170,7 @@ def _claims(state: HubState, members: Mapping[str, Member]) -> dict[str, Claim]:
 
 
 def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[str, tuple[ChildPod, ...]]:
-    """Where something of a child may still run, whatever the slices say: in a Pod of its own. By id."""
+    """The Pods of pod children, by id: the child may still run there, whatever the slices say."""
     if not state.child_pods:
         return {}
     names = {label_value(name): name for name in members}
@@ -199,7 +199,7 @@ def _view(member: Member, facts: Facts) -> MemberView:
         phase=member.phase,
         draining=member.judgement.draining,
         forced=member.forced,
-        # A member of a hub that has children already takes its share as a joiner; a first one does not.
+        # In a hub that has children already, a new member takes its share as a joiner; the first members do not.
         joining=(member.joining or resettles or member.name == facts.rebalance_target)
         if member.slices
         else facts.formed,
@@ -217,7 +217,7 @@ def _view(member: Member, facts: Facts) -> MemberView:
 def _wanted(
     facts: Facts, record: Record
 ) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild], dict[str, SeenSet]]:
-    """The children that shall run, by id; refusals by Child object's name; the Child of each id; ChildSets by uid."""
+    """The wanted children by id, refusals by Child's object name, the Child of each id, and the ChildSets by uid."""
     hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
     wanted, refusals, chosen = _wanted_children(facts, record, winners)
     _bound_demand(hub, record, wanted, refusals, chosen)
@@ -279,7 +279,7 @@ def _bound_demand(
     refusals: dict[str, Refusal],
     chosen: Mapping[str, KnownChild],
 ) -> None:
-    """Take out the children on demand beyond the hub's onDemand.max: the latest that have no place yet."""
+    """Take out the children on demand beyond the hub's onDemand.max. The latest that have no place yet go first."""
     limit = hub.spec.on_demand.max if hub.spec.on_demand else None
     if limit is None:
         return

@@ -1,4 +1,4 @@
-"""The statuses of Children: each is computed and written when its turn comes, by workers that serve all hubs."""
+"""The statuses of Children: computed and written one by one, by workers that serve all hubs."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from processhub.controller.store.informers import Store
 
 _WORKERS = 16
 _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
-_THROTTLE_SECONDS = 1.0  # after the last round with many changes; a round with few ends it at once
-_SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
-_MOTION_SECONDS = 3.0  # while many children move, each status is written once: when all have arrived, or after this
+_THROTTLE_SECONDS = 1.0  # After the last round with many changes. A round with few changes ends it at once.
+_SETTLE_SECONDS = 0.25  # A start takes about 50 ms, so most Children are written once, when they run.
+_MOTION_SECONDS = 3.0  # While many children move, each status is written once: when all have arrived, or after this.
 ChildKey = tuple[str, str]  # (namespace, object name)
-_AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # after a write that was refused, twice as long each time
+_AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # After a write that was refused; doubled each time.
 log = logging.getLogger(__name__)
 
 
 class ChildStatuses:
-    """Writes the latest status of each Child that was marked; ``latest`` computes it when its turn comes."""
+    """Writes the latest status of each marked Child. ``latest`` computes it when the Child is next."""
 
     def __init__(
         self, client: Client, store: Store, latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None]
     ) -> None:
         self._client, self._store, self._latest = client, store, latest
-        self._waiting: dict[ChildKey, None] = {}  # in order, each once
-        self._writing: dict[ChildKey, bool] = {}  # whether it was marked again meanwhile
+        self._waiting: dict[ChildKey, None] = {}  # In order, each once.
+        self._writing: dict[ChildKey, bool] = {}  # Whether it was marked again meanwhile.
         self._wake = asyncio.Event()
         self._calm = asyncio.Event()
         self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
         self._deferred_writes = DeferredWrites(self.mark)
-        self._refused: dict[ChildKey, float] = {}  # seconds after which a write that was refused is tried again
-        self._settling: dict[ChildKey, float] = {}  # until when a start may stay unreported
-        self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
-        self._throttled: dict[HubKey, float] = {}  # until when each hub counts as one with many changes
+        self._refused: dict[ChildKey, float] = {}  # Seconds until a refused write is retried.
+        self._settling: dict[ChildKey, float] = {}  # Until when a start may stay unreported.
+        self._held: dict[ChildKey, float] = {}  # Until when one of many children that move is skipped.
+        self._throttled: dict[HubKey, float] = {}  # Until when each hub counts as one with many changes.
 
     def mark(self, key: ChildKey) -> None:
-        """Have the Child's status looked at; of two writes of one Child the older could come last, so it waits."""
+        """Queue a Child. While its status is being written it waits, so that the latest status is written last."""
         if key in self._writing:
             self._writing[key] = True
             return
@@ -57,7 +57,7 @@ class ChildStatuses:
         self._wake.set()
 
     def throttle(self, hub: HubKey, many_changes: bool) -> None:
-        """Write one Child status at a time while a hub has many changes: its slices, which start children, go first."""
+        """Write one status at a time while a hub has many changes. Its slices, which start children, go first."""
         now = asyncio.get_running_loop().time()
         self._throttled = {key: until for key, until in self._throttled.items() if until > now}
         if many_changes:
@@ -104,7 +104,7 @@ class ChildStatuses:
             self._refused.pop(key, None)
             log.debug("status of child %s not written: %s", key[1], error.message)
         except Exception as error:
-            # Whatever it is: the statuses of all other children wait behind it.
+            # Any error is caught here, as the statuses of all other Children wait behind this one.
             seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
             self._refused[key] = seconds
             known = isinstance(error, ApiError)
@@ -146,7 +146,7 @@ class ChildStatuses:
         self._store.put("children", await self._write_child(child, status))
 
     async def _write_child(self, child: Child, status: ChildStatus) -> Child:
-        """A PUT costs the API server a third less than a patch; a patch of the same object does not conflict."""
+        """Write by PUT, which costs the API server a third less than a patch. After a conflict a patch is sent."""
         namespace, name = child.metadata.key
         try:
             body = msgspec.structs.replace(child, status=status)
@@ -157,7 +157,7 @@ class ChildStatuses:
 
 
 def _is_starting(status: ChildStatus) -> bool:
-    """Whether all goes well and only takes its time."""
+    """Whether the child is about to start, without any problem."""
     ready = find_condition(status.conditions, "Ready")
     accepted = find_condition(status.conditions, "Accepted")
     refused = accepted is not None and accepted.status == "False"
@@ -165,18 +165,18 @@ def _is_starting(status: ChildStatus) -> bool:
 
 
 def _in_motion(status: ChildStatus) -> bool:
-    """Whether a copy comes or goes."""
+    """Whether a copy is starting or stopping."""
     return any(node.state in (State.PENDING, State.STARTING, State.STOPPING) for node in status.nodes)
 
 
 def _complete(status: ChildStatus) -> dict[str, object]:
-    """All fields, also empty ones: a merge patch leaves what it does not name."""
+    """The status with all fields, as a merge patch does not change fields that it does not have."""
     return {
         "conditions": status.conditions,
         "observedGeneration": status.observed_generation,
         "id": status.id,
         "member": status.member,
-        "role": status.role or None,  # the schema knows no empty role and state
+        "role": status.role or None,  # The schema allows no empty role and state.
         "state": status.state or None,
         "firstStartedAt": status.first_started_at or None,
         "nodes": status.nodes,

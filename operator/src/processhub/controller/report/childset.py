@@ -1,4 +1,4 @@
-"""ChildSet.status: how many of its children are wanted, run, wait and have failed, and what holds the others back."""
+"""ChildSet.status: how many of its children are wanted, run, wait and have failed, and why the others wait."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from processhub.core.model.snapshot import DesiredChild, attributes_digest
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment
 
-_NAMED = 3  # ids that a message names
+_NAMED = 3  # Ids that a message names.
 log = logging.getLogger(__name__)
 
 
 class Tally:
-    """What the members report of one set's children: state and reason by id; ``former`` run another workload."""
+    """The reported states of one ChildSet's children. ``former``: the ids that run another workload."""
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, str]] = {}
         self.former: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "") -> None:
-        """Count the reported state of one active copy; a child is running where one of its copies is."""
+        """Count the reported state of one active copy. A child is running if one of its copies is."""
         if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
             self._states[child_id] = (state, reason)
 
     def count(self, state: State) -> int:
-        """How many children are in the state."""
+        """The number of children in a state."""
         return sum(reported == state for reported, _ in self._states.values())
 
     @property
     def failed(self) -> list[tuple[str, str]]:
-        """Id and reason of those that failed."""
+        """The id and the reason of each child that failed."""
         return [
             (child_id, reason or state) for child_id, (state, reason) in self._states.items() if state == State.FAILED
         ]
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
-    """The tally of each set, by uid: one pass over all entries."""
+    """The tally of each ChildSet by uid, in one pass over all entries."""
     found = {uid: Tally() for uid in sets}
     if not found:
         return found
@@ -70,12 +70,12 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
 
 
 def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild | None) -> bool:
-    """Whether a hook that was asked about the child as it is wanted now made it what it is."""
+    """Whether the entry has the changes of a hook to the child as it is wanted now."""
     return bool(entry.asked) and wanted is not None and entry.asked == attributes_digest(wanted)
 
 
 def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:
-    """The status; ``now`` (RFC 3339) marks conditions that changed."""
+    """Compute the status of a ChildSet; ``now`` (RFC 3339) is the time of conditions that changed."""
     item = seen.known.object
     suspended = seen.refusal is not None and seen.refusal.reason is Reason.SUSPENDED
     desired = 0 if suspended else len(seen.known.wanted)
@@ -96,7 +96,7 @@ def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplace
 
 
 def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetStatus:
-    """The status of a ChildSet whose hub is not accepted, and what it has runs on, or whose hub is not there."""
+    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children run on."""
     generation = item.metadata.generation
     conditions = (
         _accepted(refusal, generation),

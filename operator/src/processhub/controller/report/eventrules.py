@@ -1,4 +1,4 @@
-"""Which Events a round gives rise to."""
+"""The rules by which a round posts Events."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
             memory.seen_live.add(name)
             _emit_healed(events, hub, member, memory.away.pop(name, None))
-            if before is not None:  # not what a new leader merely finds
+            if before is not None:  # A new leader finds members that are live already.
                 events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
 
 
@@ -102,7 +102,7 @@ def emit_changed_pods(round: Round, observation: Observation, changed: Iterable[
 
 
 def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
-    """Post why a child that was to hand its state over stays where it is."""
+    """Post why a child that was to hand its state over is not moved."""
     for child_id in plan.deferred:
         known = observation.chosen.get(child_id)
         for place in observation.snapshot.record.get(child_id, ()):
@@ -115,9 +115,9 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
 
 
 def _announced_with(plan: Plan, move: Move) -> str:
-    """The member with whose entry a move is announced: the target, or the source where a role goes to an existing copy.
+    """The member with whose entry the Event of a move is posted.
 
-    There the first write is to the member that has the role.
+    This is the target, or the source if a role goes to an existing copy: the first write is to the source then.
     """
     return move.target if move.id in plan.entries.get(move.target, ()) else move.source
 
@@ -134,12 +134,12 @@ def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, watc
 
 
 def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
-    """Post which copies a returned member ends that ran on while it was lost; with a quorum it ended them itself."""
+    """Post which copies a returned member ends that ran on while it was lost. With a quorum there are none."""
     if away is None or not away.ids or away.holder != member.holder:
         return
     if hub.spec.partition_tolerance.strategy != "Divergence":
         return
-    # An entry that waits is of a child that may move back; what it runs of that is ended all the same.
+    # A waiting entry is of a child that may move back. Its copy here is ended too.
     here = {child_id for known in member.slices for child_id, entry in known.assignments.items() if not entry.wait}
     stopped = sorted(away.ids - here)
     if not stopped:
@@ -154,7 +154,7 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
 def emit_strategy_failure(
     round: Round, memory: ReportMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
 ) -> None:
-    """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
+    """Post an Event about the failure of a custom strategy, once as long as it is the same."""
     failure = rules.failure
     if isinstance(strategy, CustomDistribution) and strategy.failure:
         failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""

@@ -1,7 +1,7 @@
-"""When a child was first seen to run.
+"""The time at which a child was first seen to run.
 
-It is kept in Child.status, so that it outlives the operator. Until that is written it is remembered here: a leader that
-takes over in between counts from when it saw the child run.
+It is kept in Child.status, so that it outlives the operator. Until the status is written it is kept in memory. A leader
+that takes over in between counts from when it saw the child run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from processhub.registry.copies import Copy
 
 
 def timestamp() -> str:
-    """Now, RFC 3339 with milliseconds: a ttl of a few seconds must not lose one to rounding."""
+    """The present time, RFC 3339 with milliseconds, so that a ttl of a few seconds loses none to rounding."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def first_started(child: Child, copies: Iterable[Copy], memory: ReportMemory) -> str:
-    """When the child first ran, as far as anybody saw; "" where it has not yet."""
+    """The time at which the child was first seen to run, or ""."""
     uid = child.metadata.uid
     if child.status.first_started_at:
         memory.first_started.pop(uid, None)

@@ -1,4 +1,4 @@
-"""Hubs that are paused by their annotation; an Event is posted when that begins and when it ends."""
+"""Hubs that are paused by an annotation. An Event is posted when a pause begins and when it ends."""
 
 from __future__ import annotations
 

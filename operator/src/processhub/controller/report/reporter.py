@@ -1,7 +1,7 @@
-"""What all hubs report after their rounds: the statuses of Hubs, Children and ChildSets, and Events.
+"""The reports after each round: the statuses of Hubs, Children and ChildSets, and Events.
 
-A status is computed from the last observation of its hub. That of a Child is computed when it is written, by workers
-that serve all hubs, and not in the round.
+A status is computed from the latest observation of its hub. The status of a Child is computed when it is written, by
+workers that serve all hubs, and not in the round.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
 T = TypeVar("T")
-_MANY_CHANGES_SECONDS = 2.0  # between writes of a Hub's status while many entries are under way: slices go first
-_REFUSED_SECONDS = 1.0  # until the round after the refusal of a Hub whose statuses could not all be written at once
+_MANY_CHANGES_SECONDS = 2.0  # Between writes of a Hub's status while many entries are under way, as slices go first.
+_REFUSED_SECONDS = 1.0  # Until the next round of a refused Hub, if a status had to wait.
 
 
 class Reporter:
-    """The writers of statuses. ``refusal_of(hub)`` says why a Hub's spec is not accepted, None where it is."""
+    """Reports the rounds of all hubs. ``refusal_of(hub)`` returns why a Hub's spec is not accepted, or None."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Reporter:
         await self._writer.run()
 
     async def close(self) -> None:
-        """Finish the writes that are under way."""
+        """End the writes that are under way."""
         await self._writer.close()
 
     def throttle(self, key: HubKey, many_changes: bool) -> None:
-        """Whether the statuses of the hub's Children make way for other writes."""
+        """Set whether writes of the hub's Child statuses are throttled."""
         self._writer.children.throttle(key, many_changes)
 
-    # after a round
+    # After a round.
 
     def round_ended(
         self,
@@ -79,14 +79,14 @@ class Reporter:
         members: Mapping[str, Member],
         quorum: QuorumWatch | None,
     ) -> Observation:
-        """Emit the round's Events and have the statuses of changed Children written; what the round came to.
+        """Post the round's Events and queue the statuses of changed Children; returns the observation with ``members``.
 
-        ``members`` are observed after the round's writes: statuses show the record as it is, not as it was planned
-        from. ``round.changed`` gets the ids that changed by this round too.
+        ``members`` are judged after the round's writes, so that statuses show the record after them. The ids that
+        changed in this round are added to ``round.changed``.
         """
         key, changed = round.hub.metadata.key, round.changed
         self._observed[key] = msgspec.structs.replace(observation, members=members), memory
-        # But a member that was lost is reported as lost, though it is back by now: its children went to others.
+        # A member that was lost is reported as lost, even if it is back by now, because its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         for name, member in members.items():
@@ -109,8 +109,7 @@ class Reporter:
     ) -> None:
         """Write the status of the Hub after a round.
 
-        ``refusal``: why the spec, or a part of it, is not followed. ``followed`` is the generation of the spec that the
-        round followed.
+        ``refusal``: why the spec, or a part of it, is not followed. ``followed``: the generation of the spec that was.
         """
         hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
@@ -132,10 +131,10 @@ class Reporter:
 
         self._writer.sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
 
-    # without a round
+    # Without a round.
 
     def refuse(self, round: Round, memory: ReportMemory, refusal: Refusal) -> None:
-        """Report that the Hub is not accepted, on it and on what is of it."""
+        """Report on the Hub, its Children and its ChildSets that the Hub is not accepted."""
         hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
         self._observed.pop(key, None)
         self._mark(key, round.state.children)
@@ -150,13 +149,11 @@ class Reporter:
         self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()), round.requeue)
 
     def report_no_hub(self, key: HubKey, state: HubState, requeue: Requeue) -> None:
-        """Report to Children and ChildSets that their hub does not exist."""
+        """Report on Children and ChildSets that their hub does not exist."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
         self._writer.hubs.forget(key)
         self._refuse_sets(key, state, self._no_hub(key), requeue)
-
-    # inside
 
     def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:
         child = self._store.child(key)
@@ -169,11 +166,11 @@ class Reporter:
         if hub_key not in self._observed:
             refused = self._refusal_of(hub)
             if refused is None:
-                return None  # the first round has not ended yet
+                return None  # The first round has not ended yet.
             return child, child_status(child, [], of_hub(refused), None, now_seconds())
         observation, memory = self._observed[hub_key]
         if not observation.has_seen(child):
-            return None  # the next round will
+            return None  # The next round will have seen it.
         copies = copies_of(child.id, observation.members)
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
@@ -193,10 +190,10 @@ class Reporter:
         self._writer.sets.report(key, items, compute, requeue)
 
     def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus], requeue: Requeue) -> None:
-        """Write the Hub's status where it differs; where it has to wait, another round is asked for."""
+        """Write the Hub's status if it differs. If it has to wait, another round is asked for."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None or current.metadata.uid != hub.metadata.uid:
-            return  # made anew in the midst of the round: this status is its predecessor's
+            return  # It was re-created during the round. This status is of its predecessor.
         spacing = _MANY_CHANGES_SECONDS if memory.many_changes else 0.0
         statuses = self._writer.hubs
         statuses.report(

@@ -1,7 +1,7 @@
-"""How often a status is written: changes that somebody waits for at once, others by a budget of bytes.
+"""The rate of writes of status: changes that users wait for are written at once, others by a budget of bytes.
 
-etcd stores the whole object each time. A registry of hundreds of children that crash, and what members use, differ in
-each second: such changes wait for the budget.
+etcd stores the whole object with each write. Hundreds of children that crash, and the members' use of resources, change
+a status each second. Such changes wait for the budget.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from processhub.controller.observe.members import Member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
-_MANY = 32  # changes of a plan, moves under way, and entries that live members have not reported on yet
-_OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
-_ENVELOPE = 2048  # bytes of an object beside what this program reads of it
-_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
+_MANY = 32  # Changes of a plan, moves under way, and entries that live members have not reported on yet.
+_OWED_SECONDS = 30.0  # Writes that could not wait delay others by so long at most.
+_ENVELOPE = 2048  # Bytes of an object that are not in this program's struct.
+_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # Reasons of Ready as children come and go.
 Item = TypeVar("Item", bound=Hub | ChildSet)
 
 
@@ -48,8 +48,8 @@ class StatusPolicy(msgspec.Struct, Generic[Item], frozen=True, kw_only=True):
 
     - ``rate``, ``burst``: writes of one object: a second, at once.
     - ``bytes_rate``, ``bytes_burst``: bytes of one hub's objects of the kind: a second, at once.
-    - ``least_wait``: what has to wait waits for so many seconds at least.
-    - ``lasting(status)``: what somebody waits for. A change of nothing else waits for the budget.
+    - ``least_wait``: a wait lasts so many seconds at least.
+    - ``lasting(status)``: the part that users wait for. A change of other parts waits for the budget.
     - ``size(item, status)``: the bytes that a write stores.
     """
 
@@ -63,7 +63,7 @@ class StatusPolicy(msgspec.Struct, Generic[Item], frozen=True, kw_only=True):
     size: Callable[[Item, Any], int]
 
     def budget(self) -> ByteBudget:
-        """A budget of which nothing is spent."""
+        """A new budget."""
         return ByteBudget(self.bytes_rate, self.bytes_burst)
 
 
@@ -76,11 +76,11 @@ class StatusRate(Generic[Item]):
         self._written_at = float("-inf")
 
     def wait(self, now: float, spacing: float = 0.0) -> float:
-        """Seconds until any write may be made: not within ``spacing`` seconds after the last one."""
+        """Seconds until any write is allowed. Two writes are ``spacing`` seconds apart at least."""
         return self._at_least(max(self._bucket.wait(now), self._written_at + spacing - now))
 
     def reserve(self, item: Item, status: HubStatus | ChildSetStatus, now: float, budget: ByteBudget) -> float:
-        """Seconds until this status of the item may be written; 0: now, and the write is counted."""
+        """Seconds until this status may be written. If it is 0 the write is counted, and must be made now."""
         policy = self._policy
         if policy.lasting(status) == policy.lasting(item.status) and (wait := budget.wait(now)) > 0:
             return self._at_least(wait)
@@ -94,7 +94,7 @@ class StatusRate(Generic[Item]):
 
 
 def _lasting_of_hub(status: HubStatus) -> tuple[object, ...]:
-    """What neither a crash loop nor the members' use of CPU and memory changes from one second to the next."""
+    """The parts of the status that do not change with each crash, or with the members' use of CPU and memory."""
     return (
         status.observed_generation,
         status.replicas,
@@ -106,12 +106,12 @@ def _lasting_of_hub(status: HubStatus) -> tuple[object, ...]:
 
 
 def _size_of_hub(hub: Hub, status: HubStatus) -> int:
-    # The managed fields name the fields of the spec, those of each child in it too, once more.
+    # The managed fields have the names of all fields of the spec once more, those of each child included.
     return 2 * stored_bytes(hub.spec) + stored_bytes(status) + _ENVELOPE
 
 
 def _lasting_of_set(status: ChildSetStatus) -> tuple[object, ...]:
-    """What a crash loop does not change from one second to the next."""
+    """The parts of the status that do not change with each crash."""
     conditions = [
         (condition.type, "", "")
         if condition.reason in _COUNTED
@@ -122,7 +122,7 @@ def _lasting_of_set(status: ChildSetStatus) -> tuple[object, ...]:
 
 
 def _size_of_set(item: ChildSet, _: ChildSetStatus) -> int:
-    # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
+    # etcd stores the whole object. The managed fields have all ids once more.
     return stored_bytes(item) + stored_bytes(item.spec.ids)
 
 

@@ -1,4 +1,4 @@
-"""Writes of status: one writer for all kinds.
+"""Writes of status: one writer for Hubs, ChildSets and Children.
 
 The statuses of Hubs and ChildSets are written at the end of a round, those of Children by workers beside the rounds.
 """
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class StatusWriter:
     """Writes the statuses of all kinds.
 
-    ``wake(key)`` is called when a status of a Hub or ChildSet was written, or could not be. ``latest(key)`` gives a
-    Child with the status that it is to have, None where it is to be left as it is.
+    ``wake(key)`` is called after each write for a Hub or ChildSet, whether it failed or not. ``latest(key)`` returns a
+    Child and its computed status, or None if nothing is to be written.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class StatusWriter:
 
 
 class AppliedStatuses(Generic[Item]):
-    """Writes statuses of one kind in the background, as often as ``policy`` allows; rounds do not wait for them.
+    """Writes statuses of one kind in the background, as often as ``policy`` allows.
 
-    They are applied, so that conditions of others stay.
+    They are written by server-side apply, so that conditions of other writers stay.
     """
 
     def __init__(
         self, client: Client, store: Store, wake: Callable[[HubKey], None], policy: StatusPolicy[Item]
     ) -> None:
         self._client, self._store, self._wake, self._policy = client, store, wake, policy
-        self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # by uid; the one that was written last comes last
+        self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # By uid; the one written last comes last.
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(policy.budget)
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # by uid
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # By uid.
 
     def report(
         self,
@@ -77,22 +77,22 @@ class AppliedStatuses(Generic[Item]):
         *,
         spacing: float = 0.0,
     ) -> None:
-        """Write the statuses of these objects of a hub (``compute`` gives them by uid) where they differ.
+        """Write the statuses of these objects of a hub where they differ. ``compute`` returns them by uid.
 
-        Where one has to wait another round is asked for. ``spacing``: seconds between two writes of one at least.
+        If one has to wait, another round is asked for. ``spacing``: seconds between two writes of one object at least.
         """
         now = asyncio.get_running_loop().time()
         before = self._rates.pop(hub, {})
         if not items:
             return
         by_uid = {item.metadata.uid: item for item in items}
-        # The one that was written last comes last: what waits for the budget has its turn.
+        # The one written last comes last, so that each object that waits for the budget gets it in turn.
         rates = self._rates[hub] = {uid: rate for uid, rate in before.items() if uid in by_uid}
         due = []
         for uid in (*rates, *(by_uid.keys() - rates.keys())):
             rate = rates.setdefault(uid, StatusRate(self._policy))
             if uid in self._tasks:
-                continue  # its end wakes the hub
+                continue  # The end of the write wakes the hub.
             if (wait := rate.wait(now, spacing)) > 0:
                 requeue.again_in(wait)
             else:
@@ -111,7 +111,7 @@ class AppliedStatuses(Generic[Item]):
             self._tasks[uid] = asyncio.create_task(self._write(hub, item, status))
 
     def forget(self, hub: HubKey) -> None:
-        """The hub is gone, or its objects are."""
+        """Forget the rates of a hub's objects, which are gone."""
         self._rates.pop(hub, None)
 
     async def close(self) -> None:

@@ -1,1 +1,1 @@
-"""What all stages of a round share: its objects, its steps and the Events that it posts."""
+"""What all stages of a round share: its inputs, its steps, and the Events that it posts."""

@@ -1,4 +1,4 @@
-"""One round of one hub, in the form in which each of its stages takes it."""
+"""One round of one hub, as all of its stages take it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from processhub.controller.store.informers import Store
 
 
 class Requeue:
-    """When the next round of a hub is due without any event. ``after``: seconds, None where none was asked for."""
+    """When the next round of a hub is due without any event. ``after``: seconds, or None if no round was asked for."""
 
     def __init__(self) -> None:
         self.after: float | None = None
 
     def again_in(self, seconds: float) -> None:
-        """Ask for a round after so many seconds; of several the soonest counts."""
+        """Ask for a round after so many seconds. The shortest of several times counts."""
         self.after = seconds if self.after is None else min(self.after, seconds)
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What the stages of one round share.
+    """One round: what all of its stages need.
 
-    ``hub`` has the spec that the round follows: the Hub's, or the last that was accepted. ``state`` is what the store
-    has of the hub. ``term`` is this leader's. ``now()`` gives monotonic seconds. ``changed`` has the ids of the
-    children that changed since the round before, and of those that this one changes.
+    - ``hub``: the Hub with the spec that the round follows, which is its present one or the last accepted one.
+    - ``state``: what the store has of the hub.
+    - ``term``: this leader's.
+    - ``now()`` returns monotonic seconds.
+    - ``requeue``: when the next round is due without any event.
+    - ``changed``: the ids of the children that changed since the round before or change in this one.
     """
 
     client: Client
@@ -46,12 +49,12 @@ class Round(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     changed: set[str] = msgspec.field(default_factory=set)
 
     def again_in(self, seconds: float) -> None:
-        """Ask for the next round after so many seconds, whatever the watches show; of several the soonest counts."""
+        """Ask for the next round after so many seconds, even without an event. The shortest of several times counts."""
         self.requeue.again_in(seconds)
 
 
 def begin_round(client: Client, store: Store, hub: Hub, term: int, events: EventRecorder, failures: Failures) -> Round:
-    """A round of the hub. ``failures``: of the steps of its earlier rounds, which this one keeps up to date."""
+    """Begin a round of the hub. ``failures`` are of the steps of earlier rounds; this round keeps them up to date."""
     requeue = Requeue()
     return Round(
         client=client,

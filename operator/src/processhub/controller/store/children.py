@@ -1,4 +1,4 @@
-"""The Children of one hub, with what is derived from their specs: once a spec, and not once a round."""
+"""The Children of one hub. What is derived from a spec is derived once for each spec, not once a round."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from processhub.registry.workloads import encode_workload
 class KnownChild(msgspec.Struct, frozen=True):
     """A Child with what is derived from its spec: the planner's view and the workload's JSON.
 
-    ``spec`` is the Child's; one on demand has the workload and lifetimes of the Hub's template in it.
+    ``spec`` is the Child's. If the Child is on demand, it has the workload and lifetimes of the Hub's template.
     """
 
     child: Child
     wanted: DesiredChild
-    workload: str  # JSON
+    workload: str  # JSON.
     spec: ChildSpec
 
     @property
@@ -33,15 +33,16 @@ class KnownChild(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The object's name in messages."""
         return f"child/{self.child.metadata.name}"
 
 
 class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
-    ``by_id``: the object names by the child's id. ``expiring``: the names of the children that end by ttl or by idling.
-    ``move_requests``: object name → the member that somebody asked to have it moved to.
+    - ``by_id``: child's id → object names.
+    - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
+    - ``move_requests``: object name → the member of its move request.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class Children(dict[str, KnownChild]):
         name = child.metadata.name
         before = self.get(name)
         if before is not None and before.child.metadata.generation == child.metadata.generation:
-            # Only metadata or status changed: what is derived from the spec stands.
+            # Only metadata or status changed. What is derived from the spec stays.
             self[name] = msgspec.structs.replace(before, child=child)
         else:
             self._derive(child)
@@ -70,7 +71,7 @@ class Children(dict[str, KnownChild]):
         self.by_id.setdefault(child.id, set()).add(name)
 
     def drop(self, child: Child) -> bool:
-        """A Child was deleted; whether it is the one that was known."""
+        """Forget a deleted Child; returns whether it was known."""
         name = child.metadata.name
         known = self.get(name)
         if known is None or known.child.metadata.uid != child.metadata.uid:
@@ -86,7 +87,7 @@ class Children(dict[str, KnownChild]):
         return True
 
     def take_template(self, template: OnDemand | None) -> None:
-        """The Hub's spec.onDemand as it is now: children on demand run what it says."""
+        """Take the Hub's present spec.onDemand, which has the workload of children on demand."""
         if template == self._template:
             return
         self._template = template
@@ -95,7 +96,7 @@ class Children(dict[str, KnownChild]):
                 self._derive(known.child)
 
     def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
-        """By object name why each Child is not accepted, None where it is; computed once a spec of Child and Hub."""
+        """Object name → why the Child is not accepted, or None. Computed once for each spec of Child and Hub."""
         if self._refusals_for is not hub:
             self._refusals_for = hub
             self._refusals.clear()

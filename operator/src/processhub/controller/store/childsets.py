@@ -28,7 +28,7 @@ class KnownSet(msgspec.Struct, frozen=True):
     object: ChildSet
     wanted: Mapping[str, DesiredChild]
     digest: str
-    workload: str  # JSON
+    workload: str  # JSON.
 
     @property
     def metadata(self) -> ObjectMeta:
@@ -37,7 +37,7 @@ class KnownSet(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The object's name in messages."""
         return f"childset/{self.object.metadata.name}"
 
 
@@ -56,7 +56,9 @@ class ChildSets(dict[str, KnownSet]):
         super().__init__()
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
-        self._shared: dict[str, list[KnownSet]] | None = None  # ids that several sets ask for; None: to be looked for
+        self._shared: dict[str, list[KnownSet]] | None = (
+            None  # Ids that several ChildSets ask for. None: to be computed.
+        )
 
     def put(self, item: ChildSet) -> None:
         """Take a new or changed ChildSet."""
@@ -68,7 +70,7 @@ class ChildSets(dict[str, KnownSet]):
             self._shared = None
 
     def drop(self, item: ChildSet) -> None:
-        """A ChildSet was deleted."""
+        """Forget a deleted ChildSet."""
         known = self.get(item.metadata.name)
         if known is not None and known.metadata.uid == item.metadata.uid:
             del self[item.metadata.name]
@@ -76,7 +78,7 @@ class ChildSets(dict[str, KnownSet]):
             self._shared = None
 
     def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
-        """By object name why each ChildSet is not accepted, None where it is; computed once a spec of both."""
+        """Object name → why the ChildSet is not accepted, or None. Computed once for each spec of ChildSet and Hub."""
         if self._refusals_for is not hub:
             self._refusals_for = hub
             self._refusals.clear()
@@ -85,7 +87,7 @@ class ChildSets(dict[str, KnownSet]):
         return self._refusals
 
     def contested(self, ids: Set[str]) -> dict[str, list[KnownSet]]:
-        """The ids that a set asks for and something else does too, with the sets that do; ``ids``: of Children."""
+        """The ids that a ChildSet and another object ask for, each with these ChildSets. ``ids``: of Children."""
         if self._shared is None:
             self._shared = shared_ids(self.values())
         found = dict(self._shared)
@@ -96,7 +98,7 @@ class ChildSets(dict[str, KnownSet]):
 
 
 def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
-    """The set expanded; what ``before`` has already is kept, so a change of status or of scale costs little."""
+    """Expand a ChildSet. What ``before`` has is kept, so that a change of status or scale costs little."""
     if before is not None and before.metadata.uid == item.metadata.uid:
         if before.metadata.generation == item.metadata.generation:
             return KnownSet(item, before.wanted, before.digest, before.workload)
@@ -108,7 +110,7 @@ def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
 
 
 def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
-    """The ids that more than one of the sets asks for, with those sets."""
+    """The ids that several ChildSets ask for, each with these ChildSets."""
     sets = list(sets)
     first: dict[str, KnownSet] = {}
     shared: dict[str, list[KnownSet]] = {}
@@ -120,19 +122,19 @@ def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
 
 
 def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
-    """Why a hub with this spec does not accept the set, None where it does."""
+    """Why a hub with this spec does not accept the ChildSet, or None."""
     template = known.object.spec.template
     refusal = _unfit(template) or refuse_child(template, hub) or refuse_size(known.workload)
     return None if refusal is None else of_template(refusal)
 
 
 def of_template(refusal: Refusal) -> Refusal:
-    """A Child's refusal in terms of the set, where the fields of a Child's spec are those of the template."""
+    """The refusal of a Child as that of its ChildSet: the fields of a Child's spec are those of the template."""
     return Refusal(refusal.reason, _TEMPLATE_FIELDS.sub(r"spec.template.\1", refusal.message))
 
 
 def _unfit(template: ChildSpec) -> Refusal | None:
-    """What a Child may say and a set may not: its children are there as long as it asks for them."""
+    """Why the template has fields that only a Child may have, or None. The children of a ChildSet have no lifetimes."""
     for field, value in (("ttlSeconds", template.ttl_seconds), ("idleSeconds", template.idle_seconds)):
         if value is not None:
             return Refusal(

@@ -1,6 +1,6 @@
-"""What the operator knows of one hub: its Children, slices, pods and Leases, parsed once when they change.
+"""The objects of one hub: its Children, ChildSets, slices, Leases and Pods, each parsed once when it changes.
 
-Nothing here decides. The reconcile reads it into a snapshot; informers and the outcome of own writes change it.
+Nothing is decided here. Informers and the operator's own writes change the state. A round learns its facts from it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from processhub.controller.store.leases import KnownLease, Leases
 from processhub.controller.store.pods import ChildPods, MemberPods
 from processhub.controller.store.slices import Slices
 
-HubKey = tuple[str, str]  # (namespace, name)
+HubKey = tuple[str, str]  # (Namespace, name).
 
 
 class HubState:
-    """All objects of one hub, by (namespace, hub name): also those of a hub that is not there (any more).
+    """All objects of one hub, by namespace and name of the hub. The Hub itself may not exist, or not any more.
 
-    ``hub_uid``: of the Hub that there is, or was last; "" until one is seen. ``dirty``: the ids of the children whose
-    Child status is to be looked at.
+    ``hub_uid``: of the present or latest Hub, "" until one is seen. ``dirty``: the ids of the children whose
+    Child.status is to be checked.
     """
 
     def __init__(self, key: HubKey) -> None:
@@ -39,12 +39,12 @@ class HubState:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of this hub is left, nor of one before it."""
+        """Whether nothing is left of this hub, nor of an earlier one of its name."""
         own = self.children or self.sets or self.slices or self.pods or self.child_pods or self.leases
         return not (own or self.slices.older or self.leases.older)
 
     def belongs_to(self, hub_uid: str) -> None:
-        """The Hub of this name has this uid: slices and Leases of another are none of its own, here as for members."""
+        """Take the uid of the Hub, and set the slices and Leases of an earlier one aside."""
         if hub_uid == self.hub_uid:
             return
         self.hub_uid = hub_uid
@@ -52,7 +52,7 @@ class HubState:
         self.leases.belong_to(hub_uid)
 
     def leftovers(self) -> list[str]:
-        """What there is of an earlier Hub of this name, each as "kind name"."""
+        """The objects that are left of an earlier Hub of this name, each as "kind name"."""
         pods = (name for name, pod in self.pods.items() if pod.metadata.labels.get(LABEL_HUB_UID) != self.hub_uid)
         return [
             *(f"registryslice {name}" for name in self.slices.older),
@@ -61,7 +61,7 @@ class HubState:
         ]
 
     def forget_unanswered(self) -> None:
-        """Forget what was not answered or not accounted for of the Hub that was there before."""
+        """Forget what was not answered, or is not accounted for, of an earlier Hub."""
         self.slices.unaccounted.clear()
         self.slices.creating.clear()
         self.child_pods.unconfirmed.clear()
@@ -72,7 +72,7 @@ class HubState:
         self.dirty.add(child.id)
 
     def drop_child(self, child: Child) -> None:
-        """A Child was deleted."""
+        """Forget a deleted Child."""
         if self.children.drop(child):
             self.dirty.add(child.id)
 
@@ -84,7 +84,7 @@ class HubState:
             self.dirty |= self.slices.put(item)
 
     def drop_slice(self, item: RegistrySlice) -> None:
-        """A slice was deleted."""
+        """Forget a deleted slice."""
         self.dirty |= self.slices.drop(item)
 
     def put_lease(self, lease: Lease, now: float) -> None:
@@ -92,13 +92,14 @@ class HubState:
         self.leases.put(lease, now, self.hub_uid)
 
     def unwatch_lease(self, name: str, hub_uid: str) -> None:
-        """A member Lease left the watch; ``hub_uid`` is of the Hub that there is, "" where there is none."""
+        """Note that a member Lease left the watch. ``hub_uid``: of the present Hub, or ""."""
         self.leases.unwatch(name, keep=bool(hub_uid) and hub_uid == self.hub_uid)
 
     def add_missing_leases(self, hub_uid: str, now: float) -> None:
-        """Of a member that has run children there must be a Lease: one that is not was deleted while nobody led.
+        """Add the Leases that were deleted while no operator led: a member that has run children must have one.
 
-        Whoever held it may run on. It counts as one that left the watch ``now``, held by whom the slices name.
+        The former holder may run on. The Lease counts as one that left the watch ``now``, with the holder that the
+        slices name.
         """
         for member, (known, *_) in self.slices.by_member().items():
             slice_ = known.present

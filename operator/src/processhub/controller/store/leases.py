@@ -9,10 +9,10 @@ from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, lease_name
 
 
 class KnownLease(msgspec.Struct, frozen=True):
-    """A member Lease and when (monotonic seconds) its renewal was seen to change.
+    """A member Lease, and when (monotonic seconds) it was last seen to be renewed.
 
-    ``renewing``: that was seen since the clocks were started, and not only a Lease that somebody held before.
-    ``changed_at``: when it was last seen to change, whatever was done with the clocks since.
+    ``renewing``: whether a renewal was seen since the clocks were started, and not only a Lease that was held before.
+    ``changed_at``: when the Lease was last seen to change, even if the clocks were restarted since.
     """
 
     lease: Lease
@@ -24,8 +24,7 @@ class KnownLease(msgspec.Struct, frozen=True):
 class Leases(dict[str, KnownLease]):
     """The member Leases of one hub, by object name.
 
-    ``older``: those of an earlier Hub of its name. ``unwatched``: the names of those that were held when they left the
-    watch.
+    ``older``: those of an earlier Hub of its name. ``unwatched``: the names of those that left the watch with a holder.
     """
 
     def __init__(self, hub: str) -> None:
@@ -35,13 +34,13 @@ class Leases(dict[str, KnownLease]):
         self.unwatched: set[str] = set()
 
     def put(self, lease: Lease, now: float, hub_uid: str) -> None:
-        """Take a member Lease, seen ``now`` (monotonic seconds); one that the operator can't have made is nobody's.
+        """Take a member Lease, seen ``now`` (monotonic seconds). One that the operator did not create is ignored.
 
-        ``hub_uid`` is of the Hub that there is, or was last; "" until one is seen.
+        ``hub_uid``: of the present or latest Hub, "" until one is seen.
         """
         known = self.get(lease.metadata.name)
         if hub_uid and (known is None or known.lease.metadata.uid != lease.metadata.uid):
-            # One that is known is the member's whatever became of its marks: its holder renews it.
+            # A known Lease stays the member's, even without its marks, because its holder renews it.
             made_for = hub_of_lease(lease, self._hub)
             if made_for != hub_uid:
                 if made_for:
@@ -55,10 +54,10 @@ class Leases(dict[str, KnownLease]):
         self.unwatched.discard(lease.metadata.name)
 
     def unwatch(self, name: str, keep: bool) -> None:
-        """A member Lease left the watch: it was deleted, or somebody took its label off.
+        """Note that a member Lease left the watch: it was deleted, or has lost its label.
 
-        That proves nothing of the one who held it (docs/protocol.md, rule 10): of the hub that there is (``keep``) it
-        is kept as it was, until it is there again or has run out.
+        This proves nothing about its holder (docs/protocol.md, rule 10). With ``keep``, which is for Leases of the
+        present Hub, it is kept as it was until it exists again or has expired.
         """
         self.older.pop(name, None)
         known = self.get(name)
@@ -70,12 +69,12 @@ class Leases(dict[str, KnownLease]):
             self.forget(name)
 
     def forget(self, name: str) -> None:
-        """Its member is gone for good, or the hub is."""
+        """Forget the Lease of a member that is gone for good, or of a hub that is."""
         self.pop(name, None)
         self.unwatched.discard(name)
 
     def belong_to(self, hub_uid: str) -> None:
-        """The Hub of this name has this uid: Leases of another are none of its own, here as for members."""
+        """Take the uid of the Hub, and set the Leases of an earlier one aside."""
         for name, held in list(self.items()):
             if (made_for := hub_of_lease(held.lease, self._hub)) != hub_uid:
                 self.forget(name)
@@ -83,7 +82,7 @@ class Leases(dict[str, KnownLease]):
                     self.older[name] = held.lease
 
     def restart_clocks(self, now: float) -> None:
-        """Count afresh: Leases could not be observed until ``now`` (docs/protocol.md, rule 11)."""
+        """Restart the clocks of all Leases, as they could not be observed until ``now`` (docs/protocol.md, rule 11)."""
         for name, known in self.items():
             self[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
 
@@ -93,9 +92,9 @@ class Leases(dict[str, KnownLease]):
 
 
 def hub_of_lease(lease: Lease, hub: str) -> str:
-    """The uid of the Hub for which the operator made this member Lease, "" where it can't have made it.
+    """The uid of the Hub for which the operator created this member Lease, or "" if it did not.
 
-    Its owner says so, whatever became of its labels. Without an owner its labels do, on a Lease of a member's name.
+    The owner reference decides. Without one the labels do, if the Lease has the name of a member's.
     """
     metadata = lease.metadata
     for owner in metadata.owner_references:

@@ -1,4 +1,4 @@
-"""The Pods of one hub: those of its members, and those of its pod children."""
+"""The Pods of one hub: those of members, and those of pod children."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AGENT_CONTAINER = "agent"
 class MemberPods(dict[str, Pod]):
     """The members' pods of one hub, by object name.
 
-    ``ends``: by pod, its agent's ends as reported → when (monotonic seconds) that was seen.
+    ``ends``: pod's name → the reported ends of its agent → when (monotonic seconds) each was seen.
     """
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class MemberPods(dict[str, Pod]):
         self.ends: dict[str, dict[str, float]] = {}
 
     def put(self, pod: Pod, seen: float) -> None:
-        """Take a member's pod. ``seen``: since when (monotonic seconds) what it says that it did not say before."""
+        """Take a member's pod. ``seen``: the time (monotonic seconds) for the ends that it did not have before."""
         name, before = pod.metadata.name, self.get(pod.metadata.name)
         known = self.ends.get(name, {}) if before and before.metadata.uid == pod.metadata.uid else {}
         self.ends[name] = {moment: known.get(moment, seen) for moment in agent_ends(pod)}
         self[name] = pod
 
     def drop(self, name: str) -> None:
-        """A member's pod was deleted, or is of this hub no more."""
+        """Forget a member's pod that was deleted, or is no longer of this hub."""
         self.pop(name, None)
         self.ends.pop(name, None)
 
@@ -34,9 +34,9 @@ class ChildPods(dict[str, Pod]):
     """The Pods of one hub's pod children, by object name, with the marks that they were made with.
 
     - ``changed``: by name, the marks of those that somebody changed.
-    - ``unwatched``: the names of those that left the watch: gone, or without a label.
-    - ``unidentified``: by name, Pods of some child that don't say of which: to be identified.
-    - ``unconfirmed``: name → child's id of Pods that may be there, because their creation was not answered.
+    - ``unwatched``: the names of those that left the watch. They are gone, or have lost a label.
+    - ``unidentified``: by name, Pods of children without the marks that say of which.
+    - ``unconfirmed``: name → child's id of Pods that may exist, because their creation was not answered.
     """
 
     def __init__(self) -> None:
@@ -48,9 +48,9 @@ class ChildPods(dict[str, Pod]):
 
 
 def agent_ends(pod: Pod) -> list[str]:
-    """The times (RFC 3339, of the node's clock) at which an agent of the pod is reported to have ended.
+    """The reported ends of the pod's agent: times (RFC 3339) of the node's clock.
 
-    A container that runs after a restart began when the one before it had ended.
+    A container that was restarted began after the end of the one before it.
     """
     status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
     if status is None:

@@ -1,4 +1,4 @@
-"""The slices of one hub, parsed once when they change, and what is not proven of what they have said."""
+"""The slices of one hub, parsed once when they change, and what is not yet proven of removed entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Creation(msgspec.Struct, frozen=True):
-    """A slice that may be there, because its creation was not answered: whose it is, and the ids of its entries."""
+    """A slice that may exist, because its creation was not answered: its member, number, and the ids of its entries."""
 
     member: str
     index: int
@@ -22,11 +22,15 @@ class Creation(msgspec.Struct, frozen=True):
 
 
 class KnownSlice:
-    """A slice with its entries parsed; only texts that changed are parsed again.
+    """A slice with its entries parsed. Only texts that changed are parsed again.
 
-    ``unproven``: id → the generation that removed it from spec, took the active role from it or has it wait; None while
-    the write's outcome is unknown. ``uncertain``: id → the generation on which a write was made that changed its entry
-    and whose outcome is unknown; forgotten with the next generation, because then that write is in it or can't land.
+    - ``unproven``: id → the generation that removed its entry, took the active role from it, or made it wait. None
+      while the outcome of that write is unknown.
+    - ``uncertain``: id → the generation on which a write changed its entry, while the outcome of the write is unknown.
+      It is dropped with the next generation: the write is in that one, or can no longer be stored.
+    - ``asked``: the ids whose entry a hook changed.
+    - ``leaving``: the ids whose entry orders a handover.
+    - ``claims``: the ids that the member runs although they are on record at another.
     """
 
     def __init__(self) -> None:
@@ -35,23 +39,23 @@ class KnownSlice:
         self.assignments, self.reports = self._view.entries, self._view.reports
         self.unproven: dict[str, int | None] = {}
         self.uncertain: dict[str, int] = {}
-        self.asked: set[str] = set()  # ids whose entry a hook changed
-        self.leaving: set[str] = set()  # ids whose entry orders a handover
-        self.claims: set[str] = set()  # ids that the member runs though another's entry says so
+        self.asked: set[str] = set()
+        self.leaving: set[str] = set()
+        self.claims: set[str] = set()
 
     @property
     def present(self) -> RegistrySlice:
-        """The object; call only where there is one."""
+        """The object. There must be one."""
         assert self.object is not None
         return self.object
 
     @property
     def ending(self) -> set[str]:
-        """Ids that are not on record here any more, and of which it is not proven that nothing runs."""
+        """The ids that are no longer on record here, and may still run."""
         return (self.unproven.keys() | self.present.status.entries.keys()) - self.present.spec.entries.keys()
 
     def acknowledged_by(self, holder: str) -> bool:
-        """Whether this Lease holder has answered the slice as it is now."""
+        """Whether this Lease holder has acknowledged the present generation."""
         status = self.present.status
         return status.holder == holder and status.observed_generation >= self.present.metadata.generation
 
@@ -62,7 +66,7 @@ class KnownSlice:
         return int(tail) if tail.isdigit() else 0
 
     def update(self, new: RegistrySlice) -> set[str]:
-        """Take a newer object; the ids whose entries changed."""
+        """Take a newer object; returns the ids whose entry or report changed."""
         change = self._view.update(new)
         for child_id, error in change.unreadable:
             log.error("slice %s, entry %s: %s", new.metadata.name, child_id, error)
@@ -83,9 +87,9 @@ class KnownSlice:
         return changed | reported
 
     def prove(self, holder: str) -> set[str]:
-        """Forget the removals that the member has proven (docs/protocol.md, rule 7); their ids.
+        """Drop the removals that the member has proven, and return their ids (docs/protocol.md, rule 7).
 
-        ``holder`` is who holds the member's Lease.
+        ``holder``: the holder of the member's Lease.
         """
         status = self.present.status
         if not self.unproven or status.holder != holder:
@@ -100,21 +104,22 @@ class KnownSlice:
         return proven
 
     def _is_quiet(self, child_id: str) -> bool:
-        """Whether what is on record is no order to be active."""
+        """Whether the entry on record is no order to be active."""
         entry = self.assignments.get(child_id)
         return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
     def _ended(self, child_id: str) -> bool:
-        """Whether the status says that what was removed, or was active, runs no more: (uid, epoch) is another."""
+        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone."""
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
             return child_id not in self.present.status.entries
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
 
     def possibly_running(self, holder: str) -> set[str]:
-        """The ids that may still run on the member, or be active there, though no entry of this slice says so.
+        """The ids that may run on the member, or be active there, without an entry of this slice that says so.
 
-        Besides what this leader noted that is what the member reports: all that a leader has who came after the write.
+        These are the ids that this leader noted, and those that the member reports. A leader that came after the write
+        has only the reports.
         """
         ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
@@ -133,8 +138,9 @@ class KnownSlice:
 class Slices(dict[str, KnownSlice]):
     """The slices of one hub, by object name.
 
-    ``older``: those of an earlier Hub of its name. ``unaccounted``: member → ids of slices that somebody deleted, which
-    may run there. ``creating``: name of a slice whose creation was not answered → what is in it.
+    - ``older``: those of an earlier Hub of its name.
+    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
+    - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
     def __init__(self) -> None:
@@ -144,7 +150,7 @@ class Slices(dict[str, KnownSlice]):
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
-        """Take a new or changed slice; the ids whose entries changed."""
+        """Take a new or changed slice; returns the ids whose entry or report changed."""
         self.creating.pop(item.metadata.name, None)
         known = self.setdefault(item.metadata.name, KnownSlice())
         if known.object is not None and known.object.metadata.uid != item.metadata.uid:
@@ -152,7 +158,7 @@ class Slices(dict[str, KnownSlice]):
         return known.update(item)
 
     def drop(self, item: RegistrySlice) -> set[str]:
-        """A slice was deleted; the ids that it had."""
+        """Forget a deleted slice; returns the ids that it had."""
         self.older.pop(item.metadata.name, None)
         known = self.get(item.metadata.name)
         if known is None or known.object is None or known.object.metadata.uid != item.metadata.uid:
@@ -164,7 +170,7 @@ class Slices(dict[str, KnownSlice]):
         return ids
 
     def belong_to(self, hub_uid: str) -> None:
-        """The Hub of this name has this uid: slices of another are none of its own, here as for members."""
+        """Take the uid of the Hub, and set the slices of an earlier one aside."""
         for name, known in list(self.items()):
             if known.present.spec.hub_uid != hub_uid:
                 self.older[name] = self.pop(name).present
@@ -179,6 +185,6 @@ class Slices(dict[str, KnownSlice]):
         return members
 
     def uncertain(self) -> frozenset[str]:
-        """The ids whose entries may be other than the slices say: a write of ours may have changed them, or may yet."""
+        """The ids whose entries may differ from the slices, because a write without an answer may change them."""
         ids = {child_id for known in self.values() for child_id in known.uncertain}
         return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
