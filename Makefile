@@ -89,9 +89,10 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 .PHONY: test lint unit integration
 test: setup ## Run lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@# No test has a group: with loadgroup each goes to whoever is free, so that both are done at about the same time.
+	@# Each test, or group of tests with a fixture to share, goes to whoever is free; the short tests come last, so that
+	@# all are done at about the same time.
 	@# A test process that ends by itself ends the run: with another in its place it may wait for ever.
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/parity tests/integration tests/unit
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples

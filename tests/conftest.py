@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ("controlplane",)
@@ -11,3 +12,14 @@ pytest_plugins = ("controlplane",)
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+# Fixtures of a module or a folder that take long to make: an operator and its hubs, a cluster.
+_MADE_ONCE = {"answered", "empty", "own", "owning", "product"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share such a fixture are one process's, so that it is not made in each."""
+    for item in items:
+        if _MADE_ONCE & set(getattr(item, "fixturenames", ())):
+            folder = item.path.parent
+            item.add_marker(pytest.mark.xdist_group(folder.name if folder.name == "parity" else item.path.stem))
