@@ -90,7 +90,7 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # Each test, or group of tests with a fixture to share, goes to whoever is free. The short tests come last, so that all
 # are done at about the same time. A test process that ends by itself ends the run: with another in its place it may
 # wait for ever.
-TOGETHER := --dist loadgroup --max-worker-restart 0
+TOGETHER := --max-worker-restart 0
 ALL_TESTS := tests/parity tests/integration tests/unit
 test: setup ## Run lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
