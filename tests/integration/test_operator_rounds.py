@@ -18,6 +18,7 @@ from processhub.cluster.config import Config
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import CHILDREN, HUBS, SLICES, Kind, untyped
 from processhub.controller.engine import Engine
+from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.report import childqueue
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
 from processhub.controller.settings import OperatorSettings
@@ -60,7 +61,7 @@ class GatedClient(Client):
 async def engine_with(client: GatedClient, namespace: str) -> AsyncIterator[Engine]:
     """An engine at work in the namespace; the gates are open at its end."""
     settings = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,))
-    engine = Engine(client, settings, 1)
+    engine = Engine(client, settings, 1, HookReceivers())
     await engine.start()
     try:
         yield engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
+from processhub.api.requests import ANSWER_HEADER
 
 ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next
 OWNER = RoutedCopy("hub-2", ADDRESS, "Active", 3, wait=False, running=True)
@@ -49,3 +51,41 @@ async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_o
 
     assert answer is None
     assert not request.begun, "the next owner would count its time from here, and not look whether it is still one"
+
+
+async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
+    """What a request comes to that is withdrawn so many turns of the loop after the owner has asked for its body.
+
+    Returns the answer, and whether the owner has got the body.
+    """
+    changed, got, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def lose(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(lose, turns - 1)
+        else:
+            lost.set()
+            changed.set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            lose(turns)
+            if await reader.read(1):
+                got.set()
+                writer.write(f"HTTP/1.1 200 OK\r\n{ANSWER_HEADER}: child\r\nContent-Length: 1\r\n\r\n7".encode())
+        writer.close()
+
+    async with await asyncio.start_server(serve, ADDRESS, PORT, reuse_address=True):
+        answer = await peers.forward(OWNER, "a", Request("call", b"1"), 40, changed, lambda: not lost.is_set())
+    return answer and answer.body, got.is_set()
+
+
+async def test_a_request_that_is_withdrawn_when_its_turn_comes_is_either_not_sent_or_answered(tmp_path: Path) -> None:
+    """Whatever the moment at which its owner turns out to be one no more, no outcome is left unknown."""
+    peers = Peers(environment(tmp_path))
+    results = {await withdrawn(peers, turns) for turns in range(20)}
+    await peers.close()
+
+    assert results == {(None, False), (b"7", True)}

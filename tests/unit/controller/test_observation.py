@@ -41,7 +41,8 @@ HUB_SPECS = st.fixed_dictionaries(
         "onDemand": st.just({"python": {"target": "m:Cache"}, "max": 1}),
     },
 )
-MOVES = st.sampled_from([{}, {ANNOTATION_MOVE_TO: "hub-1"}, {ANNOTATION_MOVE_TO: '{"web-0": "hub-1"}'}])
+NO_MOVES: dict[str, str] = {}
+MOVES = st.sampled_from([NO_MOVES, {ANNOTATION_MOVE_TO: "hub-1"}, {ANNOTATION_MOVE_TO: '{"web-0": "hub-1"}'}])
 ENTRIES = st.builds(
     Assignment,
     uid=st.sampled_from(["u0", "u1", "set"]),

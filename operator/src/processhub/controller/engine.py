@@ -9,6 +9,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.concurrency import cancel_all
+from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 class Engine:
     """The tasks of the leader. ``start`` returns when the first rounds may run."""
 
-    def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
-        self._client, self._settings, self._term = client, settings, term
+    def __init__(self, client: Client, settings: OperatorSettings, term: int, receivers: Receivers) -> None:
+        self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.store = Store(client, settings.namespaces, self.wake)
@@ -47,7 +48,7 @@ class Engine:
         """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
         await self.store.synced()
-        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
+        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake, self._receivers)
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
         reconciler.takeover.begin(raised)
         # A restarted member may have read entries before the former leader removed them. Its Lease shows that.

@@ -25,7 +25,7 @@ from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
-from processhub.controller.hooks.hubhooks import Hooks
+from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, Memories
@@ -60,7 +60,13 @@ class Reconciler:
     """The leader's rounds. ``reconcile`` is the work of a queue keyed by hub."""
 
     def __init__(
-        self, client: Client, store: Store, settings: OperatorSettings, term: int, wake: Callable[[HubKey], None]
+        self,
+        client: Client,
+        store: Store,
+        settings: OperatorSettings,
+        term: int,
+        wake: Callable[[HubKey], None],
+        receivers: Receivers,
     ) -> None:
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._custom = own_strategies()
@@ -69,7 +75,7 @@ class Reconciler:
         self.events = EventRecorder(client, settings.pod_name)
         self._pauses = Pauses(self.events)
         self.rights = CallRights(client, settings.namespaces, store.hub_keys())
-        self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)
+        self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
         self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec)
 

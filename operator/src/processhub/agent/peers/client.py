@@ -32,6 +32,15 @@ _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
 _ELSEWHERE = ("stale_epoch", "not_ready")
 
 
+class _Attempt:
+    """A request on its way to one member; once it is ``withdrawn``, its body is not sent any more."""
+
+    __slots__ = ("request", "withdrawn")
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.withdrawn = request, False
+
+
 class Peers:
     """The other members."""
 
@@ -66,31 +75,36 @@ class Peers:
         ``stands()`` whether the owner still is one. Raises Problem.
         """
         loop = asyncio.get_running_loop()
-        attempt = loop.create_task(self._post(owner, child_id, request))
+        attempt = _Attempt(request)
+        post = loop.create_task(self._post(owner, child_id, attempt))
         sent = loop.create_task(request.handed_over.wait())
         news = loop.create_task(changed.wait())
         try:
-            while not attempt.done() and not request.begun:
-                await asyncio.wait((attempt, sent, news), return_when=asyncio.FIRST_COMPLETED)
+            while not post.done() and not request.begun:
+                await asyncio.wait((post, sent, news), return_when=asyncio.FIRST_COMPLETED)
                 if news.done():
                     changed.clear()
                     news = loop.create_task(changed.wait())
                     if not stands() and not request.begun:
-                        attempt.cancel()
+                        # aiohttp sends the body in a task of its own, which a cancellation reaches only later.
+                        attempt.withdrawn = True
+                        post.cancel()
                         break
-            await asyncio.wait((attempt,), timeout=seconds + _ANSWER_MARGIN if request.begun else None)
-            if attempt.done() and not attempt.cancelled():
-                return attempt.result()
+            await asyncio.wait((post,), timeout=seconds + _ANSWER_MARGIN if request.begun else None)
+            if post.done() and not post.cancelled():
+                return post.result()
         finally:
-            for task in (attempt, sent, news):
+            attempt.withdrawn = True
+            for task in (post, sent, news):
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Problem):
-                await attempt
+                await post
         if request.begun:
             raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
         return None
 
-    async def _post(self, owner: RoutedCopy, child_id: str, request: Request) -> Response | None:
+    async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
+        request = attempt.request
         url = URL(
             f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
         )
@@ -108,7 +122,7 @@ class Peers:
                 headers=headers,
                 expect100=True,
                 allow_redirects=False,
-                trace_request_ctx=request,
+                trace_request_ctx=attempt,
             ) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -199,6 +213,9 @@ def _why(status: int, body: bytes) -> str:
 
 
 async def _body_goes_out(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-    request = context.trace_request_ctx
-    if isinstance(request, Request):  # a state that is handed over has none
-        request.handed_over.set()
+    attempt = context.trace_request_ctx
+    if not isinstance(attempt, _Attempt):
+        return  # a state that is handed over has none
+    if attempt.withdrawn:
+        raise ConnectionAbortedError("the request was withdrawn")
+    attempt.request.handed_over.set()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 
 from processhub.api.child import Child
 from processhub.api.reasons import Reason
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.timestamps import utc_now
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.observation import Observation
@@ -56,7 +57,7 @@ class Lifetimes:
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
         """Why the Child is to be deleted, or ""."""
         if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._reported)):
-            left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
+            left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - utc_now().timestamp()
             if left <= 0:
                 return f"its ttlSeconds ({known.spec.ttl_seconds}) are over"
             self._round.again_in(left)
