@@ -20,12 +20,12 @@ _MOST_LINKS = 40  # as many as the kernel follows
 
 
 def compile_programs() -> None:
-    """Write the byte code of what pods import from, where it is missing or older than its source.
+    """Write the byte code of the folders that pods import from, if it is missing or older than its source.
 
     As in an image: most pods can't write it, and each would compile the same hundreds of modules at its start.
     """
     for folder in (sysconfig.get_path("purelib"), CHECKOUT / "operator" / "src", CHECKOUT / "testbed"):
-        # What can't be written, or does not compile, is left to whoever imports it.
+        # A file that can't be written, or does not compile, is left to its importers.
         compileall.compile_dir(folder, quiet=2)
 
 

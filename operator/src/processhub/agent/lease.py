@@ -42,26 +42,26 @@ _STUCK_SECONDS = 45.0  # longer than any one request may take
 
 
 class Deadlines(Protocol):
-    """Takes the times until which the Lease lets children run."""
+    """Receives the deadlines until which children may run under the Lease."""
 
     def set(self, stop_at: float, kill_at: float) -> None:
         """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of the Lease's clock); 0 0: never."""
 
 
 class LeaseLoop(Protocol):
-    """The event loop on which the Lease is kept: in an agent that of a thread."""
+    """The event loop on which the Lease is kept; in an agent, the loop of a separate thread."""
 
     loop: asyncio.AbstractEventLoop
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the loop was started and has not ended."""
 
     def start(self, begin: Callable[[], None]) -> None:
-        """Start it, and call ``begin`` on it."""
+        """Start the loop, and call ``begin`` on it."""
 
     def stop(self) -> None:
-        """End it; called on the loop."""
+        """End the loop. Call this on the loop."""
 
 
 class LeaseKeeper:
@@ -72,8 +72,8 @@ class LeaseKeeper:
     notifies of another holder. Both notify on the thread that made the keeper. The latest usage is sent with each
     renewal, so it needs no write of its own.
 
-    ``connect`` makes the client that is used only for the Lease. ``place`` is the loop on which the Lease is kept (None: one
-    on a separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
+    ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
+    separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LeaseKeeper:
         self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self.session = 0
         self.renewals = self.failures = 0
-        self.beat = clock()  # when the Lease's loop last came round, for /healthz
+        self.beat = clock()  # time of the last progress of the Lease's loop, for /healthz
         self._env, self._settings, self._feed, self._connect, self._clock = env, settings, feed, connect, clock
         self._name = lease_name(env.hub, env.member)
         self._usage: Usage | None = None

@@ -98,7 +98,7 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
 def _surroundings(
     env: Environment, client: Client, watchdog: WatchdogProcess, nofile: tuple[int, int] | None, sink: LogSink
 ) -> Surroundings:
-    """What an agent is built upon in a pod: threads, processes and connections."""
+    """The surroundings of an agent in a pod: threads, processes and connections."""
     from functools import partial
 
     from processhub.agent.children.launchers import launch_in_pod

@@ -52,29 +52,30 @@ class UsageMeter(Protocol):
     measured: Listeners[Usage]
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the readings."""
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop the readings."""
 
 
 class MemberServer(Protocol):
-    """Has the member answer probes, look-ups and requests."""
+    """Answers probes, look-ups and requests to the member."""
 
     async def start(self) -> None:
-        """Listen. Raises OSError where the pod's address is taken."""
+        """Start to listen. Raises OSError if the pod's address is in use."""
 
     def leave(self) -> None:
-        """The member ends: callers are to go to another one."""
+        """Note that the member is shutting down: callers are sent to another one."""
 
     async def finish(self, seconds: float) -> None:
-        """Take no request any more and wait until those that came are dealt with, for so long at most."""
+        """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
 
     async def stop(self) -> None:
         """Close all connections."""
 
 
-# By seconds between two readings, how many children run, and the pid of a process that runs none yet (0: none).
+# Arguments: the seconds between two readings, the number of running children, and the pid of a process without children
+# yet (0: none).
 MeterFactory = Callable[[Callable[[], float], Callable[[], int], Callable[[], int]], UsageMeter]
 
 

@@ -77,11 +77,11 @@ class WatchEvent(msgspec.Struct, frozen=True):
 
 class _Content(Protocol):
     def iter_any(self) -> AsyncIterator[bytes]:
-        """The body, as it arrives."""
+        """The body, in pieces as it arrives."""
 
 
 class Answer(Protocol):
-    """What the client needs of the answer to a request."""
+    """The parts of an HTTP answer that the client uses."""
 
     @property
     def status(self) -> int:
@@ -93,7 +93,7 @@ class Answer(Protocol):
 
     @property
     def content(self) -> _Content:
-        """The body of a watch."""
+        """The body of a watch, as a stream."""
 
     async def read(self) -> bytes:
         """The whole body."""
@@ -368,7 +368,7 @@ class Client:
         timeout: aiohttp.ClientTimeout,
         accept: str = _JSON,
     ) -> AbstractAsyncContextManager[Answer]:
-        """The answer to one request. All methods but ``websocket`` send by it: a simulation overrides it alone."""
+        """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
@@ -464,7 +464,7 @@ def _accept(kind: Kind[Any], shape: str) -> str:
 
 @contextmanager
 def _readable(plural: str) -> Iterator[None]:
-    """Raise ConnectionFailedError for an answer that can't be read (a proxy's page, half an answer): unknown outcome."""
+    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
     try:
         yield
     except msgspec.MsgspecError as error:

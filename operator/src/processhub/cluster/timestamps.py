@@ -19,12 +19,12 @@ _clock: ContextVar[Callable[[], datetime]] = ContextVar("clock", default=_system
 
 
 def use_clock(clock: Callable[[], datetime]) -> None:
-    """Read the present by ``clock`` (UTC) from now on, in this context."""
+    """Read the present time from ``clock`` (UTC) from now on, in this context."""
     _clock.set(clock)
 
 
 def utc_now() -> datetime:
-    """The present, in UTC."""
+    """The present time in UTC."""
     return _clock.get()()
 
 

@@ -35,7 +35,7 @@ _CHUNK = 256 * 1024
 
 @dataclass(frozen=True)
 class Served:
-    """What a member's server hands requests to: ``handovers`` and ``states`` take the states of children."""
+    """The parts that a member's server passes requests to: ``handovers`` and ``states`` receive children's states."""
 
     env: Environment
     slices: SliceWatcher

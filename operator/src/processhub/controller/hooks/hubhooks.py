@@ -28,13 +28,13 @@ _GRACE_SECONDS = 2.0  # time for queued events when the operator ends
 
 
 class Receivers(Protocol):
-    """What hooks are delivered to."""
+    """The receivers of hooks."""
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted, None where it is."""
+        """Why a hub with these hooks is not accepted; None if it is."""
 
     async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
-        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
+        """Make one attempt; returns the webhook's body, or the handler's result. Raises HookError."""
 
     async def close(self) -> None:
         """Close all connections."""
