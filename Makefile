@@ -86,12 +86,18 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 	@$(PY) -m kind.cluster down
 
 ##@ Checks
-.PHONY: test lint unit integration
+.PHONY: test nightly lint unit integration
+# Each test, or group of tests with a fixture to share, goes to the next free worker. The short tests come last, so that all
+# are done at about the same time. A test process that ends by itself ends the run: with a replacement the run may
+# wait forever.
+TOGETHER := --max-worker-restart 0
+ALL_TESTS := tests/parity tests/integration tests/unit
 test: setup ## Run lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@# No test has a group: with loadgroup each goes to the next free worker, so both end at about the same time.
-	@# A test process that ends by itself ends the run: with a replacement the run may wait forever.
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit tests/parity tests/integration
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) $(ALL_TESTS)
+
+nightly: setup ## Run the tests of make test, and those that it leaves out because they are slow and rare
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) -m '' $(ALL_TESTS)
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
@@ -107,7 +113,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --dist loadgroup --max-worker-restart 0 tests/unit
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) tests/unit
 
 integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster import controlplane, tools
+from localcluster.kubelet import image
 from localcluster.layout import CHECKOUT, ClusterError, Layout, Record, default_layout
 from localcluster.processes import MARKER, end_all, end_kubelet, marked, runs_kubelet
 
@@ -132,6 +133,7 @@ def _kubelet_runs(record: Record) -> bool:
 
 
 def _start_kubelet(layout: Layout, record: Record, nodes: int) -> None:
+    image.compile_programs()
     testbed = CHECKOUT / "testbed"
     path = os.environ.get("PYTHONPATH")
     environment = {**os.environ, MARKER: record.id, "PYTHONPATH": f"{testbed}:{path}" if path else str(testbed)}

@@ -1,7 +1,8 @@
 """Hubs of different settings that all parity tests share, each test with child ids of its own.
 
 ``plain`` has the defaults; the other fixtures are named after what is set: the client of each. ``ears`` is the webhook
-receiver that hub ``hot`` tells all of its events, at the path ``hot``.
+receiver that hub ``hot`` tells all of its events, at the path ``hot``. All end with the last parity test: their agents
+would renew their Leases for as long as the other tests take.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ HUBS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def ears() -> AsyncIterator[Receiver]:
     async with receiver() as made:
         yield made
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def product(
     cluster: Cluster, api: Client, ears: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Live]:
@@ -83,7 +84,7 @@ async def product(
 
 
 def _connected(name: str) -> Any:
-    @pytest_asyncio.fixture(scope="session", name=name)
+    @pytest_asyncio.fixture(scope="package", name=name)
     async def client(product: Live) -> AsyncIterator[Hub]:
         await product.ready(name, HUBS[name].get("replicas", 2))
         async with product.connect(name) as hub:

@@ -81,6 +81,7 @@ async def test_a_look_up_gives_spec_and_processes(plain: Hub, cli: Cli) -> None:
 @pytest.mark.row("Calls: get_pid, get_pids")
 async def test_pids_are_those_of_the_machine(copies: Hub, cli: Cli) -> None:
     await started(copies, sleepers("pids"))
+    await until(lambda: len(copies.get_pids("pids")) == 2, "the passive copy, which is not waited for, runs too")
 
     pids = copies.get_pids("pids")
     by_command = (await cli("where pids --hub copies -o json")).json

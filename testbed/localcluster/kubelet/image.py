@@ -6,8 +6,10 @@ hide a checkout below /tmp from its own pods.
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +17,16 @@ from localcluster.kubelet.rootfs import Mount
 from localcluster.layout import CHECKOUT
 
 _MOST_LINKS = 40  # as many as the kernel follows
+
+
+def compile_programs() -> None:
+    """Write the byte code of the folders that pods import from, if it is missing or older than its source.
+
+    As in an image: most pods can't write it, and each would compile the same hundreds of modules at its start.
+    """
+    for folder in (sysconfig.get_path("purelib"), CHECKOUT / "operator" / "src", CHECKOUT / "testbed"):
+        # A file that can't be written, or does not compile, is left to its importers.
+        compileall.compile_dir(folder, quiet=2)
 
 
 def search_path(tools: Path | None) -> str:

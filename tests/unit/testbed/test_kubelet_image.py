@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+import kopf
+
 from localcluster.kubelet import image
+from processhub.agent import app
 
 
 def folder(path: Path) -> str:
     path.mkdir(parents=True, exist_ok=True)
     return str(path)
+
+
+def test_what_pods_import_has_its_byte_code() -> None:
+    image.compile_programs()
+
+    for module in (app, kopf):
+        source = Path(str(module.__file__))
+        compiled = Path(importlib.util.cache_from_source(str(source)))
+        assert compiled.stat().st_mtime >= source.stat().st_mtime
 
 
 def test_a_folder_inside_another_needs_no_mount_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Protocol
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
-from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
 from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
@@ -21,7 +20,7 @@ from processhub.agent.health import Health
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import PeerLink
 from processhub.agent.permit import Permit
 from processhub.agent.registry.earlier import EarlierReports
 from processhub.agent.registry.slicewatcher import SliceWatcher
@@ -31,32 +30,70 @@ from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
-from processhub.agent.requests.server import Server
+from processhub.agent.requests.server import Served
 from processhub.agent.supervisor import Supervisor
 from processhub.api.slice import RegistrySlice
+from processhub.api.usage import Usage
 from processhub.cluster.client import Client
 
 
 class WatchdogLink(Protocol):
     """The process that ends all other processes of the member when the agent can't."""
 
-    pid: int
     lost: Listeners[()]
 
     def close(self) -> None:
         """Close the connection; the watchdog then kills all that still runs, and ends."""
 
 
+class UsageMeter(Protocol):
+    """Measures what the children's processes use; ``measured`` notifies of each reading."""
+
+    measured: Listeners[Usage]
+
+    def start(self) -> None:
+        """Start the readings."""
+
+    def stop(self) -> None:
+        """Stop the readings."""
+
+
+class MemberServer(Protocol):
+    """Answers probes, look-ups and requests to the member."""
+
+    async def start(self) -> None:
+        """Start to listen. Raises OSError if the pod's address is in use."""
+
+    def leave(self) -> None:
+        """Note that the member is shutting down: callers are sent to another one."""
+
+    async def finish(self, seconds: float) -> None:
+        """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
+
+    async def stop(self) -> None:
+        """Close all connections."""
+
+
+# Arguments: the seconds between two readings, the number of running children, and the pid of a process without children
+# yet (0: none).
+MeterFactory = Callable[[Callable[[], float], Callable[[], int], Callable[[], int]], UsageMeter]
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """The environment of an agent: the API server, the Lease, other members, the watchdog and the launchers."""
+    """The surroundings of an agent: all parts that open connections, start processes or threads, or have a clock.
+
+    So an agent can also run in one thread, with a simulated API server and a simulated clock.
+    """
 
     env: Environment
     client: Client
     lease: LeaseKeeper
-    peers: Peers
+    peers: PeerLink
     watchdog: WatchdogLink
     launchers: LauncherFactory
+    meter: MeterFactory
+    server: Callable[[Served], MemberServer]
     lines_dropped: Callable[[], int]  # lines of output that were dropped because the log is read too slowly
 
 
@@ -80,9 +117,9 @@ class Parts:
     launchers: Launchers
     supervisor: Supervisor
     reporter: StatusReporter
-    meter: Meter
+    meter: UsageMeter
     metrics: Metrics
-    server: Server
+    server: MemberServer
 
 
 def build_parts(around: Surroundings, begin: Begin) -> Parts:
@@ -105,11 +142,21 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
         launchers=launchers,
         supervisor=supervisor,
         reporter=_build_reporter(around, slices, handovers, metrics),
-        meter=Meter(
-            around.watchdog.pid, lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid
-        ),
+        meter=around.meter(lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid),
         metrics=metrics,
-        server=_build_server(around, slices, requests.router, inbox, metrics, health),
+        server=around.server(
+            Served(
+                around.env,
+                slices,
+                requests.router,
+                Access(around.env, around.client),
+                inbox.receive,
+                inbox.take,
+                metrics,
+                health.healthy,
+                health.ready,
+            )
+        ),
     )
     _connect(parts, around.lease)
     _observe(parts, around)
@@ -141,13 +188,6 @@ def _build_reporter(
             slices.member_count,
         )
     )
-
-
-def _build_server(
-    around: Surroundings, slices: SliceWatcher, router: Router, inbox: HandoverInbox, metrics: Metrics, health: Health
-) -> Server:
-    access = Access(around.env, around.client)
-    return Server(around.env, slices, router, access, inbox.receive, inbox.take, metrics, health.healthy, health.ready)
 
 
 def _connect(parts: Parts, lease: LeaseKeeper) -> None:

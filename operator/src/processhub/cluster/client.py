@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -73,6 +73,30 @@ class WatchEvent(msgspec.Struct, frozen=True):
 
     type: str
     object: Any
+
+
+class _Content(Protocol):
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """The body, in pieces as it arrives."""
+
+
+class Answer(Protocol):
+    """The parts of an HTTP answer that the client uses."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The HTTP headers."""
+
+    @property
+    def content(self) -> _Content:
+        """The body of a watch, as a stream."""
+
+    async def read(self) -> bytes:
+        """The whole body."""
 
 
 class Client:
@@ -165,7 +189,7 @@ class Client:
     ) -> AsyncIterator[Sequence[WatchEvent]]:
         """Yield events after ``resource_version``, in batches that arrived together, until the server ends the watch.
 
-        Raises GoneError where the version is too old.
+        Raises GoneError if the version is too old.
         """
         query = {
             "watch": "1",
@@ -180,7 +204,7 @@ class Client:
             # opened again at its last version: if the connection is dead, this fails; otherwise the watch goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
-            async with self._send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
+            async with self.send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
                 await _raise_for_status(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
@@ -202,10 +226,7 @@ class Client:
     async def replace(
         self, kind: Kind[T], namespace: str | None, name: str, body: object, *, subresource: str | None = None
     ) -> T:
-        """Replace an object (PUT); returns it as stored.
-
-        Raises ConflictError if the body's resourceVersion or uid is not current.
-        """
+        """Replace an object (PUT); returns it as stored. Raises ConflictError for an old resourceVersion or uid."""
         return self._decode(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
 
     async def patch(
@@ -233,10 +254,7 @@ class Client:
         subresource: str | None = None,
         dry_run: bool = False,
     ) -> T:
-        """Apply an object on the server with force, so that this manager owns the fields in it.
-
-        Returns the object as it is, or with ``dry_run`` as it would be.
-        """
+        """Apply an object by force: this manager then owns its fields. Returns the object as it is, or would be."""
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
             "PATCH",
@@ -311,8 +329,7 @@ class Client:
         try:
             payload = None if body is None else msgspec.json.encode(body)
         except UnicodeEncodeError as error:
-            # Rejected here, so that the caller can report it and go on. Otherwise it ended the task that writes for all
-            # objects.
+            # Rejected here, so that the caller can report it and go on. Otherwise the task for all objects would end.
             raise InvalidError(
                 400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}"
             ) from error
@@ -321,7 +338,7 @@ class Client:
         limits = aiohttp.ClientTimeout(total=timeout)
         for attempt in (1, 2):
             try:
-                async with self._send(method, path, query, payload, content_type, limits, accept) as answer:
+                async with self.send(method, path, query, payload, content_type, limits, accept) as answer:
                     await _raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
@@ -344,7 +361,7 @@ class Client:
             return False
         return True
 
-    def _send(
+    def send(
         self,
         method: str,
         path: str,
@@ -353,7 +370,8 @@ class Client:
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
         accept: str = _JSON,
-    ) -> _Sending:
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
@@ -447,16 +465,13 @@ def _accept(kind: Kind[Any], shape: str) -> str:
 
 @contextmanager
 def _readable(plural: str) -> Iterator[None]:
-    """Raise ConnectionFailedError for an answer that can't be read, because the API server did not send it.
-
-    It is a proxy's page, or a part of an answer, so the outcome of a write is unknown.
-    """
+    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
     try:
         yield
     except msgspec.MsgspecError as error:
         raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
 
 
-async def _raise_for_status(answer: aiohttp.ClientResponse) -> None:
+async def _raise_for_status(answer: Answer) -> None:
     if answer.status >= 400:
         raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

@@ -17,7 +17,7 @@ from processhub.controller import metrics
 from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
 from processhub.controller.hooks.verdicts import HookVerdict, parse_answer
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 AT_ONCE = 32  # questions of one hub that are under way at once
 # Seconds between the attempts of one question; they are short, because something waits for the answer.

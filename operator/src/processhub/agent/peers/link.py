@@ -1,0 +1,41 @@
+"""The requests of an agent to other members, as a protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
+from processhub.agent.registry.lookup import RoutedCopy
+from processhub.agent.request import Request, Response
+
+
+class PeerLink(Protocol):
+    """The other members of the hub."""
+
+    async def forward(
+        self,
+        owner: RoutedCopy,
+        child_id: str,
+        request: Request,
+        seconds: float,
+        changed: asyncio.Event,
+        stands: Callable[[], bool],
+    ) -> Response | None:
+        """Send a request to the owner; returns its answer, or None if it was not sent and must be routed again.
+
+        Raises Problem.
+        """
+
+    async def send_state(self, address: str, state: Outgoing) -> Receipt:
+        """Send a child's state for its entry that waits at the address, in a stream."""
+
+    async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
+        """Send small states for entries that wait at the address; returns the result for each, in order."""
+
+    async def answers(self, address: str) -> bool:
+        """Whether the member at the address answers at all."""
+
+    async def close(self) -> None:
+        """Close all connections."""

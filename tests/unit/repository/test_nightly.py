@@ -1,0 +1,50 @@
+"""The tests that run each night alone, and the list of them in CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+_ROW = re.compile(r"^\| `(?P<test>tests/[^`]+::[^`]+)` \| (?P<reason>\S.*) \|$", re.M)
+
+
+def marked() -> Iterator[str]:
+    """The path and name of each test with the marker; the id too where only some of its parameters have it."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                name = f"{path.relative_to(ROOT)}::{node.name}"
+                for decorator in node.decorator_list:
+                    if ast.unparse(decorator) == "pytest.mark.nightly":
+                        yield name
+                    yield from (f"{name}[{given}]" for given in _parameters(decorator))
+
+
+def _parameters(decorator: ast.expr) -> Iterator[str]:
+    """The ids of a decorator's parameters that have the marker."""
+    for node in ast.walk(decorator):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.param":
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            if "marks" in keywords and ast.unparse(keywords["marks"]) == "pytest.mark.nightly":
+                yield str(ast.literal_eval(keywords["id"]))
+
+
+def test_contributing_lists_each_nightly_test_with_its_reason() -> None:
+    rows = {match["test"]: match["reason"] for match in _ROW.finditer((ROOT / "CONTRIBUTING.md").read_text())}
+
+    assert set(rows) == set(marked())
+    assert all(reason[0].isupper() and reason.endswith(".") for reason in rows.values())
+
+
+def test_the_marker_stands_in_no_other_form() -> None:
+    """A form that ``marked`` does not read would leave a test out of the list."""
+    found = sum(
+        path.read_text().count("mark.nightly")
+        for path in (ROOT / "tests").rglob("*.py")
+        if path != Path(__file__).resolve()
+    )
+
+    assert found == len(list(marked()))
