@@ -48,7 +48,7 @@ class LogSink:
         self._shares -= 1
 
     def admit(self, share: LogShare, size: int = 0) -> bool:
-        """Whether lines of an output are accepted now; its share, or the spare budget, is charged with ``size`` bytes."""
+        """Whether lines of an output are accepted now; ``size`` bytes are charged to its share or the spare budget."""
         now, count = time.monotonic(), max(1, self._shares)
         share.budget.limit(BYTES_PER_SECOND / count, BUFFER_BYTES / count)
         if share.queued < BUFFER_BYTES / count and share.budget.wait(now) == 0:
