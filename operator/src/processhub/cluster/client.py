@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -25,6 +25,7 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
+from processhub.cluster.sending import Answer, Sending, raise_for_status
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -73,30 +74,6 @@ class WatchEvent(msgspec.Struct, frozen=True):
 
     type: str
     object: Any
-
-
-class _Content(Protocol):
-    def iter_any(self) -> AsyncIterator[bytes]:
-        """The body, in pieces as it arrives."""
-
-
-class Answer(Protocol):
-    """The parts of an HTTP answer that the client uses."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The HTTP headers."""
-
-    @property
-    def content(self) -> _Content:
-        """The body of a watch, as a stream."""
-
-    async def read(self) -> bytes:
-        """The whole body."""
 
 
 class Client:
@@ -205,7 +182,7 @@ class Client:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
             async with self.send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
-                await _raise_for_status(answer)
+                await raise_for_status(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
@@ -339,7 +316,7 @@ class Client:
         for attempt in (1, 2):
             try:
                 async with self.send(method, path, query, payload, content_type, limits, accept) as answer:
-                    await _raise_for_status(answer)
+                    await raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
                 if error.status != 401 or attempt == 2 or not await self._reloaded():
@@ -376,7 +353,7 @@ class Client:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return _Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
+        return Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)
@@ -412,52 +389,6 @@ class Client:
         return WatchEvent(event.type, self._decode_leniently(kind, event.object))
 
 
-class _Sending:
-    """One request as an async context manager: it authenticates, sends, and yields the answer."""
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        config: Config,
-        method: str,
-        url: str,
-        payload: bytes | None,
-        content_type: str | None,
-        timeout: aiohttp.ClientTimeout,
-        accept: str,
-    ) -> None:
-        self._session, self._config = session, config
-        self._method, self._url, self._payload = method, url, payload
-        self._content_type, self._timeout, self._accept = content_type, timeout, accept
-        self._answer: aiohttp.ClientResponse | None = None
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = await self._config.headers()
-        headers["Accept"] = self._accept
-        if self._method != "GET":
-            # The answer to a write repeats what was written. To compress it costs more than to send it.
-            headers["Accept-Encoding"] = "identity"
-        if self._content_type and self._payload is not None:
-            headers["Content-Type"] = self._content_type
-        self._answer = await self._session.request(
-            self._method,
-            self._url,
-            data=self._payload,
-            headers=headers,
-            **self._config.connection,
-            timeout=self._timeout,
-        )
-        return self._answer
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._answer is not None:
-            if error is not None:
-                self._answer.close()
-            self._answer.release()
-
-
 def _accept(kind: Kind[Any], shape: str) -> str:
     """The Accept header of a list or watch; ``shape`` is the kind that has only metadata."""
     return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
@@ -470,8 +401,3 @@ def _readable(plural: str) -> Iterator[None]:
         yield
     except msgspec.MsgspecError as error:
         raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
-
-
-async def _raise_for_status(answer: Answer) -> None:
-    if answer.status >= 400:
-        raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))
