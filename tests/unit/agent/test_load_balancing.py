@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from itertools import pairwise
 
@@ -92,21 +93,30 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
 
 
 def test_the_meter_sees_what_its_processes_use() -> None:
-    meter = Meter(os.getpid(), lambda: 1.0, lambda: 1)
-    process = subprocess.Popen(["sh", "-c", "sleep 100 & wait"])
+    # Below a shell of its own: other tests of this process may have left a cluster below it.
+    shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    meter = Meter(shell.pid, lambda: 1.0, lambda: 1)
+
+    def begin(command: str) -> int:
+        """The pid of a command that the shell runs beside others."""
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write(f"{command} & echo $!\n")
+        shell.stdin.flush()
+        return int(shell.stdout.readline())
+
     try:
+        begin("sleep 100")
         idle = meter.read(processes(), meter._at + 1)
-        busy = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 100"])
-        try:
-            while not _ticks(busy.pid) > 10:
-                pass
-            loaded = meter.read(processes(), meter._at + 1)
-        finally:
-            busy.kill()
-            busy.wait()
+        busy = begin("sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 100'")
+        while not _ticks(busy) > 10:
+            pass
+        loaded = meter.read(processes(), meter._at + 1)
     finally:
-        process.kill()
-        process.wait()
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
 
     assert idle.cpu < 100
     assert loaded.cpu >= 100
