@@ -7,7 +7,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from operatorworld import Place, World, settles
+from operatorworld import Place, World
+from settling import settles
 
 pytest_plugins = ("operatorworld",)
 MIB = 2**20

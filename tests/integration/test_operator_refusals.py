@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from operatorworld import SLEEP, Site, World, new_world, settles, stays
+from operatorsite import Site
+from operatorworld import SLEEP, World, new_world
+from settling import settles, stays
 
 from processhub.api.meta import API_VERSION
 from processhub.cluster.kinds import Kind, untyped

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
+from builders import make_hub
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.hub import Hub
 from processhub.client.errors import ChildMappingMismatch, HubError, InvalidChild, MissingChildMapping, NoChildren
@@ -16,7 +16,7 @@ SLEEP = {"command": ["sleep", "1"]}
 
 
 def hub(**spec: Any) -> Hub:
-    return msgspec.convert({"metadata": {"name": "my-hub"}, "spec": spec}, Hub)
+    return make_hub("my-hub", spec)
 
 
 GUIDED = hub(distribution={"strategy": "Guided"})

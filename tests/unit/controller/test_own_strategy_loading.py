@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from planned_hub import PlannedHub, child, hub_spec
 
+from builders import make_hub
 from ownstrategy import installed
 from processhub import extensions
 from processhub.api.hub import Hub, HubSpec
@@ -245,7 +246,7 @@ class Faulty(Redundancy, Partition):
 
 
 def hub_with(**spec: object) -> Hub:
-    return msgspec.convert({"metadata": {"name": "h"}, "spec": spec}, Hub)
+    return make_hub(spec=spec)
 
 
 def test_a_redundancy_strategy_that_fails_leaves_the_number_as_it_was() -> None:
