@@ -515,4 +515,4 @@ def test_explain_reads_well(cluster: Cluster, namespace: str) -> None:
     text = " ".join(cluster.kubectl("explain", "hub.spec.migration.onRestart").split())
 
     assert "ENUM: Hold Move" in text
-    assert "Hold: its children wait for it and nothing moves." in text
+    assert "Hold: its children wait for it, and nothing moves." in text
