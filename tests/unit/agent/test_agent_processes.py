@@ -253,7 +253,7 @@ async def test_a_program_that_hangs_is_restarted_and_says_why(
     (tmp_path / "broken").touch()
     await until(lambda: child.state == "Failed", "that it hangs")
     failure = f"its liveness probe failed 2 times in a row: {trouble}"
-    assert child.message == f"{failure}; it is being ended"
+    assert child.message == f"{failure}; it is being stopped"
     (tmp_path / "broken").unlink()
 
     await until(lambda: child.state == "Running" and child.pid != first, "its restart")
