@@ -1,4 +1,4 @@
-"""IP addresses as URLs have them."""
+"""IP addresses in the form that URLs need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request to the API server: who asks, how it is sent, and what of the answer is used."""
+"""One request to the API server: its credentials, how it is sent, and the parts of the answer that are used."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ class Sending:
 
 
 async def raise_for_status(answer: Answer) -> None:
-    """Raise the ApiError that the answer stands for, if it is one."""
+    """Raise the ApiError for the answer, if it is an error."""
     if answer.status >= 400:
         raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

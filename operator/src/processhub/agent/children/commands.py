@@ -34,7 +34,7 @@ def workload_problem(workload: Exec) -> str:
 
 
 def missing_interpreter(command: str, number: int, env: Mapping[str, str]) -> str:
-    """What an exec that failed with ENOENT did not find where the command's own file is there; "" where it is not.
+    """A clause that names the missing interpreter or loader, if exec failed though the file exists; else "".
 
     ``number`` is the errno; ``env`` the new process's environment, in whose PATH the command is looked for.
     """

@@ -18,7 +18,7 @@ from processhub.api.child import Liveness
 
 
 class CommandProbe:
-    """One run of a probe's command. It raises nothing: ``outcome`` is "" or what went wrong."""
+    """One run of a probe's command. Nothing is raised: ``outcome`` is "" or a text about the failure."""
 
     def __init__(self) -> None:
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -60,7 +60,7 @@ class LivenessProbe:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def end(self) -> None:
-        """Probe no more."""
+        """End the probe."""
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -75,7 +75,7 @@ class LivenessProbe:
                 return
 
     async def _ask(self) -> str:
-        """Ask on HUB_SOCKET; "" where the answer is one of success, as of a kubelet's probe."""
+        """Send a GET request on HUB_SOCKET; returns "" if the status is a success, as for a kubelet's probe."""
         seconds = self._liveness.timeout_seconds
         try:
             async with (
@@ -93,7 +93,7 @@ class LivenessProbe:
             return f"GET {self._liveness.http}: {error or type(error).__name__}"
 
     async def _execute(self) -> str:
-        """Run the command; "" where it ends with 0 in time."""
+        """Run the command; returns "" if it ends with 0 in time."""
         seconds, probe = self._liveness.timeout_seconds, CommandProbe()
         null = os.open(os.devnull, os.O_WRONLY)
         key = self._watchdog.spawn(
