@@ -90,14 +90,13 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # tests/scheduling.py says which process runs which test. One more than there are cores, for many tests wait. The short
 # tests come last, so that all are done at about the same time. A test process that ends by itself ends the run: with
 # another in its place it may wait for ever.
-TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
-ALL_TESTS := tests/parity tests/integration tests/unit
+ALL_TESTS = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0 tests/parity tests/integration tests/unit
 test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@$(PYTEST) $(TOGETHER) $(ALL_TESTS)
+	@$(PYTEST) $(ALL_TESTS)
 
 nightly: setup ## Run the tests of make test, and those that it leaves out because they are slow and rare
-	@$(PYTEST) $(TOGETHER) -m '' $(ALL_TESTS)
+	@$(PYTEST) $(ALL_TESTS) -m ''
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
@@ -113,7 +112,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster
-	@$(PYTEST) $(TOGETHER) tests/unit
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
 
 integration: setup ## Run the tests on a local cluster of their own
 	@$(PYTEST) tests/integration
