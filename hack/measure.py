@@ -69,12 +69,12 @@ def measures() -> list[Measure]:
     long = [f"{item.name} in {module.name}" for module in modules for item in _long_functions(module.tree)]
     circle = _circle()
     return [
-        Measure("contracts of imports", _contracts(), Bound(least=11)),
+        Measure("contracts of imports", _contracts(), Bound(least=12)),
         Measure("modules in a circle of imports", len(circle), Bound(most=0), ", ".join(circle)),
         Measure("class names used for two things", len(twice), Bound(most=3), ", ".join(twice)),
-        Measure("attributes of the largest class", attributes, Bound(most=26), largest),
+        Measure("attributes of the largest class", attributes, Bound(most=23), largest),
         Measure(f"functions of more than {LONG_FUNCTION} lines", len(long), Bound(most=0), ", ".join(long)),
-        Measure("lines of the longest file", longest.lines, Bound(most=487), longest.name),
+        Measure("lines of the longest file", longest.lines, Bound(most=476), longest.name),
         Measure("lines of the product", sum(module.lines for module in modules), Bound()),
     ]
 

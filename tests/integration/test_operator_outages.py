@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from operatorworld import NAMESPACES, SHORT, ControlPlane, Operators, World, never_two, settles, untouched
 
-from processhub.cluster.errors import ApiError
+from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES
 
 pytest_plugins = ("operatorworld",)
@@ -36,10 +37,13 @@ async def test_an_api_server_outage_evacuates_nobody_and_restarts_nothing(world:
 
 
 async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(world: World) -> None:
-    """The leader stands still while Children are deleted and the API server forgets: its watch can't be resumed."""
+    """The leader stands still while Children and a Hub are deleted and the API server forgets: no watch is resumed."""
     await other_namespaces_gone(world)
     await restart(world, "--shutdown-watch-termination-grace-period=10s")  # so that the next one ends watches in order
     await world.hub(members={"replicas": 2})
+    await world.hub("other", ready=False, members={"replicas": 0})
+    await world.child("lone", hub="other")
+    await world.condition("lone", "Accepted", "True")
     await world.children(IDS)
     await world.running(IDS)
     remaining = list(IDS)
@@ -49,6 +53,7 @@ async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(wor
         gone, remaining = remaining[:3], remaining[3:]
         told = await forget(world, world.operators, gone)
         await world.running(remaining)
+        await world.condition("lone", "Accepted", "False", "HubNotFound")
         if told:
             break
     else:
@@ -68,6 +73,8 @@ async def forget(world: World, operators: Operators, names: list[str]) -> bool:
     await world.faults.pause_pod(f"{operators.namespace}/{pod}")
     try:
         await world.delete_children(*names)
+        with contextlib.suppress(NotFoundError):
+            await world.api.delete(HUBS, world.namespace, "other")
         await restart(world)
     finally:
         await world.faults.resume_pod(f"{operators.namespace}/{pod}")

@@ -18,8 +18,9 @@ from processhub.cluster.config import Config
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import CHILDREN, HUBS, SLICES, Kind, untyped
 from processhub.controller.engine import Engine
-from processhub.controller.report import writer as statuswriter
-from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.hooks.receivers import HookReceivers
+from processhub.controller.report import childqueue
+from processhub.controller.report.childqueue import ChildKey, ChildStatuses
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.informers import Store
 
@@ -60,7 +61,7 @@ class GatedClient(Client):
 async def engine_with(client: GatedClient, namespace: str) -> AsyncIterator[Engine]:
     """An engine at work in the namespace; the gates are open at its end."""
     settings = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,))
-    engine = Engine(client, settings, 1)
+    engine = Engine(client, settings, 1, HookReceivers())
     await engine.start()
     try:
         yield engine
@@ -92,7 +93,7 @@ def child_manifest(name: str, **spec: Any) -> dict[str, Any]:
 async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_reported(
     api: Client, namespace: str, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statuswriter, "_SETTLE_SECONDS", 0.0)  # the next round takes longer than that
+    monkeypatch.setattr(childqueue, "_SETTLE_SECONDS", 0.0)  # the next round takes longer than that
     if edited:
         await api.create(CHILDREN, namespace, child_manifest("a"))
     async with GatedClient(api.config) as client, engine_with(client, namespace) as engine:
@@ -204,7 +205,7 @@ async def test_rounds_in_a_namespace_that_goes_do_not_fail(api: Client, namespac
 async def test_child_statuses_are_throttled_while_a_hub_has_many_changes(
     api: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statuswriter, "_THROTTLE_SECONDS", 1000.0)  # only a round with few changes ends it here
+    monkeypatch.setattr(childqueue, "_THROTTLE_SECONDS", 1000.0)  # only a round with few changes ends it here
     names = [f"c{number}" for number in range(20)]
     children = {(namespace, name): await api.create(CHILDREN, namespace, child_manifest(name)) for name in names}
     hub = (namespace, "hub")
@@ -213,7 +214,7 @@ async def test_child_statuses_are_throttled_while_a_hub_has_many_changes(
         return children[key], ChildStatus(id=key[1], member="hub-0")
 
     async with GatedClient(api.config) as client:
-        writer = StatusWriter(client, Store(client, (namespace,), lambda _: None), latest)
+        writer = ChildStatuses(client, Store(client, (namespace,), lambda _: None), latest)
         writer.throttle(hub, True)
         for key in children:
             writer.mark(key)
@@ -250,7 +251,7 @@ async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is
         def latest(_: ChildKey) -> tuple[Child, ChildStatus]:
             return child, ChildStatus(id="a", member=member, state="Running")
 
-        writer = StatusWriter(client, Store(client, (namespace,), lambda _: None), latest)
+        writer = ChildStatuses(client, Store(client, (namespace,), lambda _: None), latest)
         writer.mark((namespace, "a"))
         running = asyncio.create_task(writer.run())
         try:

@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from observing import observed
 
 from processhub.api.child import Child
 from processhub.api.hub import Hub
@@ -21,15 +23,15 @@ from processhub.api.kubernetes import Lease
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.cluster.config import Config
-from processhub.controller.execute.executor import Executed, Executor, workload_texts
+from processhub.controller.execute.executor import Executed, Executor, confirm_gone, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member, proven_members
-from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.report.events import EventRecorder
-from processhub.controller.store.hubstate import KnownLease
+from processhub.controller.observe.observation import Observation
+from processhub.controller.rounds.round import Requeue
+from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan
@@ -195,7 +197,8 @@ class Rounds:
         self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members that are judged so
         self._now = 10.0
-        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {}, came_back=False)  # lately
+        self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {})  # lately
+        self.requeue = Requeue()  # by the latest round
         self.see()
 
     def want(self, *ids: str) -> None:
@@ -213,9 +216,9 @@ class Rounds:
     def member(self, name: str) -> Member:
         """The member, live."""
         lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
-        read = self.state.member_lease(name)
+        read = self.state.leases.of_member(name)
         known = read or KnownLease(msgspec.convert(lease, Lease), 0.0)
-        slices = tuple(self.state.member_slices().get(name, ()))
+        slices = tuple(self.state.slices.by_member().get(name, ()))
         is_gone = name in self.gone and read is None  # a Lease that was read since says that it is there
         judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if is_gone else _LIVE
         return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=judgement)
@@ -227,15 +230,15 @@ class Rounds:
         """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
-        writer = SliceWriter(self.client, self.store, HUB, self.state, self.memory.observe, self.memory.execute, 1)
         self.failures = Failures()
-        steps = Steps(self.failures, EventRecorder(self.client, "operator"), HUB)
-        executor = Executor(self.client, self.store, self.state, writer, steps, 1)
-        members = await proven_members(self._look, executor.confirm_gone, copies=False)
-        observation = observe(HUB, self.state, members, self.memory.observe, self._now, strategy)
+        round = a_round(HUB, client=self.client, store=self.store, failures=self.failures)
+        self.requeue = round.requeue
+        members = await proven_members(self._look, lambda member: confirm_gone(round, member), copies=False)
+        observation = observed(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
+        writer = SliceWriter(round, self.memory.execute, fingerprint=observation.fingerprint, partitioned=False)
         self.memory.observe.epochs.next, self.memory.observe.last_placed = planned.next_epoch, planned.last_placed
-        self.executed = await executor.execute(observation, planned, workload_texts(observation))
+        self.executed = await Executor(round, writer).execute(observation, planned, workload_texts(observation))
         return observation, planned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from test_agent_supervisor import Launcher
 from processhub.agent.children.launchers import Launchers
 from processhub.agent.children.report import report_in
 from processhub.agent.children.runs import ExitStatus
+from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
+from processhub.agent.requests.server import Server
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
@@ -38,8 +41,6 @@ class Lease(LeaseKeeper):
 
 class Watchdog:
     """Nothing runs below it."""
-
-    pid = 1
 
     def __init__(self) -> None:
         self.lost: Listeners[()] = Listeners()
@@ -69,6 +70,8 @@ def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
         peers=Peers(),  # type: ignore[arg-type]
         watchdog=Watchdog(),
         launchers=lambda *_: Launchers({Exec: launcher}, warm=lambda: None, spare_pid=int),
+        meter=partial(Meter, 1),
+        server=Server,
         lines_dropped=int,
     )
     return build_parts(around, lambda work: work.close()), launcher, lease

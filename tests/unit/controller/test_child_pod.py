@@ -12,7 +12,7 @@ from processhub.api.kubernetes import Pod, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name, child_pod_names, id_hash
 from processhub.api.reasons import Reason
-from processhub.controller.execute.podchildren import Asked, new_marks, to_be_deleted, to_be_made
+from processhub.controller.execute.askedpods import Asked, new_marks, to_be_deleted, to_be_made
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.objects.owned import selector_labels
 from processhub.core.acceptance import refuse_child

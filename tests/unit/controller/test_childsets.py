@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import observing
 import pytest
 from planned_hub import PlannedHub, child
 
@@ -16,10 +17,11 @@ from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
-from processhub.controller.store.hubstate import HubState, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Unplaced
@@ -59,7 +61,7 @@ def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) ->
     """``entries``: id → the uid under which it is on record on hub-0."""
     state = HubState(("n", "hub"))
     for item in items:
-        state.put_set(item) if isinstance(item, ChildSet) else state.put_child(item)
+        state.sets.put(item) if isinstance(item, ChildSet) else state.put_child(item)
     if entries:
         digest, _ = encode_workload(msgspec.convert({"exec": {"command": ["sleep"]}}, ChildSpec))
         texts = {
@@ -76,7 +78,7 @@ def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) ->
 
 
 def observed(state: HubState, hub: Hub = HUB) -> Observation:
-    return observe(hub, state, {}, ObserveMemory(1), 0.0)
+    return observing.observed(hub, state, {}, ObserveMemory(1))
 
 
 def wanted_by(observation: Observation) -> dict[str, str]:
@@ -207,10 +209,10 @@ def test_an_id_is_free_again_when_its_set_is_scaled_down_or_deleted() -> None:
     state = state_of(one_child("x-1"), child_set(replicas=2, created="2025-01-01T00:00:00Z"))
     assert wanted_by(observed(state))["x-1"] == "uid-x"
 
-    state.put_set(child_set(replicas=1, generation=2))
+    state.sets.put(child_set(replicas=1, generation=2))
     assert wanted_by(observed(state)) == {"x-0": "uid-x", "x-1": "uid-of-x-1"}
 
-    state.drop_set(child_set(replicas=1))
+    state.sets.drop(child_set(replicas=1))
     assert wanted_by(observed(state)) == {"x-1": "uid-of-x-1"}
     assert not observed(state).sets
 

@@ -34,7 +34,7 @@ class Watched:
     def pod(self, seen: float, **status: Any) -> None:
         metadata = {"name": "hub-0", "namespace": "ns", "uid": "pod-uid", "labels": LABELS}
         statuses = [{"name": "agent", **status}]
-        self.state.put_pod(
+        self.state.pods.put(
             msgspec.convert({"metadata": metadata, "status": {"containerStatuses": statuses}}, Pod), seen
         )
 
@@ -111,6 +111,6 @@ def test_the_clocks_of_leases_may_be_started_again_without_a_proof_being_lost() 
     member.lease(1.0, "n1", "2026-12-01T10:00:03.000000Z", "2026-12-01T10:00:03.000000Z")
     member.pod(2.0, **restarted("2026-12-01T10:00:05Z", "2026-12-01T10:00:06Z"))
 
-    member.state.restart_lease_clocks(3.0)
+    member.state.leases.restart_clocks(3.0)
 
     assert member.judged(3.5).phase is Phase.GONE

@@ -23,7 +23,7 @@ from processhub.controller.hooks.asking import Asker
 from processhub.controller.hooks.hubevent import CloudEventText
 from processhub.controller.hooks.verdicts import parse_answer
 from processhub.controller.hooks.webhook import HookError, new_session, post
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 
 class Events:

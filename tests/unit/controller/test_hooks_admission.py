@@ -10,7 +10,7 @@ from waiting import until
 
 from processhub.api.child import Child
 from processhub.api.hooks import Hook, HookEvent
-from processhub.api.hub import Hub
+from processhub.api.hub import Hub, HubSpec
 from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
@@ -24,7 +24,7 @@ from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
@@ -176,8 +176,7 @@ async def test_hooks_are_asked_again_about_moves_that_they_deferred_whatever_the
 async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventRecorder) -> None:
     """One that is added later is asked before the first move."""
     asking, silent = hub("PreRedistribution"), hub("PreChildStart")
-    hooks = Hooks(recorder, 1, "test", (), lambda key: None)
-    hooks.call = answering  # type: ignore[method-assign]  # the receiver's part
+    hooks = Hooks(recorder, Agreeing(), 1, "test", (), lambda key: None)
     state = HubState(asking.metadata.key)
     pending = Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1)
 
@@ -198,5 +197,12 @@ async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventReco
     await hooks.close()
 
 
-async def answering(hub: HubKey, hook: Hook, event: CloudEventText) -> None:
-    """It has nothing against it."""
+class Agreeing:
+    """Receivers that have nothing against anything."""
+
+    def refusal(self, spec: HubSpec) -> None:
+        return None
+
+    async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> None: ...
+
+    async def close(self) -> None: ...

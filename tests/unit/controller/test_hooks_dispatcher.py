@@ -17,7 +17,7 @@ from processhub.controller.hooks import dispatcher as module
 from processhub.controller.hooks.dispatcher import QUEUE, HookDispatcher
 from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
 from processhub.controller.hooks.webhook import HookError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 STARTED = HookEvent.CHILD_STARTED
 

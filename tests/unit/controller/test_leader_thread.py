@@ -127,9 +127,12 @@ def leader(site: Site, ends: Ends, wedged_seconds: float = LONG, lost_seconds: f
     async def connect() -> Client:
         return Client(Config(host=site.url, namespace="ns", ssl=False, token=no_token))
 
+    async def candidate(client: Client) -> Election:
+        return Election(client, "ns", ME, ())
+
     return LeaderThread(
         connect,
-        lambda client: Election(client, "ns", ME, ()),
+        candidate,
         wedged_seconds=wedged_seconds,
         lost_seconds=lost_seconds,
         end=ends,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -13,9 +14,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.quorum import Verdict
@@ -66,11 +65,12 @@ async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub(
         config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
         async with Client(config) as client:
             for _ in range(2):
-                steps = Steps(memory.failures, EventRecorder(client, "operator"), Hub(metadata=ObjectMeta(name="hub")))
-                await Lifetimes(client, state, memory, ReportMemory(), steps).delete_expired(observation, 0.0)
+                hub = Hub(metadata=ObjectMeta(name="hub"))
+                round = a_round(hub, state, client=client, failures=memory.failures, now=lambda: 0.0)
+                await Lifetimes(round, memory, ReportMemory()).delete_expired(observation)
 
     assert deleted == ["other"]
     assert asked == 1, "it is not tried again at once"
-    assert steps.again_in is not None, "but later"
+    assert round.requeue.after is not None, "but later"
     (failure,) = memory.failures.values()
     assert failure.sentence == "child/kept can't be deleted though its ttlSeconds (1) are over: the policy says no"

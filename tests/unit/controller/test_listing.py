@@ -12,7 +12,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import copies_by_id, copies_of
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Judgement, Phase

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from a_round import a_round
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
@@ -17,7 +18,6 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
 from processhub.controller.execute.moverequests import MoveRequests
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.controller.store.childsets import SeenSet, known_set
 
@@ -82,9 +82,9 @@ class Rounds:
         store = SimpleNamespace(put=lambda *_: None)
         events = SimpleNamespace(about_child=lambda *_, **__: None)
         hub = Hub(metadata=ObjectMeta(name="hub"))
-        steps = Steps({}, cast(Any, events), hub)
-        requests = MoveRequests(cast(Any, self.api), cast(Any, store), cast(Any, events), hub, self.held, steps)
-        return await requests.record_results(cast(Any, observation), results, now)
+        round = a_round(hub, client=self.api, store=store, events=events, now=lambda: now)
+        await MoveRequests(round, self.held).record_results(cast(Any, observation), results)
+        return round.requeue.after
 
 
 def a_set(orders: dict[str, str], **annotations: str) -> OneObject:

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from observing import observed
 
 from processhub.api.child import Child, ChildSpec, ChildStatus
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
@@ -35,7 +36,7 @@ def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observatio
     state = state or HubState(("n", "hub"))
     for child in children:
         state.put_child(child)
-    return observe(of, state, {}, ObserveMemory(1), 0.0)
+    return observed(of, state, {}, ObserveMemory(1))
 
 
 def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
@@ -49,7 +50,7 @@ def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
     digest, text = encode_workload(msgspec.convert({"exec": {"command": ["cache"]}}, ChildSpec))
     assert (wanted.workload, wanted.idle_seconds) == (digest, 60)
     assert state.children["a"].workload == text
-    assert state.expiring == {"a"}
+    assert state.children.expiring == {"a"}
 
 
 def test_its_own_lifetimes_come_before_the_templates() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,8 +15,9 @@ from waiting import until
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.engine import Engine
-from processhub.controller.lead.terms import DeposedError
-from processhub.controller.main import _kopf
+from processhub.controller.errors import DeposedError
+from processhub.controller.hooks.receivers import HookReceivers
+from processhub.controller.kopfhost import KopfHost
 from processhub.controller.settings import OperatorSettings
 
 DEADLINE = 40.0  # kopf would begin anew after 60 s
@@ -31,6 +33,10 @@ def a_slice(term: int) -> dict[str, Any]:
     }
 
 
+def _kind(plural: str) -> dict[str, Any]:
+    return {"name": plural, "kind": plural, "singularName": "", "namespaced": True, "verbs": ["list", "watch", "patch"]}
+
+
 class Site:
     """An API server that has ``items`` by plural; ``refuse``: how many of these requests are answered with 503."""
 
@@ -39,9 +45,13 @@ class Site:
         self.refuse: dict[tuple[str, str], int] = {}  # (method, plural)
         self.refuse_then: dict[tuple[str, str], int] = {}  # the same, once a term was raised
         self.writing: list[web.Request] = []  # writes of statuses; none is ever answered
+        self.asked_by_kopf: list[tuple[str, str | None]] = []  # the path and the credentials of each request
         self.version = 10
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("User-Agent", "").startswith("kopf"):
+            self.asked_by_kopf.append((request.path, request.headers.get("Authorization")))
+            return web.json_response(DISCOVERY.get(request.path, {}))
         *_, name = parts = request.path.strip("/").split("/")
         plural = next((part for part in reversed(parts) if part in KINDS), name)
         if self.refuse.get((request.method, plural), 0) and "watch" not in request.query:
@@ -72,6 +82,20 @@ KINDS = {"hubs", "children", "childsets", "registryslices", "pods", "leases", "n
 SETTINGS = OperatorSettings(pod_name="operator", pod_uid="u", namespace="ns")
 
 
+# What kopf asks for: the kinds of the groups that it may need itself. It would ask for those of its handlers too.
+DISCOVERY: dict[str, Any] = {
+    "/api": {"versions": ["v1"]},
+    "/apis": {
+        "groups": [
+            {"name": name, "versions": [{"version": version}], "preferredVersion": {"version": version}}
+            for name, version in (("processhub.dev", "v1alpha1"), ("apiextensions.k8s.io", "v1"))
+        ]
+    },
+    "/api/v1": {"resources": [_kind("namespaces"), _kind("events")]},
+    "/apis/apiextensions.k8s.io/v1": {"resources": [_kind("customresourcedefinitions")]},
+}
+
+
 async def no_token() -> str | None:
     return None
 
@@ -93,7 +117,7 @@ async def test_a_new_leader_goes_on_when_the_api_server_fails_for_a_moment(
     """It has the Lease: until it has begun nobody places anything."""
     server, client = site
     server.items["registryslices"] = [a_slice(TERM - 1)]
-    engine = Engine(client, SETTINGS, TERM)
+    engine = Engine(client, SETTINGS, TERM, HookReceivers())
     server.refuse = {("PATCH", "registryslices"): 2} if now else {}
     server.refuse_then = {("GET", "leases"): 2}
 
@@ -110,13 +134,37 @@ async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Clien
 
     async def lead() -> None:
         async with Client(known.config) as client:
-            await _kopf(client, SETTINGS, Engine(client, SETTINGS, TERM), asyncio.Event())
+            await KopfHost(client, "operator").run(Engine(client, SETTINGS, TERM, HookReceivers()), asyncio.Event())
 
     # kopf sets a timer that kills the process ten minutes after its end: on a loop that ends with it, nothing comes
     # of that.
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(DeposedError):
             await asyncio.to_thread(asyncio.run, lead())
+
+
+async def test_kopf_starts_and_stops_the_work_and_watches_nothing(site: tuple[Site, Client]) -> None:
+    server, known = site
+
+    async def token() -> str:
+        return "Bearer secret"
+
+    async def lead() -> None:
+        async with Client(dataclasses.replace(known.config, token=token)) as client:
+            engine, ended = Engine(client, SETTINGS, TERM, HookReceivers()), asyncio.Event()
+            work = asyncio.create_task(KopfHost(client, "operator").run(engine, ended))
+            await until(lambda: len(server.asked_by_kopf) >= len(DISCOVERY), "kopf knows the kinds")
+            assert engine.healthy
+            assert not engine.stopped.is_set()
+            ended.set()
+            await work
+            assert engine.stopped.is_set()
+
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.to_thread(asyncio.run, lead())
+
+    assert {path for path, _ in server.asked_by_kopf} == DISCOVERY.keys()
+    assert {credentials for _, credentials in server.asked_by_kopf} == {"Bearer secret"}
 
 
 @pytest.mark.parametrize("plural", ["hubs", "childsets"])
@@ -127,7 +175,7 @@ async def test_a_write_that_is_under_way_ends_with_the_operator(site: tuple[Site
     refused = {"distribution": {"strategy": "NoSuchStrategy"}}
     template = {"hub": "none", "replicas": 1, "template": {"exec": {"command": ["true"]}}}
     server.items[plural] = [{"metadata": metadata | {"name": "one"}, "spec": refused if plural == "hubs" else template}]
-    engine = Engine(client, SETTINGS, TERM)
+    engine = Engine(client, SETTINGS, TERM, HookReceivers())
 
     await engine.start()
     await until(lambda: server.writing, "a write")

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from waiting import until
@@ -20,10 +21,9 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.execute.callrights import BINDING, CallRights
 from processhub.controller.execute.memberlabels import label_pods
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.observe.members import Member
-from processhub.controller.report.events import EventRecorder
-from processhub.controller.report.writer import StatusWriter
+from processhub.controller.report.childqueue import ChildStatuses
+from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 from processhub.core.model.membership import Judgement, Phase
@@ -113,13 +113,13 @@ async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(s
     store, hub, failures = Store(client, (), lambda key: None), Hub(metadata=ObjectMeta(name="hub")), Failures()
 
     server.troubles = [503]
-    steps = Steps(failures, EventRecorder(client, "operator"), hub)
-    await label_pods(client, store, (member,), steps)
-    assert steps.again_in is not None, "it wants another round"
+    round = a_round(hub, client=client, store=store, failures=failures)
+    await label_pods(round, (member,))
+    assert round.requeue.after is not None, "it wants another round"
     async with asyncio.timeout(DEADLINE):
         while failures:
-            await asyncio.sleep(steps.again_in)
-            await label_pods(client, store, (member,), steps)
+            await asyncio.sleep(round.requeue.after)
+            await label_pods(round, (member,))
     assert [item["metadata"]["labels"] for item in server.stored] == [{"processhub.dev/member": "hub-0"}]
 
 
@@ -132,7 +132,7 @@ async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client
     """The API server says so of a patch, too, where many write the object at once."""
     server, client = site
     status = ChildStatus(id="a", state="Failed", observed_generation=1)
-    writer = StatusWriter(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
+    writer = ChildStatuses(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
     server.troubles = [409, 409]
 
     running = asyncio.create_task(writer.run())

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from processhub.api.hub import Hub
 from processhub.api.meta import PartialObject
+from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
@@ -93,9 +96,15 @@ class Work:
     async def round(self) -> list[tuple[str, str]]:
         """What one round applies; ``refused`` is what it can't."""
         before = len(self.site.applied)
-        objects = OwnedObjects(self.client, self.watch, HUB, self.memory, self.emitted.append)
-        self.refused = await objects.keep(MANIFESTS, self.now)
-        self.retry_in = objects.retry_in
+
+        def emit(_hub: Hub, _reason: EventReason, text: str, *, warning: bool) -> None:
+            assert warning
+            self.emitted.append(text)
+
+        store, events = SimpleNamespace(owned=self.watch), SimpleNamespace(about_hub=emit)
+        round = a_round(HUB, client=self.client, store=store, events=events, now=lambda: self.now)
+        self.refused = await OwnedObjects(round, self.memory).keep(MANIFESTS)
+        self.retry_in = round.requeue.after
         return self.site.applied[before:]
 
     def see(self, kind: str, plural: str, name: str) -> None:

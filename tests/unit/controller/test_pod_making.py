@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -23,12 +24,11 @@ from processhub.cluster.client import Client, WatchEvent
 from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
-from processhub.controller.execute.steps import Steps
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
-from processhub.controller.report.events import EventRecorder
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.informers import Store
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 from processhub.registry.workloads import encode_workload
@@ -121,6 +121,7 @@ class Round:
         self.state, self.memory = self.store.state(HUB.metadata.key), HubMemory("hub-uid", 1)
         self.failed: dict[str, str] = {}  # by step, in the latest round: why
         self.hub = HUB
+        self.requeue = Requeue()  # by the latest round
 
     def seen(self, pod: dict[str, Any]) -> None:
         """The watch tells of a Pod."""
@@ -136,17 +137,17 @@ class Round:
         """One round in which these members have child ``a`` on record so, and report that it starts."""
         pods = self.pods()
         await pods.confirm_pods()
-        await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner, 0.0)
+        await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner)
         self.failed = {what: failure.why for what, failure in self.memory.execute.failures.items()}
         self.memory.execute.failures.clear()  # as after the time that is waited before a step is taken again
         return pods
 
     def pods(self) -> PodChildren:
         """What follows the hub's Pods in one round."""
-        steps = Steps(self.memory.execute.failures, EventRecorder(self.client, "operator"), self.hub)
-        return PodChildren(
-            self.client, self.store, self.hub, self.state, self.memory.observe, self.memory.execute, steps
-        )
+        failures = self.memory.execute.failures
+        round = a_round(self.hub, client=self.client, store=self.store, failures=failures, now=lambda: 0.0)
+        self.requeue = round.requeue
+        return PodChildren(round, self.memory.execute)
 
 
 @pytest.fixture
@@ -160,6 +161,13 @@ async def round_() -> AsyncIterator[Round]:
         client = Client(Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token))
         async with client:
             yield Round(site, client)
+
+
+async def deleted_all(round_: Round) -> float | None:
+    """As where the hub is gone; the seconds after which it is looked at again."""
+    requeue = Requeue()
+    await delete_all(round_.client, round_.store, round_.state, requeue)
+    return requeue.after
 
 
 async def no_token() -> str | None:
@@ -239,10 +247,10 @@ async def test_a_leader_that_stood_still_has_no_word_for_a_pod_that_was_changed_
     passive = next(pod for pod in round_.site.pods.values() if pod["metadata"]["uid"] == "uid-two")
     passive["metadata"]["resourceVersion"] = str(next(round_.site.versions))  # by the leader after it
 
-    pods = await round_.follow(two=entry(9, "Active", run=6))
+    await round_.follow(two=entry(9, "Active", run=6))
 
     assert ("two", "Active") not in round_.site.marks
-    assert pods.retry_in is not None, "if it still leads it has its say once it has seen the change"
+    assert round_.requeue.after is not None, "if it still leads it has its say once it has seen the change"
     round_.seen(passive)
     await round_.follow(two=entry(9, "Active", run=6))
     assert round_.site.marks[-1] == ("two", "Active")
@@ -359,11 +367,11 @@ async def test_the_pod_of_an_ended_hub_is_looked_for_until_it_is_gone(round_: Ro
     (pod,) = round_.site.pods.values()
     round_.unseen(pod)
 
-    assert await delete_all(round_.client, round_.store, round_.state) is not None
+    assert await deleted_all(round_) is not None
     assert pod["metadata"]["deletionTimestamp"]
     round_.site.pods.clear()
 
-    assert await delete_all(round_.client, round_.store, round_.state) is None
+    assert await deleted_all(round_) is None
     assert round_.state.child_pods == {}
 
 
@@ -387,7 +395,7 @@ async def test_a_pod_without_marks_that_a_new_leader_finds_goes_with_its_hub(
     for item in (pod, copy):
         leader.seen(item)
 
-    await delete_all(leader.client, leader.store, leader.state)
+    await deleted_all(leader)
 
     assert pod["metadata"]["deletionTimestamp"]
     assert "deletionTimestamp" not in copy["metadata"]

@@ -181,7 +181,7 @@ class Watched:
             wanted=wanted,
             weight=1,
             pod=None,
-            lease=self.state.member_lease(name),
+            lease=self.state.leases.of_member(name),
             slices=(),
             judgement=judgement,
         )
@@ -228,9 +228,9 @@ def test_a_lease_that_is_only_held_brings_no_quorum_back() -> None:
 def test_clocks_that_start_afresh_prove_nothing() -> None:
     hub = Watched(STATIC, "a", "b")
 
-    hub.state.restart_lease_clocks(hub.now)
+    hub.state.leases.restart_clocks(hub.now)
 
-    lease = hub.state.member_lease("a")
+    lease = hub.state.leases.of_member("a")
     assert lease is not None
     assert not lease.renewing
 

@@ -17,6 +17,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID,
 from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.config import Config
+from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
@@ -72,7 +73,7 @@ class Leader:
         settings = OperatorSettings(pod_name="operator", pod_uid="", namespace="ops")
         self.woken: list[HubKey] = []
         self.server, self.store = server, Store(client, (), self.woken.append)
-        self.reconciler = Reconciler(client, self.store, settings, 1, lambda key: None)
+        self.reconciler = Reconciler(client, self.store, settings, 1, lambda key: None, HookReceivers())
 
     async def edit(self, spec: Json, generation: int, uid: str = "h", **metadata: Any) -> None:
         """Apply the Hub, and have a round."""
@@ -92,7 +93,7 @@ class Leader:
     async def round(self) -> None:
         self.server.made.clear()
         await self.reconciler.reconcile(KEY)
-        for task in list(self.reconciler.reporter._children._hubs.values()):
+        for task in list(self.reconciler.reporter._writer.hubs._tasks.values()):
             await task
 
     def can_t_be_read(self, generation: int, **metadata: Any) -> None:

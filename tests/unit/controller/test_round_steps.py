@@ -9,6 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 import virtualtime
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from slicesite import SliceSite, rounds_on, two_members
@@ -30,12 +31,14 @@ from processhub.cluster.errors import (
     api_error,
 )
 from processhub.controller.execute.staticchildren import sync_static_children
-from processhub.controller.execute.steps import Failures, Steps
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.ownership import is_asleep
-from processhub.controller.report.events import EventRecorder
-from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Requeue
+from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment, format_assignment
@@ -57,12 +60,13 @@ class Hubs:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while loop.time() < until:
-            steps = Steps(self.failures, self.events, self.hub)
+            requeue = Requeue()
+            steps = Steps(self.failures, self.events, self.hub, requeue.again_in)
             for what, work in self.work.items():
                 await steps.take(what, lambda what=what, work=work: self._take(what, work))  # type: ignore[misc]
             steps.end()
             self.trouble.append(steps.trouble())
-            await asyncio.sleep(steps.again_in or 1.0)
+            await asyncio.sleep(requeue.after or 1.0)
 
     async def _take(self, what: str, work: Callable[[], None]) -> None:
         self.tries[what].append(asyncio.get_running_loop().time())
@@ -226,7 +230,7 @@ async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lea
         site.lease_code = 503
 
         await rounds.round()
-        while_unread, came_back = site.owners("a"), rounds.executed.came_back
+        while_unread, came_back = site.owners("a"), rounds.requeue.after == 0.0
         site.lease_code = 404
         await rounds.round()
 
@@ -324,8 +328,7 @@ async def test_a_static_child_whose_name_another_child_has_is_reported(hub: str,
         async with Client(config) as client:
             failures, store = Failures(), Store(client, (), lambda key: None)
             declared = Hub(metadata=HUB.metadata, spec=spec)
-            steps = Steps(failures, EventRecorder(client, "operator"), declared)
-            await sync_static_children(client, store, declared, store.state(HUB.metadata.key), steps)
+            await sync_static_children(a_round(declared, client=client, store=store, failures=failures))
 
     (failure,) = failures.values()
     assert failure.why == sentence

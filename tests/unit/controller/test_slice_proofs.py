@@ -6,7 +6,7 @@ import pytest
 
 from processhub.api.meta import ObjectMeta
 from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.slices import KnownSlice
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 HOLDER = "pod/nonce"

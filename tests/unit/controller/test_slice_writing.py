@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from a_round import a_round
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -18,9 +19,9 @@ from processhub.cluster.errors import UnavailableError
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.store.hubstate import HubState, KnownSlice
+from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 
 HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"))
@@ -77,7 +78,8 @@ async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_
     """A child that the next round places elsewhere would be on record twice, and run twice."""
     server, client = site
     store = Store(client, (), lambda key: None)
-    writer = SliceWriter(client, store, HUB, HubState(HUB.metadata.key), ObserveMemory(2), ExecuteMemory(), 2)
+    round = a_round(HUB, HubState(HUB.metadata.key), client=client, store=store, term=2)
+    writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
     judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
     slices = (a_slice(0), a_slice(1))
     member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=slices, judgement=judgement)

@@ -23,16 +23,16 @@ from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, child_status, copies_of
-from processhub.controller.report.childset import SETS_BURST, SETS_RATE, ChildSetWriter
+from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.deferredwrites import HUB_BURST, HUB_RATE
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
-from processhub.controller.report.statusrate import HUB_BURST as STATUS_BURST
-from processhub.controller.report.statusrate import HUB_RATE as STATUS_RATE
-from processhub.controller.report.statusrate import StatusRate
-from processhub.controller.report.writer import StatusWriter
-from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, StatusRate
+from processhub.controller.report.writer import AppliedStatuses
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Judgement, Phase
@@ -136,22 +136,22 @@ def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus
 
 def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
     hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
-    rate, stored, written, writes, last = StatusRate(), hub_reported(0), 0, 0, 0.0
+    rate, budget = StatusRate(OF_HUBS), OF_HUBS.budget()
+    stored, written, writes, last = hub_reported(0), 0, 0, 0.0
     crashing = [hub_reported(running, cpu=running) for running in range(3)]
     unready = hub_reported(0, ready=False)
     for half in range(2400):
         now, pressing = half / 2, half % 400 == 399
         status = unready if pressing else crashing[half % 3]
-        if (
-            rate.wait(now, many_changes=False) > 0
-            or rate.reserve(msgspec.structs.replace(hub, status=stored), status, now) > 0
-        ):
+        if rate.wait(now) > 0 or rate.reserve(msgspec.structs.replace(hub, status=stored), status, now, budget) > 0:
             assert not pressing, "what somebody waits for is reported at once"
             continue
         written += stored_bytes(msgspec.structs.replace(hub, status=status)) + ENVELOPE
         stored, writes, gap, last = status, writes + 1, now - last, now
         assert gap <= 5.0, "the counts are reported in the end"
-    assert written <= STATUS_BURST + 1200 * STATUS_RATE + 12 * stored_bytes(stored), "beside what can't wait"
+    assert written <= OF_HUBS.bytes_burst + 1200 * OF_HUBS.bytes_rate + 12 * stored_bytes(stored), (
+        "beside what can't wait"
+    )
     assert writes < 2000, "it is the budget that bounds"
 
 
@@ -204,14 +204,14 @@ class Server:
         return body
 
 
-def writer_of(server: Server, wanted: dict[str, ChildStatus]) -> StatusWriter:
+def writer_of(server: Server, wanted: dict[str, ChildStatus]) -> ChildStatuses:
     client = cast("Client", server)
     store = Store(client, (), lambda _: None)
 
     def latest(key: tuple[str, str]) -> tuple[Child, ChildStatus]:
         return child(key[1], server.stored.get(key[1])), wanted[key[1]]
 
-    return StatusWriter(client, store, latest)
+    return ChildStatuses(client, store, latest)
 
 
 def test_crash_loops_of_ten_thousand_children_write_no_more_than_their_hub_may() -> None:
@@ -306,11 +306,11 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
             }
         )
         client = cast("Client", sets)
-        writer = ChildSetWriter(client, Store(client, (), lambda _: None), lambda _: None)
+        writer = AppliedStatuses(client, Store(client, (), lambda _: None), lambda _: None, OF_SETS)
         names = list(sets.items)
 
         async def report(status: ChildSetStatus) -> None:
-            writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status))
+            writer.report(("ns", "hub"), list(sets.items.values()), lambda: dict.fromkeys(names, status), Requeue())
             await asyncio.sleep(0.5)
 
         for turn in range(1, 1201):
@@ -321,7 +321,9 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
                     await report(reported(turn, accepted))
                 assert {item.status.conditions[0].status for item in sets.items.values()} == {"False"}
         size = max(map(stored_bytes, sets.items.values()))
-        assert sets.bytes <= SETS_BURST + 604 * SETS_RATE + 7 * 20 * size, "beside those that somebody waits for"
+        assert sets.bytes <= OF_SETS.bytes_burst + 604 * OF_SETS.bytes_rate + 7 * 20 * size, (
+            "beside those that somebody waits for"
+        )
         assert min(sets.writes.values()) > 0.7 * max(sets.writes.values()), "each has its turn"
 
     virtualtime.run(ten_minutes())
@@ -392,7 +394,7 @@ def test_a_child_whose_status_cant_be_made_keeps_no_other_from_being_written() -
             return child(key[1], server.stored.get(key[1])), status_of(1)
 
         client = cast("Client", server)
-        writer = StatusWriter(client, Store(client, (), lambda _: None), latest)
+        writer = ChildStatuses(client, Store(client, (), lambda _: None), latest)
         running = asyncio.create_task(writer.run())
         for name in ("broken", "a"):
             writer.mark(("ns", name))

@@ -37,7 +37,7 @@ async def watching(woken: list[HubKey]) -> Store:
 
 
 def renewed_at(store: Store) -> float:
-    known = store.state(HUB).member_lease("hub-0")
+    known = store.state(HUB).leases.of_member("hub-0")
     assert known is not None
     return known.renewed_at
 
@@ -173,11 +173,11 @@ async def test_a_childs_pod_is_known_by_what_it_was_made_with_whoever_takes_that
         marked(1).metadata.annotations,
     )
     assert known.metadata.resource_version == "2"
-    assert state.changed_pods == {known.metadata.name: (f"processhub.dev/{mark}",)}
-    assert (state.pods, state.unidentified_pods) == ({}, {}), "it is counted once"
+    assert state.child_pods.changed == {known.metadata.name: (f"processhub.dev/{mark}",)}
+    assert (state.pods, state.child_pods.unidentified) == ({}, {}), "it is counted once"
 
     store.put("pods", marked(3))
-    assert state.changed_pods == {}
+    assert state.child_pods.changed == {}
 
 
 async def test_a_childs_pod_stays_with_its_hub_whatever_hub_its_label_names() -> None:
@@ -198,12 +198,12 @@ async def test_a_passive_pod_may_be_marked_active_and_nothing_takes_that_back() 
     state = store.state(HUB)
 
     store.put("pods", marked(2))
-    assert state.changed_pods == {}
+    assert state.child_pods.changed == {}
     store.put("pods", marked(3, role="Passive"))
 
     (known,) = state.child_pods.values()
     assert known.metadata.annotations["processhub.dev/role"] == "Active", "it may act as active yet"
-    assert list(state.changed_pods.values()) == [("processhub.dev/role",)]
+    assert list(state.child_pods.changed.values()) == [("processhub.dev/role",)]
 
 
 async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> None:
@@ -216,10 +216,10 @@ async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> Non
     informer._event(WatchEvent("DELETED", marked(2)))
 
     state = store.state(HUB)
-    assert state.unwatched_pods == set(state.child_pods) != set()
+    assert state.child_pods.unwatched == set(state.child_pods) != set()
     assert woken == [HUB]
-    store.child_pod_gone(HUB, *state.unwatched_pods)
-    assert (state.child_pods, state.unwatched_pods) == ({}, set())
+    store.child_pod_gone(HUB, *state.child_pods.unwatched)
+    assert (state.child_pods, state.child_pods.unwatched) == ({}, set())
 
 
 async def test_a_members_pod_is_filed_with_one_hub_only() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import observing
 import pytest
 
 from processhub.api.child import Child
@@ -15,9 +16,11 @@ from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import child_status, copies_of
-from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, waits
@@ -61,8 +64,7 @@ def observed(child: Child, entry: Assignment | None = None, **spec: Any) -> Obse
     if entry is not None:
         state.put_slice(registry_slice(entry, None))
         members = {"hub-0": member(state.slices["hub-0.0"])}
-    memory = ObserveMemory(1)
-    return observe(hub, state, members, memory, 0.0)
+    return observing.observed(hub, state, members, ObserveMemory(1))
 
 
 def test_an_entry_that_waits_is_told_by_its_text() -> None:

@@ -113,7 +113,7 @@ async def test_a_write_that_was_refused_leaves_nothing_unconfirmed() -> None:
         site.ways = ["refused"]
 
         await rounds.round()
-        in_doubt = rounds.state.uncertain()
+        in_doubt = rounds.state.slices.uncertain()
         await rounds.round()
 
     assert in_doubt == frozenset()
@@ -127,11 +127,11 @@ async def test_a_removal_that_was_not_answered_is_made_again_and_frees_the_child
         await rounds.round()
         (owner,) = site.owners("x")
         known = rounds.state.children.pop("x")
-        rounds.state.by_id.pop("x")
+        rounds.state.children.by_id.pop("x")
         site.ways = ["late"]
 
         await rounds.round()
-        assert rounds.state.uncertain() == {"x"}
+        assert rounds.state.slices.uncertain() == {"x"}
         await rounds.round()
         await rounds.round()
         rounds.state.put_child(known.child)

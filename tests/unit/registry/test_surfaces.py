@@ -26,7 +26,8 @@ from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.childset import tallies
 from processhub.controller.report.hub import registry_of
 from processhub.controller.store.childsets import SeenSet, known_set
-from processhub.controller.store.hubstate import KnownLease, KnownSlice
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, Phase
 from processhub.registry.copies import Copy, is_running
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report

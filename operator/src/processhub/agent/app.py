@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 
 from processhub.agent.parts import Surroundings, build_parts
 from processhub.agent.tasks import Tasks
@@ -35,10 +34,8 @@ class Agent:
         around.lease.other_holder.listen(self._other_holder)
 
     async def run(self) -> int:
-        """Run until a SIGTERM or until it can't go on; returns the exit code."""
+        """Run until ``terminate`` is called or until the agent can't go on; returns the exit code."""
         parts = self._parts
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(signum, self._terminated)
         await parts.server.start()
         self._tasks.begin(parts.slices.informer.run())
         self._tasks.begin(self._wait_for_slices())
@@ -100,7 +97,8 @@ class Agent:
         log.error("the watchdog ended: its children ended with it, and so does this agent")
         self._finish(EXIT_NO_WATCHDOG)
 
-    def _terminated(self) -> None:
+    def terminate(self) -> None:
+        """End in order: children are handed over or stopped, and the Lease is released."""
         log.info("told to end: stopping %d children", len(self._parts.supervisor.children))
         self._parts.server.leave()
         self._finish(EXIT_OK)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import threading
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
-from processhub.agent.watchdog.client import Feed
+from processhub.agent.loopthread import LoopThread
 from processhub.agent.watchdog.linux import boottime
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
@@ -35,6 +36,29 @@ _RELEASE_SECONDS = 3.0
 _STUCK_SECONDS = 45.0  # longer than any one request may take
 
 
+class Deadlines(Protocol):
+    """Takes the times until which the Lease lets children run."""
+
+    def set(self, stop_at: float, kill_at: float) -> None:
+        """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of the Lease's clock); 0 0: never."""
+
+
+class LeaseLoop(Protocol):
+    """The event loop on which the Lease is kept: in an agent that of a thread."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+
+    def start(self, begin: Callable[[], None]) -> None:
+        """Start it, and call ``begin`` on it."""
+
+    def stop(self) -> None:
+        """End it; called on the loop."""
+
+
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
@@ -42,33 +66,45 @@ class LeaseKeeper:
     it had run out, and with the same when a renewal was answered only after that. ``other_holder`` notifies of another
     holder. Both notify on the thread that made the keeper. The latest usage goes with each renewal: that costs no write
     of its own.
+
+    ``connect`` makes the client for the Lease alone, ``place`` is the loop that it is kept on (None: one on a thread of
+    its own), and ``clock`` that of the deadlines, in seconds above 0.
     """
 
-    def __init__(self, env: Environment, settings: Settings, feed: Feed) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        settings: Settings,
+        feed: Deadlines,
+        *,
+        connect: Callable[[], Awaitable[Client]] = Client.connect,
+        place: LeaseLoop | None = None,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
         self.taken: Listeners[int] = Listeners()
         self.other_holder: Listeners[str] = Listeners()
-        self.identity = f"{env.pod_uid}/{secrets.token_hex(4)}"
+        self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self.session = 0
         self.renewals = self.failures = 0
-        self.beat = boottime()  # when the thread was last alive, for /healthz
-        self._env, self._settings, self._feed = env, settings, feed
+        self.beat = clock()  # when the Lease's loop last came round, for /healthz
+        self._env, self._settings, self._feed, self._connect, self._clock = env, settings, feed, connect, clock
         self._name = lease_name(env.hub, env.member)
         self._usage: Usage | None = None
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
-        self._renewed = 0.0  # boottime before the last successful renewal was sent; 0: not held
+        self._renewed = 0.0  # by the clock, before the last successful renewal was sent; 0: not held
         self._granted = settings.lease_seconds  # the seconds that it asked for: who watches the Lease waits no longer
         self._lease: Lease | None = None
-        self._loop = asyncio.new_event_loop()
+        self._place = place or LoopThread("lease")
+        self._loop = self._place.loop
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, name="lease", daemon=True)
 
     # for the agent's main thread
 
     def start(self) -> None:
         """Begin to take the Lease."""
-        self._thread.start()
+        self._place.start(self._begin)
 
     def set_usage(self, usage: Usage) -> None:
         """Send this usage with the renewals from now on."""
@@ -84,7 +120,7 @@ class LeaseKeeper:
 
         With fencing it counts as lost from the stop deadline on: what would be started then would be killed.
         """
-        return session == self.session > 0 and boottime() < self._renewed + self._valid_seconds()
+        return session == self.session > 0 and self._clock() < self._renewed + self._valid_seconds()
 
     def _valid_seconds(self) -> float:
         return self._seconds() * (2 / 3 if self._settings.fence else 1.0)
@@ -95,13 +131,13 @@ class LeaseKeeper:
 
     @property
     def alive(self) -> bool:
-        """Whether its thread has come round lately (or was not started yet)."""
+        """Whether its loop has come round lately (or was not started yet)."""
         longest = max(self._settings.lease_seconds, _STUCK_SECONDS)
-        return not self._thread.is_alive() or boottime() - self.beat < longest
+        return not self._place.running or self._clock() - self.beat < longest
 
     async def release(self) -> None:
         """Give the Lease up (best effort, some seconds at most) and end the thread."""
-        if not self._thread.is_alive():
+        if not self._place.running:
             return
         future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
         with contextlib.suppress(TimeoutError):
@@ -109,10 +145,8 @@ class LeaseKeeper:
 
     # on the Lease's own thread
 
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    def _begin(self) -> None:
         self._task = self._loop.create_task(self._keep())
-        self._loop.run_forever()
 
     def _apply(self, settings: Settings) -> None:
         self._settings = settings
@@ -130,7 +164,7 @@ class LeaseKeeper:
     async def _keep(self) -> None:
         while True:
             try:
-                async with await Client.connect() as client:
+                async with await self._connect() as client:
                     await self._take(client)
                     while await self._renew(client):
                         pass
@@ -147,7 +181,7 @@ class LeaseKeeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
-        self.beat = boottime()
+        self.beat = self._clock()
 
     async def _take(self, client: Client) -> None:
         """Wait until the Lease is free to take, and take it (or find that it still is our own)."""
@@ -165,11 +199,11 @@ class LeaseKeeper:
                     return
                 mark = (holder, lease.spec.renew_time or "")
                 if mark != seen:
-                    seen, since = mark, boottime()
+                    seen, since = mark, self._clock()
                     if holder and not self._same_pod(holder):
                         log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
                 max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
-                if not holder or self._same_pod(holder) or boottime() - since > max_wait:
+                if not holder or self._same_pod(holder) or self._clock() - since > max_wait:
                     if await self._write(client, lease, taking=True):
                         return
                     continue
@@ -192,7 +226,7 @@ class LeaseKeeper:
     async def _renew(self, client: Client) -> bool:
         """Rest a fifth of the Lease's duration and renew it; False where it must be looked at anew."""
         interval = self._seconds() / 5
-        await self._rest(max(0.0, self._renewed + interval - boottime()) if self._renewed else 0.0)
+        await self._rest(max(0.0, self._renewed + interval - self._clock()) if self._renewed else 0.0)
         if self._lease is None:
             return False
         try:
@@ -208,7 +242,7 @@ class LeaseKeeper:
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
         """Renew, or take it over. False on a conflict: somebody wrote in between."""
-        began, seconds = boottime(), self._settings.lease_seconds
+        began, seconds = self._clock(), self._settings.lease_seconds
         now = now_micros()
         spec = msgspec.structs.replace(
             lease.spec,
@@ -237,7 +271,7 @@ class LeaseKeeper:
         # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
         # Sent in time and answered late: between the two it counted as lost, and starts were put off.
-        late = not fresh and boottime() >= self._renewed + self._valid_seconds()
+        late = not fresh and self._clock() >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1
         self._renewed, self._granted = began, seconds
@@ -259,11 +293,11 @@ class LeaseKeeper:
             await asyncio.wait((self._task,))
         if self._renewed:
             with contextlib.suppress(ApiError, TimeoutError):
-                async with asyncio.timeout(_RELEASE_SECONDS), await Client.connect() as client:
+                async with asyncio.timeout(_RELEASE_SECONDS), await self._connect() as client:
                     lease = await client.get(LEASES, self._env.namespace, self._name)
                     if lease.spec.holder_identity == self.identity:
                         spec = msgspec.structs.replace(lease.spec, holder_identity="")
                         await client.replace(
                             LEASES, self._env.namespace, self._name, msgspec.structs.replace(lease, spec=spec)
                         )
-        self._loop.call_soon(self._loop.stop)
+        self._place.stop()

@@ -6,11 +6,18 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
 from processhub.agent.watchdog.client import WatchdogProcess
 from processhub.agent.watchdog.linux import become_subreaper
+
+if TYPE_CHECKING:
+    from processhub.agent.logs import LogSink
+    from processhub.agent.parts import Surroundings
+    from processhub.cluster.client import Client
 
 
 def main() -> int:
@@ -49,18 +56,13 @@ def _raise_nofile() -> tuple[int, int] | None:
 
 
 def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] | None) -> int:
+    import asyncio
     import logging
 
     import uvloop
 
     from processhub.agent.app import Agent
-    from processhub.agent.children.launchers import launch_in_pod
-    from processhub.agent.lease import LeaseKeeper
     from processhub.agent.logs import JsonHandler, LogSink, PlainHandler
-    from processhub.agent.parts import Surroundings
-    from processhub.agent.peers.client import Peers
-    from processhub.agent.watchdog.client import WatchdogClient
-    from processhub.api.slice import Settings
     from processhub.cluster.client import Client
     from processhub.cluster.config import ConfigError
 
@@ -71,17 +73,10 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
 
     async def run() -> int:
         async with await Client.connect() as client:
-            orders = WatchdogClient(watchdog, nofile)
-            around = Surroundings(
-                env=env,
-                client=client,
-                lease=LeaseKeeper(env, Settings(), watchdog.feed),
-                peers=Peers(env),
-                watchdog=orders,
-                launchers=launch_in_pod(env, client, orders, sink),
-                lines_dropped=lambda: sink.dropped,
-            )
-            return await Agent(around).run()
+            agent = Agent(_surroundings(env, client, watchdog, nofile, sink))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, agent.terminate)
+            return await agent.run()
 
     try:
         return uvloop.run(run())
@@ -93,6 +88,35 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
         return 1
     finally:
         sink.close()
+
+
+def _surroundings(
+    env: Environment, client: Client, watchdog: WatchdogProcess, nofile: tuple[int, int] | None, sink: LogSink
+) -> Surroundings:
+    """What an agent is built upon in a pod: threads, processes and connections."""
+    from functools import partial
+
+    from processhub.agent.children.launchers import launch_in_pod
+    from processhub.agent.children.usage import Meter
+    from processhub.agent.lease import LeaseKeeper
+    from processhub.agent.parts import Surroundings
+    from processhub.agent.peers.client import Peers
+    from processhub.agent.requests.server import Server
+    from processhub.agent.watchdog.client import WatchdogClient
+    from processhub.api.slice import Settings
+
+    orders = WatchdogClient(watchdog, nofile)
+    return Surroundings(
+        env=env,
+        client=client,
+        lease=LeaseKeeper(env, Settings(), watchdog.feed),
+        peers=Peers(env),
+        watchdog=orders,
+        launchers=launch_in_pod(env, client, orders, sink),
+        meter=partial(Meter, orders.pid),
+        server=Server,
+        lines_dropped=lambda: sink.dropped,
+    )
 
 
 def _end_all(watchdog: WatchdogProcess) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
-from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
 from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
@@ -20,7 +19,7 @@ from processhub.agent.health import Health
 from processhub.agent.lease import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.metrics import Metrics
-from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import PeerLink
 from processhub.agent.permit import Permit
 from processhub.agent.registry.earlier import EarlierReports
 from processhub.agent.registry.slicewatcher import SliceWatcher
@@ -30,32 +29,69 @@ from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
-from processhub.agent.requests.server import Server
+from processhub.agent.requests.server import Served
 from processhub.agent.supervisor import Supervisor
 from processhub.api.slice import RegistrySlice
+from processhub.api.usage import Usage
 from processhub.cluster.client import Client
 
 
 class WatchdogLink(Protocol):
     """The process that ends all others of the member when the agent can't."""
 
-    pid: int
     lost: Listeners[()]
 
     def close(self) -> None:
         """Let the watchdog end; whatever still runs is killed by it."""
 
 
+class UsageMeter(Protocol):
+    """Measures what the children's processes use; ``measured`` notifies of each reading."""
+
+    measured: Listeners[Usage]
+
+    def start(self) -> None:
+        """Begin to read."""
+
+    def stop(self) -> None:
+        """Read no more."""
+
+
+class MemberServer(Protocol):
+    """Has the member answer probes, look-ups and requests."""
+
+    async def start(self) -> None:
+        """Listen. Raises OSError where the pod's address is taken."""
+
+    def leave(self) -> None:
+        """The member ends: callers are to go to another one."""
+
+    async def finish(self, seconds: float) -> None:
+        """Take no request any more and wait until those that came are dealt with, for so long at most."""
+
+    async def stop(self) -> None:
+        """Close all connections."""
+
+
+# By seconds between two readings, how many children run, and the pid of a process that runs none yet (0: none).
+MeterFactory = Callable[[Callable[[], float], Callable[[], int], Callable[[], int]], UsageMeter]
+
+
 @dataclass(frozen=True)
 class Surroundings:
-    """What an agent is built upon: the API server, the Lease's clock, the network and what starts children."""
+    """What an agent is built upon: all that opens connections, starts processes or threads, or has a clock of its own.
+
+    So an agent can also run in one thread, by a simulated API server and a simulated clock.
+    """
 
     env: Environment
     client: Client
     lease: LeaseKeeper
-    peers: Peers
+    peers: PeerLink
     watchdog: WatchdogLink
     launchers: LauncherFactory
+    meter: MeterFactory
+    server: Callable[[Served], MemberServer]
     lines_dropped: Callable[[], int]  # lines of output, as the log is read too slowly
 
 
@@ -79,9 +115,9 @@ class Parts:
     launchers: Launchers
     supervisor: Supervisor
     reporter: StatusReporter
-    meter: Meter
+    meter: UsageMeter
     metrics: Metrics
-    server: Server
+    server: MemberServer
 
 
 def build_parts(around: Surroundings, begin: Begin) -> Parts:
@@ -104,11 +140,21 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
         launchers=launchers,
         supervisor=supervisor,
         reporter=_build_reporter(around, slices, handovers, metrics),
-        meter=Meter(
-            around.watchdog.pid, lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid
-        ),
+        meter=around.meter(lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid),
         metrics=metrics,
-        server=_build_server(around, slices, requests.router, inbox, metrics, health),
+        server=around.server(
+            Served(
+                around.env,
+                slices,
+                requests.router,
+                Access(around.env, around.client),
+                inbox.receive,
+                inbox.take,
+                metrics,
+                health.healthy,
+                health.ready,
+            )
+        ),
     )
     _connect(parts, around.lease)
     _observe(parts, around)
@@ -140,13 +186,6 @@ def _build_reporter(
             slices.member_count,
         )
     )
-
-
-def _build_server(
-    around: Surroundings, slices: SliceWatcher, router: Router, inbox: HandoverInbox, metrics: Metrics, health: Health
-) -> Server:
-    access = Access(around.env, around.client)
-    return Server(around.env, slices, router, access, inbox.receive, inbox.take, metrics, health.healthy, health.ready)
 
 
 def _connect(parts: Parts, lease: LeaseKeeper) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -73,6 +73,30 @@ class WatchEvent(msgspec.Struct, frozen=True):
 
     type: str
     object: Any
+
+
+class _Content(Protocol):
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """The body, as it arrives."""
+
+
+class Answer(Protocol):
+    """What the client needs of the answer to a request."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The HTTP headers."""
+
+    @property
+    def content(self) -> _Content:
+        """The body of a watch."""
+
+    async def read(self) -> bytes:
+        """The whole body."""
 
 
 class Client:
@@ -175,7 +199,7 @@ class Client:
             # was: a dead connection fails then, a quiet one goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
-            async with self._send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
+            async with self.send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
                 await _raise_for_status(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
@@ -311,7 +335,7 @@ class Client:
         limits = aiohttp.ClientTimeout(total=timeout)
         for attempt in (1, 2):
             try:
-                async with self._send(method, path, query, payload, content_type, limits, accept) as answer:
+                async with self.send(method, path, query, payload, content_type, limits, accept) as answer:
                     await _raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
@@ -334,7 +358,7 @@ class Client:
             return False
         return True
 
-    def _send(
+    def send(
         self,
         method: str,
         path: str,
@@ -343,7 +367,8 @@ class Client:
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
         accept: str = _JSON,
-    ) -> _Sending:
+    ) -> AbstractAsyncContextManager[Answer]:
+        """The answer to one request. All methods but ``websocket`` send by it: a simulation overrides it alone."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
@@ -446,6 +471,6 @@ def _readable(plural: str) -> Iterator[None]:
         raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
 
 
-async def _raise_for_status(answer: aiohttp.ClientResponse) -> None:
+async def _raise_for_status(answer: Answer) -> None:
     if answer.status >= 400:
         raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

@@ -1,4 +1,4 @@
-"""Everything that runs only while this replica leads: informers, the queue of hubs, writers of status and Events."""
+"""What runs only while this replica leads: informers, the queue of hubs, writers of statuses and Events."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.concurrency import cancel_all
+from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
@@ -19,38 +20,38 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The leader's machinery; ``store`` has what the watches gave. ``start`` returns when the first rounds may run."""
+    """The tasks of the leader. ``start`` returns when the first rounds may run."""
 
-    def __init__(self, client: Client, settings: OperatorSettings, term: int) -> None:
-        self._client, self._settings, self._term = client, settings, term
+    def __init__(self, client: Client, settings: OperatorSettings, term: int, receivers: Receivers) -> None:
+        self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.store = Store(client, settings.namespaces, self.wake)
         self._queue: WorkQueue[HubKey] | None = None
-        self.stopped = asyncio.Event()  # nothing is written any more
+        self.stopped = asyncio.Event()  # No write follows.
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing that should run for ever has ended."""
+        """Whether all tasks still run that must not end."""
         return self.store.failed() is None and not any(task.done() for task in self._tasks)
 
     def wake(self, key: HubKey) -> None:
-        """Have a hub looked at; before the start is complete all of them will be anyway."""
+        """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
 
     def answered(self, sent: float) -> None:
-        """The API server took a write that was sent then (the loop's time): it works."""
+        """Note that the API server took a write that was sent at this time of the loop."""
         self.store.answered(sent)
 
     async def start(self) -> None:
-        """Sync, raise the terms, begin."""
+        """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
         await self.store.synced()
-        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake)
+        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake, self._receivers)
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
-        reconciler.term_generations, reconciler.behind = raised.generations, raised.behind
-        # A member that restarted may have read what the former leader removed just before: who holds its Lease now?
+        reconciler.takeover.begin(raised)
+        # A restarted member may have read entries before the former leader removed them. Its Lease shows that.
         await self.store.read_leases()
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
@@ -66,10 +67,10 @@ class Engine:
         log.info("started with %d hubs", len(self.store.hubs))
 
     async def stop(self) -> None:
-        """Stop all work; nothing is written after this."""
+        """Stop all work. No write follows."""
         if self._queue is not None:
             await self._queue.close()
-        # Hooks have seconds for what is queued: what a leader that was deposed still writes ends before.
+        # Hooks get seconds for queued events. The other writes must have ended before: this replica may be deposed.
         await cancel_all(self._tasks)
         if self._reconciler is not None:
             await self._reconciler.close()

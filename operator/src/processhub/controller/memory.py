@@ -1,24 +1,53 @@
-"""What the leader remembers of one hub between the rounds: a part for each stage, all forgotten with the Hub's uid."""
+"""What a leader remembers of the hubs between the rounds: a part for each stage, dropped with the Hub's uid."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from processhub.api.hub import Hub
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 
 
 class HubMemory:
-    """The memories of the stages, and what was accepted of the Hub.
+    """The memories of the stages for one hub, and its last accepted spec.
 
     ``used_epochs``: how many epochs of this term deleted hubs have used.
     """
 
     def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
         self.uid = uid
-        self.accepted: Hub | None = None  # as it was when its spec was accepted last
-        self.refused_edit: Refusal | None = None  # why the present spec is refused
+        self.accepted: Hub | None = None  # As it was when its spec was last accepted.
+        self.refused_edit: Refusal | None = None  # Why the present spec is not accepted.
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()
+
+
+class Memories:
+    """The memories of all hubs. ``term_generations``: slice's uid → the generation with this leader's ``term``."""
+
+    def __init__(self, term: int, term_generations: Mapping[str, int]) -> None:
+        self._term, self._term_generations = term, term_generations
+        self._of: dict[HubKey, HubMemory] = {}
+        # By deleted hubs. A hub re-created under the same name continues from there (docs/protocol.md, rule 3).
+        self._used_epochs = 0
+
+    def of(self, hub: Hub, state: HubState) -> HubMemory:
+        """The memory of this Hub. The memory of an earlier Hub of its name is dropped."""
+        key = hub.metadata.key
+        memory = self._of.get(key)
+        if memory is None or memory.uid != hub.metadata.uid:
+            self.forget(key)
+            state.forget_unanswered()
+            memory = self._of[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
+            memory.observe.term_generations = self._term_generations
+        return memory
+
+    def forget(self, key: HubKey) -> None:
+        """Drop the memory of a deleted hub."""
+        if memory := self._of.pop(key, None):
+            self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)

@@ -1,28 +1,23 @@
-"""One round for one hub: observe, plan, execute, report. The only place where the stages meet."""
+"""The rounds of a hub: learn, observe, plan, execute, report. This is the only module in which the stages meet."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import msgspec
 
-from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_PAUSED
-from processhub.api.reasons import EventReason, Reason
+from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, NamespaceTerminatingError
+from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
-from processhub.controller.execute.executor import Executor, workload_texts
+from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.memberleases import make_leases
-from processhub.controller.execute.memberworkload import keep_members, note_refused, replicas_of
+from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
 from processhub.controller.execute.moverequests import MoveRequests
-from processhub.controller.execute.ownedobjects import OwnedObjects
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
 from processhub.controller.execute.quorumreset import end_quorum_reset
@@ -30,32 +25,34 @@ from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
-from processhub.controller.execute.steps import Steps
-from processhub.controller.hooks.hubhooks import Hooks
+from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
-from processhub.controller.lead.terms import raise_terms
-from processhub.controller.memory import HubMemory
+from processhub.controller.lead.takeover import Takeover
+from processhub.controller.memory import HubMemory, Memories
+from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
-from processhub.controller.observe.members import Member, observe_members, proven_members
-from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.observe.observation import Observation, formation_wait, observe
+from processhub.controller.observe.facts import learn, members_now
+from processhub.controller.observe.lookagain import look_again
+from processhub.controller.observe.members import Member, proven_members
+from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
+from processhub.controller.report.statusrate import many_changes
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
-from processhub.controller.store.hubstate import HubKey, HubState
+from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
-_MANY = 32  # With more entries under way than this, writes of Child statuses are throttled: slices go first.
-_MOVING_SECONDS = 0.5  # Moves under way are looked at again after this, whatever the watches show.
-_NAMESPACE_GOES_SECONDS = 10.0  # Whether a terminating namespace has gone is looked at again after this.
+_CONFLICT_SECONDS = 1.0  # Until the round that checks whether a name that is taken has become free.
+_NAMESPACE_GOES_SECONDS = 10.0  # Until the round that checks whether a terminating namespace is gone.
 log = logging.getLogger(__name__)
 
 
@@ -63,258 +60,147 @@ class Reconciler:
     """The leader's rounds. ``reconcile`` is the work of a queue keyed by hub."""
 
     def __init__(
-        self, client: Client, store: Store, settings: OperatorSettings, term: int, wake: Callable[[HubKey], None]
+        self,
+        client: Client,
+        store: Store,
+        settings: OperatorSettings,
+        term: int,
+        wake: Callable[[HubKey], None],
+        receivers: Receivers,
     ) -> None:
-        self.wake = wake
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._memory: dict[HubKey, HubMemory] = {}
         self._custom = own_strategies()
-        # By hubs that are gone: one re-created under the name goes on from there (docs/protocol.md, rule 3).
-        self._used_epochs = 0
-        self.term_generations: dict[str, int] = {}  # slice's uid → generation with this leader's term
-        self.behind: dict[HubKey, ApiError] = {}  # hubs for which nothing may be done before their terms are raised
+        self.takeover = Takeover()
+        self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
+        self._pauses = Pauses(self.events)
         self.rights = CallRights(client, settings.namespaces, store.hub_keys())
-        self.hooks = Hooks(self.events, term, settings.pod_name, store.hubs.values(), wake)
+        self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.reporter = Reporter(client, store, self.events, wake, self._acceptance.refusal_of_spec)
-        self._paused: set[str] = set()  # uids of hubs
+        self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec)
 
     async def reconcile(self, key: HubKey) -> float | None:
-        """One round; the seconds until the next one is due without any event."""
+        """Run one round; returns the seconds until the next one is due without any event, or None."""
         self.rights.look()
-        hub, state = self._store.hubs.get(key), self._store.state(key)
+        hub = self._store.hubs.get(key)
         if hub is None or hub.metadata.deletion_timestamp is not None:
-            return await self._without_hub(key, state)
-        if self._is_paused(hub):
+            return await self._without_hub(key)
+        if self._pauses.is_paused(hub):
             return None
-        memory = self._memory_of(hub, state)
-        steps = Steps(memory.execute.failures, self.events, hub)
+        memory = self._memories.of(hub, self._store.state(key))
+        round = begin_round(self._client, self._store, hub, self._term, self.events, memory.execute.failures)
         try:
-            if key in self.behind and not await self._catch_up(key, steps):
-                wait = self.reporter.report_stalled(hub, memory.report, steps.trouble())
-            else:
-                admitted = self._acceptance.admit(hub, state, memory)
-                if isinstance(admitted, Refusal):
-                    wait = await self._refuse(hub, state, memory, steps, admitted)
-                else:
-                    with metrics.ROUND_SECONDS.time():
-                        wait = await self._round(admitted, state, memory, steps)
+            await self._reconcile(round, memory)
         except NamespaceTerminatingError:
             log.info("hub %s/%s goes with its namespace", *key)
             return _NAMESPACE_GOES_SECONDS
-        steps.end()
-        return _soonest(wait, steps.again_in)
-
-    async def _catch_up(self, key: HubKey, steps: Steps) -> bool:
-        """Raise the terms of the hub's slices, which was refused when this leader began; whether that is done."""
-
-        async def raise_them() -> None:
-            raised = await raise_terms(self._client, self._store, (key[0],), self._term, key)
-            if key in raised.behind:
-                raise raised.behind[key]
-            # A member that restarted may have read what the former leader removed just before.
-            await self._store.read_leases()
-            self.term_generations.update(raised.generations)
-            del self.behind[key]
-
-        return await steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
-
-    def _is_paused(self, hub: Hub) -> bool:
-        """Whether the hub is paused by its annotation; an Event is posted when that begins and ends."""
-        uid, paused = hub.metadata.uid, hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true"
-        if paused and uid not in self._paused:
-            self._paused.add(uid)
-            self.events.about_hub(
-                hub,
-                EventReason.PAUSED,
-                f"nothing is placed, moved or told in its status until the annotation {ANNOTATION_PAUSED} is taken off;"
-                " what runs runs on",
-            )
-        elif not paused and uid in self._paused:
-            self._paused.discard(uid)
-            self.events.about_hub(hub, EventReason.RESUMED, "it is reconciled again")
-        return paused
+        round.steps.end()
+        return round.requeue.after
 
     async def close(self) -> None:
-        """End what is under way beside the rounds; none may begin any more."""
+        """Stop what runs beside the rounds. No round may begin after this."""
         await self.rights.close()
         await self.reporter.close()
         await self.hooks.close()
 
-    # one round
-
-    async def _refuse(
-        self, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, refusal: Refusal
-    ) -> float | None:
-        """The round of a hub that is not accepted: its objects are kept as they were, and its children report why."""
-        now = asyncio.get_running_loop().time()
-        marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, now, steps)
-        state.dirty |= state.by_id.keys()  # their statuses change once the hub is accepted
-        owned = self._owned(hub, memory)
-        note_refused(steps, await owned.keep_last(now))
-        wait = self.reporter.refuse(hub, state, memory.report, refusal)
-        again = 1.0 if wait is not None or refusal.reason is Reason.NAME_CONFLICT else None
-        return _soonest(again, marks_in, owned.retry_in)
-
-    async def _round(self, hub: Hub, state: HubState, memory: HubMemory, steps: Steps) -> float | None:
-        # What changes from here on may not be in this round's observation: it is reported after the next one.
-        dirty, state.dirty = state.dirty, set()
+    async def _reconcile(self, round: Round, memory: HubMemory) -> None:
+        if not await self.takeover.catch_up(round):
+            self.reporter.report_stalled(round, memory.report)
+            return
+        admitted = self._acceptance.admit(round.hub, round.state, memory)
+        if isinstance(admitted, Refusal):
+            await self._refuse(round, memory, admitted)
+            return
+        # Changes from here on may be missing in this round's observation. They are reported after the next round.
+        changed, round.state.dirty = round.state.dirty, set()
         try:
-            return await self._observe_and_act(hub, state, memory, steps, dirty)
+            with metrics.ROUND_SECONDS.time():
+                await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
         except BaseException:
-            state.dirty |= dirty
+            round.state.dirty |= changed
             raise
 
-    async def _observe_and_act(
-        self, hub: Hub, state: HubState, memory: HubMemory, steps: Steps, dirty: set[str]
-    ) -> float | None:
-        loop = asyncio.get_running_loop()
-        pods = PodChildren(self._client, self._store, hub, state, memory.observe, memory.execute, steps)
+    async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
+        """The round of a Hub that is not accepted: its objects are kept, and its Children report why."""
+        await put_marks_back(round, memory.execute)
+        round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
+        await keep_last_members(round, memory.execute)
+        self.reporter.refuse(round, memory.report, refusal)
+        if refusal.reason is Reason.NAME_CONFLICT:
+            round.again_in(_CONFLICT_SECONDS)
+
+    async def _round(self, round: Round, memory: HubMemory) -> None:
+        pods = PodChildren(round, memory.execute)
         await pods.confirm_pods()
-        writer = SliceWriter(self._client, self._store, hub, state, memory.observe, memory.execute, self._term)
-        executor = Executor(self._client, self._store, state, writer, steps, self._term)
-        look = partial(self._members, hub, state, memory.observe)
-        members = await proven_members(lambda: look(loop.time()), executor.confirm_gone, copies=hub.spec.keeps_copies)
-        observation, plan = self._plan(hub, state, memory, members)
-        await make_leases(self._client, self._store, hub, state, members, steps)
-        executed = await executor.execute(observation, plan, workload_texts(observation))
-        await pods.follow(members, observation.owner, loop.time())
-        emit_changed_pods(self.events, hub, observation, pods.changed)
+
+        def look() -> dict[str, Member]:
+            return members_now(round, memory.observe)
+
+        copies = round.hub.spec.keeps_copies
+        members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
+        observation, plan = self._plan(round, memory, members)
+        await make_leases(round, members)
+        partitioned = observation.quorum.partitioned
+        writer = SliceWriter(round, memory.execute, fingerprint=observation.fingerprint, partitioned=partitioned)
+        executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
+        await pods.follow(members, observation.owner, partitioned=partitioned)
+        emit_changed_pods(round, observation, pods.changed)
         # Children made here are placed in the next round: a slow API server must not delay a failover.
-        await sync_static_children(self._client, self._store, hub, state, steps)
+        await sync_static_children(round)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
-        move_requests = MoveRequests(self._client, self._store, self.events, hub, memory.observe.applied_moves, steps)
-        move_results_in = await move_requests.record_results(observation, plan.move_results, loop.time())
-        lifetimes = Lifetimes(self._client, state, memory.execute, memory.report, steps)
-        await lifetimes.delete_expired(observation, loop.time())
-        await retire(self._client, state, memory.execute, members, writer, steps)
-        await end_quorum_reset(self._client, self._store, hub, memory.observe.quorum, steps)
-        owned = self._owned(hub, memory)
-        replicas = replicas_of(hub, observation, plan)
-        refused = await keep_members(hub, self._settings, memory.execute.template, owned, replicas, steps)
-        await label_pods(self._client, self._store, members.values(), steps)
-        marks_in = await put_marks_back(self._client, self._store, hub, state, memory.execute, loop.time(), steps)
-        refusal = memory.refused_edit or refused
-        report_in = self._report(hub, state, memory, observation, plan, dirty, refusal, steps.trouble())
-        return _soonest(
-            0.0 if executed.came_back else None,
-            writer.retry_in,
-            pods.retry_in,
-            move_results_in,
-            lifetimes.next_in,
-            owned.retry_in,
-            marks_in,
-            report_in,
-            0.05 if memory.observe.rebalance_target else None,
-            _MOVING_SECONDS if plan.moving else None,
-            0.2 if plan.pending_moves or plan.pending_restarts else None,
-            formation_wait(hub, memory.observe.formation, loop.time()),
-            memory.observe.deferred_moves.wait(loop.time()),
-            *(member.judgement.recheck_seconds for member in members.values()),
-        )
+        await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
+        await retire(round, memory.execute, members)
+        await end_quorum_reset(round, memory.observe.quorum)
+        replicas = replicas_of(round.hub, observation, plan)
+        refused = await keep_members(round, self._settings, memory.execute, replicas)
+        await label_pods(round, members.values())
+        await put_marks_back(round, memory.execute)
+        self._report(round, memory, observation, plan, memory.refused_edit or refused)
+        look_again(round, memory.observe, plan, members)
 
-    def _report(
-        self,
-        hub: Hub,
-        state: HubState,
-        memory: HubMemory,
-        observation: Observation,
-        plan: Plan,
-        dirty: set[str],
-        refusal: Refusal | None,
-        trouble: tuple[str, str] | None,
-    ) -> float | None:
-        """Report the round by Events, hooks and statuses; the seconds until a write that waits."""
-        members = self._members(hub, state, memory.observe, asyncio.get_running_loop().time())
-        quorum, followed = memory.observe.quorum, (memory.accepted or hub).metadata.generation
-        fresh = self.reporter.round_ended(hub, state, memory.report, observation, plan, members, quorum, dirty)
-        self.hooks.after_round(hub, fresh, plan, dirty)
-        hub_in = self.reporter.report_hub(hub, memory.report, plan, refusal, trouble, followed)
-        return _soonest(hub_in, self.reporter.report_sets(hub.metadata.key, plan))
-
-    def _plan(
-        self, hub: Hub, state: HubState, memory: HubMemory, members: dict[str, Member]
-    ) -> tuple[Observation, Plan]:
-        """What is observed, and what is to be done; ``memory`` gets what the next rounds need of the plan."""
-        now, kept = asyncio.get_running_loop().time(), memory.observe
+    def _plan(self, round: Round, memory: HubMemory, members: dict[str, Member]) -> tuple[Observation, Plan]:
+        """Observe the hub and make a plan. ``memory`` keeps what later rounds need of both."""
+        hub, now = round.hub, round.now()
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
-        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, kept.copies)
-        admission = self.hooks.admission(hub, state)
-        observation = observe(hub, state, members, kept, now, strategy, admission, rules)
-        kept.copies = rules.copies or 1
+        rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, memory.observe.copies)
+        observation = observe(learn(round, memory.observe, members, strategy, rules))
+        if (admission := self.hooks.admission(hub, round.state)) is not None:
+            observation = admit_starts(observation, admission, hub)
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
-        memory.report.many_changes = _changes(plan) + _unanswered(members) + plan.moving > _MANY
+        memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
-        kept.epochs.next = plan.next_epoch
-        kept.moves.spend(plan.planned_moves)
-        emit_strategy_failure(self.events, hub, memory.report, strategy, migration, rules)
-        kept.last_placed = plan.last_placed
-        kept.deferred_moves.defer(plan.deferred, now)
-        kept.rebalance_target = kept.cooldown.target(plan.imbalance, now)
+        emit_strategy_failure(round, memory.report, strategy, migration, rules)
+        memory.observe.remember(plan, now)
         return observation, plan
 
-    def _members(self, hub: Hub, state: HubState, memory: ObserveMemory, now: float) -> dict[str, Member]:
-        nodes, observed = self._store.nodes.items, self._store.leases_observed(now)
-        return observe_members(hub, state, nodes, memory.restarting_since, now, leases_observed=observed)
+    def _report(
+        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None
+    ) -> None:
+        """Report the round by Events, hooks and statuses."""
+        quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
+        members = members_now(round, memory.observe)
+        fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
+        self.hooks.after_round(round.hub, fresh, plan, round.changed)
+        self.reporter.report_hub(round, memory.report, plan, refusal, followed)
+        self.reporter.report_sets(round, plan)
 
-    def _owned(self, hub: Hub, memory: HubMemory) -> OwnedObjects:
-        def emit_put_back(text: str) -> None:
-            self.events.about_hub(hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
-
-        return OwnedObjects(self._client, self._store.owned, hub, memory.execute.owned, emit_put_back)
-
-    # beside a round
-
-    def _memory_of(self, hub: Hub, state: HubState) -> HubMemory:
-        key = hub.metadata.key
-        memory = self._memory.get(key)
-        if memory is None or memory.uid != hub.metadata.uid:
-            self._drop_memory(key)
-            state.unaccounted.clear()
-            state.creating.clear()
-            memory = self._memory[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
-            memory.observe.term_generations = self.term_generations
-        return memory
-
-    async def _without_hub(self, key: HubKey, state: HubState) -> float | None:
-        """The Hub does not exist (any more), or was never read: its Children report that. What is left goes with it."""
-        wait = self.reporter.report_no_hub(key, state)
+    async def _without_hub(self, key: HubKey) -> float | None:
+        """The round of a Hub that does not exist or can't be read: its Children report that."""
+        state, requeue = self._store.state(key), Requeue()
+        self.reporter.report_no_hub(key, state, requeue)
         state.dirty.clear()
         if self._store.unread_hub(key):
-            return wait  # it is there: what it has stays as it is
-        look_again = await delete_all(self._client, self._store, state)
+            return requeue.after  # The Hub exists, so its objects stay.
+        await delete_all(self._client, self._store, state, requeue)
         if self._store.hubs.get(key) is None:
-            self._drop_memory(key)
+            self._memories.forget(key)
             self.hooks.forget(key)
             metrics.forget(key)
             if state.empty:
                 self._store.forget(key)
-        return _soonest(wait, look_again)
-
-    def _drop_memory(self, key: HubKey) -> None:
-        if memory := self._memory.pop(key, None):
-            self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)
-
-
-def _changes(plan: Plan) -> int:
-    return sum(len(entries) for entries in plan.entries.values())
-
-
-def _unanswered(members: Mapping[str, Member]) -> int:
-    """Entries that live members have not reported on yet."""
-    return sum(
-        max(0, len(known.assignments) - len(known.reports))
-        for member in members.values()
-        if member.phase is Phase.LIVE
-        for known in member.slices
-    )
-
-
-def _soonest(*seconds: float | None) -> float | None:
-    given = [value for value in seconds if value is not None]
-    return min(given) if given else None
+        return requeue.after

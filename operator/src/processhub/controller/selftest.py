@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 
 from processhub.api.kubernetes import Lease
 from processhub.api.meta import GROUP
@@ -17,6 +17,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import LEASES, untyped
+from processhub.cluster.timestamps import utc_now
 
 LEADER_LEASE = "processhub-operator"
 PLURALS = ("hubs", "children", "childsets", "registryslices")
@@ -66,7 +67,7 @@ async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -
     async with await Client.connect() as client:
         while True:
             try:
-                return await check(client, namespace or client.namespace, datetime.now(UTC))
+                return await check(client, namespace or client.namespace, utc_now())
             except (NotReadyError, ApiError):
                 if loop.time() > deadline:
                     raise

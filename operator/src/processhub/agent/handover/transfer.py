@@ -22,7 +22,7 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.reports import report_kept, report_lost, report_received, report_sent
-from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import PeerLink
 from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
@@ -56,7 +56,7 @@ class _HeldState(msgspec.Struct, frozen=True):
 class Handovers:
     """The handovers of this member, as the source of some and the target of others."""
 
-    def __init__(self, env: Environment, slices: SliceWatcher, peers: Peers) -> None:
+    def __init__(self, env: Environment, slices: SliceWatcher, peers: PeerLink) -> None:
         self._env, self._slices, self._peers = env, slices, peers
         self._folder = env.run_dir / "handover"
         self._left: dict[str, _HeldState] = {}  # by id: what the child left here

@@ -21,7 +21,7 @@ import msgspec
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
-from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import PeerLink
 from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
@@ -49,7 +49,7 @@ class LocalTakeover:
         self,
         env: Environment,
         slices: SliceWatcher,
-        peers: Peers,
+        peers: PeerLink,
         children: Mapping[str, Child],
         may_start: Callable[[], bool],
     ) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
-from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import PeerLink
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
@@ -53,7 +53,7 @@ class Router:
         slices: SliceWatcher,
         children: Mapping[str, Child],
         queue: RequestQueue,
-        peers: Peers,
+        peers: PeerLink,
         starter: Starter,
         takeover: LocalTakeover,
     ) -> None:

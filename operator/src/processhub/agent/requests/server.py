@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 import msgspec
@@ -32,24 +33,28 @@ _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
 _CHUNK = 256 * 1024
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a member's server hands requests to: ``handovers`` and ``states`` take the states of children."""
+
+    env: Environment
+    slices: SliceWatcher
+    router: Router
+    access: Access
+    handovers: Callable[[str, str, int, str, AsyncIterator[bytes]], Awaitable[None]]
+    states: Callable[[Batch], tuple[Receipt, ...]]
+    metrics: Metrics
+    healthy: Callable[[], bool]
+    ready: Callable[[], str]
+
+
 class Server:
     """Listens on the pod's address, and on 127.0.0.1 for the pod's own processes and port-forwards."""
 
-    def __init__(
-        self,
-        env: Environment,
-        slices: SliceWatcher,
-        router: Router,
-        access: Access,
-        handovers: Callable[[str, str, int, str, AsyncIterator[bytes]], Awaitable[None]],
-        states: Callable[[Batch], tuple[Receipt, ...]],
-        metrics: Metrics,
-        healthy: Callable[[], bool],
-        ready: Callable[[], str],
-    ) -> None:
-        self._env, self._slices, self._router, self._access, self._metrics = env, slices, router, access, metrics
-        self._handovers, self._states = handovers, states
-        self._healthy, self._ready = healthy, ready
+    def __init__(self, served: Served) -> None:
+        self._env, self._slices, self._router, self._access = served.env, served.slices, served.router, served.access
+        self._handovers, self._states, self._metrics = served.handovers, served.states, served.metrics
+        self._healthy, self._ready = served.healthy, served.ready
         self._leaving = False
         self._at_work = 0  # requests of callers
         self._idle = asyncio.Event()

@@ -1,1 +1,1 @@
-"""Writes that carry out a plan. Each is a step that fails alone."""
+"""Carrying a plan out. Each write is a step that fails alone."""

@@ -1,8 +1,8 @@
-"""The one ClusterRoleBinding by which members may have tokens checked: it holds the account of every hub.
+"""The ClusterRoleBinding that lets members check tokens. It has the service accounts of all hubs as subjects.
 
-The chart makes it without subjects; only those of namespaces that this operator serves are its to add and to take away.
-It is watched and kept beside the rounds of the hubs: none of them waits for it, and what somebody takes out of it is
-put back whatever the hubs do.
+The chart creates it without subjects. The operator adds and removes only those in the namespaces that it serves. The
+binding is watched and kept beside the rounds of the hubs. No round waits for it, and a subject that somebody removes is
+put back without any event of a hub.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ BINDING = "processhub-agents"
 _BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
 _METADATA = metadata_of(_BINDINGS.api_version, _BINDINGS.plural, namespaced=False)
 _TRIES = 5
-_AGAIN_SECONDS = 0.5  # after so many conflicts
+_AGAIN_SECONDS = 0.5  # After so many conflicts.
 _RECHECK_SECONDS = 300.0
-# So often it is looked at once another changes it, and where that goes on, so often a second.
+# How often it is checked after changes by others: at once, and a second.
 _LOOKS, _LOOKS_PER_SECOND = 10.0, 0.1
 log = logging.getLogger(__name__)
 Subject = dict[str, Any]
 
 
 class CallRights:
-    """Keeps the binding equal to the hubs there are. ``namespaces``: those served, () for all.
+    """Keeps the subjects of the binding equal to the existing hubs. ``namespaces``: those served, () for all.
 
-    ``hubs`` is read whenever it is compared: give what is kept up to date.
+    ``hubs`` must be a live view of the hubs: it is read at each comparison.
     """
 
     def __init__(self, client: Client, namespaces: tuple[str, ...], hubs: Collection[HubKey]) -> None:
         self._client, self._namespaces, self._hubs = client, namespaces, hubs
         self._kept: frozenset[HubKey] | None = None
         self._kept_at = 0.0
-        self._version = ""  # of the binding as this operator knows it
-        self._changed = False  # by another, since it was looked at
+        self._version = ""  # The resourceVersion that this operator knows.
+        self._changed = False  # Whether another writer changed it since it was checked.
         self._looks = TokenBucket(_LOOKS_PER_SECOND, _LOOKS)
-        self._queue = WorkQueue(self._work)  # one at a time: what was known before must not win
+        self._queue = WorkQueue(self._work)  # One run at a time: an older view of the hubs must not win.
         self._informer: Informer[PartialObject] = Informer(
             client, _METADATA, self._seen, fields=f"metadata.name={BINDING}"
         )
@@ -62,7 +62,7 @@ class CallRights:
         await self._queue.close()
 
     def look(self) -> None:
-        """Have the binding compared with the hubs soon."""
+        """Queue a comparison of the binding with the hubs."""
         self._queue.add(BINDING)
 
     def _seen(self, old: PartialObject | None, new: PartialObject | None) -> None:
@@ -71,7 +71,7 @@ class CallRights:
             self.look()
 
     async def _work(self, _: str) -> float | None:
-        """Have the accounts of exactly these hubs in it; the seconds after which it is to be looked at again."""
+        """Bring the binding up to date; returns the seconds until it is to be checked again."""
         now = asyncio.get_running_loop().time()
         wanted = frozenset(self._hubs)
         if wanted == self._kept and now < self._kept_at + _RECHECK_SECONDS:
@@ -92,7 +92,7 @@ class CallRights:
         return _RECHECK_SECONDS
 
     async def _keep(self, wanted: frozenset[HubKey]) -> bool:
-        """Whether the binding has the accounts of these hubs; where it is missing, that is logged. Raises ApiError."""
+        """Write the accounts of these hubs; returns whether it is done. A missing one is logged. Raises ApiError."""
         for _ in range(_TRIES):
             try:
                 binding = await self._client.get(_BINDINGS, None, BINDING)
@@ -111,7 +111,7 @@ class CallRights:
             try:
                 stored = await self._client.replace(_BINDINGS, None, BINDING, {**binding, "subjects": subjects})
             except ConflictError:
-                continue  # another operator's namespaces
+                continue  # Another operator wrote subjects of its namespaces.
             self._version = stored["metadata"]["resourceVersion"]
             return True
         return False

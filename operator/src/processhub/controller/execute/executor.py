@@ -1,15 +1,15 @@
-"""Carry a plan out, in the order that keeps its promises.
+"""Carries a plan out, in the order that keeps each child from running twice.
 
-0. Slices that a deposed leader made late are emptied; a member with one that can't be is not written to.
-1. Members that are gone lose their entries, and those that restart the active role of theirs.
-2. Their Leases are read live: one that was taken or renewed meanwhile may have started from what it read before,
-   so its children are not given to others until it has acknowledged (docs/protocol.md, rules 7, 10 and 11).
-3. All other changes, member by member at once.
+0. Slices that a deposed leader created late are emptied. A member with one that can't be emptied is not written to.
+1. Members that are gone lose their entries. Members that restart lose their active roles.
+2. The Leases of these members are read live. If a Lease was taken or renewed meanwhile, its holder may have started
+   children from what it read before. Its children move to others only after it has acknowledged the removal
+   (docs/protocol.md, rules 7, 10 and 11).
+3. All other changes are written, for all members at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
@@ -18,46 +18,36 @@ import msgspec
 
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.reasons import Reason, Role
-from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import LEASES
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.registry.grammar import Assignment
 
-_SLICES_SECONDS = 2.0  # between two tries at most to write a member's slices, which also stop children
+_SLICES_SECONDS = 2.0  # Between two tries at most. Writes of slices also stop children.
 log = logging.getLogger(__name__)
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """What became of a plan. ``plan``: the part that is on record now. ``unplaced``: children that it could not place.
-
-    ``came_back``: a member that was judged gone is not, so that another plan is to be made at once.
-    """
+    """The outcome of a plan. ``plan``: the part that is on record. ``unplaced``: children that could not be placed."""
 
     plan: Plan
     unplaced: Mapping[str, Unplaced]
-    came_back: bool
 
 
 class Executor:
-    """Carries one plan out. The writes for each member are a step of their own, and so is the look at each Lease."""
+    """Carries one plan out. The writes for each member are one step, and so is the read of each Lease."""
 
-    def __init__(
-        self, client: Client, store: Store, state: HubState, writer: SliceWriter, steps: Steps, term: int
-    ) -> None:
-        self._client, self._store, self._state = client, store, state
-        self._writer, self._steps, self._term = writer, steps, term
+    def __init__(self, round: Round, writer: SliceWriter) -> None:
+        self._round, self._steps, self._writer = round, round.steps, writer
 
     async def execute(self, observation: Observation, plan: Plan, workloads: Mapping[str, str]) -> Executed:
-        """Write what the plan changes. What can't be written withholds what rests on it, and nothing else."""
+        """Write the changes of the plan. A write that fails withholds only the changes that depend on it."""
         for known in self._writer.with_stale_term():
             what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
             await self._steps.take(what, partial(self._writer.clear_stale_term, known), longest=_SLICES_SECONDS)
@@ -69,10 +59,7 @@ class Executor:
             self._take_from(member, plan.entries[member.name], taken[member.name], workloads, joining[member.name])
             for member in gone
         ]
-        withheld, came_back = set[str](), False
-        for kept, is_back in await gather_all(*removals):
-            withheld |= kept
-            came_back = came_back or is_back
+        withheld = set[str]().union(*await gather_all(*removals))
         left = {
             name: {child_id: entry for child_id, entry in entries.items() if child_id not in taken[name]}
             for name, entries in plan.entries.items()
@@ -92,7 +79,7 @@ class Executor:
             for child_id in ids
             if child_id not in observation.snapshot.record
         }
-        return Executed(only_written(plan, missing), unplaced, came_back)
+        return Executed(only_written(plan, missing), unplaced)
 
     async def _take_from(
         self,
@@ -101,64 +88,31 @@ class Executor:
         removed: set[str],
         workloads: Mapping[str, str],
         joining: bool,
-    ) -> tuple[set[str], bool]:
+    ) -> set[str]:
         """Take these children, or their active role, off a member that runs nothing.
 
-        Returns the ids that are not to be given to others yet, and whether the member came back.
+        Returns the ids that may not move to others yet. If the member came back, another round is asked for at once.
         """
         await self._write(member, {child_id: changes[child_id] for child_id in removed}, workloads, joining)
-        gone = await self.confirm_gone(member)
+        gone = await confirm_gone(self._round, member)
         if not gone:
             log.warning("member %s may be back while its children were to be moved", member.name)
-            return removed, gone is False
-        # A write that failed or was held back by the rate limit left entries standing: they may be run yet.
-        standing = {
+            if gone is False:
+                self._round.again_in(0.0)
+            return removed
+        # Entries that a failed or delayed write left may still be run.
+        return {
             child_id
             for known in member.slices
             for child_id in known.assignments.keys() & removed
             if known.assignments[child_id].role == Role.ACTIVE
         }
-        return standing, False
-
-    async def confirm_gone(self, member: Member) -> bool | None:
-        """Whether the Lease of a member with slices is, by a consistent read, as it was when it was judged.
-
-        None where it can't be read: nothing follows from that. One that no watch shows may be there without its
-        labels. It gets them back, for the next judgement.
-        """
-        name = lease_name(self._state.key[1], member.name)
-        # While it can't be read the children of a member that may be lost are placed nowhere else: worth many tries.
-        return await self._steps.attempt(
-            f"lease {name} can't be read", lambda: self._is_as_judged(member, name), None, longest=_SLICES_SECONDS
-        )
-
-    async def _is_as_judged(self, member: Member, name: str) -> bool:
-        known = member.lease.lease if member.lease is not None else None
-        entries = member.slices[0].present
-        hub, namespace = entries.spec.hub, entries.metadata.namespace
-        try:
-            lease = await self._client.get(LEASES, namespace, name)
-        except NotFoundError:
-            return True
-        if lease.metadata.labels.get(LABEL_HUB) != hub:
-            labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
-            patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
-            lease = await self._steps.attempt(
-                f"lease {name} can't get its labels back",
-                lambda: self._client.patch(LEASES, namespace, name, patch),
-                lease,
-            )
-        # What was read counts, whether its label could be put back or not: the next judgement must not go by less.
-        self._state.put_lease(lease, asyncio.get_running_loop().time())
-        if lease.metadata.labels.get(LABEL_HUB) == hub:
-            self._store.put("leases", lease)
-        return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
 
     async def _write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
-        if any(known.present.spec.term < self._term for known in member.slices):
-            return  # with our term its agent would start what a deposed leader ordered
+        if any(known.present.spec.term < self._round.term for known in member.slices):
+            return  # With this leader's term its agent would start the entries of a deposed leader.
         await self._steps.take(
             _cant_write(member.name),
             lambda: self._writer.write(member, changes, workloads, joining),
@@ -166,15 +120,51 @@ class Executor:
         )
 
     def _missing(self, member: str, changes: Mapping[str, Assignment | None]) -> set[str]:
-        """The ids whose change is not on record: it was withheld, held back by the rate limit, or the write failed."""
+        """The ids whose change is not on record: withheld, delayed by the rate limit, or not written."""
         present: dict[str, Assignment] = {}
-        for known in self._state.member_slices().get(member, ()):
+        for known in self._round.state.slices.by_member().get(member, ()):
             present.update((child_id, known.assignments[child_id]) for child_id in known.assignments.keys() & changes)
         return {child_id for child_id, entry in changes.items() if not _same(entry, present.get(child_id))}
 
 
+async def confirm_gone(round: Round, member: Member) -> bool | None:
+    """Whether the Lease of a member with slices is unchanged since the member was judged, by a consistent read.
+
+    Returns None if it can't be read, from which nothing follows. A Lease that no watch shows may exist without its
+    labels. They are put back, for the next judgement.
+    """
+    name = lease_name(round.state.key[1], member.name)
+    # Until it is read the children of a lost member are not placed elsewhere, so it is retried often.
+    return await round.steps.attempt(
+        f"lease {name} can't be read", lambda: _is_as_judged(round, member, name), None, longest=_SLICES_SECONDS
+    )
+
+
+async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
+    known = member.lease.lease if member.lease is not None else None
+    entries = member.slices[0].present
+    hub, namespace = entries.spec.hub, entries.metadata.namespace
+    try:
+        lease = await round.client.get(LEASES, namespace, name)
+    except NotFoundError:
+        return True
+    if lease.metadata.labels.get(LABEL_HUB) != hub:
+        labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
+        patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
+        lease = await round.steps.attempt(
+            f"lease {name} can't get its labels back",
+            lambda: round.client.patch(LEASES, namespace, name, patch),
+            lease,
+        )
+    # The next judgement must use what was read, also if the label could not be put back.
+    round.state.put_lease(lease, round.now())
+    if lease.metadata.labels.get(LABEL_HUB) == hub:
+        round.store.put("leases", lease)
+    return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
+
+
 def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:
-    """The plan without the changes that are ``missing``, by member: they have neither Events nor move results."""
+    """The plan without the changes in ``missing`` (by member), so that these have no Events and no move results."""
     ids = set[str]().union(*missing.values())
     if not ids:
         return plan
@@ -201,7 +191,7 @@ def _cant_write(member: str) -> str:
 
 
 def _taken_from(member: Member, changes: Mapping[str, Assignment | None]) -> set[str]:
-    """The ids that a member which runs nothing now loses, or may be active for no more when it is back."""
+    """The ids that a member which runs nothing now loses, or for which it loses the active role."""
     if member.phase is Phase.GONE:
         taken = {child_id for child_id, entry in changes.items() if entry is None}
     elif member.judgement.restarting:

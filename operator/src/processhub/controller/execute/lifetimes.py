@@ -1,48 +1,45 @@
-"""Children whose time is up: ttlSeconds after their first start, or reported idle by their member. They are deleted."""
+"""Lifetimes: Children are deleted ttlSeconds after their first start, or when their member reports them idle."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import datetime
 
 from processhub.api.child import Child
 from processhub.api.reasons import Reason
-from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.timestamps import utc_now
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
-from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.children import KnownChild
 
 _AT_ONCE = 16
-_AGAIN_SECONDS = 5.0  # after which a deletion that the watch has not shown is sent again
+_AGAIN_SECONDS = 5.0  # Until a deletion is sent again that the watch has not shown.
 log = logging.getLogger(__name__)
 
 
 class Lifetimes:
-    """The check of one hub in one round. ``next_in``: seconds until the next child's time is up."""
+    """The check of one hub's lifetimes in one round. It asks for a round when the next lifetime ends."""
 
-    def __init__(
-        self, client: Client, state: HubState, memory: ExecuteMemory, reported: ReportMemory, steps: Steps
-    ) -> None:
-        self._client, self._state, self._memory, self._steps = client, state, memory, steps
-        self._reported = reported
+    def __init__(self, round: Round, memory: ExecuteMemory, reported: ReportMemory) -> None:
+        self._round, self._memory, self._reported = round, memory, reported
         self._limit = asyncio.Semaphore(_AT_ONCE)
-        self.next_in: float | None = None
 
-    async def delete_expired(self, observation: Observation, now: float) -> None:
-        """Delete those whose time is up; one that can't be deleted now is tried again later."""
+    async def delete_expired(self, observation: Observation) -> None:
+        """Delete the Children whose lifetime is over. A deletion that fails is retried later."""
+        state, now = self._round.state, self._round.now()
         due: list[tuple[Child, str]] = []
-        ids = {self._state.children[name].child.id for name in self._state.expiring}
+        ids = {state.children[name].child.id for name in state.children.expiring}
         copies = copies_by_id(ids, observation.members) if ids else {}
-        for name in self._state.expiring:
-            known = self._state.children[name]
+        for name in state.children.expiring:
+            known = state.children[name]
             child = known.child
             chosen = observation.chosen.get(child.id)
             if chosen is None or chosen.child.metadata.uid != child.metadata.uid or child.metadata.deletion_timestamp:
@@ -54,32 +51,29 @@ class Lifetimes:
             del deleted_at[uid]
         for child, _ in due:
             if (at := deleted_at.get(child.metadata.uid)) is not None:
-                self._again_in(at + _AGAIN_SECONDS - now)
+                self._round.again_in(at + _AGAIN_SECONDS - now)
         await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in deleted_at))
 
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
-        """Why it is to be deleted, "" where it is not (yet)."""
+        """Why the Child is to be deleted, or ""."""
         if known.spec.ttl_seconds is not None and (since := first_started(known.child, copies, self._reported)):
-            left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - datetime.now(UTC).timestamp()
+            left = datetime.fromisoformat(since).timestamp() + known.spec.ttl_seconds - utc_now().timestamp()
             if left <= 0:
                 return f"its ttlSeconds ({known.spec.ttl_seconds}) are over"
-            self._again_in(left)
+            self._round.again_in(left)
         if known.spec.idle_seconds and any(_idle(copy, known.child.metadata.uid) for copy in copies):
             return f"it was idle for {known.spec.idle_seconds} s (idleSeconds)"
         return ""
 
-    def _again_in(self, seconds: float) -> None:
-        self.next_in = seconds if self.next_in is None else min(self.next_in, seconds)
-
     async def _delete(self, child: Child, why: str, now: float) -> None:
         what = f"child/{child.metadata.name} can't be deleted though {why}"
-        await self._steps.take(what, lambda: self._order_deletion(child, why, now), about=child)
+        await self._round.steps.take(what, lambda: self._order_deletion(child, why, now), about=child)
 
     async def _order_deletion(self, child: Child, why: str, now: float) -> None:
         metadata = child.metadata
         async with self._limit:
             try:
-                await self._client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
+                await self._round.client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
             except (NotFoundError, ConflictError) as error:
                 log.debug("child %s is gone already: %s", metadata.name, error.message)
         self._memory.deleted_at[metadata.uid] = now
@@ -87,7 +81,7 @@ class Lifetimes:
 
 
 def _idle(copy: MemberCopy, uid: str) -> bool:
-    """Whether the member says so of the very incarnation that is on record; it takes no requests any more."""
+    """Whether the member reports the incarnation on record as idle. It takes no requests any more."""
     entry, report = copy.entry, copy.report
     if entry is None or report is None or entry.uid != uid:
         return False

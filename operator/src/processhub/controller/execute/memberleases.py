@@ -1,4 +1,4 @@
-"""The members' Leases: made before the members need them, deleted when the members are gone for good."""
+"""The members' Leases: created before the members need them, deleted when the members are gone for good."""
 
 from __future__ import annotations
 
@@ -8,55 +8,49 @@ from functools import partial
 
 import msgspec
 
-from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import lease_name
-from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES
-from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import new_lease
 from processhub.controller.observe.members import Member
-from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 
 log = logging.getLogger(__name__)
 
 
-async def make_leases(
-    client: Client, store: Store, hub: Hub, state: HubState, members: Mapping[str, Member], steps: Steps
-) -> None:
+async def make_leases(round: Round, members: Mapping[str, Member]) -> None:
     """Create a Lease for each member that is wanted, before its pod may need it.
 
-    A Lease that somebody deleted is made as it was: whoever held it runs on, and renews it. One without its labels gets
-    them back.
+    A Lease that somebody deleted is created as it was, because its holder runs on and renews it. A Lease without its
+    labels gets them back.
     """
     for member in members.values():
-        name = lease_name(hub.metadata.name, member.name)
-        known = state.leases.get(name)
-        if not member.wanted or (known is not None and name not in state.unwatched_leases):
+        name = lease_name(round.hub.metadata.name, member.name)
+        known = round.state.leases.get(name)
+        if not member.wanted or (known is not None and name not in round.state.leases.unwatched):
             continue
-        lease = new_lease(hub, member.name)
+        lease = new_lease(round.hub, member.name)
         if known is not None:
             lease = msgspec.structs.replace(lease, spec=known.lease.spec)
-        await steps.take(f"lease {name} can't be made", partial(_make_lease, client, store, hub, lease))
+        await round.steps.take(f"lease {name} can't be made", partial(_make_lease, round, lease))
 
 
-async def _make_lease(client: Client, store: Store, hub: Hub, lease: Lease) -> None:
-    namespace, metadata = hub.metadata.namespace, lease.metadata
+async def _make_lease(round: Round, lease: Lease) -> None:
+    namespace, metadata = round.hub.metadata.namespace, lease.metadata
     try:
-        stored: Lease = await client.create(LEASES, namespace, lease)
+        stored: Lease = await round.client.create(LEASES, namespace, lease)
     except AlreadyExistsError:
         marks = {"labels": metadata.labels, "annotations": metadata.annotations}
-        stored = await client.patch(LEASES, namespace, metadata.name, {"metadata": marks})
-    store.put("leases", stored)
+        stored = await round.client.patch(LEASES, namespace, metadata.name, {"metadata": marks})
+    round.store.put("leases", stored)
 
 
-async def delete_lease(client: Client, state: HubState, lease: Lease) -> None:
-    """Delete the Lease of a member that is gone for good, only as it was seen."""
+async def delete_lease(round: Round, lease: Lease) -> None:
+    """Delete the Lease of a member that is gone for good, unless it has changed."""
     metadata = lease.metadata
     try:
-        await client.delete(
+        await round.client.delete(
             LEASES,
             metadata.namespace,
             metadata.name,
@@ -66,5 +60,5 @@ async def delete_lease(client: Client, state: HubState, lease: Lease) -> None:
     except NotFoundError:
         log.debug("lease %s is gone already", metadata.name)
     except ConflictError:
-        return  # somebody writes it
-    state.forget_lease(metadata.name)
+        return  # Somebody writes it.
+    round.state.leases.forget(metadata.name)

@@ -1,20 +1,21 @@
-"""The workload that makes the members and what belongs to it: applied where it differs, by the last good template."""
+"""The StatefulSet or DaemonSet of the members, with the other owned objects: applied by the last good template."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import Reason
-from processhub.controller.execute.memory import CheckedTemplate
-from processhub.controller.execute.ownedobjects import NameConflictError, OwnedObjects, Refused, supporting_objects
-from processhub.controller.execute.steps import Steps
+from processhub.controller.errors import NameConflictError
+from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
+from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
+from processhub.controller.rounds.round import Round
+from processhub.controller.rounds.steps import Steps
 from processhub.controller.settings import OperatorSettings
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
@@ -24,29 +25,35 @@ _TEMPLATE = "members can't be made as spec.members says"
 
 
 async def keep_members(
-    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
+    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
 ) -> Refusal | None:
-    """Apply the owned objects where they are not as they should be; why they can't be what spec.members says."""
-    manifests = supporting_objects(hub)
-    template = await _template(hub, settings, checked, owned, replicas, steps)
+    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
+    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub)
+    template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
-        manifests.append(workload(hub, template, replicas))
-    refused = await owned.keep(manifests, asyncio.get_running_loop().time())
-    note_refused(steps, refused)
+        manifests.append(workload(round.hub, template, replicas))
+    refused = await owned.keep(manifests)
+    _note_refused(round.steps, refused)
     conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
     if conflict is not None:
         return Refusal(Reason.NAME_CONFLICT, str(conflict))
-    failure = steps.failure(_TEMPLATE)
+    failure = round.steps.failure(_TEMPLATE)
     return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
 
 
-async def _template(
-    hub: Hub, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int, steps: Steps
-) -> dict[str, Any] | None:
-    """The members' pod template: the last that the API server would take, asked once a generation of the Hub.
+async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
+    """Keep the owned objects as they were last applied, while the Hub is not accepted."""
+    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
 
-    None where it has taken none since this leader began: what there is of members runs on.
+
+async def _template(
+    round: Round, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int
+) -> dict[str, Any] | None:
+    """The members' pod template: the last one that passed a dry run, which is made once a generation of the Hub.
+
+    None if none has passed since this leader began. The existing members run on.
     """
+    hub = round.hub
 
     async def check() -> None:
         template = pod_template(hub, settings)
@@ -55,12 +62,12 @@ async def _template(
         checked.last_good, checked.generation = template, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
-        await steps.take(_TEMPLATE, check)
+        await round.steps.take(_TEMPLATE, check)
     return checked.last_good
 
 
 def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
-    """The StatefulSet's size: what is asked for, and members that are not empty yet."""
+    """The size of the StatefulSet: the number in the spec, and members above it that are not empty yet."""
     forced = hub.metadata.annotations.get(ANNOTATION_FORCE_SCALE_DOWN) == "true"
     replicas = hub.spec.members.replicas
     for member in observation.members.values():
@@ -68,14 +75,14 @@ def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
         if ordinal is None or member.wanted or member.phase is Phase.GONE:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
-        # Also children whose entries were removed in this very round: the view was made before.
+        # Entries that this round removed are unproven. The view was made before, and does not have them.
         occupied = any(known.assignments or known.unproven for known in member.slices) or view.possibly_running
         if occupied and not (forced and member.name in plan.stranded):
             replicas = max(replicas, ordinal + 1)
     return replicas
 
 
-def note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
+def _note_refused(steps: Steps, refused: Mapping[str, Refused]) -> None:
     """Note the objects that the API server refused as failed steps."""
     for title, error in refused.items():
         steps.note(f"{title} can't be made as it is to be", error)

@@ -1,4 +1,4 @@
-"""What the leader remembers of a hub between the rounds to carry plans out; a new leader starts without it."""
+"""The memory of the execute stage: what a leader keeps of a hub between rounds. A new leader starts without it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ import msgspec
 from processhub.api.reasons import Reason
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.execute.ownedobjects import OwnedMemory
-from processhub.controller.execute.steps import Failures
+from processhub.controller.rounds.steps import Failures
 
-SLICE_WRITES = (5.0, 20.0)  # rate a second and burst of one slice's spec
+SLICE_WRITES = (5.0, 20.0)  # The rate a second and the burst of writes of one slice's spec.
 
 
 class CheckedTemplate(msgspec.Struct):
-    """The members' pod template that the API server accepted last, and the Hub's generation that was checked."""
+    """The members' pod template that the API server last accepted, and the checked generation of the Hub."""
 
     generation: int = 0
     last_good: dict[str, Any] | None = None
 
 
 class ExecuteMemory:
-    """What is kept of one hub between the rounds' writes. All times are monotonic seconds."""
+    """The memory of the execute stage for one hub. All times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.failures: Failures = {}
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
-        self.unconfirmed_slices: set[str] = set()  # names of slices whose creation was not answered: not to be deleted
-        self.deleted_at: dict[str, float] = {}  # uid of a child whose lifetime is over → when its deletion was sent
-        # By id and member: the epoch, not again before, and why.
+        self.unconfirmed_slices: set[str] = (
+            set()
+        )  # Names of slices whose creation was not answered; they are not deleted.
+        self.deleted_at: dict[str, float] = {}  # Uid of a Child whose lifetime is over → when its deletion was sent.
+        # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
-        self.looked_for_pods = False  # whether the Pods that the slices ask for were read when this leader began
+        self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.
         self.marks_due = 0.0  # Marks of slices and Leases are not put back again before this.
         self._slice_buckets: dict[str, TokenBucket] = {}
 
     def slice_bucket(self, name: str) -> TokenBucket:
-        """The bucket of a slice's spec writes."""
+        """The token bucket for writes of a slice's spec."""
         bucket = self._slice_buckets.get(name)
         if bucket is None:
             bucket = self._slice_buckets[name] = TokenBucket(*SLICE_WRITES)

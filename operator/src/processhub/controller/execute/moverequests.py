@@ -1,7 +1,7 @@
-"""Moves that somebody asked for: a request stands on the Child until it is applied or refused, then it is taken off.
+"""Move requests: annotations on Children, which are removed when the request is applied or refused.
 
-A crash in between does no harm: what is on record where it was to go is not moved again. The children of a
-ChildSet have no object of their own: their requests stand on the set, and each is taken off by itself.
+A crash in between does no harm, as a child that is on record at the requested member is not moved again. The children
+of a ChildSet have no object of their own. Their requests are on the ChildSet, and are removed one by one.
 """
 
 from __future__ import annotations
@@ -12,65 +12,51 @@ from typing import Any, TypeVar
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
-from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
 from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders, shortened
-from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.informers import Store
 
 Ordered = TypeVar("Ordered", Child, ChildSet)
-_SET_SECONDS = 1.0  # between writes that take some of a set's requests off it
+_SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
 log = logging.getLogger(__name__)
 
 
 class MoveRequests:
-    """Records the results of one hub's move requests in one round: takes them off their objects, posts refusals."""
+    """Records the results of one hub's move requests in one round: removes the annotations, posts refusals."""
 
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        events: EventRecorder,
-        hub: Hub,
-        applied_moves: dict[str, AppliedMoves],
-        steps: Steps,
-    ) -> None:
+    def __init__(self, round: Round, applied_moves: dict[str, AppliedMoves]) -> None:
         """``applied_moves``, by ChildSet's uid, is kept between rounds."""
-        self._client, self._store, self._events, self._hub = client, store, events, hub
-        self._applied_moves, self._steps = applied_moves, steps
+        self._round, self._applied_moves = round, applied_moves
 
-    async def record_results(self, observation: Observation, results: Mapping[str, str], now: float) -> float | None:
-        """Record ``results``: id → why its request is refused, "" where it was applied; ``now``: monotonic seconds.
+    async def record_results(self, observation: Observation, results: Mapping[str, str]) -> None:
+        """Record ``results``: id → why the request is refused, or "" if it was applied.
 
-        Returns the seconds until results that wait are to be written, None where none waits.
+        If a write has to wait, another round is asked for.
         """
+        now = self._round.now()
         for child_id, refusal in results.items():
             known = observation.chosen.get(child_id)
             if known is not None:
                 await self._record_child(known.child, observation.snapshot.move_requests[child_id], refusal)
         for uid in self._applied_moves.keys() - observation.sets.keys():
             del self._applied_moves[uid]
-        waits = [
-            await self._record_set(seen, results, now)
-            for seen in observation.sets.values()
-            if ANNOTATION_MOVE_TO in seen.known.metadata.annotations
-        ]
-        return min((wait for wait in waits if wait is not None), default=None)
+        for seen in observation.sets.values():
+            if ANNOTATION_MOVE_TO in seen.known.metadata.annotations:
+                await self._record_set(seen, results, now)
 
     async def _record_child(self, child: Child, member: str, refusal: str) -> None:
         answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
         if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
             self._emit(child, f"not moved to {member}: {refusal}")
 
-    async def _record_set(self, seen: SeenSet, results: Mapping[str, str], now: float) -> float | None:
+    async def _record_set(self, seen: SeenSet, results: Mapping[str, str], now: float) -> None:
         item = seen.known.object
         annotations = item.metadata.annotations
         text = annotations[ANNOTATION_MOVE_TO]
@@ -79,14 +65,14 @@ class MoveRequests:
         except SetOrderError as error:
             if await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None}):
                 self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
-            return None
+            return
         uid = item.metadata.uid
         held = self._applied_moves.get(uid) or AppliedMoves(float("-inf"))
         answers = {child_id: refusal_of_id(seen, child_id) or results.get(child_id) for child_id in orders}
         answers.update({child_id: "" for child_id, member in orders.items() if held.applied.get(child_id) == member})
         left = {child_id: member for child_id, member in orders.items() if answers[child_id] is None}
         if left == orders:
-            return None
+            return
         refused = {child_id: f"{orders[child_id]}: {why}" for child_id, why in answers.items() if why}
         due = held.since + _SET_SECONDS
         if left and not refused and now < due:
@@ -94,11 +80,12 @@ class MoveRequests:
             # megabytes a second. One that was applied may stand on: it is not planned again, and a new leader, which
             # does not know of it, finds its child on record where it was to go. A refusal is seen by its write only.
             held.applied = {child_id: member for child_id, member in orders.items() if child_id not in left}
-            return due - now
+            self._round.again_in(due - now)
+            return
         try:
             before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
         except SetOrderError:
-            before = {}  # nobody could have read it
+            before = {}  # No reader could have parsed it.
         others = {child_id: why for child_id, why in before.items() if child_id not in orders}
         changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
         if others != before or refused:
@@ -107,17 +94,16 @@ class MoveRequests:
             for child_id, why in refused.items():
                 self._emit(item, f"child {child_id!r} is not moved to {why}")
             self._applied_moves[uid] = AppliedMoves(now)
-        return None
 
     def _emit(self, item: Child | ChildSet, message: str) -> None:
-        self._events.about_child(self._hub, item, EventReason.MOVE_REFUSED, message, warning=True)
+        self._round.events.about_child(self._round.hub, item, EventReason.MOVE_REFUSED, message, warning=True)
 
     async def _change(
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
     ) -> bool:
-        """Write these annotations (None takes one off), unless another ``order`` was given; whether that is done."""
+        """Write these annotations (None removes one) if the request is still ``order``; returns whether it is done."""
         what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
-        return await self._steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
+        return await self._round.steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
 
     async def _write(
         self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
@@ -129,7 +115,7 @@ class MoveRequests:
             except InvalidError as error:
                 if annotations.get(ANNOTATION_MOVE_REFUSED) is None:
                     raise
-                # A test that failed is answered with 422 as is an object that would not be valid, but fails again.
+                # A failed test gets a 422 like an invalid object does, but it fails again.
                 bare = {ANNOTATION_MOVE_TO: annotations[ANNOTATION_MOVE_TO], ANNOTATION_MOVE_REFUSED: None}
                 await self._patch(kind, item, order, bare)
                 log.warning("the order on %s %s is off without an answer: %s", item.kind, metadata.name, error.message)
@@ -149,10 +135,10 @@ class MoveRequests:
                 patch.append({"op": "add", "path": _path(name), "value": value})
             elif name in metadata.annotations:
                 patch.append({"op": "remove", "path": _path(name)})
-        stored = await self._client.patch(kind, metadata.namespace, metadata.name, patch, content_type=JSON_PATCH)
-        self._store.put(kind.plural, stored)
+        stored = await self._round.client.patch(kind, metadata.namespace, metadata.name, patch, content_type=JSON_PATCH)
+        self._round.store.put(kind.plural, stored)
 
 
 def _path(annotation: str) -> str:
-    """The annotation as a JSON Pointer."""
+    """The JSON Pointer of an annotation."""
     return "/metadata/annotations/" + annotation.replace("~", "~0").replace("/", "~1")

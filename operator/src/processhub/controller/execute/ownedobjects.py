@@ -1,14 +1,14 @@
-"""Make the objects that a Hub owns what they should be; adopt nothing that it does not own (docs/protocol.md, rule 14).
+"""Keeps the objects that a Hub owns as they should be. It adopts no others (docs/protocol.md, rule 14).
 
-An object is applied where what it should be has changed, where the watch shows it otherwise than the last apply was
-answered, and every five minutes.
+An object is applied when its manifest has changed, when the watch shows a change after the last apply, and every five
+minutes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,124 +16,111 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
-from processhub.cluster.client import Client
+from processhub.api.reasons import EventReason
 from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminatingError, NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
+from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import services
-from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, OwnedWatch, mark_of
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
 
 MANAGER = "processhub-operator"
-_REAPPLY_SECONDS = 300.0  # until an object is applied again of which nothing was heard
-_REPAIR_BURST = 10.0  # so often an object is put back at once; where somebody goes on changing it,
-_REPAIR_SECONDS = 30.0  # it is put back so often
-_CONFLICT_SECONDS = 0.2  # until an object is looked at again that changed while it was applied
-_TAKEN_SECONDS = 1.0  # until it is looked at again whether a name is free
-_BACKOFF_MAX = 30.0  # after refusals of the API server, from a second on
+_REAPPLY_SECONDS = 300.0  # Until an object is applied again without any change of it.
+_REPAIR_BURST = 10.0  # So many times an object is put back at once.
+_REPAIR_SECONDS = 30.0  # Between two repairs, if somebody goes on changing the object.
+_CONFLICT_SECONDS = 0.2  # Until an object is checked again that changed while it was applied.
+_TAKEN_SECONDS = 1.0  # Until it is checked again whether a name is free.
+_BACKOFF_MAX = 30.0  # Between two tries of an object that the API server refuses, at most; from a second on.
 _UNKNOWN = "somebody"
 Manifest = dict[str, Any]
 log = logging.getLogger(__name__)
-
-
-class NameConflictError(Exception):
-    """An object of the name that the hub needs belongs to somebody else; the message names it."""
-
-
-class BeingDeletedError(NameConflictError):
-    """An object of this hub is still being deleted; the message names it."""
 
 
 Refused = ApiError | NameConflictError
 
 
 def supporting_objects(hub: Hub) -> list[Manifest]:
-    """All owned objects but the workload, in the order in which they are made; the workload comes after them."""
+    """All owned objects but the workload, in the order of their creation. The workload comes last."""
     return [*access(hub), *services(hub), disruption_budget(hub)]
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """Equal for equal manifests."""
+    """A digest that is equal for equal manifests."""
     return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
 
 
 class _Kept:
-    """What is remembered of one object between its applies. Times are monotonic seconds."""
+    """The memory of one object between its applies. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self.digest = ""  # of the manifest as it was applied, or refused
-        self.mark: Mark | None = None  # of the object after that
-        self.due = 0.0  # when it is applied again whatever is seen
+        self.digest = ""  # Of the manifest as it was applied or refused.
+        self.mark: Mark | None = None  # Of the object after that.
+        self.due = 0.0  # When it is applied again without any change.
         self.refusal: Refused | None = None
-        self.refused = 0  # times, one after the other
+        self.refused = 0  # Number of refusals in a row.
         self.repairs = TokenBucket(1 / _REPAIR_SECONDS, _REPAIR_BURST)
-        self.changed_by = ""  # the manager that changed it last
-        self.contested = False  # changed so often that it is not put back at once, which was announced
+        self.changed_by = ""  # The field manager that last changed it.
+        self.contested = False  # Whether an Event said that it is changed too often.
 
     def applied(self, digest: str, mark: Mark, now: float) -> None:
-        """It is as it should be."""
+        """Note that the object is as it should be."""
         self.digest, self.mark, self.due = digest, mark, now + _REAPPLY_SECONDS
         self.refusal, self.refused = None, 0
 
     def refuse(self, digest: str, mark: Mark | None, refusal: Refused, now: float) -> None:
-        """It can't be as it should be, until it is seen to change or some time has passed."""
+        """Note that the object was refused. It is retried when it changes, or after some time."""
         self.refused += 1
         wait = min(_BACKOFF_MAX, 2.0 ** min(self.refused - 1, 10)) if isinstance(refusal, ApiError) else _TAKEN_SECONDS
         self.digest, self.mark, self.due, self.refusal = digest, mark, now + wait, refusal
 
 
 class OwnedMemory:
-    """What a leader remembers of a hub's owned objects."""
+    """What a leader remembers of the owned objects of one hub."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, _Kept] = {}  # by kind and name
-        self.manifests: Sequence[Manifest] = ()  # as last asked for
+        self.objects: dict[str, _Kept] = {}  # By kind and name.
+        self.manifests: Sequence[Manifest] = ()  # The manifests of the latest round.
 
 
 class OwnedObjects:
-    """Keeps the owned objects of one hub in one round; ``emit(text)`` is called for each that it puts back.
+    """Keeps the owned objects of one hub in one round. An Event is posted for each that is put back."""
 
-    ``retry_in``: seconds until one of them is to be looked at again, whatever the watch shows.
-    """
+    def __init__(self, round: Round, memory: OwnedMemory) -> None:
+        self._round, self._memory = round, memory
+        self._client, self._watch, self._hub = round.client, round.store.owned, round.hub
 
-    def __init__(
-        self, client: Client, watch: OwnedWatch, hub: Hub, memory: OwnedMemory, emit: Callable[[str], None]
-    ) -> None:
-        self._client, self._watch, self._hub, self._memory, self._emit = client, watch, hub, memory, emit
-        self.retry_in: float | None = None
+    async def keep(self, manifests: Sequence[Manifest]) -> dict[str, Refused]:
+        """Apply the manifests that need it; returns the refusals by kind and name.
 
-    async def keep(self, manifests: Sequence[Manifest], now: float) -> dict[str, Refused]:
-        """Apply those of the manifests that need it; what became of those that can't be, by kind and name.
-
-        One that is refused stops no other, but a name that somebody else has does: beside it the hub makes nothing
-        more. A refusal is reported again in each round until the time to try again has come. Raises
-        NamespaceTerminatingError.
+        A refused manifest stops no other, but a name that belongs to another owner does: the hub creates nothing more
+        then. A refusal is returned in each round until the next try. Raises NamespaceTerminatingError.
         """
         self._memory.manifests = manifests
-        objects = self._memory.objects
+        objects, now = self._memory.objects, self._round.now()
         for title in objects.keys() - {_title(manifest) for manifest in manifests}:
             del objects[title]
         refusals: dict[str, Refused] = {}
         for manifest in manifests:
             kept = objects.setdefault(_title(manifest), _Kept())
             await self._keep(manifest, kept, now)
-            wait = max(0.05, kept.due - now)
-            self.retry_in = wait if self.retry_in is None else min(wait, self.retry_in)
+            self._round.again_in(max(0.05, kept.due - now))
             if kept.refusal is not None:
                 refusals[_title(manifest)] = kept.refusal
                 if not isinstance(kept.refusal, ApiError | BeingDeletedError):
                     break
         return refusals
 
-    async def keep_last(self, now: float) -> dict[str, Refused]:
-        """Keep what was last asked for, while the Hub's present spec is refused; as ``keep``."""
-        return await self.keep(self._memory.manifests, now)
+    async def keep_last(self) -> dict[str, Refused]:
+        """Keep the manifests of the latest round, while the Hub is refused. The result is that of ``keep``."""
+        return await self.keep(self._memory.manifests)
 
     async def check(self, manifest: Manifest) -> None:
-        """Ask the API server whether it would take the manifest. Raises ApiError; nothing is changed.
+        """Check the manifest by a dry run. Raises ApiError.
 
-        An object that is another's is not checked: the conflict is reported when it is to be made.
+        An object of another owner is not checked. The conflict is reported when the manifest is applied.
         """
         namespace, name = self._hub.metadata.namespace, manifest["metadata"]["name"]
         kind = OWNED_KINDS[manifest["kind"]]
@@ -166,7 +153,7 @@ class OwnedObjects:
             kept.refuse(digest, self._look(manifest), error, now)
 
     async def _apply(self, manifest: Manifest, kept: _Kept, digest: str, now: float, *, foreign: bool) -> None:
-        """Apply one manifest, to the object as it was read: one that is changed or made since is read again."""
+        """Apply one manifest to the object as it was read. If the object has changed since, the API server refuses."""
         title, namespace, name = _title(manifest), self._hub.metadata.namespace, manifest["metadata"]["name"]
         kind = OWNED_KINDS[manifest["kind"]]
         body, before = manifest, ABSENT
@@ -189,7 +176,7 @@ class OwnedObjects:
         kept.applied(digest, after, now)
 
     def _slow_down(self, manifest: Manifest, kept: _Kept, now: float) -> None:
-        """Somebody changes the object as often as it is put back: be slower, and announce that once."""
+        """Put the object back less often, as somebody changes it again each time, and post that once."""
         kept.due = min(kept.due, now + kept.repairs.wait(now))
         if not kept.contested:
             kept.contested = True
@@ -197,6 +184,9 @@ class OwnedObjects:
                 f"{_title(manifest)} is changed or deleted again and again, the last change was by "
                 f"{kept.changed_by or _UNKNOWN}; from now on it is put back every {_REPAIR_SECONDS:g} s"
             )
+
+    def _emit(self, text: str) -> None:
+        self._round.events.about_hub(self._hub, EventReason.OBJECT_PUT_BACK, text, warning=True)
 
     def _look(self, manifest: Manifest) -> Mark | None:
         return self._watch.look(manifest["kind"], self._hub.metadata.namespace, manifest["metadata"]["name"])
@@ -207,7 +197,7 @@ def _title(manifest: Manifest) -> str:
 
 
 def _last_manager(present: Manifest) -> str:
-    """Who but this operator wrote the object last, its status apart."""
+    """The last field manager of the object but this operator. Writes of status do not count."""
     others = [
         (str(entry.get("time", "")), str(entry.get("manager", "")))
         for entry in present["metadata"].get("managedFields") or []
@@ -225,9 +215,9 @@ def _check_owner(hub: Hub, kind: str, present: Manifest) -> None:
         raise BeingDeletedError(message) if ours else NameConflictError(message)
     controlled = any(owner.get("controller") for owner in owners)
     if ours or (not controlled and (metadata.get("labels") or {}).get(LABEL_HUB_UID) == hub.metadata.uid):
-        return  # where somebody took the reference off, the label still names the owner
+        return  # If somebody removed the reference, the label still names the owner.
     if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
-        # Garbage collection takes it; where the CRDs were installed just before, only after half a minute.
+        # Garbage collection deletes it. If the CRDs were installed just before, this takes half a minute.
         raise NameConflictError(
             f"{kind} {metadata['name']} of an earlier hub of this name is still being deleted; made again when it is"
             " gone"

@@ -1,17 +1,17 @@
 """Pod children: their Pods follow the slices (docs/protocol.md, rule 23).
 
-Everything is derived from objects, so that an operator may end between any two writes. A Pod is made where the member's
-agent asks for it by the report ``Starting``: restart policy, back-off and limits are the agent's.
+Everything is derived from objects, so the operator may end between any two writes. A Pod is created when the member's
+agent asks for it by the report ``Starting``. Restart policy, back-off and limits are the agent's work.
 
-In a hub with one copy of each child two rules keep an id from having two Pods: its Pod has one name, and nothing is
-placed while a Pod of it is there (the planner sees them). Where the hub keeps copies, each has a Pod of its own, and
-with standby copies each Pod begins as passive: it becomes active by its annotations, once it exists. While a Pod
-with the active role exists, no other has it.
+In a hub with one copy of each child, two rules keep an id from having two Pods: its Pod has one name, and the planner,
+which sees the Pods, places nothing while a Pod of the id exists. In a hub with copies, each copy has a Pod of its own.
+With standby copies, each Pod begins as passive, and becomes active by its annotations once it exists. While a Pod with
+the active role exists, no other gets it.
 
-A creation that was not answered may take effect at any time, under a later leader too, and when the hub keeps fewer
-copies or the child is no Pod any more. So a Pod is made with a scheduling gate, with which it gets no node, and that is
-taken off one that is there, is the incarnation that the slices ask for, and has no rival. One that comes too late is
-deleted as it is, before anything of it has run.
+A creation without an answer may take effect at any time: under a later leader too, and when the hub keeps fewer copies
+or the child is no pod child any more. So a Pod is created with a scheduling gate, with which it gets no node. The gate
+is removed once the Pod exists, is the incarnation that the slices ask for, and has no rival. A Pod that comes too late
+is deleted with its gate, so that nothing of it has run.
 """
 
 from __future__ import annotations
@@ -21,28 +21,21 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from processhub.api.child import Child, PodWorkload
 from processhub.api.childset import ChildSet
-from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
-    ANNOTATION_EPOCH,
-    ANNOTATION_ROLE,
-    ANNOTATION_RUN,
     GATE_SOLE,
     LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
     child_pod_name,
-    label_value,
-    run_of,
 )
-from processhub.api.reasons import Reason, RestartPolicy, Role, State
-from processhub.cluster.client import Client
+from processhub.api.reasons import Reason
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -55,195 +48,81 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import PODS
 from processhub.controller.concurrency import gather_all
+from processhub.controller.execute.askedpods import (
+    Asked,
+    Key,
+    asked_for,
+    is_run_of,
+    may_run,
+    new_marks,
+    to_be_deleted,
+    to_be_made,
+    to_be_ungated,
+)
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.podends import LOOK_AGAIN_SECONDS, delete_pod, read_unwatched_pods
-from processhub.controller.execute.steps import Steps
-from processhub.controller.objects.childpod import PodPlace, child_pod, marks, name_and_node
+from processhub.controller.objects.childpod import child_pod, name_and_node
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
-from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.planning.builder import pod_there
-from processhub.registry.grammar import Report
 from processhub.registry.workloads import decode_workload, is_pod_workload
 
-FINAL = ("Succeeded", "Failed")
 _AT_ONCE = 16
-_A_ROUND = 200  # Pods made in one round at most: slices must not wait for thousands
-_REFUSED_SECONDS = 10.0  # until a Pod that the API server refused is tried again,
-_CONFIRM_SECONDS = 2.0  # between two tries to read what may be there, at most
-_CHANGED_SECONDS = 0.2  # and until one is that was not as it had been seen
+_A_ROUND = 200  # Pods created in one round at most. Slices must not wait for thousands.
+_REFUSED_SECONDS = 10.0  # Until a Pod is tried again that the API server refused.
+_CONFIRM_SECONDS = 2.0  # Between two tries to read a Pod that may exist, at most.
+_CHANGED_SECONDS = 0.2  # Until a Pod is tried again that has changed since it was seen.
 log = logging.getLogger(__name__)
-Owner = Callable[[str, str], Child | ChildSet | None]  # by id and uid
-
-
-Key = tuple[str, str]  # a child's id and its member, as a label's value
-
-
-class Asked(NamedTuple):
-    """A pod child's place, its workload's JSON and what its member reports of this very incarnation."""
-
-    place: PodPlace
-    workload: str
-    report: Report | None
-    live: bool  # the member is there and its node is known
-
-    @property
-    def key(self) -> Key:
-        """What it is listed by."""
-        return self.place.child_id, label_value(self.place.member)
-
-
-def asked_for(members: Mapping[str, Member], *, copies: bool) -> dict[Key, Asked]:
-    """The pod children that shall run; without ``copies`` one of each id."""
-    asked: dict[Key, Asked] = {}
-    newest: dict[str, Asked] = {}  # by id
-    for member in members.values():
-        for known in member.slices:
-            workloads = known.present.spec.workloads
-            pods = {digest for digest, text in workloads.items() if is_pod_workload(text)}
-            if not pods:
-                continue
-            current = known.present.status.holder == member.holder
-            node = member.pod.spec.node_name if member.pod else ""
-            for child_id, entry in known.assignments.items():
-                if entry.wait or entry.workload not in pods:
-                    continue
-                before = asked.get((child_id, label_value(member.name))) if copies else newest.get(child_id)
-                if before is not None:
-                    if before.place.entry.epoch > entry.epoch:
-                        continue
-                    del asked[before.key]
-                report = known.reports.get(child_id) if current else None
-                if report is not None and (report.uid, report.epoch) != (entry.uid, entry.epoch):
-                    report = None
-                place = PodPlace(child_id=child_id, member=member.name, node=node, entry=entry)
-                live = member.phase is Phase.LIVE and bool(node)
-                item = newest[child_id] = Asked(place, workloads[entry.workload], report, live)
-                asked[item.key] = item
-    return asked
-
-
-def to_be_made(asked: Asked, pod: Pod | None) -> bool:
-    """Whether a Pod is wanted now and none is there that is in its way."""
-    return pod is None and asked.live and asked.report is not None and asked.report.state == State.STARTING
-
-
-def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is not, or no longer, what the slices ask for."""
-    if pod.metadata.deletion_timestamp is not None:
-        return False
-    if asked is None:
-        return True
-    entry = asked.place.entry
-    if not _is_run_of(pod, asked.place):
-        return True
-    if entry.role == Role.PASSIVE and pod.metadata.annotations.get(ANNOTATION_ROLE) == Role.ACTIVE:
-        return True  # somebody else marked it active: it may act on that, whatever its marks say later
-    if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
-        return True
-    if given_up(asked.report):
-        return pod.status.phase not in FINAL
-    if entry.restart_policy == RestartPolicy.PERMANENT:
-        return pod.status.phase in FINAL
-    return entry.restart_policy == RestartPolicy.TRANSIENT and pod.status.phase == "Failed"
-
-
-def new_marks(asked: Asked | None, pod: Pod) -> dict[str, str]:
-    """The annotations that the Pod is to get, as its copy was made active; {} where it has them."""
-    if asked is None or not _is_wanted(asked, pod):
-        return {}
-    wanted = marks(asked.place.child_id, asked.place.entry)
-    return {} if wanted.items() <= pod.metadata.annotations.items() else wanted
-
-
-def to_be_ungated(asked: Asked | None, pod: Pod) -> bool:
-    """Whether the Pod is gated, and is what the slices ask for."""
-    return asked is not None and _is_wanted(asked, pod) and _is_gated(pod)
-
-
-def may_run(asked: Asked, pod: Pod) -> bool:
-    """Whether the Pod is what the slices ask for, and is not gated."""
-    return _is_wanted(asked, pod) and not _is_gated(pod)
-
-
-def _is_wanted(asked: Asked, pod: Pod) -> bool:
-    return pod.metadata.deletion_timestamp is None and _is_run_of(pod, asked.place)
-
-
-def _is_gated(pod: Pod) -> bool:
-    return any(gate.name == GATE_SOLE for gate in pod.spec.scheduling_gates)
-
-
-def _is_run_of(pod: Pod, place: PodPlace) -> bool:
-    """Whether the Pod is the incarnation that the entry means, whatever its annotations say of epoch and role."""
-    annotations, wanted = pod.metadata.annotations, marks(place.child_id, place.entry)
-    may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
-    same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
-    return same and run_of(annotations) == wanted[ANNOTATION_RUN]
-
-
-def given_up(report: Report | None) -> bool:
-    """Whether its member will not start it again as it is."""
-    return report is not None and (report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED)
+Owner = Callable[[str, str], Child | ChildSet | None]  # By id and uid.
 
 
 class PodChildren:
-    """Makes and deletes the Pods of one hub in one round. ``retry_in`` is set where something is to be tried again."""
+    """Creates, updates and deletes the Pods of one hub in one round."""
 
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        hub: Hub,
-        state: HubState,
-        observed: ObserveMemory,
-        memory: ExecuteMemory,
-        steps: Steps,
-    ) -> None:
-        self._client, self._store, self._hub = client, store, hub
-        self._state, self._observed, self._memory, self._steps = state, observed, memory, steps
-        self._copies = hub.spec.keeps_copies
-        self._hub_labels = (hub.metadata.name, hub.metadata.uid)
-        self._blocked: dict[str, Unplaced] = {}  # by id: a Pod is in the way
+    def __init__(self, round: Round, memory: ExecuteMemory) -> None:
+        self._round, self._memory = round, memory
+        self._client, self._store, self._hub, self._state = round.client, round.store, round.hub, round.state
+        self._copies = round.hub.spec.keeps_copies
+        self._hub_labels = (round.hub.metadata.name, round.hub.metadata.uid)
+        self._blocked: dict[str, Unplaced] = {}  # By id, where another Pod is in the way.
         self._limit = asyncio.Semaphore(_AT_ONCE)
-        self.retry_in: float | None = None
-        self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, and how
+        self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, each with a sentence.
 
     async def confirm_pods(self) -> None:
-        """Read the Pods of which it is not known whether they exist, before the planner looks at them.
+        """Read the Pods that may or may not exist, before the planner sees them.
 
-        Those whose creation was not answered are read, and those that have left the watch; by a new leader also
-        those that the slices ask for and no watch has shown. The planner leaves the child of one that can't be read
-        alone (``ObserveMemory.unconfirmed_pods``), and takes one that was there for one that is.
+        These are Pods whose creation was not answered, and Pods that have left the watch. A new leader also reads those
+        that the slices ask for and no watch has shown. If a Pod can't be read, the planner leaves its child alone
+        (``ChildPods.unconfirmed``), and a Pod that existed counts as existing.
         """
         if not self._memory.looked_for_pods:
-            self._observed.unconfirmed_pods |= self._not_seen()
+            self._state.child_pods.unconfirmed |= self._not_seen()
             self._memory.looked_for_pods = True
         await gather_all(
             *(
-                self._steps.take(f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS)
-                for name in list(self._observed.unconfirmed_pods)
+                self._round.steps.take(
+                    f"pod {name} can't be read", partial(self._confirm, name), longest=_CONFIRM_SECONDS
+                )
+                for name in list(self._state.child_pods.unconfirmed)
             )
         )
-        if self._state.unidentified_pods:
+        if self._state.child_pods.unidentified:
             uids = hub_uids(self._hub.metadata.uid, self._state)
-            while self._state.unidentified_pods:
-                _, pod = self._state.unidentified_pods.popitem()
+            while self._state.child_pods.unidentified:
+                _, pod = self._state.child_pods.unidentified.popitem()
                 self._identify(pod, uids)
-        await self._steps.take(
+        await self._round.steps.take(
             "pods that the watch tells of no more can't be read",
             lambda: read_unwatched_pods(self._client, self._store, self._state, self._limit),
             longest=_CONFIRM_SECONDS,
         )
-        if self._state.unwatched_pods:
-            self._again_in(LOOK_AGAIN_SECONDS)
+        if self._state.child_pods.unwatched:
+            self._round.again_in(LOOK_AGAIN_SECONDS)
 
     def _not_seen(self) -> dict[str, str]:
-        """Pods that the slices ask for and no watch has shown, with their child's id: not made, or without a label."""
+        """Pods that the slices ask for and no watch has shown (name → child's id). They may exist without a label."""
         found: dict[str, str] = {}
         for known in self._state.slices.values():
             spec = known.present.spec
@@ -256,19 +135,21 @@ class PodChildren:
     async def _confirm(self, name: str) -> None:
         async with self._limit:
             await self._read(name)
-        self._observed.unconfirmed_pods.pop(name, None)
+        self._state.child_pods.unconfirmed.pop(name, None)
 
     def _identify(self, pod: Pod, uids: Collection[str]) -> bool:
-        """File a Pod that does not say of which child it is, where its name does; whether that is so."""
+        """File a Pod without marks if its name proves of which child it is; returns whether it does."""
         known = identified(pod, self._hub.metadata.name, uids)
         if known is not None:
             self._store.child_pod(self._hub.metadata.key, pod, known)
         return known is not None
 
-    async def follow(self, members: Mapping[str, Member], owner: Owner, now: float) -> None:
-        """Delete what the slices no longer ask for, make what they do; each Pod is a step of its own."""
-        # A hub that has lost its quorum runs nothing: its entries stand, and its Pods go until it is back.
-        partitioned = self._observed.quorum is not None and self._observed.quorum.partitioned
+    async def follow(self, members: Mapping[str, Member], owner: Owner, *, partitioned: bool = False) -> None:
+        """Delete the Pods that the slices do not ask for, create those that they do. Each Pod is a step of its own.
+
+        A ``partitioned`` hub runs nothing: its entries stay, and its Pods are deleted until it has its quorum again.
+        """
+        now = self._round.now()
         asked = {} if partitioned else asked_for(members, copies=self._copies)
         refused = self._memory.refused_pods
         for key in refused.keys() - asked.keys():
@@ -276,7 +157,7 @@ class PodChildren:
         if not asked and not self._state.child_pods:
             return
         pods = [(asked.get(_key_of(pod)), pod) for pod in self._state.child_pods.values()]
-        mended = [self._state.child_pods[name] for name in self._state.changed_pods]
+        mended = [self._state.child_pods[name] for name in self._state.child_pods.changed]
         there = {self._rival(*_key_of(pod)): pod for _, pod in pods}
         surplus, news = self._surplus_and_news(pods)
         missing = [
@@ -284,15 +165,15 @@ class PodChildren:
             for item in asked.values()
             if to_be_made(item, there.get(self._rival(*item.key)))
             and not self._refused(item, now)
-            and not self._steps.waits(_cant_make(item))
+            and not self._round.steps.waits(_cant_make(item))
         ]
         for item in asked.values():
             rival = there.get(self._rival(*item.key))
-            if rival is not None and not _is_run_of(rival, item.place):
+            if rival is not None and not is_run_of(rival, item.place):
                 self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
-            self.retry_in = 0.0
-        # All of them are waited for: none may go on beside the next round.
+            self._round.again_in(0.0)
+        # All of them are awaited: none may go on beside the next round.
         await gather_all(
             *(
                 self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._limit))
@@ -312,7 +193,7 @@ class PodChildren:
     def _surplus_and_news(
         self, pods: Sequence[tuple[Asked | None, Pod]]
     ) -> tuple[list[Pod], list[tuple[Asked, Pod, bool]]]:
-        """The Pods to delete; and those to update, with what asks for each and whether its gate is to be taken off."""
+        """The Pods to delete, and those to update, each with what asks for it and whether its gate is to be removed."""
         rivals = Counter(self._rival(*_key_of(pod)) for _, pod in pods)
         free = {self._rival(*item.key) for item, pod in pods if item is not None and may_run(item, pod)}
         surplus: list[Pod] = []
@@ -322,11 +203,11 @@ class PodChildren:
                 surplus.append(pod)
                 continue
             if item is None:
-                continue  # it is being deleted
+                continue  # It is being deleted.
             place = self._rival(*item.key)
             gated, sole = to_be_ungated(item, pod), rivals[place] == 1
             if gated and not sole and (place in free or pod.metadata.name != self._name_of(item)):
-                surplus.append(pod)  # it came late, and nothing of it has run
+                surplus.append(pod)  # It came late, and nothing of it has run.
             elif (gated and sole) or new_marks(item, pod):
                 news.append((item, pod, gated and sole))
         return surplus, news
@@ -334,13 +215,13 @@ class PodChildren:
     async def _take(self, pod: Pod, what: str, owner: Owner, work: Callable[[], Awaitable[None]]) -> None:
         annotations = pod.metadata.annotations
         about = owner(annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, ""))
-        await self._steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
+        await self._round.steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
 
     async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
-        await self._steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
+        await self._round.steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
-        """Why Pods that are wanted are not there, by the child's id."""
+        """Why wanted Pods do not exist, by the child's id."""
         refused = self._memory.refused_pods.items()
         return self._blocked | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
 
@@ -348,18 +229,18 @@ class PodChildren:
         epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))
         if epoch != item.place.entry.epoch or now >= until:
             return False
-        self._again_in(until - now)
+        self._round.again_in(until - now)
         return True
 
     async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
         place = item.place
         if owner is None:
-            return  # what asked for it is gone, and its entry soon
+            return  # The object that asked for it is gone, and its entry will be soon.
         workload = decode_workload(item.workload)
         assert isinstance(workload, PodWorkload)
         try:
             manifest = child_pod(self._hub, owner, place, workload)
-        except (AttributeError, TypeError) as error:  # the schema lets any object be a template
+        except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
             self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return
         name = manifest["metadata"]["name"]
@@ -373,7 +254,7 @@ class PodChildren:
                     self._refuse(item, now, Reason.NAME_CONFLICT, text)
                 return
             except (ConnectionFailedError, UnavailableError):
-                self._observed.unconfirmed_pods[name] = place.child_id
+                self._state.child_pods.unconfirmed[name] = place.child_id
                 raise
             except NamespaceTerminatingError:
                 raise
@@ -386,10 +267,10 @@ class PodChildren:
         await self._update(item, pod, now, ungate=True)
 
     async def _update(self, item: Asked, pod: Pod, now: float, *, ungate: bool) -> None:
-        """Write role and epoch into the Pod's annotations, and with ``ungate`` take its gate off: then it may start.
+        """Write role and epoch into the Pod's annotations. With ``ungate`` its gate is removed, so that it may start.
 
-        Only to the Pod as it was seen: a leader that was suspended before the write would change one that another
-        leader has made passive meanwhile, or is about to delete.
+        The Pod must not have changed since it was seen. A leader that was suspended before the write could change a Pod
+        that another leader has made passive meanwhile, or is about to delete.
         """
         if self._refused(item, now):
             return
@@ -405,7 +286,7 @@ class PodChildren:
                 self._store.put("pods", await self._client.patch(PODS, metadata.namespace, metadata.name, patch))
             except (NotFoundError, ConflictError) as error:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
-                self._again_in(_CHANGED_SECONDS)
+                self._round.again_in(_CHANGED_SECONDS)
             except (ForbiddenError, InvalidError) as error:
                 what = "let start" if ungate else "told its role and epoch"
                 text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
@@ -414,50 +295,47 @@ class PodChildren:
                 self._memory.refused_pods.pop(item.key, None)
 
     async def _mend(self, pod: Pod) -> None:
-        """Put the Pod's marks back: its member, and the next leader, know it by nothing else."""
+        """Put the Pod's marks back. Its member and the next leader know it by nothing else."""
         metadata = pod.metadata
-        names = ", ".join(self._state.changed_pods[metadata.name])
+        names = ", ".join(self._state.child_pods.changed[metadata.name])
         async with self._limit:
             try:
                 patch = {"metadata": {**_as_seen(pod), **marks_to_put_back(pod)}}
                 patched = await self._client.patch(PODS, metadata.namespace, metadata.name, patch)
             except (NotFoundError, ConflictError) as error:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
-                self._again_in(_CHANGED_SECONDS)
+                self._round.again_in(_CHANGED_SECONDS)
                 return
             except (ForbiddenError, InvalidError) as error:
                 self.changed.append((pod, f"{names} of pod {metadata.name} can't be put back: {error.message}"))
-                self._again_in(_REFUSED_SECONDS)
+                self._round.again_in(_REFUSED_SECONDS)
                 return
         self._store.put("pods", patched)
         self.changed.append((pod, f"somebody changed {names} of pod {metadata.name}, by which it is known: put back"))
 
     def _refuse(self, item: Asked, now: float, reason: Reason, text: str) -> None:
         self._memory.refused_pods[item.key] = (item.place.entry.epoch, now + _REFUSED_SECONDS, reason, text)
-        self._again_in(_REFUSED_SECONDS)
+        self._round.again_in(_REFUSED_SECONDS)
 
     async def _read(self, name: str) -> None:
         try:
             pod = await self._client.get(PODS, self._hub.metadata.namespace, name)
         except NotFoundError:
-            self._again_in(0.2)
+            self._round.again_in(0.2)
             return
         if (pod.metadata.labels.get(LABEL_HUB), pod.metadata.labels.get(LABEL_HUB_UID)) == self._hub_labels:
             self._store.put("pods", pod)
         elif self._identify(pod, hub_uids(self._hub.metadata.uid, self._state)):
-            self._state.unwatched_pods.add(name)  # the watch does not show it
-            self._again_in(0.0)
+            self._state.child_pods.unwatched.add(name)  # The watch does not show it.
+            self._round.again_in(0.0)
 
     def _name_of(self, item: Asked) -> str:
         member = item.place.member if self._copies else ""
         return child_pod_name(self._hub.metadata.name, self._hub.metadata.uid, item.place.child_id, member)
 
     def _rival(self, child_id: str, member: str) -> Key:
-        """What Pods have in common of which there may be only one: the child's id, and the member of a copy."""
+        """The key that two Pods must not share: the child's id, and in a hub with copies the member."""
         return (child_id, member) if self._copies else (child_id, "")
-
-    def _again_in(self, seconds: float) -> None:
-        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
 
 def _cant_make(item: Asked) -> str:
@@ -469,5 +347,5 @@ def _key_of(pod: Pod) -> Key:
 
 
 def _as_seen(pod: Pod) -> dict[str, Any]:
-    """What of a patch's metadata makes the API server refuse it where the Pod is another by now."""
+    """The metadata of a patch with which the API server refuses it if the Pod has changed."""
     return {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}

@@ -1,23 +1,22 @@
-"""The annotation by which somebody asks to reset a hub's quorum, removed once the reset is on record."""
+"""The annotation that asks for a reset of a hub's quorum. It is removed once the reset is on record."""
 
 from __future__ import annotations
 
 import logging
 
-from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_QUORUM_RESET
-from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import HUBS
-from processhub.controller.execute.steps import Steps
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 
 log = logging.getLogger(__name__)
 
 
-async def end_quorum_reset(client: Client, store: Store, hub: Hub, quorum: QuorumWatch | None, steps: Steps) -> None:
-    """Remove the annotation that asks for a quorum reset once the outcome is on record."""
+async def end_quorum_reset(round: Round, quorum: QuorumWatch | None) -> None:
+    """Remove the annotation once the reset is on record."""
+    hub = round.hub
     if quorum is None or not quorum.reset_done(hub):
         return
     path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
@@ -26,10 +25,10 @@ async def end_quorum_reset(client: Client, store: Store, hub: Hub, quorum: Quoru
 
     async def take_off() -> None:
         try:
-            stored = await client.patch(HUBS, *hub.metadata.key, patch, content_type=JSON_PATCH)
+            stored = await round.client.patch(HUBS, *hub.metadata.key, patch, content_type=JSON_PATCH)
         except (NotFoundError, ConflictError, InvalidError) as error:
             log.debug("quorum reset of hub %s: %s", hub.metadata.name, error.message)
             return
-        store.put("hubs", stored)
+        round.store.put("hubs", stored)
 
-    await steps.take("the order to reset the quorum can't be taken off", take_off)
+    await round.steps.take("the order to reset the quorum can't be taken off", take_off)

@@ -1,7 +1,7 @@
-"""Labels, annotations and owner references of slices and member Leases: somebody's edits of them are put back.
+"""The marks of slices and member Leases: labels, annotations and owner references. Users' edits are put back.
 
-Members and clients find slices by a label, the admission policy judges a member's renewals by marks of its Lease, and
-garbage collection goes by the owner reference.
+Members and clients select slices by a label. The admission policy checks a member's renewals by the marks of its Lease.
+Garbage collection follows the owner references.
 """
 
 from __future__ import annotations
@@ -15,61 +15,58 @@ from processhub.api.kubernetes import Lease
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
 from processhub.api.slice import RegistrySlice
-from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES, Kind
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.steps import Steps
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
+from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
 
-_AGAIN_SECONDS = 0.5  # after marks were put back: so often at most, whoever goes on changing them
+_AGAIN_SECONDS = 0.5  # Between two repairs at least, whoever changes the marks.
 log = logging.getLogger(__name__)
 
 
-async def put_marks_back(
-    client: Client, store: Store, hub: Hub, state: HubState, memory: ExecuteMemory, now: float, steps: Steps
-) -> float | None:
-    """Put back what is missing; the seconds until it is to be looked at again, None where nothing is wrong."""
-    wrong = _wrong(hub, state)
+async def put_marks_back(round: Round, memory: ExecuteMemory) -> None:
+    """Put the missing marks back."""
+    wrong, now = _wrong(round.hub, round.state), round.now()
     if not wrong:
-        return None
+        return
     if now < memory.marks_due:
-        return memory.marks_due - now
+        round.again_in(memory.marks_due - now)
+        return
     memory.marks_due = now + _AGAIN_SECONDS
     tried = [
-        await steps.take(
+        await round.steps.take(
             f"{kind.plural}/{name} can't get its labels, annotations or owner back",
-            partial(_put_back, client, store, hub, kind, name, patch),
+            partial(_put_back, round, kind, name, patch),
         )
         for kind, name, patch in wrong
     ]
-    return _AGAIN_SECONDS if any(tried) else None
+    if any(tried):
+        round.again_in(_AGAIN_SECONDS)
 
 
-async def _put_back(
-    client: Client, store: Store, hub: Hub, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]
-) -> None:
+async def _put_back(round: Round, kind: Kind[RegistrySlice] | Kind[Lease], name: str, patch: dict[str, Any]) -> None:
+    namespace = round.hub.metadata.namespace
     try:
-        store.put(kind.plural, await client.patch(kind, hub.metadata.namespace, name, {"metadata": patch}))
+        round.store.put(kind.plural, await round.client.patch(kind, namespace, name, {"metadata": patch}))
     except (NotFoundError, ConflictError) as error:
         log.debug("%s %s is gone or another: %s", kind.plural, name, error.message)
         return
-    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, hub.metadata.namespace, name)
+    log.info("%s %s/%s: its labels, annotations or owner were put back", kind.plural, namespace, name)
 
 
 def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]]:
-    """The slices and Leases that are this hub's and don't say so, each with the metadata that it is to get."""
+    """The slices and Leases of the hub that lack marks, each with the metadata to patch."""
     found: list[tuple[Kind[RegistrySlice] | Kind[Lease], str, dict[str, Any]]] = []
-    for member, slices in state.member_slices().items():
+    for member, slices in state.slices.by_member().items():
         for known in slices:
             metadata = known.present.metadata
             if known.present.spec.hub_uid == hub.metadata.uid and (patch := _missing(hub, member, metadata, {})):
                 found.append((SLICES, metadata.name, patch))
-        lease = state.member_lease(member)
-        if lease is None or lease.lease.metadata.name in state.unwatched_leases:
-            continue  # it is made, or found without its label, in the round
+        lease = state.leases.of_member(member)
+        if lease is None or lease.lease.metadata.name in state.leases.unwatched:
+            continue  # The round creates it, or finds it without its label.
         metadata, uid = lease.lease.metadata, hub.metadata.uid
         ours = metadata.owned_by(uid) or metadata.labels.get(LABEL_HUB_UID) == uid
         if ours and (patch := _missing(hub, member, metadata, lease_annotations(hub, member))):
@@ -78,7 +75,7 @@ def _wrong(hub: Hub, state: HubState) -> list[tuple[Kind[RegistrySlice] | Kind[L
 
 
 def _missing(hub: Hub, member: str, metadata: ObjectMeta, annotations: dict[str, str]) -> dict[str, Any]:
-    """What a merge patch has to put into the metadata, {} where all of it is there."""
+    """The metadata of a merge patch that adds the missing marks, or {}."""
     patch: dict[str, Any] = {}
     labels = member_labels(hub, member)
     if not labels.items() <= metadata.labels.items():

@@ -1,24 +1,22 @@
-"""Writes of slices: whole, conditional, rate-limited; what a removal still has to prove is noted.
+"""Writes of slices: of whole objects, conditional and rate-limited. It is noted which removals are not proven.
 
-A write that was not answered may have been stored, or may be stored later. Until the slice is read at a later
-generation the ids that it changed are uncertain, and the planner leaves them alone. The next write of that slice raises
-``spec.attempt``, so it makes that generation whatever else it changes, and no earlier write can land after it
-(docs/protocol.md, rules 5 to 7).
+A write without an answer may have been stored, or may be stored later. Until the slice is read at a later generation,
+the ids that the write changed are uncertain, and the planner leaves them alone. The next write of the slice raises
+``spec.attempt``. So it always makes a new generation, and no earlier write can be stored after it (docs/protocol.md,
+rules 5 to 7).
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 
 import msgspec
 
-from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
 from processhub.api.slice import RegistrySlice, SliceSpec
-from processhub.cluster.client import JSON_PATCH, Client
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ApiError,
@@ -32,39 +30,31 @@ from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import ObserveMemory
-from processhub.controller.store.hubstate import Creation, HubState, KnownSlice
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
-_RETRY_SECONDS = 0.1  # after a write that failed or whose outcome is unknown
+_RETRY_SECONDS = 0.1  # After a write that failed or whose outcome is unknown.
 log = logging.getLogger(__name__)
 
 
 class SliceWriter:
-    """Writes the slices of one hub in one round. ``retry_in`` is set where a write was held back or failed."""
+    """Writes the slices of one hub in one round. If a write is delayed or fails, another round is asked for."""
 
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        hub: Hub,
-        state: HubState,
-        observed: ObserveMemory,
-        memory: ExecuteMemory,
-        term: int,
-    ) -> None:
-        self._client, self._store, self._hub, self._state = client, store, hub, state
-        self._observed, self._memory, self._term = observed, memory, term
-        self.retry_in: float | None = None
+    def __init__(self, round: Round, memory: ExecuteMemory, *, fingerprint: str, partitioned: bool) -> None:
+        """``fingerprint`` is written to members that have their share, ``partitioned`` to all slices."""
+        self._round, self._memory = round, memory
+        self._fingerprint, self._partitioned = fingerprint, partitioned
+        self._client, self._store, self._hub = round.client, round.store, round.hub
+        self._state, self._term = round.state, round.term
 
     async def write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
-        """Bring the member's slices to what they shall say, entries and settings; makes those that must be there.
+        """Write the member's slices where entries or settings differ, and create those that must exist.
 
-        Raises ApiError where one was refused or not answered, once all have been tried.
+        Raises ApiError if a write was refused or not answered, after all have been tried.
         """
         contents = [
             SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
@@ -89,60 +79,48 @@ class SliceWriter:
         await gather_all(*writes)
 
     def _required(self, member: Member) -> set[int]:
-        """The numbers of the slices that the member must have, whatever is in them.
+        """The numbers of the slices that the member must have, even without entries.
 
-        An agent starts by slice 0. A slice whose creation was not answered is created again: that settles whether the
-        first creation can land.
+        An agent starts by slice 0. A slice whose creation was not answered is created again. This settles whether the
+        first creation can still be stored.
         """
-        required = {creation.index for creation in self._state.creating.values() if creation.member == member.name}
+        required = {
+            creation.index for creation in self._state.slices.creating.values() if creation.member == member.name
+        }
         return required | {0} if member.wanted else required
 
     def with_stale_term(self) -> list[KnownSlice]:
-        """The slices that a deposed leader made after this one took over.
+        """The slices that a deposed leader created after this one took over.
 
         Nothing was started from them (docs/protocol.md, rule 2).
         """
         return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
 
     async def clear_stale_term(self, known: KnownSlice) -> None:
-        """Empty a late slice. Raises ApiError."""
+        """Empty a slice that a deposed leader created late. Raises ApiError."""
         spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
         await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
-    async def delete(self, known: KnownSlice) -> None:
-        """Delete an empty slice, only as it was seen."""
-        metadata = known.present.metadata
-        try:
-            await self._client.delete(
-                SLICES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
-            )
-        except (NotFoundError, ConflictError) as error:
-            log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
-
     def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
-        """What slice 0 says of its member: that it is to take its share yet, or by what it has taken it."""
+        """The slice's annotations. Slice 0 has whether its member is joining, or the fingerprint of its share."""
         annotations = dict(known.present.metadata.annotations)
         annotations.pop(ANNOTATION_JOINING, None)
         if known.index == 0 and joining:
             annotations[ANNOTATION_JOINING] = "true"
         elif known.index == 0:
-            annotations[ANNOTATION_SETTLED] = self._observed.fingerprint
+            annotations[ANNOTATION_SETTLED] = self._fingerprint
         return annotations
 
-    @property
-    def _partitioned(self) -> bool:
-        return self._observed.quorum is not None and self._observed.quorum.partitioned
-
     def _grant(self, member: Member) -> str | None:
-        """For whom the entries are: "" for any holder (Hold), else the present one; None leaves it as it is."""
+        """The holder for whom the entries are: "" for any holder (Hold), else the present one; None changes nothing."""
         if self._hub.spec.migration.holds:
             return ""
         return member.holder or None
 
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
         present = known.present
-        # What a member runs of a slice that somebody deleted is proven by its answer to a write of slice 0.
-        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.unaccounted)
+        # The end of children of a deleted slice is proven by the member's answer to a write of slice 0.
+        renewed = bool(known.uncertain) or (known.index == 0 and present.spec.member in self._state.slices.unaccounted)
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
@@ -157,7 +135,7 @@ class SliceWriter:
     async def _create(self, member: Member, content: SliceContent, grant: str | None, joining: bool) -> None:
         annotations: dict[str, str] = {}
         if content.index == 0:
-            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._observed.fingerprint}
+            annotations = {ANNOTATION_JOINING: "true"} if joining else {ANNOTATION_SETTLED: self._fingerprint}
         item = new_slice(
             *(self._hub, member.name, content.index, self._term, annotations),
             holder=grant or "",
@@ -166,21 +144,21 @@ class SliceWriter:
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
         item = msgspec.structs.replace(item, spec=spec)
         name, unaccounted = item.metadata.name, self._unaccounted(member.name, content.index)
-        before = self._state.creating.get(name)
+        before = self._state.slices.creating.get(name)
         ids = frozenset(content.entries) | (before.ids if before is not None else frozenset())
-        self._state.creating[name] = Creation(member.name, content.index, ids)
+        self._state.slices.creating[name] = Creation(member.name, content.index, ids)
         try:
             stored = await self._client.create(SLICES, self._hub.metadata.namespace, item)
         except AlreadyExistsError as error:
             log.info("slice %s: %s; reading it", name, error.message)
             await self._read(name)
-            if name in self._state.older_slices:
+            if name in self._state.slices.older:
                 self._not_created(name, before)
-                raise  # an earlier hub's slice has the name, and may never go
-            self._again_in(_RETRY_SECONDS)
+                raise  # A slice of an earlier hub has the name, and may never be deleted.
+            self._round.again_in(_RETRY_SECONDS)
             return
         except ApiError as error:
-            self._again_in(_RETRY_SECONDS)
+            self._round.again_in(_RETRY_SECONDS)
             if error.outcome_unknown:
                 self._memory.unconfirmed_slices.add(name)
             else:
@@ -190,44 +168,44 @@ class SliceWriter:
         self._await_proof(name, unaccounted, stored)
 
     def _not_created(self, name: str, before: Creation | None) -> None:
-        """This creation was refused; an earlier one that was not answered may land yet."""
+        """Note that this creation was refused. An earlier one without an answer may still be stored."""
         if before is None:
-            del self._state.creating[name]
+            del self._state.slices.creating[name]
         else:
-            self._state.creating[name] = before
+            self._state.slices.creating[name] = before
 
     def _unaccounted(self, member: str, index: int) -> frozenset[str]:
-        """The ids of the member's deleted slices that a write of this slice is to prove."""
-        return frozenset(self._state.unaccounted.get(member, ())) if index == 0 else frozenset()
+        """The ids of the member's deleted slices whose end a write of this slice is to prove."""
+        return frozenset(self._state.slices.unaccounted.get(member, ())) if index == 0 else frozenset()
 
     def _await_proof(self, name: str, unaccounted: frozenset[str], stored: RegistrySlice) -> None:
-        """From the answer to this write on, what is not reported of the deleted slices' ids has ended.
+        """Note that an acknowledgement of this write proves the end of the deleted slices' ids that it does not report.
 
-        Agents watch all slices in one order: this write comes to them after the deletion, and from then on slice 0's
-        status lists what is left of a deleted one (docs/protocol.md, rule 7).
+        Agents watch all slices in one order. They see this write after the deletion, and from then on the status of
+        slice 0 lists what is left of a deleted slice (docs/protocol.md, rule 7).
         """
         if not unaccounted or (known := self._state.slices.get(name)) is None:
             return
         known.unproven.update(dict.fromkeys(unaccounted, stored.metadata.generation))
-        left = self._state.unaccounted.get(stored.spec.member, set()) - unaccounted
+        left = self._state.slices.unaccounted.get(stored.spec.member, set()) - unaccounted
         if left:
-            self._state.unaccounted[stored.spec.member] = left
+            self._state.slices.unaccounted[stored.spec.member] = left
         else:
-            self._state.unaccounted.pop(stored.spec.member, None)
+            self._state.slices.unaccounted.pop(stored.spec.member, None)
 
     async def _replace(
         self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
     ) -> None:
-        """Write ``spec``, made of ``present``: what the slice has come to say since is not written over."""
+        """Write ``spec``, which was derived from ``present``. A later change of the slice's spec is not overwritten."""
         name = present.metadata.name
-        now = asyncio.get_running_loop().time()
+        now = self._round.now()
         bucket = self._memory.slice_bucket(name)
         if not bucket.take(now):
-            self._again_in(bucket.wait(now))
+            self._round.again_in(bucket.wait(now))
             return
-        # Noted before the write: an outcome that stays unknown must count as a removal not yet proven.
+        # Noted before the write, because an unknown outcome must count as an unproven removal.
         removed = _removed(known, spec)
-        # Only a new generation proves anything: the present one may be acknowledged already.
+        # Only a new generation proves anything, because the present one may be acknowledged already.
         renewed = spec.attempt > present.spec.attempt
         unaccounted = self._unaccounted(present.spec.member, known.index) if renewed else frozenset()
         known.unproven.update(dict.fromkeys(removed))
@@ -241,10 +219,10 @@ class SliceWriter:
             except ConflictError as conflict:
                 try:
                     stored = await self._patch(present, spec, annotations)
-                except InvalidError:  # a failed test is answered so too; an invalid spec fails again in the next PUT
+                except InvalidError:  # A failed test gets this answer too. An invalid spec fails again in the next PUT.
                     raise conflict from None
         except ApiError as error:
-            self._again_in(_RETRY_SECONDS)  # where nothing was written, no event will wake the hub
+            self._round.again_in(_RETRY_SECONDS)  # If nothing was written, no event wakes the hub.
             if not error.outcome_unknown:
                 for child_id in unconfirmed:
                     known.uncertain.pop(child_id, None)
@@ -261,7 +239,7 @@ class SliceWriter:
         self._await_proof(name, unaccounted, stored)
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
-        """The member wrote its status meanwhile: the generation, which only spec raises, stands for the version."""
+        """Write the spec after a conflict with a status: conditional on the generation, which only spec raises."""
         metadata = present.metadata
         return await self._client.patch(
             SLICES,
@@ -276,11 +254,8 @@ class SliceWriter:
             content_type=JSON_PATCH,
         )
 
-    def _again_in(self, seconds: float) -> None:
-        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
-
     async def _read(self, name: str) -> None:
-        """Bring the store up to the truth after a write that failed or whose outcome is unknown."""
+        """Read the slice into the store after a write that failed or whose outcome is unknown."""
         try:
             self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
         except NotFoundError:
@@ -288,13 +263,13 @@ class SliceWriter:
 
 
 def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
-    """The ids whose entry is another, new or gone."""
+    """The ids whose entry is new, removed or changed."""
     ids = before.entries.keys() | after.entries.keys()
     return {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:
-    """The ids whose entry goes, becomes another uid's, is active no more, or is no order to run any more."""
+    """The ids whose entry is removed, gets another uid, loses the active role, or begins to wait."""
     gone = []
     for child_id, entry in known.assignments.items():
         text = spec.entries.get(child_id)

@@ -1,4 +1,4 @@
-"""Static children: each entry of spec.children becomes a Child object owned by the Hub; a removed entry stops it."""
+"""Static children: each entry of spec.children becomes a Child that the Hub owns. Without its entry it is deleted."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
-from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
-from processhub.controller.execute.ownedobjects import NameConflictError
-from processhub.controller.execute.steps import Steps
+from processhub.controller.errors import NameConflictError
 from processhub.controller.objects.owned import owner_reference
-from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.informers import Store
+from processhub.controller.rounds.round import Round
 
 log = logging.getLogger(__name__)
 
 
-async def sync_static_children(client: Client, store: Store, hub: Hub, state: HubState, steps: Steps) -> None:
-    """Create, change and delete the Hub's static Children so that they equal its spec; each is a step of its own."""
+async def sync_static_children(round: Round) -> None:
+    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own."""
+    hub, state, steps = round.hub, round.state, round.steps
     owned = {
         known.child.metadata.name: known.child
         for known in state.children.values()
@@ -42,17 +40,17 @@ async def sync_static_children(client: Client, store: Store, hub: Hub, state: Hu
                 partial(_refuse, hub, state.children[name].child),
             )
         elif child is None:
-            what, done = f"static child {spec.id!r} can't be made", partial(_create, client, store, hub, name, spec)
+            what, done = f"static child {spec.id!r} can't be made", partial(_create, round, name, spec)
         elif child.spec != spec:
             what = f"static child {spec.id!r} can't be changed to what spec.children says"
-            done = partial(_replace, client, store, child, spec)
+            done = partial(_replace, round, child, spec)
         else:
             continue
         work.append(steps.take(what, done, about=child))
     for name, child in owned.items():
         if name not in desired and child.metadata.deletion_timestamp is None:
             what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
-            work.append(steps.take(what, partial(_delete, client, child), about=child))
+            work.append(steps.take(what, partial(_delete, round, child), about=child))
     await gather_all(*work)
 
 
@@ -61,7 +59,7 @@ async def _refuse(hub: Hub, child: Child) -> None:
 
 
 def _taken(hub: Hub, child: Child) -> NameConflictError:
-    """Why no static child can have the name of this one."""
+    """Why no static child can have the name of this Child."""
     metadata = child.metadata
     title, owners = f"child/{metadata.name}", metadata.owner_references
     if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
@@ -74,7 +72,8 @@ def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
     return msgspec.structs.replace(entry, hub=hub.metadata.name)
 
 
-async def _create(client: Client, store: Store, hub: Hub, name: str, spec: ChildSpec) -> None:
+async def _create(round: Round, name: str, spec: ChildSpec) -> None:
+    hub = round.hub
     manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": "Child",
@@ -88,18 +87,18 @@ async def _create(client: Client, store: Store, hub: Hub, name: str, spec: Child
     }
     namespace = hub.metadata.namespace
     try:
-        child = await client.create(CHILDREN, namespace, manifest)
+        child = await round.client.create(CHILDREN, namespace, manifest)
     except AlreadyExistsError:
-        child = await client.get(CHILDREN, namespace, name)
+        child = await round.client.get(CHILDREN, namespace, name)
         if not child.metadata.owned_by(hub.metadata.uid):
             raise _taken(hub, child) from None
-    store.put("children", child)
+    round.store.put("children", child)
 
 
-async def _replace(client: Client, store: Store, child: Child, spec: ChildSpec) -> None:
+async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:
     metadata = child.metadata
     try:
-        stored = await client.patch(
+        stored = await round.client.patch(
             CHILDREN,
             metadata.namespace,
             metadata.name,
@@ -109,14 +108,14 @@ async def _replace(client: Client, store: Store, child: Child, spec: ChildSpec) 
             ],
             content_type="application/json-patch+json",
         )
-        store.put("children", stored)
+        round.store.put("children", stored)
     except (NotFoundError, ConflictError) as error:
         log.info("static child %s not changed, looking again: %s", metadata.name, error.message)
 
 
-async def _delete(client: Client, child: Child) -> None:
+async def _delete(round: Round, child: Child) -> None:
     metadata = child.metadata
     try:
-        await client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
+        await round.client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
     except (NotFoundError, ConflictError) as error:
         log.info("static child %s is gone already: %s", metadata.name, error.message)

@@ -17,7 +17,7 @@ from processhub.controller import metrics
 from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
 from processhub.controller.hooks.verdicts import HookVerdict, parse_answer
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 AT_ONCE = 32  # questions of one hub under way
 _WAITS = (0.2, 0.6)  # seconds between the attempts of one question: something waits for its answer

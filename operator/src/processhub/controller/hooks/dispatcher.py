@@ -20,7 +20,7 @@ from processhub.api.reasons import EventReason
 from processhub.controller import metrics
 from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
 from processhub.controller.hooks.webhook import HookError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 QUEUE = 20_000  # events of one hub that wait
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts of one event

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from cloudevents.core.bindings.http import to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
 from processhub.api.hooks import CLOUD_EVENT_PREFIX, HookEvent
+from processhub.cluster.timestamps import utc_now
 from processhub.controller.store.hubstate import HubKey
 
 
@@ -33,7 +35,7 @@ class Delivery(msgspec.Struct, frozen=True):
     @classmethod
     def about(cls, event: HubEvent) -> Delivery:
         """A delivery of the event, with a new id and the present time."""
-        return cls(event, str(uuid.uuid4()), datetime.now(UTC))
+        return cls(event, str(uuid.UUID(int=random.getrandbits(128), version=4)), utc_now())
 
 
 class CloudEventText(msgspec.Struct, frozen=True):

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
-import aiohttp
 import msgspec
 
-from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent, Webhook
+from processhub.api.hooks import PRE_EVENTS, Hook, HookEvent
 from processhub.api.hub import Hub, HubSpec
 from processhub.controller.hooks.asking import Asker
 from processhub.controller.hooks.derive import Tracker
 from processhub.controller.hooks.dispatcher import HookDispatcher
-from processhub.controller.hooks.handlers import Handlers
 from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
 from processhub.controller.hooks.moves import MoveAdmission
 from processhub.controller.hooks.starts import StartAdmission
 from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.view import hub_view, ids_on, member_seen
-from processhub.controller.hooks.webhook import new_session, post
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan
 
 _GRACE_SECONDS = 2.0  # for what is queued when the operator ends
+
+
+class Receivers(Protocol):
+    """What hooks are delivered to."""
+
+    def refusal(self, spec: HubSpec) -> Refusal | None:
+        """Why a hub with these hooks is not accepted, None where it is."""
+
+    async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
+        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
+
+    async def close(self) -> None:
+        """Close all connections."""
 
 
 class _HubHooks:
@@ -39,7 +49,7 @@ class _HubHooks:
         self.tracker: Tracker | None = None
 
         async def call(hook: Hook, event: CloudEventText) -> Any:
-            return await hooks.call(key, hook, event)
+            return await hooks.receivers.call(key, hook, event)
 
         self.dispatcher = HookDispatcher(hub, call, hooks.events)
         self.asker = Asker(hub, call, hooks.events)
@@ -61,19 +71,23 @@ class Hooks:
     """Delivers events to the hooks of every hub and asks them. ``hubs``: those that this leader found."""
 
     def __init__(
-        self, events: EventRecorder, term: int, leader: str, hubs: Iterable[Hub], wake: Callable[[HubKey], None]
+        self,
+        events: EventRecorder,
+        receivers: Receivers,
+        term: int,
+        leader: str,
+        hubs: Iterable[Hub],
+        wake: Callable[[HubKey], None],
     ) -> None:
-        self.events, self.wake, self._term, self._leader = events, wake, term, leader
+        self.events, self.receivers, self.wake, self._term, self._leader = events, receivers, wake, term, leader
         self._of: dict[HubKey, _HubHooks] = {}
-        self._handlers = Handlers()
-        self._session: aiohttp.ClientSession | None = None
         # The hubs that another leader reconciled before: what happened between the two is unknown.
         self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
         self._closing: set[asyncio.Task[None]] = set()
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
         """Why a hub with these hooks is not accepted, None where it is."""
-        return self._handlers.refusal(spec)
+        return self.receivers.refusal(spec)
 
     def admission(self, hub: Hub, state: HubState) -> StartAdmission | None:
         """What admits starts of the hub's children; None where no hook has to be asked."""
@@ -147,17 +161,7 @@ class Hooks:
         for key in list(self._of):
             self.forget(key)
         await asyncio.gather(*self._closing)
-        if self._session is not None:
-            await self._session.close()
-
-    async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
-        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
-        receiver = hook.receiver
-        if not isinstance(receiver, Webhook):
-            return await self._handlers.call(hub, receiver, event)
-        if self._session is None:
-            self._session = new_session()
-        return await post(self._session, receiver, event)
+        await self.receivers.close()
 
 
 def _has(hub: Hub, event: HookEvent) -> bool:

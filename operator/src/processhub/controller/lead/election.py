@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import random
 from collections.abc import Callable
 
 import msgspec
@@ -47,7 +47,7 @@ class Election:
         self._client, self._namespace = client, namespace
         self._watch_namespaces = watch_namespaces
         self._owners = (owner,) if owner else ()
-        self.identity = f"{identity}_{uuid.uuid4().hex[:8]}"
+        self.identity = f"{identity}_{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self._seen: tuple[str | None, str | None] | None = None
         self._seen_at = 0.0
         self._taken_at = 0.0  # when the write that took the Lease was sent

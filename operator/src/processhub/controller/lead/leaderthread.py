@@ -52,7 +52,7 @@ class LeaderThread:
     def __init__(
         self,
         connect: Callable[[], Awaitable[Client]],
-        candidate: Callable[[Client], Election],
+        candidate: Callable[[Client], Awaitable[Election]],
         *,
         wedged_seconds: float = WEDGED_SECONDS,
         lost_seconds: float = LOST_SECONDS,
@@ -111,7 +111,7 @@ class LeaderThread:
     async def _open(self) -> None:
         client = await self._connect()
         self._client = await client.__aenter__()
-        self._election = self._candidate(self._client)
+        self._election = await self._candidate(self._client)
 
     async def _shut(self) -> None:
         rest = asyncio.all_tasks() - {asyncio.current_task()}

@@ -12,6 +12,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import SLICES
 from processhub.controller.concurrency import gather_all
+from processhub.controller.errors import DeposedError
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
@@ -19,10 +20,6 @@ _CONCURRENT = 8
 _AGAIN_SECONDS = 0.5  # after a request that failed
 _PATIENT_PASSES = 6  # in which what is not answered, or answered with an outage, is tried again
 log = logging.getLogger(__name__)
-
-
-class DeposedError(Exception):
-    """A slice has a higher term than ours: another leader is newer."""
 
 
 class TermsRaised(msgspec.Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""From what is known of a hub to the snapshot that the planner decides on."""
+"""Observing a hub: from what the store has of it to the snapshot that the planner decides on."""

@@ -9,18 +9,19 @@ import msgspec
 
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
+from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.ownership import Record, as_on_record
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.hubstate import KnownChild
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, OnRecord
 
 
 class StartCandidate(msgspec.Struct, frozen=True):
-    """A child that shall run: as the planner sees it, as its user wrote it, its workload's JSON.
+    """A child that is to run: the planner's view of it, the spec that its user wrote, and its workload's JSON.
 
-    ``generation`` is the Child's; 0 for one of a ChildSet, whose generation rises when it is scaled.
+    ``generation`` is the Child's. It is 0 for a child of a ChildSet, whose generation rises with each scaling.
     """
 
     wanted: DesiredChild
@@ -30,17 +31,17 @@ class StartCandidate(msgspec.Struct, frozen=True):
 
 
 class Admission(Protocol):
-    """Admits candidates; ``workloads`` has the JSON, by hash, of those that it changed in this round."""
+    """Admits candidates. ``workloads``: hash → JSON of the workloads that it changed in this round."""
 
     workloads: dict[str, str]
 
     def __call__(self, candidate: StartCandidate, places: tuple[OnRecord, ...]) -> DesiredChild | Refusal | Unplaced:
-        """The child as it may run, why it may not, or what it waits for."""
+        """Admit a start; returns the child as it may run, why it may not, or what it waits for."""
         ...
 
 
 class Admitted(msgspec.Struct):
-    """What is left of the children that shall run, and the fate of the others."""
+    """The children that may run, and why the others may not or have to wait."""
 
     wanted: Mapping[str, DesiredChild]
     refusals: Mapping[str, Refusal] = {}  # by Child object's name
@@ -56,9 +57,10 @@ def admit(
     record: Record,
     hub: Hub,
 ) -> Admitted:
-    """Have each start admitted; a child that is on record and is not admitted as it is now runs on as it was.
+    """Have each start admitted. A child on record whose edit is not admitted runs on with its recorded spec.
 
-    A suspended child starts nothing: nothing is asked. One that is resumed and not admitted stays suspended.
+    No start is admitted for a suspended child, as it starts nothing. A resumed child that is not admitted stays
+    suspended.
     """
     kept: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}
@@ -88,8 +90,21 @@ def admit(
     return Admitted(kept, refusals, held, admission.workloads)
 
 
+def admit_starts(observation: Observation, admission: Admission, hub: Hub) -> Observation:
+    """Take the starts that are not admitted out of an observation."""
+    snapshot = observation.snapshot
+    admitted = admit(admission, snapshot.children, observation.chosen, observation.sets, snapshot.record, hub)
+    return msgspec.structs.replace(
+        observation,
+        snapshot=msgspec.structs.replace(snapshot, children=admitted.wanted),
+        refusals={**observation.refusals, **admitted.refusals},
+        held={**admitted.held, **observation.held},
+        workloads=admitted.workloads,
+    )
+
+
 def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> StartCandidate | None:
-    """The child with what its user wrote; None where it is refused as it is written, and runs as it did."""
+    """The child with its user's spec, or None where that spec is refused and the child runs on unchanged."""
     if known is not None:
         metadata = known.child.metadata
         return StartCandidate(child, known.spec, known.workload, metadata.generation) if child is known.wanted else None

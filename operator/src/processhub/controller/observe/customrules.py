@@ -1,4 +1,4 @@
-"""Custom strategies of redundancy and partition tolerance, applied to one hub; their failures are reported."""
+"""Custom strategies of redundancy and of partition tolerance, applied to one hub."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from processhub.strategies import Partition, Redundancy
 
 
 class CustomRules:
-    """The custom strategies of one hub in one round. ``failure``: what went wrong, "" where nothing did.
+    """The custom strategies of one hub in one round. ``failure``: the error of a strategy that failed, or "".
 
-    ``copies``: how many of each child, None where the hub's strategy is ProcessHub's. A strategy that fails leaves the
-    number as it was, ``last``.
+    ``copies``: the number of copies of each child, or None where the hub's redundancy strategy is built in. If the
+    strategy fails, the number stays ``last``.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class CustomRules:
 
     @property
     def has_quorum(self) -> bool:
-        """Whether a custom strategy says how many members the hub needs."""
+        """Whether a custom strategy decides how many members the hub needs."""
         return self._partition is not None
 
     def required(self, seen: Seen) -> int:
-        """How many members must be live; more than half of the most ever live where the strategy fails."""
+        """How many members must be live. If the strategy fails, more than half of the most ever live are required."""
         assert self._partition is not None
         try:
             return max(1, int(self._partition.required(seen)))

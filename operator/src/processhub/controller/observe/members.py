@@ -1,4 +1,4 @@
-"""The members of a hub as the API server shows them: pod, Lease and node, with the judgement of each."""
+"""The members of a hub: the pod, Lease and node of each, and the judgement whether it is live, held or gone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from processhub.api.naming import (
 )
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
-from processhub.controller.store.hubstate import HubState, KnownLease, KnownSlice
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
 from processhub.registry.grammar import Report
 
@@ -29,13 +31,13 @@ LABEL_ZONE = "topology.kubernetes.io/zone"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One member with the judgement of it."""
+    """One member of a hub, with its objects and its judgement."""
 
     name: str
     wanted: bool
     weight: int
-    drained: bool = False  # by an order on the Hub
-    forced: bool = False  # bound children are stopped where it is drained
+    drained: bool = False  # By an annotation of the Hub.
+    forced: bool = False  # Its bound children are stopped when it is drained.
     pod: Pod | None
     lease: KnownLease | None
     slices: tuple[KnownSlice, ...]
@@ -44,43 +46,43 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def holder(self) -> str:
-        """Who holds the Lease, "" where nobody does."""
+        """The holder of the member's Lease, or ""."""
         return (self.lease.lease.spec.holder_identity or "") if self.lease else ""
 
     @property
     def node(self) -> str:
-        """The Kubernetes node that its pod is on, "" where it has none."""
+        """The Kubernetes node of the member's pod, or ""."""
         return self.pod.spec.node_name if self.pod else ""
 
     @property
     def phase(self) -> Phase:
-        """LIVE, HELD or GONE."""
+        """The judged phase: LIVE, HELD or GONE."""
         return self.judgement.phase
 
     @property
     def joining(self) -> bool:
-        """Whether it is on record as one that has not taken its share yet."""
+        """Whether the member is on record as one that has not taken its share of children yet."""
         first = self.slices[0].present.metadata.annotations if self.slices else {}
         return ANNOTATION_JOINING in first
 
     @property
     def settled_by(self) -> str:
-        """The fingerprint of the strategy and weights by which it has its share, "" where it has none yet."""
+        """The fingerprint of the strategy and weights by which the member took its share, or "" before that."""
         return self.slices[0].present.metadata.annotations.get(ANNOTATION_SETTLED, "") if self.slices else ""
 
     @property
     def usage(self) -> Usage | None:
-        """What its children use, as its agent reported with the Lease; None where it has not."""
+        """The resources that the member's children use, as its agent reported them with the Lease, or None."""
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
 
     def reports_in(self, known: KnownSlice) -> Mapping[str, Report]:
-        """What the member reports in its slice: nothing once it is gone, nor what another Lease holder wrote."""
+        """The member's reports in one of its slices. A member that is gone, or a former Lease holder, has none."""
         speaks = self.phase is not Phase.GONE and known.present.status.holder == self.holder
         return known.reports if speaks else {}
 
     @property
     def ready(self) -> bool:
-        """Whether its pod is Ready and its Lease held."""
+        """Whether the member's pod is Ready and its Lease is held."""
         return self.phase is Phase.LIVE and self.pod is not None and _condition(self.pod, "Ready")
 
 
@@ -93,23 +95,23 @@ def observe_members(
     *,
     leases_observed: bool,
 ) -> dict[str, Member]:
-    """All members by name, in order: those that are wanted and those of which something is left.
+    """Judge all members, by name and in order: those that are wanted, and those of which some object is left.
 
-    ``restarting_since`` is kept between calls: by member, when (monotonic seconds) its restart was first seen.
+    ``restarting_since`` is kept between calls: member → when (monotonic seconds) its restart was first seen.
     """
     per_node, pod_of = hub.spec.members.mode == "PerNode", _pod_of(hub, state)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
-    slices = state.member_slices()
+    slices = state.slices.by_member()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
     members = {}
     for name in sorted(names | _replica_names(hub), key=lambda name: _order(hub, name)):
         pod = pod_of.get(name)
         node = nodes.get(("", name if per_node else pod.spec.node_name if pod else ""))
         wanted = node is not None if per_node else _in_replicas(hub, name)
-        lease = state.member_lease(name)
+        lease = state.leases.of_member(name)
         own = tuple(slices.get(name, ()))
         facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
-        ends = state.ends.get(pod.metadata.name, {}) if pod else {}
+        ends = state.pods.ends.get(pod.metadata.name, {}) if pod else {}
         facts = msgspec.structs.replace(
             facts,
             holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),
@@ -139,11 +141,12 @@ def observe_members(
 async def proven_members(
     look: Callable[[], dict[str, Member]], confirm_gone: Callable[[Member], Awaitable[bool | None]], *, copies: bool
 ) -> dict[str, Member]:
-    """What ``look`` gives, but that a member is gone counts only with a live read of its Lease: a watch may lag.
+    """Judge the members by ``look``. A member counts as gone only after a live read of its Lease, as a watch may lag.
 
-    Also for one whose entries are removed already: a new holder may have read its slices before that. And with
-    ``copies``, which may take its roles, for one that restarts. ``confirm_gone``: whether the Lease is as it was, None
-    where it can't be read; then the member is held (docs/protocol.md, rules 10 and 11).
+    The Lease is also read for a member whose entries are removed already, because a new holder may have read its slices
+    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too.
+    ``confirm_gone`` returns whether the Lease is unchanged, or None if it can't be read. In that case the member is
+    held (docs/protocol.md, rules 10 and 11).
     """
     members = look()
     silent = [member for member in members.values() if _seems_gone(member, copies)]
@@ -156,14 +159,14 @@ async def proven_members(
         member
         for name, member in members.items()
         if _seems_gone(member, copies)
-        # It is another, and the look does not go by it: as good as not read.
+        # The Lease has changed, but was not filed, so that it is not in the judgement either.
         and (answers.get(name) is None or (answers[name] is False and member.lease is before[name]))
     ]
     return members | {member.name: _held(member) for member in unread}
 
 
 def _seems_gone(member: Member, copies: bool) -> bool:
-    """Whether children of this member may be given to others, or with ``copies`` their active role."""
+    """Whether the children of this member may move to others, or with ``copies`` their active role."""
     judged_so = member.phase is Phase.GONE or (copies and member.judgement.restarting)
     return judged_so and any(known.assignments or known.unproven or known.uncertain for known in member.slices)
 
@@ -176,7 +179,7 @@ def _held(member: Member) -> Member:
 
 
 def member_of(lease: Lease) -> str:
-    """The member whose Lease it is; a label's value may be shortened, the annotation is whole."""
+    """The member to which a Lease belongs. The annotation is read first, because a label's value may be shortened."""
     return lease.metadata.annotations.get(LABEL_MEMBER) or lease.metadata.labels.get(LABEL_MEMBER, "")
 
 
@@ -212,13 +215,13 @@ def _facts(
 
 
 def holder_terminated(known: KnownLease, pod: Pod, ends: Mapping[str, float]) -> bool:
-    """Whether the kubelet reported the end of the container that holds the Lease. ``ends``: HubState.ends of the pod.
+    """Whether the kubelet reported the end of the container that holds the Lease. ``ends``: MemberPods.ends of the pod.
 
-    A holder whose Lease was seen to change after that end was reported is not the one that ended: it was there before
-    the Lease was taken, or the Lease was renewed since. So a node's clock that is set back makes nobody terminated. The
-    times, of that clock, only rule out ends from before the Lease was taken, which are reported late. The kubelet's are
-    whole seconds, rounded down: a container that ended in the second in which it took the Lease is not recognised here,
-    and its Lease runs out instead.
+    If the Lease was seen to change after the end was reported, the holder is not the container that ended: either the
+    end came before the Lease was taken, or the Lease was renewed since. So no holder is judged terminated because a
+    node's clock is set back. The times of that clock only rule out ends from before the Lease was taken that are
+    reported late. The kubelet rounds them down to whole seconds. A container that ended in the same second in which it
+    took the Lease is not recognised here; its Lease expires instead.
     """
     spec = known.lease.spec
     if not spec.acquire_time or (spec.holder_identity or "").partition("/")[0] != pod.metadata.uid:
@@ -248,20 +251,22 @@ def _pod_of(hub: Hub, state: HubState) -> dict[str, Pod]:
         pod.metadata.name: pod
         for pod in state.pods.values()
         if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
-        and (per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None)  # else a copy of one
+        and (
+            per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None
+        )  # Other names are of copied pods.
     }
     return _pods_by_node(pods) if per_node else pods
 
 
 def _replica_names(hub: Hub) -> set[str]:
-    """The members that spec.members.replicas asks for; none where there is one on each node."""
+    """The members that spec.members.replicas asks for. There are none in the mode PerNode."""
     if hub.spec.members.mode == "PerNode":
         return set()
     return {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
 
 
 def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:
-    """The pod of each node; while one is replaced, the one that stays; never a copy that somebody made of it."""
+    """The member's pod of each node. While a pod is replaced, this is the new one. A copied pod never counts."""
     by_node: dict[str, Pod] = {}
 
     def last(pod: Pod) -> tuple[bool, bool]:

@@ -1,4 +1,4 @@
-"""What the leader remembers of a hub to observe and plan it.
+"""The memory of the observe stage: what a leader keeps of a hub between rounds, to observe it and to plan.
 
 A new leader starts without it (docs/protocol.md, rules 3, 11 and 15).
 """
@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
+from processhub.core.model.plan import Plan
 from processhub.core.strategies.cooldown import RebalanceCooldown
 
 DEFERRED_SECONDS = 30.0  # A child whose move failed or was refused is not moved again for this long.
 
 
 class Epochs:
-    """The epochs that a hub may still give out in this term. ``used``: how many, deleted hubs of its name included."""
+    """The epochs of one hub in this term. ``used``: how many are used already, by deleted hubs of its name too."""
 
     def __init__(self, term: int, used: int = 0) -> None:
         self._first = term * EPOCHS_PER_TERM
@@ -24,12 +25,12 @@ class Epochs:
 
     @property
     def used(self) -> int:
-        """How many epochs of this term can't be given out any more."""
+        """The number of epochs of this term that are used."""
         return self.next - self._first
 
 
 class Formation:
-    """Whether a hub has begun to place children, and when (monotonic seconds) its first member was live."""
+    """The formation of a hub: whether placing has begun, and when (monotonic seconds) its first member was live."""
 
     def __init__(self) -> None:
         self.formed = False
@@ -37,13 +38,13 @@ class Formation:
 
 
 class DeferredMoves:
-    """The children that are not moved for a while, because a move of theirs failed or was refused."""
+    """The children that are not to be moved for a while, because a move failed or was refused."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}  # id → monotonic seconds
 
     def defer(self, ids: Iterable[str], now: float) -> None:
-        """Keep these children where they are for ``DEFERRED_SECONDS``."""
+        """Defer moves of these children for ``DEFERRED_SECONDS``."""
         self._until.update(dict.fromkeys(ids, now + DEFERRED_SECONDS))
 
     def still_deferred(self, now: float) -> frozenset[str]:
@@ -53,12 +54,12 @@ class DeferredMoves:
         return frozenset(self._until)
 
     def wait(self, now: float) -> float | None:
-        """Seconds until one of them may be moved again, None where there is none."""
+        """Seconds until the first of them may be moved again, or None."""
         return max(0.05, min(self._until.values()) - now) if self._until else None
 
 
 class MoveBudget:
-    """How many moves may begin: at most a second's worth at once."""
+    """The number of moves that may begin. At most the moves of one second may begin at once."""
 
     def __init__(self) -> None:
         self._tokens = 0.0
@@ -80,22 +81,29 @@ class MoveBudget:
 
 
 class ObserveMemory:
-    """What is kept of one hub between its observations. All times are monotonic seconds."""
+    """The memory of the observe stage for one hub. All times are monotonic seconds."""
 
     def __init__(self, term: int, used_epochs: int = 0) -> None:
         self.epochs = Epochs(term, used_epochs)
         self.formation = Formation()
-        self.quorum: QuorumWatch | None = None  # from the first round on
+        self.quorum: QuorumWatch | None = None  # None before the first round.
         # The generation of each slice, by its uid, in which this leader's term was written.
         self.term_generations: Mapping[str, int] = {}
         self.restarting_since: dict[str, float] = {}  # by member
-        self.settled: set[str] = set()  # members that confirmed their slices to this leader
-        self.fingerprint = ""  # of the strategy and weights as they are
-        self.copies = 1  # as a custom redundancy strategy said last
-        self.last_placed = ""  # the member that the newest child went to
+        self.settled: set[str] = set()  # The members that confirmed their slices to this leader.
+        self.fingerprint = ""  # The fingerprint of the present strategy and weights.
+        self.copies = 1  # By the latest result of a custom redundancy strategy.
+        self.last_placed = ""  # The member to which the newest child went.
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
         self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
-        self.unconfirmed_pods: dict[str, str] = {}  # name → child's id; the creation of the Pod was not answered
         self.cooldown = RebalanceCooldown()
-        self.rebalance_target = ""  # a member that draws children, because loads have differed for long
+        self.rebalance_target = ""  # The member that is to get children, because loads have differed for long.
+
+    def remember(self, plan: Plan, now: float) -> None:
+        """Keep what later rounds need of a plan."""
+        self.epochs.next = plan.next_epoch
+        self.moves.spend(plan.planned_moves)
+        self.last_placed = plan.last_placed
+        self.deferred_moves.defer(plan.deferred, now)
+        self.rebalance_target = self.cooldown.target(plan.imbalance, now)

@@ -1,4 +1,4 @@
-"""From what is known of a hub to the immutable snapshot that the planner decides on."""
+"""The observation of a hub: the immutable snapshot on which the planner decides, and what is reported besides."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_MEMBER, label_value, run_of
 from processhub.api.reasons import Reason, Role
 from processhub.controller.objects.childpod import name_and_node
-from processhub.controller.observe.admission import Admission, Admitted, admit
-from processhub.controller.observe.customrules import CustomRules
+from processhub.controller.observe.facts import Facts
 from processhub.controller.observe.members import Member
-from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.ownership import (
+    Record,
     Winners,
     as_on_record,
     asleep,
@@ -25,26 +24,29 @@ from processhub.controller.observe.ownership import (
     winner_of,
     winners_of,
 )
-from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.setmoverequests import move_requests_of_sets
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
-from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.strategies import HASH, Strategy
 from processhub.registry.copies import is_current
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """A round's view of a hub.
+    """One round's view of a hub.
 
-    ``refusals``: Child object name → why it is not accepted. ``chosen``: id → the Child that has the id.
-    ``sets``: uid → ChildSet. ``held``: id → why it is not placed though it is accepted. ``workloads``:
-    hash → JSON of those that a hook changed. ``quorum``: whether enough members are live.
+    - ``refusals``: Child's object name → why it is not accepted.
+    - ``chosen``: id → the Child that has the id.
+    - ``sets``: uid → ChildSet.
+    - ``held``: id → why the child is not placed, although it is accepted.
+    - ``workloads``: hash → JSON of the workloads that a hook changed.
+    - ``quorum``: whether enough members are live.
+    - ``fingerprint``: of the strategy and weights by which members take their share.
     """
 
     members: Mapping[str, Member]
@@ -55,9 +57,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     held: Mapping[str, Unplaced] = {}
     workloads: Mapping[str, str] = {}
     quorum: Verdict
+    fingerprint: str = ""
 
     def owner(self, child_id: str, uid: str) -> Child | ChildSet | None:
-        """The object of this uid where it is what asks for the child."""
+        """The Child or ChildSet with this uid, or None if it is not the one that asks for the child."""
         known = self.chosen.get(child_id)
         if known is not None:
             return known.child if known.child.metadata.uid == uid else None
@@ -65,51 +68,36 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
         return seen.known.object if seen is not None and child_id in seen.known.wanted else None
 
     def has_seen(self, child: Child) -> bool:
-        """Whether the child was observed as it is now, its latest edit included."""
+        """Whether the latest edit of the Child was observed."""
         known = self.chosen.get(child.id)
         if known is not None and known.child.metadata.uid == child.metadata.uid:
             return known.child.metadata.generation == child.metadata.generation
         return child.metadata.name in self.refusals  # another child has its id
 
 
-def observe(
-    hub: Hub,
-    state: HubState,
-    members: Mapping[str, Member],
-    memory: ObserveMemory,
-    now: float,
-    strategy: Strategy = HASH,
-    admission: Admission | None = None,
-    rules: CustomRules | None = None,
-) -> Observation:
-    """Observe a hub and settle what its members have proven. ``admission``: of hooks; ``rules``: custom strategies."""
-    order = [member.name for member in members.values() if member.wanted]
-    memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
-    state.take_template(hub.spec.on_demand)
+def observe(facts: Facts) -> Observation:
+    """Observe a hub. This function is pure: it does not change the facts, and equal facts give equal observations."""
+    hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
-    wanted, refusals, chosen, sets = _wanted(hub, state, record, members)
-    admitted = Admitted(wanted) if admission is None else admit(admission, wanted, chosen, sets, record, hub)
-    refusals.update(admitted.refusals)
-    formed = _has_formed(hub, members, record, memory.formation, now)
-    verdict = _quorum(hub, state, members, memory, now, rules)
-    uncertain = state.uncertain() | set(memory.unconfirmed_pods.values())
-    orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, memory.applied_moves)}
+    wanted, refusals, chosen, sets = _wanted(facts, record)
+    uncertain = state.slices.uncertain() | facts.unconfirmed
+    orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
-        members=tuple(_view(member, memory, state) for member in members.values()),
-        children=admitted.wanted,
+        members=tuple(_view(member, facts) for member in members.values()),
+        children=wanted,
         record=record,
-        next_epoch=memory.epochs.next,
-        move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
-        last_placed=memory.last_placed,
+        next_epoch=facts.next_epoch,
+        move_budget=facts.move_budget,
+        last_placed=facts.last_placed,
         move_requests={child_id: member for child_id, member in orders.items() if child_id not in uncertain},
-        copies=rules.copies if rules is not None else None,
+        copies=facts.copies,
         pods=_pods_of_children(state, members),
         claims=_claims(state, members),
-        deferred=memory.deferred_moves.still_deferred(now),
-        formed=formed,
+        deferred=facts.deferred,
+        formed=facts.formed,
         uncertain=uncertain,
-        partitioned=verdict.why if verdict.partitioned else "",
+        partitioned=facts.quorum.why if facts.quorum.partitioned else "",
     )
     return Observation(
         members=members,
@@ -117,42 +105,27 @@ def observe(
         refusals=refusals,
         chosen=chosen,
         sets=sets,
-        held={**admitted.held, **_unanswered(uncertain, record)},
-        workloads=admitted.workloads,
-        quorum=verdict,
+        held=_unanswered(uncertain, record),
+        quorum=facts.quorum,
+        fingerprint=facts.fingerprint,
     )
 
 
 def _reports_matter(hub: Hub, state: HubState) -> bool:
-    """Whether the planner needs the members' reports: it keeps copies, or hands state over."""
-    # A handover that was ordered goes on where the hub has another strategy now.
+    """Whether the planner needs the members' reports: if the hub keeps copies, or hands state over."""
+    # A handover that is under way goes on after the hub's strategy was changed.
     handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
     return hub.spec.keeps_copies or handing
 
 
-def _quorum(
-    hub: Hub,
-    state: HubState,
-    members: Mapping[str, Member],
-    memory: ObserveMemory,
-    now: float,
-    rules: CustomRules | None,
-) -> Verdict:
-    """Whether enough members are live, by the hub's strategy or a custom one."""
-    if memory.quorum is None:
-        memory.quorum = QuorumWatch(hub, state)
-    required = rules.required if rules is not None and rules.has_quorum else None
-    return memory.quorum.look(hub, members, memory.formation.formed, now, required)
-
-
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
-    """Why the children are not placed that may be on record though no slice that was read says so."""
+    """The reason, by id, of the children that may be on record although no slice that was read lists them."""
     why = Unplaced(Reason.WAITING, "the API server has not answered the write that placed it; it is written again")
     return {child_id: why for child_id in uncertain if child_id not in record}
 
 
 def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tuple[OnRecord, ...]]:
-    """All entries of the hub's slices, by id; with what those members that are ``reporting`` say of them."""
+    """All entries of the hub's slices, by id, with the reports of the members in ``reporting``."""
     record: dict[str, tuple[OnRecord, ...]] = {}
     for known in state.slices.values():
         name = known.present.spec.member
@@ -171,8 +144,8 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
 
 
 def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:
-    """Where somebody asked to have children moved, by id."""
-    children = ((state.children[name].child, member) for name, member in state.move_requests.items())
+    """The move requests on Children: id → member."""
+    children = ((state.children[name].child, member) for name, member in state.children.move_requests.items())
     return {
         child.id: member
         for child, member in children
@@ -181,7 +154,7 @@ def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[st
 
 
 def _claims(state: HubState, members: Mapping[str, Member]) -> dict[str, Claim]:
-    """What live members have started because they could not reach the owner; of several the first by name."""
+    """The children that live members started because their owner was not reached. The first member by name counts."""
     found: dict[str, Claim] = {}
     for known in state.slices.values():
         if not known.claims:
@@ -197,7 +170,7 @@ def _claims(state: HubState, members: Mapping[str, Member]) -> dict[str, Claim]:
 
 
 def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[str, tuple[ChildPod, ...]]:
-    """Where something of a child may still run, whatever the slices say: in a Pod of its own. By id."""
+    """The Pods of pod children, by id: the child may still run there, whatever the slices say."""
     if not state.child_pods:
         return {}
     names = {label_value(name): name for name in members}
@@ -215,30 +188,25 @@ def _pods_of_children(state: HubState, members: Mapping[str, Member]) -> dict[st
     return found
 
 
-def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
-    if member.phase is Phase.GONE:
-        state.unaccounted.pop(member.name, None)
-    possibly_running = set(state.unaccounted.get(member.name, ()))
+def _view(member: Member, facts: Facts) -> MemberView:
+    possibly_running = set(facts.state.slices.unaccounted.get(member.name, ()))
     for known in member.slices:
-        known.prove(member.holder)
         possibly_running |= known.possibly_running(member.holder)
-    if _acknowledged(member, memory):
-        memory.settled.add(member.name)
-    resettles = member.settled_by not in ("", memory.fingerprint)
+    resettles = member.settled_by not in ("", facts.fingerprint)
     return MemberView(
         name=member.name,
         weight=member.weight,
         phase=member.phase,
         draining=member.judgement.draining,
         forced=member.forced,
-        # A member of a hub that has children already takes its share as a joiner; a first one does not.
-        joining=(member.joining or resettles or member.name == memory.rebalance_target)
+        # In a hub that has children already, a new member takes its share as a joiner; the first members do not.
+        joining=(member.joining or resettles or member.name == facts.rebalance_target)
         if member.slices
-        else memory.formation.formed,
+        else facts.formed,
         resettles=resettles,
         usage=member.usage,
         wanted=member.wanted,
-        settled=member.name in memory.settled or member.phase is Phase.GONE or member.judgement.restarting,
+        settled=member.name in facts.settled or member.phase is Phase.GONE or member.judgement.restarting,
         ended=member.judgement.restarting,
         possibly_running=frozenset(possibly_running),
         node=member.node,
@@ -246,54 +214,14 @@ def _view(member: Member, memory: ObserveMemory, state: HubState) -> MemberView:
     )
 
 
-def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
-    """Whether the member confirmed all of its slices as they were when this leader took over."""
-    return all(
-        known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
-        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
-        for known in member.slices
-    )
-
-
-def _has_formed(
-    hub: Hub,
-    members: Mapping[str, Member],
-    record: Mapping[str, tuple[OnRecord, ...]],
-    formation: Formation,
-    now: float,
-) -> bool:
-    """Whether placing may begin: it has, all members are there, or startSeconds have passed since the first was."""
-    if not formation.formed:
-        formation.formed = bool(record) or _is_complete(hub, members, formation, now)
-    return formation.formed
-
-
-def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
-    """Whether all members are there, or startSeconds have passed since the first was."""
-    live = [member for member in members.values() if member.phase is Phase.LIVE]
-    if not live:
-        return False
-    if formation.first_live_at is None:
-        formation.first_live_at = now
-    missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
-    return not missing or now - formation.first_live_at >= hub.spec.timeouts.start_seconds
-
-
-def formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:
-    """Seconds until an incomplete hub begins to place anyway, None where that is not waited for."""
-    if formation.formed or formation.first_live_at is None:
-        return None
-    return max(0.05, hub.spec.timeouts.start_seconds - (now - formation.first_live_at))
-
-
 def _wanted(
-    hub: Hub, state: HubState, record: Mapping[str, tuple[OnRecord, ...]], members: Mapping[str, Member]
+    facts: Facts, record: Record
 ) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild], dict[str, SeenSet]]:
-    """The children that shall run, by id; refusals by Child object's name; the Child of each id; ChildSets by uid."""
-    winners = winners_of(state, record)
-    wanted, refusals, chosen = _wanted_children(hub, state, record, members, winners)
+    """The wanted children by id, refusals by Child's object name, the Child of each id, and the ChildSets by uid."""
+    hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
+    wanted, refusals, chosen = _wanted_children(facts, record, winners)
     _bound_demand(hub, record, wanted, refusals, chosen)
-    sets = seen_sets(hub, state, members, winners)
+    sets = seen_sets(facts, winners)
     for seen in sets.values():
         wanted.update(wanted_of(seen, hub, record))
     if hub.spec.suspend:
@@ -302,18 +230,14 @@ def _wanted(
 
 
 def _wanted_children(
-    hub: Hub,
-    state: HubState,
-    record: Mapping[str, tuple[OnRecord, ...]],
-    members: Mapping[str, Member],
-    winners: Winners,
+    facts: Facts, record: Record, winners: Winners
 ) -> tuple[dict[str, DesiredChild], dict[str, Refusal], dict[str, KnownChild]]:
     wanted: dict[str, DesiredChild] = {}
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
-    children, guided = state.children, hub.spec.distribution.strategy == "Guided"
-    names_of_members = MemberNames(members)
-    for child_id, names in state.by_id.items():
+    hub, children = facts.hub, facts.state.children
+    guided, names_of_members = hub.spec.distribution.strategy == "Guided", MemberNames(facts.members)
+    for child_id, names in facts.state.children.by_id.items():
         if len(names) == 1 and child_id not in winners:
             (name,) = names
             known = children[name]
@@ -331,7 +255,7 @@ def _wanted_children(
                 continue
             known, name = has_it, has_it.child.metadata.name
         chosen[child_id] = known
-        refusal = state.refusal(name, hub.spec)
+        refusal = facts.refusals[name]
         if refusal is None and guided:
             refusal = unknown_member(known.child.spec, names_of_members)
         if refusal is not None:
@@ -350,12 +274,12 @@ def _wanted_children(
 
 def _bound_demand(
     hub: Hub,
-    record: Mapping[str, tuple[OnRecord, ...]],
+    record: Record,
     wanted: dict[str, DesiredChild],
     refusals: dict[str, Refusal],
     chosen: Mapping[str, KnownChild],
 ) -> None:
-    """Take out the children on demand beyond the hub's onDemand.max: the latest that have no place yet."""
+    """Take out the children on demand beyond the hub's onDemand.max. The latest that have no place yet go first."""
     limit = hub.spec.on_demand.max if hub.spec.on_demand else None
     if limit is None:
         return

@@ -1,4 +1,4 @@
-"""Who has an id that several objects ask for, and what a ChildSet gets of those that it asks for."""
+"""The owner of each id: which object has an id that several ask for, and which ids a ChildSet gets."""
 
 from __future__ import annotations
 
@@ -8,42 +8,39 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
-from processhub.controller.observe.members import Member
+from processhub.controller.observe.facts import Facts
+from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
-from processhub.controller.store.hubstate import HubState, KnownChild
+from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.snapshot import DesiredChild, OnRecord
 
 Record = Mapping[str, tuple[OnRecord, ...]]
-# id → who has it, and the ChildSets that ask for it; only for ids that a set and something else ask for
+# Id → its owner, and the ChildSets that ask for it. Only for ids that a ChildSet and another object ask for.
 Winners = Mapping[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]]
 
 
-def winners_of(state: HubState, record: Record) -> Winners:
-    """Who has each id that a ChildSet and something else ask for, and the sets that do."""
-    return {
-        child_id: (
-            winner_of(
-                [*(state.children[name] for name in state.by_id.get(child_id, ())), *rivals], record.get(child_id, ())
-            ),
-            rivals,
-        )
-        for child_id, rivals in state.contested().items()
-    }
+def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], record: Record) -> Winners:
+    """The owner of each ``contested`` id, and the ChildSets that ask for it."""
+    winners: dict[str, tuple[KnownChild | KnownSet, Sequence[KnownSet]]] = {}
+    for child_id, rivals in contested.items():
+        children = (state.children[name] for name in state.children.by_id.get(child_id, ()))
+        winners[child_id] = winner_of([*children, *rivals], record.get(child_id, ())), rivals
+    return winners
 
 
-def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners: Winners) -> dict[str, SeenSet]:
-    """The ChildSets by uid, the oldest first."""
+def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
+    """The ChildSets of this round by uid, the oldest first."""
     taken: dict[str, dict[str, str]] = {}
     for child_id, (winner, rivals) in winners.items():
         for rival in rivals:
             if rival is not winner:
                 taken.setdefault(rival.metadata.uid, {})[child_id] = winner.title
-    names = MemberNames(members)
+    hub, names = facts.hub, MemberNames(facts.members)
     guided, found = hub.spec.distribution.strategy == "Guided", {}
-    for known in sorted(state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
-        refusal = state.refusal_of_set(known.metadata.name, hub.spec)
+    for known in sorted(facts.state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
+        refusal = facts.set_refusals[known.metadata.name]
         if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, names)):
             refusal = of_template(unknown)
         if refusal is None and known.object.spec.template.suspend:
@@ -55,7 +52,7 @@ def seen_sets(hub: Hub, state: HubState, members: Mapping[str, Member], winners:
 
 
 def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredChild]:
-    """The set's children that shall run, and those of them that are suspended."""
+    """The ChildSet's wanted children, suspended ones included."""
     known = seen.known
     if known.metadata.deletion_timestamp is not None:
         return {}
@@ -73,7 +70,7 @@ def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredCh
 
 
 def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecord, ...]) -> KnownChild | KnownSet:
-    """For one id: what is on record, else the oldest, then the lowest uid."""
+    """The owner of one id: the object that is on record, else the oldest, then the one with the lowest uid."""
     uids = {place.entry.uid for place in places}
     return min(
         candidates,
@@ -86,12 +83,12 @@ def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecor
 
 
 def asleep(child: DesiredChild) -> DesiredChild:
-    """The child as one that is suspended."""
+    """Make the child suspended."""
     return msgspec.structs.replace(child, suspended=True)
 
 
 def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: bool) -> DesiredChild | None:
-    """The child as it was last accepted: an edit that is refused leaves it running, or asleep."""
+    """The child as it was last accepted, or None if it is not on record. It runs on like that after a refused edit."""
     own = [place for place in places if place.entry.uid == wanted.uid]
     if not own:
         return None
@@ -111,11 +108,11 @@ def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: boo
 
 
 def is_asleep(own: Sequence[OnRecord]) -> bool:
-    """Whether the newest entry of the child has it sleep; that of a copy that can't be woken yet is older."""
+    """Whether the child is suspended by its newest entry. A copy that can't be resumed yet has an older one."""
     return bool(own) and max(own, key=lambda place: place.entry.epoch).entry.asleep
 
 
 def _nodes_on_record(own: Sequence[OnRecord]) -> tuple[str, ...]:
-    """The members of a guided child's copies; the target of a move only where there is nothing else."""
+    """The members of a guided child's copies. The target of a move counts only if there is no other."""
     entries = [place for place in own if place.entry.asleep or not place.entry.wait]
     return tuple(place.member for place in entries or own[:1])

@@ -1,7 +1,7 @@
-"""The quorum of a hub from round to round: who was live lately, the most ever live, whether it is partitioned.
+"""The quorum of a hub from round to round: the members lately live, the most ever live, whether it is partitioned.
 
-What must survive a change of leaders is on record: that the hub is partitioned in its slices, the most ever live and
-what was required in Hub.status. Who was live lately is not: a new leader starts with what it sees.
+What must outlive a leader is on record: in the slices that the hub is partitioned, in Hub.status the most members ever
+live and the number required. The members lately live are not on record. A new leader starts with those that it sees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from processhub.core.model.quorum import QuorumFacts, Seen, Verdict, quorum
 
 
 class QuorumWatch:
-    """The quorum of one hub. ``partitioned`` is what its slices are to say."""
+    """The quorum of one hub. ``partitioned`` is the value for its slices."""
 
     def __init__(self, hub: Hub, state: HubState) -> None:
         on_record = hub.status.quorum
@@ -26,11 +26,11 @@ class QuorumWatch:
             for known in state.slices.values()
             if known.present.spec.hub_uid == hub.metadata.uid
         )
-        self.announced = self.partitioned  # what the last Event said
+        self.announced = self.partitioned  # By the latest Event.
         self._largest = on_record.largest_seen if on_record else 0
         self._at_least = on_record.required if on_record and self.partitioned else 0
         self._last_live: dict[str, float] = {}  # member → monotonic seconds
-        self._reset = ""  # the order to reset that was carried out
+        self._reset = ""  # The value of the reset annotation that was carried out.
 
     def look(
         self,
@@ -40,7 +40,7 @@ class QuorumWatch:
         now: float,
         custom: Callable[[Seen], int] | None = None,
     ) -> Verdict:
-        """The verdict now (monotonic seconds); ``custom``: how many members a custom strategy requires."""
+        """Judge the quorum at ``now`` (monotonic seconds). ``custom`` is the requirement of a custom strategy."""
         spec = hub.spec.partition_tolerance
         live = {name for name, member in members.items() if member.phase is Phase.LIVE}
         renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
@@ -77,13 +77,13 @@ class QuorumWatch:
         )
 
     def reset_done(self, hub: Hub) -> bool:
-        """Whether an order to reset was carried out and is in Hub.status: it may go."""
+        """Whether a reset was carried out and is in Hub.status, so that its annotation may be removed."""
         order = hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")
         reported = hub.status.quorum
         return bool(order) and order == self._reset and reported is not None and reported.largest_seen == self._largest
 
     def _forget(self, members: Mapping[str, Member], before: float) -> None:
-        """Drop members that were last live so long ago, and those that were scaled away: they did not fail."""
+        """Drop the members last live before this time, and those that were scaled down, as these did not fail."""
         for name, seen in list(self._last_live.items()):
             member = members.get(name)
             leaving = member is None or (not member.wanted and member.phase is not Phase.LIVE)

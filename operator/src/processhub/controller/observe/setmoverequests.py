@@ -1,4 +1,4 @@
-"""Moves of ChildSets' children that somebody asked for."""
+"""The move requests for children of ChildSets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from processhub.controller.store.childsets import SeenSet
 
 
 class AppliedMoves(msgspec.Struct):
-    """One ChildSet's requests: when some were last taken off it, and those applied that still stand (id → member)."""
+    """The requests on one ChildSet: when some were last removed, and the applied ones still on it (id → member)."""
 
     since: float
     applied: dict[str, str] = {}
 
 
 def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[str, AppliedMoves]) -> dict[str, str]:
-    """Id → member, of the ids that the sets have. Applied requests are left out: one that failed is not repeated."""
+    """The move requests (id → member) for ids that the sets have. Applied requests are left out, and not repeated."""
     found: dict[str, str] = {}
     for uid, seen in sets.items():
         held = applied_moves.get(uid)
@@ -27,7 +27,7 @@ def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[st
         try:
             orders = parse_set_orders(text)
         except SetOrderError:
-            continue  # it is taken off, and reported
+            continue  # The annotation is removed, and reported.
         if held is not None:
             orders = {child_id: member for child_id, member in orders.items() if held.applied.get(child_id) != member}
         found.update({child_id: member for child_id, member in orders.items() if not refusal_of_id(seen, child_id)})
@@ -35,7 +35,7 @@ def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[st
 
 
 def refusal_of_id(seen: SeenSet, child_id: str) -> str:
-    """Why the set can't have this id moved, "" where it can."""
+    """Why the set can't have this id moved, or ""."""
     if child_id in seen.taken:
         return f"the id belongs to {seen.taken[child_id]}"
     return "" if child_id in seen.known.wanted else f"{seen.known.title} has no such child"

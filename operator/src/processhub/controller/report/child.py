@@ -1,4 +1,4 @@
-"""Child.status: what a Child's user sees, computed from the record and the members' reports, and written."""
+"""Child.status, computed from the record and from the members' reports."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from processhub.core.model.plan import Unplaced
 from processhub.registry.copies import Copy
 from processhub.registry.grammar import Report
 
-NODES_MAX = 100  # copies that a status lists, by the schema
-_EXIT_MAX = 1024  # characters of lastExit, by the schema
+NODES_MAX = 100  # Copies that a status lists, by the schema.
+_EXIT_MAX = 1024  # Characters of lastExit, by the schema.
 _STARTING = {State.PENDING: Reason.PENDING, State.STARTING: Reason.STARTING, State.STOPPING: Reason.STOPPING}
 
 
 class MemberCopy(Copy, frozen=True):
-    """A copy with its member as the operator judges it. ``report``: what the member that is there reports."""
+    """A copy of a child, with its member as the operator judges it. ``report``: of a member that is not gone."""
 
     host: Member
 
     @property
     def shown(self) -> Report | None:
-        """The report to show: none of a member that restarts, since its processes have ended."""
+        """The report to show. A member that restarts has none, because its processes have ended."""
         return None if self.host.judgement.restarting else super().shown
 
 
 def copies_of(child_id: str, members: Mapping[str, Member]) -> list[MemberCopy]:
-    """Where a child is on record or still reported, on record first."""
+    """The copies of a child that are on record or still reported; those on record come first."""
     return copies_by_id({child_id}, members).get(child_id, [])
 
 
 def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list[MemberCopy]]:
-    """Where each of these children is on record or still reported, on record first; one look at each slice for all."""
+    """The copies of each of these children, as ``copies_of`` gives them, in one pass over the slices."""
     copies: dict[str, list[MemberCopy]] = {}
     for member in members.values():
         for known in member.slices:
@@ -50,13 +50,13 @@ def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list
 
 
 def order(copy: MemberCopy) -> tuple[bool, bool, bool]:
-    """The key that puts what is on record first, the active one before the others."""
+    """The sort key of a copy: those on record first, the active one before the others."""
     entry = copy.entry
     return entry is None, entry is not None and entry.wait, entry is not None and entry.role != Role.ACTIVE
 
 
 def node_of(copy: MemberCopy) -> NodeStatus:
-    """The copy as status.nodes shows it."""
+    """The entry of status.nodes for a copy."""
     pod = copy.host.pod.metadata.name if copy.host.pod else ""
     shown = copy.shown
     if shown is None:
@@ -85,7 +85,7 @@ def child_status(
     now: str,
     first_started_at: str = "",
 ) -> ChildStatus:
-    """The status; ``now`` (RFC 3339) marks conditions that changed."""
+    """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed."""
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
     nodes = tuple(node_of(copy) for copy in own)
     generation = child.metadata.generation

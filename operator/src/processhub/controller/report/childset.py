@@ -1,27 +1,18 @@
-"""ChildSet.status: how many of its children are wanted, run, wait and have failed, and what holds the others back."""
+"""ChildSet.status: how many of its children are wanted, run, wait and have failed, and why the others wait."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
-from processhub.api.slice import stored_bytes
-from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
-from processhub.cluster.kinds import CHILD_SETS
-from processhub.cluster.tokenbucket import Buckets, ByteBudget, TokenBucket
-from processhub.controller.concurrency import cancel_all
 from processhub.controller.observe.members import Member
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.hubstate import HubKey
-from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Unplaced
@@ -29,40 +20,36 @@ from processhub.core.model.snapshot import DesiredChild, attributes_digest
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment
 
-_RATE, _BURST = 1.0, 4.0  # writes of one set's status: a second, at once
-SETS_RATE, SETS_BURST = 100_000, 16 * 2**20  # bytes that counts alone may take: of a hub's sets a second, at once
-_OWED_SECONDS = 30.0  # what could not wait keeps counts waiting for so long at most
-_COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # what Ready says as children come and go
-_NAMED = 3  # ids that a message names
+_NAMED = 3  # Ids that a message names.
 log = logging.getLogger(__name__)
 
 
 class Tally:
-    """What the members report of one set's children: state and reason by id; ``former`` run another workload."""
+    """The reported states of one ChildSet's children. ``former``: the ids that run another workload."""
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, str]] = {}
         self.former: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "") -> None:
-        """Count the reported state of one active copy; a child is running where one of its copies is."""
+        """Count the reported state of one active copy. A child is running if one of its copies is."""
         if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
             self._states[child_id] = (state, reason)
 
     def count(self, state: State) -> int:
-        """How many children are in the state."""
+        """The number of children in a state."""
         return sum(reported == state for reported, _ in self._states.values())
 
     @property
     def failed(self) -> list[tuple[str, str]]:
-        """Id and reason of those that failed."""
+        """The id and the reason of each child that failed."""
         return [
             (child_id, reason or state) for child_id, (state, reason) in self._states.items() if state == State.FAILED
         ]
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
-    """The tally of each set, by uid: one pass over all entries."""
+    """The tally of each ChildSet by uid, in one pass over all entries."""
     found = {uid: Tally() for uid in sets}
     if not found:
         return found
@@ -83,12 +70,12 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
 
 
 def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild | None) -> bool:
-    """Whether a hook that was asked about the child as it is wanted now made it what it is."""
+    """Whether the entry has the changes of a hook to the child as it is wanted now."""
     return bool(entry.asked) and wanted is not None and entry.asked == attributes_digest(wanted)
 
 
 def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:
-    """The status; ``now`` (RFC 3339) marks conditions that changed."""
+    """Compute the status of a ChildSet; ``now`` (RFC 3339) is the time of conditions that changed."""
     item = seen.known.object
     suspended = seen.refusal is not None and seen.refusal.reason is Reason.SUSPENDED
     desired = 0 if suspended else len(seen.known.wanted)
@@ -109,7 +96,7 @@ def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplace
 
 
 def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetStatus:
-    """The status of a ChildSet whose hub is not accepted, and what it has runs on, or whose hub is not there."""
+    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children run on."""
     generation = item.metadata.generation
     conditions = (
         _accepted(refusal, generation),
@@ -162,96 +149,5 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
 
 
-def _is_for_good(status: ChildSetStatus) -> tuple[object, ...]:
-    """What a crash loop does not change from one second to the next."""
-    conditions = [
-        (condition.type, "", "")
-        if condition.reason in _COUNTED
-        else (condition.type, condition.status, condition.reason)
-        for condition in status.conditions
-    ]
-    return status.observed_generation, status.desired, *conditions
-
-
 def _some(texts: list[str]) -> str:
     return listed(texts, _NAMED)
-
-
-class ChildSetWriter:
-    """Writes statuses of ChildSets in the background, each at most once a second."""
-
-    def __init__(self, client: Client, store: Store, wake: Callable[[HubKey], None]) -> None:
-        self._client, self._store, self._wake = client, store, wake
-        self._buckets: dict[HubKey, dict[str, TokenBucket]] = {}
-        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(SETS_RATE, SETS_BURST))
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    def report(
-        self, hub: HubKey, items: Collection[ChildSet], compute: Callable[[], Mapping[str, ChildSetStatus]]
-    ) -> float | None:
-        """Write the statuses of a hub's sets (``compute`` gives them by uid) where they differ.
-
-        Returns the seconds until the next may be written, None where none waits.
-        """
-        now = asyncio.get_running_loop().time()
-        before = self._buckets.pop(hub, {})
-        if not items:
-            return None
-        by_uid = {item.metadata.uid: item for item in items}
-        # The one that was written last comes last: what waits for the budget has its turn.
-        buckets = self._buckets[hub] = {uid: bucket for uid, bucket in before.items() if uid in by_uid}
-        waits, due = [], []
-        for uid in (*buckets, *(by_uid.keys() - buckets.keys())):
-            bucket = buckets.setdefault(uid, TokenBucket(_RATE, _BURST))
-            if uid in self._tasks:
-                continue  # its end wakes the hub
-            if (wait := bucket.wait(now)) > 0:
-                waits.append(wait)
-            else:
-                due.append(by_uid[uid])
-        statuses = compute() if due else {}
-        budget = self._budgets.of(hub, now)
-        for item in due:
-            status = statuses.get(item.metadata.uid)
-            if status is None or status == item.status:
-                continue
-            counts_alone = _is_for_good(status) == _is_for_good(item.status)
-            if counts_alone and (wait := budget.wait(now)) > 0:
-                waits.append(wait)
-                continue
-            # etcd stores all of it, also ten thousand ids, which the managed fields name once more.
-            size = stored_bytes(item) + stored_bytes(item.spec.ids)
-            budget.spend(now, size, owed_seconds=_OWED_SECONDS)
-            bucket = buckets[item.metadata.uid] = buckets.pop(item.metadata.uid)
-            bucket.take(now)
-            self._tasks[item.metadata.uid] = asyncio.create_task(self._write(hub, item, status))
-        return min(waits) if waits else None
-
-    async def close(self) -> None:
-        """End the writes that are under way."""
-        await cancel_all(self._tasks.values())
-
-    async def _write(self, hub: HubKey, item: ChildSet, status: ChildSetStatus) -> None:
-        try:
-            await self._apply(item, status)
-        finally:
-            del self._tasks[item.metadata.uid]
-            self._wake(hub)
-
-    async def _apply(self, item: ChildSet, status: ChildSetStatus) -> None:
-        # Applied, so that conditions of others stay.
-        body = {
-            "apiVersion": item.api_version,
-            "kind": item.kind,
-            "metadata": {"name": item.metadata.name, "uid": item.metadata.uid},
-            "status": status,
-        }
-        try:
-            stored = await self._client.apply(CHILD_SETS, *item.metadata.key, body, subresource="status")
-        except (NotFoundError, ConflictError) as error:
-            log.debug("status of childset %s not written: %s", item.metadata.name, error.message)
-            return
-        except ApiError as error:
-            log.warning("status of childset %s not written: %s", item.metadata.name, error.message)
-            return
-        self._store.put("childsets", stored)

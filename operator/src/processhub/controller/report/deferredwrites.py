@@ -1,4 +1,4 @@
-"""Writes of Children's statuses that only follow a crash loop, or change texts: deferred by their hub's budget."""
+"""Deferred writes of Children's statuses: those that only follow a crash loop or change texts wait for a budget."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from processhub.api.slice import stored_bytes
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.store.hubstate import HubKey
 
-HUB_RATE, HUB_BURST = 200_000, 16 * 2**20  # bytes of one hub's Children: a second, at once
-_FEW = 2  # so many restarts of a child are reported at once, however many others restart
-_STEP_SECONDS, _STEP = 0.25, 16  # so many of those that wait are released at a time
-_ENVELOPE = 2048  # bytes of an object beside what this program reads of it
+HUB_RATE, HUB_BURST = 200_000, 16 * 2**20  # Bytes of one hub's Children: a second, at once.
+_FEW = 2  # So many restarts of a child are reported at once, however many others restart.
+_STEP_SECONDS, _STEP = 0.25, 16  # So many deferred writes are released at a time.
+_ENVELOPE = 2048  # Bytes of an object that are not in this program's struct.
 _ChildKey = tuple[str, str]  # (namespace, object name)
 
 
 class DeferredWrites:
-    """Which Children's writes wait, in order; ``mark(key)`` has one looked at again."""
+    """The Children whose writes are deferred, in order. ``mark(key)`` queues a released one again."""
 
     def __init__(self, mark: Callable[[_ChildKey], None]) -> None:
         self._mark = mark
@@ -32,7 +32,7 @@ class DeferredWrites:
         self._released: set[_ChildKey] = set()
 
     def defer(self, child: Child, status: ChildStatus) -> bool:
-        """Whether the write of this status is to wait; counts it where it is not."""
+        """Whether the write of this status is to wait. If it is not, it is counted."""
         key, hub = child.metadata.key, (child.metadata.namespace, child.spec.hub)
         loop = asyncio.get_running_loop()
         budget = self._budgets.of(hub, loop.time())
@@ -50,7 +50,7 @@ class DeferredWrites:
         return False
 
     def _step(self, hub: HubKey) -> None:
-        """Release those that have waited longest, where the budget allows it."""
+        """Release the writes that have waited longest, if the budget allows it."""
         loop = asyncio.get_running_loop()
         waiting = self._waiting[hub]
         if not self._budgets.of(hub, loop.time()).wait(loop.time()):
@@ -65,7 +65,7 @@ class DeferredWrites:
 
 
 def is_noise(before: ChildStatus, after: ChildStatus) -> bool:
-    """Whether a child has merely gone on in a crash loop that is reported already, or only texts changed."""
+    """Whether the child only went on in a crash loop that is reported already, or only texts changed."""
     return _without_words(before) == _without_words(after) or (
         before.state in CRASH_ROUND
         and after.state in CRASH_ROUND
@@ -89,7 +89,7 @@ def _without_words(status: ChildStatus) -> ChildStatus:
 
 
 def _lasting(status: ChildStatus) -> ChildStatus:
-    """The status without what each round of a crash loop changes."""
+    """The status without the fields that each restart of a crash loop changes."""
     nodes = tuple(
         msgspec.structs.replace(node, state="", pid=0, restarts=0, started_at="", last_exit="")
         if node.state in CRASH_ROUND

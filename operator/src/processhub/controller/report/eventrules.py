@@ -1,4 +1,4 @@
-"""Which Events a round gives rise to."""
+"""The rules by which a round posts Events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.memory import Away, ReportMemory
-from processhub.controller.store.hubstate import HubState
+from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.round import Round
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
@@ -30,16 +30,9 @@ _QUIET = (Reason.SUSPENDED,)
 log = logging.getLogger(__name__)
 
 
-def emit(
-    events: EventRecorder,
-    hub: Hub,
-    state: HubState,
-    observation: Observation,
-    plan: Plan,
-    memory: ReportMemory,
-    quorum: QuorumWatch | None,
-) -> None:
+def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemory, quorum: QuorumWatch | None) -> None:
     """Post the Events of this round; ``memory`` has the members' phases of the round before."""
+    events, hub = round.events, round.hub
     _emit_quorum(events, hub, observation, quorum)
     _emit_members(events, hub, observation, plan, memory)
     moves = {move.id: (move, _announced_with(plan, move)) for move in plan.moves}
@@ -72,7 +65,7 @@ def emit(
             message = f"{seen.refusal.reason}: {seen.refusal.message}"
             events.about_child(hub, observation.sets[uid].known.object, EventReason.REJECTED, message, warning=True)
     for name, refusal in observation.refusals.items():
-        known = state.children.get(name)
+        known = round.state.children.get(name)
         if known is not None and refusal.reason not in _QUIET:
             message = f"{refusal.reason}: {refusal.message}"
             events.about_child(hub, known.child, EventReason.REJECTED, message, warning=True)
@@ -92,14 +85,13 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
             memory.seen_live.add(name)
             _emit_healed(events, hub, member, memory.away.pop(name, None))
-            if before is not None:  # not what a new leader merely finds
+            if before is not None:  # A new leader finds members that are live already.
                 events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
 
 
-def emit_changed_pods(
-    events: EventRecorder, hub: Hub, observation: Observation, changed: Iterable[tuple[Pod, str]]
-) -> None:
+def emit_changed_pods(round: Round, observation: Observation, changed: Iterable[tuple[Pod, str]]) -> None:
     """Post an Event about each Pod of a child whose marks somebody changed."""
+    events, hub = round.events, round.hub
     for pod, text in changed:
         annotations = pod.metadata.annotations
         child_id, uid = annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, "")
@@ -110,7 +102,7 @@ def emit_changed_pods(
 
 
 def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan) -> None:
-    """Post why a child that was to hand its state over stays where it is."""
+    """Post why a child that was to hand its state over is not moved."""
     for child_id in plan.deferred:
         known = observation.chosen.get(child_id)
         for place in observation.snapshot.record.get(child_id, ()):
@@ -123,9 +115,9 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
 
 
 def _announced_with(plan: Plan, move: Move) -> str:
-    """The member with whose entry a move is announced: the target, or the source where a role goes to an existing copy.
+    """The member with whose entry the Event of a move is posted.
 
-    There the first write is to the member that has the role.
+    This is the target, or the source if a role goes to an existing copy: the first write is to the source then.
     """
     return move.target if move.id in plan.entries.get(move.target, ()) else move.source
 
@@ -142,12 +134,12 @@ def _emit_quorum(events: EventRecorder, hub: Hub, observation: Observation, watc
 
 
 def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | None) -> None:
-    """Post which copies a returned member ends that ran on while it was lost; with a quorum it ended them itself."""
+    """Post which copies a returned member ends that ran on while it was lost. With a quorum there are none."""
     if away is None or not away.ids or away.holder != member.holder:
         return
     if hub.spec.partition_tolerance.strategy != "Divergence":
         return
-    # An entry that waits is of a child that may move back; what it runs of that is ended all the same.
+    # A waiting entry is of a child that may move back. Its copy here is ended too.
     here = {child_id for known in member.slices for child_id, entry in known.assignments.items() if not entry.wait}
     stopped = sorted(away.ids - here)
     if not stopped:
@@ -160,14 +152,9 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
 
 
 def emit_strategy_failure(
-    events: EventRecorder,
-    hub: Hub,
-    memory: ReportMemory,
-    strategy: Strategy,
-    migration: MigrationStrategy,
-    rules: CustomRules,
+    round: Round, memory: ReportMemory, strategy: Strategy, migration: MigrationStrategy, rules: CustomRules
 ) -> None:
-    """Post an Event about what went wrong in a custom strategy, once as long as it is the same."""
+    """Post an Event about the failure of a custom strategy, once as long as it is the same."""
     failure = rules.failure
     if isinstance(strategy, CustomDistribution) and strategy.failure:
         failure, strategy.failure = f"strategy {strategy.name}: {strategy.failure}; the hash is used", ""
@@ -175,6 +162,6 @@ def emit_strategy_failure(
         failure = f"migration strategy {migration.name}: {migration.failure}; children stay, or take their state along"
         migration.failure = ""
     if failure and failure != memory.strategy_failure:
-        log.warning("hub %s/%s: %s", *hub.metadata.key, failure)
-        events.about_hub(hub, EventReason.STRATEGY_FAILED, failure, warning=True)
+        log.warning("hub %s/%s: %s", *round.hub.metadata.key, failure)
+        round.events.about_hub(round.hub, EventReason.STRATEGY_FAILED, failure, warning=True)
         memory.strategy_failure = failure

@@ -1,4 +1,4 @@
-"""Hub.status: one computation a round from what was observed and planned, one write where it changed."""
+"""Hub.status, computed once a round from the observation and the plan."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
-from processhub.controller.store.hubstate import KnownSlice
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
 from processhub.core.model.quorum import Verdict
 from processhub.registry.copies import is_current
 
-REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # of the registry: children, and bytes as stored
-MEMBERS_MAX = 1000  # that a status lists, by the schema
+REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # Of the registry: children, and bytes as stored.
+MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 
 
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
-    """The status of a Hub that is not accepted: what it has runs on, nothing is changed."""
+    """The status of a Hub that is not accepted: its children run on, and nothing is changed."""
     generation = hub.metadata.generation
     conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
     if not hub.status.conditions:
@@ -51,7 +51,7 @@ def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
 
 
 def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
-    """The status of a Hub for which nothing can be done now, by the reason and message of ``trouble``."""
+    """The status of a Hub for which nothing can be done now. ``trouble``: reason and message."""
     kept = [condition for condition in hub.status.conditions if condition.type != "Stalled"]
     if trouble is not None:
         kept.append(condition_of("Stalled", True, *trouble, hub.metadata.generation))
@@ -68,11 +68,11 @@ def hub_status(
     trouble: tuple[str, str] | None = None,
     followed: int | None = None,
 ) -> HubStatus:
-    """The status after a round; ``now`` (RFC 3339) marks conditions that changed.
+    """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
-    ``refusal``: why a part of the spec is not followed, while the last good one is. ``trouble``: reason and message of
-    what fails at present. ``followed``: the generation whose spec the round was made by, where an edit is refused. All
-    conditions but Accepted and Stalled are of that one.
+    ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
+    the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
+    Accepted and Stalled have that generation.
     """
     generation = hub.metadata.generation
     followed = followed or generation
@@ -111,10 +111,10 @@ def hub_status(
 
 
 def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
-    """The first entries of the registry by id, and how many children there are in each state.
+    """The first entries of the registry by id, and the number of children in each state.
 
-    So many as the schema takes, and as leave room in the object: with a hundred copies of each of five hundred children
-    it would outgrow etcd.
+    The number of entries is limited by the schema and by the size of the object: with a hundred copies of each of five
+    hundred children it would be too large for etcd.
     """
     states: dict[str, str] = {}
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
@@ -126,7 +126,7 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
                 report = reports.get(child_id)
                 counts = report is not None and not entry.wait and is_current(entry, report)
                 state = report.state if report is not None and counts else State.PENDING
-                # Of several copies the active ones speak for the child; it runs where one of these does.
+                # Of several copies the active ones count for the child. It runs if one of these does.
                 if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
                     states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
     registry: list[RegistryEntry] = []

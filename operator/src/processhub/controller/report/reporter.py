@@ -1,12 +1,11 @@
-"""What all hubs report after their rounds: the statuses of Hubs, Children and ChildSets, and Events.
+"""The reports after each round: the statuses of Hubs, Children and ChildSets, and Events.
 
-A status is computed from the last observation of its hub. That of a Child is computed when it is written, by workers
-that serve all hubs, and not in the round.
+A status is computed from the latest observation of its hub. The status of a Child is computed when it is written, by
+workers that serve all hubs, and not in the round.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -24,13 +23,14 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.child import child_status, copies_of, hub_not_found, of_hub
-from processhub.controller.report.childset import ChildSetWriter, child_set_status, refused_set_status, tallies
+from processhub.controller.report.childqueue import ChildKey
+from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
-from processhub.controller.report.events import EventRecorder
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.memory import ReportMemory
-from processhub.controller.report.writer import ChildKey, StatusWriter
+from processhub.controller.report.writer import StatusWriter
+from processhub.controller.rounds.round import Requeue, Round
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
@@ -38,68 +38,65 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
 T = TypeVar("T")
+_MANY_CHANGES_SECONDS = 2.0  # Between writes of a Hub's status while many entries are under way, as slices go first.
+_REFUSED_SECONDS = 1.0  # Until the next round of a refused Hub, if a status had to wait.
 
 
 class Reporter:
-    """The writers of statuses. ``refusal_of(hub)`` says why a Hub's spec is not accepted, None where it is."""
+    """Reports the rounds of all hubs. ``refusal_of(hub)`` returns why a Hub's spec is not accepted, or None."""
 
     def __init__(
         self,
         client: Client,
         store: Store,
-        events: EventRecorder,
         wake: Callable[[HubKey], None],
         refusal_of: Callable[[Hub], Refusal | None],
     ) -> None:
-        self._store, self._events, self._wake, self._refusal_of = store, events, wake, refusal_of
+        self._store, self._refusal_of = store, refusal_of
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
-        self._children = StatusWriter(client, store, self._latest_child_status)
-        self._sets = ChildSetWriter(client, store, wake)
+        self._writer = StatusWriter(client, store, wake, self._latest_child_status)
 
     async def run(self) -> None:
         """Write the statuses of Children until cancelled."""
-        await self._children.run()
+        await self._writer.run()
 
     async def close(self) -> None:
-        """Finish the writes that are under way."""
-        await self._children.close()
-        await self._sets.close()
+        """End the writes that are under way."""
+        await self._writer.close()
 
     def throttle(self, key: HubKey, many_changes: bool) -> None:
-        """Whether the statuses of the hub's Children make way for other writes."""
-        self._children.throttle(key, many_changes)
+        """Set whether writes of the hub's Child statuses are throttled."""
+        self._writer.children.throttle(key, many_changes)
 
-    # after a round
+    # After a round.
 
     def round_ended(
         self,
-        hub: Hub,
-        state: HubState,
+        round: Round,
         memory: ReportMemory,
         observation: Observation,
         plan: Plan,
         members: Mapping[str, Member],
         quorum: QuorumWatch | None,
-        dirty: set[str],
     ) -> Observation:
-        """Emit the round's Events and have the statuses of changed Children written; what the round came to.
+        """Post the round's Events and queue the statuses of changed Children; returns the observation with ``members``.
 
-        ``members`` are observed after the round's writes: statuses show the record as it is, not as it was planned
-        from. ``dirty`` are the ids that changed, to which those that changed by this round are added.
+        ``members`` are judged after the round's writes, so that statuses show the record after them. The ids that
+        changed in this round are added to ``round.changed``.
         """
-        key = hub.metadata.key
+        key, changed = round.hub.metadata.key, round.changed
         self._observed[key] = msgspec.structs.replace(observation, members=members), memory
-        # But a member that was lost is reported as lost, though it is back by now: its children went to others.
+        # A member that was lost is reported as lost, even if it is back by now, because its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         for name, member in members.items():
             if memory.phases.get(name) != str(member.phase):
                 for known in member.slices:
-                    dirty |= known.assignments.keys() | known.reports.keys()
-        dirty |= _differing(plan.unplaced, memory.unplaced)
-        emit(self._events, hub, state, fresh, plan, memory, quorum)
+                    changed |= known.assignments.keys() | known.reports.keys()
+        changed |= _differing(plan.unplaced, memory.unplaced)
+        emit(round, fresh, plan, memory, quorum)
         names = _differing(observation.refusals, memory.refusals)
-        names.update(name for child_id in dirty for name in state.by_id.get(child_id, ()))
+        names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
         self._mark(key, names)
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
@@ -108,27 +105,21 @@ class Reporter:
         return fresh
 
     def report_hub(
-        self,
-        hub: Hub,
-        memory: ReportMemory,
-        plan: Plan,
-        refusal: Refusal | None,
-        trouble: tuple[str, str] | None,
-        followed: int,
-    ) -> float | None:
-        """Write the Hub's status after a round; the seconds until it may be written, None where none waits.
+        self, round: Round, memory: ReportMemory, plan: Plan, refusal: Refusal | None, followed: int
+    ) -> None:
+        """Write the status of the Hub after a round.
 
-        ``refusal``: why the spec, or a part of it, is not followed. ``trouble``: reason and message of what fails.
-        ``followed`` is the generation of the spec that the round followed.
+        ``refusal``: why the spec, or a part of it, is not followed. ``followed``: the generation of the spec that was.
         """
+        hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
-        if refusal is not None:
-            trouble = (refusal.reason, refusal.message)
+        trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
         compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
-        return self._write_hub(hub, memory, lambda: compute(now_seconds()))
+        self._write_hub(hub, memory, lambda: compute(now_seconds()), round.requeue)
 
-    def report_sets(self, key: HubKey, plan: Plan) -> float | None:
-        """Write the ChildSets' statuses; the seconds until the next may be written, None where none waits."""
+    def report_sets(self, round: Round, plan: Plan) -> None:
+        """Write the statuses of the hub's ChildSets after a round."""
+        key = round.hub.metadata.key
         observation, _ = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
@@ -138,30 +129,31 @@ class Reporter:
                 for uid, seen in observation.sets.items()
             }
 
-        return self._sets.report(key, [seen.known.object for seen in observation.sets.values()], compute)
+        self._writer.sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
 
-    # without a round
+    # Without a round.
 
-    def refuse(self, hub: Hub, state: HubState, memory: ReportMemory, refusal: Refusal) -> float | None:
-        """Report that the Hub is not accepted, on it and on what is of it; the seconds until a write that waits."""
-        key = hub.metadata.key
+    def refuse(self, round: Round, memory: ReportMemory, refusal: Refusal) -> None:
+        """Report on the Hub, its Children and its ChildSets that the Hub is not accepted."""
+        hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
+        self._observed.pop(key, None)
+        self._mark(key, round.state.children)
+        self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()), waiting)
+        self._refuse_sets(key, round.state, of_hub(refusal), waiting)
+        if waiting.after is not None:
+            round.again_in(_REFUSED_SECONDS)
+
+    def report_stalled(self, round: Round, memory: ReportMemory) -> None:
+        """Report that nothing can be done for the Hub now."""
+        hub, trouble = round.hub, round.steps.trouble()
+        self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()), round.requeue)
+
+    def report_no_hub(self, key: HubKey, state: HubState, requeue: Requeue) -> None:
+        """Report on Children and ChildSets that their hub does not exist."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
-        wait = self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()))
-        sets = self._refuse_sets(key, state, of_hub(refusal))
-        return min((seconds for seconds in (wait, sets) if seconds is not None), default=None)
-
-    def report_stalled(self, hub: Hub, memory: ReportMemory, trouble: tuple[str, str] | None) -> float | None:
-        """Report that nothing can be done for the Hub now; the seconds until it may be written."""
-        return self._write_hub(hub, memory, lambda: stalled_status(hub, trouble, now_seconds()))
-
-    def report_no_hub(self, key: HubKey, state: HubState) -> float | None:
-        """Report to Children and ChildSets that their hub does not exist; the seconds until a write that waits."""
-        self._observed.pop(key, None)
-        self._mark(key, state.children)
-        return self._refuse_sets(key, state, self._no_hub(key))
-
-    # inside
+        self._writer.hubs.forget(key)
+        self._refuse_sets(key, state, self._no_hub(key), requeue)
 
     def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:
         child = self._store.child(key)
@@ -174,11 +166,11 @@ class Reporter:
         if hub_key not in self._observed:
             refused = self._refusal_of(hub)
             if refused is None:
-                return None  # the first round has not ended yet
+                return None  # The first round has not ended yet.
             return child, child_status(child, [], of_hub(refused), None, now_seconds())
         observation, memory = self._observed[hub_key]
         if not observation.has_seen(child):
-            return None  # the next round will
+            return None  # The next round will have seen it.
         copies = copies_of(child.id, observation.members)
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
@@ -189,31 +181,28 @@ class Reporter:
             return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
         return hub_not_found(key)
 
-    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal) -> float | None:
+    def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
         items = [known.object for known in state.sets.values()]
-        return self._sets.report(
-            key, items, lambda: {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
-        )
 
-    def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus]) -> float | None:
-        """Write the Hub's status where it differs; the seconds until it may be written, None where none waits."""
+        def compute() -> dict[str, ChildSetStatus]:
+            return {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
+
+        self._writer.sets.report(key, items, compute, requeue)
+
+    def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus], requeue: Requeue) -> None:
+        """Write the Hub's status if it differs. If it has to wait, another round is asked for."""
         current = self._store.hubs.get(hub.metadata.key)
         if current is None or current.metadata.uid != hub.metadata.uid:
-            return None  # made anew in the midst of the round: this status is its predecessor's
-        now = asyncio.get_running_loop().time()
-        wait = memory.status_rate.wait(now, many_changes=memory.many_changes)
-        if wait > 0 or self._children.busy_with(hub):
-            return max(0.1, wait)
-        status = compute()
-        if status != current.status:
-            if (wait := memory.status_rate.reserve(current, status, now)) > 0:
-                return max(0.1, wait)
-            self._children.hub(current, status, lambda: self._wake(hub.metadata.key))
-        return None
+            return  # It was re-created during the round. This status is of its predecessor.
+        spacing = _MANY_CHANGES_SECONDS if memory.many_changes else 0.0
+        statuses = self._writer.hubs
+        statuses.report(
+            hub.metadata.key, (current,), lambda: {current.metadata.uid: compute()}, requeue, spacing=spacing
+        )
 
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:
-            self._children.mark((key[0], name))
+            self._writer.children.mark((key[0], name))
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:

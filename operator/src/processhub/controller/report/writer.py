@@ -1,221 +1,144 @@
-"""Writes of status: the Hub's at most twice a second, each Child's when it differs, many at once."""
+"""Writes of status: one writer for Hubs, ChildSets and Children.
+
+The statuses of Hubs and ChildSets are written at the end of a round, those of Children by workers beside the rounds.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-
-import msgspec
+from collections.abc import Callable, Collection, Mapping
+from typing import Generic
 
 from processhub.api.child import Child, ChildStatus
-from processhub.api.hub import Hub, HubStatus
-from processhub.api.meta import find_condition
-from processhub.api.reasons import Reason, State
+from processhub.api.childset import ChildSetStatus
+from processhub.api.hub import HubStatus
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
-from processhub.cluster.kinds import CHILDREN, HUBS
-from processhub.cluster.tokenbucket import Buckets, TokenBucket
+from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.concurrency import cancel_all
-from processhub.controller.report.deferredwrites import DeferredWrites
+from processhub.controller.report.childqueue import ChildKey, ChildStatuses
+from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, Item, StatusPolicy, StatusRate
+from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
-_WORKERS = 16
-_CHILD_RATE, _CHILD_BURST = 1.0, 10.0
-_THROTTLE_SECONDS = 1.0  # after the last round with many changes; a round with few ends it at once
-_SETTLE_SECONDS = 0.25  # a start takes about 50 ms: most children are written once, when they run
-_MOTION_SECONDS = 3.0  # while many children move, each status is written once: when all have arrived, or after this
-ChildKey = tuple[str, str]  # (namespace, object name)
-_AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # after a write that was refused, twice as long each time
 log = logging.getLogger(__name__)
 
 
 class StatusWriter:
-    """Writes the latest status of each Child that was marked; ``latest`` computes it when its turn comes."""
+    """Writes the statuses of all kinds.
+
+    ``wake(key)`` is called after each write for a Hub or ChildSet, whether it failed or not. ``latest(key)`` returns a
+    Child and its computed status, or None if nothing is to be written.
+    """
 
     def __init__(
-        self, client: Client, store: Store, latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None]
+        self,
+        client: Client,
+        store: Store,
+        wake: Callable[[HubKey], None],
+        latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None],
     ) -> None:
-        self._client, self._store, self._latest = client, store, latest
-        self._waiting: dict[ChildKey, None] = {}  # in order, each once
-        self._writing: dict[ChildKey, bool] = {}  # whether it was marked again meanwhile
-        self._wake = asyncio.Event()
-        self._calm = asyncio.Event()
-        self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
-        self._deferred_writes = DeferredWrites(self.mark)
-        self._refused: dict[ChildKey, float] = {}  # seconds after which a write that was refused is tried again
-        self._settling: dict[ChildKey, float] = {}  # until when a start may stay unreported
-        self._held: dict[ChildKey, float] = {}  # until when one of many that are moved is not looked at again
-        self._hubs: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._throttled: dict[HubKey, float] = {}  # until when each hub counts as one with many changes
-
-    def mark(self, key: ChildKey) -> None:
-        """Have the Child's status looked at; of two writes of one Child the older could come last, so it waits."""
-        if key in self._writing:
-            self._writing[key] = True
-            return
-        self._waiting.setdefault(key)
-        self._wake.set()
-
-    def throttle(self, hub: HubKey, many_changes: bool) -> None:
-        """Write one Child status at a time while a hub has many changes: its slices, which start children, go first."""
-        now = asyncio.get_running_loop().time()
-        self._throttled = {key: until for key, until in self._throttled.items() if until > now}
-        if many_changes:
-            self._throttled[hub] = now + _THROTTLE_SECONDS
-        elif self._throttled.pop(hub, None) is not None and not self._throttled:
-            self._calm.set()
-            held, self._held = self._held, {}
-            for key in held:
-                self.mark(key)
+        self.hubs = AppliedStatuses(client, store, wake, OF_HUBS)
+        self.sets = AppliedStatuses(client, store, wake, OF_SETS)
+        self.children = ChildStatuses(client, store, latest)
 
     async def run(self) -> None:
-        """Write until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(_WORKERS):
-                group.create_task(self._work(throttled=number > 0))
+        """Write the statuses of Children until cancelled."""
+        await self.children.run()
 
     async def close(self) -> None:
-        """End the writes of Hubs' statuses that are under way; ``run`` was cancelled."""
-        await cancel_all(self._hubs.values())
+        """End the writes that are under way; ``run`` was cancelled."""
+        await self.hubs.close()
+        await self.sets.close()
 
-    def busy_with(self, hub: Hub) -> bool:
-        """Whether a write of this Hub's status is under way."""
-        task = self._hubs.get(hub.metadata.key)
-        return task is not None and not task.done()
 
-    def hub(self, hub: Hub, status: HubStatus, done: Callable[[], None]) -> None:
-        """Write a Hub's status in the background, then call ``done``; rounds do not wait for it."""
-        task = asyncio.create_task(self._hub(hub, status))
-        task.add_done_callback(lambda _: done())
-        self._hubs[hub.metadata.key] = task
+class AppliedStatuses(Generic[Item]):
+    """Writes statuses of one kind in the background, as often as ``policy`` allows.
 
-    async def _hub(self, hub: Hub, status: HubStatus) -> None:
-        # Applied, so that conditions of others stay.
+    They are written by server-side apply, so that conditions of other writers stay.
+    """
+
+    def __init__(
+        self, client: Client, store: Store, wake: Callable[[HubKey], None], policy: StatusPolicy[Item]
+    ) -> None:
+        self._client, self._store, self._wake, self._policy = client, store, wake, policy
+        self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # By uid; the one written last comes last.
+        self._budgets: Buckets[HubKey, ByteBudget] = Buckets(policy.budget)
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # By uid.
+
+    def report(
+        self,
+        hub: HubKey,
+        items: Collection[Item],
+        compute: Callable[[], Mapping[str, HubStatus | ChildSetStatus]],
+        requeue: Requeue,
+        *,
+        spacing: float = 0.0,
+    ) -> None:
+        """Write the statuses of these objects of a hub where they differ. ``compute`` returns them by uid.
+
+        If one has to wait, another round is asked for. ``spacing``: seconds between two writes of one object at least.
+        """
+        now = asyncio.get_running_loop().time()
+        before = self._rates.pop(hub, {})
+        if not items:
+            return
+        by_uid = {item.metadata.uid: item for item in items}
+        # The one written last comes last, so that each object that waits for the budget gets it in turn.
+        rates = self._rates[hub] = {uid: rate for uid, rate in before.items() if uid in by_uid}
+        due = []
+        for uid in (*rates, *(by_uid.keys() - rates.keys())):
+            rate = rates.setdefault(uid, StatusRate(self._policy))
+            if uid in self._tasks:
+                continue  # The end of the write wakes the hub.
+            if (wait := rate.wait(now, spacing)) > 0:
+                requeue.again_in(wait)
+            else:
+                due.append(by_uid[uid])
+        statuses = compute() if due else {}
+        budget = self._budgets.of(hub, now)
+        for item in due:
+            uid = item.metadata.uid
+            status = statuses.get(uid)
+            if status is None or status == item.status:
+                continue
+            if (wait := rates[uid].reserve(item, status, now, budget)) > 0:
+                requeue.again_in(wait)
+                continue
+            rates[uid] = rates.pop(uid)
+            self._tasks[uid] = asyncio.create_task(self._write(hub, item, status))
+
+    def forget(self, hub: HubKey) -> None:
+        """Forget the rates of a hub's objects, which are gone."""
+        self._rates.pop(hub, None)
+
+    async def close(self) -> None:
+        """End the writes that are under way."""
+        await cancel_all(self._tasks.values())
+
+    async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus) -> None:
+        try:
+            await self._apply(item, status)
+        finally:
+            del self._tasks[item.metadata.uid]
+            self._wake(hub)
+
+    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus) -> None:
+        kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
         body = {
-            "apiVersion": hub.api_version,
-            "kind": hub.kind,
-            "metadata": {"name": hub.metadata.name, "uid": hub.metadata.uid},
+            "apiVersion": item.api_version,
+            "kind": item.kind,
+            "metadata": {"name": item.metadata.name, "uid": item.metadata.uid},
             "status": status,
         }
         try:
-            stored = await self._client.apply(
-                HUBS, hub.metadata.namespace, hub.metadata.name, body, subresource="status"
-            )
+            stored = await self._client.apply(kind, *item.metadata.key, body, subresource="status")
         except (NotFoundError, ConflictError) as error:
-            log.info("status of hub %s not written: %s", hub.metadata.name, error.message)
+            log.info("status of %s not written: %s", what, error.message)
             return
         except ApiError as error:
-            log.warning("status of hub %s not written: %s", hub.metadata.name, error.message)
+            log.warning("status of %s not written: %s", what, error.message)
             return
-        self._store.put("hubs", stored)
-
-    async def _work(self, *, throttled: bool) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if throttled and (rest := max(self._throttled.values(), default=0.0) - loop.time()) > 0:
-                self._calm.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(rest):
-                        await self._calm.wait()
-                continue
-            if not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            key = next(iter(self._waiting))
-            del self._waiting[key]
-            self._writing[key] = False
-            try:
-                await self._retrying(key)
-            finally:
-                if self._writing.pop(key):
-                    self.mark(key)
-
-    async def _retrying(self, key: ChildKey) -> None:
-        try:
-            await self._child(key)
-            self._refused.pop(key, None)
-        except NotFoundError as error:
-            self._refused.pop(key, None)
-            log.debug("status of child %s not written: %s", key[1], error.message)
-        except Exception as error:
-            # Whatever it is: the statuses of all other children wait behind it.
-            seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
-            self._refused[key] = seconds
-            known = isinstance(error, ApiError)
-            text = "status of child %s not written, again in %g s: %s"
-            log.warning(text, key[1], seconds, error, exc_info=None if known else error)
-            asyncio.get_running_loop().call_later(seconds, self.mark, key)
-
-    async def _child(self, key: ChildKey) -> None:
-        loop = asyncio.get_running_loop()
-        held = self._held.get(key)
-        if held is not None and loop.time() < held:
-            return
-        self._held.pop(key, None)
-        found = self._latest(key)
-        if found is None:
-            self._settling.pop(key, None)
-            return
-        child, status = found
-        if status == child.status:
-            self._settling.pop(key, None)
-            return
-        many_changes = self._throttled.get((key[0], child.spec.hub), 0.0) > loop.time()
-        if many_changes and held is None and child.status.nodes and _in_motion(status):
-            self._held[key] = loop.time() + _MOTION_SECONDS
-            loop.call_later(_MOTION_SECONDS, self.mark, key)
-            return
-        if _is_starting(status) and not child.status.nodes:
-            until = self._settling.setdefault(key, loop.time() + _SETTLE_SECONDS)
-            if loop.time() < until:
-                loop.call_later(until - loop.time(), self.mark, key)
-                return
-        self._settling.pop(key, None)
-        bucket = self._buckets.of(key, loop.time())
-        if not bucket.wait(loop.time()) and self._deferred_writes.defer(child, status):
-            return
-        if not bucket.take(loop.time()):
-            loop.call_later(bucket.wait(loop.time()), self.mark, key)
-            return
-        self._store.put("children", await self._write_child(child, status))
-
-    async def _write_child(self, child: Child, status: ChildStatus) -> Child:
-        """A PUT costs the API server a third less than a patch; a patch of the same object does not conflict."""
-        namespace, name = child.metadata.key
-        try:
-            body = msgspec.structs.replace(child, status=status)
-            return await self._client.replace(CHILDREN, namespace, name, body, subresource="status")
-        except ConflictError:
-            patch = {"metadata": {"uid": child.metadata.uid}, "status": _complete(status)}
-            return await self._client.patch(CHILDREN, namespace, name, patch, subresource="status")
-
-
-def _is_starting(status: ChildStatus) -> bool:
-    """Whether all goes well and only takes its time."""
-    ready = find_condition(status.conditions, "Ready")
-    accepted = find_condition(status.conditions, "Accepted")
-    refused = accepted is not None and accepted.status == "False"
-    return not refused and ready is not None and ready.reason in (Reason.PENDING, Reason.STARTING)
-
-
-def _in_motion(status: ChildStatus) -> bool:
-    """Whether a copy comes or goes."""
-    return any(node.state in (State.PENDING, State.STARTING, State.STOPPING) for node in status.nodes)
-
-
-def _complete(status: ChildStatus) -> dict[str, object]:
-    """All fields, also empty ones: a merge patch leaves what it does not name."""
-    return {
-        "conditions": status.conditions,
-        "observedGeneration": status.observed_generation,
-        "id": status.id,
-        "member": status.member,
-        "role": status.role or None,  # the schema knows no empty role and state
-        "state": status.state or None,
-        "firstStartedAt": status.first_started_at or None,
-        "nodes": status.nodes,
-    }
+        self._store.put(kind.plural, stored)

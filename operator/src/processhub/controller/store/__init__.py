@@ -1,1 +1,1 @@
-"""What the controller knows of all hubs, by informers, parsed once when it changes."""
+"""The objects of all hubs, from informers, each parsed once when it changes."""

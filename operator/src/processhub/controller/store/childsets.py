@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -28,7 +28,7 @@ class KnownSet(msgspec.Struct, frozen=True):
     object: ChildSet
     wanted: Mapping[str, DesiredChild]
     digest: str
-    workload: str  # JSON
+    workload: str  # JSON.
 
     @property
     def metadata(self) -> ObjectMeta:
@@ -37,7 +37,7 @@ class KnownSet(msgspec.Struct, frozen=True):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """The object's name in messages."""
         return f"childset/{self.object.metadata.name}"
 
 
@@ -49,8 +49,56 @@ class SeenSet(msgspec.Struct, frozen=True):
     taken: Mapping[str, str] = {}
 
 
+class ChildSets(dict[str, KnownSet]):
+    """The ChildSets of one hub, by object name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refusals: dict[str, Refusal | None] = {}
+        self._refusals_for: HubSpec | None = None
+        self._shared: dict[str, list[KnownSet]] | None = (
+            None  # Ids that several ChildSets ask for. None: to be computed.
+        )
+
+    def put(self, item: ChildSet) -> None:
+        """Take a new or changed ChildSet."""
+        name = item.metadata.name
+        before = self.get(name)
+        known = self[name] = known_set(item, before)
+        if before is None or before.wanted is not known.wanted:
+            self._refusals.pop(name, None)
+            self._shared = None
+
+    def drop(self, item: ChildSet) -> None:
+        """Forget a deleted ChildSet."""
+        known = self.get(item.metadata.name)
+        if known is not None and known.metadata.uid == item.metadata.uid:
+            del self[item.metadata.name]
+            self._refusals.pop(item.metadata.name, None)
+            self._shared = None
+
+    def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
+        """Object name → why the ChildSet is not accepted, or None. Computed once for each spec of ChildSet and Hub."""
+        if self._refusals_for is not hub:
+            self._refusals_for = hub
+            self._refusals.clear()
+        for name in self.keys() - self._refusals.keys():
+            self._refusals[name] = refuse_set(self[name], hub)
+        return self._refusals
+
+    def contested(self, ids: Set[str]) -> dict[str, list[KnownSet]]:
+        """The ids that a ChildSet and another object ask for, each with these ChildSets. ``ids``: of Children."""
+        if self._shared is None:
+            self._shared = shared_ids(self.values())
+        found = dict(self._shared)
+        for known in self.values():
+            for child_id in known.wanted.keys() & ids:
+                found.setdefault(child_id, [known])
+        return found
+
+
 def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
-    """The set expanded; what ``before`` has already is kept, so a change of status or of scale costs little."""
+    """Expand a ChildSet. What ``before`` has is kept, so that a change of status or scale costs little."""
     if before is not None and before.metadata.uid == item.metadata.uid:
         if before.metadata.generation == item.metadata.generation:
             return KnownSet(item, before.wanted, before.digest, before.workload)
@@ -62,7 +110,7 @@ def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
 
 
 def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
-    """The ids that more than one of the sets asks for, with those sets."""
+    """The ids that several ChildSets ask for, each with these ChildSets."""
     sets = list(sets)
     first: dict[str, KnownSet] = {}
     shared: dict[str, list[KnownSet]] = {}
@@ -74,19 +122,19 @@ def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
 
 
 def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
-    """Why a hub with this spec does not accept the set, None where it does."""
+    """Why a hub with this spec does not accept the ChildSet, or None."""
     template = known.object.spec.template
     refusal = _unfit(template) or refuse_child(template, hub) or refuse_size(known.workload)
     return None if refusal is None else of_template(refusal)
 
 
 def of_template(refusal: Refusal) -> Refusal:
-    """A Child's refusal in terms of the set, where the fields of a Child's spec are those of the template."""
+    """The refusal of a Child as that of its ChildSet: the fields of a Child's spec are those of the template."""
     return Refusal(refusal.reason, _TEMPLATE_FIELDS.sub(r"spec.template.\1", refusal.message))
 
 
 def _unfit(template: ChildSpec) -> Refusal | None:
-    """What a Child may say and a set may not: its children are there as long as it asks for them."""
+    """Why the template has fields that only a Child may have, or None. The children of a ChildSet have no lifetimes."""
     for field, value in (("ttlSeconds", template.ttl_seconds), ("idleSeconds", template.idle_seconds)):
         if value is not None:
             return Refusal(

@@ -1,4 +1,4 @@
-"""The informers of the operator, filed by hub."""
+"""The informers of the operator. They file all objects by hub."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from processhub.controller.store.podmarks import (
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
-_AGAIN_SECONDS = 0.5  # after a list that failed
+_AGAIN_SECONDS = 0.5  # After a list that failed.
 log = logging.getLogger(__name__)
 
 
 class Store:
-    """Everything that was seen, by hub; ``wake(key)`` is called for each change that may matter to a hub."""
+    """The objects of all hubs. ``wake(key)`` is called for each change that a round of the hub may need."""
 
     def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[HubKey], None]) -> None:
         self._client, self._namespaces, self._wake = client, namespaces, wake
@@ -48,8 +48,8 @@ class Store:
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
         self.informers: list[Informer[Any]] = []
-        self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # of children's Pods, by namespace and name
-        self._answered_at = 0.0  # when the last write of ours that the API server took was sent
+        self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # Of pod children, by namespace and name of the Pod.
+        self._answered_at = 0.0  # When the latest write was sent that the API server took.
         self._tasks: list[asyncio.Task[None]] = []
         self.slices: list[Informer[RegistrySlice]] = []
         self.children: list[Informer[Child]] = []
@@ -65,41 +65,41 @@ class Store:
             )
             self.leases.append(self._add(leases))
         self.nodes = self._add(Informer(client, NODES, self._node))
-        # Not among those that planning waits for: an operator may be newer than its ClusterRole.
+        # Planning does not wait for these: an operator may be newer than its ClusterRole.
         self.owned = OwnedWatch(client, namespaces, self._wake_known)
 
     def state(self, key: HubKey) -> HubState:
-        """What is known of the hub; made where nothing was."""
+        """The state of a hub. It is created if there is none."""
         state = self.states.get(key)
         if state is None:
             state = self.states[key] = HubState(key)
         return state
 
     def forget(self, key: HubKey) -> None:
-        """Drop the state of a hub of which nothing is left."""
+        """Drop the state of a hub without any objects."""
         self.states.pop(key, None)
 
     def child(self, key: tuple[str, str]) -> Child | None:
-        """The Child of this namespace and object name."""
+        """The Child with this namespace and object name, or None."""
         return next((child for informer in self.children if (child := informer.items.get(key))), None)
 
     def start(self) -> None:
-        """Begin to list and watch."""
+        """Start to list and watch."""
         informers = (*self.informers, *self.owned.informers)
         self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
 
     async def synced(self) -> None:
         """Wait until all informers have listed once.
 
-        The planner must not see half of the truth (docs/protocol.md, rule 4).
+        The planner must not see only some of the objects (docs/protocol.md, rule 4).
         """
         for informer in self.informers:
             await informer.synced.wait()
 
     async def read_leases(self) -> None:
-        """Take in all member Leases by a consistent read, whatever their watch has shown so far; tries until it can.
+        """Read all member Leases consistently, whatever their watch has shown so far. It is retried until it succeeds.
 
-        One that should be there and is not counts as unwatched.
+        A Lease that should exist and does not counts as unwatched.
         """
         for namespace in self._namespaces or (None,):
             while True:
@@ -121,15 +121,16 @@ class Store:
         await cancel_all(self._tasks)
 
     def failed(self) -> asyncio.Task[None] | None:
-        """An informer that ended though it never should."""
+        """The task of an informer that has ended, which none should, or None."""
         return next((task for task in self._tasks if task.done()), None)
 
     def answered(self, sent: float) -> None:
-        """The API server took a write that was sent then (the loop's time). Called for each, in their order.
+        """Note that the API server took a write, ``sent`` at this time of the loop. Call it for each write in order.
 
-        When it had taken none for a while, nor could the members renew (docs/protocol.md, rule 11). When the call is
-        late, because this loop or the answer took long, what the members wrote meanwhile is not seen yet. A loop that
-        is busy for less shifts nothing: the times are those at which the writes were sent.
+        After a time without such writes the members could not renew either, so the clocks of their Leases are
+        restarted (docs/protocol.md, rule 11). If the call is late, because this loop or the answer took long, the
+        members' writes of that time are not seen yet, and the clocks are restarted too. A loop that is busy for a
+        shorter time changes nothing, because the times are those at which the writes were sent.
         """
         late = asyncio.get_running_loop().time() - sent
         if max(sent - self._answered_at, late) > _SILENCE_SECONDS:
@@ -137,14 +138,14 @@ class Store:
         self._answered_at = sent
 
     def leases_observed(self, now: float) -> bool:
-        """Whether members could renew and it would be seen.
+        """Whether members can renew and the operator would see it.
 
-        Else nothing follows from silence (docs/protocol.md, rule 11).
+        Otherwise nothing follows from a Lease without renewals (docs/protocol.md, rule 11).
         """
         return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
 
     def informer_of(self, kind: str, namespace: str) -> Iterator[Informer[Any]]:
-        """The informers of a kind's plural that cover the namespace."""
+        """The informers of a kind, by its plural, that cover the namespace."""
         return (informer for informer in self.informers if informer.covers(kind, namespace))
 
     def put(self, kind: str, item: Any) -> None:
@@ -168,9 +169,9 @@ class Store:
             self.state(key).belongs_to(new.metadata.uid)
             same = old is not None and old.metadata.generation == new.metadata.generation and _same_metadata(old, new)
             if same and not was_broken:
-                return  # our own status write
+                return  # The operator's own write of status.
         state = self.state(key)
-        for name in list(state.unwatched_leases):
+        for name in list(state.leases.unwatched):
             state.unwatch_lease(name, self._uid(key))
         self._wake(key)
 
@@ -179,16 +180,16 @@ class Store:
             self._wake(key)
 
     def _uid(self, key: HubKey) -> str:
-        """The hub's uid, "" where there is none, or soon will be none."""
+        """The hub's uid, or "" if there is none or it is being deleted."""
         hub = self.hubs.get(key)
         return "" if hub is None or hub.metadata.deletion_timestamp is not None else hub.metadata.uid
 
     def hub_keys(self) -> KeysView[HubKey]:
-        """The hubs that there are at any time, those that can't be read included."""
+        """A live view of the existing hubs, those that can't be read included."""
         return ChainMap[HubKey, Any](self.hubs, self.broken_hubs).keys()
 
     def unread_hub(self, key: HubKey) -> str:
-        """Why a Hub that is there was never read, "" where there is none such."""
+        """Why an existing Hub was never read, or ""."""
         return self.broken_hubs[key][1] if key in self.broken_hubs and key not in self.hubs else ""
 
     def _broken_hub(self, metadata: ObjectMeta, error: str | None) -> None:
@@ -197,7 +198,7 @@ class Store:
         else:
             self.broken_hubs[metadata.key] = (metadata, error)
         if (known := self.hubs.get(metadata.key)) is not None:
-            # Its spec stays as it was read, but what pauses it, drains members and says that it is deleted is here.
+            # Its spec stays as it was read. Its metadata, which has pauses, drains and its deletion, is taken.
             self.hubs[metadata.key] = msgspec.structs.replace(known, metadata=metadata)
         self.state(metadata.key)
         self._wake(metadata.key)
@@ -212,7 +213,7 @@ class Store:
         else:
             state.put_child(new)
             if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
-                return  # our own status write
+                return  # The operator's own write of status.
         self._wake(key)
 
     def _child_set(self, old: ChildSet | None, new: ChildSet | None) -> None:
@@ -220,11 +221,11 @@ class Store:
         assert item is not None
         key = (item.metadata.namespace, item.spec.hub)
         if new is None:
-            self.state(key).drop_set(item)
+            self.state(key).sets.drop(item)
         else:
-            self.state(key).put_set(new)
+            self.state(key).sets.put(new)
             if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
-                return  # our own status write
+                return  # The operator's own write of status.
         self._wake(key)
 
     def _slice(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
@@ -238,23 +239,23 @@ class Store:
         self._wake(key)
 
     def child_pod(self, key: HubKey, pod: Pod, known: Pod | None = None) -> None:
-        """File the Pod of a child, with the marks of ``known``: as it was seen before. None: as it is."""
+        """File the Pod of a child, with the marks of ``known`` if it was seen before."""
         state, name = self.state(key), pod.metadata.name
         changed = changed_marks(known, pod) if known is not None else ()
         state.child_pods[name] = pod if known is None else with_marks(known, pod)
         if changed:
-            state.changed_pods[name] = changed
+            state.child_pods.changed[name] = changed
         else:
-            state.changed_pods.pop(name, None)
-        state.unidentified_pods.pop(name, None)
+            state.child_pods.changed.pop(name, None)
+        state.child_pods.unidentified.pop(name, None)
         self._hubs_of_pods[pod.metadata.key] = key
 
     def child_pod_gone(self, key: HubKey, name: str) -> None:
-        """Forget a child's Pod: the object of that name and uid is there no more."""
+        """Forget a child's Pod: no object with this name and uid exists any more."""
         state = self.state(key)
         state.child_pods.pop(name, None)
-        state.changed_pods.pop(name, None)
-        state.unwatched_pods.discard(name)
+        state.child_pods.changed.pop(name, None)
+        state.child_pods.unwatched.discard(name)
         self._hubs_of_pods.pop((key[0], name), None)
 
     def _pod(self, old: Pod | None, new: Pod | None) -> None:
@@ -266,7 +267,7 @@ class Store:
             if known.metadata.uid == pod.metadata.uid:
                 self._known_child_pod(at, known, new)
                 return
-            self.child_pod_gone(at, name)  # this one has its name
+            self.child_pod_gone(at, name)  # This one has its name.
             self._wake(at)
         for seen in (old, new):
             if seen is None or LABEL_HUB not in seen.metadata.labels:
@@ -274,40 +275,40 @@ class Store:
             key = (seen.metadata.namespace, seen.metadata.labels[LABEL_HUB])
             child, member = claims_to_be_child_pod(seen), is_member_pod(seen, key[1])
             if not child and not member:
-                continue  # it has to do with the hub, but the operator did not make it
+                continue  # It has the hub's label, but the operator did not create it.
             state = self.state(key)
             if seen is old:
                 if new is None or not is_member_pod(new, key[1]):
-                    state.drop_pod(name)
-                state.unidentified_pods.pop(name, None)
+                    state.pods.drop(name)
+                state.child_pods.unidentified.pop(name, None)
             elif member:
-                # What an object says that is new to us says nothing of when it came to be so.
+                # A new object does not say since when its state is so.
                 known_before = old is not None and old.metadata.uid == seen.metadata.uid
-                state.put_pod(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
+                state.pods.put(seen, asyncio.get_running_loop().time() if known_before else -math.inf)
             elif is_child_pod(seen):
                 self.child_pod(key, seen)
             else:
-                state.unidentified_pods[name] = seen
+                state.child_pods.unidentified[name] = seen
             self._wake(key)
 
     def _known_child_pod(self, key: HubKey, known: Pod, new: Pod | None) -> None:
         state = self.state(key)
         if new is None:
-            state.unwatched_pods.add(known.metadata.name)
+            state.child_pods.unwatched.add(known.metadata.name)
             self._wake(key)
             return
-        state.unwatched_pods.discard(known.metadata.name)
+        state.child_pods.unwatched.discard(known.metadata.name)
         self.child_pod(key, new, known)
-        changed = known.metadata.name in state.changed_pods
+        changed = known.metadata.name in state.child_pods.changed
         if changed or not _same_stage(known, new):
-            self._wake(key)  # else: how its containers fare is its member's to report
+            self._wake(key)  # The state of its containers is reported by its member.
 
     def _lease(self, old: Lease | None, new: Lease | None) -> None:
         lease = new or old
         assert lease is not None
         key = (lease.metadata.namespace, lease.metadata.labels[LABEL_HUB])
         if old is not None and old.metadata.labels[LABEL_HUB] != key[1]:
-            self._lease(old, None)  # to the hub that its label named it is lost
+            self._lease(old, None)  # The hub that its label named before has lost it.
         state = self.state(key)
         if new is None:
             state.unwatch_lease(lease.metadata.name, self._uid(key))
@@ -315,18 +316,18 @@ class Store:
             return
         state.put_lease(new, asyncio.get_running_loop().time())
         if old is None or old.spec.holder_identity != new.spec.holder_identity or not _same_marks(old, new):
-            self._wake(key)  # a renewal alone changes nothing that a reconcile decides
+            self._wake(key)  # A renewal alone needs no round.
 
     def _node(self, old: KubernetesNode | None, new: KubernetesNode | None) -> None:
         if old is not None and new is not None and old.spec == new.spec and old.status == new.status:
-            return  # labels or a heartbeat
+            return  # Only labels or a heartbeat changed.
         for key in self.hubs:
             self._wake(key)
 
     def _lease_watch_back(self) -> None:
         now = asyncio.get_running_loop().time()
         for key, state in self.states.items():
-            state.restart_lease_clocks(now)
+            state.leases.restart_clocks(now)
             self._wake(key)
 
 
@@ -339,7 +340,7 @@ def _same_stage(old: Pod, new: Pod) -> bool:
 
 
 def _same_marks(old: Lease, new: Lease) -> bool:
-    """Whether nothing but its load was changed in a Lease's metadata."""
+    """Whether nothing but the load changed in a Lease's metadata."""
     before, after = old.metadata.annotations, new.metadata.annotations
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     return (

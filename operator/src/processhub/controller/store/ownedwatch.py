@@ -1,7 +1,7 @@
-"""The metadata of what hubs own, watched: what somebody deleted or changed is put back at once.
+"""The watch of the objects that hubs own. An object that somebody deletes or changes is put back at once.
 
-An object is compared with its earlier self by its ``mark``. Status is no part of it: changes of a StatefulSet's status
-wake no hub.
+Two versions of an object are compared by their ``mark``. Status is not part of it, so that changes of a StatefulSet's
+status wake no hub.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ ABSENT: Mark = ()
 
 
 def mark_of(metadata: ObjectMeta) -> Mark:
-    """What changes with all of an object but its status and annotations; where the kind has no generation, with all."""
+    """A value that changes with the object, except for status and annotations. Without a generation it always does."""
     version = metadata.generation or metadata.resource_version
     return metadata.uid, version, metadata.labels, metadata.owner_references, metadata.deletion_timestamp
 
 
 class OwnedWatch:
-    """Follows the objects that bear a hub's label; ``wake((namespace, hub))`` is called for each change of a mark.
+    """Watches the objects with a hub's label. ``wake((namespace, hub))`` is called for each change of a mark.
 
-    Planning needs none of it: where the operator may not list a kind, only the prompt repair is missing.
+    Planning does not need it. If the operator may not list a kind, its objects are only put back later.
     """
 
     def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[tuple[str, str]], None]) -> None:
         self._wake = wake
-        self._taking = False  # the answer to an apply of our own
+        self._taking = False  # The answer to an apply of this operator.
         self._by_kind: dict[str, list[Informer[PartialObject]]] = {
             name: [
                 Informer(client, kind, self._changed, namespace=namespace, labels=LABEL_HUB)
@@ -52,11 +52,11 @@ class OwnedWatch:
 
     @property
     def informers(self) -> list[Informer[PartialObject]]:
-        """All of them, to be run."""
+        """All informers of the watch, to be run."""
         return [informer for informers in self._by_kind.values() for informer in informers]
 
     def look(self, kind: str, namespace: str, name: str) -> Mark | None:
-        """The object's mark as it was seen last, ABSENT where there is none, None where nothing is known."""
+        """The latest mark of an object, ABSENT if it does not exist, or None if nothing is known."""
         informer = self._informer(kind, namespace)
         if informer is None or not informer.synced.is_set():
             return None
@@ -64,7 +64,7 @@ class OwnedWatch:
         return ABSENT if item is None else mark_of(item.metadata)
 
     def take(self, kind: str, item: PartialObject) -> None:
-        """Take in what an apply of our own was answered: that wakes nobody."""
+        """Take the answer to an apply of this operator, which wakes no hub."""
         if informer := self._informer(kind, item.metadata.namespace):
             self._taking = True
             try:
@@ -78,7 +78,7 @@ class OwnedWatch:
 
     def _changed(self, old: PartialObject | None, new: PartialObject | None) -> None:
         if old is None or self._taking:
-            return  # one that comes: made by us, or its deletion was seen before
+            return  # A new object: this operator created it, or its deletion was seen before.
         if new is not None and mark_of(old.metadata) == mark_of(new.metadata):
             return
         for hub in {_hub_of(item) for item in (old, new) if item is not None}:
@@ -87,7 +87,7 @@ class OwnedWatch:
 
 
 def _hub_of(item: PartialObject) -> tuple[str, str] | None:
-    """Namespace and name of the Hub that owns the object, whatever its label says by now."""
+    """Namespace and name of the Hub that owns the object, even if its label has changed."""
     for owner in item.metadata.owner_references:
         if owner.kind == "Hub" and owner.api_version.startswith(f"{GROUP}/"):
             return item.metadata.namespace, owner.name

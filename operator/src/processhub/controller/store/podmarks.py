@@ -1,9 +1,9 @@
-"""The marks of a child's Pod, by which it is known: kept as first seen, and put back where somebody changed them.
+"""The marks of pod children's Pods: labels and annotations. They are kept as first seen, and put back if changed.
 
-A Pod acts on whatever its labels and annotations say. Were it followed by what they say now, one from which a mark was
-taken off would be no child's Pod any more, and another could be started beside it. So the object is followed, by name
-and uid, with its marks as they were when it was made. And one that leaves the watch is read before it counts as gone,
-because that also happens when a label that the watch selects by is taken off.
+A Pod runs on whatever its marks are. If the present marks counted, a Pod that lost one would belong to no child any
+more, and another could be started beside it. So a Pod is followed by name and uid, with the marks that it was created
+with. A Pod that leaves the watch is read before it counts as gone, because it also leaves the watch when it loses a
+label by which the watch selects.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _WORKLOADS = ("StatefulSet", "DaemonSet")
 
 
 def claims_to_be_child_pod(pod: Pod) -> bool:
-    """Whether its labels say that it is no member's pod, or its owner does."""
+    """Whether the Pod is marked as a child's, by its labels or by its owner."""
     labels, owners = pod.metadata.labels, pod.metadata.owner_references
     marked = LABEL_CHILD in labels or labels.get(LABEL_COMPONENT) == "child"
     return marked or any(owner.kind in _OWNERS for owner in owners)
 
 
 def is_member_pod(pod: Pod, hub: str) -> bool:
-    """Whether it can be a member's: its hub's workload made it, or did before somebody deleted that and left the Pods.
+    """Whether the Pod can be a member's: the hub's workload created it, even if that was deleted without its Pods.
 
-    The hub's label alone says nothing: it may stand on whatever has to do with the hub.
+    The hub's label alone proves nothing, as other objects may have it too.
     """
     labels = pod.metadata.labels
     if labels.get(LABEL_HUB) != hub or LABEL_HUB_UID not in labels or claims_to_be_child_pod(pod):
@@ -59,16 +59,16 @@ def is_member_pod(pod: Pod, hub: str) -> bool:
 
 
 def is_child_pod(pod: Pod) -> bool:
-    """Whether the Pod has the name that the operator gives to what its labels and annotations say it is."""
+    """Whether the Pod has the name that the operator gives to a Pod with its labels and annotations."""
     labels, child_id = pod.metadata.labels, pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "")
     hub, uid, member = (labels.get(label, "") for label in (LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER))
     return LABEL_CHILD in labels and pod.metadata.name in child_pod_names(hub, uid, child_id, member)
 
 
 def changed_marks(known: Pod, now: Pod) -> tuple[str, ...]:
-    """The labels and annotations that somebody else changed or took off.
+    """The labels and annotations that another writer changed or removed.
 
-    The role may become Active, which the operator writes; that is never taken back, nor is the epoch a mark.
+    The role may become Active, which the operator writes and never takes back. The epoch is not a mark.
     """
     labels, annotations = known.metadata.labels, known.metadata.annotations
     changed = [name for name in _LABELS if name in labels and now.metadata.labels.get(name) != labels[name]]
@@ -81,7 +81,7 @@ def changed_marks(known: Pod, now: Pod) -> tuple[str, ...]:
 
 
 def with_marks(known: Pod, now: Pod) -> Pod:
-    """The Pod as it is now, with the marks by which it is known."""
+    """The Pod as it is now, with the marks that it was created with."""
     names = changed_marks(known, now)
     if not names:
         return now
@@ -98,29 +98,31 @@ def _these(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
 
 
 def marks_to_put_back(pod: Pod) -> dict[str, dict[str, str]]:
-    """Labels and annotations, as a merge patch's metadata has them."""
+    """The Pod's labels and annotations for the metadata of a merge patch."""
     labels = _these(_LABELS, pod.metadata.labels)
     return {"labels": labels, "annotations": _these((*_ANNOTATIONS, ANNOTATION_ROLE), pod.metadata.annotations)}
 
 
 def hub_uids(hub_uid: str, state: HubState) -> set[str]:
-    """The uids of the hub, "" where it is gone, and of earlier ones of its name of which slices are left."""
+    """The uids of the hub ("" if it is gone) and of earlier ones of its name that have left slices."""
     own = {known.present.spec.hub_uid for known in state.slices.values()}
-    return (own | {hub_uid} | {item.spec.hub_uid for item in state.older_slices.values()}) - {""}
+    return (own | {hub_uid} | {item.spec.hub_uid for item in state.slices.older.values()}) - {""}
 
 
 def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
-    """The Pod with the marks that its name proves, None where it is none of the hub's, nor of an earlier one's.
+    """The Pod with the marks that its name proves, or None if it belongs neither to the hub nor to an earlier one.
 
-    For one that was changed while no leader knew it: the environment of its containers, which can't be changed, has the
-    child's id and member, and no other Pod has the name that they make. A copy that somebody made of a Pod has another
-    name. Only that is compared: whoever may make Pods must not choose how much work one is. ``uids``: of ``hub_uids``.
+    This is for a Pod that was changed while no leader knew it. The environment of its containers can't be changed, and
+    has the child's id and member. No other Pod has the name that follows from them: a copied Pod has another one. Only
+    names are compared, so that those who may create Pods can't choose how much work one is. ``uids``: of ``hub_uids``.
     """
     place = place_in_env(pod)
     if place is None:
         return None
     child_id, member = place
-    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {""}:  # its label counts too: the name proves it
+    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {
+        ""
+    }:  # The uid of its label counts too, because the name proves it.
         if pod.metadata.name in (child_pod_name(hub, uid, child_id), child_pod_name(hub, uid, child_id, member)):
             labels = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_MEMBER: label_value(member)}
             metadata = msgspec.structs.replace(

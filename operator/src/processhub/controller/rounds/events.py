@@ -1,4 +1,4 @@
-"""Events for what a user wants to know, bounded: many starts at once must not become as many Events."""
+"""Events on Hubs, Children and ChildSets. Their number is limited: many starts at once must not post as many Events."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class EventRecorder:
-    """Posts Events in the background. What is over the rate is counted and summed up in one Event on the Hub.
+    """Posts Events in the background. Those above the rate are counted, and summed up in one Event on the Hub.
 
-    That goes for all of them: how often a hook fails, and in what words, is up to others.
+    The limits apply to all Events, because users' hooks decide how often some of them come and with what text.
     """
 
     def __init__(self, client: Client, reporter: str) -> None:
@@ -43,12 +43,12 @@ class EventRecorder:
         self._skipped: dict[tuple[str, EventReason], int] = {}
         self._skipped_of_hubs: dict[tuple[str, EventReason], int] = {}
         self._last: dict[tuple[str, str], str] = {}
-        self._of_sets: dict[tuple[str, EventReason], int] = {}  # children without an Event yet
+        self._of_sets: dict[tuple[str, EventReason], int] = {}  # Numbers of children that have no Event yet.
         # By uid: of ChildSets, and of Hubs for the Events that were skipped.
         self._sums: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(_SUM_RATE, _SUM_BURST))
 
     def about_hub(self, hub: Hub, reason: EventReason, message: str, *, warning: bool = False) -> None:
-        """Post an Event on a Hub, or count it where there are too many for the same reason."""
+        """Post an Event on a Hub, or count it if there are too many for the same reason."""
         key = (hub.metadata.uid, reason)
         now = asyncio.get_running_loop().time()
         if self._hub_buckets.of(key, now).take(now):
@@ -57,7 +57,7 @@ class EventRecorder:
             self._skipped_of_hubs[key] = self._skipped_of_hubs.get(key, 0) + 1
 
     def about_set(self, item: ChildSet, reason: EventReason, count: int) -> None:
-        """Post to how many of a ChildSet's children this happened; what is over the rate goes into the next Event."""
+        """Post one Event for so many of a ChildSet's children. Those above the rate are added to the next Event."""
         key = (item.metadata.uid, reason)
         self._of_sets[key] = self._of_sets.get(key, 0) + count
         now = asyncio.get_running_loop().time()
@@ -68,7 +68,7 @@ class EventRecorder:
     def about_child(
         self, hub: Hub, child: Child | ChildSet, reason: EventReason, message: str, *, warning: bool = False
     ) -> None:
-        """Post an Event on a Child, or count it where its hub posts too many; a repeated message is not posted."""
+        """Post an Event on a Child, or count it if there are too many for its hub. A repeated message is not posted."""
         key = (child.metadata.uid, str(reason))
         if self._last.get(key) == message:
             return
@@ -83,7 +83,7 @@ class EventRecorder:
             self._skipped[skipped] = self._skipped.get(skipped, 0) + 1
 
     def flush(self, hub: Hub) -> None:
-        """Sum up in one Event those that were skipped; where that is too often, in a later one."""
+        """Sum up the skipped Events in one Event, now or in a later round by the rate limit."""
         now = asyncio.get_running_loop().time()
         for reason in EventReason:
             key = (hub.metadata.uid, reason)
@@ -100,7 +100,9 @@ class EventRecorder:
             except ApiError as error:
                 log.warning("event %s not posted: %s", event["reason"], error.message)
             except Exception:
-                log.exception("event %s not posted", event["reason"])  # those of all other objects wait behind it
+                log.exception(
+                    "event %s not posted", event["reason"]
+                )  # The Events of all other objects wait behind this one.
 
     def _put(self, kind: str, item: Hub | Child | ChildSet, reason: EventReason, message: str, warning: bool) -> None:
         now = now_micros()

@@ -1,8 +1,8 @@
-"""The steps of a round, each on its own: one that fails is reported, and retried with back-off.
+"""The steps of a round. Each stands alone: a step that fails is reported, is retried with back-off, and stops no other.
 
-A round does many things, and the API server may refuse each of them for ever: a quota, an admission policy, a rule of
-the schema. Were that to end the round, a hub would stop for everybody because of one object. So whatever a round asks
-of the API server is a step: it fails alone, and what does not depend on it goes on. What does is said where the step is
+A round sends many requests, and the API server may refuse each of them forever, by a quota, an admission policy or a
+rule of the schema. If that ended the round, one object would stop the hub for all of its users. So each request is a
+step: it fails alone, and what does not depend on it goes on. What depends on a step is documented where the step is
 taken (reconcile.py, executor.py).
 """
 
@@ -29,27 +29,26 @@ from processhub.cluster.errors import (
     UnavailableError,
 )
 from processhub.controller import metrics
-from processhub.controller.execute.ownedobjects import NameConflictError
-from processhub.controller.lead.terms import DeposedError
+from processhub.controller.errors import DeposedError, NameConflictError
 from processhub.controller.objects.template import TemplateError
-from processhub.controller.report.events import EventRecorder
+from processhub.controller.rounds.events import EventRecorder
 
 T = TypeVar("T")
-LONGEST_SECONDS = 30.0  # between two tries of what is refused
-_FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # seconds until the second try; doubled from try to try
-_LONGEST_UNAVAILABLE = 5.0  # between two tries where the API server gave no answer, or said nothing of the object
-_OUTAGE_SECONDS = 5.0  # an API server that is overloaded or restarts is reported only after so long
-_SENTENCE_MAX = 800  # characters of one failure's text
-_NAMED = 3  # failures in one message
-_EVENTS_MAX = 5  # Events about a Hub in one round
+LONGEST_SECONDS = 30.0  # Between two tries of a request that is refused, at most.
+_FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # Seconds until the second try; doubled with each try.
+_LONGEST_UNAVAILABLE = 5.0  # Between two tries during an outage of the API server, at most.
+_OUTAGE_SECONDS = 5.0  # An outage of the API server is reported only after this time.
+_SENTENCE_MAX = 800  # Characters of one failure's text.
+_NAMED = 3  # Failures that one message names.
+_EVENTS_MAX = 5  # Events on a Hub in one round.
 log = logging.getLogger(__name__)
 
 
 class Failure(msgspec.Struct):
-    """A step that failed, until it succeeds. ``what`` says what can't be done, ``why`` is the API server's sentence.
+    """A step that failed, until it succeeds. ``what`` can't be done, ``why`` is the API server's sentence.
 
-    ``reason`` is that of the Hub's condition. Times are monotonic seconds: ``since`` its first failure, and not tried
-    again before ``until``. ``generation`` is the Hub's: an edit of the Hub has it tried at once.
+    ``reason`` is for the Hub's condition. Times are monotonic seconds: ``since`` the first failure, and no retry before
+    ``until``. ``generation`` is the Hub's: after an edit of the Hub the step is retried at once.
     """
 
     what: str
@@ -59,7 +58,7 @@ class Failure(msgspec.Struct):
     until: float
     pause: float
     generation: int
-    announced: str = ""  # the sentence of the last Event
+    announced: str = ""  # The sentence of the latest Event.
 
     @property
     def sentence(self) -> str:
@@ -68,18 +67,17 @@ class Failure(msgspec.Struct):
         return text if len(text) <= _SENTENCE_MAX else text[: _SENTENCE_MAX - 1] + "…"
 
 
-Failures = dict[str, Failure]  # by ``what``; kept between the rounds of a hub
-Subject = Child | ChildSet | None  # None: the Hub
+Failures = dict[str, Failure]  # By ``what``. Kept between the rounds of a hub.
+Subject = Child | ChildSet | None  # None stands for the Hub.
 
 
 class Steps:
-    """The steps of one round of one hub. ``again_in`` is set where one is to be tried again: seconds."""
+    """The steps of one round of one hub. ``again_in(seconds)`` is called for each that is to be retried."""
 
-    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub) -> None:
-        self._failures, self._events, self._hub = failures, events, hub
+    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub, again_in: Callable[[float], None]) -> None:
+        self._failures, self._events, self._hub, self._again_in = failures, events, hub, again_in
         self._taken: set[str] = set()
         self._news: list[tuple[Failure, Subject]] = []
-        self.again_in: float | None = None
 
     async def take(
         self,
@@ -89,7 +87,7 @@ class Steps:
         about: Subject = None,
         longest: float = LONGEST_SECONDS,
     ) -> bool:
-        """Whether the step was taken now and succeeded; arguments as of ``attempt``."""
+        """Take a step; returns whether it was taken now and succeeded. The arguments are those of ``attempt``."""
 
         async def done() -> bool:
             await work()
@@ -106,12 +104,12 @@ class Steps:
         about: Subject = None,
         longest: float = LONGEST_SECONDS,
     ) -> T:
-        """What ``work`` gives; ``otherwise`` where that fails, or did so lately.
+        """Take a step; returns the result of ``work``, or ``otherwise`` if it fails now or failed a short time ago.
 
         ``what`` names the object and what can't be done with it, as in "lease hub.hub-0 can't be made". A failure is
         reported in the Hub's condition Stalled and by an Event on ``about``. ``longest``: seconds between two tries at
-        most. An error that is not the API server's is a bug of the operator: it is logged, and stops nothing else.
-        Raises NamespaceTerminatingError (nothing can be made there) and DeposedError.
+        most. An error that is not the API server's is a bug in the operator. It is logged, and stops no other step.
+        Raises NamespaceTerminatingError, as nothing can be created there, and DeposedError.
         """
         self._taken.add(what)
         if self.waits(what):
@@ -134,26 +132,26 @@ class Steps:
         return result
 
     def waits(self, what: str) -> bool:
-        """Whether this step failed lately, and is not tried again in this round."""
+        """Whether this step failed a short time ago, and is not retried in this round."""
         failure, now = self._failures.get(what), asyncio.get_running_loop().time()
         waits = failure is not None and now < failure.until and failure.generation == self._hub.metadata.generation
         if failure is not None and waits:
             self._taken.add(what)
-            self._try_again_in(failure.until - now)
+            self._again_in(failure.until - now)
         return waits
 
     def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
-        """Report a failure of what is retried by its own time, and not by this."""
+        """Report a failure of work that has retries of its own."""
         self._taken.add(what)
         self._fail(what, error, about, LONGEST_SECONDS)
 
     def failure(self, what: str) -> Failure | None:
-        """The failure of this step, None where it did not fail or is not reported yet."""
+        """The failure of this step, or None if it did not fail or is not reported yet."""
         failure = self._failures.get(what)
         return failure if failure is not None and self._is_reported(failure) else None
 
     def end(self) -> None:
-        """End the round: forget failures of steps that were not taken, and post Events about the new ones."""
+        """End the round: forget the failures of steps that were not taken, and post Events about new failures."""
         for what in self._failures.keys() - self._taken:
             del self._failures[what]
         about_hub = 0
@@ -170,7 +168,7 @@ class Steps:
             self._events.about_hub(self._hub, EventReason.REFUSED, text, warning=True)
 
     def trouble(self) -> tuple[str, str] | None:
-        """The reason and message of what fails at present, as the Hub's condition has them; None where nothing does."""
+        """The reason and message of the present failures for the Hub's condition, or None."""
         taken = [self._failures[what] for what in self._failures if what in self._taken]
         failures = [failure for failure in taken if self._is_reported(failure)]
         if not failures:
@@ -196,22 +194,19 @@ class Steps:
             generation=generation,
             announced=before.announced if before is not None else "",
         )
-        self._try_again_in(pause)
+        self._again_in(pause)
         self._news.append((failure, about))
         if before is None or before.why != failure.why:
             log.warning("hub %s/%s: %s; again in %.1f s", *self._hub.metadata.key, failure.sentence, pause)
 
     def _is_reported(self, failure: Failure) -> bool:
-        """Whether the failure is reported: not while an outage of the API server is short."""
+        """Whether the failure is reported. A short outage of the API server is not."""
         waited = asyncio.get_running_loop().time() - failure.since
         return failure.reason != GroupReason.UNAVAILABLE or waited >= _OUTAGE_SECONDS
 
-    def _try_again_in(self, seconds: float) -> None:
-        self.again_in = seconds if self.again_in is None else min(self.again_in, seconds)
-
 
 def _pause_after(error: Exception, longest: float) -> tuple[float, float]:
-    """Seconds until the next try, and between two tries at most."""
+    """The seconds until the next try, and the most between two tries."""
     if isinstance(error, UnavailableError):
         return max(_FIRST_UNAVAILABLE, min(error.retry_after, longest)), min(_LONGEST_UNAVAILABLE, longest)
     if isinstance(error, ConnectionFailedError | ConflictError) and not isinstance(error, AlreadyExistsError):

@@ -1,0 +1,38 @@
+"""What an agent asks of other members."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
+from processhub.agent.registry.lookup import RoutedCopy
+from processhub.agent.request import Request, Response
+
+
+class PeerLink(Protocol):
+    """The other members."""
+
+    async def forward(
+        self,
+        owner: RoutedCopy,
+        child_id: str,
+        request: Request,
+        seconds: float,
+        changed: asyncio.Event,
+        stands: Callable[[], bool],
+    ) -> Response | None:
+        """The owner's answer; None where the request was not sent: look again. Raises Problem."""
+
+    async def send_state(self, address: str, state: Outgoing) -> Receipt:
+        """Send a child's state for its entry that waits at the address, in a stream."""
+
+    async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
+        """Send small states for entries that wait at the address; what is said of each, in order."""
+
+    async def answers(self, address: str) -> bool:
+        """Whether the member at the address answers at all."""
+
+    async def close(self) -> None:
+        """Close all connections."""

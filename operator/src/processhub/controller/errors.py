@@ -1,0 +1,15 @@
+"""Errors of the operator that several packages use."""
+
+from __future__ import annotations
+
+
+class DeposedError(Exception):
+    """A slice has a higher term than this leader, so another leader is newer."""
+
+
+class NameConflictError(Exception):
+    """The name of an object that the hub needs is taken by another owner; the message names the object."""
+
+
+class BeingDeletedError(NameConflictError):
+    """An object of this hub is still being deleted; the message names it."""

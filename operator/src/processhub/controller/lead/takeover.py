@@ -1,0 +1,42 @@
+"""The takeover from an earlier leader: slices with this leader's term, and hubs for which writing it was refused."""
+
+from __future__ import annotations
+
+from processhub.cluster.errors import ApiError
+from processhub.controller.lead.terms import TermsRaised, raise_terms
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.hubstate import HubKey
+
+
+class Takeover:
+    """The outcome of raising the terms, when this leader began and since.
+
+    ``generations``: slice's uid → the generation with this leader's term. ``behind``: the hubs for which nothing may be
+    done before their terms are raised, and why they could not be.
+    """
+
+    def __init__(self) -> None:
+        self.generations: dict[str, int] = {}
+        self.behind: dict[HubKey, ApiError] = {}
+
+    def begin(self, raised: TermsRaised) -> None:
+        """Take the outcome of raising the terms of all slices."""
+        self.generations.update(raised.generations)
+        self.behind.update(raised.behind)
+
+    async def catch_up(self, round: Round) -> bool:
+        """Raise the terms of the hub's slices if this was refused before; returns whether they are raised."""
+        key, store = round.hub.metadata.key, round.store
+        if key not in self.behind:
+            return True
+
+        async def raise_them() -> None:
+            raised = await raise_terms(round.client, store, (key[0],), round.term, key)
+            if key in raised.behind:
+                raise raised.behind[key]
+            # A restarted member may have read entries before the former leader removed them.
+            await store.read_leases()
+            self.generations.update(raised.generations)
+            del self.behind[key]
+
+        return await round.steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)

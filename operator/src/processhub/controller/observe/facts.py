@@ -1,0 +1,159 @@
+"""The facts of a round: what is learned from the objects of its hub, before the hub is observed.
+
+Observing is a pure function of the facts. Whatever a round has to keep for later rounds, or to change in the store's
+indexes, is written while the facts are learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.controller.observe.customrules import CustomRules
+from processhub.controller.observe.members import Member, observe_members
+from processhub.controller.observe.memory import Formation, ObserveMemory
+from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.observe.setmoverequests import AppliedMoves
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.childsets import KnownSet
+from processhub.controller.store.hubstate import HubState
+from processhub.core.acceptance import Refusal
+from processhub.core.model.membership import Phase
+from processhub.core.model.quorum import Verdict
+from processhub.core.strategies import HASH, Strategy
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The input of an observation: one hub in one round.
+
+    - ``refusals``, ``set_refusals``: by object name, why each Child and each ChildSet is not accepted, or None.
+    - ``contested``: the ids that a ChildSet and another object ask for, each with these sets.
+    - ``fingerprint``: the fingerprint of the present strategy and weights.
+    - ``formed``: whether placing may begin.
+    - ``settled``: the members that confirmed their slices to this leader.
+    - ``unconfirmed``: the children whose Pod may exist, because its creation was not answered.
+    - ``copies``: the number of copies of each child by a custom strategy, or None.
+    - ``move_budget``: how many moves may begin now.
+    - ``deferred``: the children that are not to be moved for a while.
+    - ``rebalance_target``: the member that is to get children because loads differ, or "".
+    - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
+    """
+
+    hub: Hub
+    state: HubState
+    members: Mapping[str, Member]
+    refusals: Mapping[str, Refusal | None]
+    set_refusals: Mapping[str, Refusal | None]
+    contested: Mapping[str, Sequence[KnownSet]]
+    fingerprint: str
+    formed: bool
+    quorum: Verdict
+    settled: frozenset[str]
+    unconfirmed: frozenset[str]
+    copies: int | None
+    next_epoch: int
+    last_placed: str
+    move_budget: int
+    deferred: frozenset[str]
+    rebalance_target: str
+    applied_moves: Mapping[str, AppliedMoves]
+
+
+def members_now(round: Round, memory: ObserveMemory) -> dict[str, Member]:
+    """Judge the members of the hub now. ``memory`` keeps since when each of them restarts."""
+    now, nodes = round.now(), round.store.nodes.items
+    observed = round.store.leases_observed(now)
+    return observe_members(round.hub, round.state, nodes, memory.restarting_since, now, leases_observed=observed)
+
+
+def learn(
+    round: Round,
+    memory: ObserveMemory,
+    members: Mapping[str, Member],
+    strategy: Strategy = HASH,
+    rules: CustomRules | None = None,
+) -> Facts:
+    """Learn the facts of a round. ``memory`` and ``round.state`` keep what later rounds need of them.
+
+    ``rules``: the hub's custom strategies of redundancy and partition tolerance.
+    """
+    hub, state, now = round.hub, round.state, round.now()
+    order = [member.name for member in members.values() if member.wanted]
+    memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
+    if rules is not None:
+        memory.copies = rules.copies or 1
+    state.children.take_template(hub.spec.on_demand)
+    formed = _has_formed(hub, state, members, memory.formation, now)
+    quorum = _quorum(round, members, memory, now, rules)
+    for member in members.values():
+        _take_proofs(member, state, memory)
+    return Facts(
+        hub=hub,
+        state=state,
+        members=members,
+        refusals=state.children.refusals(hub.spec),
+        set_refusals=state.sets.refusals(hub.spec),
+        contested=state.sets.contested(state.children.by_id.keys()),
+        fingerprint=memory.fingerprint,
+        formed=formed,
+        quorum=quorum,
+        settled=frozenset(memory.settled),
+        unconfirmed=frozenset(state.child_pods.unconfirmed.values()),
+        copies=rules.copies if rules is not None else None,
+        next_epoch=memory.epochs.next,
+        last_placed=memory.last_placed,
+        move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
+        deferred=memory.deferred_moves.still_deferred(now),
+        rebalance_target=memory.rebalance_target,
+        applied_moves=memory.applied_moves,
+    )
+
+
+def _quorum(
+    round: Round, members: Mapping[str, Member], memory: ObserveMemory, now: float, rules: CustomRules | None
+) -> Verdict:
+    """Whether enough members are live, by the hub's strategy or a custom one."""
+    if memory.quorum is None:
+        memory.quorum = QuorumWatch(round.hub, round.state)
+    required = rules.required if rules is not None and rules.has_quorum else None
+    return memory.quorum.look(round.hub, members, memory.formation.formed, now, required)
+
+
+def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None:
+    """Record what the member has proven: which children ended there, and whether it has read this leader's slices."""
+    if member.phase is Phase.GONE:
+        state.slices.unaccounted.pop(member.name, None)
+    for known in member.slices:
+        known.prove(member.holder)
+    if _acknowledged(member, memory):
+        memory.settled.add(member.name)
+
+
+def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
+    """Whether the member has confirmed all of its slices in the generation that this leader took over."""
+    return all(
+        known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
+        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
+        for known in member.slices
+    )
+
+
+def _has_formed(hub: Hub, state: HubState, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
+    """Whether placing may begin: it has begun before, or the hub is complete."""
+    if not formation.formed:
+        on_record = any(known.assignments for known in state.slices.values())
+        formation.formed = on_record or _is_complete(hub, members, formation, now)
+    return formation.formed
+
+
+def _is_complete(hub: Hub, members: Mapping[str, Member], formation: Formation, now: float) -> bool:
+    """Whether all members are live, or startSeconds have passed since the first one was."""
+    live = [member for member in members.values() if member.phase is Phase.LIVE]
+    if not live:
+        return False
+    if formation.first_live_at is None:
+        formation.first_live_at = now
+    missing = [member for member in members.values() if member.wanted and member.phase is not Phase.LIVE]
+    return not missing or now - formation.first_live_at >= hub.spec.timeouts.start_seconds

@@ -1,0 +1,113 @@
+"""The life of one replica of the operator: wait for the leader's Lease, lead until it is lost or the replica is to end.
+
+All that opens connections or starts threads is handed in by ``ReplicaSurroundings``. So a replica can also run in one
+thread, by a simulated API server and a simulated clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Protocol
+
+from processhub.cluster.client import Client
+from processhub.controller import metrics
+from processhub.controller.engine import Engine
+from processhub.controller.hooks.hubhooks import Receivers
+from processhub.controller.settings import OperatorSettings
+
+_STOP_SECONDS = 20.0  # for writes in the midst
+
+
+class Leadership(Protocol):
+    """One candidate for the leader's Lease."""
+
+    async def acquire(self) -> int:
+        """Wait until the Lease is held; the term."""
+
+    async def hold(self, on_renewed: Callable[[float], None]) -> None:
+        """Renew the Lease until it is lost; ``on_renewed(sent)`` after each renewal (the loop's time)."""
+
+    async def release(self) -> None:
+        """Give the Lease up, after the last write."""
+
+
+class Host(Protocol):
+    """What starts and stops the leader's work."""
+
+    async def run(self, engine: Engine, ended: asyncio.Event) -> None:
+        """Start the engine, and stop it when ``ended`` is set. Raises DeposedError."""
+
+
+@dataclass(frozen=True)
+class ReplicaSurroundings:
+    """What a replica is built upon: the API server, the leader's Lease, what hosts its work and what hooks call."""
+
+    settings: OperatorSettings
+    client: Client
+    leadership: Leadership
+    host: Host
+    receivers: Callable[[], Receivers]  # called when this replica begins to lead
+
+
+class Replica:
+    """One replica."""
+
+    def __init__(self, around: ReplicaSurroundings) -> None:
+        self._around = around
+        self._engine: Engine | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing that should run for ever has ended; so it is while the replica stands by."""
+        return self._engine is None or self._engine.healthy
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Run until ``stop`` is set (0) or leadership is lost (1). Raises DeposedError."""
+        term = await _unless(stop, self._around.leadership.acquire())
+        if term is None:
+            return 0
+        self._engine = Engine(self._around.client, self._around.settings, term, self._around.receivers())
+        return await self._lead(self._engine, stop)
+
+    async def _lead(self, engine: Engine, stop: asyncio.Event) -> int:
+        """Lead until ``stop`` is set (0) or the Lease is lost (1). The Lease is kept until all work has stopped."""
+        metrics.LEADER.set(1)
+        leadership, ended = self._around.leadership, asyncio.Event()
+        work = asyncio.create_task(self._around.host.run(engine, ended), name="host")
+        hold = asyncio.create_task(leadership.hold(engine.answered), name="lease")
+        signalled = asyncio.create_task(stop.wait(), name="signal")
+        stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
+        await asyncio.wait((work, hold, signalled, stopped), return_when=asyncio.FIRST_COMPLETED)
+        metrics.LEADER.set(0)
+        deposed = hold.done()
+        if not deposed:
+            ended.set()
+            await asyncio.wait((work, stopped), timeout=_STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            # kopf may take seconds more to end its tasks; a standby need not wait for that.
+            if engine.stopped.is_set():
+                await leadership.release()
+        failure = next((error for task in (work, hold) if task.done() and (error := task.exception())), None)
+        # A deposed leader writes nothing more, whatever is in the midst.
+        for task in (work, hold, signalled, stopped):
+            task.cancel()
+        await asyncio.gather(work, hold, signalled, stopped, return_exceptions=True)
+        if failure is not None:
+            raise failure
+        return 1 if deposed else 0
+
+
+async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, int]) -> int | None:
+    """The result of ``waiting``, or None where ``stop`` came first."""
+    task = asyncio.create_task(waiting)
+    signalled = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None

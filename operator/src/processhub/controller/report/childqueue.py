@@ -1,0 +1,183 @@
+"""The statuses of Children: computed and written one by one, by workers that serve all hubs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from processhub.api.child import Child, ChildStatus
+from processhub.api.meta import find_condition
+from processhub.api.reasons import Reason, State
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.tokenbucket import Buckets, TokenBucket
+from processhub.controller.report.deferredwrites import DeferredWrites
+from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.informers import Store
+
+_WORKERS = 16
+_CHILD_RATE, _CHILD_BURST = 1.0, 10.0
+_THROTTLE_SECONDS = 1.0  # After the last round with many changes. A round with few changes ends it at once.
+_SETTLE_SECONDS = 0.25  # A start takes about 50 ms, so most Children are written once, when they run.
+_MOTION_SECONDS = 3.0  # While many children move, each status is written once: when all have arrived, or after this.
+ChildKey = tuple[str, str]  # (namespace, object name)
+_AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # After a write that was refused; doubled each time.
+log = logging.getLogger(__name__)
+
+
+class ChildStatuses:
+    """Writes the latest status of each marked Child. ``latest`` computes it when the Child is next."""
+
+    def __init__(
+        self, client: Client, store: Store, latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None]
+    ) -> None:
+        self._client, self._store, self._latest = client, store, latest
+        self._waiting: dict[ChildKey, None] = {}  # In order, each once.
+        self._writing: dict[ChildKey, bool] = {}  # Whether it was marked again meanwhile.
+        self._wake = asyncio.Event()
+        self._calm = asyncio.Event()
+        self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
+        self._deferred_writes = DeferredWrites(self.mark)
+        self._refused: dict[ChildKey, float] = {}  # Seconds until a refused write is retried.
+        self._settling: dict[ChildKey, float] = {}  # Until when a start may stay unreported.
+        self._held: dict[ChildKey, float] = {}  # Until when one of many children that move is skipped.
+        self._throttled: dict[HubKey, float] = {}  # Until when each hub counts as one with many changes.
+
+    def mark(self, key: ChildKey) -> None:
+        """Queue a Child. While its status is being written it waits, so that the latest status is written last."""
+        if key in self._writing:
+            self._writing[key] = True
+            return
+        self._waiting.setdefault(key)
+        self._wake.set()
+
+    def throttle(self, hub: HubKey, many_changes: bool) -> None:
+        """Write one status at a time while a hub has many changes. Its slices, which start children, go first."""
+        now = asyncio.get_running_loop().time()
+        self._throttled = {key: until for key, until in self._throttled.items() if until > now}
+        if many_changes:
+            self._throttled[hub] = now + _THROTTLE_SECONDS
+        elif self._throttled.pop(hub, None) is not None and not self._throttled:
+            self._calm.set()
+            held, self._held = self._held, {}
+            for key in held:
+                self.mark(key)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(_WORKERS):
+                group.create_task(self._work(throttled=number > 0))
+
+    async def _work(self, *, throttled: bool) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if throttled and (rest := max(self._throttled.values(), default=0.0) - loop.time()) > 0:
+                self._calm.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(rest):
+                        await self._calm.wait()
+                continue
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            self._writing[key] = False
+            try:
+                await self._retrying(key)
+            finally:
+                if self._writing.pop(key):
+                    self.mark(key)
+
+    async def _retrying(self, key: ChildKey) -> None:
+        try:
+            await self._child(key)
+            self._refused.pop(key, None)
+        except NotFoundError as error:
+            self._refused.pop(key, None)
+            log.debug("status of child %s not written: %s", key[1], error.message)
+        except Exception as error:
+            # Any error is caught here, as the statuses of all other Children wait behind this one.
+            seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
+            self._refused[key] = seconds
+            known = isinstance(error, ApiError)
+            text = "status of child %s not written, again in %g s: %s"
+            log.warning(text, key[1], seconds, error, exc_info=None if known else error)
+            asyncio.get_running_loop().call_later(seconds, self.mark, key)
+
+    async def _child(self, key: ChildKey) -> None:
+        loop = asyncio.get_running_loop()
+        held = self._held.get(key)
+        if held is not None and loop.time() < held:
+            return
+        self._held.pop(key, None)
+        found = self._latest(key)
+        if found is None:
+            self._settling.pop(key, None)
+            return
+        child, status = found
+        if status == child.status:
+            self._settling.pop(key, None)
+            return
+        many_changes = self._throttled.get((key[0], child.spec.hub), 0.0) > loop.time()
+        if many_changes and held is None and child.status.nodes and _in_motion(status):
+            self._held[key] = loop.time() + _MOTION_SECONDS
+            loop.call_later(_MOTION_SECONDS, self.mark, key)
+            return
+        if _is_starting(status) and not child.status.nodes:
+            until = self._settling.setdefault(key, loop.time() + _SETTLE_SECONDS)
+            if loop.time() < until:
+                loop.call_later(until - loop.time(), self.mark, key)
+                return
+        self._settling.pop(key, None)
+        bucket = self._buckets.of(key, loop.time())
+        if not bucket.wait(loop.time()) and self._deferred_writes.defer(child, status):
+            return
+        if not bucket.take(loop.time()):
+            loop.call_later(bucket.wait(loop.time()), self.mark, key)
+            return
+        self._store.put("children", await self._write_child(child, status))
+
+    async def _write_child(self, child: Child, status: ChildStatus) -> Child:
+        """Write by PUT, which costs the API server a third less than a patch. After a conflict a patch is sent."""
+        namespace, name = child.metadata.key
+        try:
+            body = msgspec.structs.replace(child, status=status)
+            return await self._client.replace(CHILDREN, namespace, name, body, subresource="status")
+        except ConflictError:
+            patch = {"metadata": {"uid": child.metadata.uid}, "status": _complete(status)}
+            return await self._client.patch(CHILDREN, namespace, name, patch, subresource="status")
+
+
+def _is_starting(status: ChildStatus) -> bool:
+    """Whether the child is about to start, without any problem."""
+    ready = find_condition(status.conditions, "Ready")
+    accepted = find_condition(status.conditions, "Accepted")
+    refused = accepted is not None and accepted.status == "False"
+    return not refused and ready is not None and ready.reason in (Reason.PENDING, Reason.STARTING)
+
+
+def _in_motion(status: ChildStatus) -> bool:
+    """Whether a copy is starting or stopping."""
+    return any(node.state in (State.PENDING, State.STARTING, State.STOPPING) for node in status.nodes)
+
+
+def _complete(status: ChildStatus) -> dict[str, object]:
+    """The status with all fields, as a merge patch does not change fields that it does not have."""
+    return {
+        "conditions": status.conditions,
+        "observedGeneration": status.observed_generation,
+        "id": status.id,
+        "member": status.member,
+        "role": status.role or None,  # The schema allows no empty role and state.
+        "state": status.state or None,
+        "firstStartedAt": status.first_started_at or None,
+        "nodes": status.nodes,
+    }

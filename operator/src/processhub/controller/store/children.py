@@ -1,0 +1,122 @@
+"""The Children of one hub. What is derived from a spec is derived once for each spec, not once a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.child import Child, ChildSpec
+from processhub.api.hub import HubSpec, OnDemand
+from processhub.api.meta import ObjectMeta
+from processhub.api.naming import ANNOTATION_MOVE_TO
+from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
+from processhub.core.model.snapshot import DesiredChild, desired_child
+from processhub.registry.workloads import encode_workload
+
+
+class KnownChild(msgspec.Struct, frozen=True):
+    """A Child with what is derived from its spec: the planner's view and the workload's JSON.
+
+    ``spec`` is the Child's. If the Child is on demand, it has the workload and lifetimes of the Hub's template.
+    """
+
+    child: Child
+    wanted: DesiredChild
+    workload: str  # JSON.
+    spec: ChildSpec
+
+    @property
+    def metadata(self) -> ObjectMeta:
+        """The object's metadata."""
+        return self.child.metadata
+
+    @property
+    def title(self) -> str:
+        """The object's name in messages."""
+        return f"child/{self.child.metadata.name}"
+
+
+class Children(dict[str, KnownChild]):
+    """The Children of one hub, by object name.
+
+    - ``by_id``: child's id → object names.
+    - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
+    - ``move_requests``: object name → the member of its move request.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_id: dict[str, set[str]] = {}
+        self.expiring: set[str] = set()
+        self.move_requests: dict[str, str] = {}
+        self._template: OnDemand | None = None
+        self._refusals: dict[str, Refusal | None] = {}
+        self._refusals_for: HubSpec | None = None
+
+    def put(self, child: Child) -> None:
+        """Take a new or changed Child."""
+        name = child.metadata.name
+        before = self.get(name)
+        if before is not None and before.child.metadata.generation == child.metadata.generation:
+            # Only metadata or status changed. What is derived from the spec stays.
+            self[name] = msgspec.structs.replace(before, child=child)
+        else:
+            self._derive(child)
+            self._refusals.pop(name, None)
+        if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
+            self.move_requests[name] = member
+        else:
+            self.move_requests.pop(name, None)
+        self.by_id.setdefault(child.id, set()).add(name)
+
+    def drop(self, child: Child) -> bool:
+        """Forget a deleted Child; returns whether it was known."""
+        name = child.metadata.name
+        known = self.get(name)
+        if known is None or known.child.metadata.uid != child.metadata.uid:
+            return False
+        del self[name]
+        self.expiring.discard(name)
+        self._refusals.pop(name, None)
+        self.move_requests.pop(name, None)
+        names = self.by_id.get(child.id, set())
+        names.discard(name)
+        if not names:
+            self.by_id.pop(child.id, None)
+        return True
+
+    def take_template(self, template: OnDemand | None) -> None:
+        """Take the Hub's present spec.onDemand, which has the workload of children on demand."""
+        if template == self._template:
+            return
+        self._template = template
+        for known in list(self.values()):
+            if known.child.spec.on_demand:
+                self._derive(known.child)
+
+    def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
+        """Object name → why the Child is not accepted, or None. Computed once for each spec of Child and Hub."""
+        if self._refusals_for is not hub:
+            self._refusals_for = hub
+            self._refusals.clear()
+        if len(self._refusals) < len(self):
+            for name in self.keys() - self._refusals.keys():
+                known = self[name]
+                self._refusals[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
+        return self._refusals
+
+    def _derive(self, child: Child) -> None:
+        name = child.metadata.name
+        known = self[name] = _known(child, self._template)
+        self.expiring.discard(name)
+        if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
+            self.expiring.add(name)
+
+
+def _known(child: Child, template: OnDemand | None) -> KnownChild:
+    spec = child.spec
+    if spec.on_demand and template is not None:
+        spec = on_demand_spec(spec, template)
+    digest, text = encode_workload(spec)
+    return KnownChild(child, desired_child(spec, child.id, child.metadata.uid, digest), text, spec)

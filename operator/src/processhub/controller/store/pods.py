@@ -1,0 +1,62 @@
+"""The Pods of one hub: those of members, and those of pod children."""
+
+from __future__ import annotations
+
+from processhub.api.kubernetes import Pod
+
+AGENT_CONTAINER = "agent"
+
+
+class MemberPods(dict[str, Pod]):
+    """The members' pods of one hub, by object name.
+
+    ``ends``: pod's name → the reported ends of its agent → when (monotonic seconds) each was seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: dict[str, dict[str, float]] = {}
+
+    def put(self, pod: Pod, seen: float) -> None:
+        """Take a member's pod. ``seen``: the time (monotonic seconds) for the ends that it did not have before."""
+        name, before = pod.metadata.name, self.get(pod.metadata.name)
+        known = self.ends.get(name, {}) if before and before.metadata.uid == pod.metadata.uid else {}
+        self.ends[name] = {moment: known.get(moment, seen) for moment in agent_ends(pod)}
+        self[name] = pod
+
+    def drop(self, name: str) -> None:
+        """Forget a member's pod that was deleted, or is no longer of this hub."""
+        self.pop(name, None)
+        self.ends.pop(name, None)
+
+
+class ChildPods(dict[str, Pod]):
+    """The Pods of one hub's pod children, by object name, with the marks that they were made with.
+
+    - ``changed``: by name, the marks of those that somebody changed.
+    - ``unwatched``: the names of those that left the watch. They are gone, or have lost a label.
+    - ``unidentified``: by name, Pods of children without the marks that say of which.
+    - ``unconfirmed``: name → child's id of Pods that may exist, because their creation was not answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: dict[str, tuple[str, ...]] = {}
+        self.unwatched: set[str] = set()
+        self.unidentified: dict[str, Pod] = {}
+        self.unconfirmed: dict[str, str] = {}
+
+
+def agent_ends(pod: Pod) -> list[str]:
+    """The reported ends of the pod's agent: times (RFC 3339) of the node's clock.
+
+    A container that was restarted began after the end of the one before it.
+    """
+    status = next((status for status in pod.status.container_statuses if status.name == AGENT_CONTAINER), None)
+    if status is None:
+        return []
+    ended = [state.terminated for state in (status.state, status.last_state) if state.terminated]
+    moments = [terminated.finished_at for terminated in ended if terminated.finished_at]
+    if status.restart_count and status.state.running and status.state.running.started_at:
+        moments.append(status.state.running.started_at)
+    return moments

@@ -1,0 +1,190 @@
+"""The slices of one hub, parsed once when they change, and what is not yet proven of removed entries."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from processhub.api.reasons import Role
+from processhub.api.slice import RegistrySlice
+from processhub.registry.slices import SliceView
+
+log = logging.getLogger(__name__)
+
+
+class Creation(msgspec.Struct, frozen=True):
+    """A slice that may exist, because its creation was not answered: its member, number, and the ids of its entries."""
+
+    member: str
+    index: int
+    ids: frozenset[str]
+
+
+class KnownSlice:
+    """A slice with its entries parsed. Only texts that changed are parsed again.
+
+    - ``unproven``: id → the generation that removed its entry, took the active role from it, or made it wait. None
+      while the outcome of that write is unknown.
+    - ``uncertain``: id → the generation on which a write changed its entry, while the outcome of the write is unknown.
+      It is dropped with the next generation: the write is in that one, or can no longer be stored.
+    - ``asked``: the ids whose entry a hook changed.
+    - ``leaving``: the ids whose entry orders a handover.
+    - ``claims``: the ids that the member runs although they are on record at another.
+    """
+
+    def __init__(self) -> None:
+        self.object: RegistrySlice | None = None
+        self._view = SliceView()
+        self.assignments, self.reports = self._view.entries, self._view.reports
+        self.unproven: dict[str, int | None] = {}
+        self.uncertain: dict[str, int] = {}
+        self.asked: set[str] = set()
+        self.leaving: set[str] = set()
+        self.claims: set[str] = set()
+
+    @property
+    def present(self) -> RegistrySlice:
+        """The object. There must be one."""
+        assert self.object is not None
+        return self.object
+
+    @property
+    def ending(self) -> set[str]:
+        """The ids that are no longer on record here, and may still run."""
+        return (self.unproven.keys() | self.present.status.entries.keys()) - self.present.spec.entries.keys()
+
+    def acknowledged_by(self, holder: str) -> bool:
+        """Whether this Lease holder has acknowledged the present generation."""
+        status = self.present.status
+        return status.holder == holder and status.observed_generation >= self.present.metadata.generation
+
+    @property
+    def index(self) -> int:
+        """The slice's number, the last part of its name."""
+        tail = self.present.metadata.name.rpartition(".")[2]
+        return int(tail) if tail.isdigit() else 0
+
+    def update(self, new: RegistrySlice) -> set[str]:
+        """Take a newer object; returns the ids whose entry or report changed."""
+        change = self._view.update(new)
+        for child_id, error in change.unreadable:
+            log.error("slice %s, entry %s: %s", new.metadata.name, child_id, error)
+        changed, reported = change.entries, change.reports
+        self.asked -= changed
+        self.asked |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].asked}
+        self.leaving -= changed
+        self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
+        self.claims -= reported
+        self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
+        self.object = new
+        for child_id, generation in list(self.unproven.items()):
+            if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
+                self.unproven[child_id] = new.metadata.generation
+        if self.uncertain:
+            written = new.metadata.generation
+            self.uncertain = {child_id: on for child_id, on in self.uncertain.items() if on >= written}
+        return changed | reported
+
+    def prove(self, holder: str) -> set[str]:
+        """Drop the removals that the member has proven, and return their ids (docs/protocol.md, rule 7).
+
+        ``holder``: the holder of the member's Lease.
+        """
+        status = self.present.status
+        if not self.unproven or status.holder != holder:
+            return set()
+        proven = {
+            child_id
+            for child_id, generation in self.unproven.items()
+            if generation is not None and status.observed_generation >= generation and self._ended(child_id)
+        }
+        for child_id in proven:
+            del self.unproven[child_id]
+        return proven
+
+    def _is_quiet(self, child_id: str) -> bool:
+        """Whether the entry on record is no order to be active."""
+        entry = self.assignments.get(child_id)
+        return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
+
+    def _ended(self, child_id: str) -> bool:
+        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone."""
+        report, entry = self.reports.get(child_id), self.assignments.get(child_id)
+        if report is None:
+            return child_id not in self.present.status.entries
+        return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
+
+    def possibly_running(self, holder: str) -> set[str]:
+        """The ids that may run on the member, or be active there, without an entry of this slice that says so.
+
+        These are the ids that this leader noted, and those that the member reports. A leader that came after the write
+        has only the reports.
+        """
+        ids = self.unproven.keys() | self.uncertain.keys()
+        if self.present.status.holder == holder:
+            for child_id, report in self.reports.items():
+                entry = self.assignments.get(child_id)
+                if (
+                    entry is None
+                    or entry.uid != report.uid
+                    or (entry.wait and entry.epoch != report.epoch)
+                    or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
+                ):
+                    ids.add(child_id)
+        return ids
+
+
+class Slices(dict[str, KnownSlice]):
+    """The slices of one hub, by object name.
+
+    - ``older``: those of an earlier Hub of its name.
+    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
+    - ``creating``: name → contents of a slice whose creation was not answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.older: dict[str, RegistrySlice] = {}
+        self.unaccounted: dict[str, set[str]] = {}
+        self.creating: dict[str, Creation] = {}
+
+    def put(self, item: RegistrySlice) -> set[str]:
+        """Take a new or changed slice; returns the ids whose entry or report changed."""
+        self.creating.pop(item.metadata.name, None)
+        known = self.setdefault(item.metadata.name, KnownSlice())
+        if known.object is not None and known.object.metadata.uid != item.metadata.uid:
+            known = self[item.metadata.name] = KnownSlice()
+        return known.update(item)
+
+    def drop(self, item: RegistrySlice) -> set[str]:
+        """Forget a deleted slice; returns the ids that it had."""
+        self.older.pop(item.metadata.name, None)
+        known = self.get(item.metadata.name)
+        if known is None or known.object is None or known.object.metadata.uid != item.metadata.uid:
+            return set()
+        ids = known.assignments.keys() | known.reports.keys()
+        if lost := ids | known.unproven.keys() | known.uncertain.keys():
+            self.unaccounted.setdefault(item.spec.member, set()).update(lost)
+        del self[item.metadata.name]
+        return ids
+
+    def belong_to(self, hub_uid: str) -> None:
+        """Take the uid of the Hub, and set the slices of an earlier one aside."""
+        for name, known in list(self.items()):
+            if known.present.spec.hub_uid != hub_uid:
+                self.older[name] = self.pop(name).present
+
+    def by_member(self) -> dict[str, list[KnownSlice]]:
+        """The slices of each member, in order of their number."""
+        members: dict[str, list[KnownSlice]] = {}
+        for known in self.values():
+            members.setdefault(known.present.spec.member, []).append(known)
+        for slices in members.values():
+            slices.sort(key=lambda known: known.index)
+        return members
+
+    def uncertain(self) -> frozenset[str]:
+        """The ids whose entries may differ from the slices, because a write without an answer may change them."""
+        ids = {child_id for known in self.values() for child_id in known.uncertain}
+        return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
