@@ -15,8 +15,9 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a test needs: the cluster with the operator installed, the one without, or none. Every other process goes by the
-# same order. Those without come last but where it costs more: installing the operator is slow.
+# What a test needs: the cluster with the operator installed, the one without, or none.
+# Processes take turns at these two orders. The short tests that need none even out the end, but installing the operator
+# costs more than that.
 OPERATED, PLAIN, NONE = "operated", "plain", "none"
 TURNS = ((OPERATED, PLAIN, NONE), (PLAIN, NONE, OPERATED))
 
