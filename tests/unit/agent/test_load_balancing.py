@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from itertools import pairwise
 
@@ -92,29 +93,30 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
 
 
 def test_the_meter_sees_what_its_processes_use() -> None:
-    meter = Meter(os.getpid(), lambda: 1.0, lambda: 1)
-    process = subprocess.Popen(["sh", "-c", "sleep 100 & wait"])
-    try:
-        idle = meter.read(processes(), meter._at + 1)
-        busy = subprocess.Popen(["sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 100"])
+    # A root of its own: the processes below this one may be a cluster's.
+    busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exec sleep 100"
+    command = ["sh", "-c", f"sleep 100 & read go; sh -c '{busy}' & wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as root:
         try:
-            while not _ticks(busy.pid) > 10:
+            meter = Meter(root.pid, lambda: 1.0, lambda: 1)
+            idle = meter.read(processes(), meter._at + 1)
+            assert root.stdin is not None
+            root.stdin.write(b"\n")
+            root.stdin.flush()
+            while not _ticks_below(root.pid) > 10:
                 pass
             loaded = meter.read(processes(), meter._at + 1)
         finally:
-            busy.kill()
-            busy.wait()
-    finally:
-        process.kill()
-        process.wait()
+            os.killpg(root.pid, signal.SIGKILL)
 
     assert idle.cpu < 100
     assert loaded.cpu >= 100
     assert loaded.children == 1
 
 
-def _ticks(pid: int) -> int:
-    return processes()[pid][2]
+def _ticks_below(pid: int) -> int:
+    found = processes()
+    return sum(found[each][2] for each in descendants(found, pid))
 
 
 def test_the_meter_counts_all_below_its_root_and_not_the_root() -> None:
