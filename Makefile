@@ -46,7 +46,7 @@ $(MADE): | place
 $(STAMP): $(MADE) operator/pyproject.toml
 	@# uv is ten times as quick; it does not read pip's configuration, so where an index is set there pip does it.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable 'operator[dev]' 2>/dev/null \
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable 'operator[dev]' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
 	@touch $@
 
