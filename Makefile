@@ -25,7 +25,7 @@ help: ## List the targets
 setup: ## Make .venv, with kubectl, helm and kubectl-hub in its bin (other targets do this by themselves)
 	@$(MAKE) --jobs 2 $(STAMP) tools
 
-# The tools need no more than Python, so they are built while pip downloads.
+# The tools need only Python, so they are built while pip downloads.
 tools: $(MADE)
 	@$(PY) -m localcluster.tools --bin $(BIN) >/dev/null
 
@@ -35,7 +35,7 @@ cluster-tools: $(MADE)
 place:
 	@PYTHONPATH=testbed $(PYTHON) -m localcluster.place
 
-# A virtual environment is of one place: a checkout that was moved or copied makes its own.
+# A virtual environment works only in its folder: a checkout that was moved or copied makes a new one.
 ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
 .PHONY: $(MADE)
 endif
@@ -44,7 +44,7 @@ $(MADE): | place
 	@pwd -P >$@
 
 $(STAMP): $(MADE) operator/pyproject.toml
-	@# uv is ten times as quick; it does not read pip's configuration, so where an index is set there pip does it.
+	@# uv is ten times as quick. It does not read pip's configuration, so pip is used if an index is set there.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable 'operator[dev]' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
@@ -64,15 +64,15 @@ down: ## Stop what `make up` started
 	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
 
 .PHONY: demo
-demo: ## Show what ProcessHub does, on the local cluster or on kind (CLUSTER=local|kind; default: kind where it is ready)
+demo: ## Show what ProcessHub does, on the local cluster or on kind (CLUSTER=local|kind; default: kind if it is ready)
 	@$(MAKE) --jobs 2 $(STAMP) cluster-tools
 	@$(PY) -m demo $(if $(CLUSTER),--cluster $(CLUSTER))
 
 ##@ The kind cluster: four nodes in Docker
-# START_DOCKERD=1 starts Docker's daemon where no systemd does it, and installs Debian packages that are missing.
+# START_DOCKERD=1 starts Docker's daemon if no systemd does it, and installs missing Debian packages.
 # kind.cluster builds the tools that it needs when Docker answers; kubectl and helm are linked for people.
 .PHONY: kind-up kind-kubeconfig kind-load kind-down
-kind-up: $(STAMP) ## Bring it up (START_DOCKERD=1: install and start Docker's daemon where none runs)
+kind-up: $(STAMP) ## Bring it up (START_DOCKERD=1: install and start Docker's daemon if none runs)
 	@$(PY) -m kind.cluster up $(if $(filter-out 0,$(START_DOCKERD)),--start-dockerd)
 	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 
@@ -87,10 +87,11 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 
 ##@ Checks
 .PHONY: test nightly lint unit integration
-# tests/scheduling.py says which process runs which test. One more than there are cores, for many tests wait. The short
-# tests come last, so that all are done at about the same time. A test process that ends by itself ends the run: with
-# another in its place it may wait for ever.
-ALL_TESTS = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0 tests/parity tests/integration tests/unit
+# tests/scheduling.py says which process runs which test. There is one process more than cores, because many tests wait.
+# The two longest tests come first and the short ones last, so that all processes are done at about the same time. A
+# test process that ends by itself ends the run: with a replacement the run may wait forever.
+ALL_TESTS = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0 tests/integration/test_readme.py \
+	tests/integration/test_demo.py tests/parity tests/integration tests/unit
 test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
 	@$(PYTEST) $(ALL_TESTS)
@@ -114,7 +115,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 unit: setup ## Run the tests that need no cluster
 	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
 
-integration: setup ## Run the tests on a local cluster of their own
+integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration
 
 .PHONY: search
@@ -137,7 +138,7 @@ bench: setup ## Run the benchmarks; JSON and a table in bench-results/ (BENCH=--
 image: $(STAMP) ## Build the operator's image with Docker (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
-lock: setup ## Pin the image's Python packages anew, and the Go for machines without one
+lock: setup ## Pin the image's Python packages again, and the Go for machines without one
 	@cd operator && for lock in "pyproject.toml --override image/overrides.txt -o requirements.lock" \
 			"image/build.in -o image/build.lock"; do \
 		UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \

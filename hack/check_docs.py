@@ -1,7 +1,7 @@
-"""Checks that what the Markdown pages of this repository point at is there. Prints what is not, and exits 1 then.
+"""Checks that the links and paths in this repository's Markdown pages exist. Prints those that don't, and exits 1 then.
 
-Two things are checked: each relative link leads to a file, and its anchor to a heading of that file; and in the pages
-that name parts of the source each path between backticks leads to a file or folder.
+Two things are checked. Each relative link must lead to a file, and its anchor to a heading of that file. In the pages
+that name parts of the source, each path between backticks must lead to a file or folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reference.markdown import anchor
 ROOT = Path(__file__).resolve().parent.parent
 # Paths of the source are written from the package, all others from the root of the repository.
 BASES = ("operator/src/processhub", ".")
-MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/decisions/*.md")  # where they are checked
+MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/decisions/*.md")  # pages whose paths are checked
 _FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 _CODE = re.compile(r"`((?:[^`\n]|\n(?!\n))+)`")
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -28,13 +28,13 @@ _PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*(?:/|\.(?:ini|json|lock|md|mod|py|sh|
 
 
 def pages(root: Path) -> list[Path]:
-    """The Markdown files of the repository; folders that begin with a dot at its root are left out."""
+    """The Markdown files of the repository, without those in folders at its root that begin with a dot."""
     tops = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     return [page for top in tops for page in (sorted(top.rglob("*.md")) if top.is_dir() else [top]) if _is_page(page)]
 
 
 def broken(page: Path, root: Path = ROOT) -> Iterator[str]:
-    """One sentence for each link of the page, and each path on a page of MAPS, that leads nowhere."""
+    """The broken links of a page, and the broken paths of a page in MAPS, each as a sentence."""
     text = _FENCE.sub("", page.read_text())
     for target, heading in _LINK.findall(_CODE.sub("", text)):
         there = page.parent / target if target else page
@@ -67,13 +67,13 @@ def _is_page(path: Path) -> bool:
 
 
 def _exists(base: Path, path: str) -> bool:
-    """Whether the path, or with a ``*`` any path, is there below ``base``; one with a slash at its end is a folder."""
+    """Whether the path, or with a ``*`` any match, exists below ``base``; with a slash at its end, as a folder."""
     found = base.glob(path) if "*" in path else [base / path]
     return any(each.is_dir() if path.endswith("/") else each.exists() for each in found)
 
 
 def main() -> int:
-    """0 where all is there, else 1."""
+    """Check all pages; returns 0 if nothing is broken, else 1."""
     found = [f"{page.relative_to(ROOT)}: {why}" for page in pages(ROOT) for why in broken(page)]
     for line in found:
         print(line)

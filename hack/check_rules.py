@@ -1,6 +1,6 @@
-"""Checks that the rules of docs/protocol.md, the places that cite them and the tests that hold them agree.
+"""Checks that the rules of docs/protocol.md agree with the places that cite them and the tests that check them.
 
-``python hack/check_rules.py`` prints one sentence for each failure, with file and line, and exits 1 where there is one.
+``python hack/check_rules.py`` prints one sentence for each failure, with file and line, and exits 1 if there is one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
-# What is searched for citations: files of these kinds in these places.
+# Citations are looked for in files of these kinds in these places.
 _PLACES = ("*.md", "charts", "docs", "examples", "hack", "operator", "tests")
 _KINDS = (".md", ".py", ".sh", ".tpl", ".yaml")
 
-_GAP = r"\s+(?:# +)?"  # a citation may go on in the next line, also in that of a comment
+_GAP = r"\s+(?:# +)?"  # a citation may continue in the next line, also that of a comment
 _NUMBERS = rf"\d+(?:(?:,{_GAP}|{_GAP}and{_GAP}|{_GAP}to{_GAP}|[-–])\d+)*"
 _CITATION = re.compile(rf"(?P<document>docs/protocol\.md,{_GAP})?\brules?{_GAP}(?P<numbers>{_NUMBERS})", re.I)
 _LINK = re.compile(r"(?:protocol\.md|\()#rule-(?P<numbers>\d+)")
@@ -28,7 +28,7 @@ _TEST = re.compile(r"`(?P<path>tests/[\w/]+\.py)::(?P<name>\w+)`")
 
 
 class Failure(NamedTuple):
-    """What is wrong and where. The path is relative to the checkout."""
+    """A failure and its place. The path is relative to the checkout."""
 
     path: str
     line: int
@@ -48,7 +48,7 @@ class Rule(NamedTuple):
 
 
 def failures(root: Path) -> list[Failure]:
-    """All that does not agree in the checkout ``root``, by file and line."""
+    """All failures in the checkout ``root``, by file and line."""
     text = (root / PROTOCOL).read_text()
     rules = rules_of(text)
     found = [*_bad_headings(text), *_missing_tests(root, text)]
@@ -102,7 +102,7 @@ def _missing_tests(root: Path, text: str) -> Iterator[Failure]:
 
 
 def _tests(path: Path) -> set[str]:
-    """The names of a file's tests: functions, classes, and classes that a call makes. None where there is no file."""
+    """The names of a file's tests: functions, classes, and classes that a call makes; None if there is no file."""
     names = set[str]()
     for node in ast.parse(path.read_text()).body if path.is_file() else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -122,7 +122,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _bad_citations(path: str, text: str, rules: set[int]) -> Iterator[Failure]:
-    """Citations of rules that do not exist, and those that do not say which document they cite, where no link can."""
+    """Citations of unknown rules, and, where no link is possible, those that do not name the document they cite."""
     for match in [*_CITATION.finditer(text), *_LINK.finditer(text)]:
         line = _line(text, match.start("numbers"))
         for number in map(int, re.findall(r"\d+", match["numbers"])):
@@ -137,7 +137,7 @@ def _line(text: str, position: int) -> int:
 
 
 def main() -> int:
-    """0 where all agree, else 1."""
+    """Check the rules; returns 0 if all agree, else 1."""
     found = failures(ROOT)
     for failure in found:
         print(failure)

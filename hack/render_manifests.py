@@ -1,7 +1,7 @@
-"""Derives what is kept in two places: the chart's copy of the CRDs and manifests/install.yaml.
+"""Generates the chart's copy of the CRDs, and manifests/install.yaml.
 
-``python hack/render_manifests.py`` writes them; ``--check`` writes nothing and exits 1 where one is not current.
-Helm reads nothing outside of a chart, hence the copy; its source is crds/.
+``python hack/render_manifests.py`` writes them; ``--check`` writes nothing and exits 1 if one is not current. Helm
+reads no file outside of a chart, so the chart has a copy of crds/.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ metadata:
     app.kubernetes.io/name: processhub
     pod-security.kubernetes.io/enforce: restricted
 """
-# Labels and comments that are true of a Helm release only.
+# Labels and comments that apply only to a Helm release.
 _OF_HELM = re.compile(
     r"^(?: *(?:app\.kubernetes\.io/managed-by|app\.kubernetes\.io/instance|helm\.sh/chart): .*|# Source: .*)\n", re.M
 )
 
 
 def helm() -> str:
-    """The path of helm, which is built where there is none."""
+    """The path of helm, which is built if there is none."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "testbed")}
     answer = subprocess.run(
         [sys.executable, "-m", "localcluster.tools", "helm"],
@@ -49,19 +49,19 @@ def helm() -> str:
 
 
 def render(*options: str) -> str:
-    """The chart's manifests as text, test hooks left out."""
+    """The chart's manifests as text, without test hooks."""
     command = [helm(), "template", "processhub", str(CHART), "--namespace", NAMESPACE, "--no-hooks", *options]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def install_manifest() -> str:
     """The text of manifests/install.yaml."""
-    # Whoever deletes the manifest deletes the CRDs on purpose; keep is an annotation that only Helm obeys.
+    # Deleting the manifest deletes the CRDs on purpose; only Helm respects the annotation "keep".
     return _HEADER + _OF_HELM.sub("", render("--set", "crds.keep=false"))
 
 
 def write_if_changed(path: Path, text: str, *, check: bool) -> bool:
-    """Whether the file was current already."""
+    """Write the file if its content changed; returns whether it was current already."""
     if path.exists() and path.read_text() == text:
         return True
     if not check:
@@ -72,7 +72,7 @@ def write_if_changed(path: Path, text: str, *, check: bool) -> bool:
 
 
 def main() -> int:
-    """0 when all is current or was written, 1 when --check found a difference."""
+    """Generate the files; returns 0 if all are current or were written, 1 if --check found a difference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file is not current")
     check = bool(parser.parse_args().check)

@@ -1,13 +1,13 @@
-"""Asks hub caches for ids 1 to 4 twice and again after 5 s, and checks what it hears.
+"""Calls the ids 1 to 4 of hub caches twice and again after 5 s, and checks the answers.
 
     kubectl apply -f manifests/examples/40-choke-point.yaml
     python examples/choke-point/choke_point.py [namespace]
 
-Exit code 0 where each id answered the same number from the same member twice, that member is the one its number asks
-for, and another number came after its ttlSeconds.
+Exit code 0 if each id answered the same number from the same member twice, that member is the one of its number, and
+another number came after its ttlSeconds.
 """
 
-# ruff: noqa: T201 - what it says is its result
+# ruff: noqa: T201 - the printed lines are its result
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PATIENCE_SECONDS = 20.0
 
 
 async def ask(hub: Hub) -> dict[str, tuple[int, str]]:
-    """What each id answers, all asked at once: its number and its member."""
+    """Call all ids at once; returns the answer of each: its number and its member."""
     answers = await asyncio.gather(*(hub.call(child_id, {}) for child_id in IDS))
     return {child_id: (answer["value"], answer["member"]) for child_id, answer in zip(IDS, answers, strict=True)}
 
 
 async def another(hub: Hub, child_id: str, number: int) -> tuple[int, str]:
-    """The id's first answer with another number."""
+    """Call the id until it answers with another number; returns that answer."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         answer = await hub.call(child_id, {})
@@ -40,7 +40,7 @@ async def another(hub: Hub, child_id: str, number: int) -> tuple[int, str]:
 
 
 async def main(namespace: str | None) -> None:
-    """Ask, check, print."""
+    """Call, check and print."""
     async with Hub.connect("caches", namespace=namespace) as hub:
         members = sorted(hub.nodes())
         first, began = await ask(hub), time.monotonic()

@@ -1,4 +1,4 @@
-"""Strategies of a user's own, one of each kind."""
+"""A user's own strategies, one of each kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from processhub.strategies import (
 
 
 class ByRegion(Distribution):
-    """Ids that begin with a to m on the first half of the members, all others on the second.
+    """Places ids that begin with a to m on the first half of the members, all others on the second.
 
     A child never leaves its region; within it, members share children by a hash.
     """
@@ -27,7 +27,7 @@ class ByRegion(Distribution):
     respects_load_cap = False  # a region may well have more children than the other
 
     def rank(self, child: Child, members: Sequence[Member]) -> list[str]:
-        """The region's members. An id without a first letter belongs nowhere, which is a mistake of its author's."""
+        """The members of the child's region, best first. Raises ValueError for an id without a first letter."""
         if not child.id[0].isalpha():
             raise ValueError("an id begins with the letter of its region")
         half = (len(members) + 1) // 2
@@ -36,26 +36,26 @@ class ByRegion(Distribution):
 
 
 class OneInThree(Redundancy):
-    """A copy for every three members."""
+    """Keeps one copy for every three members."""
 
     def copies(self, members: Sequence[Member]) -> int:
-        """Of the members that the hub shall have, whether they are ready or not."""
+        """The number of copies, from the members that the hub is to have, whether they are ready or not."""
         return (len(members) + 2) // 3
 
 
 class InRegion(Migration):
-    """State goes along, but for scratch work, which starts afresh; what is tagged ``busy`` is let be."""
+    """Takes state along, except for scratch work, which starts afresh. Children tagged ``busy`` stay for now."""
 
     def way(self, child: Child, move: Move) -> Way:
-        """By the child's tags; a busy one goes where it must."""
+        """The way of the move, by the child's tags. A busy child moves only if the move is not by choice."""
         if "scratch" in child.tags:
             return Way.COLD
         return Way.LATER if "busy" in child.tags and move.by_choice else Way.HOT
 
 
 class AllButOne(Partition):
-    """The hub bears the loss of one member."""
+    """Lets the hub survive the loss of one member."""
 
     def required(self, seen: Seen) -> int:
-        """Of the members that the hub shall have."""
+        """The number of required members, from those that the hub is to have."""
         return seen.wanted - 1

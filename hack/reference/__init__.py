@@ -1,1 +1,1 @@
-"""docs/reference, made from what it describes: CRDs, command line, docstrings, enums, routes, metrics."""
+"""Generates docs/reference from CRDs, command line, docstrings, enums, routes and metrics."""

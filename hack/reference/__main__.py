@@ -1,4 +1,4 @@
-"""Write docs/reference; ``--check`` writes nothing and exits 1 where a page is not current."""
+"""Write docs/reference; ``--check`` writes nothing and exits 1 if a page is not current."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
 SOURCE = ROOT / "operator" / "src" / "processhub"
 _MADE = "<!-- Made by `make docs`; do not edit. -->"
-# Child first: the others point to its workloads.
+# Child comes first, because the other pages link to its workloads.
 _KINDS = ("children", "hubs", "childsets", "registryslices")
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its file's name. Raises NotDescribedError."""
+    """The text of each page by the name of its file. Raises NotDescribedError."""
     package = python.load()
     known: dict[str, str] = {}
     kinds = []
@@ -44,11 +44,13 @@ def _client(package: object) -> str:
     page = python.Page(
         package,
         "Python client",
-        "`pip install ./operator`. How requests, moves and hooks behave is told in [concepts](../concepts.md).",
+        "`pip install ./operator`. [Concepts](../concepts.md) describes how requests, moves and hooks behave.",
     )
-    page.heading("The client", "One object for one hub. Look-ups are local, from a registry that is followed by watch.")
+    page.heading(
+        "The client", "One object for each hub. Look-ups are local, from a registry that a watch keeps up to date."
+    )
     page.classes("client.hub.Hub", "client.sync.SyncHub")
-    page.heading("Results", "What its calls return.")
+    page.heading("Results", "The objects that its calls return.")
     page.classes(
         "client.results.Result",
         "client.results.StopResult",
@@ -60,9 +62,9 @@ def _client(package: object) -> str:
     )
     page.heading(
         "Errors",
-        "Each is a `HubError`, and its message names the object and the remedy. Import `HubError` from `processhub`, "
-        "the others from `processhub.client.errors`. Of a request, only `OutcomeUnknown` and `Timeout` leave open "
-        "whether it was run.",
+        "Each error is a `HubError`, and its message names the object and what to do. Import `HubError` from "
+        "`processhub`, the others from `processhub.client.errors`. Only after `OutcomeUnknown` and `Timeout` may a "
+        "failed request have run.",
     )
     page.errors(("requesterrors", "client.errors"))
     return page.text()
@@ -72,14 +74,14 @@ def _extensions(package: object) -> str:
     page = python.Page(
         package,
         "Extensions in Python",
-        "What to derive python children and strategies of your own from. Handlers of hooks are plain functions, "
+        "The base classes of python children and of your own strategies. Handlers of hooks are plain functions, "
         "entry points of the group `processhub.hooks`: [hooks](../concepts.md#hooks).",
     )
     page.module("actor", "Children")
     page.classes("actor.Actor", "actor.HubHandle")
     page.module("strategies", "Strategies")
     page.classes(*(f"strategies.{name}" for name in ("Distribution", "Redundancy", "Migration", "Partition")))
-    page.heading("What strategies go by", "The arguments of their methods.")
+    page.heading("Arguments of strategies", "The objects that their methods get.")
     page.classes(
         "strategies.Child",
         "strategies.Member",
@@ -96,15 +98,21 @@ def _index(kinds: list[Kind]) -> str:
         (link("kubectl hub", page="cli.md"), "The command line: every verb with its options, and the exit codes."),
         (link("Python client", page="client.md"), "`Hub`, what its calls return, and the errors."),
         (link("Extensions in Python", page="extensions.md"), "`Actor`, and the base classes of strategies."),
-        (link("Reasons and events", page="reasons.md"), "The words that conditions, Events, hooks and results use."),
-        (link("Labels and annotations", page="labels.md"), "What objects carry, and the annotations that are orders."),
-        (link("HTTP and metrics", page="http.md"), "The routes of members and operator, and what they count."),
+        (
+            link("Reasons and events", page="reasons.md"),
+            "The reasons, states and roles in conditions, Events, hooks and results.",
+        ),
+        (
+            link("Labels and annotations", page="labels.md"),
+            "The labels and annotations of objects, and the annotations that are orders.",
+        ),
+        (link("HTTP and metrics", page="http.md"), "The routes and the metrics of members and operator."),
     ]
     return (
         "\n\n".join(
             [
                 "# Reference",
-                "Made from the code by `make docs`: what stands here is what this version does. How the parts work "
+                "Generated from the code by `make docs`, so it describes exactly this version. How the parts work "
                 "together: [concepts](../concepts.md). Values of the chart: "
                 "[charts/processhub](../../charts/processhub). Something to begin with: [examples](../../examples).",
                 table(("page", "description"), rows),
@@ -115,7 +123,7 @@ def _index(kinds: list[Kind]) -> str:
 
 
 def main() -> int:
-    """0 when all is current or was written, 1 otherwise."""
+    """Generate the pages; returns 0 if all are current or were written, else 1."""
     parser = argparse.ArgumentParser(prog="python -m reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is not current")
     check = bool(parser.parse_args().check)

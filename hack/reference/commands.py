@@ -1,6 +1,6 @@
-"""The command line's page, from the typer application.
+"""The page of the command line, from the typer application.
 
-``typer utils docs`` would repeat at each verb the options that all of them have.
+``typer utils docs`` would repeat the options that all verbs have at each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = "kubectl hub"
 
 
 def page() -> str:
-    """Every verb with its arguments and options; what they all have stands once."""
+    """The page: every verb with its arguments and options. Options that all verbs have are listed once."""
     group: Any = typer.main.get_command(app)
     verbs = list(_verbs(group, typer.Context(group, info_name=_NAME)))
     common = [record for record in _options(*verbs[0]) if all(_has(verb, record) for verb in verbs)]
@@ -84,10 +84,10 @@ def _described(parameter: Any, context: Any) -> str:
 
 
 def _has(verb: tuple[Any, Any], record: tuple[str, str]) -> bool:
-    """Whether the verb has this option, whatever its default."""
+    """Whether the verb has this option, with any default."""
     return any(option == record[0] for option, _ in _options(*verb))
 
 
 def _after_colon(docstring: str) -> str:
-    """Of ``Run one command; the exit code: 0 done, …`` the list."""
+    """The list after the colon in a docstring such as ``Run one command; returns the exit code: 0 done, …``."""
     return docstring.partition("the exit code: ")[2]

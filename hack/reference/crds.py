@@ -10,12 +10,12 @@ from reference.markdown import NotDescribedError, code, link, table, words
 
 Schema = dict[str, Any]
 _HEAD = ("field", "type", "default", "allowed", "description")
-# Long enough for a section of its own where it is a field of the spec or the status.
+# Fields of the spec or the status of these types get a section of their own, if they have fields.
 _SECTIONS = ("object", "array")
 
 
 class Kind:
-    """One CRD. ``known``: schemas that another page shows, by their JSON; the link to them."""
+    """One CRD. ``known`` maps schemas that another page shows, as JSON, to the links to them."""
 
     def __init__(self, crd: Schema, known: dict[str, str]) -> None:
         self._names = crd["spec"]["names"]
@@ -28,11 +28,11 @@ class Kind:
 
     @property
     def description(self) -> str:
-        """What it is."""
+        """The description of the kind."""
         return words(self._schema["description"])
 
     def workloads(self) -> dict[str, str]:
-        """What other pages need not repeat: the spec's fields that have fields themselves."""
+        """The schemas that other pages link to: the fields of the spec that have fields themselves."""
         fields = self._schema["properties"]["spec"]["properties"]
         return {
             json.dumps(schema, sort_keys=True): link(f"{self.name} spec.{name}", f"spec.{name}", self.file)
@@ -41,7 +41,7 @@ class Kind:
         }
 
     def page(self) -> str:
-        """All of it."""
+        """The page of the kind."""
         fields = self._schema["properties"]
         parts = [f"# {self.name}", self.description, self._calling(), self._columns()]
         for top in ("spec", "status"):
@@ -54,8 +54,8 @@ class Kind:
         if rules:
             parts += [
                 "## Rules",
-                "Beside types and bounds the API server checks these ([CEL](https://kubernetes.io/docs/reference/"
-                "using-api/cel/)), and answers a manifest that breaks one with the sentence.",
+                "In addition to types and bounds, the API server checks these rules ([CEL](https://kubernetes.io/docs/reference/"
+                "using-api/cel/)). It rejects a manifest that breaks one with the message.",
                 table(("field", "answer", "rule"), rules),
             ]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -148,7 +148,7 @@ def _described(schema: Schema, where: str) -> str:
 
 
 def _fields_of(schema: Schema) -> Schema | None:
-    """The schema itself, or that of its items, where it has fields."""
+    """The schema itself, or that of its items, if it has fields."""
     inner = schema.get("items", schema)
     return inner if inner.get("properties") else None
 

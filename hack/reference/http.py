@@ -21,7 +21,7 @@ _METRICS = {
 
 
 def page(source: Path) -> str:
-    """Of member and operator."""
+    """The page of HTTP routes and metrics, of member and operator."""
     kept_elsewhere = [
         *((f"{name}_total", "counter", "", words(text)) for name, text in members_metrics.COUNTERS.items()),
         *((name, "gauge", "", words(text)) for name, text in members_metrics.GAUGES.items()),
@@ -30,8 +30,8 @@ def page(source: Path) -> str:
         "\n\n".join(
             [
                 "# HTTP and metrics",
-                "What members and operator answer over HTTP. Who may ask a member, what a caller can rely on and which "
-                "errors there are: [requests](../concepts.md#requests).",
+                "The HTTP routes of members and operator. [Requests](../concepts.md#requests) describes who may send "
+                "requests to a member, what a caller can rely on, and the errors.",
                 "## A member's routes",
                 f"On port {PORT} of each member, and of the hub's Service. Errors are RFC 9457 problems.",
                 table(("route", "description"), _routes(source / "agent" / "requests" / "server.py")),
@@ -39,10 +39,10 @@ def page(source: Path) -> str:
                 "`GET /metrics` on the same port.",
                 _metrics_table([*_metrics(source / "agent" / "metrics.py"), *kept_elsewhere]),
                 "## The operator's routes",
-                "Of each replica, the leader and those that stand by.",
+                "On each replica: the leader and the standbys.",
                 table(("route", "description"), _routes(source / "controller" / "lead" / "health.py")),
                 "## The operator's metrics",
-                "`GET /metrics`, of the leader; others have no hubs to tell of.",
+                "`GET /metrics`, on the leader. Standbys have no metrics of hubs.",
                 _metrics_table(_metrics(source / "controller" / "metrics.py")),
             ]
         )
@@ -74,7 +74,7 @@ def _routes(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _metrics(path: Path) -> Iterator[tuple[str, ...]]:
-    """The calls that make a metric with a name and a help text that stand there."""
+    """The calls that make a metric with a literal name and help text."""
     for call in _calls(ast.parse(path.read_text())):
         kind = _METRICS.get(call.func.id) if isinstance(call.func, ast.Name) else None
         if kind is None or not all(isinstance(argument, ast.Constant) for argument in call.args[:2]):
@@ -86,6 +86,6 @@ def _metrics(path: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    """In the order in which they stand."""
+    """The calls in a module, in the order of the source."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     yield from sorted(calls, key=lambda call: (call.lineno, call.col_offset))

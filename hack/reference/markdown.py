@@ -1,4 +1,4 @@
-"""Markdown as GitHub shows it: words, tables, headings."""
+"""Markdown as GitHub shows it: texts, tables, headings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _MARKS = str.maketrans({"<": "&lt;", ">": "&gt;", "*": "\\*"})
 
 
 class NotDescribedError(Exception):
-    """Something that the reference shows has no words of its own; the message says where to write them."""
+    """An item of the reference has no description. The message says where to write it."""
 
 
 def words(text: str) -> str:
-    """A text in Markdown: of its marks only code is meant, in one or two backticks."""
+    """A text in Markdown. Only code in one or two backticks is kept as mark-up; all else is escaped."""
     parts: list[str] = []
     end = 0
     for match in _CODE.finditer(text):

@@ -1,4 +1,4 @@
-"""The pages on Python code, from signatures and docstrings as griffe reads them (nothing is imported)."""
+"""The pages on Python code, from signatures and docstrings as griffe reads them (without imports)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import griffe
 from reference.markdown import NotDescribedError, code, link, prose, table, words
 
 _WIDTH = 100  # of a signature's line
-_OURS = ("Hub.attached", "Hub.close_requests")  # for other parts of the package
+_OURS = ("Hub.attached", "Hub.close_requests")  # public only for other parts of the package
 
 
 class Page:
-    """A page that is put together from classes and texts."""
+    """A page made from classes and texts."""
 
     def __init__(self, package: Any, title: str, intro: str) -> None:
         self._package = package
@@ -68,7 +68,7 @@ def _class(item: Any, name: str) -> list[str]:
         if _is_shown(member)
         and member.is_function
         and f"{name}.{member.name}" not in _OURS
-        and not _docstring(member).startswith("As ``")  # told where it points to
+        and not _docstring(member).startswith("See ``")  # described at the member that it refers to
     ]
     if len(methods) > 3:
         rows = [
@@ -92,7 +92,7 @@ def _members(item: Any) -> list[Any]:
 
 
 def _importable(item: Any, name: str) -> str:
-    """The module that users import it from: the package itself, or one whose ``__all__`` has it."""
+    """The module that users import the class from: the package itself, or a module that has it in ``__all__``."""
     package = item.package
     if name in (package.exports or ()):
         return "processhub"
@@ -105,13 +105,13 @@ def _is_shown(member: Any) -> bool:
 
 
 def _is_attribute(member: Any) -> bool:
-    """Public data, properties among them; what a constructor only passes on has no type of its own."""
+    """Whether a member is public data or a property. Data that a constructor only stores has no type of its own."""
     return bool(member.is_attribute and (member.annotation is not None or member.docstring is not None))
 
 
 def _attribute(member: Any, described: bool) -> tuple[str, ...]:
     text = _one_line(member.docstring.value) if member.docstring else ""
-    # What a constructor sets is no default to choose.
+    # A value that a constructor sets is not a default for users to change.
     default = code(str(member.value)) if "class-attribute" in member.labels and member.value is not None else ""
     row = (code(member.name), code(str(member.annotation)) if member.annotation else "", default)
     return (*row, text) if described else row

@@ -1,4 +1,4 @@
-"""The pages of reasons, events, states and roles, and of labels and annotations: from the text under each word."""
+"""The pages of reasons, events, states and roles, and of labels and annotations, from the texts below the values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import griffe
 
 from reference.markdown import NotDescribedError, code, prose, table, words
 
-# The enum, and the heading it gets.
+# Each enum and its heading.
 _ENUMS = (
     ("api.reasons.Reason", "Reasons of conditions"),
     ("api.reasons.GroupReason", "Reasons of Hubs and ChildSets"),
@@ -22,11 +22,11 @@ _ENUMS = (
 
 
 def page(package: Any) -> str:
-    """All of them."""
+    """The page of reasons, events, states, roles and restart policies."""
     parts = [
         "# Reasons and events",
-        "The fixed words that conditions, Events, hooks, statuses and results use. A program may rely on them; the "
-        "sentence beside a reason is for people and may change.",
+        "The fixed values in conditions, Events, hooks, statuses and results. Programs may rely on them. The "
+        "message beside a reason is for people and may change.",
     ]
     for path, title in _ENUMS:
         enum = package[path]
@@ -36,12 +36,12 @@ def page(package: Any) -> str:
 
 
 def labels(package: Any) -> str:
-    """The labels and annotations, from the constants that hold their names."""
+    """The page of labels and annotations, from the constants that hold their names."""
     module = package["api.naming"]
     parts = [
         "# Labels and annotations",
-        "What ProcessHub puts on objects, and the annotations by which it takes orders. Orders are written by "
-        "`kubectl hub` and the client, or by hand; all else is written by machines.",
+        "The labels and annotations of objects, and the annotations by which ProcessHub takes orders. Orders are "
+        "written by `kubectl hub`, by the client, or by hand. All others are written by machines.",
     ]
     for prefix, title in (("LABEL_", "Labels"), ("ANNOTATION_", "Annotations")):
         members = [member for name, member in module.members.items() if name.startswith(prefix) and not member.is_alias]

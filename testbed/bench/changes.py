@@ -1,4 +1,4 @@
-"""How soon Child.status, Hub.status and the slices tell of a change: a start, a crash, a stop."""
+"""How soon a change (a start, a crash, a stop) appears in Child.status, Hub.status and the slices."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from processhub.registry.grammar import parse_report
 
 _CHANGES = 20  # of each sort
 _GOAL_SECONDS = 1.0
-# What one of the three says of the child: the pid that runs, 0 for one that does not run.
+# The pid that one of the three objects shows for the child, 0 for a child that does not run.
 Saying = Callable[[], int]
 
 
 @dataclass
 class Told:
-    """What the watches of one namespace say of child ``name``; None where there is nothing about it."""
+    """The state of child ``name`` as the watches of one namespace show it; None if there is nothing about it."""
 
     name: str
     child: Child | None = None
@@ -40,7 +40,7 @@ class Told:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def by_child(self) -> int:
-        """Child.status: the pid, where the condition Ready agrees."""
+        """Return the pid in Child.status if the condition Ready agrees."""
         if self.child is None:
             return 0
         ready = find_condition(self.child.status.conditions, "Ready")
@@ -49,20 +49,20 @@ class Told:
         return self.child.status.nodes[0].pid
 
     def by_hub(self) -> int:
-        """Hub.status.registry."""
+        """Return the pid in Hub.status.registry."""
         entries = self.hub.status.registry if self.hub else ()
         nodes = next((entry.nodes for entry in entries if entry.id == self.name), ())
         return nodes[0].pid if nodes and nodes[0].state == "Running" else 0
 
     def by_slices(self) -> int:
-        """The slices' status."""
+        """Return the pid in the slices' status."""
         texts = [item.status.entries[self.name] for item in self.slices.values() if self.name in item.status.entries]
         reports = [parse_report(text) for text in texts]
         return next((report.pid for report in reports if report.state == "Running"), 0)
 
 
 async def tell(lab: Lab, kind: Kind) -> Sequence[Value]:
-    """Make changes one after the other on an idle hub; the seconds until each object says what is so."""
+    """Make changes one after the other on an idle hub; the seconds until each object shows the change."""
     took: dict[str, list[float]] = {}
     async with lab.connected() as client, lab.namespace() as namespace:
         await lab.make_hub(client, namespace, "bench")

@@ -1,4 +1,4 @@
-"""All figures by name, in the order in which they are measured."""
+"""The list of all figures by name, in the order in which they are measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Run = Callable[[Lab], Awaitable[Sequence[Value]]]
 
 @dataclass(frozen=True)
 class Figure:
-    """``run`` measures once; what it needs and leaves is its own affair. ``cluster``: it needs a cluster."""
+    """A figure. ``run`` measures it once and cleans up after itself. ``cluster``: it needs a cluster."""
 
     name: str
     title: str
@@ -78,7 +78,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),
     Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
 )
-# Half an hour: only where they are asked for by name.
+# These take half an hour, so they are measured only when named.
 STRESS: tuple[Figure, ...] = tuple(
     _stress(members, count, combination) for members, count in stress.SIZES for combination in stress.COMBINATIONS
 )
@@ -86,9 +86,9 @@ BY_NAME = {figure.name: figure for figure in (*FIGURES, *STRESS)}
 
 
 def chosen(only: str) -> list[Figure]:
-    """The figures whose name is in the comma-separated list or begins with one of its words; FIGURES where it is empty.
+    """The figures whose name is in the comma-separated list or begins with one of its items; FIGURES if it is empty.
 
-    Raises ValueError with the names there are.
+    Raises ValueError with the known names.
     """
     if not only:
         return list(FIGURES)

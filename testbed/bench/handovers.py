@@ -1,4 +1,4 @@
-"""The figure of moves with state: all children of one member go to another, while they are asked all the time."""
+"""The figure of moves with state: all children of one member go to another, while they get requests all the time."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Keeper(Actor):
 
 
 async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
-    """Turn the weights of two members round: every child moves with its state.
+    """Swap the weights of two members: every child moves with its state.
 
-    Each answer is the number of requests that its child has answered, so a state that was lost shows, and a request
-    that was run twice.
+    Each answer is the number of requests that its child has answered. So a lost state shows, and so does a request that
+    was run twice.
     """
     async with lab.connected() as client, lab.namespace() as namespace:
         code = ("-n", namespace, "create", "configmap", "code", f"--from-literal=keeper.py={_MODULE}")

@@ -33,7 +33,7 @@ class BenchError(Exception):
 
 
 class Lab:
-    """A cluster with the operator, brought up when a figure first asks for it."""
+    """A cluster with the operator, brought up when a figure first needs it."""
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
@@ -53,18 +53,18 @@ class Lab:
             await asyncio.to_thread(local.down, self._cluster.layout)
 
     async def faults(self) -> Faults:
-        """Of this cluster's nodes and pods."""
+        """The faults of this cluster's nodes and pods."""
         return Faults((await self.cluster()).layout.kubelet_root)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Client]:
-        """The API server, as the administrator."""
+        """A client of the API server, as the administrator."""
         async with Client(read_kubeconfig((await self.cluster()).kubeconfig).client_config()) as client:
             yield client
 
     @asynccontextmanager
     async def namespace(self) -> AsyncIterator[str]:
-        """A namespace of one figure's own, gone after it: what it leaves would weigh on the next."""
+        """A namespace for one figure, deleted afterwards so that its objects do not affect the next figure."""
         cluster, name = await self.cluster(), f"bench-{secrets.token_hex(3)}"
         await asyncio.to_thread(cluster.kubectl, "create", "namespace", name)
         try:

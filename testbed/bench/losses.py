@@ -36,7 +36,7 @@ async def lose_member(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
 
 
 async def promote(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
-    """The same where each child has a passive copy, until all that were active there are so and Running elsewhere."""
+    """Cut the power of a member's node, where each child has a passive copy; ends when active ones run elsewhere."""
     name = f"detection to promoted (about {round(count / 3, -2):,.0f} active copies lost)"
     return await _lose(lab, count, kind, name, 1, redundancy=_STANDBY)
 
@@ -81,7 +81,7 @@ async def _lose(lab: Lab, count: int, kind: Kind, name: str, goal: float, **spec
 
 
 async def victim(client: Client, hub: HubObject) -> tuple[str, str]:
-    """A member and its node, one that runs no operator: that one's loss is another figure."""
+    """A member and its node. The node runs no operator, because the loss of an operator is another figure."""
     pods, _ = await client.list(PODS, OPERATOR_NAMESPACE)
     taken = {pod.spec.node_name for pod in pods if isinstance(pod, Pod)}
     for member in hub.status.members:

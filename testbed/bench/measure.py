@@ -13,7 +13,7 @@ Better = Literal["lower", "higher"]
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was measured, once a run; ``goal`` is the issue's, None where there is none."""
+    """One measured value with a sample for each run; ``goal`` is the issue's, None if there is none."""
 
     name: str
     unit: str
@@ -23,19 +23,19 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def median(self) -> float:
-        """Of the samples."""
+        """The median of the samples."""
         return median(self.samples)
 
     @property
     def met(self) -> bool | None:
-        """Whether the median meets the goal; None without one."""
+        """Whether the median meets the goal; None without a goal."""
         if self.goal is None:
             return None
         return self.median <= self.goal if self.better == "lower" else self.median >= self.goal
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a figure came to: its values, or the sentence that says why there are none."""
+    """The outcome of a figure: its values, or the message that explains why there are none."""
 
     figure: str
     title: str
@@ -45,7 +45,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile. Raises ValueError where there are no samples."""
+    """The nearest-rank percentile. Raises ValueError if there are no samples."""
     if not samples:
         raise ValueError("no samples")
     ordered = sorted(samples)

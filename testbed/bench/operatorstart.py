@@ -1,4 +1,4 @@
-"""The figure of the operator's start: from the process's start to its first plan, and the memory it took."""
+"""The figure of the operator's start: from the start of the process to its first plan, and the memory it took."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LEAD_SECONDS = 60
 
 
 async def start(lab: Lab, count: int) -> Sequence[Value]:
-    """Start an operator process where ``count`` python children run, the installed operators having gone."""
+    """Start an operator process beside ``count`` running python children; the installed operators are scaled away."""
     cluster = await lab.cluster()
     async with lab.connected() as client, lab.namespace() as namespace:
         await lab.make_hub(client, namespace, "bench", members={"replicas": 3})
@@ -48,7 +48,7 @@ async def start(lab: Lab, count: int) -> Sequence[Value]:
 
 @asynccontextmanager
 async def _without_operator(cluster: Cluster) -> AsyncIterator[None]:
-    """The installed operator scaled away inside the block, its Lease free."""
+    """The installed operator is scaled away inside the block, and its Lease is free."""
 
     async def kubectl(*arguments: str) -> str:
         return await asyncio.to_thread(cluster.kubectl, "-n", NAMESPACE, *arguments)
@@ -71,7 +71,7 @@ async def _until(ask: Callable[[], Awaitable[str]], good: Callable[[str], bool],
 
 
 async def _first_plan(cluster: Cluster, namespace: str) -> tuple[float, float]:
-    """``(seconds, MiB)``: when its own metrics count a plan, and its peak memory then."""
+    """Wait until the operator's own metrics count a plan; returns ``(seconds, MiB)``, with its peak memory then."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What processes of this machine have used."""
+"""The memory that processes of this machine have used."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def snapshot(count: int, members: int, hub: str = "hub") -> HubSnapshot:
 
 
 def placed(before: HubSnapshot, step: Plan) -> HubSnapshot:
-    """The snapshot with what a first plan placed on record."""
+    """The snapshot with a first plan's placements on record."""
     record = {
         child_id: (OnRecord(member, entry),)
         for member, entries in step.entries.items()
@@ -88,9 +88,9 @@ def _timed(given: HubSnapshot) -> tuple[Plan, float]:
 
 
 def moves(count: int = 100_000, hubs: int = 10, sizes: Iterable[int] = (3, 10, 100)) -> Sequence[Value]:
-    """How many children a join moves, over 1/(n + 1) of them; the mean over hubs of different names.
+    """How many children a join moves, relative to 1/(n + 1) of them; the mean over hubs of different names.
 
-    One hub alone differs by chance: by 3 % where a hundredth of 100,000 children moves.
+    A single hub differs by chance: by 3 % if a hundredth of 100,000 children moves.
     """
     values = []
     for size in sizes:

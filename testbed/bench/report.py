@@ -30,8 +30,9 @@ def markdown(outcomes: Sequence[Outcome], machine: Mapping[str, str], command: s
     missed += [f"- {outcome.title}: not measured. {outcome.failed}" for outcome in outcomes if outcome.failed]
     return f"""# Benchmarks
 
-Made by `{command}`; don't edit the tables by hand. Medians of the runs that stand beside them, all in one go, on the
-local cluster: control plane, operator, members, children and the measuring client share the machine.
+Made by `{command}`; don't edit the tables by hand. The values are medians; the runs are beside them. All
+were measured in one go on the local cluster. Control plane, operator, members, children and the measuring client share
+the machine.
 
 | | |
 |---|---|

@@ -1,4 +1,4 @@
-"""Figures of starting children: many at once beside the plain creation of as many objects, and one at a time."""
+"""Figures of starting children: many at once compared with the plain creation of as many objects, and one at a time."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ APART_SECONDS = 1.0  # so that the budget of writes to one slice is never used u
 
 
 def specs(count: int, kind: Kind, stem: str = "child") -> list[dict[str, Any]]:
-    """Specs to start."""
+    """Specs of children to start."""
     return [{"id": f"{stem}-{index}", **_WORKLOADS[kind]} for index in range(count)]
 
 
 async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
-    """Start ``count`` children with one call, and create as many objects that nobody acts on.
+    """Start ``count`` children with one call, and create as many objects that no operator acts on.
 
-    Plain creation is the same client with the same specs on a hub that is paused: the same objects, checks and
-    requests, and the operator leaves them alone.
+    Plain creation uses the same client and the same specs on a paused hub: the objects, checks and requests are the
+    same, and the operator leaves them alone.
     """
     wanted = specs(count, kind)
     async with lab.connected() as client, lab.namespace() as namespace:
@@ -76,7 +76,7 @@ _NAMED = ("children", "children/status", "registryslices", "registryslices/statu
 
 
 async def start_one(lab: Lab, kind: Kind) -> Sequence[Value]:
-    """From the call until the client's registry says Running, one after the other on an idle hub."""
+    """Start children one after the other on an idle hub; each time counts until the client's registry shows Running."""
     took: list[float] = []
     async with lab.connected() as client, lab.namespace() as namespace:
         await lab.make_hub(client, namespace, "bench")
@@ -108,7 +108,7 @@ def _check(errors: dict[str, Any], wanted: int, started: int) -> None:
 
 
 async def all_ready(client: Client, namespace: str, count: int) -> None:
-    """Until ``count`` Child objects of hub bench have Ready=True; begun when all run: it would disturb that."""
+    """Wait until ``count`` Child objects of hub bench have Ready=True. To call when all run, so as not to disturb."""
     ready: set[str] = set()
     done = asyncio.Event()
 

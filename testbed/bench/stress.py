@@ -1,6 +1,6 @@
-"""Combinations of strategies by number of members and children: what they take to start, to survive a loss, to share.
+"""Combinations of strategies by number of members and children: how long they take to start, recover and share.
 
-For docs/operations.md: the settings of a Hub must leave room for what is measured here.
+The results are for docs/operations.md: the settings of a Hub must leave room for what is measured here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from processhub.client.session import Session
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import HUBS
 
-# Short names, as the figures and the table have them, and what they stand for in a Hub's spec.
+# Short names, as in the figures and the table, and the Hub's spec for each.
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "hash": {},
     "handover": {"migration": {"strategy": "HotSwap"}, "partitionTolerance": {"strategy": "MajorityQuorum"}},
@@ -96,7 +96,7 @@ async def _join(lab: Lab, client: Client, namespace: str, members: int) -> float
 
 
 async def _settled(session: Session, count: int, copies: int, welcome: Callable[[str], bool]) -> None:
-    """Until ``count`` children are on record, each with as many running copies, one of them active, where welcome."""
+    """Wait until ``count`` children have ``copies`` running copies on welcome members, one of them active."""
     missing: set[str] = set()
     done = asyncio.Event()
 
@@ -128,6 +128,6 @@ async def _settled(session: Session, count: int, copies: int, welcome: Callable[
 
 
 async def _highest_member(faults: Faults, namespace: str) -> float:
-    """MiB, the most that the processes of a member had together."""
+    """The most memory in MiB that the processes of one member had together."""
     pods = [pod["pod"] for pod in await faults.pods() if pod["pod"].startswith(f"{namespace}/")]
     return max([sum(highest_rss(pid) for pid in await faults.pids(pod)) for pod in pods])

@@ -1,1 +1,1 @@
-"""``make demo``: the main job, told on a real API server with real output."""
+"""``make demo``: shows the main job on a real API server with real output."""

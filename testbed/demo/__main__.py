@@ -1,4 +1,4 @@
-"""``python -m demo``: bring a cluster up, install, tell the story, leave it up."""
+"""``python -m demo``: bring a cluster up, install the operator, run the story, and keep the cluster up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def _demo(ground: Ground) -> None:
     print(f"Bringing up a Kubernetes cluster {ground.where} …", flush=True)
     await ground.up()
     stage = Stage(ground.environment, str(CHECKOUT))
-    # Slate and operator at once: the first takes as long as the pods of an earlier run take to end.
+    # Remove an earlier run and install the operator at once: the former waits until the earlier run's pods have ended.
     print("Installing the operator …", flush=True)
     begun = time.monotonic()
     await asyncio.gather(
@@ -46,26 +46,26 @@ async def _demo(ground: Ground) -> None:
 
 
 def main() -> int:
-    """The command line; 0 where all was as told."""
+    """The command line; returns 0 if every check of the story held."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--cluster", choices=("kind", "local"), default="", help="default: kind where it is at hand")
+    parser.add_argument("--cluster", choices=("kind", "local"), default="", help="default: kind if it is available")
     begun = time.monotonic()
     ground = choose(parser.parse_args().cluster)
     try:
         asyncio.run(_demo(ground))
     except NotAsToldError as error:
-        print(f"\ndemo: not as told: {error}", file=sys.stderr)
+        print(f"\ndemo: a check failed: {error}", file=sys.stderr)
         stops = f"{ground.next_steps[1]} stops it"
-        print(f"the cluster is left up: kubectl -n demo get hubs,children,events; {stops}", file=sys.stderr)
+        print(f"the cluster stays up: kubectl -n demo get hubs,children,events; {stops}", file=sys.stderr)
         return 1
     except (*_EXPECTED, TimeoutError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ndemo: interrupted; the cluster is left up, {ground.next_steps[1]} stops it", file=sys.stderr)
+        print(f"\ndemo: interrupted; the cluster stays up, {ground.next_steps[1]} stops it", file=sys.stderr)
         return 130
     print(_NEXT.format(begin=ground.next_steps[0], end=ground.next_steps[1]))
-    print(f"\nAll as told, in {time.monotonic() - begun:.0f} s.")
+    print(f"\nAll checks of the demo passed, in {time.monotonic() - begun:.0f} s.")
     return 0
 
 

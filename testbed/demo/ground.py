@@ -1,4 +1,4 @@
-"""What the story needs of the cluster that it is told on: the local one or kind."""
+"""The cluster under the demo's story: the local one or kind."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ NAMESPACE = "demo"
 
 
 class Ground(Protocol):
-    """A cluster; ``environment`` is what a command needs to work on it, ``where`` and ``next_steps`` are for people."""
+    """A cluster; ``environment`` is for commands that work on it; ``where`` and ``next_steps`` are texts for people."""
 
     where: str
     next_steps: tuple[str, str]  # to work on it, and to end it
     environment: dict[str, str]
 
     async def up(self) -> None:
-        """Bring it up; says how it goes."""
+        """Bring the cluster up and print the progress."""
 
     async def install(self) -> None:
         """Install the operator by its manifest; returns when it is ready."""
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
-        """A command that kills the pod's main process by SIGKILL, as a user would type it; and what does it."""
+        """A command that kills the pod's main process by SIGKILL, as a user would type it, and its function."""
 
     def process(self, pod: str, pid: int) -> str:
         """The command line of a process in a pod, by the pid of the registry. Raises NotAsToldError."""
@@ -53,7 +53,7 @@ class LocalGround:
         self._cluster: Cluster | None = None
 
     async def up(self) -> None:
-        """Bring it up."""
+        """Bring the cluster up."""
         begun = time.monotonic()
         self._cluster = await asyncio.to_thread(local.up)
         self.environment = self._cluster.environment()
@@ -62,17 +62,17 @@ class LocalGround:
         )
 
     async def install(self) -> None:
-        """As a user would, by kubectl."""
+        """Install the operator with kubectl, as a user would."""
         await asyncio.to_thread(install.apply_manifest, self._up.kubectl)
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
-        """By the process kubelet's word."""
+        """Find the main process through the process kubelet."""
         pods = await Faults(self._up.layout.kubelet_root).pods()
         pid = next(found["containers"]["agent"]["pid"] for found in pods if found["pod"] == f"{NAMESPACE}/{pod}")
         return f"kill -9 {pid}", lambda: os.kill(pid, 9)
 
     def process(self, pod: str, pid: int) -> str:
-        """From this machine's /proc."""
+        """Read the command line from this machine's /proc."""
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 return _words(file.read())
@@ -95,7 +95,7 @@ class KindGround:
         self.environment: dict[str, str] = {}
 
     async def up(self) -> None:
-        """Bring it up, with the operator's image."""
+        """Bring the cluster up, with the operator's image."""
         print(f"  kind cluster {await asyncio.to_thread(kind.up, start_dockerd=False)}", flush=True)
         tag = kind.default_image()
         print(f"  image {await asyncio.to_thread(image.build, tag, '')}", flush=True)
@@ -104,7 +104,7 @@ class KindGround:
         self.environment = {**os.environ, "KUBECONFIG": str(kind.kubeconfig()), "PATH": path}
 
     async def install(self) -> None:
-        """As a user would, by kubectl."""
+        """Install the operator with kubectl, as a user would."""
 
         def kubectl(*arguments: str) -> str:
             try:
@@ -115,7 +115,7 @@ class KindGround:
         await asyncio.to_thread(install.apply_manifest, kubectl)
 
     async def main_process(self, pod: str) -> tuple[str, Callable[[], None]]:
-        """In its node's /proc: from inside its container nobody can kill process 1."""
+        """Find the main process in its node's /proc, because process 1 can't be killed from inside its container."""
         node = _run(
             ("kubectl", "-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"), self.environment
         )
@@ -131,13 +131,13 @@ class KindGround:
         return " ".join(command), kill
 
     def process(self, pod: str, pid: int) -> str:
-        """From the /proc of the pod."""
+        """Read the command line from the /proc of the pod."""
         command = ("kubectl", "-n", NAMESPACE, "exec", pod, "--", "cat", f"/proc/{pid}/cmdline")
         return _words(_run(command, self.environment).encode())
 
 
 def choose(name: str) -> Ground:
-    """The ground of that name (kind, local); where it is empty, kind if Docker runs and its node image is at hand."""
+    """The ground of that name (kind, local). If it is empty: kind if Docker runs and its node image is available."""
     if name == "kind" or (not name and docker.state() is docker.Daemon.ANSWERS and nodeimage.at_hand()):
         return KindGround()
     return LocalGround()

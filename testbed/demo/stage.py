@@ -1,4 +1,4 @@
-"""Where the story is told: a command as a user would type it, its real output, a sentence of what it means."""
+"""The output of the demo: a command as a user would type it, its real output, a sentence that explains it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BOLD, _DIM, _GREEN, _OFF = "\033[1m", "\033[2m", "\033[32m", "\033[0m"
 
 
 class NotAsToldError(Exception):
-    """Something is not as the story says; the message names it and where to look."""
+    """A check of the story failed; the message names what is different and where to look."""
 
 
 class Stage:
@@ -31,18 +31,18 @@ class Stage:
         self._print(f"\n{self._styled(_BOLD, f'{self._chapter}. {title}')}")
 
     def means(self, sentence: str) -> None:
-        """What the output above means."""
+        """Print the meaning of the output above."""
         mark = self._styled(_GREEN, "=>")
         self._print(f"{mark} " + textwrap.fill(sentence, _WIDTH - 3, subsequent_indent="   "))
 
     def type(self, command: str) -> None:
-        """Show a command without running it: the caller does what it says."""
+        """Show a command without running it; the caller does its work."""
         self._print(f"{self._styled(_BOLD, '$')} {self._styled(_BOLD, command)}")
 
     async def run(self, command: str, *, fails: bool = False, head: int = 0) -> str:
-        """Show a command, run it by bash, show its output (with ``head`` only so many lines); the output.
+        """Show a command, run it by bash, show its output (with ``head`` only so many lines) and return it.
 
-        Raises NotAsToldError where its exit code is not as expected (not 0 with ``fails``).
+        Raises NotAsToldError if its exit code is not as expected (not 0 with ``fails``).
         """
         self.type(command)
         code, output = await self._execute(command)
@@ -56,7 +56,7 @@ class Stage:
         return output
 
     async def quietly(self, command: str) -> str:
-        """Run a command unseen; its output. Raises NotAsToldError with what it said where it fails."""
+        """Run a command without showing it and return its output. Raises NotAsToldError with its output if it fails."""
         code, output = await self._execute(command)
         if code != 0:
             raise NotAsToldError(f"{command}: {output.strip()}")

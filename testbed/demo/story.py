@@ -1,4 +1,4 @@
-"""The story, chapter by chapter. Each checks what it tells; NotAsToldError where it is not so."""
+"""The demo's story, chapter by chapter. Each chapter checks its claims and raises NotAsToldError if one fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Story:
         self._stage, self._ground = stage, ground
 
     async def tell(self) -> None:
-        """All of it. Raises NotAsToldError."""
+        """Run all chapters. Raises NotAsToldError."""
         await self.apply()
         async with self._watching("my-hub") as hub, self._watching("mover") as mover:
             await self.registry(hub)
@@ -43,7 +43,7 @@ class Story:
         return watching(hub, NAMESPACE, self._ground.environment["KUBECONFIG"])
 
     async def apply(self) -> None:
-        """Hubs and children from manifests."""
+        """Apply hubs and children from manifests."""
         stage = self._stage
         stage.chapter("Hubs and children from plain manifests")
         await stage.run(f"cd manifests/examples && kubectl -n {NAMESPACE} apply {_FILES}", head=4)
@@ -52,7 +52,7 @@ class Story:
         stage.means("Three hubs. A hub is a StatefulSet of member pods; its children are processes inside them.")
 
     async def registry(self, hub: Watch) -> None:
-        """12 children by consistent hashing, 2 guided; who asks where."""
+        """Place 12 children by consistent hashing and 2 guided ones, and ask where they run."""
         stage = self._stage
         stage.chapter("Who runs where: the registry")
         await stage.run(f"kubectl -n {NAMESPACE} get children --field-selector spec.hub=my-hub")
@@ -71,13 +71,13 @@ class Story:
         )
         output = await stage.run(f"kubectl hub where worker-7 -n {NAMESPACE}")
         place = places["worker-7"]
-        _check(place.member in output and str(place.pid) in output, "`where` does not say what the slices say")
+        _check(place.member in output and str(place.pid) in output, "`where` differs from the slices")
         stage.means(
             f"One look-up names member, node and pid. The pid is real: {self._ground.process(place.member, place.pid)}"
         )
 
     async def kill_with_move(self, mover: Watch) -> None:
-        """SIGKILL for a member whose hub says onRestart: Move."""
+        """Kill a member of a hub with onRestart: Move by SIGKILL."""
         stage = self._stage
         stage.chapter("kill -9 a member; its hub says onRestart: Move")
         await stage.run(f"kubectl hub list --hub mover -n {NAMESPACE}")
@@ -103,10 +103,12 @@ class Story:
         _check(all(now.get(child_id) == place for child_id, place in others.items()), f"a join moved others: {now}")
         await self._until_events(f"involvedObject.name={ids[0]},reason=Moved", 2)
         await stage.run(f"kubectl hub explain {ids[0]} -n {NAMESPACE}")
-        stage.means(f"{victim} came back and took {again} again: a joiner gets its share, and nothing else moves.")
+        stage.means(
+            f"{victim} came back and took {again} again: a member that joins gets its share, and nothing else moves."
+        )
 
     async def kill_with_hold(self, hub: Watch) -> None:
-        """SIGKILL for a member whose hub holds, the default."""
+        """Kill a member of a hub with Hold, the default, by SIGKILL."""
         stage = self._stage
         stage.chapter("kill -9 a member; its hub has the default, onRestart: Hold")
         before = hub.places()
@@ -132,9 +134,9 @@ class Story:
         )
 
     async def scale(self, hub: Watch) -> None:
-        """A fourth member."""
+        """Add a fourth member."""
         stage = self._stage
-        stage.chapter("Scale from 3 to 4: first ask what would move, then do it")
+        stage.chapter("Scale from 3 to 4: first show what would move, then do it")
         plan = f"kubectl hub plan --add 1 --hub my-hub -n {NAMESPACE}"
         foretold = json.loads(await stage.quietly(f"{plan} -o json"))
         await stage.run(plan)
@@ -150,19 +152,19 @@ class Story:
         await stage.run(f"kubectl hub members --hub my-hub -n {NAMESPACE}")
         after = hub.places()
         moved = _moved(before, after)
-        _check(moved == expected, f"the plan foretold {expected}, but this moved: {moved}")
+        _check(moved == expected, f"the plan predicted {expected}, but this moved: {moved}")
         _check(set(moved.values()) <= {"my-hub-3"}, f"children moved elsewhere than onto my-hub-3: {moved}")
         kept = {child_id: place for child_id, place in before.items() if child_id not in moved}
         _check(all(after[child_id] == place for child_id, place in kept.items()), "a child that stayed was restarted")
         share = len(before) / 4
         stage.means(
-            f"{len(moved)} of {len(before)} moved, all onto my-hub-3, just those that the plan named "
-            f"(an even share is {share:g}); the other {len(kept)} kept running. From the command to the "
-            f"registry right: {took / 1000:.1f} s, the new pod's start included."
+            f"{len(moved)} of {len(before)} moved, all to my-hub-3, exactly those that the plan named "
+            f"(an even share is {share:g}); the other {len(kept)} kept running. The registry was right "
+            f"{took / 1000:.1f} s after the command, including the new pod's start."
         )
 
     async def without_mapping(self) -> None:
-        """A guided child that names no member."""
+        """Create a guided child that names no member."""
         stage = self._stage
         stage.chapter("A mistake: a child of a Guided hub that names no member")
         await stage.run(_BASH_HERE)
@@ -175,7 +177,7 @@ class Story:
             f"kubectl hub start nowhere-2 --hub guided -n {NAMESPACE} --exec -- sleep 60", fails=True
         )
         _check("nowhere-2" in refused, "the refusal should name the child")
-        stage.means("The object says what is missing and what to write; the command line refuses before it writes.")
+        stage.means("The object names what is missing and what to write; the command line rejects it before it writes.")
 
     async def _check_alive(self, watch: Watch, places: Places) -> None:
         for child_id, place in places.items():
@@ -184,7 +186,7 @@ class Story:
             except NotAsToldError:
                 if watch.places().get(child_id) == place:
                     raise
-                # It has moved on since: a member that is back takes its share.
+                # The child has moved since: a member that is back takes its share.
 
     async def _kill(self, watch: Watch, member: str, right: Callable[[Places], bool], what: str) -> float:
         command, kill = await self._ground.main_process(member)
@@ -194,9 +196,9 @@ class Story:
         return await watch.until(right, what, since=begun, within=45)
 
     async def _share_again(self, watch: Watch, member: str, ids: list[str]) -> str:
-        """Wait until the member that came back has its children; which of them, in words.
+        """Wait until the returned member has its children; returns a text that names them.
 
-        Those that only the load cap had put there stay where they are now.
+        Children that were there only because of the load cap stay where they are now.
         """
 
         def returned(now: Places) -> list[str]:
@@ -212,7 +214,7 @@ class Story:
         return f"exactly these {len(ids)}"
 
     async def _until_events(self, selector: str, count: int) -> None:
-        """Events are posted after the fact: wait until so many are there."""
+        """Wait until so many Events exist, because Events are posted after the fact."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             found = await self._stage.quietly(f"kubectl -n {NAMESPACE} get events --field-selector {selector} -o name")
@@ -222,7 +224,7 @@ class Story:
 
 
 def _moved(before: Places, after: Places) -> dict[str, str]:
-    """The new member of each child that has another than before."""
+    """The new member of each child whose member has changed."""
     return {
         child_id: place.member
         for child_id, place in after.items()

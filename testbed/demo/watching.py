@@ -1,4 +1,4 @@
-"""A hub's registry, followed by watch: who runs what, and how long until that was so."""
+"""A hub's registry, followed by watch: which member runs which child, and how long until that was so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processhub.client.session import Session, connected, find_hub
 
 @dataclass(frozen=True)
 class Place:
-    """Where a child runs, by the member's own word."""
+    """The place of a child, as its member reports it."""
 
     member: str
     pid: int
@@ -42,7 +42,7 @@ class Watch:
     async def until(self, right: Callable[[Places], bool], what: str, *, since: float, within: float) -> float:
         """The milliseconds from ``since`` (time.perf_counter) until the registry was right, seen as it changed.
 
-        Raises NotAsToldError where that is not within so many seconds.
+        Raises NotAsToldError if that takes more than so many seconds.
         """
         done = asyncio.get_running_loop().create_future()
 

@@ -23,12 +23,12 @@ from processhub import __version__
 _OPERATOR = CHECKOUT / "operator"
 _LOCKS = (_OPERATOR / "requirements.lock", _OPERATOR / "image" / "build.lock")
 _CONTEXT = ("Dockerfile", "requirements.lock", "image", "src")
-# What a wheel may be made for: CPython 3.11 on glibc 2.28 or older, x86-64.
+# Platforms of a wheel that may be used: CPython 3.11 on glibc 2.28 or older, x86-64.
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)] + ["manylinux2014_x86_64"]
 
 
 def build(tag: str, base: str) -> str:
-    """Build the image; its size in words. Raises ImageError."""
+    """Build the image and return its size as a text. Raises ImageError."""
     if docker("info", check=False).returncode != 0:
         raise ImageError("Docker's daemon is not running; start it, or let `make kind-up START_DOCKERD=1` do it")
     chosen = choose(base)

@@ -1,4 +1,4 @@
-"""One-layer image archives as ``docker save`` writes them, which Docker and containerd both load."""
+"""Image archives with one layer, as ``docker save`` writes them and as Docker and containerd load them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Image:
 
 
 def architecture() -> str:
-    """This machine's architecture as images name it."""
+    """This machine's architecture, in the form that images use."""
     machine = platform.machine()
     return _GO_ARCHITECTURES.get(machine, machine)
 
@@ -39,7 +39,7 @@ def architecture() -> str:
 def write(path: Path, image: Image, tree: Path, *, compressed: bool) -> None:
     """Write the archive of an image whose files are those under ``tree``.
 
-    A layer's file is as large as the tree for a while; it is in the folder of ``path``.
+    The layer temporarily needs as much disk as the tree, in the folder of ``path``.
     """
     with tempfile.TemporaryFile(dir=path.parent) as layer, tarfile.open(path, "w") as archive:
         identity = _pack(layer, image, tree, compressed=compressed)
@@ -71,7 +71,7 @@ def describe(image: Image, identity: str) -> dict[str, Any]:
 
 
 class _Hashing:
-    """A file to write to that knows the SHA-256 of what was written."""
+    """A file for writing that computes the SHA-256 of the written bytes."""
 
     def __init__(self, target: IO[bytes]) -> None:
         self._target = target

@@ -61,7 +61,7 @@ def assemble(
     with progress.step("the node image's archive"):
         image = Image(
             *(name, ("/usr/local/bin/entrypoint", "/sbin/init"), ("container=docker",)),
-            stop_signal="SIGRTMIN+3",  # systemd's; it takes TERM for a request to start anew
+            stop_signal="SIGRTMIN+3",  # systemd's; TERM makes it start again
             plain=False,
         )
         archive.write(target, image, root, compressed=False)
@@ -100,7 +100,7 @@ def _configure_containerd(root: Path, pause: str) -> None:
     specification = json.loads(namespaces.in_root(root, "ctr", "oci", "spec"))
     del specification["process"]["rlimits"]
     (root / "etc/containerd/cri-base.json").write_text(json.dumps(specification))
-    # Where kind's files look for what Debian has elsewhere.
+    # Paths at which kind's files expect programs that Debian has elsewhere.
     _link(root / "usr/local/bin/containerd", "/usr/bin/containerd")
     _link(root / "opt/cni/bin", "/usr/lib/cni")
 

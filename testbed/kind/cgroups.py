@@ -1,6 +1,6 @@
-"""Cgroup v1 controllers that the machine leaves unmounted, to be mounted while nodes run.
+"""Cgroup v1 controllers that the machine leaves unmounted and that have to be mounted while nodes run.
 
-Docker gives a container a cgroup of its own in each mounted controller. systemd inside a node mounts the others too,
+Docker gives a container a separate cgroup in each mounted controller. systemd inside a node mounts the others too,
 unscoped and after kind's entrypoint made the kubelet's cgroups, and the kubelet then ends with "missing paths".
 """
 
@@ -22,7 +22,7 @@ def version_1() -> bool:
 
 
 def unmounted() -> list[str]:
-    """The controllers that are to be mounted here; none under cgroup v2."""
+    """The controllers that have to be mounted here; none under cgroup v2."""
     if not version_1():
         return []
     return missing(Path("/proc/cgroups").read_text(), Path("/proc/mounts").read_text())

@@ -29,10 +29,10 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
 def up(*, start_dockerd: bool) -> str:
-    """Bring the cluster up; nothing happens where it is up already. How it went, in words.
+    """Bring the cluster up, if it is not up already; returns a text about the result.
 
-    With ``start_dockerd`` Docker's daemon is started where it doesn't run and missing Debian packages are installed.
-    What an interrupted run left half-made is deleted first. Raises KindError or tools.ToolError.
+    With ``start_dockerd`` Docker's daemon is started if it doesn't run, and missing Debian packages are installed. A
+    cluster that an interrupted run left incomplete is deleted first. Raises KindError or tools.ToolError.
     """
     with locked("cluster"):
         daemon.ensure(start=start_dockerd)
@@ -57,7 +57,7 @@ def up(*, start_dockerd: bool) -> str:
 
 
 def down() -> str:
-    """Delete the cluster and its network, and stop a dockerd that ``up`` started. What was done, in words."""
+    """Delete the cluster and its network, and stop a dockerd that ``up`` started; returns what was done, as text."""
     with locked("cluster"):
         if daemon.lost():
             print("dockerd ended unasked; starting it to delete the nodes that it left running", file=sys.stderr)
@@ -73,7 +73,7 @@ def down() -> str:
 
 
 def load(images: Sequence[str]) -> None:
-    """Load Docker's images, or image archives where a name ends as a file's, into all nodes. Raises KindError."""
+    """Load Docker's images into all nodes, or image archives if a name is that of a file. Raises KindError."""
     paths = tools.ensure(("kind",))
     _require_up(paths)
     for image in images:
@@ -89,7 +89,7 @@ def load(images: Sequence[str]) -> None:
 
 
 def kubeconfig() -> Path:
-    """The administrator's kubeconfig. Raises KindError where this checkout brought no cluster up."""
+    """The administrator's kubeconfig. Raises KindError if this checkout brought no cluster up."""
     if not KUBECONFIG.exists():
         raise KindError("the kind cluster is not up; bring it up with: make kind-up")
     return KUBECONFIG
@@ -111,7 +111,7 @@ def _require_up(paths: dict[str, Path]) -> None:
 
 
 def _problem(paths: dict[str, Path]) -> str | None:
-    """What is wrong with the cluster that is there, if anything: half-made, or stopped with Docker's daemon."""
+    """The defect of the existing cluster, if any: it is incomplete, or it was stopped with Docker's daemon."""
     try:
         _kind(paths, "export", "kubeconfig", "--name", CLUSTER, "--kubeconfig", str(KUBECONFIG))
         nodes = _kubectl(paths, "get", "nodes", "--output=name", "--request-timeout=10s").split()
@@ -124,7 +124,7 @@ def _problem(paths: dict[str, Path]) -> str | None:
 
 
 def _create(paths: dict[str, Path], image: str) -> None:
-    """Create the cluster; kind's own lines of progress go to stderr as they come."""
+    """Create the cluster; kind's progress lines go to stderr at once."""
     SHARED.mkdir(parents=True, exist_ok=True)
     command = [
         *(str(paths["kind"]), "create", "cluster", "--name", CLUSTER, "--image", image, "--config", "-"),
@@ -135,16 +135,16 @@ def _create(paths: dict[str, Path], image: str) -> None:
 
 
 def _wait_ready(paths: dict[str, Path], seconds: int) -> None:
-    """Until all nodes are Ready and names resolve in pods. Raises KindError after ``seconds``, for each of the two."""
+    """Wait until all nodes are Ready and names resolve in pods. Raises KindError after ``seconds`` for either."""
     _kubectl(paths, "wait", "nodes", "--all", "--for=condition=Ready", f"--timeout={seconds}s")
     dns = ("--namespace", "kube-system", "rollout", "status", "deployment/coredns")
     _kubectl(paths, *dns, f"--timeout={seconds}s")
 
 
 def _keep_logs(paths: dict[str, Path]) -> None:
-    """Keep the nodes' logs of this failure alone, as far as they can be had.
+    """Keep only the logs of the nodes of this failure, as far as they are available.
 
-    kind gives an error for an assembled node after all else is written: without crictl, images are not listed.
+    kind reports an error for an assembled node after everything else is written: without crictl, images are not listed.
     """
     shutil.rmtree(_LOGS, ignore_errors=True)
     with contextlib.suppress(KindError):
@@ -172,7 +172,7 @@ def _run(command: list[str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The environment in which kind works with Docker, also where podman is there."""
+    """The environment in which kind works with Docker, also if podman is installed."""
     return {**os.environ, "KIND_EXPERIMENTAL_PROVIDER": "docker"}
 
 

@@ -12,7 +12,7 @@ WORKERS = 3
 # As the local cluster labels its nodes (localcluster/kubelet/node.py), so that tests and examples run on both.
 _REGIONS = ("r1", "r2")
 _ZONES = ("a", "b", "c")
-# Only kubelets after 1.34 refuse cgroup v1 unless told; said for them.
+# Kubelets after 1.34 refuse cgroup v1 without this setting; earlier ones ignore it.
 _KUBELET = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "failCgroupV1": False}
 _SHARED = {"hostPath": str(SHARED), "containerPath": SHARED_IN_NODE}
 
@@ -25,7 +25,7 @@ def labels(index: int) -> dict[str, str]:
 
 
 def cluster() -> dict[str, Any]:
-    """The configuration (v1alpha4) as a document. Failure detection is left at Kubernetes' defaults."""
+    """The configuration (v1alpha4) as a document. Failure detection keeps Kubernetes' defaults."""
     return {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",

@@ -1,4 +1,4 @@
-"""Docker's daemon: found, or started by hand where there is no systemd to do it, and ended if it was started here."""
+"""Docker's daemon: found, or started by hand if there is no systemd to do it, and ended if it was started here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kind.layout import KIND, RUN, KindError
 from kind.pidrecord import PidRecord, runs
 
 PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables")
-# Written by dockerd and its containerd, left behind where they are killed.
+# Files of dockerd and its containerd, which remain if these are killed.
 _PID_FILES = {"/run/docker.pid": "dockerd", "/run/docker/containerd/containerd.pid": "containerd"}
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -27,7 +27,7 @@ _INOTIFY = {"fs/inotify/max_user_instances": 1024, "fs/inotify/max_user_watches"
 
 @dataclass(frozen=True)
 class Record:
-    """What was done to this machine for dockerd's sake, written before it is done, so that ``stop`` can undo it."""
+    """The changes that were made to this machine for dockerd, recorded beforehand so that ``stop`` can undo them."""
 
     process: PidRecord | None
     cgroups: tuple[str, ...]  # controllers that were mounted
@@ -37,7 +37,7 @@ class Record:
 def ensure(*, start: bool) -> None:
     """Return when Docker's daemon answers, starting it if ``start``.
 
-    Raises KindError with what to do where it doesn't run and may not or can't be started.
+    Raises KindError with the remedy if it doesn't run and may not or can't be started.
     """
     match docker.state():
         case Daemon.ANSWERS:
@@ -56,7 +56,7 @@ START_BY_SYSTEMD = "Docker's daemon is not running; start it with: sudo systemct
 
 
 def under_systemd() -> bool:
-    """Whether systemd is what starts daemons here."""
+    """Whether systemd starts the daemons here."""
     return Path("/run/systemd/system").exists()
 
 
@@ -76,7 +76,7 @@ def lost() -> bool:
 
 
 def stop() -> str:
-    """End the dockerd that ``ensure`` started and undo what went with it; what was done, in words.
+    """End the dockerd that ``ensure`` started and undo the changes made for it; returns a text about what was done.
 
     A daemon that somebody else started, and one that still runs containers, is left alone.
     """
@@ -101,7 +101,7 @@ def has_capability(status: str, which: str, number: int) -> bool:
 
 
 def command(*, shim: Path | None) -> list[str]:
-    """The command line of dockerd; ``shim`` stands in runc's place where one is needed."""
+    """The command line of dockerd; ``shim`` replaces runc if one is needed."""
     words = ["dockerd", "--storage-driver=overlay2", "--default-cgroupns-mode=private"]
     if shim:
         words += [f"--add-runtime=permitted={shim}", "--default-runtime=permitted"]
@@ -147,7 +147,7 @@ def _launch(record: Record) -> tuple[subprocess.Popen[bytes], Record]:
 
 
 def remove_stale(pid_file: Path, name: str) -> None:
-    """Remove a killed process's PID file: its zombie, or what has its pid now, would keep dockerd from starting."""
+    """Remove the PID file of a killed dockerd: a zombie or another process with its pid would prevent a start."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         if not runs(int(pid_file.read_text()), name):
             pid_file.unlink()
@@ -174,7 +174,7 @@ def _undo(record: Record) -> None:
 
 
 def _containers() -> int:
-    """How many run; none where the daemon is too broken to tell."""
+    """The number of running containers; 0 if the daemon is too broken to answer."""
     return len(docker.call("ps", "--quiet").split()) if docker.state() is Daemon.ANSWERS else 0
 
 
@@ -203,7 +203,7 @@ def _write(record: Record) -> None:
 
 
 def _read() -> Record | None:
-    """The record of the dockerd that was started here in this boot; None where there is none or it isn't ours."""
+    """The record of the dockerd that was started here in this boot; None if there is none or it isn't ours."""
     try:
         found = json.loads(_file().read_text())
     except (FileNotFoundError, PermissionError):

@@ -1,4 +1,4 @@
-"""The Debian tree of a node, before anything of Kubernetes is in it."""
+"""The Debian tree of a node, before anything of Kubernetes is added."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
     # kind's entrypoint and our network.sh use these.
     *("ca-certificates", "curl", "jq", "busybox-static"),
 )
-# What no node needs: documentation, translations, the package manager's lists and archives.
+# Files that no node needs: documentation, translations, the package manager's lists and archives.
 _SURPLUS = (
     *("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian"),
     *("var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "var/log"),

@@ -1,4 +1,4 @@
-"""The docker command: whether its daemon answers, and calls whose failure is a sentence."""
+"""The docker command: whether its daemon answers, and calls that report a failure as one sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kind.layout import KindError
 
 
 class Daemon(Enum):
-    """What ``docker info`` says of the daemon."""
+    """The state of the daemon, from ``docker info``."""
 
     ANSWERS = "answers"
     FORBIDDEN = "forbidden"  # it runs, and this user may not talk to it
@@ -29,7 +29,7 @@ def state() -> Daemon:
 
 
 def call(*arguments: str, timeout: float = 120) -> str:
-    """Run docker; its output. Raises KindError with what it said; ``timeout`` is in seconds."""
+    """Run docker; returns its output. Raises KindError with docker's message; ``timeout`` is in seconds."""
     answer = _run(*arguments, timeout=timeout)
     if answer.returncode != 0:
         raise KindError(f"docker {' '.join(arguments)}: {answer.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Where the kind cluster keeps its files: in the checkout, in the user's cache, and in /run while dockerd is ours."""
+"""The files of the kind cluster: in the checkout, in the user's cache, and in /run while dockerd is ours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CONTEXT = f"kind-{CLUSTER}"
 KIND = Path(__file__).resolve().parent
 LOCAL = CHECKOUT / ".local" / "kind"
 KUBECONFIG = LOCAL / "kubeconfig"
-# A folder that all workers share, and where they have it: what children write there outlives their nodes.
+# A folder that all workers share, and its path there: files that children write to it outlive their nodes.
 SHARED = LOCAL / "shared"
 SHARED_IN_NODE = "/srv/processhub-shared"
-# What a daemon of ours is: for this machine, not for a checkout, and gone with a reboot as the daemon is.
+# The record of our daemon: for this machine, not for a checkout, and deleted by a reboot like the daemon.
 RUN = Path("/run/processhub-kind")
 
 
@@ -35,7 +35,7 @@ def cache() -> Path:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Keep a second run of the same user waiting, and say so; the lock ends with the process."""
+    """Make a second run of the same user wait, and print that it waits; the lock ends with the process."""
     cache().mkdir(parents=True, exist_ok=True)
     # O_CLOEXEC (Python's default) keeps dockerd from inheriting the lock.
     with open(cache() / f".{name}.lock", "w") as lock:

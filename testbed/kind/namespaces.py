@@ -1,4 +1,4 @@
-"""Commands whose mounts and processes end with them: each runs in mount and process namespaces of its own."""
+"""Commands whose mounts and processes end with them: each runs in separate mount and process namespaces."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ISOLATED = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--fo
 
 
 def run(command: Sequence[str | Path], what: str) -> None:
-    """Run ``command`` as root so. Raises KindError with its last lines; ``what`` names the job there."""
+    """Run ``command`` as root in such namespaces. Raises KindError with its last lines and the job's name ``what``."""
     _checked([*_ISOLATED, *map(str, command)], what)
 
 
 def in_root(root: Path, *command: str) -> str:
-    """Run a command of the file tree ``root`` in it; its output. Raises KindError."""
+    """Run a command of the file tree ``root`` in that tree; returns its output. Raises KindError."""
     return _checked(["chroot", str(root), *command], command[0])
 
 

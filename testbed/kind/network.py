@@ -1,7 +1,7 @@
 """The Docker network of the nodes.
 
-kind makes one itself where there is none, with IPv6, over which a partition by IPv4 addresses leaks, and without a
-subnet of its own, so that a node that is connected again may come back with another address.
+kind makes one itself if there is none, with two drawbacks. It has IPv6, over which a partition by IPv4 addresses leaks.
+It has no subnet of its own, so a node that is connected again may get another address.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from kind.layout import KindError
 
 NETWORK = "kind"  # the name that kind looks for
 _LABEL = "processhub.dev/made-for=kind-up"
-# The first that overlaps no other network of this Docker is taken; from ranges that are private (RFC 1918).
+# The first subnet that overlaps no other network of this Docker is used; all are private (RFC 1918).
 _SUBNETS = ("172.30.0.0/16", "172.29.0.0/16", "172.28.0.0/16", "10.222.0.0/16", "192.168.240.0/20")
 
 
 def ensure() -> None:
-    """Have the network; one that is there already is used as it is. Raises KindError."""
+    """Make the network if it doesn't exist; an existing one is used unchanged. Raises KindError."""
     if docker.works("network", "inspect", NETWORK):
         return
     for subnet in _SUBNETS:

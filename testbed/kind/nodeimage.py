@@ -1,7 +1,7 @@
-"""The image of the nodes: kind's own where an image registry is in reach, else one that is assembled here.
+"""The image of the nodes: kind's own if an image registry can be reached, else one that is assembled here.
 
-What is assembled is kept in the cache as an archive, named after a hash of all that goes into it, and loaded into
-Docker from there. ``python -m kind.nodeimage`` assembles it without a cluster.
+The assembled image is kept in the cache as an archive, named after a hash of all its inputs, and loaded into Docker
+from there. ``python -m kind.nodeimage`` assembles it without a cluster.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from kind.layout import KIND, KindError, cache, locked
 from kind.progress import Progress
 from localcluster import tools
 
-# What kind v0.30.0 takes by default, pinned there by this digest.
+# The default image of kind v0.30.0, which pins it by this digest.
 PINNED = "kindest/node:v1.34.0@sha256:7416a61b42b1662ca6ca89f02028ac133a309a2a30ba309614e8ec94d976dc5a"
 _REPOSITORY = "localhost/processhub-kind-node"
-_ANSWER_SECONDS = 60.0  # a registry that has not said a word by then is taken to be out of reach
+_ANSWER_SECONDS = 60.0  # a registry that has not answered by then counts as unreachable
 _WORK = ".work-"
 _BINARIES = (*assemble.ON_NODE, *systemimages.BINARIES)
 # The code that decides what is in the image; the Debian packages' versions are those of the day.
@@ -35,7 +35,7 @@ _ROOM = 6 * 1024**3  # bytes: the Debian tree, its copy, layers and archive; the
 
 
 def ensure(*, install: bool) -> str:
-    """The name of a node image that Docker has, pulled or assembled where it must be; progress goes to stderr.
+    """The name of a node image that Docker has, pulled or assembled if needed; progress is printed to stderr.
 
     ``install`` allows Debian packages to be installed. Raises KindError or tools.ToolError.
     """
@@ -91,14 +91,14 @@ def make(*, install: bool) -> Path:
 
 
 def key() -> str:
-    """Twelve hex digits over what goes into the assembled image."""
+    """Twelve hex digits: a hash of all inputs of the assembled image."""
     pins = [f"{name}-{tools.pins_hash(tools.BY_NAME[name])}" for name in ("kind", *_BINARIES)]
     files = [*(KIND / name for name in _CODE), *assemble.DATA.iterdir()]
     return digest((*pins, archive.architecture()), files)
 
 
 def digest(words: tuple[str, ...], files: list[Path]) -> str:
-    """Twelve hex digits over words and named files' contents; the files' order does not matter."""
+    """Twelve hex digits: a hash of texts and of named files' contents; the order of the files does not matter."""
     state = hashlib.sha256("\n".join(words).encode())
     for path in sorted(files, key=lambda path: path.name):
         state.update(f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
@@ -126,7 +126,7 @@ def _debian(progress: Progress) -> Path:
 
 @contextlib.contextmanager
 def _work() -> Iterator[Path]:
-    """A folder beside what is made, removed with all that is not renamed out of it."""
+    """A folder beside the result, removed with everything that is not renamed out of it."""
     with tempfile.TemporaryDirectory(prefix=_WORK, dir=cache()) as scratch:
         yield Path(scratch)
 
@@ -152,7 +152,7 @@ def _pull() -> bool:
 
 
 def _require_room(folder: Path) -> None:
-    """Raise KindError where ``folder``'s disk has too little room; where it isn't to be seen, let it pass."""
+    """Raise KindError if ``folder``'s disk has too little room; pass if the room can't be determined."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if (free := shutil.disk_usage(folder).free) < _ROOM:
             raise KindError(
@@ -161,7 +161,7 @@ def _require_room(folder: Path) -> None:
 
 
 def _forget(own: str) -> None:
-    """Remove images and archives that were assembled from other inputs, but for the latest archives."""
+    """Remove images and archives that were assembled from other inputs, except for the latest archives."""
     for name in docker.call("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", _REPOSITORY).split():
         if name != own:
             docker.works("image", "rm", name)  # refused where a container uses it

@@ -1,4 +1,4 @@
-"""The Debian packages that Docker and the node image need: named where they are missing, installed on request."""
+"""The Debian packages that Docker and the node image need: reported if they are missing, installed on request."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # where root's comm
 
 
 def find(command: str) -> str | None:
-    """The command's path, None where it isn't installed."""
+    """The command's path; None if it isn't installed."""
     path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_FOLDERS))
     return shutil.which(command, path=path)
 
 
 def ensure(commands: Sequence[str], *, install: bool) -> None:
-    """Have these commands, installing their packages if ``install``.
+    """Ensure that these commands exist, installing their packages if ``install``.
 
-    Raises KindError with the apt-get command where they are missing and may not or can't be installed.
+    Raises KindError with the apt-get command if they are missing and may not or can't be installed.
     """
     missing = packages([command for command in commands if find(command) is None])
     if not missing:
@@ -48,7 +48,7 @@ def ensure(commands: Sequence[str], *, install: bool) -> None:
 
 
 def packages(commands: Sequence[str]) -> list[str]:
-    """The packages of these commands, each once, in order."""
+    """The packages of these commands, each of them once, in order."""
     return list(dict.fromkeys(_PACKAGE_OF.get(command, command) for command in commands))
 
 

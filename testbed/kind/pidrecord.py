@@ -20,7 +20,7 @@ class PidRecord:
     def of(cls, pid: int) -> PidRecord:
         """The record of a process that is this process's child, so that its pid can't be recycled yet.
 
-        Raises ProcessLookupError where there is none.
+        Raises ProcessLookupError if there is none.
         """
         started = _started(pid)
         if started is None:
@@ -28,20 +28,20 @@ class PidRecord:
         return cls(pid, started)
 
     def alive(self) -> bool:
-        """Whether that very process is running."""
+        """Whether the recorded process is running."""
         return _started(self.pid) == self.started
 
     def end(self, grace: float) -> bool:
-        """TERM, then KILL after ``grace`` seconds; False where the process was gone before.
+        """Send TERM, then KILL after ``grace`` seconds; False if the process had ended before.
 
-        Raises TimeoutError where it outlives SIGKILL by five seconds.
+        Raises TimeoutError if it outlives SIGKILL by five seconds.
         """
         try:
             held = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return False
         try:
-            # The look comes after the pidfd: what is signalled is what was looked at.
+            # The check comes after the pidfd, so that the checked process gets the signal.
             if not self.alive():
                 return False
             for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
@@ -56,12 +56,12 @@ class PidRecord:
 
 
 def start_time(stat: str) -> int:
-    """Field 22 of a /proc/<pid>/stat line; the command's name before it may hold spaces and parentheses."""
+    """Field 22 of a /proc/<pid>/stat line; the command's name before it may contain spaces and parentheses."""
     return int(stat.rpartition(")")[2].split()[19])
 
 
 def runs(pid: int, name: str) -> bool:
-    """Whether process ``pid`` is running, no zombie, and has that name."""
+    """Whether process ``pid`` is running (not a zombie) and has that name."""
     stat = _stat(pid)
     return stat is not None and stat.partition("(")[2].rpartition(")")[0] == name
 
@@ -72,7 +72,7 @@ def _started(pid: int) -> int | None:
 
 
 def _stat(pid: int) -> str | None:
-    """The /proc/<pid>/stat line of a running process; None where there is none or only its zombie."""
+    """The /proc/<pid>/stat line of a running process; None if there is none or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

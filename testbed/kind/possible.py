@@ -1,4 +1,4 @@
-"""``python -m kind.possible``: whether `make kind-up START_DOCKERD=1` can work here; exit code 1 and why where not."""
+"""``python -m kind.possible``: exit code 0 if `make kind-up START_DOCKERD=1` can work here, else 1 and the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CAP_SYS_ADMIN = 21  # linux/capability.h
 
 
 def why_not() -> str:
-    """Why Docker can't be used here as things are; empty where it runs or is ours to start."""
+    """The reason why Docker can't be used here; empty if it runs or can be started here."""
     state = docker.state()
     if state is Daemon.ANSWERS:
         return ""

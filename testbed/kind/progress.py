@@ -17,7 +17,7 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """One step; its seconds are printed where it succeeds."""
+        """Run one step; its seconds are printed if it succeeds."""
         self._done += 1
         print(f"[{self._done}/{self._steps}] {what} …", end=" ", file=sys.stderr, flush=True)
         begun = time.monotonic()

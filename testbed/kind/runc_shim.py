@@ -1,9 +1,9 @@
 #!/usr/bin/python3 -IS
-"""runc for a machine without CAP_SYS_RESOURCE: takes out of a container's specification what runc can't grant there.
+"""runc for a machine without CAP_SYS_RESOURCE: removes from a container's specification what runc can't grant there.
 
-A privileged container asks for every capability, and containers ask for limits above dockerd's own; both make runc
-fail where dockerd itself may not. dockerd calls this in runc's place (see daemon.py), so it stands alone and imports
-little: it runs once for each container and each ``docker exec``.
+A privileged container requests every capability, and containers request limits above dockerd's own; both make runc fail
+if dockerd itself lacks them. dockerd calls this program in place of runc (see daemon.py). It has no other module and
+imports little, because it runs once for each container and each ``docker exec``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def permitted(process: dict[str, Any]) -> dict[str, Any]:
 
 
 def edited(command: str, document: dict[str, Any]) -> dict[str, Any]:
-    """What runc is to read: a container's config.json for ``create`` and its like, a process for ``exec``."""
+    """The document for runc: a container's config.json for ``create`` and similar commands, a process for ``exec``."""
     if command == "exec":
         return permitted(document)
     return {**document, "process": permitted(document["process"])} if "process" in document else document
 
 
 def document_of(arguments: list[str]) -> tuple[str, str] | None:
-    """The command and the file that it will read; None where it reads none."""
+    """The command and the file that it will read; None if it reads none."""
     command = next((word for word in arguments if word in (*_STARTING, "exec")), None)
     if command in _STARTING:
         return command, os.path.join(_option(arguments, "--bundle", "-b") or ".", "config.json")  # noqa: PTH118 - quick
@@ -55,7 +55,7 @@ def _option(arguments: list[str], *names: str) -> str | None:
 
 
 def main() -> None:
-    """Edit, then become runc; a file that can't be read or parsed is left for runc to complain of."""
+    """Edit the document, then become runc. A file that can't be read or parsed is left for runc to report."""
     arguments = sys.argv[1:]
     if found := document_of(arguments):
         command, path = found

@@ -1,4 +1,4 @@
-"""The images that kubeadm wants on a node, each with one binary of ours, under the names that kubeadm gives them."""
+"""The images that kubeadm expects on a node, each with one binary of ours, under the names that kubeadm gives them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kind.layout import KindError
 
 VERSION = "v1.34.4"
 NETWORK_IMAGE = "localhost/processhub-kind-network:v1"
-# The binaries that images hold. They are static.
+# The binaries in the images. They are static.
 BINARIES = (
     *("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"),
     *("etcd", "coredns", "pause"),
@@ -25,7 +25,7 @@ _IPTABLES = tuple(f"{family}tables{what}" for family in ("ip", "ip6") for what i
 
 
 def names(kubeadm: Path) -> dict[str, str]:
-    """The name of each image that kubeadm wants, by its last part: ``{"etcd": "…/etcd:3.6.5-0"}``."""
+    """The name of each image that kubeadm expects, by its last part: ``{"etcd": "…/etcd:3.6.5-0"}``."""
     command = [str(kubeadm), "config", "images", "list", "--kubernetes-version", VERSION]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     found = by_last_part(answer.stdout)

@@ -38,20 +38,20 @@ class Cluster:
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
         """Run kubectl as the administrator; returns its output.
 
-        Raises ClusterError with kubectl's message where it fails.
+        Raises ClusterError with kubectl's message if it fails.
         """
         return _kubectl(self.layout, *arguments, stdin=stdin, timeout=timeout)
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with the cluster's KUBECONFIG and tools in front of PATH."""
+        """The environment of this process with the cluster's KUBECONFIG, and its tools in front of PATH."""
         path = f"{CHECKOUT / '.venv' / 'bin'}:{self.layout.bin}:{os.environ.get('PATH', '')}"
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
 
 def up(layout: Layout | None = None, nodes: int = DEFAULT_NODES) -> Cluster:
-    """Bring the cluster up with ``nodes`` nodes; nothing happens where it is up already.
+    """Bring the cluster up with ``nodes`` nodes, if it is not up already.
 
-    What an earlier run left half-made is stopped first. Raises ClusterError where the cluster does not come up.
+    Parts that an earlier run left are stopped first. Raises ClusterError if the cluster does not come up.
     """
     layout = layout or default_layout()
     paths = tools.ensure([tool.name for tool in tools.CLUSTER_TOOLS])
@@ -76,7 +76,7 @@ def up(layout: Layout | None = None, nodes: int = DEFAULT_NODES) -> Cluster:
 
 
 def down(layout: Layout | None = None) -> bool:
-    """End what ``up`` started and remove its files; False where there was nothing."""
+    """End what ``up`` started and remove its files; False if there was nothing."""
     layout = layout or default_layout()
     with layout.locked():
         record = layout.record()
@@ -148,7 +148,7 @@ def _start_kubelet(layout: Layout, record: Record, nodes: int) -> None:
 
 
 def _wait_nodes(cluster: Cluster, nodes: int) -> None:
-    """Until all nodes are Ready and the default ServiceAccount exists (pods are refused before that)."""
+    """Wait until all nodes are Ready and the default ServiceAccount exists (pods are refused before that)."""
     ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
     deadline = time.monotonic() + 60
     while True:

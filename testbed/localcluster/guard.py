@@ -1,4 +1,4 @@
-"""Ends a cluster when the process that wanted it ends, however it ends: a killed test run leaves nothing behind."""
+"""Ends a cluster when the process that started it ends, in whatever way: a killed test run leaves no cluster behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from localcluster.layout import CHECKOUT, Layout
 
 
 def start(layout: Layout) -> subprocess.Popen[bytes]:
-    """A process that runs ``down`` on this cluster when the calling process is gone. It ends after that."""
+    """Start a process that runs ``down`` on this cluster when the calling process has ended, and then ends itself."""
     command = [sys.executable, "-m", __name__, "--root", str(layout.root), "--pid", str(os.getpid())]
     return subprocess.Popen(
         command,

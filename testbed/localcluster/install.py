@@ -19,8 +19,8 @@ CHART = CHECKOUT / "charts" / "processhub"
 MANIFEST = CHECKOUT / "manifests" / "install.yaml"
 RELEASE = "processhub"
 TIMEOUT_SECONDS = 120
-# What `make demo` applied becomes the release's; nothing is waited for by helm, which would not say why it waits.
-# The values are the chart's and those given: helm would keep those of a release that did not start.
+# The release takes over the objects that `make demo` applied. helm does not wait, because it would not report why.
+# The values are the chart's and the given ones: helm would keep those of a release that did not start.
 _UPGRADE = (
     *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"),
     *("--take-ownership", "--server-side=true", "--force-conflicts", "--reset-values"),

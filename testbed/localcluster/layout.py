@@ -1,4 +1,4 @@
-"""Where one local cluster keeps its files, and the record that lets any later run find and stop it."""
+"""The files of one local cluster, and the record by which any later run finds and stops it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """What is written before the first process starts, so that even a half-made cluster can be stopped."""
+    """The record of a cluster, written before its first process starts: even an incomplete cluster can be stopped."""
 
     id: str
     data: str  # the control plane's folder, in memory where there is room
@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def kubelet_log(self) -> Path:
-        """What the process kubelet itself says."""
+        """The log file of the process kubelet itself."""
         return self.root / "kubelet.log"
 
     @property
@@ -61,7 +61,7 @@ class Layout:
         return self.root / "cluster.json"
 
     def record(self) -> Record | None:
-        """The record of the cluster here, None where there is none."""
+        """The record of the cluster here; None if there is none."""
         try:
             return Record(**json.loads(self.record_file.read_text()))
         except FileNotFoundError:
@@ -78,7 +78,7 @@ class Layout:
         return record
 
     def forget(self, record: Record) -> None:
-        """Remove the files of a cluster whose processes are gone, the record last."""
+        """Remove the files of a cluster whose processes have ended, the record last."""
         shutil.rmtree(record.data, ignore_errors=True)
         shutil.rmtree(self.kubelet_root, ignore_errors=True)
         self.kubeconfig.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ class Layout:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second ``up`` or ``down`` on this cluster waiting; the lock ends with the process."""
+        """Make a second ``up`` or ``down`` on this cluster wait; the lock ends with the process."""
         self.root.mkdir(parents=True, exist_ok=True)
         # O_CLOEXEC (Python's default) keeps the daemons that `up` starts from inheriting the lock.
         with open(self.root / "lock", "w") as lock:

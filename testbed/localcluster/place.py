@@ -1,4 +1,4 @@
-"""Whether this checkout can be set up where it lies: ``python -m localcluster.place`` is silent, or says why not.
+"""Whether this checkout can be set up in its folder: ``python -m localcluster.place`` prints the reason if it can't.
 
 Standard library only: ``make setup`` runs this before anything is installed.
 """
@@ -17,8 +17,8 @@ _WRITTEN = ("", "operator/src", ".venv", ".local")  # by setting up and by a clu
 
 
 def obstacle(checkout: Path) -> str:
-    """Why nothing can be set up in ``checkout``, in one sentence; empty where it can."""
-    # Folders in PATH and PYTHONPATH are parted by colons, and no sign takes that meaning from one.
+    """The reason why nothing can be set up in ``checkout``, in one sentence; empty if it can."""
+    # Colons separate folders in PATH and PYTHONPATH, and can't be escaped.
     if any(sign in str(checkout) for sign in ":\n\r"):
         return (
             f"{str(checkout)!r} has a colon or a line break in it, which no folder on PATH can have; move the checkout"

@@ -1,8 +1,8 @@
-"""Finding and ending the processes of one cluster, and no others.
+"""Finds and ends the processes of one cluster, and no others.
 
-Each process that a cluster starts has the cluster's id in its environment, which children inherit. So the set is
-known after an interrupted start too, without pid files; a signal goes through a pidfd opened before the check, so
-a recycled pid is never hit.
+Each process that a cluster starts has the cluster's id in its environment, which children inherit. So the set is known
+after an interrupted start too, without pid files. A signal goes through a pidfd that is opened before the check, so a
+recycled pid is never hit.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MARKER = "LOCALCLUSTER_ID"
 
 @dataclass(frozen=True)
 class Process:
-    """A live process, held by its pidfd so that its pid cannot come to mean another."""
+    """A live process, held by its pidfd so that its pid can't be recycled."""
 
     pid: int
     fd: int
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens where the process has ended."""
+        """Send a signal; nothing happens if the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.fd, number)
 
 
 @contextlib.contextmanager
 def marked(identity: str) -> Iterator[list[Process]]:
-    """The processes of the cluster ``identity``, this one and other users' left out."""
+    """The processes of the cluster ``identity``, without this one and those of other users."""
     found: list[Process] = []
     wanted = f"{MARKER}={identity}".encode()
     try:
@@ -80,7 +80,7 @@ def wait_gone(processes: list[Process], seconds: float) -> list[Process]:
 
 
 def end_kubelet(identity: str, grace: float) -> None:
-    """TERM to the process kubelet, which ends its containers; returns when it is gone or ``grace`` seconds are over."""
+    """Send TERM to the process kubelet, which ends its containers; returns then, or after ``grace`` seconds."""
     with marked(identity) as processes:
         kubelets = [process for process in processes if runs_kubelet(process)]
         for process in kubelets:
@@ -89,7 +89,7 @@ def end_kubelet(identity: str, grace: float) -> None:
 
 
 def runs_kubelet(process: Process) -> bool:
-    """Whether this is the process kubelet itself."""
+    """Whether the process is the process kubelet itself."""
     try:
         return b"localcluster.kubelet" in Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -97,10 +97,10 @@ def runs_kubelet(process: Process) -> bool:
 
 
 def end_all(identity: str, grace: float) -> int:
-    """TERM, then KILL, until no process of this cluster is left; returns how many there were.
+    """Send TERM, then KILL, until no process of this cluster is left; returns how many there were.
 
-    Repeats because a process may fork between being listed and being signalled. Raises TimeoutError where some
-    outlive SIGKILL (in an uninterruptible system call).
+    Repeats because a process may fork between being listed and being signalled. Raises TimeoutError if some outlive
+    SIGKILL (in an uninterruptible system call).
     """
     ended: set[int] = set()
     for number, wait in ((signal.SIGTERM, grace), *((signal.SIGKILL, 2.0),) * 5):

@@ -1,7 +1,7 @@
-"""Waiting until the operator is there, or until it is clear that its pods can't start: then with the kubelet's words.
+"""Waits until the operator runs or it is clear that its pods can't start; the error has the kubelet's message.
 
-A Deployment only says that it is not ready. Why is in its pods: in the states of their containers, in the scheduler's
-condition, in the last lines of their logs.
+A Deployment only shows that it is not ready. The reason is in its pods: in the states of their containers, in the
+scheduler's condition, in the last lines of their logs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
 _LOG_LINES = 8
 _LOOK_SECONDS = 0.3
-_CAN_PASS_SECONDS = 6.0  # a ConfigMap that comes a moment later, a node that is about to be Ready
-_FAILED_RUNS = 2  # one may be too early for what the operator needs; a program that is not there will not come
+_CAN_PASS_SECONDS = 6.0  # for a ConfigMap that is created a moment later, a node that is about to be Ready
+_FAILED_RUNS = 2  # the first may be too early for the objects that the operator needs
 _ON_ITS_WAY = ("", "ContainerCreating", "PodInitializing", "CrashLoopBackOff")  # CrashLoopBackOff: see the last run
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a pod does not run, or is not made.
+    """The reason why a pod does not run, or is not made.
 
-    ``final`` where waiting can't help; ``container`` where its log may say more.
+    ``final``: waiting can't help. ``container``: its log may have more.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Problem:
 
 
 def problem_of(pod: Json, restarts_before: Mapping[tuple[str, str], int]) -> Problem | None:
-    """What keeps a pod from running, None where nothing is known to.
+    """The reason why a pod does not run; None if no reason is known.
 
     Args:
         pod: the object.
-        restarts_before: how often each container had been restarted when the wait began, by uid of the pod and name;
-            what happened before counts for nothing, its cause may have been mended since.
+        restarts_before: how often each container had been restarted when the wait began, by uid of the pod and name.
+            Earlier restarts do not count, because their cause may have been removed since.
     """
     name, status = f"pod/{pod['metadata']['name']}", pod.get("status") or {}
     for entry in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
@@ -81,7 +81,7 @@ def _problem_of_container(pod: str, entry: Json, before: int | None) -> Problem 
 
 
 def _problem_of_replica_set(replica_set: Json) -> Problem | None:
-    """Why no pods are made; the Deployment would go on telling it of ReplicaSets of earlier templates too."""
+    """The reason why no pods are made. The Deployment keeps reporting those of ReplicaSets of earlier templates."""
     for condition in (replica_set.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return Problem(f"deployment/{_NAME}", f"{condition.get('reason', '')}: {condition.get('message', '')}")
@@ -90,7 +90,7 @@ def _problem_of_replica_set(replica_set: Json) -> Problem | None:
 
 @dataclass(frozen=True)
 class _Objects:
-    """The operator's Deployment (empty where there is none), and the ReplicaSets and pods of its present template."""
+    """The operator's Deployment (empty if there is none), and the ReplicaSets and pods of its present template."""
 
     deployment: Json
     replica_sets: list[Json]
@@ -98,7 +98,7 @@ class _Objects:
 
     @property
     def is_observed(self) -> bool:
-        """Whether what the Deployment's status says is of its present spec."""
+        """Whether the status of the Deployment describes its present spec."""
         generation = self.deployment.get("metadata", {}).get("generation", 1)
         return bool(self.deployment.get("status", {}).get("observedGeneration", 0) >= generation)
 
@@ -118,7 +118,7 @@ def _objects(items: list[Json]) -> _Objects:
 
 
 class Rollout:
-    """One installation of the operator, from before it begins until a replica leads."""
+    """One installation of the operator, from its beginning until a replica leads."""
 
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
@@ -129,7 +129,7 @@ class Rollout:
         }
 
     def wait(self, seconds: float) -> None:
-        """Until all replicas are ready and one leads.
+        """Wait until all replicas are ready and one leads.
 
         Raises ClusterError as soon as a pod can't start, with the reason, or after ``seconds``.
         """
@@ -157,7 +157,7 @@ class Rollout:
         return [each for each in found if each]
 
     def _missing(self, objects: _Objects) -> str:
-        """What the operator lacks: replicas, a leader; empty where it is all there."""
+        """The missing parts of the operator: replicas, a leader; empty if it is complete."""
         wanted, status = objects.deployment.get("spec", {}).get("replicas", 1), objects.deployment.get("status", {})
         counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
         if not objects.is_observed or counts != [wanted] * 3:

@@ -39,20 +39,20 @@ from localcluster import golang
 PINS = Path(__file__).resolve().parent.parent / "tools"
 KUBERNETES_VERSION = "v1.34.4"
 _STAMP = "k8s.io/component-base/version"
-# For the linker, by module: without symbols, and what Kubernetes' programs say of their version.
+# Flags of the linker by module: no symbols, and the version that Kubernetes' programs print.
 _LDFLAGS = {
     "kube": f"-s -w -X {_STAMP}.gitVersion={KUBERNETES_VERSION} -X {_STAMP}.gitMajor=1 -X {_STAMP}.gitMinor=34"
     f" -X {_STAMP}.gitTreeState=clean -X {_STAMP}.gitCommit={'0' * 40}"
 }
 _PLAIN_LDFLAGS = "-s -w"
-# The compiler need not write what the linker leaves out.
+# The compiler need not write the information that the linker leaves out.
 _BUILD = ("build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
 # A seventh of a build is the compiler's garbage collection. It may have more memory, but not so much that two compilers
 # and a linker outgrow a machine of 4 GiB.
 _MEMORY = {"GOGC": "400", "GOMEMLIMIT": "1500MiB"}
-_PACKAGE_LINE = re.compile(r"[\w.~/+-]+")  # what -v says of each package that is compiled
+_PACKAGE_LINE = re.compile(r"[\w.~/+-]+")  # the line that -v prints for each compiled package
 
-_NEVER = r"(?!)"  # for a tool of our own: nothing of its name on PATH is it
+_NEVER = r"(?!)"  # for a tool of our own: a program of its name on PATH is another one
 
 
 class ToolError(Exception):
@@ -61,7 +61,7 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: the pinned module it is built from, and how a copy on PATH proves its version."""
+    """One binary: the pinned module that it is built from, and how a copy on PATH proves its version."""
 
     name: str
     module: str  # folder under testbed/tools
@@ -105,10 +105,10 @@ def cache_root() -> Path:
 
 
 def pins_hash(tool: Tool) -> str:
-    """Twelve hex digits over what decides the binary: its module's go.mod and go.sum, link flags, sources of our own.
+    """Twelve hex digits: a hash of the binary's inputs (its module's go.mod and go.sum, link flags, our own sources).
 
-    The tools of one module and one of TOOLS and NODE_TOOLS have one hash, so that they share a folder, and a tool
-    that is added for kind's sake leaves what the local cluster has in the cache valid.
+    The tools of one module and one of TOOLS and NODE_TOOLS have one hash, so that they share a folder, and a tool that
+    is added for kind does not invalidate the local cluster's tools in the cache.
     """
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
@@ -122,12 +122,12 @@ def pins_hash(tool: Tool) -> str:
 
 
 def cached_path(tool: Tool) -> Path:
-    """Where the cache holds this tool, whether it is there yet or not."""
+    """The path of this tool in the cache, whether it exists yet or not."""
     return cache_root() / f"{tool.module}-{pins_hash(tool)}" / tool.name
 
 
 def _given(tool: Tool) -> Path | None:
-    """The tool from its environment variable or from PATH, where the version on PATH is the pinned one."""
+    """The tool from its environment variable or from PATH, if the version on PATH is the pinned one."""
     variable = "PROCESSHUB_TOOL_" + tool.name.upper().replace("-", "_")
     if value := os.environ.get(variable):
         if not os.access(value, os.X_OK):
@@ -137,12 +137,12 @@ def _given(tool: Tool) -> Path | None:
     if found is None:
         return None
     answer = subprocess.run([found, *tool.version_args], capture_output=True, text=True, timeout=30, check=False)
-    # What is found may be the link that an earlier `--bin` made: to be followed, else it would be linked to itself.
+    # The found file may be the link that an earlier `--bin` made. It is followed, else it would be linked to itself.
     return Path(found).resolve() if re.search(tool.version, answer.stdout + answer.stderr) else None
 
 
 def available(tool: Tool) -> Path | None:
-    """The tool's path where no build is needed, else None."""
+    """The tool's path if no build is needed, else None."""
     return _given(tool) or _cached(tool)
 
 
@@ -168,7 +168,7 @@ def _names(mates: Sequence[Tool]) -> str:
 
 
 def _build(mates: Sequence[Tool], folder: Path, go: golang.Go, tell: Callable[[int], None]) -> None:
-    """Build tools of one module at once, so that what they have in common is compiled once and all cores work."""
+    """Build tools of one module at once, so that common packages are compiled once and all cores work."""
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
         command = [go.program, *_BUILD, "-ldflags", _LDFLAGS.get(mates[0].module, _PLAIN_LDFLAGS)]
         with subprocess.Popen(
@@ -196,7 +196,7 @@ def _build(mates: Sequence[Tool], folder: Path, go: golang.Go, tell: Callable[[i
 
 
 def _output_name(package: str) -> str:
-    """How Go names the program of a package: by its last part that is no version."""
+    """The name that Go gives the program of a package: its last part that is not a version."""
     parts = package.split("/")
     return parts[-2] if re.fullmatch(r"v\d+", parts[-1]) else parts[-1]
 
@@ -211,10 +211,10 @@ def _build_locked(mates: Sequence[Tool], go: golang.Go, tell: Callable[[int], No
 
 
 def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str, Path]:
-    """Every named tool (all of TOOLS where None) by name, built where it must be; progress goes to stderr.
+    """Every named tool (all of TOOLS if None) by name, built if needed; progress is printed to stderr.
 
-    With ``own`` only binaries that were built from the pins count, static and the same everywhere: what goes into
-    images. Raises ToolError where a tool can be neither found nor built.
+    With ``own`` only binaries that were built from the pins count, static and the same everywhere: these go into
+    images. Raises ToolError if a tool can be neither found nor built.
     """
     wanted = [BY_NAME[name] for name in names] if names is not None else list(TOOLS)
     look = _cached if own else available
@@ -246,7 +246,7 @@ def _folder(tool: Tool) -> Path:
 
 
 def _counter(line: str) -> Callable[[int], None]:
-    """Tells on a terminal how many packages are compiled, behind ``line``; elsewhere nothing."""
+    """Prints on a terminal how many packages are compiled, after ``line``; prints nothing elsewhere."""
 
     def tell(compiled: int) -> None:
         if sys.stderr.isatty():

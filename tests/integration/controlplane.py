@@ -29,7 +29,7 @@ from processhub.cluster.kinds import untyped
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: what the tests interrupt would not hear of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-pytest.register_assert_rewrite("operatorworld")  # before a test imports from it
+pytest.register_assert_rewrite("operatorworld", "operatorsite", "settling")  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 NAMESPACES = untyped("v1", "namespaces", namespaced=False)

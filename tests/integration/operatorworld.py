@@ -2,7 +2,7 @@
 
 A test module takes the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
 controlplane.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes
-off.
+off (operatorsite.py).
 """
 
 from __future__ import annotations
@@ -13,38 +13,36 @@ import json
 import os
 import secrets
 import signal
-import subprocess
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from leases import past_the_second_of_its_lease
+from operatorsite import Operators, Site
 from processwatch import ProcessWatch, Run
+from settling import PATIENCE, settles
 from waiting import alive
 
 from localcluster import cluster as local
 from localcluster import guard, install, rollout
-from localcluster.cluster import Cluster
 from localcluster.faults import FaultRefusedError, Faults
 from localcluster.kubelet.connection import read_kubeconfig
-from localcluster.layout import ClusterError, Layout
+from localcluster.layout import Layout
 from processhub.api.child import Child
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease, Pod
+from processhub.api.kubernetes import Pod
 from processhub.api.meta import API_VERSION, Condition, find_condition
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, NotFoundError
-from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES, untyped
+from processhub.cluster.kinds import CHILDREN, HUBS, PODS, SLICES, untyped
 from processhub.registry.grammar import parse_assignment, parse_report
 
-T = TypeVar("T")
 Json = dict[str, Any]
 
 EVENTS = untyped("v1", "events")
@@ -54,31 +52,6 @@ CONFIG_MAPS = untyped("v1", "configmaps")
 SLEEP = ["sleep", "100000"]
 SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
 REGIONS = {"node-0": "r1", "node-1": "r2", "node-2": "r1"}  # as the local cluster labels its nodes
-PATIENCE = 40.0  # for what takes a second or two on an idle machine
-_OPERATOR_PODS = "app.kubernetes.io/component=operator"
-
-
-async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float = 0.1) -> T:
-    """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error.
-
-    A ValueError too: so many are not there yet as it unpacks.
-    """
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            return await check()
-        except (AssertionError, NotFoundError, LookupError, ValueError):
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(every)
-
-
-async def stays(check: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """``check`` holds now and for so long: for what must not happen there is no condition to wait for."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        await check()
-        await asyncio.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -93,15 +66,6 @@ class Place:
     pid: int = 0
     restarts: int = 0
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Site:
-    """The cluster that all operator tests of a session share."""
-
-    cluster: Cluster
-    api: Client
-    faults: Faults
 
 
 class World:
@@ -388,134 +352,6 @@ class World:
             with contextlib.suppress(FaultRefusedError, ApiError):
                 await undo()
         self.watch.stop()
-
-
-class Operators:
-    """The operator's pods."""
-
-    namespace = rollout.NAMESPACE
-
-    def __init__(self, site: Site) -> None:
-        self._site, self.api, self.faults = site, site.api, site.faults
-
-    async def lease(self) -> Lease:
-        """The leader Lease."""
-        return await self.api.get(LEASES, self.namespace, "processhub-operator")
-
-    async def holder(self) -> str:
-        """The identity that leads: pod name, ``_`` and a nonce."""
-        return (await self.lease()).spec.holder_identity or ""
-
-    async def leader(self) -> str:
-        """The pod that leads."""
-        return (await self.holder()).rpartition("_")[0]
-
-    async def kill_leader(self) -> str:
-        """kill -9; the identity that led."""
-        holder = await self.holder()
-        await self.faults.kill_pod(f"{self.namespace}/{holder.rpartition('_')[0]}")
-        return holder
-
-    async def leader_after(self, holder: str, within: float = PATIENCE) -> str:
-        """The identity that leads once it is another than ``holder``."""
-
-        async def check() -> str:
-            now = await self.holder()
-            assert now not in ("", holder), f"still {now!r}"
-            return now
-
-        return await settles(check, within)
-
-    async def both_ready(self) -> None:
-        """Wait until there are two Ready operator pods and one leads: what every test may begin with."""
-
-        async def check() -> None:
-            states = {
-                item.metadata.name: [c.status for c in item.status.conditions if c.type == "Ready"]
-                for item in await self.pods()
-            }
-            assert list(states.values()) == [["True"], ["True"]], states
-            assert await self.leader() in states, (await self.holder(), states)
-
-        await settles(check, within=90)
-
-    async def scale(self, replicas: int) -> None:
-        """So many operator pods, once that is so."""
-        deployments = untyped("apps/v1", "deployments")
-        await self.api.patch(deployments, self.namespace, "processhub-operator", {"spec": {"replicas": replicas}})
-
-        async def check() -> None:
-            # Those that are ending too: they may still act.
-            items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
-            assert len(items) == len(await self.pods()) == replicas
-
-        await settles(check)
-
-    async def logs(self, pod: str, *options: str) -> str:
-        """What an operator pod says."""
-        return await asyncio.to_thread(self._site.cluster.kubectl, "-n", self.namespace, "logs", pod, *options)
-
-    async def complaints(self, since: datetime) -> list[str]:
-        """What the operators said since then that no user should ever read: errors but for a lost leadership."""
-        found = []
-        for item in await self.pods():
-            with contextlib.suppress(ClusterError):
-                said = await self.logs(item.metadata.name, f"--since-time={since.isoformat()}")
-                found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
-        # kopf calls it an error that it will ask an API server that is not up yet again.
-        return [line for line in found if "leadership lost" not in line and "will retry" not in line]
-
-    async def pods(self) -> list[Pod]:
-        """The pods that are to stay."""
-        items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
-        return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
-
-
-class ControlPlane:
-    """The API server's process."""
-
-    def __init__(self, site: Site) -> None:
-        self._marker = f"LOCALCLUSTER_ID={site.cluster.record.id}".encode()
-
-    def api_server(self) -> int:
-        """Its pid."""
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdecimal():
-                continue
-            with contextlib.suppress(OSError):
-                program = (folder / "cmdline").read_bytes().partition(b"\0")[0]
-                ours = self._marker in (folder / "environ").read_bytes().split(b"\0")
-                if ours and program.endswith(b"kube-apiserver"):
-                    return int(folder.name)
-        raise AssertionError("no kube-apiserver runs")
-
-    def restart_api_server(self, *options: str) -> None:
-        """End it and start it again with the same arguments and these."""
-        pid = self.api_server()
-        folder = Path(f"/proc/{pid}")
-        arguments = [word.decode() for word in (folder / "cmdline").read_bytes().split(b"\0")[:-1]]
-        pairs = (word.decode().partition("=") for word in (folder / "environ").read_bytes().split(b"\0") if word)
-        environment = {name: value for name, _, value in pairs}
-        log = (folder / "fd" / "2").readlink()
-        held = os.pidfd_open(pid)
-        signal.pidfd_send_signal(held, signal.SIGTERM)
-        deadline = time.monotonic() + 2
-        while alive(pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(held, signal.SIGKILL)
-        os.close(held)
-        while alive(pid):
-            time.sleep(0.02)
-        with open(log, "ab") as output:
-            subprocess.Popen(
-                [*arguments, *options],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
 
 
 def command_of(pid: int) -> list[str]:

@@ -46,7 +46,8 @@ async def test_a_child_runs_with_its_environment_and_its_output_reaches_the_log(
     assert env["HUB_URL"] == f"http://{agent.ip}:8080"
     assert len(env["HUB_SOCKET"]) < 100
     assert {"HUB_TOKEN_FILE", "HUB_ROLE_FILE", "HUB_HANDOVER_FILE", "PATH"} <= env.keys()
-    assert not {"KUBECONFIG", "POD_UID", "HUB_UID"} & env.keys()
+    assert not {"POD_UID", "HUB_UID", "PROCESSHUB_RUN_DIR"} & env.keys(), "the agent's own"
+    assert env["KUBECONFIG"] == member.kubeconfig, "a variable of the container"
     assert "Active" in said
     line = next(line for line in agent.lines() if line.get("message") == "oops")
     assert (line["hub"], line["member"], line["epoch"], line["stream"]) == (member.hub, member.name, 1, "stderr")

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from agentharness import PODS, SLEEP, Member, new_member, until
 
+from builders import make_child, make_hub
 from localcluster.cluster import Cluster
-from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import Hub, HubSpec
-from processhub.api.meta import ObjectMeta
+from processhub.api.child import PodWorkload, Workload
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import State
 from processhub.controller.objects.childpod import PodPlace, child_pod
@@ -35,9 +34,8 @@ class Pods:
     async def make(self, child_id: str, **status: Any) -> None:
         member = self.member
         entry = parse_assignment((await member.slice()).spec.entries[child_id])
-        metadata = ObjectMeta(name=member.hub, namespace=member.namespace, uid=member.hub_uid)
-        hub = Hub(metadata=metadata, spec=HubSpec())
-        owner = Child(metadata=ObjectMeta(name="owner", uid=entry.uid), spec=ChildSpec(hub=member.hub))
+        hub = make_hub(member.hub, namespace=member.namespace, uid=member.hub_uid)
+        owner = make_child("owner", hub=member.hub, uid=entry.uid)
         place = PodPlace(child_id=child_id, member=member.name, node="none", entry=entry)
         manifest = child_pod(hub, owner, place, PodWorkload(template=TEMPLATE))
         del manifest["metadata"]["ownerReferences"]  # its Child is not there: it would be collected

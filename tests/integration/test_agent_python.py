@@ -54,7 +54,7 @@ async def test_sockets_threads_and_subprocesses_work_in_an_actor(member: Member)
     [
         ("nosuch.module:X", "No module named 'nosuch'"),
         ("sample_actors:Nope", "has no Nope"),
-        ("sample_actors:NOT_A_CLASS", "no class derived from processhub.Actor"),
+        ("sample_actors:NOT_A_CLASS", "not a class derived from processhub.Actor"),
         ("sample_actors:Sync", "async def init"),
         ("broken_module:X", "broken on purpose"),
         ("sample_actors", "module:Class"),

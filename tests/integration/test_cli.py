@@ -152,7 +152,7 @@ async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product:
 
     assert process.returncode == 130
     assert out == b""
-    assert err.decode().splitlines() == ["start was cut short; what this call had started was removed", "interrupted"]
+    assert err.decode().splitlines() == ["start was interrupted; what this call had started was removed", "interrupted"]
     assert not await product.children(empty)
 
 
@@ -259,7 +259,7 @@ async def test_hub_may_be_left_out_where_it_is_plain(cli: Cli, product: Live) ->
 
 @pytest_asyncio.fixture(scope="module")
 async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Kubeconfigs that do not get far: no server there, an account without rights, a token that is none."""
+    """Kubeconfigs that do not get far: no server there, an account or a user without rights, a token that is none."""
     tokens = untyped("v1", "serviceaccounts").path(product.namespace, "default", "token")
     answer = await product.api.raw(
         "POST", tokens, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
@@ -279,7 +279,12 @@ async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> d
         path.write_text(json.dumps(config))
         return str(path)
 
+    disguised = yaml.safe_load(Path(product.kubeconfig).read_text())  # noqa: ASYNC240 a small local file
+    for user in disguised["users"]:
+        user["user"]["as"] = "nobody"
+    (folder / "disguised").write_text(json.dumps(disguised))
     return {
+        "disguised": str(folder / "disguised"),
         "nobody": written("nobody", host, json.loads(answer)["status"]["token"]),
         "stranger": written("stranger", host, "no-such-token"),
         "nowhere": written("nowhere", "https://127.0.0.1:9", ""),
@@ -300,8 +305,8 @@ BAD: list[tuple[str, str, int]] = [
     ("stop fixed --hub shop", "StaticChild: is a static child of hub shop; remove it from the hub's spec.children", 1),
     ("start fixed --hub shop --python m:C", "error: child fixed not started: AlreadyStarted: child/", 1),
     ("start {long} --hub shop --python m:C", "error: children[0].id: 300 bytes of UTF-8 are too many; shorten it", 2),
-    ("start a\nb --hub shop --python m:C", "error: children[0].id: 'a\\nb' holds control characters", 2),
-    ("start x x --hub shop --python m:C", "error: children[1]: id 'x' is there twice; each id once in a call", 2),
+    ("start a\nb --hub shop --python m:C", "error: children[0].id: 'a\\nb' contains control characters", 2),
+    ("start x x --hub shop --python m:C", "error: children[1]: id 'x' appears twice; name each id once in a call", 2),
     (
         "start x --node shop-0 --hub shop --python m:C",
         "InvalidChildMapping: nodes are given, but hub shop places by",
@@ -318,6 +323,9 @@ BAD: list[tuple[str, str, int]] = [
     ("list --context nope", "has no context 'nope'; it has", 1),
     ("list --kubeconfig {nobody}", "error: hubs of namespace {ns} can't be listed: ", 1),
     ("list --hub shop --kubeconfig {nobody}", "ask for the role view in that namespace", 1),
+    ("list --hub shop --as nobody", "ask for the role view in that namespace", 1),
+    ("list --hub shop --kubeconfig {disguised}", "ask for the role view in that namespace", 1),
+    ("list --as-group ops", "error: --as-group needs --as, the user to impersonate", 2),
     ("list --kubeconfig {stranger}", "the credentials are not valid", 1),
     ("list --kubeconfig {nowhere}", "the API server does not answer", 1),
 ]

@@ -24,7 +24,7 @@ def test_demo_ends_as_told_in_plain_lines() -> None:
         )
 
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "All as told" in answer.stdout.splitlines()[-1]
+    assert "All checks of the demo passed" in answer.stdout.splitlines()[-1]
     assert len(re.findall(r"^\d\. ", answer.stdout, re.M)) == 6
     assert "\033" not in answer.stdout  # no colour where it is not a terminal
     ours = [line for line in answer.stdout.splitlines() if line.startswith(("=>", "   "))]

@@ -280,8 +280,8 @@ async def test_a_delivery_given_up_is_told_on_the_hub_and_keeps_no_other_hook_fr
         return sorted(said) if len(said) == 2 else None
 
     first, second = await eventually(both, "two Events")
-    assert first.startswith("hook nobody was not told of 1 ChildStarted events: not reached: ")
-    assert second == "hook refuses was not told of 1 ChildStarted events: answered 404 Not Found"
+    assert first.startswith("hook nobody missed 1 ChildStarted events: can't be reached: ")
+    assert second == "hook refuses missed 1 ChildStarted events: answered 404 Not Found"
     assert len(ears.received("refuses")) == 1  # 404 is an answer
 
 

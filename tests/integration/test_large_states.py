@@ -7,7 +7,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from operatorworld import Place, World, settles
+from operatorworld import Place, World
+from settling import settles
 
 pytest_plugins = ("operatorworld",)
 MIB = 2**20
@@ -88,7 +89,7 @@ async def test_a_larger_state_is_refused_and_stays_with_its_child(world: World, 
 
     async def told() -> None:
         assert await world.events("large", "MoveDeferred") == [
-            f"stays on hub-0 instead of moving to hub-1: its state is {65 * MIB} bytes, at most {64 * MIB} are possible"
+            f"stays on hub-0 instead of moving to hub-1: its state has {65 * MIB} bytes, the limit is {64 * MIB}"
         ]
 
     await settles(told, within=60)

@@ -6,8 +6,9 @@ import asyncio
 import os
 import signal
 
-from operatorworld import World, never_two, settles, started_once, stays, untouched
+from operatorworld import World, never_two, started_once, untouched
 from processwatch import Run
+from settling import settles, stays
 from waiting import eventually
 
 from processhub.api.meta import find_condition

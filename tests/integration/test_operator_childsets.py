@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from operatorworld import World, members_of, moved, never_two, settles, started_once, untouched
+from operatorworld import World, members_of, moved, never_two, started_once, untouched
+from settling import settles
 
 from localcluster.layout import CHECKOUT
 from processhub.api.childset import ChildSet

@@ -7,7 +7,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from operatorworld import Place, World, members_of, moved, settles
+from operatorworld import Place, World, members_of, moved
+from settling import settles
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(24)]

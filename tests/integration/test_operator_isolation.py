@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from operatorworld import CONFIG_MAPS, World, settles, stays, untouched
+from operatorworld import CONFIG_MAPS, World, untouched
+from settling import settles, stays
 
 from processhub.cluster.kinds import LEASES
 

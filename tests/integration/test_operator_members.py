@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 import pytest
-from operatorworld import SHORT, Place, World, members_of, moved, never_two, settles, untouched
+from operatorworld import SHORT, Place, World, members_of, moved, never_two, untouched
+from settling import settles
 
 from processhub.api.kubernetes import Lease
 from processhub.cluster.kinds import LEASES, PODS, untyped

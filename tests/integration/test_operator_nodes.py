@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from operatorworld import REGIONS, World, moved, never_two, settles, stays, untouched
+from operatorworld import REGIONS, World, moved, never_two, untouched
+from settling import settles, stays
 
 from localcluster.layout import CHECKOUT
 from processhub.api.kubernetes import Pod

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from operatorworld import NAMESPACES, SHORT, ControlPlane, Operators, World, never_two, settles, untouched
+from operatorsite import ControlPlane, Operators
+from operatorworld import NAMESPACES, SHORT, World, never_two, untouched
+from settling import settles
 
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from operatorworld import Site, World, new_world, settles
+from operatorsite import Site
+from operatorworld import World, new_world
+from settling import settles
 
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import ANNOTATION_MODE, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from signal import SIGTERM
 
-from operatorworld import World, settles, stays
+from operatorworld import World
+from settling import settles, stays
 from test_operator_pods import SLOW, pod
 from test_operator_replicas import STANDBY, copies
 from waiting import catches, until

@@ -5,8 +5,9 @@ from __future__ import annotations
 from signal import SIGTERM
 from typing import Any
 
-from operatorworld import Json, World, never_two, settles, started_once, stays
+from operatorworld import Json, World, never_two, started_once
 from processwatch import Run
+from settling import settles, stays
 from waiting import catches, until
 
 from processhub.api.kubernetes import Pod

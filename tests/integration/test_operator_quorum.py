@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from hubcalls import Caller
-from operatorworld import ControlPlane, Place, World, members_of, moved, never_two, settles, stays
+from operatorsite import ControlPlane
+from operatorworld import Place, World, members_of, moved, never_two
+from settling import settles, stays
 
 from localcluster.layout import CHECKOUT
 from processhub.api.hub import Hub

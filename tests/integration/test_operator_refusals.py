@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from operatorworld import SLEEP, Site, World, new_world, settles, stays
+from operatorsite import Site
+from operatorworld import SLEEP, World, new_world
+from settling import settles, stays
 
 from processhub.api.meta import API_VERSION
 from processhub.cluster.kinds import Kind, untyped
@@ -76,8 +78,8 @@ ROWS = [
     hub(
         "a copy for each member of a list",
         "Invalid",
-        "spec.redundancy.replicationFactor ClusterSize can't be had with the distribution strategy Guided, where "
-        "each child names its members; give a number, or use the strategy ForEach",
+        "spec.redundancy.replicationFactor ClusterSize can't be combined with the distribution strategy Guided, "
+        "where each child names its members; give a number, or use the strategy ForEach",
         redundancy={"strategy": "Replication", "replicationFactor": "ClusterSize"},
         **strategy("Guided"),
     ),

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from operatorworld import World, settles
+from operatorworld import World
 from roles import MODULE, active_members, rows_in, two_active
+from settling import settles
 from waiting import catches, until
 
 from processhub.api.child import NodeStatus

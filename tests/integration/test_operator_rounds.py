@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from operatorworld import NAMESPACES, SHORT, SLEEP, settles, stays
+from operatorworld import NAMESPACES, SHORT, SLEEP
 from prometheus_client import REGISTRY
+from settling import settles, stays
 
 from processhub.api.child import Child, ChildStatus
 from processhub.api.meta import API_VERSION, find_condition

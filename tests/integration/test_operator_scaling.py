@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from operatorworld import Place, World, members_of, moved, never_two, settles, stays, untouched
+from operatorworld import Place, World, members_of, moved, never_two, untouched
+from settling import settles, stays
 from waiting import alive
 
 from processhub.cluster.kinds import LEASES

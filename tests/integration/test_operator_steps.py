@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from operatorworld import SLEEP, World, settles, untouched
+from operatorworld import SLEEP, World, untouched
+from settling import settles
 
 from processhub.api.meta import find_condition
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID

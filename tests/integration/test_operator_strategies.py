@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from operatorworld import World, members_of, moved, never_two, settles, untouched
+from operatorworld import World, members_of, moved, never_two, untouched
+from settling import settles
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(24)]

@@ -8,7 +8,8 @@ import signal
 import time
 
 import pytest
-from operatorworld import World, members_of, never_two, settles, started_once, stays, untouched
+from operatorworld import World, members_of, never_two, started_once, untouched
+from settling import settles, stays
 
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.kinds import PODS, SLICES, untyped

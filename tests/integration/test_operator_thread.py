@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from operatorworld import SLEEP, World, command_of, never_two, settles, started_once
+from operatorworld import SLEEP, World, command_of, never_two, started_once
+from settling import settles
 from waiting import alive
 
 from processhub.api.meta import find_condition

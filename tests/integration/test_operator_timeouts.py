@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import time
 
-from operatorworld import CONFIG_MAPS, World, command_of, never_two, settles
+from operatorworld import CONFIG_MAPS, World, command_of, never_two
 from processwatch import Run
+from settling import settles
 
 from processhub.cluster.kinds import LEASES
 

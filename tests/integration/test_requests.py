@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sys
 from collections import Counter
@@ -31,7 +32,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
 
-ACCOUNTS = untyped("v1", "serviceaccounts")
+ACCOUNTS, SECRETS = untyped("v1", "serviceaccounts"), untyped("v1", "secrets")
 WORKER = "sample_actors:Worker"
 # Answers each POST with what it was sent and how often it was asked, as text.
 SERVER = """
@@ -53,6 +54,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def address_string(self):
         return "hub"
 socketserver.UnixStreamServer(os.environ["HUB_SOCKET"], Handler).serve_forever()
+"""
+# Writes what its environment holds, and what the client finds that connects as it is.
+NEIGHBOURS = """
+import json, os, sys, time
+from pathlib import Path
+from processhub import Hub
+with Hub.connect_sync(os.environ["HUB_NAME"]) as hub:
+    found = {"secret": os.environ["DB_PASSWORD"], "members": sorted(hub.nodes())}
+new = Path(sys.argv[1] + ".new")
+new.write_text(json.dumps(found))
+new.rename(sys.argv[1])
+time.sleep(1000)
 """
 
 
@@ -169,6 +182,28 @@ async def test_an_exec_child_is_asked_over_its_socket(hub: Hub) -> None:
     with pytest.raises(OutcomeUnknown):
         await hub.call("e-0", "die")
     assert await hub.call("e-0", {}) == "/call {} 1 None", "the next incarnation"
+
+
+async def test_children_have_the_containers_environment_and_reach_the_cluster(product: Live, tmp_path: Path) -> None:
+    await product.api.create(SECRETS, product.namespace, {"metadata": {"name": "db"}, "stringData": {"password": "s3"}})
+    variable = {"name": "DB_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "db", "key": "password"}}}
+    template = {"spec": {"containers": [{"name": "agent", "env": [variable]}]}}
+    name = await product.hub(members={"python": {"configMap": "actors"}, "template": template})
+    expected = {"secret": "s3", "members": [f"{name}-0", f"{name}-1"]}
+    note = tmp_path / "note"
+
+    async with product.connect(name) as client:
+        await started(
+            client,
+            [
+                {"id": "program", "exec": {"command": [sys.executable, "-c", NEIGHBOURS, str(note)]}},
+                {"id": "actor", "python": {"target": "sample_actors:Neighbours"}},
+            ],
+        )
+
+        assert await client.call("actor", {}) == expected
+    await until(note.exists, "what the program has found")
+    assert json.loads(note.read_text()) == expected
 
 
 async def test_a_pod_child_is_asked_on_its_port_and_finds_its_way_back(hub: Hub) -> None:

@@ -16,8 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
-from processhub.cluster.client import APPLY_PATCH, JSON_PATCH, Answer, Client
+from processhub.cluster.client import APPLY_PATCH, JSON_PATCH, Client
 from processhub.cluster.config import Config
+from processhub.cluster.sending import Answer
 from processhub.cluster.timestamps import now_seconds
 
 Json = dict[str, Any]
@@ -266,13 +267,19 @@ def _parsed(url: str) -> tuple[Key, str, dict[str, str]]:
 
 def _listed(wanted: Key, at: Key, item: Json, query: dict[str, str]) -> bool:
     labels = item["metadata"].get("labels") or {}
-    name = query.get("fieldSelector", "").removeprefix("metadata.name=")
+    fields = [term.partition("=") for term in query.get("fieldSelector", "").split(",") if term]
     return (
         at.plural == wanted.plural
         and wanted.namespace in ("", at.namespace)
-        and name in ("", at.name)
+        and all(_field(item, name) == value for name, _, value in fields)
         and all(_has_label(labels, term) for term in query.get("labelSelector", "").split(",") if term)
     )
+
+
+def _field(item: Json, path: str) -> Any:
+    for part in path.split("."):
+        item = item.get(part, {})
+    return item
 
 
 def _has_label(labels: dict[str, str], term: str) -> bool:

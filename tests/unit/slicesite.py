@@ -14,15 +14,11 @@ from typing import Any
 import msgspec
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from observing import observed
 
-from processhub.api.child import Child
-from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease
+from builders import HUB_UID, client_of, make_child, make_hub, make_lease, make_member
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
-from processhub.cluster.config import Config
 from processhub.controller.execute.executor import Executed, Executor, confirm_gone, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.memory import HubMemory
@@ -32,20 +28,13 @@ from processhub.controller.rounds.round import Requeue
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.informers import Store
 from processhub.controller.store.leases import KnownLease
-from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan
 from processhub.core.strategies import strategy_of
 
 Json = dict[str, Any]
-HUB = msgspec.convert(
-    {
-        "metadata": {"name": "hub", "namespace": "ns", "uid": "h"},
-        "spec": {"members": {"replicas": 2}, "distribution": {"strategy": "RoundRobin"}},
-    },
-    Hub,
-)
-_LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+HUB = make_hub(spec={"members": {"replicas": 2}, "distribution": {"strategy": "RoundRobin"}})
 
 
 class SliceSite:
@@ -73,7 +62,8 @@ class SliceSite:
                 "resourceVersion": "5",
                 "generation": 1,
             },
-            "spec": {"hub": "hub", "hubUid": "h", "member": member, "term": 1, "entries": {}, "workloads": {}} | spec,
+            "spec": {"hub": "hub", "hubUid": HUB_UID, "member": member, "term": 1, "entries": {}, "workloads": {}}
+            | spec,
             "status": {"observedGeneration": 1, "holder": holder, "entries": {}},
         }
         self.slices[name] = item
@@ -192,7 +182,7 @@ class Rounds:
         self.site, self.client, self._members = site, client, members
         self.store = Store(client, (), lambda key: None)
         self.state = self.store.state(HUB.metadata.key)
-        self.memory = HubMemory("h", 1)
+        self.memory = HubMemory(HUB_UID, 1)
         self.memory.observe.formation.formed = True
         self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members that are judged so
@@ -204,9 +194,8 @@ class Rounds:
     def want(self, *ids: str) -> None:
         """Children that shall run."""
         for child_id in ids:
-            metadata = {"name": child_id, "namespace": "ns", "uid": f"u{child_id}", "generation": 1}
-            spec = {"hub": "hub", "exec": {"command": ["sleep", "1"]}}
-            self.state.put_child(msgspec.convert({"metadata": metadata, "spec": spec}, Child))
+            spec = {"exec": {"command": ["sleep", "1"]}}
+            self.state.put_child(make_child(child_id, spec, uid=f"u{child_id}", generation=1))
 
     def see(self) -> None:
         """The watch delivers all slices as they are."""
@@ -215,13 +204,11 @@ class Rounds:
 
     def member(self, name: str) -> Member:
         """The member, live."""
-        lease = {"metadata": {"name": f"hub.{name}", "namespace": "ns"}, "spec": {"holderIdentity": f"{name}/n"}}
         read = self.state.leases.of_member(name)
-        known = read or KnownLease(msgspec.convert(lease, Lease), 0.0)
+        known = read or KnownLease(make_lease(name, f"{name}/n"), 0.0)
         slices = tuple(self.state.slices.by_member().get(name, ()))
         is_gone = name in self.gone and read is None  # a Lease that was read since says that it is there
-        judgement = msgspec.structs.replace(_LIVE, phase=Phase.GONE) if is_gone else _LIVE
-        return Member(name=name, wanted=True, weight=1, pod=None, lease=known, slices=slices, judgement=judgement)
+        return make_member(name, *slices, lease=known, phase=Phase.GONE if is_gone else Phase.LIVE)
 
     def _look(self) -> dict[str, Member]:
         return {name: self.member(name) for name in self._members}
@@ -246,15 +233,10 @@ class Rounds:
 async def rounds_on(site: SliceSite, *members: str) -> AsyncIterator[Rounds]:
     """The rounds of a hub with these members, against the site."""
 
-    async def no_token() -> str | None:
-        return None
-
     app = web.Application()
     app.add_routes(site.routes())
-    async with TestServer(app) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield Rounds(site, client, *members)
+    async with client_of(app) as client:
+        yield Rounds(site, client, *members)
 
 
 def _status(code: int, reason: str) -> web.Response:

@@ -15,7 +15,13 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
 {{- define "processhub.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}
+{{- with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Linux nodes alone, and what nodeSelector says beside that. */}}
+{{- define "processhub.nodes" -}}
+{{ toYaml (merge (dict) .Values.nodeSelector (dict "kubernetes.io/os" "linux")) }}
 {{- end }}
 
 {{- define "processhub.account" -}}
@@ -25,4 +31,19 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{/* The operator's user name, as requests carry it. */}}
 {{- define "processhub.username" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "processhub.account" . }}
+{{- end }}
+
+{{/* How a ServiceMonitor or PodMonitor scrapes. Metrics of hubs have a label namespace of their own, which stays. */}}
+{{- define "processhub.scrape" -}}
+honorLabels: true
+interval: {{ .interval }}
+scrapeTimeout: {{ .scrapeTimeout }}
+{{- with .relabelings }}
+relabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}

@@ -1,6 +1,6 @@
-"""Two actors and a hook's handler to try the hub with. Standard library only, as all that runs in a runner.
+"""Two actors and a hook handler to try the hub with. Standard library only, like everything that runs in a runner.
 
-``python -m processhub.examples PORT`` is a receiver for webhooks that prints what it is told.
+``python -m processhub.examples PORT`` is a receiver for webhooks, which prints the events that it gets.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from processhub.actor import Actor
 
 
 class Counter(Actor):
-    """Counts: ``{"op": "add", "by": 2}`` adds and answers the new value, anything else answers the value."""
+    """A counter: ``{"op": "add", "by": 2}`` adds and answers the new value; any other request answers the value."""
 
     async def init(self, args: dict[str, Any]) -> None:
-        """Start at ``args["start"]``, 0 where it is left out."""
+        """Start at ``args["start"]``, by default 0."""
         self.state = int(args.get("start", 0))
 
     async def handle_call(self, request: Any) -> int:
-        """Add where it is asked for; answer the value."""
+        """Add if the request says so; answer the value."""
         if isinstance(request, dict) and request.get("op") == "add":
             self.state += int(request.get("by", 1))
         value: int = self.state
         return value
 
     async def handle_cast(self, message: Any) -> None:
-        """The same without an answer."""
+        """Handle the message like a call, without an answer."""
         await self.handle_call(message)
 
 
 class Cache(Actor):
-    """One place that a tenant's requests go through: it answers the same random number while it lives."""
+    """A single place for the requests of a tenant: it answers the same random number while it lives."""
 
     async def init(self, args: dict[str, Any]) -> None:
-        """Choose the number, 1 to 1000."""
+        """Choose the number, from 1 to 1000."""
         self.state = random.randint(1, 1000)  # noqa: S311 an example, no secret
 
     async def handle_call(self, request: Any) -> dict[str, Any]:
-        """The number, and the member that it was answered on."""
+        """Answer the number, and the member on which the actor runs."""
         return {"value": self.state, "member": self.member}
 
 
 def enrich(event: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
-    """A handler for PreChildStart (entry point ``enrich``): the child gets ``args["metadata"]`` and ``args["tags"]``.
+    """A handler for PreChildStart (entry point ``enrich``): it adds metadata and tags from ``args`` to the child.
 
-    Where its metadata lack one of the keys that ``args["require"]`` lists, it is not started.
+    If the child's metadata lack one of the keys in ``args["require"]``, the child is not started.
     """
     missing = [key for key in args.get("require", ()) if key not in event["data"]["metadata"]]
     if missing:
@@ -54,7 +54,7 @@ def enrich(event: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
 
 
 def receive(port: int) -> None:
-    """Take events on ``port`` (0: any) of all addresses until interrupted; each is a line on stdout."""
+    """Receive events on ``port`` (0: any) of all addresses until interrupted; prints each as a line on stdout."""
     import json
     import sys
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,7 +68,7 @@ def receive(port: int) -> None:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing beside the events."""
+            """Log nothing besides the events."""
 
     with ThreadingHTTPServer(("", port), Handler) as server:
         sys.stdout.write(f"listening on port {server.server_port}\n")

@@ -1,7 +1,7 @@
-"""Users' own code in the operator, strategies and hook handlers: found by entry points, loaded once a process.
+"""Users' own code in the operator: strategies and hook handlers, found by entry points, loaded once a process.
 
-Who installs packages beside ProcessHub decides what there is. A Hub only names an entry point: what its author writes
-is looked up, and never imported or called.
+The packages that are installed beside ProcessHub decide what is available. A Hub only names an entry point: the name is
+looked up, and never imported or called.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from processhub.strategies import (
 )
 
 T = TypeVar("T")
-HOOKS = "processhub.hooks"  # the group of entry points that are hook handlers
+HOOKS = "processhub.hooks"  # the group of the entry points of hook handlers
 Handler = Callable[[dict[str, Any], dict[str, Any]], Any]
 log = logging.getLogger(__name__)
 
 
 class Loaded(msgspec.Struct, Generic[T], frozen=True):
-    """What a group's entry points came to: those that can be used by name, and why others can't."""
+    """The entry points of a group: those that can be used, by name, and why others can't."""
 
     found: Mapping[str, T]
     failed: Mapping[str, str]
 
 
 def load(group: str, make: Callable[[EntryPoint], T]) -> Loaded[T]:
-    """Every entry point of the group, made by ``make``; what that raises is why one can't be used."""
+    """Load every entry point of the group with ``make``. If that raises, the error is why it can't be used."""
     found: dict[str, T] = {}
     failed: dict[str, str] = {}
     for point in entry_points(group=group):
@@ -64,24 +64,24 @@ def hook_handlers() -> Loaded[Handler]:
 def _function(point: EntryPoint) -> Handler:
     handler: Handler = point.load()
     if not callable(handler):
-        raise TypeError(f"{point.value} is no function")
+        raise TypeError(f"{point.value} is not a function")
     return handler
 
 
 def _instance(base: type[T]) -> Callable[[EntryPoint], T]:
-    """What makes an object of an entry point's class, which must be derived from ``base``."""
+    """A function that makes an object of an entry point's class, which must be derived from ``base``."""
 
     def make(point: EntryPoint) -> T:
         kind = point.load()
         if not (isinstance(kind, type) and issubclass(kind, base)):
-            raise TypeError(f"{point.value} is no class derived from {base.__module__}.{base.__qualname__}")
+            raise TypeError(f"{point.value} is not a class derived from {base.__module__}.{base.__qualname__}")
         return kind()
 
     return make
 
 
 class OwnStrategies(msgspec.Struct, frozen=True):
-    """The users' strategies of each kind by name, and why others, of whatever kind, can't be used."""
+    """The users' strategies of each kind, by name, and why others, of any kind, can't be used."""
 
     distribution: Mapping[str, Strategy]
     redundancy: Mapping[str, Redundancy]
@@ -92,7 +92,7 @@ class OwnStrategies(msgspec.Struct, frozen=True):
 
 @functools.cache
 def own_strategies() -> OwnStrategies:
-    """All of them; one that has the name of ProcessHub's own is left out."""
+    """Load all strategies. One with the name of a built-in strategy is left out."""
     failed: dict[str, str] = {}
     ranks = _loaded(DISTRIBUTION, Distribution, STRATEGIES, failed)  # type: ignore[type-abstract]  # what is derived from it is asked for
     ways = _loaded(MIGRATION, Migration, MIGRATIONS, failed)  # type: ignore[type-abstract]  # as above

@@ -1,6 +1,6 @@
-"""What can become of a request to a child. Standard library only: actors get the same errors as the client.
+"""The errors of requests to children. Standard library only, because actors get the same errors as the client.
 
-Every error tells whether the request may have run: after ``OutcomeUnknown`` and ``Timeout`` it may have, after all
+Every error says whether the request may have run: after ``OutcomeUnknown`` and ``Timeout`` it may have, after all
 others it did not.
 """
 
@@ -12,27 +12,27 @@ from typing import Any
 
 
 class HubError(Exception):
-    """Base of all errors of the client."""
+    """The base of all errors of the client."""
 
 
 class RequestFailed(HubError):
-    """A request to a child was not answered. ``status`` is HTTP's, ``code`` the problem's (``no_owner``, …).
+    """A request to a child failed. ``status`` is the HTTP status, ``code`` the problem's (``no_owner``, …).
 
-    Raised as itself where the child answered with a status of its own that is no success (``child_error``).
+    The class itself is raised if the child answered with an error status of its own (``child_error``).
     """
 
     def __init__(self, message: str, status: int = 0, code: str = "", retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.status, self.code = status, code
-        self.retry_after = retry_after  # seconds; 0 where not said
+        self.retry_after = retry_after  # seconds; 0 if not given
 
 
 class BadRequest(RequestFailed):
-    """400 bad_request: the request can't be understood; the message says why."""
+    """400 bad_request: the request is not valid. The message says why."""
 
 
 class NotAllowed(RequestFailed):
-    """401 or 403: the token is missing, not valid, or its account may not call this hub's children."""
+    """401 or 403: the token is missing or not valid, or its account may not call this hub's children."""
 
 
 class ChildNotFound(RequestFailed):
@@ -40,26 +40,26 @@ class ChildNotFound(RequestFailed):
 
 
 class Busy(RequestFailed):
-    """429 busy: the child's queue is full, or the hub has its onDemand.max; try again after ``retry_after`` seconds."""
+    """429 busy: the child's queue is full, or the hub has onDemand.max children. Retry in ``retry_after`` seconds."""
 
 
 class OutcomeUnknown(RequestFailed):
-    """502 outcome_unknown: it was handed to the child and no answer came; it is never run twice."""
+    """502 outcome_unknown: the request was handed to the child, and no answer came. It is never run twice."""
 
 
 class NoOwner(RequestFailed):
-    """503 no_owner: no running copy of the child within leaseSeconds + requestSeconds."""
+    """503 no_owner: the child had no running copy within leaseSeconds + requestSeconds."""
 
 
 class Partitioned(RequestFailed):
-    """The hub has lost its quorum: nothing new is placed or served until it is back (503 partitioned)."""
+    """The hub has lost its quorum. Nothing new is placed or served until it is back (503 partitioned)."""
 
 
 class Timeout(RequestFailed):
     """The deadline passed.
 
-    Of a start or stop: ``pending`` are the ids that were not done, ``result`` (a Result) accounts for all. Of a request
-    (504 timeout): it may still be running.
+    For a start or stop, ``pending`` are the ids that were not done, and ``result`` (a Result) accounts for all. A
+    request (504 timeout) may still be running.
     """
 
     def __init__(

@@ -1,15 +1,16 @@
-"""What to derive a strategy of your own from.
+"""The base classes of users' own strategies.
 
-A strategy is a class in a package of yours, installed beside ProcessHub in the operator's image (and where
-``kubectl hub plan`` and ``explain`` are to know it), named by an entry point::
+A strategy is a class in a package of yours, installed beside ProcessHub in the operator's image (and where ``kubectl
+hub plan`` and ``explain`` run, if they should know it). An entry point names it::
 
     [project.entry-points."processhub.distribution"]
     ByRegion = "my_package.strategies:ByRegion"
 
-A Hub then says ``spec.distribution.strategy: ByRegion``; ``spec.redundancy.strategy``, ``spec.migration.strategy`` and
-``spec.partitionTolerance.strategy`` likewise. The class is made once, without arguments, and asked for many hubs. Its
-methods must be functions of their arguments alone, quick and without I/O: they run in the operator's only thread. Where
-one raises, the hub goes on as its docstring says and gets an Event StrategyFailed.
+A Hub then selects it with ``spec.distribution.strategy: ByRegion``. ``spec.redundancy.strategy``,
+``spec.migration.strategy`` and ``spec.partitionTolerance.strategy`` work in the same way. The class is instantiated
+once, without arguments, and serves many hubs. Its methods must depend on their arguments alone, be quick and do no I/O:
+they run in the operator's only thread. If one raises, the hub continues as its docstring says and gets an Event
+StrategyFailed.
 """
 
 from __future__ import annotations
@@ -46,69 +47,73 @@ PARTITION = "processhub.partition"
 
 
 class Distribution(ABC):
-    """Which members a child goes to: the base of strategies in the group ``processhub.distribution``.
+    """Chooses the members of a child: the base of strategies in the group ``processhub.distribution``.
 
-    A new child goes to the first member of its rank that is ready and has room (maxChildren; loadCapPercent too unless
-    ``respects_load_cap`` is False). So do the children of a member that was lost or is drained. A member that joins
-    draws the children that have it before their present one, at ``maxMovesPerSecond``; children whose ranks change for
-    another reason stay where they are. Members of weight 0 get none.
+    A new child goes to the first member in its ranking that is ready and has room (maxChildren; also loadCapPercent,
+    unless ``respects_load_cap`` is False). So do the children of a member that was lost or is drained. A member that
+    joins draws the children that rank it before their present member, at ``maxMovesPerSecond``. Children whose ranking
+    changes for another reason stay where they are. Members of weight 0 get none.
     """
 
     respects_load_cap: bool = True
-    """Whether a new child passes over a member that is above the hub's loadCapPercent."""
+    """Whether a new child skips a member that is above the hub's loadCapPercent."""
 
     @abstractmethod
     def rank(self, child: Child, members: Sequence[Member]) -> Sequence[str]:
-        """The names of the members that may have the child, best first. One that is not named never gets it.
+        """Rank the members that may have the child, best first, by name. A member that is not named never gets it.
 
-        ``members`` are all that the hub shall have, in ordinal order (PerNode: by name), those that are not ready too.
-        It is called for each child that is placed, and for all when a member joins. Where it raises, the child goes by
-        the hash.
+        ``members`` are all that the hub should have, in ordinal order (PerNode: by name), including those that are not
+        ready. The method is called for each child that is placed, and for all children when a member joins. If it
+        raises, the child is placed by the hash.
         """
 
 
 class Redundancy(ABC):
-    """How many copies each child has: the base of strategies in the group ``processhub.redundancy``.
+    """Says how many copies each child has: the base of strategies in the group ``processhub.redundancy``.
 
-    Where they go is the distribution strategy's, which of them is active ``spec.redundancy.replicationModel``'s. Not
-    with Guided, where each child names its members.
+    The distribution strategy decides where the copies go, and ``spec.redundancy.replicationModel`` which of them is
+    active. It can't be combined with Guided, where each child names its members.
     """
 
     @abstractmethod
     def copies(self, members: Sequence[Member]) -> int:
-        """At least 1; more than there are ready members means one on each. Asked in every round.
+        """Return the number of copies: at least 1; more than there are ready members means one on each.
 
-        ``members`` are all that the hub shall have; only name, weight and ready are filled in. Copies are started and
-        stopped when the number changes, so it had better not hang on who is ready at the moment. Where it raises, the
-        number stays as it was.
+        The method is called in every round. ``members`` are all that the hub should have, with only name, weight and
+        ready filled in. Copies are started and stopped when the number changes, so it should not depend on which
+        members are ready at the moment. If it raises, the number stays as it was.
         """
 
 
 class Migration(ABC):
-    """How a child changes its member: the base of strategies in the group ``processhub.migration``.
+    """Says how a child is moved: the base of strategies in the group ``processhub.migration``.
 
-    Otherwise the hub is as with HotSwap: ``onRestart`` left out is Move, and a member that ends waits up to
-    ``handoverTimeoutSeconds`` until its children have gone. Not asked where a hub keeps several copies of a child: one
-    more starts before one ends.
+    In other respects the hub works as with HotSwap: ``onRestart`` is Move by default, and a member that ends waits up
+    to ``handoverTimeoutSeconds`` until its children have left. It is not asked in a hub that keeps several copies of a
+    child: there a new copy starts before an old one ends.
     """
 
     @abstractmethod
     def way(self, child: Child, move: Move) -> Way:
-        """``Way.COLD``: it starts afresh; ``Way.HOT``: its state goes along; ``Way.LATER``: it stays for now.
+        """``Way.COLD``: the child starts afresh; ``Way.HOT``: its state goes along; ``Way.LATER``: it stays for now.
 
-        It is asked when a move could begin, in more than one round. A child can stay only where ``move.by_choice`` (a
-        member joined, weights or strategy changed, loads differ), and is asked for again after 30 s. Off a member that
-        is emptied, or where somebody ordered the move, LATER is taken as HOT. Where it raises, that is as LATER.
+        The method is called when a move could begin, in more than one round. A child can stay only if
+        ``move.by_choice`` is true (a member joined, weights or strategy changed, loads differ). It is then asked about
+        again after 30 s. If its member is emptied or the move was requested, LATER means HOT. If the method raises,
+        that means LATER.
         """
 
 
 class Partition(ABC):
-    """How many members a hub needs: the base of strategies in the group ``processhub.partition``.
+    """Says how many members a hub needs: the base of strategies in the group ``processhub.partition``.
 
-    With fewer live ones the hub is partitioned, as with the quorum strategies: members stop their children before their
-    Lease runs out, nothing is started, and all is back when enough members are.
+    With fewer live members the hub is partitioned, as with the quorum strategies. Members stop their children before
+    their Lease expires, and nothing is started. All children return when enough members are live.
     """
 
     @abstractmethod
     def required(self, seen: Seen) -> int:
-        """At least 1. Asked in every round. Where it raises, more than half of ``seen.largest_seen`` are required."""
+        """Return the number of members, at least 1.
+
+        The method is called in every round. If it raises, more than half of ``seen.largest_seen`` are required.
+        """

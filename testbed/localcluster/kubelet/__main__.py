@@ -46,7 +46,7 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
 
 
 def _can_isolate(code: Path) -> bool:
-    """Whether containers can have a mount tree of their own here, tried in a process that is thrown away."""
+    """Whether containers can have a separate mount tree here, which a throw-away process tries."""
     command = [*shimcode.entry_point(code, "rootfs_probe"), str(code / "probe")]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 

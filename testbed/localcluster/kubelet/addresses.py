@@ -21,9 +21,9 @@ class Block:
         return f"127.{self.second}.0.{index + 1}"
 
     def take(self) -> str:
-        """A pod address; freed ones come back as late as possible, so that nobody talks to a dead pod's successor.
+        """A pod address. Freed ones are reused as late as possible, so that no client reaches a dead pod's successor.
 
-        Raises RuntimeError where all 64,000 are in use.
+        Raises RuntimeError if all 64,000 are in use.
         """
         total = 255 * 254
         for _ in range(total):
@@ -35,7 +35,7 @@ class Block:
         raise RuntimeError("all pod addresses are in use")
 
     def free(self, address: str) -> None:
-        """Give a pod address back."""
+        """Return a pod address to the free ones."""
         _, _, third, fourth = (int(part) for part in address.split("."))
         self._used.discard((third - 1) * 254 + fourth - 1)
 
@@ -43,7 +43,7 @@ class Block:
 def claim_block(seed: str) -> Block:
     """A free block; the first tried depends on ``seed`` so that a cluster usually keeps its block over a restart.
 
-    Raises RuntimeError where all are taken.
+    Raises RuntimeError if all are taken.
     """
     first = zlib.crc32(seed.encode())
     for offset in range(253):

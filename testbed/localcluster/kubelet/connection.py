@@ -1,6 +1,7 @@
 """The kubelet's own connection to the API server, from a kubeconfig with certificates.
 
-The product's loader takes the official client along, which costs two seconds of start; this reads the few fields.
+The product's loader also imports the official client, which costs two seconds of start; this module reads the few
+fields.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from processhub.cluster.config import Config
 
 @dataclass(frozen=True)
 class Server:
-    """The API server and the certificates with which the administrator is known there."""
+    """The API server's address and the administrator's certificates."""
 
     host: str
     port: int
@@ -38,7 +39,7 @@ class Server:
         return Config(host=f"https://{self.host}:{self.port}", namespace="default", ssl=context, token=token)
 
     def serving_context(self) -> ssl.SSLContext:
-        """For the kubelet's HTTPS server: only holders of a certificate of the cluster's CA may ask."""
+        """The TLS context of the kubelet's HTTPS server: it accepts only certificates of the cluster's CA."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
@@ -47,7 +48,7 @@ class Server:
 
 
 def read_kubeconfig(path: Path) -> Server:
-    """The server of the kubeconfig's only cluster. Raises KeyError where a field is missing."""
+    """The server of the kubeconfig's only cluster. Raises KeyError if a field is missing."""
     document: dict[str, Any] = yaml.safe_load(path.read_text())
     cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
     address = urlsplit(cluster["server"])

@@ -14,7 +14,7 @@ from localcluster.kubelet import syscalls
 
 
 def main() -> None:
-    """Join the container's mount tree and become the command; exit code 126 where that fails."""
+    """Join the container's mount tree and become the command; exit code 126 if that fails."""
     pid, argv = sys.argv[1], sys.argv[2:]
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:

@@ -1,4 +1,4 @@
-"""What a container sees of its pod: field references, environment variables, ``$(VAR)`` in command and arguments."""
+"""The environment of a container: field references, environment variables, ``$(VAR)`` in command and arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ContainerConfigError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pod runs."""
+    """The place of a pod: its node and addresses."""
 
     node: str
     host_ip: str
@@ -58,7 +58,7 @@ def field_value(pod: Json, place: Place, path: str) -> str:
 
 
 def expand(text: str, values: dict[str, str]) -> str:
-    """``$(NAME)`` replaced where NAME is known, ``$$`` by ``$``; the rest stays."""
+    """Replace ``$(NAME)`` if NAME is known, and ``$$`` by ``$``; the rest stays."""
 
     def replace(match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -69,9 +69,9 @@ def expand(text: str, values: dict[str, str]) -> str:
 
 
 async def resolve(pod: Json, container: Json, place: Place, base: dict[str, str], lookup: Lookup) -> dict[str, str]:
-    """The container's environment: ``base``, then envFrom, then env (which may use what came before).
+    """The container's environment: ``base``, then envFrom, then env (which may use the variables before it).
 
-    Raises ContainerConfigError where a ConfigMap, Secret or key is missing and not optional.
+    Raises ContainerConfigError if a ConfigMap, Secret or key is missing and not optional.
     """
     values: dict[str, str] = {}
     for source in container.get("envFrom") or ():
@@ -119,7 +119,7 @@ async def _value_from(pod: Json, container: Json, place: Place, source: Json, lo
 
 
 def resource_value(pod: Json, container: Json, reference: Json) -> str:
-    """The value of a ``resourceFieldRef``, rounded up to its divisor; 0 where nothing is set."""
+    """The value of a ``resourceFieldRef``, rounded up to its divisor; 0 if nothing is set."""
     name = reference.get("containerName")
     chosen = container
     if name:

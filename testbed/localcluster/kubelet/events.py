@@ -1,4 +1,4 @@
-"""Events on pods, for ``kubectl describe`` and ``kubectl events``: what a user wants to know of a start that fails."""
+"""Events on pods, for ``kubectl describe`` and ``kubectl events``: they explain a start that fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Recorder:
         self._posting: set[asyncio.Task[None]] = set()
 
     def warn(self, reason: str, message: str) -> None:
-        """A Warning, posted in the background; one that can't be posted is only logged."""
+        """Post a Warning in the background; one that can't be posted is only logged."""
         if self._last == (reason, message):
             return
         self._last = (reason, message)

@@ -14,7 +14,7 @@ Mode = Literal["drop", "reset"]
 class Forwarder:
     """Forwards connections to the API server until it is cut.
 
-    ``drop`` loses packets: open connections stall and go on when healed, new ones get no answer. ``reset`` closes
+    ``drop`` loses packets: open connections stall and continue when healed, new ones get no answer. ``reset`` closes
     open connections and refuses new ones.
     """
 
@@ -26,13 +26,13 @@ class Forwarder:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen; ``port`` is known afterwards."""
+        """Start to listen; ``port`` is known afterwards."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Link(self, None), "127.0.0.1", self.port, backlog=256)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close everything."""
+        """Close all connections and the listener."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -40,19 +40,19 @@ class Forwarder:
             link.abort()
 
     def cut(self, mode: Mode) -> None:
-        """Stop all traffic; connections made from now on get nowhere."""
+        """Stop all traffic; later connections get no answer or are refused."""
         self.cut_mode = mode
         for link in list(self._links):
             link.hold() if mode == "drop" else link.abort()
 
     def heal(self) -> None:
-        """Let the traffic flow again, that of stalled connections too."""
+        """Resume the traffic, also that of stalled connections."""
         self.cut_mode = None
         for link in list(self._links):
             link.release()
 
     def admit(self, link: _Link) -> bool:
-        """Take up a new connection; False where it is to be refused."""
+        """Accept a new connection; False if it is to be refused."""
         if self.cut_mode == "reset" or self._server is None:
             return False
         self._links.add(link)
@@ -71,7 +71,7 @@ class Forwarder:
 
 
 class _Link(asyncio.Protocol):
-    """One side of a forwarded connection; its peer is the other."""
+    """One side of a forwarded connection; ``peer`` is the other side."""
 
     def __init__(self, owner: Forwarder, peer: _Link | None) -> None:
         self._owner, self._peer, self._accepted = owner, peer, peer is None
@@ -95,19 +95,19 @@ class _Link(asyncio.Protocol):
             self._peer.joined(self)
 
     def joined(self, peer: _Link) -> None:
-        """The other side is connected: begin to read."""
+        """Begin to read, because the other side is connected."""
         self._peer = peer
         self._read_if_free()
         peer._read_if_free()
 
     def hold(self) -> None:
-        """Stall."""
+        """Stall this side."""
         self._held = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def release(self) -> None:
-        """Go on."""
+        """Resume this side."""
         self._held = False
         if self._peer is None and self._accepted and self._dialling is None:
             self._dial()
@@ -116,7 +116,7 @@ class _Link(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close without waiting for what is unsent."""
+        """Close without waiting for unsent data."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -1,4 +1,4 @@
-"""Carrying out what probes and lifecycle hooks name: an HTTP request, a connection, a command, a sleep."""
+"""Carries out what probes and lifecycle hooks name: an HTTP request, a connection, a command, a sleep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from localcluster.kubelet.shimcode import entry_point
 
 
 async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeout: float) -> str | None:
-    """None on success, else what went wrong."""
+    """Carry out a handler; returns None on success, else a text about the failure."""
     try:
         async with asyncio.timeout(timeout):
             if action := handler.get("httpGet"):

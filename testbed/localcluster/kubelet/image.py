@@ -1,7 +1,7 @@
-"""What a container has in place of an image: the folders of this machine that its programs are in.
+"""The replacement for a container's image: the folders of this machine that contain its programs.
 
-They stay visible at their own paths whatever is mounted over a folder that holds them: a checkout below /tmp would be
-hidden from its own pods by an emptyDir at /tmp.
+They stay visible at their own paths, even if a folder above them is mounted over: otherwise an emptyDir at /tmp would
+hide a checkout below /tmp from its own pods.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MOST_LINKS = 40  # as many as the kernel follows
 
 
 def compile_programs() -> None:
-    """Write the byte code of what pods import from, where it is missing or older than its source.
+    """Write the byte code of the folders that pods import from, if it is missing or older than its source.
 
     As in an image: most pods can't write it, and each would compile the same hundreds of modules at its start.
     """
     for folder in (sysconfig.get_path("purelib"), CHECKOUT / "operator" / "src", CHECKOUT / "testbed"):
-        # What can't be written, or does not compile, is left to whoever imports it.
+        # A file that can't be written, or does not compile, is left to its importers.
         compileall.compile_dir(folder, quiet=2)
 
 
@@ -36,7 +36,7 @@ def search_path(tools: Path | None) -> str:
 
 
 def folders(tools: Path | None) -> tuple[str, ...]:
-    """The checkout, this interpreter with all that it imports from, what is on PATH and what the tools are links to."""
+    """The checkout, this interpreter with its import folders, the folders of PATH and those that tools are links to."""
     named: list[Path | str] = [CHECKOUT, sys.prefix, sys.base_prefix, *sys.path, *search_path(tools).split(":")]
     programs = [Path(sys.executable), *(tools.iterdir() if tools else ())]
     paths = [*(Path(name) for name in named), *(folder for program in programs for folder in _link_folders(program))]
@@ -60,7 +60,7 @@ def outermost(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def hidden(kept: Iterable[str], mounts: Iterable[Mount], *, read_only: bool) -> list[Mount]:
-    """What must be mounted besides ``mounts``, each folder in its own place, so that all of ``kept`` is seen."""
+    """The folders that must be mounted beside ``mounts``, each in its own place, so that all of ``kept`` is visible."""
     covers = {form for _, target, _ in mounts for form in (os.path.normpath(target), os.path.realpath(target))}
     return [(path, path, read_only) for path in kept if any(_inside(path, cover) for cover in covers)]
 

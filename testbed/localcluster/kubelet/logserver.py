@@ -75,7 +75,7 @@ async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamR
 
 
 async def _port_forward(kubelet: Kubelet, request: web.Request) -> web.StreamResponse:
-    """One port, by WebSocket: the form that programs use; kubectl's own, over SPDY, is not served."""
+    """Forward one port by WebSocket, the form that programs use; kubectl's own, over SPDY, is not served."""
     place = request.match_info
     try:
         worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
@@ -115,7 +115,7 @@ async def _pass_down(reader: asyncio.StreamReader, socket: web.WebSocketResponse
 
 
 async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The file's content from ``offset``, and what is appended to it while ``goes_on()``."""
+    """The file's content from ``offset``, and the lines that are appended while ``goes_on()``."""
     with open(path, "rb") as file:  # noqa: ASYNC230 - a local file in memory or page cache
         file.seek(offset)
         while True:
@@ -129,7 +129,7 @@ async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> Async
 
 
 def _tail_offset(path: Path, lines: int) -> int:
-    """Where the last ``lines`` lines begin."""
+    """The offset at which the last ``lines`` lines begin."""
     data = path.read_bytes()
     if lines <= 0:
         return len(data)

@@ -29,7 +29,7 @@ _VERSION = "v1.34.4"
 
 
 class Node:
-    """One node. While ``connected`` is clear, nothing passes between it and the API server."""
+    """One node. While ``connected`` is clear, there is no traffic between it and the API server."""
 
     def __init__(self, name: str, index: int, ip: str) -> None:
         self.name, self.index, self.ip = name, index, ip
@@ -41,7 +41,7 @@ class Node:
         self._beat = asyncio.Event()
 
     async def register(self, client: Client) -> None:
-        """Create the Node, or take over the one that an earlier kubelet left."""
+        """Create the Node, or take over the one of an earlier kubelet."""
         region = REGIONS[self.index % len(REGIONS)]
         zone = ZONES[self.index % len(ZONES)]
         labels = {

@@ -1,4 +1,4 @@
-"""One pod from the moment it is bound to a node of ours until its object may go."""
+"""The life of one pod, from its binding to one of our nodes until its object may be deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MIN_GRACE = 1.0  # as a real kubelet: a forced deletion still gets a SIGTERM fi
 
 
 class PodWorker:
-    """Runs one pod. ``on_gone(worker)`` is called when nothing of it is left here."""
+    """Runs one pod. ``on_gone(worker)`` is called when none of its processes and files is left here."""
 
     def __init__(self, host: Host, node: Node, pod: Json, on_gone: Callable[[PodWorker], None]) -> None:
         self.pod, self.node = pod, node
@@ -53,7 +53,7 @@ class PodWorker:
         return f"{self.pod['metadata']['namespace']}/{self.pod['metadata']['name']}"
 
     def update(self, pod: Json) -> None:
-        """A newer version of the object; ends the pod where it is being deleted."""
+        """Take a newer version of the object; ends the pod if it is being deleted."""
         self.pod = pod
         metadata = pod["metadata"]
         if metadata.get("deletionTimestamp"):
@@ -65,19 +65,19 @@ class PodWorker:
                 self._publisher.mark()  # a gate may have changed
 
     def removed(self) -> None:
-        """The object is gone (forced deletion): the processes are ended all the same."""
+        """The object has been deleted by force; the processes are ended nevertheless."""
         self._object_gone = self._publisher.gone = True
         self._terminate(self._spec_grace)
 
     async def power_off(self) -> None:
-        """The node loses its power: everything dies at once and nobody is told."""
+        """The node loses its power: all processes die at once, and no status is reported."""
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait({self._life})
         await asyncio.gather(*(supervisor.kill() for supervisor in self.supervisors.values()))
 
     def power_on(self) -> None:
-        """The node is back: the pod is started again, with what its volumes held."""
+        """The node is back: the pod is started again, with the contents of its volumes."""
         self._initialized = self._init_failed = False
         if self._ending is None and self._life is not None:
             self._life = asyncio.create_task(self._live())
@@ -87,7 +87,7 @@ class PodWorker:
         given = self.pod["spec"].get("terminationGracePeriodSeconds")
         return 30.0 if given is None else float(given)
 
-    # living
+    # The running pod.
 
     async def _live(self) -> None:
         try:
@@ -162,7 +162,7 @@ class PodWorker:
         self.supervisors[record.name] = supervisor
         return supervisor
 
-    # ending
+    # The end of the pod.
 
     def _terminate(self, grace: float) -> None:
         grace = max(_MIN_GRACE, grace)
@@ -199,7 +199,7 @@ class PodWorker:
             if record.name in self.supervisors:
                 await self.supervisors[record.name].stop(self._spec_grace)
 
-    # status
+    # The status of the pod.
 
     def _status(self) -> Json:
         own = {condition["type"] for condition in self._conditions}

@@ -12,7 +12,7 @@ Check = Callable[[Json, float], Awaitable[str | None]]  # (handler, timeout in s
 
 
 async def until_started(probe: Json, check: Check) -> str | None:
-    """The startup probe: None when it succeeded, else why the container is to be killed."""
+    """Run the startup probe; returns None when it succeeded, else the reason why the container is to be killed."""
     async for healthy, problem in _results(probe, check, assumed=False):
         if healthy:
             return None
@@ -22,7 +22,7 @@ async def until_started(probe: Json, check: Check) -> str | None:
 
 
 async def until_dead(probe: Json, check: Check) -> str:
-    """The liveness probe: returns why, when the container is to be killed."""
+    """Run the liveness probe; returns the reason when the container is to be killed."""
     async for healthy, problem in _results(probe, check, assumed=True):
         if not healthy and problem is not None:
             return problem
@@ -30,13 +30,13 @@ async def until_dead(probe: Json, check: Check) -> str:
 
 
 async def follow_readiness(probe: Json, check: Check, tell: Callable[[bool, str | None], None]) -> None:
-    """The readiness probe: ``tell(ready, problem)`` at each change and each problem; runs until cancelled."""
+    """Run the readiness probe until cancelled; calls ``tell(ready, problem)`` at each change and each problem."""
     async for healthy, problem in _results(probe, check, assumed=False):
         tell(healthy, problem)
 
 
 async def _results(probe: Json, check: Check, *, assumed: bool) -> AsyncIterator[tuple[bool, str | None]]:
-    """(healthy after this result, problem when the failure threshold was reached) for ever."""
+    """The endless results: (healthy after this result, problem when the failure threshold was reached)."""
     healthy, streak, good = assumed, 0, assumed
     await asyncio.sleep(float(probe.get("initialDelaySeconds") or 0))
     clock = asyncio.get_running_loop().time

@@ -8,7 +8,7 @@ import os
 
 
 def descendants(pid: int) -> list[int]:
-    """All live processes below ``pid``, parents before children; sessions and groups do not matter."""
+    """The pids of all live processes below ``pid``, parents before children; sessions and groups do not matter."""
     found: list[int] = []
     todo = [pid]
     while todo:
@@ -19,7 +19,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def state(pid: int) -> str:
-    """The process's state letter as in ps (``T`` is stopped), ``X`` where it is gone."""
+    """The process's state letter as in ps (``T`` is stopped); ``X`` if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0]

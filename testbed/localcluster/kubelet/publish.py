@@ -1,7 +1,7 @@
-"""Writing a pod's status: the newest state, as soon as the node is connected, never twice the same.
+"""Writes a pod's status: the newest state, as soon as the node is connected, never the same one twice.
 
-The node controller writes it as well: it takes Ready from the pods of a node that went silent. What this kubelet knows
-of a pod on its own node wins, so that is written again.
+The node controller writes it as well: it sets Ready of the pods of a silent node to false. The state that this kubelet
+knows is the right one, so it is written again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
 class Publisher:
-    """Publishes what ``compute()`` gives whenever ``mark`` was called, until the object is gone."""
+    """Publishes the result of ``compute()`` whenever ``mark`` was called, until the object is deleted."""
 
     def __init__(self, client: Client, pod: Json, connected: asyncio.Event, compute: Callable[[], Json]) -> None:
         metadata = pod["metadata"]
@@ -34,12 +34,12 @@ class Publisher:
         self.gone = False
 
     def mark(self) -> None:
-        """The status may have changed."""
+        """Note that the status may have changed."""
         self._settled.clear()
         self._dirty.set()
 
     def observe(self, pod: Json) -> None:
-        """A version of the object: where another writer took or gave it Ready, the status is written again."""
+        """Take a version of the object; if another writer changed Ready, the status is written again."""
         if self._sent is None or int(pod["metadata"]["resourceVersion"]) <= self._version:
             return
         if _ready(pod.get("status") or {}) != _ready(self._sent):
@@ -47,11 +47,11 @@ class Publisher:
             self.mark()
 
     async def settled(self) -> None:
-        """Until the newest status is written or the object is gone."""
+        """Wait until the newest status is written or the object is deleted."""
         await self._settled.wait()
 
     async def run(self) -> None:
-        """Until the object is gone or cancelled."""
+        """Publish until the object is deleted or the task is cancelled."""
         while not self.gone:
             await self._dirty.wait()
             await self._connected.wait()

@@ -1,4 +1,4 @@
-"""What a pod's status says of containers that an earlier kubelet ran: they died with it and count as ended."""
+"""The records of an earlier kubelet's containers, from the pod's status: they died with it and count as ended."""
 
 from __future__ import annotations
 

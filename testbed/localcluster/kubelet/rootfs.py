@@ -19,9 +19,9 @@ Mount = tuple[str, str, bool]  # source (a file or folder of the machine), targe
 
 
 def isolate(hostname: str) -> bool:
-    """Give this process a mount tree of its own; False where the machine does not allow it.
+    """Give this process a separate mount tree; False if the machine does not allow it.
 
-    As root directly, else in a user namespace in which the present user is root.
+    Root does it directly; other users in a user namespace in which they are root.
     """
     uid, gid = os.getuid(), os.getgid()
     try:
@@ -74,7 +74,7 @@ def build(mounts: list[Mount], scratch: str, read_only: bool) -> str:
 
 
 def _freeze(root: str, volumes: list[str]) -> None:
-    """Make every file system read-only but the volumes and those that a container has of its own."""
+    """Make every file system read-only, except for the volumes and those that a container has for itself."""
     spared = [*volumes, *(_join(root, own) for own in ("/dev", "/proc", "/sys"))]
     for target in _mount_points(root):
         if not any(target == own or target.startswith(own + "/") for own in spared):

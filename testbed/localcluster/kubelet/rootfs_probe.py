@@ -1,4 +1,4 @@
-"""Exits with 0 where a process may have a mount tree of its own. Standard library only, like the shim."""
+"""Exits with 0 if a process may have a separate mount tree. Standard library only, like the shim."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a container: the shim's process and what it reports."""
+"""One run of a container: the shim's process and its reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_ERROR = 128  # containerd's exit code where the command could not be execu
 
 @dataclass(frozen=True)
 class Spec:
-    """All that the shim needs to know of a container; ``code`` is the folder that it is run from."""
+    """The container as the shim needs it; ``code`` is the folder that the shim is run from."""
 
     code: str
     argv: list[str]
@@ -39,7 +39,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a run ended; times are seconds since the epoch."""
+    """The end of a run; times are seconds since the epoch."""
 
     code: int
     signal: int
@@ -50,7 +50,7 @@ class Exit:
 
 @dataclass
 class Run:
-    """A container's main process and all that it started."""
+    """A container's main process and all of its descendants."""
 
     id: str
     shim: subprocess.Popen[bytes]
@@ -62,32 +62,32 @@ class Run:
 
     @property
     def alive(self) -> bool:
-        """Whether any process of it may be left."""
+        """Whether any process of the container may be left."""
         return not self.ended.done()
 
     def terminate(self) -> None:
-        """SIGTERM to the main process."""
+        """Send SIGTERM to the main process."""
         self._tell(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to everything."""
+        """Send SIGKILL to all processes."""
         self._tell(signal.SIGUSR1)
 
     def kill_main(self) -> None:
-        """SIGKILL to the main process, as ``kill -9`` would; the shim ends the rest."""
+        """Send SIGKILL to the main process, as ``kill -9`` would; the shim ends the rest."""
         if self.alive and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def processes(self) -> list[int]:
-        """All live processes of the container, the shim left out."""
+        """The pids of all live processes of the container, without the shim."""
         return proctree.descendants(self.shim.pid) if self.alive else []
 
     async def pause(self) -> None:
-        """SIGSTOP all of them; returns when none can run any more, those forked meanwhile included.
+        """Send SIGSTOP to all processes; returns when none can run any more, including those forked meanwhile.
 
-        One in an uninterruptible call (``D``, as while its vfork child is stopped) is told too: it stops before it
-        runs on. Children are looked at before parents: one that has stopped lets no parent out of its vfork any more.
+        A process in an uninterruptible call (``D``, for example while its vfork child is stopped) gets the signal too:
+        it stops before it runs on. Children are signalled before parents: a stopped child keeps its parent in vfork.
         """
         told: set[int] = set()
         while running := [pid for pid in reversed(self.processes()) if _may_run(pid, told)]:
@@ -98,7 +98,7 @@ class Run:
             await asyncio.sleep(0.001)
 
     def resume(self) -> None:
-        """SIGCONT to all of them."""
+        """Send SIGCONT to all processes."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -180,9 +180,9 @@ def _take(run: Run, line: str) -> None:
 
 
 def _end_orphans(identity: str) -> None:
-    """Where a shim itself was killed: its container's processes become this process's children (a subreaper).
+    """End the processes of a container whose shim was killed: they become this process's children (a subreaper).
 
-    They are looked for in all of /proc, since while their parents die they belong to nobody for a moment.
+    They are looked for in all of /proc, because they have no parent of ours for a moment while their parents die.
     """
     wanted = f"{RUN_MARKER}={identity}".encode()
     while left := [pid for pid in _all_pids() if _has(pid, wanted)]:

@@ -1,4 +1,4 @@
-"""What a pod has before its containers run: address, way to the API server, volumes, kubeconfig."""
+"""The surroundings of a pod before its containers run: address, way to the API server, volumes, kubeconfig."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from processhub.cluster.kinds import untyped
 
 @dataclass(frozen=True)
 class Host:
-    """What all pods of this kubelet share."""
+    """The parts that all pods of this kubelet share."""
 
     client: Client
     server: Server
@@ -39,7 +39,7 @@ class Host:
 
 @dataclass
 class Sandbox:
-    """One pod's surroundings. ``close`` gives everything back."""
+    """The surroundings of one pod. ``close`` releases all of them."""
 
     host: Host
     place: Place
@@ -60,11 +60,11 @@ class Sandbox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log_file(self, container: str, restarts: int) -> Path:
-        """Where the run with this restart count writes."""
+        """The log file of the run with this restart count."""
         return self.folder / "logs" / container / f"{restarts}.log"
 
     async def container_spec(self, pod: Json, container: Json, restarts: int) -> runtime.Spec:
-        """All that the shim needs. Raises ContainerConfigError."""
+        """The container's spec for the shim. Raises ContainerConfigError."""
         values = await environment.resolve(pod, container, self.place, self._base(pod), self.volumes.lookup)
         argv = environment.command_line(container, values)
         folder = self.folder / "containers" / container["name"]
@@ -124,7 +124,7 @@ class Sandbox:
         return str(source), entry["mountPath"], bool(entry.get("readOnly")) or entry["name"] in fixed
 
     def _write_kubeconfig(self, pod: Json) -> None:
-        """For programs that read KUBECONFIG; in-cluster configuration works as well."""
+        """Write the kubeconfig for programs that read KUBECONFIG; in-cluster configuration works as well."""
         token = self._token_file(pod)
         if token is None:
             return
@@ -199,9 +199,9 @@ async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbo
 
 
 def _relocate(text: str, mounts: list[Mount]) -> str:
-    """Where there are no mount trees: paths at or below a mountPath become the volume's real path.
+    """Replace paths at or below a mountPath by the volume's real path, if there are no mount trees.
 
-    What is mounted in its own place stays as it is, though it lies below another mountPath: the longest one decides.
+    A path that is mounted in its own place stays, even below another mountPath: the longest mountPath decides.
     """
     real = {target.rstrip("/"): source for source, target, _ in mounts}
     if not real:

@@ -1,4 +1,4 @@
-"""The kubelet: nodes, the pods bound to them, and the faults that tests ask for."""
+"""The kubelet: nodes, the pods bound to them, and the faults that tests request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class FaultError(Exception):
-    """What a fault names does not run here; the message says what is missing."""
+    """The target of a fault does not run here; the message names it."""
 
 
 class Kubelet:
@@ -43,7 +43,7 @@ class Kubelet:
         """End every process of every pod."""
         await asyncio.gather(*(worker.kill_now() for worker in self.workers.values()))
 
-    # pods
+    # Pods.
 
     def _on_change(self, old: Json | None, new: Json | None) -> None:
         pod = new or old
@@ -75,7 +75,7 @@ class Kubelet:
         self.workers.pop(worker.uid, None)
 
     def _catch_up(self, node: Node) -> None:
-        """What the node missed while it was cut off."""
+        """Repeat the work that the node missed while it was cut off."""
         present = {pod["metadata"]["uid"]: pod for pod in self._informer.items.values()}
         for worker in list(self.workers.values()):
             if worker.node is node and worker.uid not in present:
@@ -84,10 +84,10 @@ class Kubelet:
             if pod["spec"].get("nodeName") == node.name:
                 self._present(node, pod)
 
-    # faults
+    # Faults.
 
     def pod(self, name: str) -> PodWorker:
-        """The worker of ``namespace/name``, the newest where an old one of that name still ends."""
+        """The worker of ``namespace/name``: the newest one if an old one of that name is still ending."""
         for worker in reversed(list(self.workers.values())):
             if worker.name == name:
                 return worker
@@ -104,7 +104,7 @@ class Kubelet:
         return [worker for worker in self.workers.values() if worker.node is node]
 
     def kill_pod(self, worker: PodWorker, container: str | None) -> list[int]:
-        """``kill -9`` of the main processes; their pids."""
+        """Send SIGKILL to the main processes; returns their pids."""
         runs = [supervisor.run for supervisor in self._chosen(worker, container)]
         alive = [run for run in runs if run is not None and run.alive and run.pid]
         for run in alive:
@@ -112,7 +112,7 @@ class Kubelet:
         return [run.pid for run in alive]
 
     async def pause_pod(self, worker: PodWorker, container: str | None) -> list[int]:
-        """SIGSTOP every process; their pids."""
+        """Send SIGSTOP to every process; returns their pids."""
         stopped: list[int] = []
         for supervisor in self._chosen(worker, container):
             if supervisor.run is not None:
@@ -121,13 +121,13 @@ class Kubelet:
         return stopped
 
     def resume_pod(self, worker: PodWorker, container: str | None) -> None:
-        """SIGCONT every process."""
+        """Send SIGCONT to every process."""
         for supervisor in self._chosen(worker, container):
             if supervisor.run is not None:
                 supervisor.run.resume()
 
     def cut_pod(self, worker: PodWorker, mode: Mode) -> None:
-        """Cut the pod's way to the API server; its node reports on as before."""
+        """Cut the pod's way to the API server; its node still reports it."""
         if worker.sandbox is None:
             raise FaultError(f"pod {worker.name} is not set up yet")
         worker.sandbox.forwarder.cut(mode)
@@ -138,19 +138,19 @@ class Kubelet:
             worker.sandbox.forwarder.heal()
 
     def cut_node(self, node: Node, mode: Mode) -> None:
-        """Cut the node and all of its pods off; everything runs on."""
+        """Cut the node and all of its pods off; their processes run on."""
         node.connected.clear()
         for worker in self.pods_of(node):
             if worker.sandbox is not None:
                 worker.sandbox.forwarder.cut(mode)
 
     async def pause_node(self, node: Node) -> None:
-        """The whole machine stands still: pods, heartbeats, traffic."""
+        """Pause the whole machine: pods, heartbeats, traffic."""
         self.cut_node(node, "drop")
         await asyncio.gather(*(self.pause_pod(worker, None) for worker in self.pods_of(node)))
 
     async def kill_node(self, node: Node) -> None:
-        """The machine loses its power."""
+        """Cut the machine's power."""
         node.connected.clear()
         node.powered = False
         for worker in self.pods_of(node):
@@ -159,7 +159,7 @@ class Kubelet:
         await asyncio.gather(*(worker.power_off() for worker in self.pods_of(node)))
 
     def heal_node(self, node: Node) -> None:
-        """Undo any of them; after ``kill_node`` the machine starts and runs its pods again."""
+        """Undo any of these faults; after ``kill_node`` the machine starts and runs its pods again."""
         workers = self.pods_of(node)
         was_off, node.powered = not node.powered, True
         node.connected.set()

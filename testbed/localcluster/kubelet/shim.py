@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _watch(pid: int) -> int:
-    """Until the main process has ended; returns its wait status."""
+    """Wait until the main process has ended; returns its wait status."""
     while True:
         # Reap before waiting: a SIGCHLD that came during the start is pending and merges with later ones.
         while True:
@@ -81,7 +81,7 @@ def _watch(pid: int) -> int:
 
 
 def _end_tree() -> None:
-    """Kill and reap until no descendant is left; orphans come to this process, so ECHILD is the proof."""
+    """Kill and reap until no descendant is left. Orphans become children of this process, so ECHILD is the proof."""
     while True:
         for pid in descendants(os.getpid()):
             try:
@@ -97,7 +97,7 @@ def _end_tree() -> None:
 
 
 def _start(spec: dict[str, Any]) -> int:
-    """Start the main process in its own mount tree; OSError where the command cannot be executed."""
+    """Start the main process in its own mount tree; OSError if the command can't be executed."""
     log = os.open(spec["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     root = "/"
     if spec["isolate"] and rootfs.isolate(spec["hostname"]):

@@ -1,7 +1,7 @@
 """The code of the small processes beside the containers, kept as it was when the kubelet started.
 
-They are started over and over while the kubelet runs: were they read from the checkout, an edit or a pull would mix two
-versions of one program.
+They are started again and again while the kubelet runs. If they were read from the checkout, an edit or a pull would
+mix two versions of one program.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MODULES = ("syscalls", "proctree", "rootfs", "rootfs_probe", "shim", "enter")
 
 
 def install(folder: Path) -> None:
-    """Copy them to ``folder``, which is replaced."""
+    """Copy the code to ``folder``, which is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     package = folder / "localcluster" / "kubelet"
     package.mkdir(parents=True)
@@ -26,6 +26,6 @@ def install(folder: Path) -> None:
 
 
 def entry_point(folder: Path, module: str) -> list[str]:
-    """The command that runs ``main`` of one of them: without site-packages, so it starts in some 20 ms."""
+    """The command that runs ``main`` of one of these programs, without site-packages: it starts in some 20 ms."""
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); from localcluster.kubelet.{module} import main; main()"
     return [sys.executable, "-S", "-E", "-c", code]

@@ -1,4 +1,4 @@
-"""A pod's status as a pure function of what its containers did: the words and rules of a real kubelet."""
+"""A pod's status as a pure function of its containers' states, by the names and rules of a real kubelet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def timestamp(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Not running (yet)."""
+    """The state of a container that does not run, or not yet."""
 
     reason: str
     message: str = ""
@@ -29,7 +29,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """Running since."""
+    """The state of a container that runs, with its start."""
 
     at: float
 
@@ -40,7 +40,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Terminated:
-    """Ended, with all of its processes."""
+    """The state of a container that has ended, with all of its processes."""
 
     started_at: float
     exit: Exit
@@ -64,7 +64,7 @@ class Terminated:
 
 @dataclass
 class Record:
-    """What is known of one container of the spec over all of its runs."""
+    """The record of one container of the spec over all of its runs."""
 
     spec: Json
     state: Waiting | Running | Terminated = field(default_factory=lambda: Waiting("ContainerCreating"))

@@ -1,4 +1,4 @@
-"""One container over all of its runs: start, probes, hooks, restarts with back-off, stop."""
+"""The supervision of one container over all of its runs: start, probes, hooks, restarts with back-off, stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Supervisor:
     """Runs one container by its restart policy.
 
     ``make_spec(restarts)`` gives the spec of the next run; ``changed()`` is called at each change of ``record``,
-    ``warn(reason, message)`` for what goes wrong.
+    ``warn(reason, message)`` for a failure.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Supervisor:
         self._make_spec, self._changed, self._warn = make_spec, changed, warn
 
     async def supervise(self) -> None:
-        """Run it until it ended for good. When cancelled, the present run goes on: ``stop`` or ``kill`` it."""
+        """Run the container until it ended for good. If cancelled, the present run goes on: end it with ``stop``."""
         streak = 0
         if isinstance(self.record.state, Terminated):  # of an earlier kubelet, or before the node went down
             if not status.restarts_after(self._policy, self.record.state.exit.code):
@@ -77,13 +77,13 @@ class Supervisor:
         self._mark_ended(self.run, self.run.ended.result())
 
     async def kill(self) -> None:
-        """End the present run by SIGKILL, without a word to anybody but the record."""
+        """End the present run by SIGKILL; only the record shows it."""
         if self.run is not None:
             self.run.kill()
             self._mark_ended(self.run, await asyncio.shield(self.run.ended))
 
     def hurry(self, grace: float) -> None:
-        """SIGKILL in ``grace`` seconds, whatever an earlier ``stop`` said."""
+        """Send SIGKILL in ``grace`` seconds, also if an earlier ``stop`` set a longer time."""
         if self.run is not None:
             asyncio.get_running_loop().call_later(grace, self.run.kill)
 
@@ -133,7 +133,7 @@ class Supervisor:
         await asyncio.shield(run.ended)
 
     async def _guard(self, run: runtime.Run) -> None:
-        """Hooks and probes while the run lasts."""
+        """Run hooks and probes while the run lasts."""
         spec = self.record.spec
         self.record.state = Running(run.started_at)
         self._changed()

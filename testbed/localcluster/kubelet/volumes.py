@@ -112,7 +112,7 @@ class Volumes:
 
 
 def is_read_only(volume: Json) -> bool:
-    """Whether containers may only read it, as on a node: its content is another object's and is replaced as a whole."""
+    """Whether containers may only read the volume, as on a node: another object owns its content."""
     return "emptyDir" not in volume and "hostPath" not in volume
 
 
@@ -128,7 +128,7 @@ def _host_path(source: Json) -> Path:
 
 
 def _write(folder: Path, files: Files) -> None:
-    """Swap the folder's content as one step, by the ``..data`` link that Kubernetes uses."""
+    """Swap the folder's content in one step, by the ``..data`` link that Kubernetes uses."""
     data = folder / "..data"
     if data.exists() and _same(data, files):
         return

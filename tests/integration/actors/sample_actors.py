@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from processhub import Actor
+from processhub import Actor, Hub
 
 
 class Ticker(Actor):
@@ -155,3 +155,11 @@ class Sync(Actor):
 
 
 NOT_A_CLASS = 3
+
+
+class Neighbours(Actor):
+    """Says what its environment holds, and what the client finds that connects as it is."""
+
+    async def handle_call(self, message: Any) -> dict[str, Any]:
+        async with Hub.connect(os.environ["HUB_NAME"]) as hub:
+            return {"secret": os.environ["DB_PASSWORD"], "members": sorted(hub.nodes())}

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from builders import make_client
 from processhub.agent.env import Environment
 from processhub.agent.requests import access
 from processhub.agent.requests.access import Access
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 
 WAITS = 20  # less than a request to the API server may take
 
@@ -30,9 +29,6 @@ async def test_a_verdict_goes_on_while_the_api_server_says_nothing(
         user = {"username": "system:serviceaccount:n:somebody"}
         return web.json_response({"status": {"authenticated": True, "audiences": ["processhub"], "user": user}})
 
-    async def nobody() -> None:
-        return None
-
     app = web.Application()
     app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", review)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
@@ -40,7 +36,7 @@ async def test_a_verdict_goes_on_while_the_api_server_says_nothing(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with Client(Config(host=f"http://{host}:{port}", namespace="n", ssl=False, token=nobody)) as client:
+    async with make_client(f"http://{host}:{port}", "n") as client:
         gate = Access(env, client)
         await gate.check("Bearer token")
         silent.set()

@@ -14,6 +14,7 @@ import pytest
 import virtualtime
 from memberparts import supervisor_of
 
+from builders import make_slice
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
@@ -21,11 +22,11 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
 from processhub.api.child import Exec, PodWorkload
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus, stored_bytes
-from processhub.registry.grammar import Assignment, format_assignment, parse_report
+from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
+from processhub.registry.grammar import Assignment, parse_report
 
+pytestmark = pytest.mark.no_cover  # minutes of the lives of ten thousand children
 TEXT = "ValueError: " + "x y " * 47
 UP_SECONDS = 0.5
 
@@ -80,10 +81,8 @@ class Hub:
         self.reporter.slice_changed(item, item.metadata.name)
 
     def slice(self, name: str) -> RegistrySlice:
-        entries = {child_id: format_assignment(item.assignment) for child_id, item in self.specs[name].items()}
-        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries=entries)
-        metadata = ObjectMeta(name=name, namespace="default", uid=name, generation=self.generations[name])
-        return RegistrySlice(metadata=metadata, spec=spec, status=self.statuses[name])
+        entries = {child_id: item.assignment for child_id, item in self.specs[name].items()}
+        return make_slice(entries, status=self.statuses[name], name=name, generation=self.generations[name])
 
     def order_start(self, name: str, child_id: str, item: DesiredRun) -> Child:
         self.specs[name][child_id] = item

@@ -13,16 +13,16 @@ import pytest
 import xxhash
 from memberparts import supervisor_of
 
+from builders import make_slice
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.api.slice import RegistrySlice, Settings
+from processhub.registry.grammar import Assignment, Report
 
 WORKLOAD = Python(target="module:Actor")
 SIZES = [1, STATE_IN_MESSAGE_MAX + 1]  # one that is kept in memory, one in a file
@@ -56,11 +56,7 @@ class Registry:
 
     def source(self, entry: Assignment | None, report: Report | None = None) -> None:
         """Have hub-0 have this entry of the child, and report this."""
-        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1)
-        if entry is not None:
-            spec.entries["a"] = format_assignment(entry)
-        status = SliceStatus(entries={"a": format_report(report)} if report is not None else {})
-        self.slices = [RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0"), spec=spec, status=status)]
+        self.slices = [make_slice({"a": entry} if entry else {}, {"a": report} if report else {})]
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 import xxhash
 from memberparts import supervisor_of
 
+from builders import make_slice
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
-from processhub.registry.grammar import Assignment, format_assignment
+from processhub.api.slice import RegistrySlice, Settings
+from processhub.registry.grammar import Assignment
 
 WORKLOAD = Python(target="module:Actor")
 WAITS = 40
@@ -56,10 +56,8 @@ class Registry:
 
     def registry(self) -> Iterable[RegistrySlice]:
         for number in (2, 3):
-            entry = format_assignment(Assignment(uid="u", epoch=7, workload="w", wait=True))
-            spec = SliceSpec(hub="hub", hub_uid="h", member=f"hub-{number}", term=1, entries={"a": entry})
-            status = SliceStatus(address=f"10.0.0.{number}")
-            yield RegistrySlice(metadata=ObjectMeta(name=f"hub.hub-{number}.0"), spec=spec, status=status)
+            entry = Assignment(uid="u", epoch=7, workload="w", wait=True)
+            yield make_slice({"a": entry}, member=f"hub-{number}", address=f"10.0.0.{number}")
 
 
 @dataclass

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from builders import make_client
 from processhub.agent.env import Environment
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.api.naming import child_object_name
 from processhub.api.slice import Settings
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -32,9 +31,6 @@ async def test_an_object_that_is_deleted_just_then_is_not_made_twice(tmp_path: P
         metadata = {"name": request.match_info["name"], "namespace": "n", "uid": "u", "resourceVersion": "1"}
         return web.json_response({"metadata": metadata, "spec": {"hub": "another", "id": "a"}})
 
-    async def nobody() -> None:
-        return None
-
     app, path = web.Application(), "/apis/processhub.dev/v1alpha1/namespaces/n/children"
     app.add_routes([web.post(path, create), web.get(path + "/{name}", read)])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -42,7 +38,7 @@ async def test_an_object_that_is_deleted_just_then_is_not_made_twice(tmp_path: P
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
     env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with Client(Config(host=f"http://{host}:{port}", namespace="n", ssl=False, token=nobody)) as client:
+    async with make_client(f"http://{host}:{port}", "n") as client:
         await OnDemandStarter(env, client, lambda: Settings(on_demand=True), list).ensure("a")
     await runner.cleanup()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from processhub.agent import logs
 from processhub.agent.children.output import LINE_MAX, PipeReader, tagged
 from processhub.agent.logs import BUFFER_BYTES, LogSink
 
@@ -106,3 +107,59 @@ async def test_a_flood_neither_stalls_the_child_nor_blocks_and_is_counted(reader
     assert sink.dropped > count / 2
     assert written * 50 < 3 * BUFFER_BYTES
     assert turns > 50
+
+
+def numbers(records: list[dict[str, Any]], child: str) -> list[int]:
+    """The numbers that a child has written, as they arrived."""
+    return [int(record["message"]) for record in records if record.get("child") == child]
+
+
+@pytest.mark.parametrize("log_is_read", [True, False], ids=["read", "not read meanwhile"])
+async def test_a_flood_of_one_child_takes_no_line_of_another(
+    reader: Reader, log_is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "BYTES_PER_SECOND", 64 * 1024)
+    monkeypatch.setattr(logs, "BUFFER_BYTES", 256 * 1024)
+    sink, loop = LogSink(reader.write_end), asyncio.get_running_loop()
+    if log_is_read:
+        reader.begin()
+    loud, quiet = (PipeReader(loop, sink, tagged({"child": name})) for name in ("loud", "quiet"))
+    flood = loop.create_task(asyncio.to_thread(_write, loud.write_end, b"0123456789\n" * 500_000))
+
+    written = 0
+    while not flood.done():
+        os.write(quiet.write_end, b"%d\n" % written)
+        written += 1
+        await asyncio.sleep(0.005)
+    os.close(quiet.write_end)
+    loud.finish()
+    quiet.finish()
+    if not log_is_read:
+        reader.begin()
+
+    records = reader.records(sink)
+    assert sink.dropped > 0
+    assert numbers(records, "quiet") == list(range(written))
+
+
+async def test_a_long_line_is_cut_between_characters(reader: Reader) -> None:
+    reader.begin()
+    sink = LogSink(reader.write_end)
+    pipe = PipeReader(asyncio.get_running_loop(), sink, tagged({}))
+    lines = ["x" * shift + "ü東🐙" * 8_000 for shift in range(9)]
+
+    await put(pipe, "\n".join(lines).encode())
+
+    messages = [record["message"] for record in reader.records(sink)]
+    assert "".join(messages) == "".join(lines)
+    assert all(len(message.encode()) <= LINE_MAX for message in messages)
+
+
+async def test_bytes_that_are_no_text_are_cut_somewhere(reader: Reader) -> None:
+    reader.begin()
+    sink = LogSink(reader.write_end)
+    pipe = PipeReader(asyncio.get_running_loop(), sink, tagged({}))
+
+    await put(pipe, b"\x80" * (3 * LINE_MAX))
+
+    assert sum(len(record["message"]) for record in reader.records(sink)) == 3 * LINE_MAX

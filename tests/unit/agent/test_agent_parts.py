@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from test_agent_supervisor import Launcher
 
+from builders import make_client, make_slice
 from processhub.agent.children.launchers import Launchers
 from processhub.agent.children.report import report_in
 from processhub.agent.children.runs import ExitStatus
@@ -18,12 +20,9 @@ from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
 from processhub.agent.requests.server import Server
 from processhub.api.child import ChildSpec, Exec
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.api.slice import RegistrySlice, Settings
+from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="h", exec=Exec(command=("x",))))
@@ -57,15 +56,11 @@ class Peers:
 
 
 def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
-    async def nobody() -> None:
-        return None
-
     env = Environment("h", "default", "uid", "h-0", "h-0", "p", "127.0.0.1", "node", run_dir=folder)
-    client = Client(Config(host="http://127.0.0.1:9", namespace="default", ssl=False, token=nobody))
     launcher, lease = Launcher(), Lease(env, Settings(), None)  # type: ignore[arg-type]
     around = Surroundings(
         env=env,
-        client=client,
+        client=make_client(),
         lease=lease,
         peers=Peers(),  # type: ignore[arg-type]
         watchdog=Watchdog(),
@@ -78,13 +73,20 @@ def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
 
 
 def own_slice(version: int, entry: Assignment | None, report: Report | None = None, **settings: Any) -> RegistrySlice:
-    entries = {"a": format_assignment(entry)} if entry is not None else {}
-    reports = {"a": format_report(report)} if report is not None else {}
-    spec = SliceSpec(hub="h", hub_uid="uid", member="h-0", term=1, settings=Settings(**settings), entries=entries)
-    spec.workloads[DIGEST] = WORKLOAD
-    status = SliceStatus(holder="an earlier agent" if reports else "", entries=reports)
-    metadata = ObjectMeta(name=NAME, namespace="default", uid=NAME, generation=version, resource_version=str(version))
-    return RegistrySlice(metadata=metadata, spec=spec, status=status)
+    return make_slice(
+        {"a": entry} if entry is not None else {},
+        {"a": report} if report is not None else {},
+        hub="h",
+        hub_uid="uid",
+        namespace="default",
+        member="h-0",
+        workloads={DIGEST: WORKLOAD},
+        settings=Settings(**settings),
+        holder="an earlier agent" if report is not None else "",
+        observed_generation=0,
+        generation=version,
+        resource_version=str(version),
+    )
 
 
 CRASH = ExitStatus(Reason.EXITED, "exit code 1")
@@ -147,10 +149,8 @@ async def test_a_removed_slice_ends_its_children_and_is_reported_in_the_first_on
     parts, _, _ = parts_of(tmp_path)
     parts.permit.give(1)
     item = own_slice(1, ENTRY)
-    second = RegistrySlice(
-        metadata=ObjectMeta(name="h.h-0.1", namespace="default", uid="1", generation=2, resource_version="2"),
-        spec=item.spec,
-    )
+    metadata = msgspec.structs.replace(item.metadata, name="h.h-0.1", uid="1", generation=2, resource_version="2")
+    second = msgspec.structs.replace(item, metadata=metadata)
     parts.slices.informer.put(second)
     child = parts.supervisor.children["a"]
     child.running(7)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from builders import make_client
 from processhub.agent.children.child import Child, ChildNews
 from processhub.agent.children.podchild import PodStarter, hindrance
 from processhub.agent.children.report import report_text
@@ -18,8 +19,6 @@ from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import State
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.registry.grammar import Assignment, parse_report
 
 CRASHED = {"terminated": {"exitCode": 3, "reason": "Error"}}
@@ -129,7 +128,7 @@ def entry(epoch: int, role: str) -> DesiredRun:
 
 @pytest.mark.parametrize("pod_first", [False, True])
 async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_first: bool) -> None:
-    client = Client(Config(host="http://127.0.0.1:1", namespace="ns", ssl=False, token=None))
+    client = make_client()
     starter = PodStarter(ENV, client, lambda watch: watch.close())
     child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
     starter._informer.synced.set()

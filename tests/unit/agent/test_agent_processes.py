@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import itertools
 import os
 import resource
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from memberparts import supervisor_of
-from waiting import until
+from waiting import alive, until
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.commands import missing_interpreter
 from processhub.agent.children.execchild import ExecStarter
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
 from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
-from processhub.api.child import Exec, Python
+from processhub.api.child import ActorLiveness, Exec, Liveness, Python
+from processhub.api.meta import EnvVar
 from processhub.api.naming import id_hash
 from processhub.registry.grammar import Assignment
 
@@ -158,3 +164,159 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
     child.quiesce(tmp_path / "state", ask=False)
 
     await until(lambda: not child.alive, "its end")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"#!/bin/sh\r\nexit 0\r\n", "ends with a carriage return: save the file with Unix line ends (LF)"),
+        (b"#!/no/such/shell -e\nexit 0\n", "is there, but its interpreter /no/such/shell is not"),
+    ],
+    ids=["CRLF", "no interpreter"],
+)
+async def test_a_script_that_cant_be_run_says_what_is_missing(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, content: bytes, hint: str
+) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(content)
+    script.chmod(0o755)
+    supervisor, _ = agent
+
+    supervisor.set_desired({"a": desired(Exec(command=(str(script),)))})
+    child = supervisor.children["a"]
+    await until(lambda: child.message, "why it does not start")
+
+    assert child.reason == "CommandNotFound"
+    assert f"command {script}: No such file or directory (ENOENT); " in child.message
+    assert hint in child.message
+
+
+def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+
+    assert "its loader is not" in missing_interpreter("program", errno.ENOENT, {"PATH": str(tmp_path)})
+    assert missing_interpreter("program", errno.EACCES, {"PATH": str(tmp_path)}) == ""
+    assert missing_interpreter("other", errno.ENOENT, {"PATH": str(tmp_path)}) == ""
+
+
+# Answers GET on its socket until the file is there.
+HANGS = """
+import os, signal, socket
+from pathlib import Path
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one that hangs
+server = socket.socket(socket.AF_UNIX)
+server.bind(os.environ["HUB_SOCKET"])
+server.listen()
+while True:
+    caller, _ = server.accept()
+    caller.recv(65536)
+    Path("asked").touch()
+    status = "500 No" if Path("broken").exists() else "204 No Content"
+    caller.sendall(f"HTTP/1.1 {status}\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
+    caller.close()
+"""
+
+
+def probed(tmp_path: Path, **liveness: Any) -> Exec:
+    """A program that hangs once the file ``broken`` is there, with a probe each second."""
+    command = (sys.executable, "-c", HANGS)
+    return Exec(
+        command=command,
+        working_dir=str(tmp_path),
+        env=(EnvVar(name="PATH", value=os.environ["PATH"]),),
+        liveness=Liveness(period_seconds=1, failure_threshold=2, **liveness),
+    )
+
+
+@pytest.mark.parametrize(
+    ("liveness", "trouble"),
+    [
+        ({"http": "/healthz"}, "GET /healthz was answered 500"),
+        ({"command": ("sh", "-c", "touch asked; ! test -e broken")}, "its command ended with 1"),
+    ],
+    ids=["http", "command"],
+)
+async def test_a_program_that_hangs_is_restarted_and_says_why(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, liveness: dict[str, Any], trouble: str
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(probed(tmp_path, **liveness))})
+    child = supervisor.children["a"]
+    await until(lambda: child.state == "Running", "its start")
+    first = child.pid
+    await until(lambda: (tmp_path / "asked").exists(), "probes that succeed")
+    assert (child.pid, child.restarts) == (first, 0)
+
+    (tmp_path / "broken").touch()
+    await until(lambda: child.state == "Failed", "that it hangs")
+    failure = f"its liveness probe failed 2 times in a row: {trouble}"
+    assert child.message == f"{failure}; it is being ended"
+    (tmp_path / "broken").unlink()
+
+    await until(lambda: child.state == "Running" and child.pid != first, "its restart")
+    assert (child.restarts, child.last_exit) == (1, failure)
+
+
+async def test_a_stopped_process_does_not_count_as_alive(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(probed(tmp_path, http="/healthz"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.state == "Running", "its start")
+    first = child.pid
+
+    os.kill(first, signal.SIGSTOP)
+
+    await until(lambda: child.state == "Running" and child.pid != first, "its restart")
+    assert child.restarts == 1
+
+
+async def test_a_probe_that_does_not_end_has_failed_and_is_ended(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    supervisor, _ = agent
+    command = ("sh", "-c", "echo $$ > probe.new; mv probe.new probe; exec sleep 1000")
+    supervisor.set_desired({"a": desired(probed(tmp_path, command=command))})
+    child = supervisor.children["a"]
+
+    await until(lambda: "its command has not ended within 1 s" in child.message, "that it hangs")
+
+    last = int((tmp_path / "probe").read_text())
+    await until(lambda: not alive(last), "the end of the probe")
+
+
+SLOW_HANDLER = """
+import asyncio, time
+import processhub
+
+class Slow(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "block":
+            time.sleep(1000)
+        await asyncio.sleep(request)
+"""
+
+
+@pytest.mark.parametrize("request_", [b"1000", b'"block"'], ids=["waits", "blocks"])
+async def test_an_actor_whose_handler_hangs_is_restarted(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_HANDLER)
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(Python(target="slow:Slow", liveness=ActorLiveness(handler_seconds=1)))})
+    child = supervisor.children["a"]
+    await until(lambda: child.state == "Running", "its start")
+    assert child.run is not None
+    assert (await child.run.request(Request("call", b"0.1"))).status == 200
+
+    with pytest.raises(OutcomeUnknownError):
+        await child.run.request(Request("call", request_))
+
+    await until(lambda: child.state == "Running" and child.restarts == 1, "its restart")
+    assert child.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"

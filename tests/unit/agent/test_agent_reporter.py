@@ -9,12 +9,12 @@ import pytest
 from test_agent_supervisor import desired, supervised
 from waiting import until
 
+from builders import make_slice
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, SliceStatus
+from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
 from processhub.registry.grammar import parse_report
 
@@ -29,9 +29,7 @@ class Server:
 
     @property
     def slice(self) -> RegistrySlice:
-        metadata = ObjectMeta(name="s", namespace="default", uid="s", generation=self.generation)
-        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1)
-        return RegistrySlice(metadata=metadata, spec=spec, status=self.status)
+        return make_slice(status=self.status, name="s", generation=self.generation)
 
     async def replace(
         self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from memberparts import supervisor_of
 
+from builders import make_client, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
@@ -23,13 +24,9 @@ from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.api.child import ChildSpec, Python
-from processhub.api.meta import ObjectMeta
-from processhub.api.naming import slice_name
 from processhub.api.requests import ANSWER_HEADER
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.api.slice import Settings
+from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 WAITS = 40
@@ -54,11 +51,8 @@ class World:
     """The member hub-1 without what starts processes, and without an API server."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        async def nobody() -> None:
-            return None
-
         env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
-        client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody))
+        client = make_client()
         launcher, self.settings, self._version = Launcher(), settings, 0
         self.supervisor = supervisor_of({Python: launcher})
         children = self.supervisor.children
@@ -78,22 +72,20 @@ class World:
     def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:
         """Have the member have this entry of child "a", and report this."""
         self._version += 1
-        spec = SliceSpec(
-            hub="hub", hub_uid="h", member=member, term=1, settings=self.settings, workloads={DIGEST: WORKLOAD}
+        self.slices.informer.put(
+            make_slice(
+                {"a": entry} if entry is not None else {},
+                {"a": report} if report is not None else {},
+                hub_uid="h",
+                namespace="n",
+                member=member,
+                workloads={DIGEST: WORKLOAD},
+                settings=self.settings,
+                address=HERE if member == "hub-1" else OTHER,
+                generation=self._version,
+                resource_version=str(self._version),
+            )
         )
-        status = SliceStatus(address=HERE if member == "hub-1" else OTHER)
-        if entry is not None:
-            spec.entries["a"] = format_assignment(entry)
-        if report is not None:
-            status.entries["a"] = format_report(report)
-        metadata = ObjectMeta(
-            name=slice_name("hub", member, 0),
-            namespace="n",
-            uid=member,
-            resource_version=str(self._version),
-            generation=self._version,
-        )
-        self.slices.informer.put(RegistrySlice(metadata=metadata, spec=spec, status=status))
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 
+from builders import make_client, make_slice
 from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, Workload
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
+from processhub.api.slice import Settings
 from processhub.registry.grammar import Assignment, format_assignment
 from processhub.registry.workloads import encode_workload
 
@@ -25,15 +23,11 @@ class Followed:
     """A Sync fed with slices as its informer would."""
 
     def __init__(self) -> None:
-        async def token() -> None:
-            return None
-
-        client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=token))
         self.desired: dict[str, DesiredRun | None] = {}
         self.own: list[str] = []
         self.settings: list[Settings] = []
         self.version = 0
-        self.slices = SliceWatcher(client, ENV, "pod/me")
+        self.slices = SliceWatcher(make_client(), ENV, "pod/me")
         self.slices.desired_changed.listen(self.desired.update)
         self.slices.own_changed.listen(lambda _, name: self.own.append(name))
         self.slices.settings_changed.listen(self.settings.append)
@@ -46,13 +40,13 @@ class Followed:
             else format_assignment(Assignment(uid=f"u-{child}", epoch=value, workload=DIGEST))
             for child, value in entries.items()
         }
-        given = {"hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, **spec}
-        version = str(self.version)
-        metadata = ObjectMeta(
-            name=name, namespace="default", uid=name, generation=self.version, resource_version=version
+        given = {"hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, "namespace": "default", **spec}
+        version, text = self.version, str(self.version)
+        self.slices.informer.put(
+            make_slice(
+                texts, member=member, term=term, name=name, uid=name, generation=version, resource_version=text, **given
+            )
         )
-        spec_ = SliceSpec(member=member, term=term, entries=texts, **given)
-        self.slices.informer.put(RegistrySlice(metadata=metadata, spec=spec_))
 
     def runs(self) -> dict[str, int]:
         """The epochs of what is to be started."""
@@ -112,11 +106,11 @@ def test_another_hubs_slices_are_ignored(followed: Followed) -> None:
 
 
 def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -> None:
-    followed.put("h.h-0.0", {"a": 1}, holder="pod/earlier")
-    followed.put("h.h-0.1", {"b": 1}, holder="pod/me")
+    followed.put("h.h-0.0", {"a": 1}, granted_to="pod/earlier")
+    followed.put("h.h-0.1", {"b": 1}, granted_to="pod/me")
     assert followed.runs() == {"b": 1}
 
-    followed.put("h.h-0.0", {"a": 1}, holder="pod/me")
+    followed.put("h.h-0.0", {"a": 1}, granted_to="pod/me")
     assert followed.runs() == {"a": 1, "b": 1}
 
 

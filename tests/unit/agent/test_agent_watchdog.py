@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -79,12 +79,12 @@ while ! test -e note; do sleep 0.01; done
 class Agent:
     """The agent's end of the watchdog's socket."""
 
-    def __init__(self, folder: Path, watchdog: str) -> None:
+    def __init__(self, folder: Path, watchdog: str, run: Sequence[str] = ()) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         feed, self._feed = os.pipe()
         self.feed = Feed(self._feed)
         self.process = subprocess.Popen(
-            [*ENDS_WITH_US, sys.executable, "-c", watchdog, str(its.fileno()), str(feed)],
+            [*ENDS_WITH_US, *run, sys.executable, "-c", watchdog, str(its.fileno()), str(feed)],
             pass_fds=(its.fileno(), feed),
             cwd=folder,
         )
@@ -94,14 +94,15 @@ class Agent:
         self.socket, self._folder, self._heard = mine, folder, list[Message]()
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
 
-    def spawn(self, script: str, key: str = "1") -> None:
+    def spawn(self, script: str, key: str = "1", *, main_alone: bool = False) -> None:
         """Have a shell run the script in this test's folder."""
         order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
+        order["main_alone"] = main_alone
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
-    def stop(self) -> None:
+    def stop(self, grace: float = 0) -> None:
         """End what was spawned first."""
-        self._outbox.send({"op": "stop", "key": "1", "grace": 0})
+        self._outbox.send({"op": "stop", "key": "1", "grace": grace})
 
     def hear(self, event: str, key: str = "1") -> Message | None:
         """The watchdog's message of that name, if it has come."""
@@ -258,3 +259,104 @@ async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(ag
     assert agent.hear("exited") is None
     agent.stop()
     assert not (await until(lambda: agent.hear("exited"), "its end"))["fenced"]
+
+
+# As in a container whose capabilities are SETUID and SETGID: it can't signal what has become another user.
+WITHOUT_KILL = "setpriv --bounding-set=-kill --inh-caps=-kill --"
+NOBODY = "setpriv --reuid 65534 --clear-groups --"
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Agent]:
+    """The agent of a watchdog that may not signal processes of other users."""
+    agent = Agent(tmp_path, WATCHDOG, WITHOUT_KILL.split())
+    yield agent
+    agent.end()
+
+
+@needs_root
+async def test_a_child_that_becomes_another_user_harms_no_other(limited: Agent, tmp_path: Path) -> None:
+    limited.spawn("exec sleep 1000")
+    limited.spawn(f"exec {NOBODY} sh -c 'sleep 0.2; exit 3'", key="2")
+
+    ended = await until(lambda: limited.hear("exited", "2"), "the end of the one that became another user")
+
+    assert (ended["status"], ended["fenced"]) == (3, False)
+    limited.stop()
+    assert (await until(lambda: limited.hear("exited"), "the end of the other"))["status"] == -signal.SIGKILL
+
+
+@needs_root
+async def test_one_that_cant_be_ended_is_reported_and_holds_up_nobody(limited: Agent, tmp_path: Path) -> None:
+    limited.spawn(f"exec {NOBODY} sleep 1000")
+    started = await until(lambda: limited.hear("started"), "the child")
+    await until(lambda: Path(f"/proc/{started['pid']}").stat().st_uid == 65534, "its change of user")
+
+    limited.stop()
+
+    stuck = await until(lambda: limited.hear("stuck"), "the report")
+    assert (stuck["pid"], stuck["user"]) == (started["pid"], 65534)
+    limited.spawn("exit 4", key="2")
+    assert (await until(lambda: limited.hear("exited", "2"), "another's end"))["status"] == 4
+    assert limited.hear("exited") is None, "it still runs"
+    os.kill(started["pid"], signal.SIGKILL)
+    assert (await until(lambda: limited.hear("exited"), "its end"))["status"] == -signal.SIGKILL
+
+
+@needs_root
+@pytest.mark.parametrize("session", ["setsid", ""])
+async def test_what_it_leaves_holds_up_its_own_end_alone(limited: Agent, tmp_path: Path, session: str) -> None:
+    note = f"{session} {NOBODY} sh -c 'echo $$ >&3; exec 3>&-; exec sleep 1000' 3>note.new & "
+    limited.spawn(f"{note} while ! test -s note.new; do sleep 0.01; done; mv note.new note")
+    left = await tree(tmp_path)
+
+    assert (await until(lambda: limited.hear("stuck"), "the report"))["pid"] == left
+    limited.spawn("exit 4", key="2")
+    assert (await until(lambda: limited.hear("exited", "2"), "the end of one that began later"))["status"] == 4
+    assert limited.hear("exited") is None
+    os.kill(left, signal.SIGKILL)
+    await until(lambda: limited.hear("exited"), "its end")
+
+
+@needs_root
+async def test_where_the_fence_cant_end_a_child_the_container_ends(limited: Agent, tmp_path: Path) -> None:
+    limited.spawn(f"exec {NOBODY} sleep 1000")
+    pid = (await until(lambda: limited.hear("started"), "the child"))["pid"]
+    await until(lambda: Path(f"/proc/{pid}").stat().st_uid == 65534, "its change of user")
+
+    limited.feed.set(boottime(), boottime())
+
+    await until(lambda: limited.process.poll() is not None, "the watchdog's end, with which the agent ends")
+    os.kill(pid, signal.SIGKILL)
+
+
+# On the stop signal the main process waits for what its worker finishes, which takes longer than that signal.
+WARM_STOP = """
+trap 'wait; exit 0' TERM
+(trap 'exit 1' TERM; touch ready; sleep 0.3 & wait; touch finished) &
+wait
+"""
+
+
+@pytest.mark.parametrize("main_alone", [True, False])
+async def test_the_stop_signal_goes_to_the_group_or_to_the_main_process_alone(
+    agent: Agent, tmp_path: Path, main_alone: bool
+) -> None:
+    agent.spawn(WARM_STOP, main_alone=main_alone)
+    await until((tmp_path / "ready").exists, "the worker")
+
+    agent.stop(grace=60)
+
+    assert (await until(lambda: agent.hear("exited"), "its end"))["status"] == 0
+    assert (tmp_path / "finished").exists() is main_alone
+
+
+async def test_sigkill_goes_to_the_group_whatever_gets_the_stop_signal(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(TREE + "trap '' TERM; while :; do sleep 0.01; done", main_alone=True)
+    last = await tree(tmp_path)
+
+    agent.stop(grace=0.1)
+
+    await until(lambda: agent.hear("exited"), "its end")
+    assert not alive(last)

@@ -93,30 +93,38 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
 
 
 def test_the_meter_sees_what_its_processes_use() -> None:
-    # A root of its own: the processes below this one may be a cluster's.
-    busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exec sleep 100"
-    command = ["sh", "-c", f"sleep 100 & read go; sh -c '{busy}' & wait"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as root:
-        try:
-            meter = Meter(root.pid, lambda: 1.0, lambda: 1)
-            idle = meter.read(processes(), meter._at + 1)
-            assert root.stdin is not None
-            root.stdin.write(b"\n")
-            root.stdin.flush()
-            while not _ticks_below(root.pid) > 10:
-                pass
-            loaded = meter.read(processes(), meter._at + 1)
-        finally:
-            os.killpg(root.pid, signal.SIGKILL)
+    # Below a shell of its own: other tests of this process may have left a cluster below it.
+    shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert shell.stdin is not None
+    assert shell.stdout is not None
+    meter = Meter(shell.pid, lambda: 1.0, lambda: 1)
+
+    def begin(command: str) -> int:
+        """The pid of a command that the shell runs beside others."""
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdin.write(f"{command} & echo $!\n")
+        shell.stdin.flush()
+        return int(shell.stdout.readline())
+
+    try:
+        begin("sleep 100")
+        idle = meter.read(processes(), meter._at + 1)
+        busy = begin("sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 100'")
+        while not _ticks(busy) > 10:
+            pass
+        loaded = meter.read(processes(), meter._at + 1)
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.communicate()
 
     assert idle.cpu < 100
     assert loaded.cpu >= 100
     assert loaded.children == 1
 
 
-def _ticks_below(pid: int) -> int:
-    found = processes()
-    return sum(found[each][2] for each in descendants(found, pid))
+def _ticks(pid: int) -> int:
+    return processes()[pid][2]
 
 
 def test_the_meter_counts_all_below_its_root_and_not_the_root() -> None:

@@ -45,6 +45,40 @@ class Parent(processhub.Actor):
         child.terminate()
         await asyncio.to_thread(child.join)
         pathlib.Path("exit").write_text(str(child.exitcode))
+
+class Background(processhub.Actor):
+    async def init(self, args):
+        begin = {"spawn": self.spawn, "create_task": asyncio.create_task}
+        if args["how"] == "every":
+            self.task = self.every(0.01, self.tick)
+        else:
+            self.task = begin[args["how"]](self.fail())
+
+    def tick(self):
+        with open("ticks", "a") as file:
+            file.write(".")
+        if pathlib.Path("ticks").stat().st_size == 3:
+            raise ValueError("in the background")
+
+    async def fail(self):
+        await asyncio.sleep(0.01)
+        raise ValueError("in the background")
+
+    async def terminate(self, reason):
+        raise AssertionError("it has crashed: this is not called")
+
+class Awaits(processhub.Actor):
+    async def init(self, args):
+        task = asyncio.create_task(self.fail())
+        await asyncio.sleep(0.05)
+        outcomes = await asyncio.gather(task, self.fail(), return_exceptions=True)
+        self.cancelled = self.spawn(asyncio.sleep(1000))
+        self.cancelled.cancel()
+        await asyncio.sleep(1.2)
+        pathlib.Path("outcomes").write_text(repr(outcomes))
+
+    async def fail(self):
+        raise ValueError("awaited")
 """
 
 
@@ -63,9 +97,9 @@ class Runner:
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
         self._outbox.send({"op": "hub", "name": "hub", "namespace": "default", "member": "hub-0"})
 
-    def start(self, key: str, actor: str) -> None:
+    def start(self, key: str, actor: str, **args: object) -> None:
         """Start an actor."""
-        order = {"op": "start", "key": key, "id": f"child-{key}", "epoch": 1, "role": "Active", "args": {}}
+        order = {"op": "start", "key": key, "id": f"child-{key}", "epoch": 1, "role": "Active", "args": args}
         self._outbox.send({**order, "target": f"actors:{actor}"})
 
     def hear(self, event: str, key: str) -> Message | None:
@@ -101,3 +135,24 @@ async def test_a_signal_to_what_an_actor_forked_is_not_the_runners(runner: Runne
 
     assert (tmp_path / "exit").read_text() == str(-signal.SIGTERM)
     assert runner.process.poll() is None
+
+
+@pytest.mark.parametrize("how", ["spawn", "every", "create_task"])
+async def test_a_background_task_that_fails_is_the_actors_crash(runner: Runner, how: str) -> None:
+    runner.start("1", "Background", how=how)
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+
+    assert (ended["reason"], ended["text"]) == ("Exited", "ValueError: in the background")
+    assert runner.process.poll() is None, "others live in that process"
+
+
+async def test_a_failure_that_is_awaited_or_a_task_that_is_cancelled_is_no_crash(
+    runner: Runner, tmp_path: Path
+) -> None:
+    runner.start("1", "Awaits")
+
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    assert (tmp_path / "outcomes").read_text() == "[ValueError('awaited'), ValueError('awaited')]"
+    assert runner.hear("ended", "1") is None

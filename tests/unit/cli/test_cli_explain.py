@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
+from builders import HUB_UID, make_child, make_hub, make_slice
 from processhub.api.child import Child
 from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.cli.explain import candidates, why
 from processhub.cli.show import pod_of
 from processhub.cli.whatif import changed, forecast, from_cluster
 from processhub.client.registry import Registry
 from processhub.core.model.placement import Candidate, rank
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 
 MEMBERS = ["h-0", "h-1", "h-2"]
 BEST, SECOND, LAST = (name for name, _ in rank("a", [Candidate(name) for name in MEMBERS]))
@@ -24,49 +22,31 @@ BEST, SECOND, LAST = (name for name, _ in rank("a", [Candidate(name) for name in
 
 def hub(*, unready: str = "", **spec: Any) -> Hub:
     members = [{"name": name, "pod": f"pod-of-{name}", "ready": name != unready} for name in MEMBERS]
-    return msgspec.convert(
-        {"metadata": {"name": "h", "uid": "hub-uid"}, "spec": spec, "status": {"members": members}}, Hub
-    )
+    return make_hub("h", spec, status={"members": members})
 
 
 def child(child_id: str = "a", conditions: list[dict[str, Any]] | None = None, **spec: Any) -> Child:
-    return msgspec.convert(
-        {
-            "metadata": {"name": child_id, "uid": f"u-{child_id}"},
-            "spec": {"hub": "h", "exec": {"command": ["sleep"]}, **spec},
-            "status": {"conditions": conditions or []},
-        },
-        Child,
-    )
+    spec = {"exec": {"command": ["sleep"]}, **spec}
+    return make_child(child_id, spec, hub="h", uid=f"u-{child_id}", status={"conditions": conditions or []})
 
 
 def registry(places: dict[str, str], *, waiting: dict[str, str] | None = None, **report: Any) -> Registry:
     """``places`` is member by id; ``waiting`` are the targets of moves."""
-    known = Registry("h", "hub-uid")
+    known = Registry("h", HUB_UID)
     for member in MEMBERS:
         here = {child_id for child_id, name in places.items() if name == member}
         coming = {child_id for child_id, name in (waiting or {}).items() if name == member}
         entries = {
-            child_id: format_assignment(
-                Assignment(
-                    uid=f"u-{child_id}", epoch=2 if child_id in coming else 1, workload="w", wait=child_id in coming
-                )
+            child_id: Assignment(
+                uid=f"u-{child_id}", epoch=2 if child_id in coming else 1, workload="w", wait=child_id in coming
             )
             for child_id in here | coming
         }
         reports = {
-            child_id: format_report(
-                Report(**{"uid": f"u-{child_id}", "epoch": 1, "state": "Running", "pid": 7, **report})
-            )
+            child_id: Report(**{"uid": f"u-{child_id}", "epoch": 1, "state": "Running", "pid": 7, **report})
             for child_id in here
         }
-        known.put(
-            RegistrySlice(
-                metadata=ObjectMeta(name=f"h.{member}.0"),
-                spec=SliceSpec(hub="h", hub_uid="hub-uid", member=member, term=1, entries=entries),
-                status=SliceStatus(entries=reports),
-            )
-        )
+        known.put(make_slice(entries, reports, hub="h", member=member))
     return known
 
 

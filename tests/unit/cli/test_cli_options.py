@@ -26,11 +26,13 @@ def verbs(group: Any) -> Iterator[Any]:
 def test_every_verb_ends_its_help_with_the_options_of_all(verb: Any) -> None:
     options = [parameter.opts for parameter in verb.params if parameter.param_type_name == "option"]
 
-    assert options[-5:] == [
+    assert options[-7:] == [
         ["--hub"],
         ["-n", "--namespace"],
         ["--context"],
         ["--kubeconfig"],
+        ["--as"],
+        ["--as-group"],
         ["-o", "--output"],
     ]
 
@@ -59,9 +61,9 @@ def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
 
 
 def test_a_verb_gets_a_target_and_its_own_options_and_the_work_has_the_exit_code() -> None:
-    line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k -o yaml"
+    line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k --as u --as-group g --as-group h -o yaml"
 
-    assert run(line) == ([Target("h", "ns", "c", "k", Output.YAML), "a", 3, True], 7)
+    assert run(line) == ([Target("h", "ns", "c", "k", "u", ["g", "h"], Output.YAML), "a", 3, True], 7)
 
 
 @pytest.mark.parametrize("output", [Output.TABLE, Output.JSON])

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
+from builders import make_hub
 from processhub.cli.main import main
 from processhub.cli.whatif import new_names
 
@@ -186,7 +185,7 @@ def test_capacity_leaves_the_rest_unplaced_with_its_reason(tmp_path: Path, capsy
 
 
 def test_next_members_get_the_next_free_names() -> None:
-    hub = Hub(metadata=ObjectMeta(name="my-hub"))
+    hub = make_hub("my-hub")
 
     assert new_names(hub, {"my-hub-0", "my-hub-1"}, 2) == ["my-hub-2", "my-hub-3"]
     assert new_names(hub, {"my-hub-1"}, 2) == ["my-hub-0", "my-hub-2"]

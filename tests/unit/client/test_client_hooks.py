@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from builders import make_hub
 from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub, HubSpec, HubStatus
-from processhub.api.meta import ObjectMeta, condition_of
+from processhub.api.meta import condition_of
 from processhub.client.errors import InvalidHook
 from processhub.client.hooks import cancel, parse_hooks
 
@@ -55,8 +56,8 @@ class RefusedHub:
 
     def __init__(self, followed: int) -> None:
         message = "spec.distribution.strategy 'Nearest' is not known"
-        self.hub = Hub(
-            metadata=ObjectMeta(name="hub", namespace="ns", uid="u", generation=1),
+        self.hub = make_hub(
+            generation=1,
             spec=HubSpec(hooks=parse_hooks([GOOD])),
             status=HubStatus(
                 observed_generation=2,
@@ -85,7 +86,7 @@ async def test_who_cancels_a_hook_of_a_spec_that_is_not_followed_learns_of_it() 
     session: Any = RefusedHub(followed=1)
 
     with pytest.raises(
-        InvalidHook, match="hub hub has no hook 'a' in its spec any more, but that spec is not followed"
+        InvalidHook, match="hub hub has no hook 'a' in its spec any more, but that spec is not in effect"
     ):
         await cancel(session, ["a"])
 

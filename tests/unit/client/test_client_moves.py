@@ -8,9 +8,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from processhub.api.child import Child, ChildSpec
+from builders import make_child
+from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED
 from processhub.api.reasons import Role
 from processhub.client import moves
@@ -140,7 +140,7 @@ async def test_a_mapping_takes_an_earlier_refusal_off() -> None:
     async def patch(*request: Any) -> None:
         sent.append(request)
 
-    child = Child(metadata=ObjectMeta(name="a", namespace="ns", uid="u1"), spec=ChildSpec(hub="hub"))
+    child = make_child(uid="u1")
     await OnChild(cast(Any, SimpleNamespace(client=SimpleNamespace(patch=patch))), child).map_to(["hub-1"])
 
     metadata = {"uid": "u1", "annotations": {ANNOTATION_MOVE_REFUSED: None}}

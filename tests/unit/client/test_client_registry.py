@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from builders import make_slice
+from processhub.api.slice import RegistrySlice
 from processhub.client.registry import Registry
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
@@ -34,12 +34,8 @@ def a_slice(
     index: int = 0,
     hub_uid: str = UID,
 ) -> RegistrySlice:
-    return RegistrySlice(
-        metadata=ObjectMeta(name=f"{HUB}.{member}.{index}", namespace="default"),
-        spec=SliceSpec(
-            hub=HUB, hub_uid=hub_uid, member=member, term=1, workloads=dict(WORKLOADS), entries=dict(entries)
-        ),
-        status=SliceStatus(entries=dict(reports or {})),
+    return make_slice(
+        entries, reports, hub=HUB, hub_uid=hub_uid, member=member, index=index, workloads=WORKLOADS, namespace="default"
     )
 
 

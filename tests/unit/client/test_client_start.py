@@ -10,15 +10,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from builders import make_client, make_hub
 from processhub.api.child import ChildSpec
-from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_object_name
 from processhub.client.session import Session
 from processhub.client.start import StartCall
 from processhub.client.writes import IN_FLIGHT
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 
 WAITS = 40
 
@@ -94,11 +91,8 @@ async def session(api: Api) -> AsyncIterator[Session]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
 
-    async def nobody() -> None:
-        return None
-
-    async with Client(Config(host=f"http://{host}:{port}", namespace="n", ssl=False, token=nobody)) as client:
-        yield Session(client, "n", Hub(metadata=ObjectMeta(name="h", uid="hub-uid")))
+    async with make_client(f"http://{host}:{port}", "n") as client:
+        yield Session(client, "n", make_hub("h"))
     await runner.cleanup()
 
 

@@ -7,42 +7,27 @@ from collections.abc import Iterable
 
 import pytest
 
-from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from builders import make_client, make_hub, make_slice
 from processhub.client import waiting
 from processhub.client.session import Session
 from processhub.client.waiting import Start, Stop
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 
 
 @pytest.fixture
 def session() -> Session:
     """A session that is never connected: all it learns is what the tests put into its registry."""
-
-    async def token() -> None:
-        return None
-
-    client = Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=token))
-    return Session(client, "n", Hub(metadata=ObjectMeta(name="h", uid="hub-uid")))
+    return Session(make_client(), "n", make_hub("h"))
 
 
 def put(
     session: Session, reports: dict[str, Report], *, on_record: Iterable[str] | None = None, index: int = 0
 ) -> None:
     entries = {
-        child_id: format_assignment(Assignment(uid=f"u-{child_id}", epoch=1, workload="w"))
+        child_id: Assignment(uid=f"u-{child_id}", epoch=1, workload="w")
         for child_id in (reports if on_record is None else on_record)
     }
-    session.registry.put(
-        RegistrySlice(
-            metadata=ObjectMeta(name=f"h.h-0.{index}"),
-            spec=SliceSpec(hub="h", hub_uid="hub-uid", member="h-0", term=1, entries=entries),
-            status=SliceStatus(entries={child_id: format_report(report) for child_id, report in reports.items()}),
-        )
-    )
+    session.registry.put(make_slice(entries, reports, hub="h", member="h-0", index=index))
 
 
 def report(child_id: str, state: str = "Running", **more: str | int) -> Report:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from waiting import until
 
+from builders import client_of
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ApiError, ForbiddenError
@@ -49,10 +49,6 @@ class Site:
         return response
 
 
-async def no_token() -> str | None:
-    return None
-
-
 async def no_credentials() -> Config:
     raise ConfigError("the token is being rotated")
 
@@ -61,10 +57,8 @@ async def no_credentials() -> Config:
 async def site() -> AsyncIterator[tuple[Site, Client]]:
     site, app = Site(), web.Application()
     app.add_routes([web.get(PATH, site.answer), web.get(PATH + "/{name}", site.answer)])
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config, reload=no_credentials) as client:
-            yield site, client
+    async with client_of(app, reload=no_credentials) as client:
+        yield site, client
 
 
 async def test_credentials_that_can_not_be_read_again_leave_the_refusal_as_it_is(site: tuple[Site, Client]) -> None:

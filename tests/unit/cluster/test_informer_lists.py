@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
+from builders import client_of
 from processhub.api.child import Child
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN
 
@@ -49,10 +47,6 @@ class Site:
         return web.json_response(answer)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 async def changes_by(*lists: Json | int) -> tuple[list[str], list[str]]:
     """What an informer that gets these lists says of its objects, ``+`` and ``-``, and which of them it can't read."""
     said, broken = list[str](), list[str]()
@@ -62,15 +56,13 @@ async def changes_by(*lists: Json | int) -> tuple[list[str], list[str]]:
 
     site, app = Site(*lists), web.Application()
     app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            informer = Informer(client, CHILDREN, change, on_broken=lambda metadata, _: broken.append(metadata.name))
-            following = asyncio.create_task(informer.run())
-            async with asyncio.timeout(DEADLINE):
-                await site.done.wait()
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+    async with client_of(app) as client:
+        informer = Informer(client, CHILDREN, change, on_broken=lambda metadata, _: broken.append(metadata.name))
+        following = asyncio.create_task(informer.run())
+        async with asyncio.timeout(DEADLINE):
+            await site.done.wait()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
     return said, broken
 
 

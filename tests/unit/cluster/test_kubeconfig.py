@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 from processhub.cluster import kubeconfig
-from processhub.cluster.config import ConfigError
+from processhub.cluster.client import Client
+from processhub.cluster.config import ConfigError, Impersonation
+from processhub.cluster.kinds import HUBS
 from processhub.cluster.kubeconfig import read_config
 
 
@@ -105,7 +108,7 @@ async def test_bad_kubeconfig_is_told_in_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("{", "can't be read"), ("- a", "is no kubeconfig"), ("", "is no kubeconfig")]
+    ("text", "sentence"), [("{", "can't be read"), ("- a", "is not a kubeconfig"), ("", "is not a kubeconfig")]
 )
 async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "config"
@@ -156,3 +159,117 @@ async def test_without_a_kubeconfig_outside_of_a_pod_it_says_what_to_set(
 
     with pytest.raises(ConfigError, match="this is no pod; set KUBECONFIG or --kubeconfig"):
         await read_config()
+
+
+AS = {
+    "as": "viewer",
+    "as-uid": "u-1",
+    "as-groups": ["team-a", "team-b"],
+    "as-user-extra": {"scopes.example/of": ["read", "list"]},
+}
+
+
+async def test_the_user_to_impersonate_goes_with_every_request(tmp_path: Path) -> None:
+    config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}))
+
+    assert list((await config.headers()).items()) == [
+        ("Impersonate-User", "viewer"),
+        ("Impersonate-Group", "team-a"),
+        ("Impersonate-Group", "team-b"),
+        ("Impersonate-Uid", "u-1"),
+        ("Impersonate-Extra-scopes.example/of", "read"),
+        ("Impersonate-Extra-scopes.example/of", "list"),
+        ("Authorization", "Bearer secret"),
+    ]
+
+
+async def test_the_user_that_is_named_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
+    config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}), Impersonation("root", ("ops",)))
+
+    assert (await config.headers()).getall("Impersonate-User") == ["root"]
+    assert (await config.headers()).getall("Impersonate-Group") == ["ops"]
+
+
+@pytest.mark.parametrize(
+    ("user", "complaint"),
+    [
+        ({"as-groups": ["a"]}, "need as, the user to impersonate"),
+        ({"as": "x", "as-groups": "a"}, "as-groups must be a list"),
+        ({"as": "x", "as-user-extra": ["a"]}, "as-user-extra a mapping"),
+    ],
+)
+async def test_wrong_fields_of_impersonation_are_named(tmp_path: Path, user: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        await read_config(None, written(tmp_path, user=user))
+
+
+async def test_the_official_loader_keeps_them_too(tmp_path: Path) -> None:
+    path = written(tmp_path, user={"token": "secret", **AS}, cluster={"proxy-url": "http://proxy:3128"})
+
+    config = await kubeconfig.load_officially(f"{path}:{path}", None)
+
+    assert config.impersonation == Impersonation(
+        "viewer", ("team-a", "team-b"), "u-1", (("scopes.example/of", ("read", "list")),)
+    )
+    assert config.proxy == "http://proxy:3128"
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "environment", "proxy"),
+    [
+        ("https://h:6443", "http://own:1", {"HTTPS_PROXY": "http://other:2"}, "http://own:1"),
+        ("https://h:6443", "", {"HTTPS_PROXY": "http://other:2"}, "http://other:2"),
+        ("https://h:6443", "", {"HTTPS_PROXY": "other:2"}, "http://other:2"),
+        ("https://h:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "g,h"}, None),
+        ("https://h:6443", "", {"HTTP_PROXY": "http://other:2"}, None),
+        ("http://h:8080", "", {"HTTP_PROXY": "http://other:2"}, "http://other:2"),
+        ("https://h:6443", "", {}, None),
+    ],
+)
+async def test_the_proxy_is_that_of_the_cluster_else_of_the_environment(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    given: str,
+    environment: dict[str, str],
+    proxy: str | None,
+) -> None:
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    config = await read_config(None, written(tmp_path, cluster={"server": server, "proxy-url": given}))
+
+    assert config.proxy == proxy
+
+
+async def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, cluster={"proxy-url": "socks5://proxy:1080"})
+
+    with pytest.raises(ConfigError, match=r"proxy-url socks5://proxy:1080 can't be used; it must be an http:// or"):
+        await read_config(None, path)
+
+
+async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
+    """The server's name can't be resolved here: only the proxy knows where it is."""
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0])
+        body = b'{"metadata": {"name": "n", "resourceVersion": "7"}}'
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        cluster = {"server": "http://api.invalid:8080", "proxy-url": f"http://127.0.0.1:{port}"}
+        async with await Client.connect(kubeconfig=written(tmp_path, cluster=cluster)) as client:
+            found = await client.get(HUBS, "prod", "n")
+
+    assert found.metadata.resource_version == "7"
+    assert asked == ["GET http://api.invalid:8080/apis/processhub.dev/v1alpha1/namespaces/prod/hubs/n HTTP/1.1"]

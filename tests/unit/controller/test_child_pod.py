@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import Hub, HubSpec, RedundancySpec
+from builders import make_child, make_hub
+from processhub.api.child import ChildSpec, PodWorkload, Workload
+from processhub.api.hub import HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name, child_pod_names, id_hash
@@ -19,8 +20,8 @@ from processhub.core.acceptance import refuse_child
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload, is_pod_workload
 
-HUB = Hub(metadata=ObjectMeta(name="shop", namespace="ns", uid="hub-uid"), spec=HubSpec())
-CHILD = Child(metadata=ObjectMeta(name="tenant-42", namespace="ns", uid="u1"), spec=ChildSpec(hub="shop"))
+HUB = make_hub("shop")
+CHILD = make_child("tenant-42", hub="shop", uid="u1")
 NAME = child_pod_name("shop", "hub-uid", "tenant/42")
 HERE = {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
 
@@ -284,7 +285,7 @@ def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
     roles = {}
     for model in ("ActivePassive", "ActiveActive"):
         redundancy = RedundancySpec(strategy="Replication", replication_model=model)
-        hub = Hub(metadata=HUB.metadata, spec=HubSpec(redundancy=redundancy))
+        hub = make_hub("shop", HubSpec(redundancy=redundancy))
         manifest = child_pod(hub, CHILD, place(), PodWorkload(template=template))
         role = manifest["metadata"]["annotations"]["processhub.dev/role"]
         roles[model] = (role, env(manifest["spec"]["containers"][0])["HUB_ROLE"])

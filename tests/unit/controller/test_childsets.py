@@ -9,28 +9,26 @@ import observing
 import pytest
 from planned_hub import PlannedHub, child
 
+from builders import make_child, make_hub, make_member, make_slice
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub, HubSpec
-from processhub.api.meta import Condition, ObjectMeta, find_condition
+from processhub.api.meta import Condition, find_condition
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
-from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
-from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import attributes_digest
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 NOW = "2026-01-01T00:00:00Z"
-HUB = Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"))
+HUB = make_hub()
 
 
 def child_set(name: str = "x", *, created: str = NOW, generation: int = 1, uid: str = "", **spec: Any) -> ChildSet:
@@ -39,7 +37,7 @@ def child_set(name: str = "x", *, created: str = NOW, generation: int = 1, uid: 
         {
             "metadata": {
                 "name": name,
-                "namespace": "n",
+                "namespace": "ns",
                 "uid": uid or f"uid-{name}",
                 "generation": generation,
                 "creationTimestamp": created,
@@ -51,28 +49,19 @@ def child_set(name: str = "x", *, created: str = NOW, generation: int = 1, uid: 
 
 
 def one_child(name: str, *, created: str = NOW, **spec: Any) -> Child:
-    metadata = ObjectMeta(name=name, namespace="n", uid=f"uid-of-{name}", generation=1, creation_timestamp=created)
-    return Child(
-        metadata=metadata, spec=msgspec.convert({"hub": "hub", "exec": {"command": ["sleep"]}, **spec}, ChildSpec)
-    )
+    spec = {"exec": {"command": ["sleep"]}, **spec}
+    return make_child(name, spec, uid=f"uid-of-{name}", generation=1, creation_timestamp=created)
 
 
 def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) -> HubState:
     """``entries``: id → the uid under which it is on record on hub-0."""
-    state = HubState(("n", "hub"))
+    state = HubState(HUB.metadata.key)
     for item in items:
         state.sets.put(item) if isinstance(item, ChildSet) else state.put_child(item)
     if entries:
         digest, _ = encode_workload(msgspec.convert({"exec": {"command": ["sleep"]}}, ChildSpec))
-        texts = {
-            child_id: format_assignment(Assignment(uid=uid, epoch=1, workload=digest))
-            for child_id, uid in entries.items()
-        }
         state.put_slice(
-            RegistrySlice(
-                metadata=ObjectMeta(name="hub.hub-0.0", namespace="n", uid="s"),
-                spec=SliceSpec(hub="hub", hub_uid="hub-uid", member="hub-0", term=1, entries=texts),
-            )
+            make_slice({id_: Assignment(uid=uid, epoch=1, workload=digest) for id_, uid in entries.items()})
         )
     return state
 
@@ -356,23 +345,14 @@ def test_a_set_without_its_hub_says_so_and_counts_nothing_as_running() -> None:
 def test_children_are_counted_by_what_their_members_report() -> None:
     known = known_set(child_set(replicas=4), None)
     state = state_of(entries=dict.fromkeys(("x-0", "x-1", "x-2"), "uid-x"))
-    item = state.slices["hub.hub-0.0"].present
+    entries = state.slices["hub.hub-0.0"].present.spec.entries
     reports = {
         "x-0": Report(uid="uid-x", epoch=1, state="Running", pid=1),
         "x-1": Report(uid="uid-x", epoch=1, state="Failed", reason="ImportError"),
         "x-2": Report(uid="uid-x", epoch=9, state="Running", pid=2),  # of another epoch
     }
-    texts = {child_id: format_report(report) for child_id, report in reports.items()}
-    state.put_slice(msgspec.structs.replace(item, status=SliceStatus(entries=texts)))
-    member = Member(
-        name="hub-0",
-        wanted=True,
-        weight=1,
-        pod=None,
-        lease=None,
-        slices=tuple(state.slices.values()),
-        judgement=Judgement(Phase.LIVE, False, False, None, ""),
-    )
+    state.put_slice(make_slice(entries, reports))
+    member = make_member("hub-0", *state.slices.values())
 
     found = tallies({"uid-x": SeenSet(known)}, {"hub-0": member})["uid-x"]
 
@@ -461,11 +441,7 @@ def test_what_a_hook_made_of_the_template_is_no_former_one_until_the_template_ch
     after = known_set(child_set(replicas=1, generation=2, template={"exec": {"command": ["other"]}}), before)
     asked = attributes_digest(before.wanted["x-0"])
     entry = Assignment(uid="uid-x", epoch=1, workload="as-the-hook-has-it", asked=asked)
-    known = KnownSlice()
-    spec = SliceSpec(hub="hub", hub_uid="hub-uid", member="hub-0", term=1, entries={"x-0": format_assignment(entry)})
-    known.update(RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0", namespace="n", uid="s"), spec=spec))
-    judgement = Judgement(Phase.LIVE, False, False, None, "")
-    member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=(known,), judgement=judgement)
+    member = make_member("hub-0", make_slice({"x-0": entry}))
 
     assert tallies({"uid-x": SeenSet(before)}, {"hub-0": member})["uid-x"].former == set()
     assert tallies({"uid-x": SeenSet(after)}, {"hub-0": member})["uid-x"].former == {"x-0"}

@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from processhub.api.hub import Hub
+from builders import HUB_UID, make_hub
 from processhub.api.kubernetes import Lease, Pod
 from processhub.controller.observe.members import Member, observe_members
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.membership import Phase
 
 KEY = ("ns", "hub")
-LABELS = {"processhub.dev/hub": "hub", "processhub.dev/hub-uid": "h", "processhub.dev/member": "hub-0"}
+LABELS = {"processhub.dev/hub": "hub", "processhub.dev/hub-uid": HUB_UID, "processhub.dev/member": "hub-0"}
 
 
 class Watched:
@@ -23,7 +23,7 @@ class Watched:
 
     def __init__(self, **migration: Any) -> None:
         spec = {"members": {"replicas": 1}, "migration": migration}
-        self.hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": spec}, Hub)
+        self.hub = make_hub(spec=spec)
         self.state, self.restarting_since = HubState(KEY), dict[str, float]()
 
     def lease(self, seen: float, nonce: str, acquired: str, renewed: str) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
+from builders import client_of
 from processhub.controller.lead import election as module
 from processhub.controller.lead.election import Election
 
@@ -67,10 +65,6 @@ def _no(status: int) -> web.Response:
     return web.json_response({"kind": "Status", "message": "no"}, status=status)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Election]]:
     monkeypatch.setattr(module, "RENEW_DEADLINE_SECONDS", RENEW_DEADLINE)
@@ -79,10 +73,8 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Ele
     leases = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
     app.add_routes([web.get(leases + "/{name}", site.get), web.put(leases + "/{name}", site.put)])
     app.add_routes([web.post(leases, site.put), web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield site, Election(client, "ns", "me", ())
+    async with client_of(app) as client:
+        yield site, Election(client, "ns", "me", ())
 
 
 async def test_a_leader_whose_question_is_not_answered_ends_in_time(site: tuple[Site, Election]) -> None:

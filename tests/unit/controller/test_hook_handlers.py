@@ -97,7 +97,7 @@ def test_what_is_no_entry_point_is_refused_with_the_names_there_are_and_not_impo
     [
         ("Nowhere", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("Broken", "RuntimeError: this module fails"),
-        ("Text", "TypeError: my_hooks:WORD is no function"),
+        ("Text", "TypeError: my_hooks:WORD is not a function"),
     ],
 )
 def test_an_entry_point_that_fails_says_why_and_the_others_work(handler: str, why: str) -> None:

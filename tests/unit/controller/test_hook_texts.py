@@ -10,13 +10,12 @@ import msgspec
 import pytest
 import virtualtime
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
+from builders import client_of, make_hub
 from processhub.api.hooks import HookEvent, Webhook
 from processhub.api.hub import Hub
 from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.hooks.asking import Asker
@@ -42,7 +41,7 @@ class Events:
 
 def hub_with_hook() -> Hub:
     hook = {"name": "gate", "event": "PreChildStart", "webhook": {"url": "http://127.0.0.1:9"}}
-    return msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {"hooks": [hook]}}, Hub)
+    return make_hub(spec={"hooks": [hook]})
 
 
 async def answered_with(status_line: bytes) -> HookError:
@@ -90,16 +89,10 @@ async def test_of_a_long_text_of_a_hook_only_the_beginning_is_reported() -> None
     assert len(HookError("y" * 10**6).args[0]) == 1024
 
 
-async def no_token() -> str | None:
-    return None
-
-
 async def test_what_nobody_can_write_as_json_is_refused_like_anything_else_that_is() -> None:
-    async with TestServer(web.Application()) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            with pytest.raises(InvalidError, match="UTF-8"):
-                await client.create(CHILDREN, "ns", {"message": "\udcff"})
+    async with client_of(web.Application()) as client:
+        with pytest.raises(InvalidError, match="UTF-8"):
+            await client.create(CHILDREN, "ns", {"message": "\udcff"})
 
 
 def test_events_about_a_hub_are_bounded_whatever_its_hooks_say() -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from planned_hub import child
 from waiting import until
 
-from processhub.api.child import Child
+from builders import make_child, make_client, make_hub, make_member, make_observation
 from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.reasons import Reason
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.controller.hooks import moves
 from processhub.controller.hooks.asking import Asker, Unanswered
 from processhub.controller.hooks.hubevent import CloudEventText
@@ -22,43 +21,30 @@ from processhub.controller.hooks.starts import StartAdmission
 from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
-from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.store.hubstate import HubKey, HubState
-from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.plan import Plan
-from processhub.core.model.quorum import Verdict
-from processhub.core.model.snapshot import DesiredChild, HubSnapshot, OnRecord
+from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment
-
-LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
-QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
 
 
 def hub(*events: str, **receiver: Any) -> Hub:
     receiver = receiver or {"webhook": {"url": "http://127.0.0.1:9"}}
     hooks = [{"name": f"hook-{event}", "event": event, **receiver} for event in events]
-    return msgspec.convert({"metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": {"hooks": hooks}}, Hub)
-
-
-async def no_token() -> str | None:
-    return None
+    return make_hub(spec={"hooks": hooks})
 
 
 @pytest.fixture
 def recorder() -> EventRecorder:
-    config = Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=no_token)
-    return EventRecorder(Client(config), "test")
+    return EventRecorder(make_client(), "test")
 
 
 def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
     """Children of this uid run on hub-0, and nobody asks for them any more."""
-    member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=(), judgement=LIVE)
     entry = Assignment(uid=uid, epoch=1, workload="w")
     record = {child_id: (OnRecord("hub-0", entry),) for child_id in ids}
-    snapshot = HubSnapshot(spec=hub.spec, members=(), children={}, record=record, next_epoch=2)
-    return Observation(members={"hub-0": member}, snapshot=snapshot, refusals={}, chosen={}, quorum=QUORATE)
+    return make_observation(hub.spec, {"hub-0": make_member("hub-0")}, record=record)
 
 
 async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:
@@ -91,7 +77,7 @@ async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_as
     stopping = hub("PreChildStop")
     admission = StopAdmission(Asker(stopping, call, recorder), lambda: None)
     before = observed(stopping, "u", "a")
-    suspended = DesiredChild(id="a", uid="u", key=1, workload="w", suspended=True)
+    suspended = child("a", "u", suspended=True)
     asleep = Assignment(uid="u", epoch=2, workload="w", wait=True, asleep=True)
     now = msgspec.structs.replace(before, snapshot=msgspec.structs.replace(before.snapshot, children={"a": suspended}))
     plan = Plan(entries={"hub-0": {"a": asleep}}, unplaced={}, next_epoch=3)
@@ -114,12 +100,7 @@ async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may
 
     asking = hub("PreChildStart")
     state = HubState(asking.metadata.key)
-    state.put_child(
-        msgspec.convert(
-            {"metadata": {"name": "a", "namespace": "n", "uid": "u"}, "spec": {"hub": "h", "exec": {"command": ["x"]}}},
-            Child,
-        )
-    )
+    state.put_child(make_child("a", {"exec": {"command": ["x"]}}))
     known = state.children["a"]
     asleep = Assignment(uid="u", epoch=2, workload=known.wanted.workload, wait=True, asleep=True)
     record = {"a": (OnRecord("hub-0", asleep),)}

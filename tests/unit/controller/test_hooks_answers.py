@@ -103,7 +103,7 @@ def test_of_several_answers_the_later_wins() -> None:
         (EXEC, HookVerdict(tags=("",)), "tags: at most 32 of 1 to 128 characters"),
         (EXEC, HookVerdict(tags=tuple(map(str, range(32)))), "tags: at most 32"),
         (EXEC, HookVerdict(metadata={"k": "x" * 1025}), "metadata: at most 32 keys"),
-        (EXEC, HookVerdict(env={"A": "x" * 200_000}), "the workload is 2000"),
+        (EXEC, HookVerdict(env={"A": "x" * 200_000}), "the workload has 2000"),
     ],
 )
 def test_an_answer_that_makes_no_valid_child_is_refused(spec: dict[str, Any], answer: HookVerdict, why: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from planned_hub import child
 
 from processhub.api.hooks import HookEvent
 from processhub.api.reasons import Reason, State
 from processhub.controller.hooks.derive import Tracker
 from processhub.controller.hooks.view import CopySeen, HubView, MemberSeen
 from processhub.core.model.membership import Phase
-from processhub.core.model.placement import child_key
 from processhub.core.model.plan import Move
 from processhub.core.model.snapshot import DesiredChild
 from processhub.registry.grammar import Assignment, Report
@@ -45,7 +45,7 @@ def copy(
 
 
 def wanted(*ids: str, uid: str = "u") -> dict[str, DesiredChild]:
-    return {child_id: DesiredChild(id=child_id, uid=uid, key=child_key(child_id), workload="w") for child_id in ids}
+    return {child_id: child(child_id, uid) for child_id in ids}
 
 
 def view(

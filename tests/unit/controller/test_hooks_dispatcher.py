@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+from builders import make_client, make_hub
 from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub
-from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.controller.hooks import dispatcher as module
 from processhub.controller.hooks.dispatcher import QUEUE, HookDispatcher
 from processhub.controller.hooks.hubevent import CloudEventText, HubEvent
@@ -24,7 +22,7 @@ STARTED = HookEvent.CHILD_STARTED
 
 def hub(*names: str, event: str = STARTED) -> Hub:
     hooks = [{"name": name, "event": event, "webhook": {"url": "http://a.example"}} for name in names]
-    return msgspec.convert({"metadata": {"name": "h", "namespace": "n", "uid": "u"}, "spec": {"hooks": hooks}}, Hub)
+    return make_hub("h", {"hooks": hooks}, namespace="n", uid="u")
 
 
 def happened(*subjects: str) -> list[HubEvent]:
@@ -51,10 +49,7 @@ class Calls:
 
 @pytest.fixture
 def recorder() -> EventRecorder:
-    async def nobody() -> str | None:
-        return None
-
-    return EventRecorder(Client(Config(host="http://127.0.0.1:9", namespace="n", ssl=False, token=nobody)), "test")
+    return EventRecorder(make_client(), "test")
 
 
 def dropped() -> float:

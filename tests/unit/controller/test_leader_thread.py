@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 from waiting import until
 
+from builders import make_client
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.controller.lead import election as module
 from processhub.controller.lead.election import Election
 from processhub.controller.lead.leaderthread import LeaderThread
@@ -74,10 +74,6 @@ def _no(status: int) -> web.Response:
     return web.json_response({"kind": "Status", "message": "no"}, status=status)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(module, "RENEW_DEADLINE_SECONDS", RENEW_DEADLINE)
@@ -125,7 +121,7 @@ class Ends(list[str]):
 
 def leader(site: Site, ends: Ends, wedged_seconds: float = LONG, lost_seconds: float = LONG) -> LeaderThread:
     async def connect() -> Client:
-        return Client(Config(host=site.url, namespace="ns", ssl=False, token=no_token))
+        return make_client(site.url)
 
     async def candidate(client: Client) -> Election:
         return Election(client, "ns", ME, ())

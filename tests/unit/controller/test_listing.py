@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Any
 
-import msgspec
 from planned_hub import PlannedHub, child, hub_spec
 
+from builders import make_member, make_slice
 from processhub.api.child import ChildSpec
-from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import copies_by_id, copies_of
-from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
-from processhub.core.model.membership import Judgement, Phase
 from processhub.core.planning.planner import plan
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 
 NAMES = [f"node-{number:03}" for number in range(800)]
 _CONDITION_MAX = 32_768
-ENTRY = format_assignment(Assignment(uid="u", epoch=7, workload="w"))
-REPORT = format_report(Report(uid="u", epoch=7, state="Running"))
+ENTRY = Assignment(uid="u", epoch=7, workload="w")
+REPORT = Report(uid="u", epoch=7, state="Running")
 
 
 def test_a_child_for_a_member_that_is_not_there_is_told_some_and_how_many_more() -> None:
@@ -69,19 +66,8 @@ class Counted(dict[str, Member]):
 
 
 def member(name: str, holder: str, **entries: Any) -> Member:
-    known = KnownSlice()
-    spec = {"hub": "hub", "hubUid": "h", "member": name, "mode": "Replicas", "term": 1}
-    item = {
-        "metadata": {"name": f"hub.{name}.0", "uid": name, "generation": 1},
-        "spec": {**spec, "entries": dict.fromkeys(entries["placed"], ENTRY)},
-        "status": {
-            "holder": holder,
-            "entries": dict.fromkeys(entries["told"], REPORT),
-        },
-    }
-    known.update(msgspec.convert(item, RegistrySlice))
-    judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
-    return Member(name=name, wanted=True, weight=1, pod=None, lease=None, slices=(known,), judgement=judgement)
+    placed, told = dict.fromkeys(entries["placed"], ENTRY), dict.fromkeys(entries["told"], REPORT)
+    return make_member(name, make_slice(placed, told, member=name, holder=holder))
 
 
 def test_the_copies_of_many_children_are_found_in_one_look_at_the_members() -> None:

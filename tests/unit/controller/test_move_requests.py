@@ -11,10 +11,9 @@ import msgspec
 import pytest
 from a_round import a_round
 
+from builders import make_hub
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
-from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.cluster.errors import InvalidError
 from processhub.controller.execute.moverequests import MoveRequests
@@ -81,8 +80,7 @@ class Rounds:
         observation = SimpleNamespace(chosen=chosen, sets=sets, snapshot=SimpleNamespace(move_requests=orders))
         store = SimpleNamespace(put=lambda *_: None)
         events = SimpleNamespace(about_child=lambda *_, **__: None)
-        hub = Hub(metadata=ObjectMeta(name="hub"))
-        round = a_round(hub, client=self.api, store=store, events=events, now=lambda: now)
+        round = a_round(make_hub(), client=self.api, store=store, events=events, now=lambda: now)
         await MoveRequests(round, self.held).record_results(cast(Any, observation), results)
         return round.requeue.after
 

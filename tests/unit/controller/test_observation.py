@@ -9,25 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from observing import observed, plain
 
-from processhub.api.child import Child
+from builders import HUB, NAMESPACE, make_child, make_hub, make_member, make_slice
 from processhub.api.childset import ChildSet
-from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease, LeaseSpec, Pod
+from processhub.api.kubernetes import Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_MOVE_TO
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.leases import KnownLease
 from processhub.controller.store.slices import Creation, KnownSlice
-from processhub.core.model.membership import Judgement, Phase
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.core.model.membership import Phase
+from processhub.registry.grammar import Assignment, Report
 
 IDS = ("web-0", "web-1", "a", "b")
 MEMBERS = ("hub-0", "hub-1")
 EXEC = {"exec": {"command": ["sleep"]}}
-CHILD_SPECS = st.sampled_from(
+CHILD_SPECS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [EXEC, {**EXEC, "suspend": True}, {**EXEC, "nodes": ["hub-9"]}, {**EXEC, "ttlSeconds": 5}, {"onDemand": True}, {}]
 )
 HUB_SPECS = st.fixed_dictionaries(
@@ -58,24 +56,22 @@ REPORTS = st.builds(
 
 @st.composite
 def slices(draw: st.DrawFn, member: str) -> RegistrySlice:
-    entries = draw(st.dictionaries(st.sampled_from(IDS), ENTRIES.map(format_assignment)))
-    reports = draw(st.dictionaries(st.sampled_from(IDS), REPORTS.map(format_report)))
-    return RegistrySlice(
-        metadata=ObjectMeta(name=f"hub.{member}.0", namespace="ns", uid=f"s-{member}", generation=2),
-        spec=SliceSpec(hub="hub", hub_uid="h", member=member, term=1, entries=entries),
-        status=SliceStatus(
-            observed_generation=draw(st.integers(1, 2)), holder=draw(st.sampled_from(["x/1", "y/2"])), entries=reports
-        ),
+    return make_slice(
+        draw(st.dictionaries(st.sampled_from(IDS), ENTRIES)),
+        draw(st.dictionaries(st.sampled_from(IDS), REPORTS)),
+        member=member,
+        holder=draw(st.sampled_from(["x/1", "y/2"])),
+        generation=2,
+        observed_generation=draw(st.integers(1, 2)),
     )
 
 
 @st.composite
 def states(draw: st.DrawFn) -> HubState:
-    state = HubState(("ns", "hub"))
+    state = HubState((NAMESPACE, HUB))
     for number, spec in enumerate(draw(st.lists(CHILD_SPECS, max_size=5))):
-        metadata = {"name": f"c{number}", "namespace": "ns", "uid": f"u{number}", "annotations": draw(MOVES)}
-        named = {"hub": "hub", "id": draw(st.sampled_from(IDS)), **spec}
-        state.put_child(msgspec.convert({"metadata": metadata, "spec": named}, Child))
+        named = {"id": draw(st.sampled_from(IDS)), **spec}
+        state.put_child(make_child(f"c{number}", named, uid=f"u{number}", annotations=draw(MOVES)))
     if draw(st.booleans()):
         metadata = {"name": "web", "namespace": "ns", "uid": "set", "annotations": draw(MOVES)}
         spec = {"hub": "hub", "replicas": 2, "template": draw(CHILD_SPECS)}
@@ -100,37 +96,23 @@ def _leave_open(known: KnownSlice, ids: set[str]) -> None:
 
 
 def member_of(name: str, state: HubState, phase: Phase) -> Member:
-    return Member(
-        name=name,
-        wanted=True,
-        weight=1,
-        pod=None,
-        lease=KnownLease(Lease(metadata=ObjectMeta(name=f"hub.{name}"), spec=LeaseSpec(holder_identity="x/1")), 0.0),
-        slices=tuple(state.slices.by_member()[name]),
-        judgement=Judgement(phase, draining=False, restarting=False, recheck_seconds=None, why=""),
-    )
+    return make_member(name, *state.slices.by_member()[name], phase=phase, holder="x/1")
 
 
 @given(HUB_SPECS, states(), st.tuples(*[st.sampled_from(Phase)] * len(MEMBERS)), st.integers(0, 3))
 def test_the_same_facts_give_the_same_observation_and_are_left_as_they_were(
     spec: dict[str, Any], state: HubState, phases: tuple[Phase, ...], deferred: int
 ) -> None:
-    hub = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": spec}, Hub)
     members = {name: member_of(name, state, phase) for name, phase in zip(MEMBERS, phases, strict=True)}
     memory = ObserveMemory(1)
     memory.deferred_moves.defer(IDS[:deferred], -10.0)
 
-    assert set(observed(hub, state, members, memory).members) == set(MEMBERS)
+    assert set(observed(make_hub(spec=spec), state, members, memory).members) == set(MEMBERS)
 
 
 def test_a_change_deep_in_the_facts_is_seen_by_the_comparison() -> None:
-    state = HubState(("ns", "hub"))
-    state.put_slice(
-        RegistrySlice(
-            metadata=ObjectMeta(name="hub.hub-0.0", uid="s"),
-            spec=SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1),
-        )
-    )
+    state = HubState((NAMESPACE, HUB))
+    state.put_slice(make_slice())
     before = plain(state)
 
     state.slices["hub.hub-0.0"].unproven["a"] = None

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from observing import observed
 
+from builders import make_child, make_hub
 from processhub.api.child import Child, ChildSpec, ChildStatus
 from processhub.api.hub import Hub, HubSpec
-from processhub.api.meta import ObjectMeta
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.firststart import first_started
@@ -24,23 +24,23 @@ CACHE = {"python": {"target": "m:Cache"}}
 
 
 def hub(**spec: Any) -> Hub:
-    return Hub(metadata=ObjectMeta(name="hub", namespace="n", uid="hub-uid"), spec=msgspec.convert(spec, HubSpec))
+    return make_hub(spec=spec)
 
 
 def demanded(name: str, *, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Child:
-    metadata = ObjectMeta(name=name, namespace="n", uid=f"uid-{name}", generation=1, creation_timestamp=created)
-    return Child(metadata=metadata, spec=msgspec.convert({"hub": "hub", "onDemand": True, **spec}, ChildSpec))
+    spec = {"onDemand": True, **spec}
+    return make_child(name, spec, uid=f"uid-{name}", generation=1, creation_timestamp=created)
 
 
 def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observation:
-    state = state or HubState(("n", "hub"))
+    state = state or HubState(("ns", "hub"))
     for child in children:
         state.put_child(child)
     return observed(of, state, {}, ObserveMemory(1))
 
 
 def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
-    state = HubState(("n", "hub"))
+    state = HubState(("ns", "hub"))
     wanted = seen(hub(onDemand=CACHE), demanded("a"), state=state).snapshot.children["a"]
     digest, _ = encode_workload(msgspec.convert(CACHE, ChildSpec))
     assert (wanted.workload, wanted.on_demand) == (digest, True)
@@ -54,7 +54,7 @@ def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
 
 
 def test_its_own_lifetimes_come_before_the_templates() -> None:
-    state = HubState(("n", "hub"))
+    state = HubState(("ns", "hub"))
     seen(hub(onDemand={**CACHE, "ttlSeconds": 5}), demanded("a"), demanded("b", ttlSeconds=9), state=state)
 
     assert [state.children[name].spec.ttl_seconds for name in "ab"] == [5, 9]

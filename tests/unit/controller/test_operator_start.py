@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from waiting import until
 
+from builders import client_of
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.controller.engine import Engine
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.receivers import HookReceivers
@@ -96,18 +95,12 @@ DISCOVERY: dict[str, Any] = {
 }
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 async def site() -> AsyncIterator[tuple[Site, Client]]:
     site, app = Site(), web.Application()
     app.router.add_route("*", "/{path:.*}", site.serve)
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield site, client
+    async with client_of(app) as client:
+        yield site, client
 
 
 @pytest.mark.parametrize("now", [True, False])

@@ -10,23 +10,18 @@ import msgspec
 import pytest
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from waiting import until
 
+from builders import client_of, make_child, make_hub, make_member
 from processhub.api.child import Child, ChildStatus
-from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
-from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.controller.execute.callrights import BINDING, CallRights
 from processhub.controller.execute.memberlabels import label_pods
-from processhub.controller.observe.members import Member
 from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
-from processhub.core.model.membership import Judgement, Phase
 
 DEADLINE = 40.0
 
@@ -69,10 +64,6 @@ def _no(status: int) -> web.Response:
     return web.json_response({"kind": "Status", "message": "no"}, status=status)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 async def site() -> AsyncIterator[tuple[Site, Client]]:
     site, app = Site(), web.Application()
@@ -81,10 +72,8 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
     app.add_routes([web.patch("/api/v1/namespaces/ns/pods/{name}", site.write)])
     status = "/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}/status"
     app.add_routes([web.put(status, site.write), web.patch(status, site.write)])
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield site, client
+    async with client_of(app) as client:
+        yield site, client
 
 
 async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
@@ -108,9 +97,8 @@ async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site
 async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(site: tuple[Site, Client]) -> None:
     server, client = site
     pod = msgspec.convert({"metadata": {"name": "hub-0", "namespace": "ns", "uid": "u"}}, Pod)
-    live = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
-    member = Member(name="hub-0", wanted=True, weight=1, pod=pod, lease=None, slices=(), judgement=live)
-    store, hub, failures = Store(client, (), lambda key: None), Hub(metadata=ObjectMeta(name="hub")), Failures()
+    member = make_member("hub-0", pod=pod)
+    store, hub, failures = Store(client, (), lambda key: None), make_hub(), Failures()
 
     server.troubles = [503]
     round = a_round(hub, client=client, store=store, failures=failures)
@@ -124,8 +112,7 @@ async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(s
 
 
 def child(name: str) -> Child:
-    metadata = {"name": name, "namespace": "ns", "uid": "u", "resourceVersion": "5", "generation": 1}
-    return msgspec.convert({"metadata": metadata, "spec": {"hub": "hub"}}, Child)
+    return make_child(name, resource_version="5", generation=1)
 
 
 async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from planned_hub import PlannedHub, child, hub_spec
 
+from builders import make_hub
 from ownstrategy import installed
 from processhub import extensions
 from processhub.api.hub import Hub, HubSpec
@@ -73,7 +74,7 @@ def test_children_go_to_the_first_that_is_ready_and_has_room() -> None:
     assert {name: len(hub.on(name)) for name in hub.members} == {"hub-0": 2, "hub-1": 0, "hub-2": 2}
     (why,) = planned.unplaced.values()
     assert why.reason is Reason.NO_MEMBERS
-    assert why.message == ("the strategy Mine has it on no member that is ready and has room; it names hub-2, hub-0")
+    assert why.message == ("the strategy Mine names no member that is ready and has room; it names hub-2, hub-0")
 
 
 def test_the_load_cap_holds_where_the_strategy_says_so() -> None:
@@ -138,7 +139,7 @@ def test_entry_points_are_loaded_and_those_that_fail_say_why() -> None:
     )
     assert own.failed == {
         "Nowhere": "ModuleNotFoundError: No module named 'no_such_module'",
-        "Text": "TypeError: string:digits is no class derived from processhub.strategies.Distribution",
+        "Text": "TypeError: string:digits is not a class derived from processhub.strategies.Distribution",
         "Modulo": "ProcessHub's own strategy has that name",
     }
 
@@ -245,7 +246,7 @@ class Faulty(Redundancy, Partition):
 
 
 def hub_with(**spec: object) -> Hub:
-    return msgspec.convert({"metadata": {"name": "h"}, "spec": spec}, Hub)
+    return make_hub(spec=spec)
 
 
 def test_a_redundancy_strategy_that_fails_leaves_the_number_as_it_was() -> None:

@@ -11,13 +11,12 @@ import msgspec
 import pytest
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
+from builders import client_of, make_client, make_hub
 from processhub.api.hub import Hub
 from processhub.api.meta import PartialObject
 from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client, WatchEvent
-from processhub.cluster.config import Config
 from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
@@ -26,7 +25,7 @@ from processhub.controller.store.informers import Store
 from processhub.controller.store.ownedwatch import OWNED_KINDS, OwnedWatch
 
 Json = dict[str, Any]
-HUB = msgspec.convert({"metadata": {"name": "hub", "namespace": "ns", "uid": "h"}, "spec": {}}, Hub)
+HUB = make_hub()
 SETTINGS = OperatorSettings(pod_name="o", pod_uid="", namespace="ns")
 MANIFESTS = [*supporting_objects(HUB), workload(HUB, pod_template(HUB, SETTINGS), 3)]
 PLURALS = {kind.plural: name for name, kind in OWNED_KINDS.items()}
@@ -130,20 +129,14 @@ class Work:
         self.see("DELETED", plural, name)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 async def work() -> AsyncIterator[Work]:
     site, app = Site(), web.Application()
     for root in ("/api/v1", "/apis/{group}/v1"):
         path = root + "/namespaces/ns/{plural}/{name}"
         app.add_routes([web.get(path, site.get), web.patch(path, site.apply)])
-    async with TestServer(app, shutdown_timeout=0.1) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield Work(client, site)
+    async with client_of(app) as client:
+        yield Work(client, site)
 
 
 async def test_all_is_applied_once_and_that_wakes_nobody(work: Work) -> None:
@@ -292,7 +285,7 @@ async def test_without_a_watch_of_a_kind_it_is_applied_again_from_time_to_time(w
 
 async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
     """An operator that is newer than its ClusterRole may not list them."""
-    client = Client(Config(host="http://127.0.0.1:1", namespace="ns", ssl=False, token=no_token))
+    client = make_client()
     store = Store(client, (), lambda key: None)
     for informer in store.informers:
         informer.synced.set()

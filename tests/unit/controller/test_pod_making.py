@@ -11,32 +11,27 @@ import msgspec
 import pytest
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from processhub.api.child import Child, ChildSpec, PodWorkload, Workload
-from processhub.api.hub import DistributionSpec, Hub, HubSpec, RedundancySpec
+from builders import client_of, make_child, make_hub, make_member, make_slice
+from processhub.api.child import Child, PodWorkload, Workload
+from processhub.api.hub import HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
-from processhub.api.meta import ObjectMeta
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import Reason
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
 from processhub.cluster.client import Client, WatchEvent
-from processhub.cluster.config import Config
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.informers import Store
-from processhub.controller.store.slices import KnownSlice
-from processhub.core.model.membership import Judgement, Phase
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
 DIGEST, TEXT = encode_workload(Workload(pod=PodWorkload(template=TEMPLATE)))
 STANDBY = HubSpec(redundancy=RedundancySpec(strategy="Replication", replication_model="ActivePassive"))
-HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"), spec=STANDBY)
+HUB = make_hub(spec=STANDBY)
 
 
 class Site:
@@ -157,10 +152,8 @@ async def round_() -> AsyncIterator[Round]:
     pods, pod = "/api/v1/namespaces/ns/pods", "/api/v1/namespaces/ns/pods/{name}"
     app.add_routes([web.post(pods, site.create), web.get(pod, site.get)])
     app.add_routes([web.patch(pod, site.patch), web.delete(pod, site.delete)])
-    async with TestServer(app) as server:
-        client = Client(Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token))
-        async with client:
-            yield Round(site, client)
+    async with client_of(app) as client:
+        yield Round(site, client)
 
 
 async def deleted_all(round_: Round) -> float | None:
@@ -170,12 +163,8 @@ async def deleted_all(round_: Round) -> float | None:
     return requeue.after
 
 
-async def no_token() -> str | None:
-    return None
-
-
 def owner(child_id: str, uid: str) -> Child:
-    return Child(metadata=ObjectMeta(name=child_id, namespace="ns", uid=uid), spec=ChildSpec(hub="hub"))
+    return make_child(child_id, uid=uid)
 
 
 def entry(epoch: int, role: str, run: int = 0) -> Assignment:
@@ -184,24 +173,9 @@ def entry(epoch: int, role: str, run: int = 0) -> Assignment:
 
 def member(name: str, wanted: Assignment) -> Member:
     report = Report(uid=wanted.uid, epoch=wanted.epoch, role=wanted.role, state="Starting")
-    known = KnownSlice()
-    known.update(
-        RegistrySlice(
-            metadata=ObjectMeta(name=f"hub.{name}.0", namespace="ns", uid=f"slice-{name}", generation=1),
-            spec=SliceSpec(
-                hub="hub",
-                hub_uid="hub-uid",
-                member=name,
-                term=1,
-                workloads={DIGEST: TEXT},
-                entries={"a": format_assignment(wanted)},
-            ),
-            status=SliceStatus(observed_generation=1, entries={"a": format_report(report)}),
-        )
-    )
+    item = make_slice({"a": wanted}, {"a": report}, member=name, workloads={DIGEST: TEXT})
     pod = msgspec.convert({"metadata": {"name": name}, "spec": {"nodeName": f"node-{name}"}}, Pod)
-    judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
-    return Member(name=name, wanted=True, weight=1, pod=pod, lease=None, slices=(known,), judgement=judgement)
+    return make_member(name, item, pod=pod)
 
 
 async def test_the_active_copys_pod_is_marked_active_once_it_is_there(round_: Round) -> None:
@@ -423,7 +397,7 @@ async def test_a_pod_without_marks_of_an_earlier_hub_of_the_name_is_still_its_ch
     (pod,) = round_.site.pods.values()
     _without(pod, "processhub.dev/child-id")
     leader = Round(round_.site, round_.client)
-    leader.hub = Hub(metadata=msgspec.structs.replace(HUB.metadata, uid="another"), spec=STANDBY)
+    leader.hub = make_hub(uid="another", spec=STANDBY)
     leader.state.put_child(owner("a", "u"))
     leader.seen(pod)
 
@@ -449,8 +423,8 @@ async def test_a_pod_without_the_labels_of_a_childs_is_known_by_its_owner(round_
     assert pod["metadata"]["deletionTimestamp"], "it is on record no more"
 
 
-EACH = Hub(metadata=HUB.metadata, spec=HubSpec(distribution=DistributionSpec(strategy="ForEach")))
-SINGLE = Hub(metadata=HUB.metadata, spec=HubSpec())
+EACH = make_hub(spec={"distribution": {"strategy": "ForEach"}})
+SINGLE = make_hub()
 
 
 def may_start(pod: dict[str, Any]) -> bool:

@@ -10,17 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planned_hub import PlannedHub, child, children_of
 
+from builders import make_hub, make_lease, make_member, make_slice
 from processhub.api.hub import Hub, HubSpec, HubStatus, PartitionTolerance, Quorum
-from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import Condition, ObjectMeta
+from processhub.api.kubernetes import Lease
+from processhub.api.meta import Condition
 from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.reasons import Reason
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec
+from processhub.api.slice import Settings
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_hub
-from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.membership import Phase
 from processhub.core.model.quorum import QuorumFacts, Verdict, quorum
 
 STATIC = PartitionTolerance(strategy="StaticQuorum", quorum_size=2)
@@ -161,12 +162,8 @@ class Watched:
     """A hub of named members whose quorum is looked at."""
 
     def __init__(self, tolerance: PartitionTolerance, *names: str, status: Quorum | None = None) -> None:
-        self.hub = Hub(
-            metadata=ObjectMeta(name="h", namespace="n", uid="u"),
-            spec=HubSpec(partition_tolerance=tolerance),
-            status=HubStatus(quorum=status),
-        )
-        self.state = HubState(("n", "h"))
+        self.hub = make_hub(spec=HubSpec(partition_tolerance=tolerance), status=HubStatus(quorum=status))
+        self.state = HubState(self.hub.metadata.key)
         self.now = 0.0
         self.members = {name: self._member(name) for name in names}
         self.watch = QuorumWatch(self.hub, self.state)
@@ -175,27 +172,16 @@ class Watched:
         self.state.put_lease(self._lease(name, "first"), self.now)
         if renewing:
             self.state.put_lease(self._lease(name, "second"), self.now)
-        judgement = Judgement(phase, False, False, None, "")
-        return Member(
-            name=name,
-            wanted=wanted,
-            weight=1,
-            pod=None,
-            lease=self.state.leases.of_member(name),
-            slices=(),
-            judgement=judgement,
-        )
+        return make_member(name, phase=phase, wanted=wanted, lease=self.state.leases.of_member(name))
 
     def _lease(self, name: str, renewed: str) -> Lease:
-        spec = LeaseSpec(holder_identity=f"pod-{name}/1", renew_time=f"{renewed} at {self.now}")
-        return Lease(metadata=ObjectMeta(name=f"h.{name}", namespace="n", uid=name), spec=spec)
+        return make_lease(name, f"pod-{name}/1", renew_time=f"{renewed} at {self.now}")
 
     def set(self, name: str, phase: Phase = Phase.LIVE, **more: bool) -> None:
         self.members[name] = self._member(name, phase, **more)
 
     def partition_on_record(self) -> None:
-        spec = SliceSpec(hub="h", hub_uid="u", member="a", term=1, settings=Settings(partitioned=True))
-        self.state.put_slice(RegistrySlice(metadata=ObjectMeta(name="h.a.0", namespace="n", uid="s"), spec=spec))
+        self.state.put_slice(make_slice(member="a", settings=Settings(partitioned=True)))
 
     def new_leader(self) -> None:
         for name, member in self.members.items():
@@ -339,12 +325,12 @@ def test_a_reset_takes_those_that_are_live_for_the_whole(tolerance: PartitionTol
 def test_a_hub_says_itself_whether_it_is_partitioned() -> None:
     def hub(status: str, reason: str) -> Hub:
         condition = Condition(type="Quorate", status=status, reason=reason, message="too few")
-        return Hub(metadata=ObjectMeta(name="h"), status=HubStatus(conditions=(condition,)))
+        return make_hub(status=HubStatus(conditions=(condition,)))
 
     assert hub("False", "Partitioned").partitioned == "too few"
     assert hub("False", "Forming").partitioned == ""
     assert hub("True", "Quorate").partitioned == ""
-    assert Hub(metadata=ObjectMeta(name="h")).partitioned == ""
+    assert make_hub().partitioned == ""
 
 
 # what is planned without a quorum

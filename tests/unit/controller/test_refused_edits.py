@@ -8,15 +8,13 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
+from builders import client_of, make_slice
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Pod, PodSpec
 from processhub.api.meta import ObjectMeta, find_condition
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client, Undecodable, WatchEvent
-from processhub.cluster.config import Config
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
@@ -128,20 +126,15 @@ class Leader:
 
 @asynccontextmanager
 async def leading() -> AsyncIterator[Leader]:
-    async def no_token() -> str | None:
-        return None
-
     api = ApiServer()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", api.answer)
-    async with TestServer(app) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            leader = Leader(client, api)
-            try:
-                yield leader
-            finally:
-                await leader.reconciler.close()
+    async with client_of(app) as client:
+        leader = Leader(client, api)
+        try:
+            yield leader
+        finally:
+            await leader.reconciler.close()
 
 
 CONDITIONS = ("Ready", "Quorate", "Balanced")
@@ -205,9 +198,8 @@ async def test_a_hub_whose_edit_is_refused_waits_for_the_end_of_an_earlier_one_o
     """It has begun nothing yet: what the earlier one has left may run children."""
     async with leading() as hub:
         await hub.edit({"members": {"mode": "PerNode"}}, 1)
-        spec = SliceSpec(hub="hub", hub_uid="earlier", member="node-1", term=1)
-        metadata = ObjectMeta(name="hub.node-1.0", namespace="ns", uid="s", resource_version=hub.server.version())
-        hub.store.put("registryslices", RegistrySlice(metadata=metadata, spec=spec))
+        earlier = make_slice(hub_uid="earlier", member="node-1", resource_version=hub.server.version())
+        hub.store.put("registryslices", earlier)
         labels = {LABEL_HUB: "hub", LABEL_HUB_UID: "h"}
         metadata = ObjectMeta(
             name="hub-x", namespace="ns", uid="p", labels=labels, resource_version=hub.server.version()

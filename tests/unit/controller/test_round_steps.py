@@ -11,18 +11,14 @@ import pytest
 import virtualtime
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from slicesite import SliceSite, rounds_on, two_members
 
+from builders import client_of, make_hub, make_member, make_slice
 from processhub.api.child import Child, ChildSpec
-from processhub.api.hub import Hub, HubSpec
-from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import ObjectMeta
+from processhub.api.hub import HubSpec
 from processhub.api.naming import ANNOTATION_MOVE_TO
 from processhub.api.reasons import Reason
-from processhub.api.slice import RegistrySlice, SliceSpec
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.cluster.errors import (
     ConnectionFailedError,
     ForbiddenError,
@@ -37,13 +33,11 @@ from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.informers import Store
-from processhub.controller.store.leases import KnownLease
-from processhub.controller.store.slices import KnownSlice
-from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.membership import Phase
 from processhub.core.model.snapshot import OnRecord
-from processhub.registry.grammar import Assignment, format_assignment
+from processhub.registry.grammar import Assignment
 
-HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h", generation=1))
+HUB = make_hub(generation=1)
 QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")
 
 
@@ -316,19 +310,13 @@ async def test_a_static_child_whose_name_another_child_has_is_reported(hub: str,
     async def get(_: web.Request) -> web.Response:
         return web.json_response(there)
 
-    async def no_token() -> str | None:
-        return None
-
     app = web.Application()
     base = "/apis/processhub.dev/v1alpha1/namespaces/ns/children"
     app.add_routes([web.post(base, create), web.get(base + "/{name}", get)])
     spec = HubSpec(children=(ChildSpec(id="worker"),))
-    async with TestServer(app) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            failures, store = Failures(), Store(client, (), lambda key: None)
-            declared = Hub(metadata=HUB.metadata, spec=spec)
-            await sync_static_children(a_round(declared, client=client, store=store, failures=failures))
+    async with client_of(app) as client:
+        failures, store = Failures(), Store(client, (), lambda key: None)
+        await sync_static_children(a_round(make_hub(spec=spec), client=client, store=store, failures=failures))
 
     (failure,) = failures.values()
     assert failure.why == sentence
@@ -340,21 +328,11 @@ class Leases:
     def __init__(self, answer: bool | None) -> None:
         self.answer, self.looks = answer, 0
         self.phase = Phase.GONE
-        entry = format_assignment(Assignment(uid="u", epoch=1, workload="w"))
-        spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries={"a": entry})
-        self.known = KnownSlice()
-        self.known.update(RegistrySlice(metadata=ObjectMeta(name="hub.hub-0.0"), spec=spec))
+        self.slice = make_slice({"a": Assignment(uid="u", epoch=1, workload="w")})
 
     def look(self) -> dict[str, Member]:
         self.looks += 1
-        judgement = Judgement(self.phase, draining=False, restarting=False, recheck_seconds=None, why="it stopped")
-        lease = KnownLease(Lease(metadata=ObjectMeta(name="hub.hub-0"), spec=LeaseSpec(holder_identity="")), 0.0)
-        slices = (self.known,)
-        return {
-            "hub-0": Member(
-                name="hub-0", wanted=True, weight=1, pod=None, lease=lease, slices=slices, judgement=judgement
-            )
-        }
+        return {"hub-0": make_member("hub-0", self.slice, phase=self.phase, holder="")}
 
     async def confirm_gone(self, member: Member) -> bool | None:
         if self.answer is False:
@@ -375,7 +353,6 @@ async def test_a_member_that_seems_gone_only_by_the_second_look_is_held_until_it
     leases = Leases(True)
     leases.phase = Phase.LIVE
     other = Leases(False)
-    other.known = leases.known
 
     def look() -> dict[str, Member]:
         first = leases.look()["hub-0"]

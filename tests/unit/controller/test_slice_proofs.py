@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from builders import known_slice, make_slice
+from processhub.api.slice import RegistrySlice
 from processhub.controller.store.slices import KnownSlice
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import Assignment, Report
 
 HOLDER = "pod/nonce"
 
 
 def a_slice(generation: int, entry: Assignment, report: Report) -> RegistrySlice:
     """Slice 0 of a member that has read ``generation`` and says ``report`` of the child a."""
-    return RegistrySlice(
-        metadata=ObjectMeta(name="hub.hub-1.0", namespace="default", uid="s", generation=generation),
-        spec=SliceSpec(hub="hub", hub_uid="h", member="hub-1", term=1, entries={"a": format_assignment(entry)}),
-        status=SliceStatus(observed_generation=generation, holder=HOLDER, entries={"a": format_report(report)}),
-    )
+    return make_slice({"a": entry}, {"a": report}, member="hub-1", holder=HOLDER, generation=generation)
 
 
 ACTIVE = Assignment(uid="u", epoch=5, workload="w")
@@ -34,8 +30,7 @@ def proven(known: KnownSlice) -> bool:
 
 
 def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None:
-    known = KnownSlice()
-    known.update(a_slice(1, ACTIVE, RAN_ACTIVE))
+    known = known_slice(a_slice(1, ACTIVE, RAN_ACTIVE))
     known.unproven["a"] = None
 
     known.update(a_slice(2, PASSIVE, ENDS_ACTIVE))
@@ -46,9 +41,8 @@ def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None
 
 @pytest.mark.parametrize("state", ["Stopping", "Failed", "Running"])
 def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> None:
-    known = KnownSlice()
+    known = known_slice(a_slice(3, PASSIVE, Report(uid="u", epoch=5, state=state)))
 
-    known.update(a_slice(3, PASSIVE, Report(uid="u", epoch=5, state=state)))
     assert not proven(known)
     known.update(a_slice(3, PASSIVE, RUNS_PASSIVE))
     assert proven(known)
@@ -56,7 +50,7 @@ def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> N
 
 def test_a_copy_that_was_promoted_and_does_not_know_yet_is_not_possibly_running() -> None:
     promoted = Assignment(uid="u", epoch=13, run=12, workload="w")
-    known = KnownSlice()
 
-    known.update(a_slice(4, promoted, RUNS_PASSIVE))
+    known = known_slice(a_slice(4, promoted, RUNS_PASSIVE))
+
     assert proven(known)

@@ -8,23 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 from a_round import a_round
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from processhub.api.hub import Hub
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec
+from builders import client_of, make_hub, make_member, make_slice
 from processhub.cluster.client import Client
-from processhub.cluster.config import Config
 from processhub.cluster.errors import UnavailableError
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
-from processhub.controller.observe.members import Member
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
-from processhub.controller.store.slices import KnownSlice
-from processhub.core.model.membership import Judgement, Phase
 
-HUB = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="hub-uid"))
+HUB = make_hub()
 DEADLINE = 40.0
 
 
@@ -49,27 +42,12 @@ class Site:
         return web.json_response(body)
 
 
-async def no_token() -> str | None:
-    return None
-
-
 @pytest.fixture
 async def site() -> AsyncIterator[tuple[Site, Client]]:
     site, app = Site(), web.Application()
     app.add_routes([web.put("/apis/processhub.dev/v1alpha1/namespaces/ns/registryslices/{name}", site.replace)])
-    async with TestServer(app) as server:
-        config = Config(host=str(server.make_url("")).rstrip("/"), namespace="ns", ssl=False, token=no_token)
-        async with Client(config) as client:
-            yield site, client
-
-
-def a_slice(index: int) -> KnownSlice:
-    known = KnownSlice()
-    metadata = ObjectMeta(
-        name=f"hub.hub-0.{index}", namespace="ns", uid=f"s{index}", generation=1, resource_version="5"
-    )
-    known.update(RegistrySlice(metadata=metadata, spec=SliceSpec(hub="hub", hub_uid="hub-uid", member="hub-0", term=1)))
-    return known
+    async with client_of(app) as client:
+        yield site, client
 
 
 async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_the_next_round(
@@ -80,9 +58,7 @@ async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_
     store = Store(client, (), lambda key: None)
     round = a_round(HUB, HubState(HUB.metadata.key), client=client, store=store, term=2)
     writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
-    judgement = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
-    slices = (a_slice(0), a_slice(1))
-    member = Member(name="hub-0", wanted=True, weight=1, pod=None, lease=None, slices=slices, judgement=judgement)
+    member = make_member("hub-0", *(make_slice(index=index, resource_version="5") for index in (0, 1)))
 
     written = asyncio.create_task(writer.write(member, {}, {}, joining=False))
     async with asyncio.timeout(DEADLINE):

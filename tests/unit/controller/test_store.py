@@ -7,29 +7,22 @@ import asyncio
 import msgspec
 import pytest
 
-from processhub.api.kubernetes import Lease, LeaseSpec, Pod, PodCondition, PodStatus
+from builders import make_client, make_lease
+from processhub.api.kubernetes import Pod, PodCondition, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.cluster.client import Client, WatchEvent
-from processhub.cluster.config import Config
+from processhub.cluster.client import WatchEvent
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
-HUB: HubKey = ("default", "hub")
-LEASE = Lease(
-    metadata=ObjectMeta(name="hub.hub-0", namespace="default", uid="u", labels={LABEL_HUB: "hub"}),
-    spec=LeaseSpec(holder_identity="pod/1", renew_time="2026-01-01T00:00:00.000000Z"),
-)
-
-
-async def no_token() -> None:
-    return None
+HUB: HubKey = ("ns", "hub")
+LEASE = make_lease("hub-0", "pod/1", renew_time="2026-01-01T00:00:00.000000Z")
+RENEWED = make_lease("hub-0", "pod/1", renew_time="later")
 
 
 async def watching(woken: list[HubKey]) -> Store:
     """A store whose watches of Leases are connected and have shown one Lease 100 s ago."""
-    client = Client(Config(host="http://127.0.0.1:1", namespace="default", ssl=False, token=no_token))
-    store = Store(client, (), woken.append)
+    store = Store(make_client(), (), woken.append)
     for informer in store.leases:
         informer.connected = True
     store.state(HUB).put_lease(LEASE, asyncio.get_running_loop().time() - 100)
@@ -71,9 +64,7 @@ async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afre
     store = await watching(woken)
     now = asyncio.get_running_loop().time()
     store.answered(now - silence)
-    store.state(HUB).put_lease(
-        Lease(metadata=LEASE.metadata, spec=LeaseSpec(holder_identity="pod/1", renew_time="later")), now - silence
-    )
+    store.state(HUB).put_lease(RENEWED, now - silence)
     woken.clear()
 
     store.answered(now)
@@ -91,9 +82,7 @@ async def test_a_busy_loop_is_no_silence_of_the_api_server_and_hides_none(
     store = await watching([])
     now = asyncio.get_running_loop().time()
     store.answered(now - told_late - sent_apart)
-    store.state(HUB).put_lease(
-        Lease(metadata=LEASE.metadata, spec=LeaseSpec(holder_identity="pod/1", renew_time="later")), now - 5
-    )
+    store.state(HUB).put_lease(RENEWED, now - 5)
 
     store.answered(now - told_late)
 
@@ -103,7 +92,7 @@ async def test_a_busy_loop_is_no_silence_of_the_api_server_and_hides_none(
 def pod(name: str, **labels: str) -> Pod:
     own = {LABEL_HUB: "hub", LABEL_HUB_UID: "u"} | {f"processhub.dev/{key}": value for key, value in labels.items()}
     annotations = {ANNOTATION_CHILD_ID: "a"}
-    metadata = ObjectMeta(name=name, namespace="default", uid=name, labels=own, annotations=annotations)
+    metadata = ObjectMeta(name=name, namespace="ns", uid=name, labels=own, annotations=annotations)
     return Pod(metadata=msgspec.structs.replace(metadata, resource_version="1"))
 
 
@@ -150,7 +139,7 @@ def marked(version: int, *without: str, **changed: str) -> Pod:
     return Pod(
         metadata=ObjectMeta(
             name=name,
-            namespace="default",
+            namespace="ns",
             uid="pod",
             resource_version=str(version),
             labels=left(labels),
@@ -189,7 +178,7 @@ async def test_a_childs_pod_stays_with_its_hub_whatever_hub_its_label_names() ->
 
     assert len(store.state(HUB).child_pods) == 1
     assert woken[-1] == HUB
-    assert store.state(("default", "other")).empty
+    assert store.state(("ns", "other")).empty
 
 
 async def test_a_passive_pod_may_be_marked_active_and_nothing_takes_that_back() -> None:
@@ -212,7 +201,7 @@ async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> Non
     store.put("pods", marked(1))
     woken.clear()
 
-    (informer,) = store.informer_of("pods", "default")
+    (informer,) = store.informer_of("pods", "ns")
     informer._event(WatchEvent("DELETED", marked(2)))
 
     state = store.state(HUB)
@@ -232,4 +221,4 @@ async def test_a_members_pod_is_filed_with_one_hub_only() -> None:
     store.put("pods", Pod(metadata=metadata))
 
     assert store.state(HUB).pods == {}
-    assert set(store.state(("default", "other")).pods) == {"hub-0"}
+    assert set(store.state(("ns", "other")).pods) == {"hub-0"}

@@ -8,62 +8,52 @@ import msgspec
 import observing
 import pytest
 
+from builders import known_slice, make_child, make_hub, make_member, make_slice
 from processhub.api.child import Child
-from processhub.api.hub import Hub, HubSpec
-from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import ObjectMeta, find_condition
+from processhub.api.hub import HubSpec
+from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.leases import KnownLease
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
-from processhub.core.model.membership import Judgement, Phase
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, waits
+from processhub.registry.grammar import Assignment, Report, format_assignment, waits
 
 NOW = "2026-01-01T00:00:00Z"
-LIVE = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
 RUNS = Assignment(uid="u", epoch=5, workload="w")
 ASLEEP = Assignment(uid="u", epoch=6, workload="w", wait=True, asleep=True)
 SUSPENDED = Refusal(Reason.SUSPENDED, "spec.suspend is true")
 
 
 def registry_slice(entry: Assignment, report: Report | None, generation: int = 1, observed: int = 1) -> RegistrySlice:
-    spec = SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries={"a": format_assignment(entry)})
-    reports = {"a": format_report(report)} if report else {}
-    status = SliceStatus(observed_generation=observed, holder="x/1", entries=reports)
-    return RegistrySlice(metadata=ObjectMeta(name="hub-0.0", uid="s", generation=generation), spec=spec, status=status)
+    reports = {"a": report} if report else {}
+    return make_slice({"a": entry}, reports, holder="x/1", observed_generation=observed, generation=generation)
 
 
 def member(known: KnownSlice) -> Member:
-    lease = KnownLease(Lease(metadata=ObjectMeta(name="hub-0"), spec=LeaseSpec(holder_identity="x/1")), 0.0)
-    return Member(name="hub-0", wanted=True, weight=1, pod=None, lease=lease, slices=(known,), judgement=LIVE)
+    return make_member("hub-0", known, holder="x/1")
 
 
 def known(entry: Assignment, report: Report | None) -> KnownSlice:
-    found = KnownSlice()
-    found.update(registry_slice(entry, report))
-    return found
+    return known_slice(registry_slice(entry, report))
 
 
 def child(**spec: Any) -> Child:
-    fields = {"hub": "hub", "exec": {"command": ["sleep"]}, **spec}
-    metadata = {"name": "a", "namespace": "ns", "uid": "u", "generation": 1}
-    return msgspec.convert({"metadata": metadata, "spec": fields}, Child)
+    return make_child("a", {"exec": {"command": ["sleep"]}, **spec}, generation=1)
 
 
 def observed(child: Child, entry: Assignment | None = None, **spec: Any) -> Observation:
-    hub = Hub(metadata=ObjectMeta(name="hub", namespace="ns", uid="h"), spec=HubSpec(**spec))
+    hub = make_hub(spec=HubSpec(**spec))
     state = HubState(("ns", "hub"))
     state.put_child(child)
     members = {}
     if entry is not None:
         state.put_slice(registry_slice(entry, None))
-        members = {"hub-0": member(state.slices["hub-0.0"])}
+        members = {"hub-0": member(state.slices["hub.hub-0.0"])}
     return observing.observed(hub, state, members, ObserveMemory(1))
 
 

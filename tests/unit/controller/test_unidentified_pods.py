@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from processhub.api.child import Child, ChildSpec, PodWorkload
-from processhub.api.hub import Hub, HubSpec, RedundancySpec
+from builders import make_child, make_hub
+from processhub.api.child import PodWorkload
+from processhub.api.hub import HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
-from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, child_pod_name
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.store import podmarks
@@ -24,8 +24,8 @@ ID = "tenant/$(42) $$(x)"
 
 def made(spec: HubSpec | None = None) -> dict[str, Any]:
     """The manifest of a child's Pod, with a container that something else put before its own."""
-    hub = Hub(metadata=ObjectMeta(name="shop", namespace="ns", uid="hub-uid"), spec=spec or HubSpec())
-    child = Child(metadata=ObjectMeta(name="tenant-42", namespace="ns", uid="u1"), spec=ChildSpec(hub="shop"))
+    hub = make_hub("shop", spec)
+    child = make_child("tenant-42", hub="shop", uid="u1")
     place = PodPlace(child_id=ID, member="shop-1", node="node-1", entry=Assignment(uid="u1", epoch=7, workload="w"))
     own = [{"name": "WHO", "value": "$(HUB_CHILD_ID)"}, {"name": "SECRET", "valueFrom": {"secretKeyRef": {}}}]
     template = {"spec": {"containers": [{"name": "main", "image": "i", "env": own}]}}

@@ -10,6 +10,8 @@ from model.explore import Counterexample, check_rest, explore
 from model.rules import Rules
 from model.scenarios import NEEDED, SCENARIOS
 
+pytestmark = pytest.mark.no_cover  # a million plans: that takes three times as long when each line is recorded
+
 
 @pytest.fixture(scope="module")
 def counted(request: pytest.FixtureRequest) -> Iterator[list[int]]:

@@ -37,7 +37,7 @@ def test_a_requested_move_is_carried_out_once_and_has_a_result() -> None:
 
     (first, *_) = hub.rest()
 
-    assert [(move.target, move.why) for move in first.moves] == [(target, "it was asked for")]
+    assert [(move.target, move.why) for move in first.moves] == [(target, "a move was requested")]
     assert hub.where() == {"a": target}
     assert hub.answers == {"a": ""}
 

@@ -23,7 +23,7 @@ def test_a_move_to_a_passive_copy_makes_it_the_active_one_after_the_other_steppe
     first = plan(hub.snapshot())
     seen = in_rounds_of_late_members(hub, "a")
 
-    assert [(move.source, move.target, move.why) for move in first.moves] == [(before, target, "it was asked for")]
+    assert [(move.source, move.target, move.why) for move in first.moves] == [(before, target, "a move was requested")]
     assert first.entries.keys() == {before}
     assert seen[0] == {before: Role.PASSIVE, target: Role.PASSIVE}
     assert hub.roles("a") == {before: Role.PASSIVE, target: Role.ACTIVE}

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.meta import ObjectMeta
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from builders import make_slice
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 from processhub.registry.slices import SliceView
 
@@ -17,14 +16,6 @@ OTHER = format_assignment(Assignment(uid="u", epoch=2, workload="w"))
 REPORT = format_report(Report(uid="u", epoch=1, state="Running"))
 entries = st.dictionaries(st.sampled_from("abc"), st.sampled_from([ENTRY, OTHER, "not an entry"]))
 reports = st.dictionaries(st.sampled_from("abc"), st.sampled_from([REPORT, "not a report"]))
-
-
-def a_slice(entries: Mapping[str, str], reports: Mapping[str, str] | None = None) -> RegistrySlice:
-    return RegistrySlice(
-        metadata=ObjectMeta(name="hub.hub-0.0"),
-        spec=SliceSpec(hub="hub", hub_uid="h", member="hub-0", term=1, entries=dict(entries)),
-        status=SliceStatus(entries=dict(reports or {})),
-    )
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
@@ -36,23 +27,23 @@ def test_following_changes_equals_reading_anew(seen: list[tuple[dict[str, str], 
     view = SliceView()
     before: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for now in seen:
-        change = view.update(a_slice(*now))
+        change = view.update(make_slice(*now))
 
         assert change.entries == differing(before[0], now[0])
         assert change.reports == differing(before[1], now[1])
         before = now
 
     fresh = SliceView()
-    fresh.update(a_slice(*seen[-1]))
+    fresh.update(make_slice(*seen[-1]))
     assert (view.entries, view.reports, view.ids) == (fresh.entries, fresh.reports, fresh.ids)
 
 
 def test_what_did_not_change_is_not_parsed_again() -> None:
     view = SliceView()
-    view.update(a_slice({"a": ENTRY, "b": ENTRY}, {"a": REPORT}))
+    view.update(make_slice({"a": ENTRY, "b": ENTRY}, {"a": REPORT}))
     entries, reports = dict(view.entries), dict(view.reports)
 
-    change = view.update(a_slice({"a": ENTRY, "b": OTHER}, {"a": REPORT}))
+    change = view.update(make_slice({"a": ENTRY, "b": OTHER}, {"a": REPORT}))
 
     assert (change.entries, change.reports) == ({"b"}, set())
     assert view.entries["a"] is entries["a"]
@@ -62,8 +53,8 @@ def test_what_did_not_change_is_not_parsed_again() -> None:
 
 def test_what_can_not_be_read_counts_as_absent_and_is_returned_once() -> None:
     view = SliceView()
-    view.update(a_slice({"a": ENTRY}))
-    broken = a_slice({"a": "not an entry", "b": ENTRY}, {"b": "not a report"})
+    view.update(make_slice({"a": ENTRY}))
+    broken = make_slice({"a": "not an entry", "b": ENTRY}, {"b": "not a report"})
 
     change = view.update(broken)
 
@@ -79,12 +70,12 @@ def test_what_can_not_be_read_counts_as_absent_and_is_returned_once() -> None:
 
 def test_an_agent_keeps_an_entry_until_its_id_is_gone_though_its_new_text_can_not_be_read() -> None:
     view = SliceView(keeps_unreadable=True)
-    view.update_entries(a_slice({"a": ENTRY}, {"a": REPORT}))
+    view.update_entries(make_slice({"a": ENTRY}, {"a": REPORT}))
     known = view.entries["a"]
 
-    assert view.update_entries(a_slice({"a": "not an entry"})).entries == {"a"}
+    assert view.update_entries(make_slice({"a": "not an entry"})).entries == {"a"}
     assert view.entries == {"a": known}
 
-    view.update_entries(a_slice({}))
+    view.update_entries(make_slice({}))
     assert not view.entries
     assert not view.reports

@@ -12,13 +12,11 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from builders import HUB_UID, make_child, make_member, make_slice
 from processhub.agent.registry import lookup
-from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
-from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Role, State
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceStatus
+from processhub.api.slice import RegistrySlice
 from processhub.client.registry import Registry
 from processhub.controller.hooks.view import copies_seen
 from processhub.controller.observe.members import Member
@@ -26,9 +24,7 @@ from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.childset import tallies
 from processhub.controller.report.hub import registry_of
 from processhub.controller.store.childsets import SeenSet, known_set
-from processhub.controller.store.leases import KnownLease
-from processhub.controller.store.slices import KnownSlice
-from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.membership import Phase
 from processhub.registry.copies import Copy, is_running
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
@@ -100,28 +96,17 @@ hubs = st.lists(placed(), min_size=1, max_size=3).map(
 
 
 def slice_of(name: str, item: Placed) -> RegistrySlice:
-    return RegistrySlice(
-        metadata=ObjectMeta(name=f"hub.{name}.0", uid=name, generation=1),
-        spec=SliceSpec(
-            hub="hub",
-            hub_uid="h",
-            member=name,
-            term=1,
-            workloads={"w": '{"exec":{"command":["sleep"]}}'},
-            entries={"a": format_assignment(item.entry)} if item.entry else {},
-        ),
-        status=SliceStatus(
-            holder=item.holder, observed_generation=1, entries={"a": format_report(item.report)} if item.report else {}
-        ),
+    return make_slice(
+        {"a": item.entry} if item.entry else {},
+        {"a": item.report} if item.report else {},
+        member=name,
+        workloads={"w": '{"exec":{"command":["sleep"]}}'},
+        holder=item.holder,
     )
 
 
 def member_of(name: str, item: Placed) -> Member:
-    known = KnownSlice()
-    known.update(slice_of(name, item))
-    lease = KnownLease(Lease(metadata=ObjectMeta(name=name), spec=LeaseSpec(holder_identity=HOLDER)), 0.0)
-    judgement = Judgement(item.phase, False, item.restarting, None, "")
-    return Member(name=name, wanted=True, weight=1, pod=None, lease=lease, slices=(known,), judgement=judgement)
+    return make_member(name, slice_of(name, item), phase=item.phase, restarting=item.restarting, holder=HOLDER)
 
 
 def slices(hub: Mapping[str, Placed]) -> list[RegistrySlice]:
@@ -196,7 +181,7 @@ def test_requests_are_sent_to_copies_that_run_by_the_slices(hub: dict[str, Place
 @given(hubs)
 @example(SUSPENDED)
 def test_the_client_says_what_the_slices_say(hub: dict[str, Placed]) -> None:
-    registry = Registry("hub", "h")
+    registry = Registry("hub", HUB_UID)
     for item in slices(hub):
         registry.put(item)
 
@@ -214,7 +199,7 @@ def test_the_client_says_what_the_slices_say(hub: dict[str, Placed]) -> None:
 @example(SUSPENDED)
 def test_child_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
     expected = by_operator(hub)
-    child = Child(metadata=ObjectMeta(name="a", namespace="ns", uid="u", generation=1), spec=ChildSpec(hub="hub"))
+    child = make_child(generation=1)
 
     status = child_status(child, copies_of("a", members(hub)), None, None, NOW)
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import render_manifests
+from processhub.controller.settings import MemberDefaults, from_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "processhub"
@@ -106,6 +107,119 @@ def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
+
+
+def operator_pod(manifests: list[Manifest]) -> Manifest:
+    """The operator's pod template."""
+    template: Manifest = one(manifests, "Deployment", "processhub-operator")["spec"]["template"]
+    return template
+
+
+def test_the_image_can_be_pinned_by_its_digest(helm: str) -> None:
+    digest = f"sha256:{'0' * 64}"
+    pod = operator_pod(template(helm, "--set", f"image.digest={digest}", "--set", "image.tag=1.2.3"))["spec"]
+    env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+
+    assert pod["containers"][0]["image"] == env["PROCESSHUB_IMAGE"] == f"processhub@{digest}"
+
+
+def test_pods_run_as_the_user_that_the_cluster_chooses(helm: str) -> None:
+    """OpenShift's restricted-v2 refuses a pod that names a user or group outside the namespace's range."""
+    manifests = template(helm)
+
+    for pod in [operator_pod(manifests)["spec"], *(each["spec"] for each in of_kind(manifests, "Pod"))]:
+        for context in (pod["securityContext"], *(container["securityContext"] for container in pod["containers"])):
+            assert not {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"} & context.keys()
+
+
+def test_a_default_of_the_security_contexts_can_be_taken_off(helm: str) -> None:
+    options = ("--set", "podSecurityContext.seccompProfile=null", "--set", "securityContext.runAsUser=1000")
+    pod = operator_pod(template(helm, *options))["spec"]
+
+    assert pod["securityContext"] == {"runAsNonRoot": True}
+    assert pod["containers"][0]["securityContext"]["runAsUser"] == 1000
+
+
+def one_value(container: Manifest, name: str) -> str:
+    """The value of a variable of the container."""
+    (value,) = [each["value"] for each in container["env"] if each["name"] == name]
+    return str(value)
+
+
+def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
+    manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
+    (container,) = operator_pod(manifests)["spec"]["containers"]
+    # As the kubelet has it: $$( is $( and no variable of the operator's.
+    named = {each["name"]: each["value"].replace("$$(", "$(") for each in container["env"] if "value" in each}
+    assert "$$(POD_NAME)" in one_value(container, "PROCESSHUB_MEMBER_DEFAULTS")
+
+    settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "system"})
+
+    assert settings.image_pull_secrets == ("registry", "mirror")
+    assert settings.member_defaults.image == "registry.example/team/base:1"
+    assert settings.member_defaults.resources["requests"] == {"cpu": "250m", "memory": "256Mi"}
+    assert settings.member_defaults.template["spec"]["priorityClassName"] == "hubs"
+    (agent,) = settings.member_defaults.template["spec"]["containers"]
+    assert agent["env"] == [{"name": "ME", "value": "$(POD_NAME)"}]
+    context = settings.member_defaults.pod_security_context
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}, "OpenShift chooses the user"
+
+
+def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest]) -> None:
+    (container,) = operator_pod(default)["spec"]["containers"]
+    named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+
+    assert from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"}).member_defaults == MemberDefaults()
+
+
+def test_pods_are_for_linux_nodes(helm: str, default: list[Manifest]) -> None:
+    linux = {"kubernetes.io/os": "linux"}
+
+    assert operator_pod(default)["spec"]["nodeSelector"] == linux
+    chosen = operator_pod(template(helm, "--set", "nodeSelector.pool=system"))["spec"]["nodeSelector"]
+    assert chosen == {**linux, "pool": "system"}
+
+
+def test_the_autoscaler_may_remove_the_operators_node(default: list[Manifest]) -> None:
+    pod = operator_pod(default)
+
+    local = [volume["name"] for volume in pod["spec"]["volumes"] if "emptyDir" in volume]
+    annotation = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+    assert pod["metadata"]["annotations"][annotation] == ",".join(local)
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_parent_chart_may_have_a_condition_for_it(helm: str, enabled: str) -> None:
+    assert operator_pod(template(helm, "--set", f"enabled={enabled}", "--set", "global.team=hubs"))
+
+
+def test_a_private_ca_can_be_mounted(helm: str) -> None:
+    pod = operator_pod(template(helm, "-f", str(CHART / "ci" / "everything-values.yaml")))["spec"]
+
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp", "private-ca"]
+    assert pod["containers"][0]["volumeMounts"][1]["mountPath"] == "/etc/private-ca"
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/private-ca/ca.crt"} in pod["containers"][0]["env"]
+
+
+def test_more_objects_are_objects_or_templates(helm: str) -> None:
+    manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
+
+    assert one(manifests, "ConfigMap", "private-ca")["data"] == {"ca.crt": "pem"}
+    note = one(manifests, "ConfigMap", "note")
+    assert (note["metadata"]["namespace"], note["data"]) == ("hubs-system", {"release": "processhub"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoints"), [("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")]
+)
+def test_metrics_of_hubs_keep_their_own_namespace(helm: str, kind: str, endpoints: str) -> None:
+    (monitor,) = of_kind(template(helm, "-f", str(CHART / "ci" / "everything-values.yaml")), kind)
+
+    (endpoint,) = monitor["spec"][endpoints]
+    assert endpoint["honorLabels"] is True
+    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
+    pod = operator_pod(template(helm))
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
 def test_two_operators_by_default_on_different_nodes_where_possible(default: list[Manifest]) -> None:
@@ -275,6 +389,9 @@ def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manife
         ("crds.install=true", "install"),
         ("metrics.serviceMonitor.interval=fast", "interval"),
         ("podDisruptionBudget.maxUnavailable=half", "maxUnavailable"),
+        ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
+        ("podDisruptionBudget.maxUnavailable=0%", "maxUnavailable"),
+        ("image.digest=latest", "digest"),
     ],
 )
 def test_schema_refuses_values_it_does_not_know(helm: str, option: str, complaint: str) -> None:
@@ -289,10 +406,12 @@ def test_every_value_has_its_place_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def compare(values: dict[str, Any], known: dict[str, Any], path: str) -> None:
+        known = schema["definitions"][known["$ref"].rpartition("/")[2]] if "$ref" in known else known
         properties = known.get("properties")
         if properties is None:
             return
-        assert values.keys() == properties.keys() - {"global"}, path
+        of_helm = () if path else ("global", "enabled")  # a parent chart's
+        assert values.keys() == properties.keys() - {*of_helm}, path
         assert known["additionalProperties"] is False, path
         for name, value in values.items():
             if isinstance(value, dict):
@@ -305,7 +424,8 @@ def test_every_value_is_in_the_charts_readme() -> None:
     text = (CHART / "README.md").read_text()
 
     for name, value in yaml.safe_load((CHART / "values.yaml").read_text()).items():
-        inner = [f"{name}.{key}" for key in value] if isinstance(value, dict) and value and name != "resources" else []
+        whole = ("resources", "podSecurityContext", "securityContext")  # objects of Kubernetes, not of the chart
+        inner = [f"{name}.{key}" for key in value] if isinstance(value, dict) and value and name not in whole else []
         for path in inner or [name]:
             short = "." + path.partition(".")[2]
             assert f"`{path}`" in text or f"`{short}`" in text or f"`{path}." in text, path

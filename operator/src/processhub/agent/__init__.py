@@ -1,1 +1,1 @@
-"""The agent: runs in every member pod what its slices say and reports what it runs."""
+"""The agent of a hub's member: it runs what the member's slices list, and reports what it runs."""

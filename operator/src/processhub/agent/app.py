@@ -1,4 +1,4 @@
-"""An agent's life: follow the slices, hold the Lease, run the children, end in order."""
+"""The life of an agent: follow the slices, hold the Lease, run the children, shut down in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER = 0, 1, 70, 75
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
-_MARGIN_SECONDS = 12.0  # of the pod's grace period, for what comes after the children's end
+_MARGIN_SECONDS = 12.0  # Part of the pod's grace period that is kept for the steps after the last child has ended.
 
 
 class Agent:
@@ -34,7 +34,7 @@ class Agent:
         around.lease.other_holder.listen(self._other_holder)
 
     async def run(self) -> int:
-        """Run until ``terminate`` is called or until the agent can't go on; returns the exit code."""
+        """Run until ``terminate`` is called or until an error ends the agent; returns the exit code."""
         parts = self._parts
         await parts.server.start()
         self._tasks.begin(parts.slices.informer.run())
@@ -54,7 +54,10 @@ class Agent:
         return code
 
     async def _wait_for_slices(self) -> None:
-        """The Lease is taken only once this member's slice 0 is there: it carries leaseSeconds and the term."""
+        """Wait for this member's slice 0, then start to take the Lease.
+
+        Slice 0 carries leaseSeconds and the term, which the Lease needs.
+        """
         slices = self._parts.slices
         while not slices.ready:
             await slices.informer.synced.wait()
@@ -65,13 +68,13 @@ class Agent:
         self._tasks.begin(self._serve_session(session))
 
     async def _serve_session(self, session: int) -> None:
-        """The Lease is ours (again): act on what the slices hold at this moment, only then start."""
+        """Read the slices once more after the Lease was taken, and only then permit starts."""
         parts = self._parts
         while session == self._around.lease.session:
             try:
                 await parts.slices.refresh()
             except ApiError as error:
-                log.warning("slices can't be read: %s", error.message)
+                log.warning("slices can't be read, retrying: %s", error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if not parts.permit.given_once:
@@ -83,46 +86,47 @@ class Agent:
             parts.requests.queue.advance()
             return
 
-    # its end
+    # The end of the agent.
 
     def _part_failed(self, error: BaseException) -> None:
-        log.error("a part of the agent failed; the container starts over", exc_info=error)
+        log.error("a part of the agent failed; the container restarts", exc_info=error)
         self._finish(EXIT_FAILED)
 
     def _other_holder(self, holder: str) -> None:
-        """Everything it runs is another's now."""
+        """End the agent at once: another holder of the Lease runs this member's children now."""
         self._finish(EXIT_OTHER_HOLDER)
 
     def _watchdog_lost(self) -> None:
-        log.error("the watchdog ended: its children ended with it, and so does this agent")
+        log.error("the watchdog ended: its children ended with it, and this agent ends too")
         self._finish(EXIT_NO_WATCHDOG)
 
     def terminate(self) -> None:
-        """End in order: children are handed over or stopped, and the Lease is released."""
-        log.info("told to end: stopping %d children", len(self._parts.supervisor.children))
+        """End in order: hand over or stop the children, and release the Lease."""
+        log.info("shutting down: stopping %d children", len(self._parts.supervisor.children))
         self._parts.server.leave()
         self._finish(EXIT_OK)
 
     def _finish(self, code: int) -> None:
         if code != EXIT_OK:
-            # The watchdog ends all children now, whatever else is still to be done here.
+            # The watchdog kills all children now, whatever else is still to be done here.
             self._around.watchdog.close()
         if not self._exit.done():
             self._exit.set_result(code)
         elif code != EXIT_OK and self._ending is not None:
-            self._ending.cancel()  # it can't be done in order any more
+            self._ending.cancel()  # an orderly shutdown is not possible any more
 
     async def _end_in_order(self) -> None:
-        """Children handed over or stopped, no restarts any more, that said in the status, the Lease released."""
+        """Shut down: hand over or stop the children, write the final status, release the Lease."""
         parts, supervisor = self._parts, self._parts.supervisor
         began, left = self._loop.time(), max(0.0, self._around.env.grace_seconds - _MARGIN_SECONDS)
         grace = min(supervisor.limits.stop_seconds, left)
         if parts.permit.held:
-            # The operator moves them, with their state, while their pod is terminating.
+            # While the pod is terminating, the operator moves its children, and their state is handed over.
             await supervisor.emptied(min(supervisor.settings.handover_seconds, left - grace))
         await supervisor.stop_all(grace, left - grace - (self._loop.time() - began))
         supervisor.forget_all()
         await parts.reporter.flush(_FLUSH_SECONDS)
         await self._around.lease.release()
-        # What other members' children still work on is answered here; who waits for an owner asks another member.
+        # Requests that other members' children work on are still answered here. A caller that waits for an owner is
+        # sent to another member.
         await parts.server.finish(min(supervisor.settings.request_seconds, _FINISH_SECONDS))

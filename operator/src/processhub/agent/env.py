@@ -1,4 +1,4 @@
-"""The agent's environment, as the member's pod sets it: read once."""
+"""The agent's environment variables, which the operator sets in the member's pod. They are read once."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processhub.api.addresses import url_host
 from processhub.api.naming import id_hash
 
 _REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
-_RUNNER_KEEPS = ("PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
-_SOCKET_PATH_MAX = 99  # bytes that a Unix socket's path may have everywhere
+_OWN = (*_REQUIRED, "HUB_TOKEN_FILE", "LOG_LEVEL", "TERMINATION_GRACE_SECONDS")  # not passed on to children
+_OWN_PREFIX = "PROCESSHUB_"  # of the agent's further variables
+_SOCKET_PATH_MAX = 99  # bytes; the longest path of a Unix socket that all systems allow
 PORT = 8080
 
 
 class EnvironmentProblem(Exception):  # noqa: N818 it is shown to the user as it is
-    """A variable is missing; the message says which and who sets it."""
+    """A variable is missing or wrong. The message names it and says what sets it."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The member that this agent is."""
+    """The identity and the settings of the member that this agent serves."""
 
     hub: str
     namespace: str
@@ -35,23 +37,23 @@ class Environment:
     log_level: str = "INFO"
     run_dir: Path = Path("/run/processhub")
     token_file: str = "/var/run/secrets/processhub/token"  # noqa: S105 a path
-    grace_seconds: float = math.inf  # within which a SIGTERM must have ended everything
+    grace_seconds: float = math.inf  # seconds within which everything must have ended after a SIGTERM
     runner_python: str = ""  # the interpreter of Python children; empty: the agent's own
     python_path: str = ""  # modules mounted from members.python.configMap
-    container: dict[str, str] = field(default_factory=dict)  # what children get of the container's own
+    container: dict[str, str] = field(default_factory=dict)  # the container's variables without the agent's own
 
     @property
     def url(self) -> str:
-        """Where children reach the hub: any member will do, and this one needs no DNS."""
-        return f"http://{self.pod_ip}:{PORT}"
+        """The URL at which children reach the hub. Any member would do; this one needs no DNS."""
+        return f"http://{url_host(self.pod_ip)}:{PORT}"
 
     def child_dir(self, child_id: str) -> Path:
-        """The folder of one exec child's files; short enough for a socket in it."""
+        """The folder for the files of one exec child. Its path is short enough for a socket in it."""
         return self.run_dir / id_hash(child_id)
 
 
 def read_environment(environ: Mapping[str, str]) -> Environment:
-    """The environment of this member. Raises EnvironmentProblem."""
+    """Read the environment of this member. Raises EnvironmentProblem."""
     missing = [name for name in _REQUIRED if not environ.get(name)]
     if missing:
         raise EnvironmentProblem(
@@ -62,7 +64,6 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         grace = float(environ.get("TERMINATION_GRACE_SECONDS") or math.inf)
     except ValueError:
         raise EnvironmentProblem("TERMINATION_GRACE_SECONDS must be a number of seconds") from None
-    keep = ("PATH", "HOME", *_RUNNER_KEEPS)
     return Environment(
         hub=environ["HUB_NAME"],
         namespace=environ["HUB_NAMESPACE"],
@@ -78,12 +79,14 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         grace_seconds=grace,
         runner_python=environ.get("PROCESSHUB_RUNNER_PYTHON", ""),
         python_path=environ.get("PROCESSHUB_PYTHON_PATH", ""),
-        container={name: environ[name] for name in keep if name in environ},
+        container={
+            name: value for name, value in environ.items() if name not in _OWN and not name.startswith(_OWN_PREFIX)
+        },
     )
 
 
 def _run_dir(chosen: str, pod_uid: str) -> Path:
-    """A writable folder of this pod's own: several pods may see one /run or /tmp (the local cluster)."""
+    """A writable folder of this pod alone: on the local cluster several pods share one /run or /tmp."""
     own = id_hash(pod_uid)[:10]
     for base in (chosen, "/run/processhub", os.environ.get("TMPDIR", ""), "/tmp"):  # noqa: S108 0700 and checked below
         if not base:

@@ -1,7 +1,12 @@
 """Length-prefixed JSON messages over a Unix stream socket, with file descriptors beside them.
 
-A stream and not packets: a message may be larger than a socket's buffer. Standard library only, because the
-watchdog and the runners use it too. Nothing here blocks; a slow peer makes the outbox grow.
+A frame is the length of the message as 4 bytes, big-endian, followed by the message as JSON:
+
+    00 00 00 0d  {"op":"stop"}
+
+It is a stream socket, because a message may be larger than a packet socket's buffer. The module uses the standard
+library only, because the watchdog and the runners import it too. Nothing here blocks. If the peer reads slowly, the
+outbox grows.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import Any
 _LENGTH = struct.Struct("!I")
 _CHUNK = 256 * 1024
 _MAX_FDS = 16
-# Bytes of a child's state that goes in a message and is kept in memory; larger ones are in files.
+# The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
 Message = dict[str, Any]
 
@@ -25,8 +30,8 @@ Message = dict[str, Any]
 class Inbox:
     """Messages and file descriptors read from a non-blocking socket.
 
-    The kernel hands descriptors over with the first byte of the message they were sent with, in order, so a
-    queue of them beside the messages is enough: who handles a message knows how many are its own.
+    The kernel delivers descriptors with the first byte of the message that they were sent with, in order. So one queue
+    of descriptors beside the messages is enough: the handler of a message knows how many belong to it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -36,7 +41,7 @@ class Inbox:
         self.closed = False
 
     def read(self) -> list[Message]:
-        """The messages that are complete now; ``closed`` is set at the peer's end or a broken connection."""
+        """Read all messages that are complete. ``closed`` is set when the peer has closed or the connection broke."""
         while True:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(
@@ -61,7 +66,7 @@ class Inbox:
         return self._split()
 
     def take_fds(self, count: int) -> list[int]:
-        """The next ``count`` descriptors that came in; the caller closes them."""
+        """The next ``count`` descriptors that were received. The caller closes them."""
         return [self._fds.popleft() for _ in range(count)]
 
     def _split(self) -> list[Message]:
@@ -78,10 +83,9 @@ class Inbox:
 
 
 class Outbox:
-    """Messages to a non-blocking socket; what does not fit now waits in memory.
+    """Messages to a non-blocking socket. Messages that do not fit yet wait in memory.
 
-    ``send`` keeps the descriptors' numbers until they are sent: the caller gives duplicates away and the outbox
-    closes them.
+    The outbox closes descriptors once they are sent, so the caller passes duplicates or gives up its own.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -92,18 +96,18 @@ class Outbox:
 
     @property
     def pending(self) -> bool:
-        """Whether something waits for the socket to take it."""
+        """Whether a message waits for room in the socket."""
         return bool(self._queue)
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        """Queue a message and send what the socket takes."""
+        """Queue a message, and send as much as the socket takes."""
         body = json.dumps(message, separators=(",", ":")).encode()
         self._queue.append((_LENGTH.pack(len(body)) + body, fds))
         if len(self._queue) == 1:
             self.flush()
 
     def flush(self) -> None:
-        """Send what the socket takes now; a broken connection drops the rest and sets ``closed``."""
+        """Send as much as the socket takes. A broken connection drops the rest and sets ``closed``."""
         while self._queue:
             data, fds = self._queue[0]
             try:

@@ -1,4 +1,4 @@
-"""What the member's probes are answered: whether the agent works, and whether the member is ready."""
+"""The answers to the member's probes: whether the agent works, and whether the member is ready."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class Health:
 
     def __init__(self, lease: LeaseKeeper, slices: SliceWatcher, permit: Permit, supervisor: Supervisor) -> None:
         self._lease, self._slices, self._permit, self._supervisor = lease, slices, permit, supervisor
-        self._begun = False  # each child of its beginning has started or failed once
+        self._begun = False  # whether each of the member's first children has run or failed once
 
     def healthy(self) -> bool:
-        """Whether the Lease's thread lives; that this is answered shows that the main loop does."""
+        """Whether the thread that renews the Lease works. The answer itself shows that the main loop works."""
         return self._lease.alive
 
     def ready(self) -> str:
-        """Empty where the member is ready, else what it waits for."""
+        """The reason why the member is not ready; "" if it is."""
         if not self._slices.ready:
             return "this member's slices are not read yet"
         if not self._permit.held:
             return "the member's Lease is not held"
-        # Those of its beginning, which a rollout waits for: a later child that starts slowly is a matter of its own.
+        # Only the first children count: a rollout waits for them, but not for a child that starts slowly later.
         self._begun = self._begun or self._supervisor.all_settled
         return "" if self._begun else "some children have neither started nor failed yet"

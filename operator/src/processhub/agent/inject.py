@@ -1,14 +1,14 @@
-"""Copy the agent, with an interpreter of its own, to where a member's container of any image finds it.
+"""Copy the agent and its own interpreter into a volume, so that it runs in a container of any image.
 
-``processhub-inject TARGET`` runs in the init container of a member whose Hub names an image; TARGET is a volume that
-the member mounts at /opt/processhub. What is there afterwards needs nothing of the image it is mounted in:
+``processhub-inject TARGET`` runs in the init container of a member whose Hub names an image. TARGET is a volume that
+the member mounts at /opt/processhub. The copy needs nothing of the image that it is mounted in:
 
     bin/                 the commands and links to the interpreter, as in the operator's image
     lib/python3.x/       the packages that an agent imports
     base/bin, base/lib   interpreter and standard library
     base/so              the C library and all others that they need
 
-Where pods are processes of this machine (the local cluster), TARGET gets a link to the agent that is installed here.
+If pods are processes of this machine (the local cluster), TARGET gets a link to the agent that is installed here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sysconfig
 from pathlib import Path
 
 HOME = Path("/opt/processhub")  # also compiled into the interpreter's copy, see image/assemble.py
-# What only operator and command line import; half of all bytes.
+# Packages that only the operator and the command line import. They are half of all bytes.
 _NOT_FOR_AGENTS = ("numpy*", "kopf*", "typer*", "rich*", "pygments*", "markdown_it*", "tests", "test")
 _NOT_OF_PYTHON = (
     *("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "config-*"),
@@ -28,7 +28,7 @@ _NOT_OF_PYTHON = (
 
 
 def inject(target: Path, home: Path = HOME) -> None:
-    """Fill ``target``, an empty folder. Raises OSError."""
+    """Fill ``target``, an empty folder, with the agent. Raises OSError."""
     prepared = home / "inject"
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     _copy(home / "lib", target / "lib", _NOT_FOR_AGENTS)
@@ -48,12 +48,12 @@ def _copy(source: Path, target: Path, without: tuple[str, ...] = ()) -> None:
 
 
 def main() -> int:
-    """The console script; 2 for a wrong command line."""
+    """Run the console script; returns the exit code, 2 for a wrong command line."""
     if len(sys.argv) != 2:
         print("usage: processhub-inject TARGET", file=sys.stderr)  # noqa: T201
         return 2
     target = Path(sys.argv[1])
-    for left in target.iterdir():  # of a container that was ended in the midst of it
+    for left in target.iterdir():  # files of an earlier container that was ended while it copied
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     if (HOME / "inject").is_dir():
         inject(target)

@@ -1,8 +1,13 @@
-"""The member's Lease: taken, renewed and judged on a thread, an event loop and a connection of its own.
+"""The member's Lease: taken and renewed on a thread, an event loop and a connection of its own.
 
-A busy agent never starves it, and a stalled agent never feeds it: the watchdog's deadline moves only with a renewal
-that the API server confirmed, counted from before it was sent. Another holder means that this agent is a leftover;
-it ends at once and starts over as a new process with a new nonce, so that nothing it believed survives.
+The Lease works like this:
+
+- The agent renews it at every fifth of leaseSeconds. Each renewal that the API server confirms moves the watchdog's
+  deadline, counted from before the renewal was sent.
+- A busy agent still renews in time, because the thread is separate. An agent that stands still renews nothing, and
+  the watchdog ends its children.
+- If another holder appears, this agent is outdated. It ends at once. The container restarts it as a new process with
+  a new nonce, so that nothing it remembered is used again.
 """
 
 from __future__ import annotations
@@ -30,45 +35,45 @@ from processhub.cluster.kinds import LEASES
 from processhub.cluster.timestamps import now_micros
 
 log = logging.getLogger(__name__)
-_POLL_SECONDS = 0.3  # how often a Lease that is another's, or not there yet, is looked at
+_POLL_SECONDS = 0.3  # how often a Lease is read that another holder has or that does not exist yet
 _RETRY_SECONDS = 0.5
 _RELEASE_SECONDS = 3.0
 _STUCK_SECONDS = 45.0  # longer than any one request may take
 
 
 class Deadlines(Protocol):
-    """Takes the times until which the Lease lets children run."""
+    """Receives the deadlines until which children may run under the Lease."""
 
     def set(self, stop_at: float, kill_at: float) -> None:
         """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of the Lease's clock); 0 0: never."""
 
 
 class LeaseLoop(Protocol):
-    """The event loop on which the Lease is kept: in an agent that of a thread."""
+    """The event loop on which the Lease is kept; in an agent, the loop of a separate thread."""
 
     loop: asyncio.AbstractEventLoop
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the loop was started and has not ended."""
 
     def start(self, begin: Callable[[], None]) -> None:
-        """Start it, and call ``begin`` on it."""
+        """Start the loop, and call ``begin`` on it."""
 
     def stop(self) -> None:
-        """End it; called on the loop."""
+        """End the loop. Call this on the loop."""
 
 
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
-    ``taken`` notifies of the session when the Lease is taken, again with a higher number when it was taken back after
-    it had run out, and with the same when a renewal was answered only after that. ``other_holder`` notifies of another
-    holder. Both notify on the thread that made the keeper. The latest usage goes with each renewal: that costs no write
-    of its own.
+    ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
+    after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
+    notifies of another holder. Both notify on the thread that made the keeper. The latest usage is sent with each
+    renewal, so it needs no write of its own.
 
-    ``connect`` makes the client for the Lease alone, ``place`` is the loop that it is kept on (None: one on a thread of
-    its own), and ``clock`` that of the deadlines, in seconds above 0.
+    ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
+    separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
     """
 
     def __init__(
@@ -86,28 +91,29 @@ class LeaseKeeper:
         self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self.session = 0
         self.renewals = self.failures = 0
-        self.beat = clock()  # when the Lease's loop last came round, for /healthz
+        self.beat = clock()  # time of the last progress of the Lease's loop, for /healthz
         self._env, self._settings, self._feed, self._connect, self._clock = env, settings, feed, connect, clock
         self._name = lease_name(env.hub, env.member)
         self._usage: Usage | None = None
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
-        self._renewed = 0.0  # by the clock, before the last successful renewal was sent; 0: not held
-        self._granted = settings.lease_seconds  # the seconds that it asked for: who watches the Lease waits no longer
+        self._renewed = 0.0  # by the clock, just before the last successful renewal was sent; 0: not held
+        # Seconds that the last renewal wrote into the Lease: its observers wait no longer than that.
+        self._granted = settings.lease_seconds
         self._lease: Lease | None = None
         self._place = place or LoopThread("lease")
         self._loop = self._place.loop
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
-    # for the agent's main thread
+    # For the agent's main thread.
 
     def start(self) -> None:
-        """Begin to take the Lease."""
+        """Start to take the Lease."""
         self._place.start(self._begin)
 
     def set_usage(self, usage: Usage) -> None:
-        """Send this usage with the renewals from now on."""
+        """Send this usage with all further renewals."""
         self._usage = usage
 
     def apply(self, settings: Settings) -> None:
@@ -118,7 +124,7 @@ class LeaseKeeper:
     def held(self, session: int) -> bool:
         """Whether the Lease, as taken in ``session``, is valid now by this machine's clock.
 
-        With fencing it counts as lost from the stop deadline on: what would be started then would be killed.
+        With fencing it counts as lost from the stop deadline on, because whatever starts after that would be killed.
         """
         return session == self.session > 0 and self._clock() < self._renewed + self._valid_seconds()
 
@@ -126,24 +132,24 @@ class LeaseKeeper:
         return self._seconds() * (2 / 3 if self._settings.fence else 1.0)
 
     def _seconds(self) -> int:
-        """For how long the last renewal holds: a longer time that was set since has to be asked for first."""
+        """The seconds for which the last renewal is valid. A longer leaseSeconds counts from the next renewal on."""
         return min(self._settings.lease_seconds, self._granted)
 
     @property
     def alive(self) -> bool:
-        """Whether its loop has come round lately (or was not started yet)."""
+        """Whether the Lease's loop has made progress lately, or has not been started yet."""
         longest = max(self._settings.lease_seconds, _STUCK_SECONDS)
         return not self._place.running or self._clock() - self.beat < longest
 
     async def release(self) -> None:
-        """Give the Lease up (best effort, some seconds at most) and end the thread."""
+        """Release the Lease (best effort, for some seconds at most) and end the loop."""
         if not self._place.running:
             return
         future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(future), _RELEASE_SECONDS + 1)
 
-    # on the Lease's own thread
+    # On the Lease's own thread.
 
     def _begin(self) -> None:
         self._task = self._loop.create_task(self._keep())
@@ -171,9 +177,9 @@ class LeaseKeeper:
             except ApiError as error:
                 self._missed += 1
                 if self._missed <= 2:
-                    log.warning("the member's Lease %s: %s; trying on", self._name, error.message)
+                    log.warning("the member's Lease %s: %s; retrying", self._name, error.message)
             except Exception:
-                log.exception("the member's Lease %s can't be kept; trying again", self._name)
+                log.exception("the member's Lease %s can't be kept; retrying", self._name)
             await self._rest(_RETRY_SECONDS)
 
     async def _rest(self, seconds: float) -> None:
@@ -184,7 +190,7 @@ class LeaseKeeper:
         self.beat = self._clock()
 
     async def _take(self, client: Client) -> None:
-        """Wait until the Lease is free to take, and take it (or find that it still is our own)."""
+        """Wait until the Lease is free, and take it. It may also turn out to be held by this agent still."""
         seen: tuple[str, str] | None = None
         since = 0.0
         while True:
@@ -201,7 +207,7 @@ class LeaseKeeper:
                 if mark != seen:
                     seen, since = mark, self._clock()
                     if holder and not self._same_pod(holder):
-                        log.info("the Lease is held by %s; waiting until it is released or runs out", holder)
+                        log.info("the Lease is held by %s; waiting until it is released or expires", holder)
                 max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
                 if not holder or self._same_pod(holder) or self._clock() - since > max_wait:
                     if await self._write(client, lease, taking=True):
@@ -210,7 +216,7 @@ class LeaseKeeper:
             await self._rest(_POLL_SECONDS)
 
     def _same_pod(self, holder: str) -> bool:
-        """A holder of this pod's uid was this container before it was restarted: its processes are gone."""
+        """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
         return holder.startswith(self._env.pod_uid + "/")
 
     async def _look(self, client: Client) -> Lease | None:
@@ -224,7 +230,7 @@ class LeaseKeeper:
         return lease
 
     async def _renew(self, client: Client) -> bool:
-        """Rest a fifth of the Lease's duration and renew it; False where it must be looked at anew."""
+        """Wait for a fifth of the Lease's duration and renew it; False if the Lease must be read again."""
         interval = self._seconds() / 5
         await self._rest(max(0.0, self._renewed + interval - self._clock()) if self._renewed else 0.0)
         if self._lease is None:
@@ -236,12 +242,12 @@ class LeaseKeeper:
             self.failures += 1
             self._missed += 1
             if self._missed == 1:
-                log.warning("the member's Lease could not be renewed: %s; trying on", error or "no answer in time")
+                log.warning("the member's Lease could not be renewed: %s; retrying", error or "no answer in time")
             await self._rest(min(_RETRY_SECONDS, interval / 2))
             return False
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
-        """Renew, or take it over. False on a conflict: somebody wrote in between."""
+        """Renew the Lease, or take it over. Returns False on a conflict: another client wrote it in between."""
         began, seconds = self._clock(), self._settings.lease_seconds
         now = now_micros()
         spec = msgspec.structs.replace(
@@ -268,9 +274,10 @@ class LeaseKeeper:
         if self._missed:
             log.info("the member's Lease is renewed again after %d failures", self._missed)
             self._missed = 0
-        # Sent after the last one had run out (or children were told to stop): whoever watched may have given them away.
+        # Sent after the Lease had expired (or children were ordered to stop): its observers may have reassigned the
+        # children.
         fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
-        # Sent in time and answered late: between the two it counted as lost, and starts were put off.
+        # Sent in time and answered late: in between, the Lease counted as lost, and starts were delayed.
         late = not fresh and self._clock() >= self._renewed + self._valid_seconds()
         if fresh:
             self.session += 1

@@ -1,4 +1,4 @@
-"""News from one part of the agent for the parts above it, which it does not know."""
+"""Listeners: how a part of the agent notifies later parts, of which it knows nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Args = TypeVarTuple("Args")
 
 
 class Listeners(Generic[*Args]):
-    """The callbacks for one kind of news, called in the order in which they were added."""
+    """The callbacks for one kind of event, called in the order in which they were added."""
 
     __slots__ = ("_callbacks",)
 
@@ -17,10 +17,10 @@ class Listeners(Generic[*Args]):
         self._callbacks: list[Callable[[*Args], object]] = []
 
     def listen(self, callback: Callable[[*Args], object]) -> None:
-        """Call ``callback`` at each piece of news from now on."""
+        """Call ``callback`` at each event from now on."""
         self._callbacks.append(callback)
 
     def notify(self, *args: *Args) -> None:
-        """Call all callbacks with this piece of news."""
+        """Call all callbacks with the arguments of this event."""
         for callback in self._callbacks:
             callback(*args)

@@ -1,4 +1,4 @@
-"""The agent's entry: read the environment, start the watchdog while the process is small, then everything else."""
+"""The agent's entry point: read the environment, start the watchdog while the process is small, then the rest."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """The console script ``processhub-agent``; returns the exit code.
+    """Run the console script ``processhub-agent``; returns the exit code.
 
-    0: ended in order; 1: failed, see the log; 2: not run in a member's pod; 70: the watchdog ended; 75: another holds
-    the member's Lease.
+    The codes are:
+
+    - 0: shut down in order
+    - 1: failed, see the log
+    - 2: not run in a member's pod, or no API server is configured
+    - 70: the watchdog ended
+    - 75: another holder has the member's Lease
     """
     try:
         env = read_environment(os.environ)
     except EnvironmentProblem as error:
         print(f"processhub-agent: {error}", file=sys.stderr)  # noqa: T201 there is no log yet
         return 2
-    # Should the watchdog be killed, its orphans come to the agent and not out of its sight.
+    # If the watchdog is killed, its orphans become children of the agent, which can then end them.
     become_subreaper()
     nofile = _raise_nofile()
     watchdog = WatchdogProcess()
@@ -40,14 +45,14 @@ def main() -> int:
         code = _serve(env, watchdog, nofile)
     finally:
         _end_all(watchdog)
-        shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own; nobody is left to use it
-        # Without the interpreter's own clean-up: nothing is left to clean, and no thread may hold it up.
+        shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own folder, which no process uses any more
+        # Skip the interpreter's own clean-up: there is nothing to clean, and a thread might delay it.
         sys.stdout.flush()
         os._exit(code)
 
 
 def _raise_nofile() -> tuple[int, int] | None:
-    """Two pipes a child: raise the soft limit; returns the one that children are to have."""
+    """Raise the soft limit of open files for the pipes, two for each child; returns the limits for children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -93,7 +98,7 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
 def _surroundings(
     env: Environment, client: Client, watchdog: WatchdogProcess, nofile: tuple[int, int] | None, sink: LogSink
 ) -> Surroundings:
-    """What an agent is built upon in a pod: threads, processes and connections."""
+    """The surroundings of an agent in a pod: threads, processes and connections."""
     from functools import partial
 
     from processhub.agent.children.launchers import launch_in_pod
@@ -120,7 +125,7 @@ def _surroundings(
 
 
 def _end_all(watchdog: WatchdogProcess) -> None:
-    """Let the watchdog end what is left; if it is gone, end it here: nothing outlives the agent."""
+    """Have the watchdog end all processes. If it has ended, end them here: nothing may outlive the agent."""
     from processhub.agent.watchdog.linux import end_all
 
     watchdog.socket.close()

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 Asked = dict[str, Callable[[], int]]
-# Kept elsewhere, by name: what each tells.
+# The metrics that other parts count, by name, each with its help text.
 COUNTERS = {
     "processhub_agent_lease_renewals": "Successful renewals of the member's Lease.",
     "processhub_agent_lease_failures": "Failed renewals of the member's Lease.",
@@ -20,7 +20,7 @@ _START_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 
 
 class Metrics:
-    """Counted where it happens; what others know already is asked when the metrics are read."""
+    """The metrics of one member: some counted here, the others read from the parts when the metrics are requested."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class Metrics:
         )
 
     def child_started(self, _: object, seconds: float) -> None:
-        """Count a start, which took so long."""
+        """Count a start and the seconds that it took."""
         self.starts.observe(seconds)
 
     def child_restarted(self, _: object) -> None:
@@ -52,11 +52,11 @@ class Metrics:
         self.restarts.inc()
 
     def observe(self, children: Callable[[], dict[str, int]], counters: Asked, gauges: Asked) -> None:
-        """Add gauges of children by state, and the values of all COUNTERS and GAUGES, by name."""
+        """Add the number of children by state, and the values of all COUNTERS and GAUGES, by name."""
         self.registry.register(_Elsewhere(children, counters, gauges))
 
     def text(self) -> bytes:
-        """The exposition."""
+        """The metrics in the text format."""
         return generate_latest(self.registry)
 
 

@@ -1,7 +1,8 @@
-"""The parts of an agent, built in the order of their dependence, and the news that goes up between them.
+"""The parts of an agent, built in the order of their dependence, and the listeners that connect them.
 
-A part knows those that are built before it. What it has to say to later ones goes to its listeners, which ``_connect``
-adds when all parts are there. The router is built before the launchers: actors ask other children through it.
+A part knows those that were built before it. It notifies later parts through its listeners, which ``_connect`` adds
+when all parts exist. The router is built before the launchers, because actors send requests to other children through
+it.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from processhub.cluster.client import Client
 
 
 class WatchdogLink(Protocol):
-    """The process that ends all others of the member when the agent can't."""
+    """The process that ends all other processes of the member when the agent can't."""
 
     lost: Listeners[()]
 
     def close(self) -> None:
-        """Let the watchdog end; whatever still runs is killed by it."""
+        """Close the connection; the watchdog then kills all that still runs, and ends."""
 
 
 class UsageMeter(Protocol):
@@ -51,37 +52,38 @@ class UsageMeter(Protocol):
     measured: Listeners[Usage]
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the readings."""
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop the readings."""
 
 
 class MemberServer(Protocol):
-    """Has the member answer probes, look-ups and requests."""
+    """Answers probes, look-ups and requests to the member."""
 
     async def start(self) -> None:
-        """Listen. Raises OSError where the pod's address is taken."""
+        """Start to listen. Raises OSError if the pod's address is in use."""
 
     def leave(self) -> None:
-        """The member ends: callers are to go to another one."""
+        """Note that the member is shutting down: callers are sent to another one."""
 
     async def finish(self, seconds: float) -> None:
-        """Take no request any more and wait until those that came are dealt with, for so long at most."""
+        """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
 
     async def stop(self) -> None:
         """Close all connections."""
 
 
-# By seconds between two readings, how many children run, and the pid of a process that runs none yet (0: none).
+# Arguments: the seconds between two readings, the number of running children, and the pid of a process without children
+# yet (0: none).
 MeterFactory = Callable[[Callable[[], float], Callable[[], int], Callable[[], int]], UsageMeter]
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What an agent is built upon: all that opens connections, starts processes or threads, or has a clock of its own.
+    """The surroundings of an agent: all parts that open connections, start processes or threads, or have a clock.
 
-    So an agent can also run in one thread, by a simulated API server and a simulated clock.
+    So an agent can also run in one thread, with a simulated API server and a simulated clock.
     """
 
     env: Environment
@@ -92,12 +94,12 @@ class Surroundings:
     launchers: LauncherFactory
     meter: MeterFactory
     server: Callable[[Served], MemberServer]
-    lines_dropped: Callable[[], int]  # lines of output, as the log is read too slowly
+    lines_dropped: Callable[[], int]  # lines of output that were dropped because the log is read too slowly
 
 
 @dataclass(frozen=True)
 class RequestParts:
-    """The parts that requests to children go through."""
+    """The parts that handle requests to children."""
 
     queue: RequestQueue
     takeover: LocalTakeover
@@ -106,7 +108,7 @@ class RequestParts:
 
 @dataclass(frozen=True)
 class Parts:
-    """All parts of an agent, connected."""
+    """All parts of an agent, connected to each other."""
 
     slices: SliceWatcher
     permit: Permit
@@ -121,7 +123,7 @@ class Parts:
 
 
 def build_parts(around: Surroundings, begin: Begin) -> Parts:
-    """Build and connect all parts; nothing runs yet. ``begin`` runs a task until the agent ends."""
+    """Build and connect all parts; none of them runs yet. ``begin`` runs a task until the agent ends."""
     metrics = Metrics()
     children: dict[str, Child] = {}
     slices = SliceWatcher(around.client, around.env, around.lease.identity)
@@ -189,12 +191,12 @@ def _build_reporter(
 
 
 def _connect(parts: Parts, lease: LeaseKeeper) -> None:
-    """Add the listeners: news of each part goes to those that are built after it."""
+    """Add the listeners by which each part notifies those that were built after it."""
     slices, supervisor, requests = parts.slices, parts.supervisor, parts.requests
 
     def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
         if item is None:
-            # What is still ending of it is reported in slice 0, which the operator writes next.
+            # Children of that slice which are still ending are reported in slice 0, which the operator writes next.
             supervisor.slice_gone(name, slices.first_slice)
         parts.reporter.slice_changed(item, name, supervisor.children.values())
 
@@ -215,7 +217,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
 
 
 def _observe(parts: Parts, around: Surroundings) -> None:
-    """Have the metrics read what the parts count."""
+    """Register the counts of the parts with the metrics."""
     parts.metrics.observe(
         parts.supervisor.count,
         {

@@ -1,4 +1,4 @@
-"""Whether this member may start children and serve requests now, by its Lease (docs/protocol.md, rule 9)."""
+"""The permit to start children and serve requests, by the member's Lease (docs/protocol.md, rule 9)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 
 
 class Permit:
-    """The permit of one member. It is given when the Lease is held and the slices were read after that."""
+    """The permit of one member. It is given when the Lease is held and the slices were read after it was taken."""
 
     def __init__(self, lease: LeaseKeeper, slices: SliceWatcher) -> None:
         self._lease, self._slices = lease, slices
-        self._session = 0  # of the Lease for which the slices were read
+        self._session = 0  # the session of the Lease in which the slices were read
         self.given_once = False
         self.closing = False
 
     def give(self, session: int) -> None:
-        """Permit starts for as long as the Lease is held in this session: the slices were read in it."""
+        """Permit starts while the Lease is held in this session, in which the slices were read."""
         self._session, self.given_once = session, True
 
     def close(self) -> None:
-        """Permit no start any more: the agent ends."""
+        """Permit no further start: the agent is shutting down."""
         self.closing = True
 
     @property
     def held(self) -> bool:
-        """Whether the Lease is held in the session for which the slices were read."""
+        """Whether the Lease is held in the session in which the slices were read."""
         return self._lease.held(self._session)
 
     def may_start(self, *, again: bool) -> bool:
         """Whether the Lease allows a start now; ``again``: of a child that this agent has run before.
 
-        With Divergence such a child is restarted over an outage too. All else needs a valid Lease.
+        With Divergence such a child is restarted even during an outage. All other starts need a valid Lease.
         """
         if again and self.given_once and not self._slices.settings.fence:
             return True

@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 problems."""
+"""Errors as HTTP answers: problem details of RFC 9457."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class Problem(Exception):  # noqa: N818 RFC 9457's word
-    """An answer that is an error: HTTP status, the type's last part, a sentence, and Retry-After in whole seconds."""
+    """An error answer: HTTP status, last part of the problem type, detail, and Retry-After in whole seconds."""
 
     def __init__(self, status: int, kind: str, detail: str, retry_after: int = 0) -> None:
         super().__init__(detail)
@@ -22,7 +22,7 @@ class Problem(Exception):  # noqa: N818 RFC 9457's word
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what handlers raise."""
+    """Answer requests whose handler raises an error."""
     try:
         return await handler(request)
     except Problem as problem:
@@ -35,7 +35,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 def respond(problem: Problem) -> web.Response:
-    """The answer."""
+    """The HTTP response for a problem."""
     body = {
         "type": f"https://processhub.dev/problems/{problem.kind}",
         "title": HTTPStatus(problem.status).phrase,

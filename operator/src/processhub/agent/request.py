@@ -1,4 +1,4 @@
-"""A request on its way to a child, and what can become of it."""
+"""A request to a child, and its possible outcomes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JSON = "application/json"
 
 
 class Response(NamedTuple):
-    """A child's own answer."""
+    """The answer of a child."""
 
     status: int
     body: bytes
@@ -19,11 +19,11 @@ class Response(NamedTuple):
 
 
 class OutcomeUnknownError(Exception):
-    """The request was handed over and no answer will come; the message says what happened."""
+    """The request was handed to the child, and no answer will come. The message says what happened."""
 
 
 class MovedError(Exception):
-    """This member is not, or no longer, the owner, and the request was not handed to the child."""
+    """This member does not own the child (any more), and the request was not handed to the child."""
 
 
 async def _nothing() -> bytes:
@@ -32,22 +32,22 @@ async def _nothing() -> bytes:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A call or a cast. ``fetch`` gets the body of one that another member forwards, when its turn has come."""
+    """A call or a cast. ``fetch`` gets the body of a forwarded request when its turn has come."""
 
     kind: str  # call or cast
     body: bytes | None
     content_type: str = JSON
     key: str = ""  # the caller's Idempotency-Key
     fetch: Callable[[], Awaitable[bytes]] = _nothing
-    handed_over: asyncio.Event = field(default_factory=asyncio.Event)  # from then on it may have run
+    handed_over: asyncio.Event = field(default_factory=asyncio.Event)  # set when the request may have run
 
     async def content(self) -> bytes:
-        """The body. Raises OSError where whoever sends it has gone."""
+        """The body. Raises OSError if its sender has gone."""
         if self.body is None:
             self.body = await self.fetch()
         return self.body
 
     @property
     def begun(self) -> bool:
-        """Whether it was handed to the child."""
+        """Whether the request was handed to the child."""
         return self.handed_over.is_set()

@@ -1,4 +1,4 @@
-"""All children of this member: who may start, what starts them, and stopping them all."""
+"""The supervisor of this member's children: it decides which may start, starts them, and stops them all."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """The children by id.
+    """All children of this member, by id.
 
-    ``launchers`` are by type of workload. ``earlier(id, desired)`` is what an earlier agent of this member reported.
-    ``news`` has the listeners for what happens to the children.
+    ``launchers`` are by type of workload. ``earlier(id, desired)`` is the report of an earlier agent of this member.
+    ``news`` has the listeners for the children's events.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Supervisor:
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    # what is desired
+    # The desired runs.
 
     def apply(self, settings: Settings) -> None:
-        """Take changed settings; they hold from the next start or stop on, but for a partition, which stops all."""
+        """Apply changed settings from the next start or stop on. A lost quorum stops all children at once."""
         before, self.settings = self.settings, settings
         self.limits.start_seconds, self.limits.stop_seconds = settings.start_seconds, settings.stop_seconds
         self.limits.request_seconds = settings.request_seconds
@@ -68,7 +68,7 @@ class Supervisor:
             self.advance()
 
     def set_desired(self, changes: dict[str, DesiredRun | None]) -> None:
-        """Take in what changed of the children that shall run."""
+        """Set or remove the desired runs of the children in ``changes``."""
         for child_id, desired in changes.items():
             child = self.children.get(child_id)
             if child is None:
@@ -80,14 +80,14 @@ class Supervisor:
             child.set_desired(desired)
 
     def advance(self) -> None:
-        """The Lease may allow starts again: start what waits for that."""
+        """Start the children that wait for the Lease, which may allow starts again."""
         for child in list(self.children.values()):
             child.advance()
 
     async def stop_all(self, grace: float, max_wait: float) -> None:
-        """Stop every child, by force after ``grace`` seconds, and return when nothing is left of them but Pods.
+        """Stop every child, by force after ``grace`` seconds; returns when nothing of them is left but Pods.
 
-        Where ``max_wait`` seconds are enough for any request, one that is at work answers first, as at any stop.
+        If ``max_wait`` seconds are enough for any request, a child that handles one answers first, as at any stop.
         """
         self._permit.close()
         self.limits.answers_first = max_wait >= self.settings.request_seconds
@@ -100,12 +100,12 @@ class Supervisor:
             await self._empty.wait()
 
     def forget_all(self) -> None:
-        """After ``stop_all``: this agent runs and will run none of them."""
+        """Remove all children: after ``stop_all`` this agent does not run them again."""
         for child in list(self.children.values()):
             child.set_desired(None)
 
     async def emptied(self, seconds: float) -> None:
-        """Return when no child is desired or runs here any more, after ``seconds`` at the latest."""
+        """Return when no child is desired or runs here any more, or after ``seconds``."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.children:
@@ -113,7 +113,7 @@ class Supervisor:
                     await self._empty.wait()
 
     def slice_gone(self, name: str, instead: str) -> None:
-        """An own slice was deleted: what is still ending of it is reported in the slice ``instead``."""
+        """Report the children of a deleted slice that are still ending in the slice ``instead``."""
         for child in self.children.values():
             child.slice_gone(name, instead)
 
@@ -125,31 +125,32 @@ class Supervisor:
         )
 
     def count(self) -> dict[str, int]:
-        """Children by state."""
+        """The number of children by state."""
         counts = {state.value: 0 for state in State}
         for child in self.children.values():
             counts[child.state] += 1
         return counts
 
     def running(self) -> int:
-        """How many children run; may be called from any thread."""
+        """The number of running children. May be called from any thread."""
         return sum(child.state == State.RUNNING for child in tuple(self.children.values()))
 
-    # for children (ChildHost)
+    # For children (ChildHost).
 
     @property
     def closing(self) -> bool:
-        """Whether the agent ends: nothing is started any more."""
+        """Whether the agent is shutting down. No child is started from then on."""
         return self._permit.closing
 
     def may_start(self, child: Child, *, again: bool) -> bool:
-        """The Lease, the hub's quorum, the shutdown and the entry itself allow a start now."""
+        """Whether the Lease, the hub's quorum, the agent's shutdown and the entry allow a start now."""
         if self.closing or self.settings.partitioned or child.desired is None:
             return False
         if not ((child.desired.startable or again) and self._permit.may_start(again=again)):
             return False
         if not again and self._handovers.lacks(child):
-            # Started afresh it would be taken for moved, and the only copy of its state thrown away.
+            # Started without its state, the child would count as moved, and the only copy of the state would be
+            # discarded.
             report_lost(child)
             return False
         return True
@@ -162,25 +163,25 @@ class Supervisor:
             try:
                 return launcher.launch(child, desired, state)
             except OSError as error:
-                exit_status = ExitStatus(Reason.EXITED, "not started", message=f"no runner for it: {error}")
+                exit_status = ExitStatus(Reason.EXITED, "not started", message=f"its process can't be created: {error}")
         else:
             exit_status = ExitStatus(
                 Reason.INVALID,
                 "not started",
                 final=True,
-                message="this agent can't read its workload: a newer one is needed",
+                message="this agent can't read its workload: a newer agent is needed",
             )
         self._loop.call_soon(child.ended, exit_status)
         return _Nothing()
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        """Pass on that the child's report changed."""
+        """Notify the listeners that the child's report has changed."""
         if not child.alive:
             self._empty.set()
         self.news.changed.notify(child, urgent)
 
     def gone(self, child: Child) -> None:
-        """Forget the child: nothing of it runs and none is desired."""
+        """Remove the child: nothing of it runs, and it is not desired."""
         if self.children.get(child.id) is child:
             del self.children[child.id]
             for launcher in self._launchers.values():
@@ -195,20 +196,20 @@ def _log_restart(child: Child) -> None:
 
 
 class _Nothing:
-    """The run of a child that can't be started; the child's end is reported at once."""
+    """The run of a child that can't be started. The child's end is reported at once."""
 
     def stop(self, grace: float) -> None:
-        """Do nothing: it ends by itself."""
+        """Do nothing: the run ends by itself."""
 
     def give_up(self) -> None:
-        """Do nothing: it ends by itself."""
+        """Do nothing: the run ends by itself."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Do nothing: it has no state."""
+        """Do nothing: the run has no state."""
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Do nothing: nothing runs."""
+        """Do nothing: no process runs."""
 
     async def request(self, request: Request) -> Response:
-        """Never called: nothing runs."""
+        """Raise AssertionError: no process runs, so no request is handed over."""
         raise AssertionError("it never runs")

@@ -1,4 +1,4 @@
-"""The tasks that run until the agent ends."""
+"""The background tasks of an agent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from processhub.agent.listeners import Listeners
 
 
 class Tasks:
-    """The tasks by themselves; ``failed`` notifies of the error in which one ended."""
+    """Tasks that run until the agent ends. ``failed`` notifies of an error that ended one of them."""
 
     def __init__(self) -> None:
         self.failed: Listeners[BaseException] = Listeners()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run this as a task."""
+        """Run the coroutine as a task."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -1,1 +1,1 @@
-"""Typed resources, reasons and the wire format of slices; nothing else in the project knows the wire format."""
+"""The typed resources, the reasons and the names of the API. No other package knows the wire format."""

@@ -1,10 +1,26 @@
-"""The Child resource. Defaults equal the CRD's; a test holds the two together."""
+"""The Child resource. The defaults equal the CRD's, which a test checks."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from processhub.api.meta import Condition, EnvVar, ObjectMeta, Wire
+
+
+class Liveness(Wire, frozen=True, kw_only=True):
+    """How a hanging process is noticed: by GET on HUB_SOCKET, or by a command; one of them is set."""
+
+    http: str = ""
+    command: tuple[str, ...] = ()
+    period_seconds: int = 10
+    timeout_seconds: int = 1
+    failure_threshold: int = 3
+
+
+class ActorLiveness(Wire, frozen=True, kw_only=True):
+    """How a hanging actor is noticed: a handler that runs for longer is a crash."""
+
+    handler_seconds: int
 
 
 class Exec(Wire, frozen=True, kw_only=True):
@@ -15,14 +31,17 @@ class Exec(Wire, frozen=True, kw_only=True):
     env: tuple[EnvVar, ...] = ()
     working_dir: str = ""
     stop_signal: str = "SIGTERM"
+    stop_target: str = "Group"
     role_signal: str = ""
+    liveness: Liveness | None = None
 
 
 class Python(Wire, frozen=True, kw_only=True):
-    """A child that is an Actor in a runner process; target is ``module:Class``."""
+    """A child that is an Actor in a runner process; ``target`` is ``module:Class``."""
 
     target: str
     args: dict[str, Any] = {}
+    liveness: ActorLiveness | None = None
 
 
 class PodWorkload(Wire, frozen=True, kw_only=True):
@@ -33,7 +52,7 @@ class PodWorkload(Wire, frozen=True, kw_only=True):
 
 
 class Workload(Wire, frozen=True, kw_only=True):
-    """What runs: exactly one field is set."""
+    """The workload of a child. Exactly one field is set."""
 
     exec: Exec | None = None
     python: Python | None = None
@@ -41,7 +60,7 @@ class Workload(Wire, frozen=True, kw_only=True):
 
 
 class ChildSpec(Workload, frozen=True, kw_only=True):
-    """What the user asks for. ``hub`` is empty in a Hub's static children."""
+    """The spec of a Child. ``hub`` is empty in a Hub's static children."""
 
     hub: str = ""
     id: str = ""
@@ -58,7 +77,7 @@ class ChildSpec(Workload, frozen=True, kw_only=True):
 
 
 class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One copy of a child, on one member (``name``)."""
+    """The status of one copy of a child, on the member ``name``."""
 
     name: str
     pod: str = ""
@@ -72,7 +91,7 @@ class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ChildStatus(Wire, frozen=True, kw_only=True):
-    """What the operator says of the child."""
+    """The status of a Child, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0

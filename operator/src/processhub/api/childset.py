@@ -1,4 +1,4 @@
-"""The ChildSet resource: many like children in one object. Defaults equal the CRD's; a test holds the two together."""
+"""The ChildSet resource: many equal children in one object. The defaults equal the CRD's, which a test checks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from processhub.api.meta import Condition, ObjectMeta, Wire
 
 
 class ChildSetSpec(Wire, frozen=True, kw_only=True):
-    """What the user asks for: exactly one of ``replicas`` and ``ids``. The template's hub and id are empty."""
+    """The spec of a ChildSet: exactly one of ``replicas`` and ``ids`` is set. The template's hub and id are empty."""
 
     hub: str
     replicas: int | None = None
@@ -16,7 +16,7 @@ class ChildSetSpec(Wire, frozen=True, kw_only=True):
 
 
 class ChildSetStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """What the operator says of the set; the counts are of children."""
+    """The status of a ChildSet, which the operator writes. The counts are of children."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0
@@ -27,7 +27,7 @@ class ChildSetStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ChildSet(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """Many like children of a hub. No Child objects are made for them."""
+    """Many equal children of a hub. They have no Child objects."""
 
     api_version: str = "processhub.dev/v1alpha1"
     kind: str = "ChildSet"
@@ -37,14 +37,14 @@ class ChildSet(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of its children: spec.ids, else ``<name>-0`` to ``<name>-(replicas - 1)``."""
+        """The ids of the set's children: spec.ids, else ``<name>-0`` to ``<name>-(replicas - 1)``."""
         if self.spec.replicas is None:
             return self.spec.ids
         name = self.metadata.name
         return tuple(f"{name}-{number}" for number in range(self.spec.replicas))
 
     def has(self, child_id: str) -> bool:
-        """Whether the set asks for this id."""
+        """Whether the set contains this id."""
         if self.spec.replicas is None:
             return child_id in self.spec.ids
         name, _, digits = child_id.rpartition("-")

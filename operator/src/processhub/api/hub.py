@@ -1,4 +1,4 @@
-"""The Hub resource. Defaults equal the CRD's; a test holds the two together."""
+"""The Hub resource. The defaults equal the CRD's, which a test checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PythonModules(Wire, frozen=True, kw_only=True):
 
 
 class Members(Wire, frozen=True, kw_only=True):
-    """What runs the children."""
+    """The members of the hub, which run its children."""
 
     mode: Literal["Replicas", "PerNode"] = "Replicas"
     replicas: int = 3
@@ -31,14 +31,14 @@ class Members(Wire, frozen=True, kw_only=True):
 
 
 class Rebalance(Wire, frozen=True, kw_only=True):
-    """What a join may move."""
+    """The moves after a join of a member, and their rate."""
 
     on_join: bool = True
     max_moves_per_second: int = 500
 
 
 class DistributionSpec(Wire, frozen=True, kw_only=True):
-    """Which member a child goes to."""
+    """How the hub chooses a member for each child."""
 
     strategy: str = "ConsistentHashing"
     load_cap_percent: int = 125
@@ -56,7 +56,7 @@ class RedundancySpec(Wire, frozen=True, kw_only=True):
 
 
 class MigrationSpec(Wire, frozen=True, kw_only=True):
-    """How a child changes its member."""
+    """How a child is moved to another member."""
 
     strategy: str = "ColdSwap"
     handover_timeout_seconds: int = 15
@@ -65,7 +65,7 @@ class MigrationSpec(Wire, frozen=True, kw_only=True):
 
     @property
     def hands_over(self) -> bool:
-        """Whether state may go with a child that is moved: with HotSwap, and as a strategy of the user's decides."""
+        """Whether a child's state may be handed over at a move: with HotSwap, and as a user's own strategy decides."""
         return self.strategy != "ColdSwap"
 
     @property
@@ -77,7 +77,7 @@ class MigrationSpec(Wire, frozen=True, kw_only=True):
 
 
 class PartitionTolerance(Wire, frozen=True, kw_only=True):
-    """What happens when members can't be reached."""
+    """The behaviour while members can't be reached."""
 
     strategy: str = "Divergence"
     quorum_size: int | None = None
@@ -86,7 +86,7 @@ class PartitionTolerance(Wire, frozen=True, kw_only=True):
 
 
 class Timeouts(Wire, frozen=True, kw_only=True):
-    """All in seconds."""
+    """The time limits, all in seconds."""
 
     start_seconds: int = 10
     stop_seconds: int = 10
@@ -95,14 +95,14 @@ class Timeouts(Wire, frozen=True, kw_only=True):
 
 
 class Restarts(Wire, frozen=True, kw_only=True):
-    """How many restarts of one child in a window make it Failed; max 0: no limit."""
+    """How many restarts of one child within a window make it Failed; with ``max`` 0 there is no limit."""
 
     max: int = 0
     window_seconds: int = 60
 
 
 class OnDemand(Workload, frozen=True, kw_only=True):
-    """What a first request for an unknown id starts. ``max``: how many such children may exist; None: no limit."""
+    """The workload that a first request for an unknown id starts. ``max`` limits such children; None: no limit."""
 
     ttl_seconds: int | None = None
     idle_seconds: int | None = None
@@ -111,7 +111,7 @@ class OnDemand(Workload, frozen=True, kw_only=True):
 
 
 class HubSpec(Wire, frozen=True, kw_only=True):
-    """What the user asks for."""
+    """The spec of a Hub."""
 
     members: Members = Members()
     distribution: DistributionSpec = DistributionSpec()
@@ -144,7 +144,7 @@ class Summary(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """One member as the operator sees it."""
+    """The status of one member."""
 
     name: str
     pod: str = ""
@@ -158,7 +158,7 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ChildCounts(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """How many children there are, by state."""
+    """The number of children by state."""
 
     desired: int = 0
     running: int = 0
@@ -167,7 +167,7 @@ class ChildCounts(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class Quorum(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """Members needed, live now, and the most ever live at once."""
+    """The number of members that are required, that are live now, and that were live at most."""
 
     required: int = 0
     live: int = 0
@@ -193,7 +193,7 @@ class RegistryEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class HubStatus(Wire, frozen=True, kw_only=True):
-    """What the operator says of the hub."""
+    """The status of a Hub, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0
@@ -219,7 +219,7 @@ class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
     @property
     def partitioned(self) -> str:
-        """Why the hub has lost its quorum, as its condition says; "" where it has not."""
+        """Why the hub has lost its quorum, by its condition; "" if it has not."""
         quorate = find_condition(self.status.conditions, "Quorate")
         if quorate is None or quorate.status != "False" or quorate.reason != Reason.PARTITIONED:
             return ""

@@ -80,13 +80,13 @@ class PodCondition(Wire, frozen=True, kw_only=True):
 
 
 class SchedulingGate(Wire, frozen=True, kw_only=True):
-    """PodSchedulingGate: while a Pod has one it gets no node."""
+    """PodSchedulingGate: a Pod that has one gets no node."""
 
     name: str
 
 
 class Container(Wire, frozen=True, kw_only=True):
-    """The part of Container that is read: of its environment what tells whose a child's Pod is, by name."""
+    """The part of Container that is read: the environment variables that say which child a Pod belongs to."""
 
     env: tuple[EnvVar, ...] = ()
 

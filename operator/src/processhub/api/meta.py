@@ -1,4 +1,4 @@
-"""What every Kubernetes object has: metadata, owner references, conditions."""
+"""The fields that all Kubernetes objects have: metadata, owner references, conditions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MESSAGE_MAX = 32768  # characters of a condition's message, by the schema
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Base of all resource structs: immutable, camelCase on the wire, defaults left out when written."""
+    """The base of all resource structs: immutable, camelCase on the wire, without fields that have their default."""
 
 
 class EnvVar(Wire, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """``(namespace, name)``."""
+        """The pair ``(namespace, name)``."""
         return self.namespace, self.name
 
     def owned_by(self, uid: str) -> bool:
@@ -57,7 +57,7 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
 
 
 class PartialObject(Wire, frozen=True, kw_only=True):
-    """An object of any kind of which only the metadata was asked for (PartialObjectMetadata)."""
+    """An object of any kind that was requested with its metadata only (PartialObjectMetadata)."""
 
     metadata: ObjectMeta
 
@@ -74,7 +74,7 @@ class Condition(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 def condition_of(kind: str, holds: bool, reason: str, message: str, generation: int) -> Condition:
-    """A condition that holds or does not, of an object in this generation."""
+    """The condition of an object of this generation; ``holds`` makes its status True or False."""
     return Condition(
         type=kind,
         status="True" if holds else "False",
@@ -85,19 +85,20 @@ def condition_of(kind: str, holds: bool, reason: str, message: str, generation: 
 
 
 def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
-    """The condition of this type, if there is one."""
+    """The condition of this type, or None."""
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
 def brief(text: str, most: int) -> str:
-    """The beginning of a text in ``most`` bytes of UTF-8; what has none (a lone surrogate) becomes a question mark."""
+    """The beginning of a text, at most ``most`` bytes of UTF-8. A lone surrogate becomes a question mark."""
     return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
 
 
 def merge_conditions(old: tuple[Condition, ...], new: tuple[Condition, ...], now: str) -> tuple[Condition, ...]:
-    """``new`` with lastTransitionTime kept where the status did not change and ``now`` (RFC 3339) where it did.
+    """Merge conditions: lastTransitionTime is kept if the status did not change, else set to ``now`` (RFC 3339).
 
-    A message that is longer than the schema allows is cut: with it the whole status would be refused, for ever.
+    A message that is longer than the schema allows is cut. Otherwise the API server would reject the whole status at
+    every attempt.
     """
     merged = []
     for condition in new:

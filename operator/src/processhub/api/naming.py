@@ -1,4 +1,4 @@
-"""Names and labels derived from hub, member and child id, the same way in every part."""
+"""Names and labels that are derived from hub, member and child id, in the same way everywhere."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from collections.abc import Mapping
 import xxhash
 
 LABEL_NAME = "app.kubernetes.io/name"
-"""``processhub``, on all that ProcessHub makes."""
+"""``processhub``, on every object that ProcessHub makes."""
 LABEL_COMPONENT = "app.kubernetes.io/component"
-"""What a pod is: ``operator``, ``agent`` (a member) or ``child`` (a pod child)."""
+"""The component of a Pod: ``operator``, ``agent`` (a member) or ``child`` (a pod child)."""
 LABEL_HUB = "processhub.dev/hub"
 """The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"
-"""The Hub's uid, by which its pods are told from those of an earlier Hub of that name."""
+"""The Hub's uid. It distinguishes the hub's Pods from those of an earlier Hub of the same name."""
 LABEL_MEMBER = "processhub.dev/member"
-"""The member's name; shortened with a hash where it has more than 63 characters."""
+"""The member's name; with more than 63 characters it is shortened and gets a hash."""
 LABEL_CHILD = "processhub.dev/child"
-"""Sixteen hex digits of the xxh3-64 of a child's id; the id itself is an annotation."""
+"""Sixteen hex digits of the xxh3-64 of a child's id. The id itself is an annotation."""
 
 ANNOTATION_PAUSED = "processhub.dev/paused"
-"""An order, on a Hub: while it is ``true`` the operator lets the hub be."""
+"""An order, on a Hub: while it is ``true``, the operator does not reconcile the hub."""
 ANNOTATION_DRAINED = "processhub.dev/drained"
-"""An order, on a Hub (``kubectl hub drain``): members to empty, by commas; with ``=force`` of bound children too."""
+"""An order, on a Hub (``kubectl hub drain``): the members to empty; with ``=force``, of bound children too."""
 ANNOTATION_FORCE_SCALE_DOWN = "processhub.dev/force-scale-down"
-"""An order, on a Hub: while it is ``true`` a scale-down stops children that are bound to their member."""
+"""An order, on a Hub: while it is ``true``, a scale-down stops children that are bound to their member."""
 ANNOTATION_QUORUM_RESET = "processhub.dev/quorum-reset"
-"""An order, on a Hub (``kubectl hub quorum reset``): any text; taken off when it is done."""
+"""An order, on a Hub (``kubectl hub quorum reset``): any text. The operator removes it when it is carried out."""
 ANNOTATION_MOVE_TO = "processhub.dev/move-to"
-"""An order, on a Child (``kubectl hub move``): the member that it shall go to; taken off when it has been obeyed.
+"""An order, on a Child (``kubectl hub move``): the member to move to. The operator removes it when it is carried out.
 
-On a ChildSet a JSON object: the ids of children of the set, and the member that each shall go to.
+On a ChildSet the value is a JSON object: ids of children of the set, and the member that each is to move to.
 """
 ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
-"""The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet a JSON object, by id."""
+"""The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet it is a JSON object, by id."""
 
 ANNOTATION_CHILD_ID = "processhub.dev/child-id"
 """On a Child and on a pod child's Pod: the child's id."""
 ANNOTATION_START = "processhub.dev/start"
-"""On a Child: which call of a client created it."""
+"""On a Child: the call of a client that created it."""
 ANNOTATION_CHILD_UID = "processhub.dev/child-uid"
-"""On a pod child's Pod: the uid of the Child that it is of."""
+"""On a pod child's Pod: the uid of its Child."""
 ANNOTATION_EPOCH = "processhub.dev/epoch"
-"""On a pod child's Pod: its epoch."""
+"""On a pod child's Pod: the epoch."""
 ANNOTATION_RUN = "processhub.dev/run"
-"""On a pod child's Pod: the epoch under which it was started. Its epoch is a later one once it was made active."""
+"""On a pod child's Pod: the epoch under which it was started. Its epoch is later if it was made active since."""
 ANNOTATION_ROLE = "processhub.dev/role"
-"""On a pod child's Pod: its role."""
+"""On a pod child's Pod: the role."""
 ANNOTATION_WORKLOAD = "processhub.dev/workload"
-"""On a pod child's Pod: the hash of what it runs."""
+"""On a pod child's Pod: the hash of its workload."""
 ANNOTATION_TERM = "processhub.dev/term"
 """On the operator's Lease: the leader's term."""
 ANNOTATION_MODE = "processhub.dev/mode"
 """On a member's Lease: the hub's members.mode, for the admission policy."""
 ANNOTATION_LOAD = "processhub.dev/load"
-"""On a member's Lease: CPU and memory that its children use."""
+"""On a member's Lease: the CPU and memory that its children use."""
 ANNOTATION_JOINING = "processhub.dev/joining"
-"""On a member's slice 0: it joins and has still to draw its share."""
+"""On a member's slice 0: the member is joining, and its share has not been moved yet."""
 ANNOTATION_SETTLED = "processhub.dev/settled"
-"""On a member's slice 0: by which strategy and weights it has its share."""
+"""On a member's slice 0: the strategy and the weights by which the member has its share."""
 
-ENV_CHILD_ID = "HUB_CHILD_ID"  # in the environment of each child, the Pod of a pod child included: its id,
-ENV_MEMBER = "HUB_MEMBER"  # and the name of its member
-GATE_SOLE = "processhub.dev/sole"  # the scheduling gate of a pod child's Pod, until it is known to be the only one
-AUDIENCE = "processhub"  # of the tokens with which members are asked
+ENV_CHILD_ID = "HUB_CHILD_ID"  # environment variable of each child, including a pod child's Pod: the child's id
+ENV_MEMBER = "HUB_MEMBER"  # environment variable of each child: the name of its member
+GATE_SOLE = "processhub.dev/sole"  # scheduling gate of a pod child's Pod, until the Pod is known to be the only one
+AUDIENCE = "processhub"  # audience of the tokens for requests to members
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME_MAX = 253
@@ -77,7 +77,7 @@ def id_hash(child_id: str) -> str:
 
 
 def child_object_name(child_id: str) -> str:
-    """The Child object's name for an id: the id itself where it is a DNS label, else a slug and its hash.
+    """The name of the Child object for an id: the id itself if it is a DNS label, else a slug and a hash.
 
     ``a`` → ``a``; ``tenant/42`` → ``tenant-42-<10 hex digits>``.
     """
@@ -89,9 +89,9 @@ def child_object_name(child_id: str) -> str:
 
 
 def child_pod_name(hub: str, hub_uid: str, child_id: str, member: str = "") -> str:
-    """The name of a pod child's Pod: one for each id of a hub, so that the API server keeps it from having two.
+    """The name of a pod child's Pod. Each id of a hub has one name, so the API server prevents a second Pod.
 
-    Where the hub keeps copies it is one for each id and ``member``.
+    If the hub keeps copies, there is one name for each id and ``member``.
     """
     copy = f"\0{label_value(member)}" if member else ""
     return f"{hub}-{id_hash(f'{hub_uid}/{child_id}{copy}')}"
@@ -103,7 +103,7 @@ def run_of(annotations: Mapping[str, str]) -> str:
 
 
 def child_pod_names(hub: str, hub_uid: str, child_id: str, member: str) -> tuple[str, str]:
-    """The names that a Pod of the child on the member may have: as the only one, and as a copy's."""
+    """The two names that a Pod of the child on the member may have: as the only copy, and as one of several."""
     return child_pod_name(hub, hub_uid, child_id), child_pod_name(hub, hub_uid, child_id, member)
 
 
@@ -114,7 +114,7 @@ def _bounded(text: str, limit: int) -> str:
 
 
 def label_value(text: str) -> str:
-    """``text`` as a label's value: itself up to 63 characters, else shortened with a hash."""
+    """``text`` as the value of a label: unchanged up to 63 characters, else shortened with a hash."""
     return _bounded(text, _LABEL_MAX)
 
 
@@ -129,17 +129,17 @@ def lease_name(hub: str, member: str) -> str:
 
 
 def member_account(hub: str) -> str:
-    """The ServiceAccount (and RoleBinding) of a hub's members."""
+    """The name of the ServiceAccount (and RoleBinding) of a hub's members."""
     return f"processhub-{hub}"
 
 
 def headless_service(hub: str) -> str:
-    """The headless Service that gives members their DNS names."""
+    """The name of the headless Service that gives members their DNS names."""
     return f"{hub}-members"
 
 
 def member_ordinal(hub: str, member: str) -> int | None:
-    """The ordinal of a Replicas member's name (``my-hub-2`` → 2), None where it is no such name."""
+    """The ordinal in the name of a Replicas member (``my-hub-2`` → 2), or None if it is not such a name."""
     prefix, _, digits = member.rpartition("-")
     if prefix != hub or not digits.isascii() or not digits.isdigit() or (len(digits) > 1 and digits[0] == "0"):
         return None

@@ -1,4 +1,4 @@
-"""Requests to children over HTTP: the headers, and the body of an answer that is not the child's own."""
+"""Requests to children over HTTP: the headers, and the body of an answer that does not come from the child."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import contextlib
 
 import msgspec
 
-EPOCH_HEADER = "X-Processhub-Epoch"  # set by members only: routed, and by what
-ANSWER_HEADER = "X-Processhub-Answer"  # whose answer it is: the child's, whatever its status says
+EPOCH_HEADER = "X-Processhub-Epoch"  # set by members only: the epoch by which the request was routed
+ANSWER_HEADER = "X-Processhub-Answer"  # "child" if the answer is the child's own, whatever its status
 KEY_HEADER = "Idempotency-Key"
 
 
 class ProblemBody(msgspec.Struct, frozen=True):
-    """What matters of an RFC 9457 problem: ``code`` is for programs, ``detail`` for people."""
+    """The fields of an RFC 9457 problem that are read: ``code`` is for programs, ``detail`` for people."""
 
     code: str = ""
     detail: str = ""
 
 
 def read_problem(body: bytes) -> ProblemBody:
-    """The problem that a body tells; an empty one where it tells none."""
+    """Parse a problem; returns an empty one if the body is not a problem."""
     with contextlib.suppress(msgspec.DecodeError):
         return msgspec.json.decode(body, type=ProblemBody)
     return ProblemBody()

@@ -1,6 +1,6 @@
-"""The RegistrySlice resource: which children a member shall run, and which it runs.
+"""The RegistrySlice resource: the children that a member is to run, and those that it runs.
 
-The grammar of its entries is in registry/grammar.py.
+The grammar of the entries is in registry/grammar.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.api.meta import ObjectMeta, Wire
 
-FORMAT = 1  # of the entries
+FORMAT = 1  # the format of the entries
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
 MAX_BYTES = 512 * 1024
@@ -18,13 +18,13 @@ _wire = msgspec.json.Encoder().encode
 
 
 class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """What a member needs to know of its Hub, in seconds.
+    """The part of its Hub's spec that a member needs; times are in seconds.
 
-    ``fence`` is true with a quorum strategy; ``redundancy_signal`` says which roles a child is told of; ``on_demand``
-    whether a first request starts a child, and ``on_demand_max`` how many of those there may be (0: no limit).
-    ``partitioned``: the hub has lost its quorum; whatever its entries say, the member runs nothing.
-    ``handover_seconds`` is how long a handover of state may take, 0 where none is made (ColdSwap).
-    ``on_owner_lost_local``: the hub's onDemand.onOwnerLost is Local.
+    ``fence`` is true with a quorum strategy. ``redundancy_signal`` says for which roles a child is signalled.
+    ``on_demand`` says whether a first request starts a child, and ``on_demand_max`` how many such children there may be
+    (0: no limit). ``partitioned``: the hub has lost its quorum, and the member runs nothing, whatever its entries say.
+    ``handover_seconds`` limits a handover of state; 0 if there is none (ColdSwap). ``on_owner_lost_local``: the hub's
+    onDemand.onOwnerLost is Local.
     """
 
     start_seconds: int = 10
@@ -43,13 +43,13 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """The operator's word on what a member shall run.
+    """The spec of a slice, which the operator writes: the children that the member is to run.
 
-    ``attempt`` rises where the outcome of a write is unknown. A write is made on a generation: with the next one no
-    write on the one before can land any more, whatever it says.
+    ``attempt`` is raised if the outcome of a write is unknown. Each write tests the slice's generation, so after the
+    next one no earlier write can be stored any more.
 
-    ``holder``: the Lease holder (``<pod uid>/<start nonce>``) that the entries were granted to; an agent whose own
-    holder identity is another starts nothing from the slice. Empty (hubs with onRestart Hold): any holder may.
+    ``holder``: the holder of the Lease (``<pod uid>/<start nonce>``) to which the entries were granted. An agent with
+    another identity starts nothing from the slice. If it is empty (hubs with onRestart Hold), any holder may.
     """
 
     hub: str
@@ -66,7 +66,7 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """A member's word on what it runs, and where it takes requests: ``address`` is its pod's IP, "" where unknown."""
+    """The status of a slice, which its member writes. ``address`` is the IP of the member's pod, "" if unknown."""
 
     observed_generation: int = 0
     holder: str = ""
@@ -75,7 +75,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class RegistrySlice(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """A part of the registry: what one member shall run (spec) and runs (status)."""
+    """A part of the registry: the children that one member is to run (spec) and runs (status)."""
 
     api_version: str = "processhub.dev/v1alpha1"
     kind: str = "RegistrySlice"
@@ -87,7 +87,8 @@ class RegistrySlice(Wire, frozen=True, kw_only=True, omit_defaults=False):
 def stored_bytes(value: object) -> int:
     """The bytes of a string, struct or mapping in the JSON that the API server stores.
 
-    Beside what JSON escapes it writes ``<``, ``>``, ``&`` and the two Unicode line ends as six bytes each.
+    Besides the characters that JSON escapes, it writes ``<``, ``>``, ``&`` and the two Unicode line ends as six bytes
+    each.
     """
     text = _wire(value)
     escaped = 5 * (text.count(b"<") + text.count(b">") + text.count(b"&"))

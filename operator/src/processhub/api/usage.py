@@ -1,4 +1,4 @@
-"""What a member's children use, as its agent writes it on the member's Lease at each renewal."""
+"""The usage of a member's children, which its agent writes to the member's Lease at each renewal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """``cpu`` in thousandths of a core, ``memory`` in MiB, of the processes of so many ``children``."""
+    """The CPU, in thousandths of a core, and the memory, in MiB, that the processes of ``children`` children use."""
 
     cpu: int = 0
     memory: int = 0
@@ -14,12 +14,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def format_usage(usage: Usage) -> str:
-    """As the annotation has it: ``cpu=250m memory=128Mi children=12``."""
+    """The value of the annotation, such as ``cpu=250m memory=128Mi children=12``."""
     return f"cpu={usage.cpu}m memory={usage.memory}Mi children={usage.children}"
 
 
 def parse_usage(text: str) -> Usage | None:
-    """The usage; None where the text is no such annotation, as an agent of another version may write it."""
+    """Parse the annotation; None if it can't be read, as an agent of another version may have written it."""
     try:
         given = dict(part.split("=") for part in text.split())
         return Usage(

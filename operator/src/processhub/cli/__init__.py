@@ -1,1 +1,1 @@
-"""The command line, kubectl hub."""
+"""The command line ``kubectl hub``."""

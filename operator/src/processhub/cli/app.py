@@ -1,4 +1,4 @@
-"""The verbs and their own options. Each verb's work is a module of its own, loaded only when it is called."""
+"""The verbs of the command line and their own options. A verb's work is in a module of its own, loaded when called."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup
 
 @dataclass
 class CommandLine:
-    """The words after ``start … --exec --``."""
+    """The command after ``start … --exec --``."""
 
     words: list[str] | None = None
 
@@ -56,7 +56,7 @@ def start(
     node: Annotated[
         list[str] | None, typer.Option("--node", help="A member to run on (Guided hubs).", metavar="MEMBER")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag to find it by.", metavar="TAG")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag of the children.", metavar="TAG")] = None,
     pinned: Annotated[bool, typer.Option("--pinned", help="Never move it.")] = False,
     on_failure: Annotated[
         OnFailureOption, typer.Option("--on-failure", help="rollback: all of them or none.")
@@ -83,7 +83,7 @@ def start(
 @app.command()
 @on_hub()
 def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
-    """Stop children; --wait until their processes have ended."""
+    """Stop children; with --wait, until their processes have ended."""
     from processhub.cli.stop import stop_children
 
     return stop_children(ids, target, wait=wait, timeout=timeout)
@@ -103,9 +103,9 @@ def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") 
 def list_(
     target: Target,
     *,
-    member: Annotated[str | None, typer.Option("--member", help="Only of this member.", metavar="MEMBER")] = None,
+    member: Annotated[str | None, typer.Option("--member", help="Only those on this member.", metavar="MEMBER")] = None,
 ) -> Work:
-    """List the children on record, and what still has to end."""
+    """List the children on record, and those that have not ended yet."""
     from processhub.cli.show import list_children
 
     return list_children(target, member)
@@ -114,7 +114,7 @@ def list_(
 @app.command()
 @on_hub()
 def where(target: Target, child: IdArgument) -> Work:
-    """Say where a child runs: member, pod, Kubernetes node, pid."""
+    """Show where a child runs: member, pod, Kubernetes node, pid."""
     from processhub.cli import show
 
     return show.where(child, target)
@@ -150,7 +150,7 @@ def dump(target: Target) -> Work:
 @app.command()
 @on_hub()
 def explain(target: Target, child: IdArgument) -> Work:
-    """Say why a child is where it is: candidates, scores, cap, pin, conditions, history."""
+    """Explain why a child is where it is: candidates, scores, cap, pin, conditions, history."""
     from processhub.cli.explain import explain as explain_child
 
     return explain_child(child, target)
@@ -162,15 +162,13 @@ def plan(
     target: Target,
     *,
     add: Annotated[int, typer.Option("--add", help="Members to add.", min=0, max=1000, metavar="N")] = 0,
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", help="A member to take away.", metavar="MEMBER")
-    ] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="A member to remove.", metavar="MEMBER")] = None,
     file: Annotated[
         list[str] | None,
         typer.Option("-f", "--filename", help="Hub and Child manifests: plan without a cluster.", metavar="FILE"),
     ] = None,
 ) -> Work:
-    """Say what would move; changes nothing."""
+    """Show what would move. Nothing is changed."""
     from processhub.cli.plan import plan as plan_changes
 
     return plan_changes(target, add=add, remove=tuple(remove or ()), files=tuple(file or ()))
@@ -182,12 +180,12 @@ def logs(
     target: Target,
     child: IdArgument,
     *,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Stream new lines.")] = False,
     tail: Annotated[
         int | None, typer.Option("--tail", help="Only the last N of the child's lines.", min=0, metavar="N")
     ] = None,
 ) -> Work:
-    """Print a child's own lines out of its member's log."""
+    """Print a child's own lines from its member's log."""
     from processhub.cli.logs import logs as print_logs
 
     return print_logs(child, target, follow=follow, tail=tail)
@@ -215,7 +213,7 @@ def cast(
     child: IdArgument,
     message: Annotated[str, typer.Argument(metavar="JSON", help="The message; - is stdin.", show_default=False)],
     *,
-    everywhere: Annotated[bool, typer.Option("--all", help="To every running copy of the child.")] = False,
+    everywhere: Annotated[bool, typer.Option("--all", help="Send it to every running copy of the child.")] = False,
     timeout: TimeoutOption = "1m",
 ) -> Work:
     """Send a child a message; returns when it is in its queue."""
@@ -236,7 +234,7 @@ def drain(
     wait: WaitOption = False,
     timeout: TimeoutOption = "60s",
 ) -> Work:
-    """Empty a member: it gives its children away and takes none until it is undrained."""
+    """Drain a member: its children move away, and it takes none until it is undrained."""
     from processhub.cli import moves
 
     return moves.drain(member, target, force=force, wait=wait, timeout=timeout)
@@ -245,7 +243,7 @@ def drain(
 @app.command()
 @on_hub()
 def undrain(target: Target, member: MemberArgument) -> Work:
-    """Let a drained member take children again, as one that joins."""
+    """Allow a drained member to take children again, like a member that joins."""
     from processhub.cli import moves
 
     return moves.undrain(member, target)
@@ -263,8 +261,8 @@ def move(
 ) -> Work:
     """Move a child to a member; on a Guided hub its spec.nodes is changed.
 
-    Of several copies the one there becomes the active one; where there is none, the active one moves, or, of copies
-    that are all active, the one that is placed worst.
+    If the child has several copies, the one on the member becomes the active one. If it has no copy there, the active
+    copy moves there; if all copies are active, the lowest-ranked one.
     """
     from processhub.cli import moves
 
@@ -274,7 +272,7 @@ def move(
 @app.command()
 @on_hub()
 def top(target: Target) -> Work:
-    """Show what members' children use of CPU and memory, and which children restart most."""
+    """Show the CPU and memory that members' children use, and the children with the most restarts."""
     from processhub.cli.top import top as show_top
 
     return show_top(target)
@@ -286,7 +284,7 @@ app.add_typer(quorum, name="quorum")
 @quorum.command()
 @on_hub()
 def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
-    """Take the members that are live now for the hub's size: the others are gone for good."""
+    """Make the number of members that are live now the hub's size. The others count as gone for good."""
     from processhub.cli.quorum import reset as reset_quorum
 
     return reset_quorum(target, wait=wait, timeout=timeout)

@@ -12,15 +12,15 @@ from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
 from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured
-from processhub.cli.target import resolve
+from processhub.cli.target import impersonation_of, resolve
 from processhub.client.hub import Hub
 from processhub.client.session import Session, connected
 
 
 async def call(child_id: str, request: str, target: Target, *, timeout: str) -> int:
-    """Send a request to a child and print its answer; return the exit code.
+    """Send a request to a child and print its answer; returns the exit code.
 
-    ``-o json`` and ``-o yaml`` print any answer in that format. Else text is printed as it is, and any other
+    ``-o json`` and ``-o yaml`` print any answer in that format. Otherwise text is printed unchanged, and any other
     answer as JSON in one line.
     """
     value, limit = _json(request), seconds(timeout)
@@ -36,7 +36,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
 
 
 async def cast(child_id: str, message: str, target: Target, *, everywhere: bool, timeout: str) -> int:
-    """Send a child a message, and print the members that accepted it where it went to all; return the exit code."""
+    """Send a message to a child; with ``everywhere``, print the members that accepted it. Returns the exit code."""
     value, limit = _json(message), seconds(timeout)
     async with _hub(child_id, target) as hub:
         members = await hub.cast(child_id, value, "all" if everywhere else "one", timeout=limit)
@@ -49,8 +49,11 @@ async def cast(child_id: str, message: str, target: Target, *, everywhere: bool,
 
 @asynccontextmanager
 async def _hub(child_id: str, target: Target) -> AsyncIterator[Hub]:
-    """Open the hub's client without reading the registry: the member that gets a request has its own."""
-    async with connected(target.namespace, target.context, target.kubeconfig) as (client, namespace):
+    """Open the hub's client without reading the registry, because the member that gets the request has its own."""
+    async with connected(target.namespace, target.context, target.kubeconfig, impersonation_of(target)) as (
+        client,
+        namespace,
+    ):
         hub = await resolve(client, namespace, target.hub, (child_id,))
         session = Session(client, namespace, hub)
         attached = Hub.attached(session)

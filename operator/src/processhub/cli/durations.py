@@ -1,4 +1,4 @@
-"""Times as kubectl reads and prints them."""
+"""Durations as kubectl reads and prints them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _LONGEST = 7 * 24 * 3600.0
 
 
 def seconds(text: str, option: str = "--timeout") -> float:
-    """``10``, ``10s``, ``1m30s``, ``500ms`` in seconds. Raises UsageError."""
+    """The seconds of ``10``, ``10s``, ``1m30s`` or ``500ms``. Raises UsageError."""
     if re.fullmatch(r"\d+(\.\d+)?", text):
         value = float(text)
     elif re.fullmatch(f"({_PART.pattern})+", text):
         value = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
     else:
-        raise UsageError(f"{option} {text!r} is no duration; write seconds (10) or 500ms, 10s, 1m30s")
+        raise UsageError(f"{option} {text!r} is not a duration; write seconds (10) or 500ms, 10s, 1m30s")
     if not 0 < value <= _LONGEST:
         raise UsageError(f"{option} {text!r} is out of range; it is above 0 and at most 168h")
     return value
 
 
 def age(timestamp: str, now: datetime) -> str:
-    """How long ago an RFC 3339 time was, as kubectl's AGE: ``12s``, ``5m3s``, ``4h``, ``3d``; ``<none>`` for none."""
+    """How long ago an RFC 3339 time was, as kubectl's AGE: ``12s``, ``5m3s``, ``4h``, ``3d``; ``<none>`` if empty."""
     try:
         then = datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
     except ValueError:

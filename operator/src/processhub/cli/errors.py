@@ -1,4 +1,4 @@
-"""Every way a command can fail, as one sentence and an exit code."""
+"""The failures of a command, each as one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DONE, FAILED, USAGE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 124, 130
 class CliError(Exception):
     """A failure of a command: a sentence that names the object, the field and the remedy, and the exit code.
 
-    The sentence is empty where the command has printed its errors already.
+    The sentence is empty if the command has printed its errors already.
     """
 
     def __init__(self, sentence: str, code: int = FAILED) -> None:
@@ -29,7 +29,7 @@ class UsageError(CliError):
 
 
 def explained(error: BaseException) -> CliError | None:
-    """The CliError for an error of the client or the API; None for any other, which is a fault of the program."""
+    """The CliError for an error of the client or the API; None for any other, which is a bug."""
     if isinstance(error, CliError):
         return error
     from processhub.client.errors import HubError, InvalidChild, NoChildren, Timeout

@@ -30,12 +30,12 @@ _EVENTS = untyped("v1", "events")
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``explain`` prints. ``events`` are ``(time, reason, message)``, oldest first."""
+    """The data that ``explain`` prints. ``events`` are ``(time, reason, message)``, oldest first."""
 
     child_id: str
     hub: Hub
     child: Child | None
-    owner: ChildSet | None  # the set that the child belongs to, where it has no Child object
+    owner: ChildSet | None  # the set that the child belongs to, if it has no Child object
     record: Record | None
     choices: list[Choice]
     reasons: list[str]
@@ -43,7 +43,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choice(msgspec.Struct, frozen=True, rename="camel"):
-    """A member as a candidate for the child; ``cap`` is the most children it may have when one is placed."""
+    """A member as a candidate for the child; ``cap`` is the most children it may have when one is placed there."""
 
     member: str
     ready: bool
@@ -54,7 +54,7 @@ class Choice(msgspec.Struct, frozen=True, rename="camel"):
 
 
 async def explain(child_id: str, target: Target) -> int:
-    """Print why the child is where it is; return the exit code."""
+    """Print why the child is where it is; returns the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         hub = session.living_hub()
         record = session.registry.records.get(child_id)
@@ -117,7 +117,7 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
 def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices: list[Choice]) -> list[str]:
     """Sentences that explain the child's place, in the order in which the controller decides.
 
-    ``child`` is the object that asks for the child, None where none does any more.
+    ``child`` is the object that describes the child, or None if there is none any more.
     """
     strategy = hub.spec.distribution.strategy
     spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
@@ -142,7 +142,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
                 "(loadCapPercent), away or not yet there, or it was moved by hand; a child on record stays where it is"
             )
         else:
-            sentences.append(f"{here} is no member any more; the child moves when it is proven to have stopped there")
+            sentences.append(f"{here} is not a member any more; the child moves when it is proven to have ended there")
     elif strategy != "ConsistentHashing":
         sentences.append(by_strategy(hub, record.spec.id, spec.origin if spec else "", here))
     if spec and spec.pinned:
@@ -175,11 +175,13 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
         home = order[int(Modulo().homes([child], PlacementView(spec=hub.spec, slots=slots))[0])] if order else ""
         if home == here:
             return f"{here} is the member of its number (Modulo)"
-        return f"its member by number is {home}; while that is away or full it goes by the hash, and back when it joins"
+        return (
+            f"its member by number is {home}; while that is away or full, the hash decides; it returns when that joins"
+        )
     if strategy == "Local" and origin:
         if origin == here:
             return f"{here} is its origin (Local)"
-        return f"its origin is {origin}; while that is away or full it goes by the hash, and back when it joins"
+        return f"its origin is {origin}; while that is away or full, the hash decides; it returns when that joins"
     if strategy == "NotLocal" and origin:
         if origin == here:
             return f"{here} is its origin: no other member could take it (NotLocal, notLocalFallback)"

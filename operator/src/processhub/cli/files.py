@@ -1,4 +1,4 @@
-"""Reading ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
+"""Reads ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processhub.client.specs import check_id, parse_child
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
+    """Yield ``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
 
     Raises UsageError.
     """
@@ -33,11 +33,11 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for index, document in enumerate(yaml.load_all(text, Loader=loader)):
             yield from _objects(f"{path}, document {index + 1}", document)
     except yaml.YAMLError as error:
-        raise UsageError(f"file {path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The spec of a Child manifest, with its id, or a bare spec as it is. Raises UsageError."""
+    """The spec of a Child manifest, with its id; a bare spec is returned unchanged. Raises UsageError."""
     if "kind" not in found and "apiVersion" not in found:
         return found
     check_kind(where, found, "Child")

@@ -1,4 +1,4 @@
-"""``kubectl hub logs``: a child's own lines out of its member pod's log, or the log of its own Pod."""
+"""``kubectl hub logs``: a child's own lines from its member pod's log, or the log of its own Pod."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _decoder = msgspec.json.Decoder(_LogLine)
 
 
 async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None) -> int:
-    """Print the lines that the child itself wrote on its present member; return the exit code."""
+    """Print the lines that the child itself wrote on its present member; returns the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         member = record.nodes[0].name
@@ -43,14 +43,14 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
         try:
             await _print(_Log(session, pod, own, child_id, target.output), follow=follow, tail=tail)
         except NotFoundError:
-            raise CliError(f"child {child_id!r} is on pod {pod}, which is not there now; try again later") from None
+            raise CliError(f"child {child_id!r} is on pod {pod}, which does not exist now; try again later") from None
         if follow:
             say(f"the log of pod {pod} ended; child {child_id!r} may run elsewhere: kubectl hub where")
     return DONE
 
 
 class _Log(NamedTuple):
-    """The log with a child's lines. ``container`` is empty where it is a member's log, which children share."""
+    """The log that contains a child's lines. ``container`` is empty for a member's log, which children share."""
 
     session: Session
     pod: str

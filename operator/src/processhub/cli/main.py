@@ -1,4 +1,4 @@
-"""The program kubectl-hub, also called as ``kubectl hub``: from argv to an exit code, never a traceback for users."""
+"""The program kubectl-hub, also called as ``kubectl hub``. Users see a sentence and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WITH_VALUE = {"--hub", "-n", "--namespace", "--context", "--kubeconfig", "-o", 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 interrupted."""
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if known is None:
             if os.environ.get("PROCESSHUB_DEBUG"):
                 raise
-            _say(f"error: {type(error).__name__}: {error}; a fault of kubectl-hub (PROCESSHUB_DEBUG=1 shows where)")
+            _say(f"error: {type(error).__name__}: {error}; a bug in kubectl-hub (PROCESSHUB_DEBUG=1 shows where)")
             return FAILED
         if known.sentence:
             _say(f"error: {known.sentence}")
@@ -59,7 +59,7 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def verb_first(arguments: list[str]) -> list[str]:
-    """Move the options that stand before the verb behind it: ``kubectl-hub -n prod list``."""
+    """Move the options that are before the verb behind it: ``kubectl-hub -n prod list``."""
     index = 0
     while index < len(arguments) and arguments[index].startswith("-"):
         name, equals, _ = arguments[index].partition("=")

@@ -16,7 +16,7 @@ from processhub.client.hub import Hub
 
 
 async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout: str) -> int:
-    """Order a member to be drained, and print the children that can't leave it; return the exit code."""
+    """Order a member to be drained, and print the children that can't leave it; returns the exit code."""
     limit = seconds(timeout)
     async with opened(target, members=(member,), follow=wait) as session:
         result = await Hub.attached(session).drain(member, force=force, wait=wait, timeout=limit)
@@ -36,7 +36,7 @@ async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout
 
 
 async def undrain(member: str, target: Target) -> int:
-    """Let a member take children again; return the exit code."""
+    """Allow a member to take children again; returns the exit code."""
     async with opened(target, members=(member,)) as session:
         changed = await Hub.attached(session).undrain(member)
         if target.output in (Output.JSON, Output.YAML):
@@ -49,7 +49,7 @@ async def undrain(member: str, target: Target) -> int:
 
 
 async def move(child_id: str, member: str, target: Target, *, wait: bool, timeout: str) -> int:
-    """Order a child to be moved to a member; return the exit code."""
+    """Order a child to be moved to a member; returns the exit code."""
     limit = seconds(timeout)
     async with opened(target, ids=(child_id,), follow=wait) as session:
         await Hub.attached(session).migrate_child(child_id, member, wait=wait, timeout=limit)

@@ -1,6 +1,6 @@
 """The options that several verbs share, and the decorator that adds those that every verb has.
 
-Nothing heavy is imported here: ``--help`` reads this module.
+Nothing heavy is imported here, because ``--help`` reads this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 
 
 class Output(StrEnum):
-    """Values of -o."""
+    """The values of -o."""
 
     TABLE = "table"
     JSON = "json"
@@ -25,7 +25,7 @@ class Output(StrEnum):
 
 
 class OnFailureOption(StrEnum):
-    """Values of --on-failure."""
+    """The values of --on-failure."""
 
     CONTINUE = "continue"
     ROLLBACK = "rollback"
@@ -33,39 +33,43 @@ class OnFailureOption(StrEnum):
 
 @dataclass(frozen=True)
 class Target:
-    """The options of every verb, in the order of its help: which hub it is about, and how it prints.
+    """The options that every verb has, in the order of its help: the hub, and the output format.
 
-    A field is None where its option is left out.
+    A field is None if its option is missing.
     """
 
     hub: Annotated[
         str | None,
-        typer.Option(
-            "--hub", help="The hub; may be left out where it is the only one, or HUB_NAME is set.", metavar="NAME"
-        ),
+        typer.Option("--hub", help="The hub; optional if there is only one, or HUB_NAME is set.", metavar="NAME"),
     ] = None
     namespace: Annotated[
-        str | None, typer.Option("-n", "--namespace", help="The namespace; else the context's.", metavar="NS")
+        str | None, typer.Option("-n", "--namespace", help="The namespace; by default the context's.", metavar="NS")
     ] = None
     context: Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.", metavar="NAME")] = None
     kubeconfig: Annotated[str | None, typer.Option("--kubeconfig", help="The kubeconfig.", metavar="FILE")] = None
-    output: Annotated[Output, typer.Option("-o", "--output", help="How to print.")] = Output.TABLE
+    user: Annotated[
+        str | None, typer.Option("--as", help="Act with the rights of this user instead of your own.", metavar="USER")
+    ] = None
+    groups: Annotated[
+        list[str] | None, typer.Option("--as-group", help="A group of that user; may be repeated.", metavar="GROUP")
+    ] = None
+    output: Annotated[Output, typer.Option("-o", "--output", help="The output format.")] = Output.TABLE
 
 
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False)]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The child's id.", show_default=False)]
 MemberArgument = Annotated[str, typer.Argument(metavar="MEMBER", help="The member's name.", show_default=False)]
-WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait: 30, 30s, 1m30s.", metavar="TIME")]
 
-Work = Coroutine[Any, Any, int]  # what a verb does; its result is the exit code
+Work = Coroutine[Any, Any, int]  # the work of a verb; its result is the exit code
 Verb = Callable[Concatenate[Target, ...], Work]
 
 
 def on_hub(output: Output = Output.TABLE) -> Callable[[Verb], Callable[..., None]]:
-    """Make a verb's function a command: it gets the options of every verb, and its exit code is that of the work.
+    """Make a verb's function a command: it gets the options of every verb, and exits with the code of its work.
 
-    The function receives them as a Target. ``output`` is the verb's default of ``-o``.
+    The function receives these options as a Target. ``output`` is the verb's default of ``-o``.
     """
     shared = dict(signature(Target, eval_str=True).parameters)
     shared["output"] = shared["output"].replace(default=output)

@@ -1,4 +1,4 @@
-"""Printing: plain columns as kubectl's, JSON, YAML, names. Results go to stdout, everything else to stderr."""
+"""Output: plain columns as kubectl's, JSON, YAML, names. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def structured(value: Any, output: Output) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print columns: on a terminal with colours for states, else as plain text that cut and awk can split."""
+    """Print columns: on a terminal with colours for states, else as plain text for cut and awk."""
     printable = [[_printable(cell) or "<none>" for cell in row] for row in rows]
     if sys.stdout.isatty() and len(printable) <= _COLOURED_ROWS:
         _rich_table(header, printable)

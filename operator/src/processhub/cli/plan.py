@@ -1,4 +1,4 @@
-"""``kubectl hub plan``: what would move or be placed; nothing is changed."""
+"""``kubectl hub plan``: what would move or be placed. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from processhub.client.specs import check_mapping, parse_child
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
-    """Print what adding or removing members would do, or where the files' children would go; return the exit code."""
+    """Print what adding or removing members would do, or where the files' children would go; returns the exit code."""
     refused: dict[str, ChildError] = {}
     if files:
         hub, children = read_files(files, target.hub)
@@ -57,7 +57,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
 
 
 def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[ChildSpec]]:
-    """The files' hub (the one named, where there are several) and its children. Raises UsageError, InvalidChild."""
+    """The files' hub (the named one, if there are several) and its children. Raises UsageError, InvalidChild."""
     hubs: dict[str, Hub] = {}
     children: list[ChildSpec] = []
     for path in paths:

@@ -14,21 +14,15 @@ _LINE_MAX = 2**20
 
 
 async def pod_log(client: Client, namespace: str, pod: str, *, container: str, follow: bool) -> AsyncIterator[bytes]:
-    """The container's log, line by line; with ``follow`` until the container ends. Raises ApiError."""
+    """Yield the container's log, line by line; with ``follow`` until the container ends. Raises ApiError."""
     config = client.config
     query = {"container": container, **({"follow": "true"} if follow else {})}
     url = f"{config.host}/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/log?{urlencode(query)}"
-    token = await config.token()
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE_MAX) as session,
-            session.get(
-                url,
-                headers={"Authorization": token} if token else {},
-                ssl=config.ssl,
-                server_hostname=config.server_hostname,
-            ) as answer,
+            session.get(url, headers=await config.headers(), **config.connection) as answer,
         ):
             if answer.status >= 400:
                 raise api_error(answer.status, await answer.read())

@@ -22,7 +22,7 @@ _REMEMBERING = ("MajorityQuorum", "DynamicQuorum")
 
 
 async def reset(target: Target, *, wait: bool, timeout: str) -> int:
-    """Order a reset by an annotation, which the controller removes when it is done; return the exit code."""
+    """Order a reset by an annotation, which the operator removes when it is done; returns the exit code."""
     limit = seconds(timeout)
     async with opened(target) as session:
         hub, name = session.living_hub(), f"hub/{session.name}"
@@ -51,7 +51,7 @@ async def reset(target: Target, *, wait: bool, timeout: str) -> int:
 
 
 async def _done(session: Session, order: str, limit: float) -> Hub:
-    """Wait until the reset is done and return the Hub. Raises Timeout, ApiError."""
+    """Wait until the reset is done; returns the Hub. Raises Timeout, ApiError."""
     try:
         async with asyncio.timeout(limit):
             while True:

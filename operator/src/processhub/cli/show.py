@@ -30,7 +30,7 @@ from processhub.cluster.kinds import PODS
 
 
 async def list_children(target: Target, member: str | None) -> int:
-    """Print all copies by id, with ``member`` only those on it; return the exit code."""
+    """Print all copies by id, with ``member`` only those on it; returns the exit code."""
     async with opened(target, members=(member,) if member else ()) as session:
         hub = session.living_hub()
         if member and member not in _members(session):
@@ -71,7 +71,7 @@ async def list_children(target: Target, member: str | None) -> int:
 
 
 async def where(child_id: str, target: Target) -> int:
-    """Print each copy's member, pod, Kubernetes node and pid; return the exit code."""
+    """Print each copy's member, pod, Kubernetes node and pid; returns the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         if target.output is Output.NAME:
@@ -99,7 +99,7 @@ async def where(child_id: str, target: Target) -> int:
 
 
 async def lookup(child_id: str, target: Target) -> int:
-    """Print the child's spec and copies; return the exit code."""
+    """Print the child's spec and copies; returns the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         if target.output is Output.NAME:
@@ -116,7 +116,7 @@ async def lookup(child_id: str, target: Target) -> int:
 
 
 async def members(target: Target) -> int:
-    """Print the hub's members as its status has them; return the exit code."""
+    """Print the hub's members as its status has them; returns the exit code."""
     async with opened(target) as session:
         hub = session.living_hub()
         listed = sorted(hub.status.members, key=lambda member: member.name)
@@ -147,7 +147,7 @@ async def members(target: Target) -> int:
 
 
 async def dump(target: Target) -> int:
-    """Print the registry by id; return the exit code."""
+    """Print the registry by id; returns the exit code."""
     async with opened(target) as session:
         found = Hub.attached(session).registry_dump()
         if target.output in (Output.TABLE, Output.NAME):
@@ -157,7 +157,7 @@ async def dump(target: Target) -> int:
 
 
 async def on_record(session: Session, child_id: str) -> Record:
-    """The child's record. Raises CliError, which says why it is not placed or that there is no such child."""
+    """The child's record. Raises CliError, which says why it is not placed, or that there is no such child."""
     record = session.registry.records.get(child_id)
     if record is not None:
         return record
@@ -183,7 +183,7 @@ def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any
 
 
 def pod_of(hub: HubObject, member: str) -> str:
-    """The name of the member's pod: from the hub's status, else, in mode Replicas, the member's own; else empty."""
+    """The name of the member's pod: by the hub's status, else, in mode Replicas, the member's own; else empty."""
     known = next((one.pod for one in hub.status.members if one.name == member), "")
     return known or (member if hub.spec.members.mode == "Replicas" else "")
 
@@ -195,7 +195,7 @@ async def own_pod(session: Session, child_id: str, record: Record, member: str) 
     hub = session.living_hub()
     single, copy = child_pod_names(session.name, hub.metadata.uid, child_id, member)
     names = (copy, single) if hub.spec.keeps_copies else (single, copy)
-    for name in names:  # a Pod from before the hub began, or ceased, to keep copies has the other name
+    for name in names:  # a Pod from before the hub began, or stopped, to keep copies has the other name
         with contextlib.suppress(NotFoundError, ForbiddenError):
             pod = await session.client.get(PODS, session.namespace, name)
             if pod.metadata.labels.get(LABEL_MEMBER) == label_value(member):

@@ -1,4 +1,4 @@
-"""``kubectl hub start``: makes specs of the command line or of files, and starts them."""
+"""``kubectl hub start``: makes specs from the command line or from files, and starts them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from processhub.client.results import Result
 
 @dataclass(frozen=True)
 class Order:
-    """What the command line asks to start."""
+    """The children to start, by the command line."""
 
     ids: tuple[str, ...] = ()
     exec: bool = False
@@ -35,7 +35,7 @@ class Order:
 async def start_children(
     order: Order, target: Target, *, on_failure: Literal["continue", "rollback"], wait: bool, timeout: str
 ) -> int:
-    """Start the children and print each one's outcome; return the exit code."""
+    """Start the children and print the outcome of each; returns the exit code."""
     limit = seconds(timeout)
     specs = specs_of(order)
     target = replace(target, hub=hub_of(specs, target.hub))
@@ -46,7 +46,7 @@ async def start_children(
             )
         except asyncio.CancelledError:
             undone = "what this call had started was removed" if on_failure == "rollback" else "what it started stays"
-            say(f"start was cut short; {undone}")
+            say(f"start was interrupted; {undone}")
             raise
     return report(result, target.output, wait=wait)
 
@@ -72,7 +72,7 @@ def specs_of(order: Order) -> list[dict[str, Any]]:
 
 
 def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
-    """The hub that the files name, or ``named``. Raises UsageError where they name different ones."""
+    """The hub that the files name, or ``named``. Raises UsageError if they name different ones."""
     hubs = sorted({str(spec["hub"]) for spec in specs if spec.get("hub")} | ({named} if named else set()))
     if len(hubs) > 1:
         raise UsageError(f"the children name different hubs: {', '.join(hubs)}; start them hub by hub")
@@ -80,7 +80,7 @@ def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
 
 
 def report(result: Result, output: Output, *, wait: bool) -> int:
-    """Print each child's outcome: what started to stdout, errors to stderr; return the exit code."""
+    """Print each child's outcome: started ones to stdout, errors to stderr; returns the exit code."""
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
     else:
@@ -124,7 +124,7 @@ def _workload(order: Order) -> dict[str, Any]:
 
 
 def _chosen(found: list[dict[str, Any]], ids: tuple[str, ...], path: str) -> list[dict[str, Any]]:
-    """The file's children, those with the ids given, or one spec without an id for each of the ids."""
+    """The file's children, those with the given ids, or one spec without an id for each of the ids."""
     if not found:
         raise UsageError(f"file {path} holds no child")
     if not ids:

@@ -13,7 +13,7 @@ from processhub.client.hub import Hub
 
 
 async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: str) -> int:
-    """Stop children and print each one's outcome; return the exit code."""
+    """Stop children and print the outcome of each; returns the exit code."""
     limit = seconds(timeout)
     async with opened(target, ids=ids, follow=wait) as session:
         result = await Hub.attached(session).stop_children(ids, wait=wait, timeout=limit)
@@ -31,7 +31,7 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
 
 
 async def await_children(ids: list[str], target: Target, *, timeout: str) -> int:
-    """Wait until all children run and print each one's outcome; return the exit code."""
+    """Wait until all children run and print the outcome of each; returns the exit code."""
     limit = seconds(timeout)
     async with opened(target, ids=ids, follow=True) as session:
         try:

@@ -1,4 +1,4 @@
-"""Finds the cluster, the namespace and the hub that a command is about."""
+"""Finds the cluster, the namespace and the hub of a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from processhub.cli.errors import CliError, UsageError
 from processhub.cli.options import Target
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client
+from processhub.cluster.config import Impersonation
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, SLICES
+
+
+def impersonation_of(target: Target) -> Impersonation | None:
+    """Whose rights count, by --as and --as-group; None where the kubeconfig says. Raises UsageError."""
+    if target.groups and not target.user:
+        raise UsageError("--as-group needs --as, the user to impersonate")
+    return Impersonation(target.user, tuple(target.groups or ())) if target.user else None
 
 
 @asynccontextmanager
@@ -22,7 +30,10 @@ async def opened(
     target: Target, *, ids: Iterable[str] = (), members: Iterable[str] = (), follow: bool = False
 ) -> AsyncIterator[Session]:
     """Open the hub's session, with its registry read once or followed. Raises CliError and the client's errors."""
-    async with connected(target.namespace, target.context, target.kubeconfig) as (client, namespace):
+    async with connected(target.namespace, target.context, target.kubeconfig, impersonation_of(target)) as (
+        client,
+        namespace,
+    ):
         hub = await resolve(client, namespace, target.hub, tuple(ids), tuple(members))
         session = Session(client, namespace, hub)
         try:
@@ -36,7 +47,7 @@ async def opened(
 async def resolve(
     client: Client, namespace: str, name: str | None, ids: tuple[str, ...] = (), members: tuple[str, ...] = ()
 ) -> Hub:
-    """The hub named, else $HUB_NAME, else the namespace's only one, else the only one with these ids or members."""
+    """The named hub, else $HUB_NAME, else the namespace's only one, else the only one with these ids or members."""
     if name or (name := os.environ.get("HUB_NAME")):
         return await find_hub(client, namespace, name)
     with translated(f"hubs of namespace {namespace} can't be listed"):

@@ -17,7 +17,7 @@ _CHILDREN = 10
 
 
 async def top(target: Target) -> int:
-    """Print each member's children, CPU and memory as its agent reports them, and the copies with most restarts."""
+    """Print each member's children, CPU and memory as its agent reports them, and the copies with the most restarts."""
     async with opened(target) as session:
         members = sorted(session.living_hub().status.members, key=lambda member: member.name)
         restarted = most_restarts(session.registry.records)
@@ -43,7 +43,7 @@ async def top(target: Target) -> int:
 
 
 def most_restarts(records: dict[str, Record]) -> list[dict[str, Any]]:
-    """The copies with most restarts, at most ten; copies without a restart are left out."""
+    """The copies with the most restarts, at most ten; copies without a restart are left out."""
     copies = [
         {"id": child_id, "member": node.name, "state": node.state, "restarts": node.restarts}
         for child_id, record in records.items()

@@ -1,6 +1,6 @@
 """Forecasts: a hub's snapshot from the cluster or from files, changed, and planned until nothing is left to do.
 
-The planner is the controller's own; here nothing is executed, so each planned step is taken as done.
+The planner is the operator's own. Nothing is executed here, so each planned step is taken as done.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 def from_files(hub: Hub, children: Iterable[ChildSpec]) -> HubSnapshot:
-    """A hub as it is when all its members are new and nothing is placed yet."""
+    """A hub whose members are all new, and that has nothing placed yet."""
     count, name = hub.spec.members.replicas, hub.metadata.name
     members = tuple(_member(hub, f"{name}-{ordinal}") for ordinal in range(count))
     desired = {spec.id: _desired(spec, f"uid-of-{spec.id}") for spec in children}
@@ -62,7 +62,7 @@ def from_files(hub: Hub, children: Iterable[ChildSpec]) -> HubSnapshot:
 def from_cluster(
     hub: Hub, records: Mapping[str, Record], children: Iterable[Child], sets: Iterable[ChildSet] = ()
 ) -> HubSnapshot:
-    """A hub as its registry has it now, with what Child and ChildSet objects wait to have placed.
+    """A hub as its registry is now, with the Child and ChildSet objects that wait to be placed.
 
     Members that are not ready keep what they have and take nothing.
     """
@@ -89,7 +89,7 @@ def from_cluster(
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
         spec = bound.get(child_id)
-        # As the registry has it: edits that are still to be taken up are no moves.
+        # Taken from the registry: edits that have not been applied yet are no moves.
         desired[child_id] = _desired(
             msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned, origin=spec.origin)
             if spec
@@ -111,7 +111,7 @@ def from_cluster(
 
 
 def at_rest(snapshot: HubSnapshot) -> HubSnapshot:
-    """The snapshot after everything that is to be placed now has been."""
+    """The snapshot after everything that can be placed now has been placed."""
     return _simulate(snapshot)[0]
 
 
@@ -138,7 +138,7 @@ def new_names(hub: Hub, present: set[str], add: int) -> list[str]:
 
 
 def forecast(snapshot: HubSnapshot) -> Forecast:
-    """What happens from here until nothing is left to do."""
+    """The forecast from this snapshot until nothing is left to do."""
     before = _counts(snapshot)
     rested, plans = _simulate(snapshot)
     after = _counts(rested)
@@ -171,7 +171,7 @@ def _simulate(snapshot: HubSnapshot) -> tuple[HubSnapshot, list[Plan]]:
 
 
 def _done(snapshot: HubSnapshot, step: Plan) -> HubSnapshot:
-    """The snapshot once every change of the plan has been carried out."""
+    """The snapshot after every change of the plan has been carried out."""
     record = dict(snapshot.record)
     for member, entries in step.entries.items():
         for child_id, entry in entries.items():
@@ -219,7 +219,7 @@ def _known(kind: str, name: str, find: Callable[[], T], there: Iterable[str]) ->
 
 
 def _copies(snapshot: HubSnapshot) -> int | None:
-    """The number of copies by a redundancy strategy of the user's; None with a built-in one."""
+    """The number of copies by a user's redundancy strategy; None with a built-in one."""
     name = snapshot.spec.redundancy.strategy
     if name in REDUNDANCIES:
         return None

@@ -1,1 +1,1 @@
-"""The client: reads the registry, writes Children, waits for them."""
+"""The client library: it reads the registry, writes Children and sends requests."""

@@ -1,6 +1,6 @@
-"""The client of one hub, with coroutines. Look-ups are local; what changes something is a request to the API server.
+"""The asynchronous client of one hub. Look-ups are local; every change is a request to the API server.
 
-``hub.Hub`` is this with the ways to connect, ``sync.SyncHub`` wraps it for callers without an event loop.
+``hub.Hub`` adds the ways to connect. ``sync.SyncHub`` wraps the client for callers without an event loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from processhub.client.waiting import Start
 
 
 class AsyncHub:
-    """A hub's children: started, stopped, waited for and looked up, once it was entered by ``async with``."""
+    """The client of a hub's children: start, stop, wait for, look up and ask them. Enter it by ``async with``."""
 
     def __init__(
         self, name: str, namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
@@ -50,7 +50,7 @@ class AsyncHub:
 
     @classmethod
     def attached(cls, session: Session) -> Self:
-        """A client that uses a session which its caller opens and closes."""
+        """Create a client for a session that its caller opens and closes."""
         hub = cls(session.name, session.namespace)
         hub._attach(session)
         return hub
@@ -79,7 +79,7 @@ class AsyncHub:
         """The hub's namespace."""
         return self._session.namespace
 
-    # changing
+    # Changes.
 
     async def start_children(
         self,
@@ -93,28 +93,28 @@ class AsyncHub:
         metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
     ) -> Result:
-        """Start children; each a mapping as in a manifest's ``spec`` (an id and a workload at least) or a ChildSpec.
+        """Start children, each a mapping like a manifest's ``spec`` (at least an id and a workload) or a ChildSpec.
 
         Args:
-            children: What to start.
-            wait: Return when each runs or is known not to, else as soon as all are created.
-            timeout: Seconds for all of it, with ``wait``.
-            on_failure: ``rollback`` removes everything that this call created where one child fails, or the call is
-                cancelled, and returns when nothing is left of it; ``continue`` keeps those that started.
-            check_existing: True: an id that exists is an error (AlreadyStarted). False: one that exists with the same
-                spec counts as started.
+            children: The children to start.
+            wait: Return when each child runs or is known not to; without it, as soon as all are created.
+            timeout: Seconds for the whole call, with ``wait``.
+            on_failure: If a child fails or the call is cancelled, ``rollback`` removes everything that this call
+                created, and returns when nothing is left of it. ``continue`` keeps the children that started.
+            check_existing: True: an id that exists is an error (AlreadyStarted). False: one that exists with the
+                same spec counts as started.
             child_mapping: Members by id, for Guided hubs.
-            metadata: For all of them; a child's own wins.
-            tags: For all of them, before a child's own.
+            metadata: Metadata for all children; a child's own wins.
+            tags: Tags for all children, before a child's own.
 
         Returns:
             A Result that accounts for every child.
 
         Raises:
-            NoChildren, InvalidChild, MissingChildMapping, ChildMappingMismatch, Partitioned: said before anything is
+            NoChildren, InvalidChild, MissingChildMapping, ChildMappingMismatch, Partitioned: raised before anything is
                 written.
             HubNotFound: the hub was deleted.
-            Unreachable: no answer from the API server.
+            Unreachable: the API server does not answer.
         """
         session = self._session
         if on_failure not in ("continue", "rollback"):
@@ -130,12 +130,12 @@ class AsyncHub:
             return await call.run(wait=wait, timeout=timeout)
 
     async def wait_children(self, ids: Iterable[str], timeout: float = 10) -> Result:
-        """Wait until all of these run.
+        """Wait until all of these children run.
 
         Raises:
-            Timeout: some were still on their way; it names them and has the result.
-            ChildrenFailed: some are known not to run (refused, crashed, no such child); it has the result.
-            NoChildren, InvalidChild: the ids are no ids.
+            Timeout: some do not run yet. The error names them and has the result.
+            ChildrenFailed: some are known not to run (not accepted, crashed, no such child). The error has the result.
+            NoChildren, InvalidChild: the ids are not valid.
         """
         start = Start(self._session, dict.fromkeys(checked_ids(ids), ""))
         await start.until(asyncio.get_running_loop().time() + timeout)
@@ -154,52 +154,52 @@ class AsyncHub:
         return result
 
     async def stop_children(self, ids: Iterable[str], *, wait: bool = False, timeout: float = 30) -> StopResult:
-        """Stop children by id; with ``wait`` return when their processes have ended, ``timeout`` seconds at most.
+        """Stop children; with ``wait`` return when their processes have ended, after ``timeout`` seconds at most.
 
-        A static child (one of the hub's spec.children) can't be stopped so: that, and every other reason of a single
-        child, is in the result's errors. Raises NoChildren, InvalidChild, HubNotFound, Unreachable.
+        A static child (one of the hub's spec.children) can't be stopped like this. That and other reasons of single
+        children are in the result's errors. Raises NoChildren, InvalidChild, HubNotFound, Unreachable.
         """
         with translated(f"children of hub {self.name} can't be stopped"):
             return await stop_children(self._session, ids, wait=wait, timeout=timeout)
 
     async def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
-        """Add hooks, each written as in the Hub's spec.hooks, and return when the hub has them.
+        """Add hooks, each written as in the Hub's spec.hooks, and return when the operator has applied them.
 
-        Raises InvalidHook (a name that is taken, a hook that is not valid; nothing is changed), HubNotFound, Timeout
-        (no operator took them), Unreachable.
+        Raises InvalidHook (a name that exists already, a hook that is not valid; nothing is changed), HubNotFound,
+        Timeout (no operator applied them), Unreachable.
         """
         hooks = parse_hooks(handlers)
         with translated(f"hooks of hub {self.name} can't be registered"):
             await register(self._session, hooks)
 
     async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
-        """Remove the hooks of these names and return when the hub is without them.
+        """Remove the hooks of these names, and return when the hub has none of them.
 
-        Raises InvalidHook where one is not there (nothing is changed), or where the hub's spec, from which they are
-        removed, is not accepted, so that they are called until it is. Raises HubNotFound, Timeout, Unreachable.
+        Raises InvalidHook if one does not exist (nothing is changed). It is also raised if the hub's spec, from which
+        they are removed, is not accepted: they are called until it is. Raises HubNotFound, Timeout, Unreachable.
         """
         with translated(f"hooks of hub {self.name} can't be cancelled"):
             await cancel(self._session, names)
 
-    # looking up: local, from the registry as last seen
+    # Look-ups: local, from the registry as last seen.
 
     def child_lookup(self, child_id: str) -> tuple[Spec, Processes] | None:
-        """``(spec, [(member, pid), …])``, the active one first; None where the id is not on record."""
+        """The pair ``(spec, [(member, pid), …])`` with the active copy first; None if the id is not on record."""
         return self._lookups.get(child_id)
 
     def get_pid(self, child_id: str) -> int | None:
-        """The active copy's pid, None where it has none."""
+        """The pid of the active copy, or None if it has no process."""
         return self._pids.get(child_id)
 
     def get_pids(self, child_id: str) -> list[int]:
-        """The pids of all copies, the active one's first."""
+        """The pids of all copies, the active copy's first."""
         record = self._records.get(child_id)
         return [] if record is None else [pid for _, pid in record.processes if pid]
 
     def process_list(self, scope: str = "global", member: str | None = None) -> dict[str, Any]:
         """``global``: ``{id: [(member, pid), …]}``; ``local``: ``{id: pid}`` on ``member``, else on $HUB_MEMBER.
 
-        Children without a process are not in it; the pid of a pod child is 0. Raises HubError where the scope or the
+        Children without a process are not included; the pid of a pod child is 0. Raises HubError if the scope or the
         member is not known.
         """
         if scope == "global":
@@ -217,13 +217,13 @@ class AsyncHub:
         }
 
     def tag_query(self, tag: str) -> dict[str, Processes]:
-        """``{id: [(member, pid), …]}`` of the children on record that carry the tag."""
+        """The children on record that have the tag, as ``{id: [(member, pid), …]}``."""
         return {child_id: self._records[child_id].processes for child_id in self._registry.tagged(tag)}
 
     def metadata_query(self, match: Mapping[str, str] | None = None, /, **pairs: str) -> dict[str, Processes]:
-        """``{id: [(member, pid), …]}`` of the children whose metadata holds all these pairs.
+        """The children whose metadata has all these pairs, as ``{id: [(member, pid), …]}``.
 
-        Keys that are no Python names go into ``match``. Looks at every child.
+        Keys that are not Python names go into ``match``. The call goes through all children.
         """
         wanted = {**(match or {}), **pairs}.items()
         return {
@@ -250,7 +250,7 @@ class AsyncHub:
         return record is not None and record.alive
 
     def is_locked(self, child_id: str) -> bool:
-        """Whether the child is changing its owner right now: a move, or an earlier incarnation that still ends."""
+        """Whether the child is changing its owner now: by a move, or while an earlier incarnation ends."""
         record = self._records.get(child_id)
         return record is not None and record.locked
 
@@ -259,65 +259,66 @@ class AsyncHub:
         hub = self._session.hub
         return hub is not None and bool(hub.partitioned)
 
-    # asking children
+    # Requests to children.
 
     async def call(
         self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = ""
     ) -> Any:
-        """Ask a child, through any member, and return its answer: a JSON value, or text where it is none.
+        """Send a child a request, through any member; returns its answer: a JSON value, or text if it is not JSON.
 
-        Requests of one child are served one at a time, in order of arrival; one that waits goes to the child's next
-        owner. ``timeout`` (seconds) covers all of that; without it the hub's own limits hold.
+        A child handles its requests one at a time, in order of arrival. If it gets another owner, waiting requests go
+        there. ``timeout`` (seconds) covers all of that; without it the hub's own limits apply.
 
         Raises:
-            OutcomeUnknown: it was handed to the child and no answer came (a crash, a lost member); it is not run twice.
-            Timeout: no answer within the hub's requestSeconds, or ``timeout``; it may still be running.
-            NoOwner, Busy, ChildNotFound, Partitioned, NotAllowed, BadRequest: it was not run.
-            RequestFailed: the child answered with an HTTP status that is no success.
+            OutcomeUnknown: the request was handed to the child, and no answer came (a crash, a lost member). It is not
+                sent again.
+            Timeout: no answer within the hub's requestSeconds, or ``timeout``. The request may still be running.
+            NoOwner, Busy, ChildNotFound, Partitioned, NotAllowed, BadRequest: the request was not run.
+            RequestFailed: the child answered with an HTTP status of 400 or above.
         """
         return await self._requests.call(child_id, request, timeout, idempotency_key)
 
     async def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
-        """Send a child a message without an answer; returns when it is in its queue. It is handed over once at most.
+        """Send a child a message without an answer; returns when it is in the child's queue.
 
-        ``to="all"``: every running copy; returns the members that took it ([] otherwise). Raises as ``call``.
+        The message is handed over at most once. With ``to="all"`` it goes to every running copy, and the members that
+        took it are returned (otherwise []). Raises the errors of ``call``.
         """
         return await self._requests.cast(child_id, message, to, timeout)
 
-    # moving
+    # Moves.
 
     async def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
-        """Have a member emptied: it gives its children away and takes none until ``undrain``.
+        """Drain a member: its children move away, and it takes none until ``undrain``.
 
-        Guided and pinned children can't leave it: they run on and are named in the result's ``stranded``; with
-        ``force`` they are stopped and wait for the member. With ``wait`` return when nothing else is left on it.
-        Raises HubError for a member that is not there, Timeout, HubNotFound, Unreachable.
+        Guided and pinned children can't leave it. They run on, and the result's ``stranded`` names them. With ``force``
+        they are stopped and wait for the member. With ``wait`` the call returns when nothing else is left on it. Raises
+        HubError if there is no such member, Timeout, HubNotFound, Unreachable.
         """
         with translated(f"member {member} of hub {self.name} can't be drained"):
             return await moves.drain(self._session, member, force=force, wait=wait, timeout=timeout)
 
     async def undrain(self, member: str) -> bool:
-        """Let a drained member take children again, as one that joins; False where it was not drained.
+        """Allow a drained member to take children again, like a member that joins; returns False if it was not drained.
 
-        Raises HubError for a member that is not there, HubNotFound, Unreachable.
+        Raises HubError if there is no such member, HubNotFound, Unreachable.
         """
         with translated(f"member {member} of hub {self.name} can't be undrained"):
             return await moves.undrain(self._session, member)
 
     async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
-        """Have a child moved to a member; with ``wait`` return when it runs there.
+        """Move a child to a member; with ``wait`` return when it runs there.
 
-        On a Guided hub its ``spec.nodes`` is changed; elsewhere it is moved once, and a later join may move it again.
-        Of several copies the one on ``member`` becomes the active one; where it has none, the active one moves there,
-        or, of copies that are all active, the one that is placed worst.
-        Raises HubError where it can't be (no such child or member, not ready, drained, full, pinned), Timeout,
-        HubNotFound, Unreachable.
+        On a Guided hub the child's ``spec.nodes`` is changed. On other hubs it is moved once, and a later join may move
+        it again. If the child has several copies, the one on ``member`` becomes the active one. If it has no copy
+        there, the active copy moves there; if all copies are active, the lowest-ranked one. Raises HubError if the move
+        is not possible (no such child or member, not ready, drained, full, pinned), Timeout, HubNotFound, Unreachable.
         """
         with translated(f"child {child_id!r} can't be moved"):
             await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)
 
     async def close_requests(self) -> None:
-        """Close the connections to members, where there are any; leaving ``async with`` does this too."""
+        """Close the connections to members. Leaving ``async with`` does this too."""
         requests, self._requests_or_none = self._requests_or_none, None
         if requests is not None:
             await requests.close()
@@ -327,7 +328,7 @@ class AsyncHub:
         self._bind(session.registry)
 
     def _bind(self, registry: Registry) -> None:
-        # The registry never replaces its dicts: a look-up is one get.
+        # The registry never replaces its dicts, so a look-up is a single get.
         self._registry = registry
         self._records, self._lookups, self._pids = registry.records, registry.lookups, registry.pids
 

@@ -21,9 +21,9 @@ async def list_sets(session: Session) -> list[ChildSet]:
 
 
 def owner_among(sets: Iterable[ChildSet], session: Session, child_id: str) -> ChildSet | None:
-    """The ChildSet that the child belongs to, None where it belongs to none.
+    """The ChildSet that the child belongs to, or None.
 
-    An id on record belongs to the object of the uid there, any other to the first set that asks for it.
+    An id on record belongs to the object with the uid on record, any other id to the first set that contains it.
     """
     record = session.registry.records.get(child_id)
     if record is not None:
@@ -32,15 +32,15 @@ def owner_among(sets: Iterable[ChildSet], session: Session, child_id: str) -> Ch
 
 
 async def find_owner(session: Session, child_id: str) -> ChildSet | None:
-    """The ChildSet that the child belongs to, None where it belongs to none. Raises ApiError."""
+    """The ChildSet that the child belongs to, or None. Raises ApiError."""
     return owner_among(await list_sets(session), session, child_id)
 
 
 def not_stopped(owner: ChildSet) -> ChildError:
-    """Why a set's child can't be stopped by itself, and what to do instead."""
+    """The error for stopping a single child of a set, with what to do instead."""
     name = owner.metadata.name
     if owner.spec.replicas is None:
-        instead = "take it off its spec.ids"
+        instead = "remove it from its spec.ids"
     else:
         instead = f"scale it down (kubectl scale childset/{name} --replicas=N)"
     return ChildError(ClientReason.CHILD_SET, f"belongs to childset/{name}; {instead}, or delete the ChildSet")

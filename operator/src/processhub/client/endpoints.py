@@ -1,7 +1,7 @@
-"""The endpoints at which a hub's members can be reached from here.
+"""The endpoints at which a hub's members can be reached from this process.
 
-In a child or a member it is $HUB_URL, in another pod of the cluster the hub's Service. From outside it is a member's
-own address where that answers (the local cluster, a routed network), else a port-forward through the API server.
+In a child or a member this is $HUB_URL, in another pod of the cluster the hub's Service. Outside the cluster it is a
+member's own address if that answers (the local cluster, a routed network), else a port-forward through the API server.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 
+from processhub.api.addresses import url_host
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError
@@ -21,16 +22,16 @@ _CONNECT_SECONDS = 1.0
 
 
 class MemberEndpoints:
-    """The endpoints that one client tries; the one that worked last comes first."""
+    """The endpoints that one client tries. The one that last worked comes first."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._last = ""
         self._forwards: dict[str, PortForward] = {}  # by base URL
-        self.troubles: list[str] = []  # why members could not be reached, in the last pass
+        self.troubles: list[str] = []  # why members could not be reached in the last pass
 
     async def bases(self) -> AsyncIterator[str]:
-        """Base URLs to try in turn."""
+        """Yield the base URLs to try in turn."""
         self.troubles = []
         given = os.environ.get("HUB_URL")
         mine = os.environ.get("HUB_NAME") == self._session.name
@@ -42,8 +43,7 @@ class MemberEndpoints:
             yield self._last
         members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
         for member in random.sample(members, len(members)):
-            host = f"[{member.pod_ip}]" if ":" in member.pod_ip else member.pod_ip
-            base = f"http://{host}:{_PORT}"
+            base = f"http://{url_host(member.pod_ip)}:{_PORT}"
             if base != self._last and await _answers(member.pod_ip):
                 yield base
         for member in members:
@@ -58,11 +58,11 @@ class MemberEndpoints:
             yield base
 
     def worked(self, base: str) -> None:
-        """Remember the base URL: a member answered there."""
+        """Record that a member answered at the base URL."""
         self._last = base
 
     async def failed(self, base: str) -> None:
-        """Forget the base URL: no member accepts requests there."""
+        """Discard the base URL, because no member accepts requests there."""
         if self._last == base:
             self._last = ""
         if (forward := self._forwards.pop(base, None)) is not None:

@@ -1,4 +1,4 @@
-"""The errors that a caller of the client can catch. Each message names the object and the remedy."""
+"""The errors that a caller of the client can catch. Each message names the object and what to do."""
 
 # ruff: noqa: N818 - the names are the API's reasons, as the contract has them
 
@@ -44,27 +44,27 @@ __all__ = [
     "Unreachable",
     "names",
 ]
-_NAMED = 10  # ids that a message names before it counts the rest
+_NAMED = 10  # ids that a message names; the others are counted
 
 
 class HubNotFound(HubError):
-    """There is no such hub; the message lists those there are."""
+    """There is no such hub. The message lists the existing ones."""
 
 
 class Unreachable(HubError):
-    """No cluster is configured, or its API server does not answer, or refuses the account."""
+    """No cluster is configured, its API server does not answer, or it rejects the account."""
 
 
 class NoChildren(HubError):
-    """A call without a single child."""
+    """A call without any child."""
 
 
 class InvalidChild(HubError):
-    """A child that can't be sent: no id, an unknown field, a wrong type, the same id twice."""
+    """A child that can't be sent: no id, an unknown field, a wrong type, or the same id twice."""
 
 
 class MissingChildMapping(HubError):
-    """The hub's strategy is Guided and children have no nodes; ``ids`` are theirs."""
+    """The hub's strategy is Guided, and the children ``ids`` have no nodes."""
 
     def __init__(self, message: str, ids: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class MissingChildMapping(HubError):
 
 
 class ChildMappingMismatch(HubError):
-    """``child_mapping`` names ids that the call does not start; ``ids`` are those."""
+    """``child_mapping`` names ids that the call does not start: ``ids``."""
 
     def __init__(self, message: str, ids: tuple[str, ...]) -> None:
         super().__init__(message)
@@ -80,11 +80,11 @@ class ChildMappingMismatch(HubError):
 
 
 class InvalidHook(HubError):
-    """Hooks that can't be registered (a name that is taken, not valid, a handler that is not there) or cancelled."""
+    """Hooks that can't be registered (a name that exists already, not valid, an unknown handler) or cancelled."""
 
 
 class ChildrenFailed(HubError):
-    """Children that were waited for did not start; ``result.errors`` has each one's reason."""
+    """Children that were waited for did not start. ``result.errors`` has the reason of each."""
 
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
@@ -92,26 +92,26 @@ class ChildrenFailed(HubError):
 
 
 class ClientReason(StrEnum):
-    """Reasons that only a client gives, beside the API's own."""
+    """Reasons that only a client gives, besides those of the API."""
 
     NOT_FOUND = "NotFound"
     """There is no child of that id, or it was deleted before it ran."""
     TIMEOUT = "Timeout"
-    """It was still on its way when the time was over."""
+    """The child was not running when the timeout was over."""
     FORBIDDEN = "Forbidden"
     """The account may not write Children in that namespace."""
     UNREACHABLE = "Unreachable"
-    """The API server gave no answer; whether the Child was written is not known."""
+    """The API server gave no answer. It is not known whether the Child was written."""
     STATIC_CHILD = "StaticChild"
-    """It is one of the hub's spec.children: change the Hub."""
+    """The child is one of the hub's spec.children. Change the Hub instead."""
     CHILD_SET = "ChildSet"
-    """It belongs to a ChildSet: change or scale that."""
+    """The child belongs to a ChildSet. Change or scale that instead."""
     NOT_SENT = "NotSent"
-    """The time was over before its turn came: nothing was written."""
+    """The timeout was over before the child's turn. Nothing was written."""
 
 
 def names(ids: Iterable[str]) -> str:
-    """The ids as text, ten of them at most: ``a, b, c and 4990 more``."""
+    """The ids as text, at most ten of them: ``a, b, c and 4990 more``."""
     listed = sorted(ids)
     more = len(listed) - _NAMED
     text = ", ".join(listed[:_NAMED])

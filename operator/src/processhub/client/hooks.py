@@ -18,14 +18,14 @@ from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import HUBS
 
-TAKEN_SECONDS = 15.0  # until the operator has acted on the edit
-_TRIES = 20  # each may be lost to another write of the Hub, that of its status included
+TAKEN_SECONDS = 15.0  # time within which an operator must apply the edit
+_TRIES = 20  # attempts; each may conflict with another write of the Hub, including that of its status
 _POLL_SECONDS = 0.05
 _PARTS: dict[str, type[msgspec.Struct]] = {"webhook": Webhook, "python": PythonHandler}
 
 
 def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
-    """The hooks, each written as in a manifest. Raises InvalidHook."""
+    """Parse hooks, each written as in a manifest. Raises InvalidHook."""
     hooks: dict[str, Hook] = {}
     if isinstance(given, Mapping | str):
         raise InvalidHook("hooks are given as a list, each a mapping with name, event and webhook or python")
@@ -52,7 +52,10 @@ def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
 
 
 async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
-    """Add the hooks, and wait until the hub has them. Raises InvalidHook, HubNotFound, Timeout, ApiError."""
+    """Add the hooks, and wait until the operator has applied them.
+
+    Raises InvalidHook, HubNotFound, Timeout, ApiError.
+    """
 
     def added(present: tuple[Hook, ...]) -> tuple[Hook, ...]:
         there = {hook.name for hook in present}
@@ -66,19 +69,20 @@ async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
     try:
         edited = await _edit(session, added)
     except InvalidError as error:
-        raise InvalidHook(f"hub {session.name} does not take the hooks: {error.message}") from error
+        raise InvalidHook(f"hub {session.name} rejects the hooks: {error.message}") from error
     hub = await _observed(session, edited)
     if before is None and (refused := _refused(hub)) is not None:
-        # The operator follows no later edit of a hub that it refuses, which is worse than a hub without these hooks.
+        # The operator applies no later edit of a Hub that is not accepted, which is worse than a hub without these
+        # hooks.
         ours = {hook.name for hook in hooks}
         await _edit(session, lambda present: tuple(hook for hook in present if hook.name not in ours))
         raise InvalidHook(f"not registered: {refused}")
 
 
 async def cancel(session: Session, wanted: Iterable[str]) -> None:
-    """Remove the hooks of these names, and wait until the hub is without them.
+    """Remove the hooks of these names, and wait until the operator has applied that.
 
-    Raises InvalidHook where there is none, or where they are removed from a spec that is not followed, HubNotFound,
+    Raises InvalidHook if one does not exist, or if the spec that they are removed from is not in effect; HubNotFound,
     Timeout, ApiError.
     """
     if isinstance(wanted, str):
@@ -95,12 +99,12 @@ async def cancel(session: Session, wanted: Iterable[str]) -> None:
     if (refused := _refused(hub)) is not None and not _is_followed(hub):
         hooks = names(repr(name) for name in gone)
         raise InvalidHook(
-            f"hub {session.name} has no hook {hooks} in its spec any more, but that spec is not followed: {refused}"
+            f"hub {session.name} has no hook {hooks} in its spec any more, but that spec is not in effect: {refused}"
         )
 
 
 async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hook, ...]]) -> Hub:
-    """Write the changed hooks and return the Hub. Where another write came first, the change is made again."""
+    """Write the changed hooks and return the Hub. If another write came first, the change is made again."""
     for _ in range(_TRIES):
         try:
             hub = await session.client.get(HUBS, session.namespace, session.name)
@@ -112,11 +116,11 @@ async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hoo
             return await with_retries(partial(session.client.patch, HUBS, session.namespace, session.name, patch))
         except ConflictError:
             await asyncio.sleep(_POLL_SECONDS)  # the Hub was written after it was read
-    raise Timeout(f"hub {session.name} is edited all the time: its hooks could not be changed in {_TRIES} attempts")
+    raise Timeout(f"hub {session.name} is edited too often: its hooks could not be changed in {_TRIES} attempts")
 
 
 async def _observed(session: Session, edited: Hub) -> Hub:
-    """Wait until the controller has observed the edit, and return the hub: its hooks are in effect."""
+    """Wait until the operator has observed the edit; returns the Hub, whose hooks are in effect then."""
     try:
         async with asyncio.timeout(TAKEN_SECONDS):
             while True:
@@ -126,7 +130,7 @@ async def _observed(session: Session, edited: Hub) -> Hub:
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         raise Timeout(
-            f"the hooks of hub {session.name} are written, but no operator took them within {TAKEN_SECONDS:g} s"
+            f"the hooks of hub {session.name} are written, but no operator applied them within {TAKEN_SECONDS:g} s"
         ) from None
 
 
@@ -136,7 +140,7 @@ def _refused(hub: Hub) -> str | None:
 
 
 def _is_followed(hub: Hub) -> bool:
-    """Whether the hub is reconciled by its present spec. One of which only the template is refused is."""
+    """Whether the hub is reconciled by its present spec. A hub whose only error is in its template is."""
     ready = find_condition(hub.status.conditions, "Ready")
     return ready is None or ready.observed_generation >= hub.status.observed_generation
 

@@ -1,4 +1,4 @@
-"""``Hub``: what users connect to a hub with."""
+"""``Hub``, the class that users connect to a hub with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from processhub.client.sync import SyncHub
 
 
 class Hub(AsyncHub):
-    """A hub's children: started, stopped, waited for and looked up. Made by ``connect``, used in ``async with``.
+    """The client of a hub's children, made by ``connect`` and used in ``async with``.
 
     All errors are HubError. Timeouts are in seconds.
     """
@@ -16,10 +16,10 @@ class Hub(AsyncHub):
     def connect(
         cls, name: str, namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
     ) -> Hub:
-        """The client of hub ``name``, for ``async with``; entering connects and reads the registry.
+        """Create the client of hub ``name`` for ``async with``, which connects and reads the registry.
 
-        The namespace is the one given, else $HUB_NAMESPACE, else the kubeconfig context's or the pod's. Entering
-        raises HubNotFound, Unreachable, Timeout.
+        The namespace is the given one, else $HUB_NAMESPACE, else that of the kubeconfig's context or of the pod.
+        Entering raises HubNotFound, Unreachable, Timeout.
         """
         return cls(name, namespace, context, kubeconfig)
 
@@ -27,7 +27,7 @@ class Hub(AsyncHub):
     def connect_sync(
         name: str, namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
     ) -> SyncHub:
-        """The same client with blocking methods, connected at once; ``close`` it, or use it in ``with``.
+        """Connect a client with blocking methods. Use it in ``with``, or ``close`` it.
 
         Raises HubNotFound, Unreachable, Timeout.
         """

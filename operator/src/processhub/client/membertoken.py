@@ -1,4 +1,4 @@
-"""The token for requests to members: that of this pod, else one for the hub's service account by TokenRequest."""
+"""The token for requests to members: this pod's own, or one of the hub's service account by TokenRequest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processhub.cluster.kinds import untyped
 
 _ACCOUNTS = untyped("v1", "serviceaccounts")
 _SECONDS = 3600
-_MARGIN = 300.0  # seconds: a token is replaced so long before it expires
+_MARGIN = 300.0  # seconds before its expiry at which a token is replaced
 
 
 class _Status(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,7 +31,7 @@ class _TokenRequest(msgspec.Struct, frozen=True):
 
 
 class MemberToken:
-    """One client's token."""
+    """The token of one client."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -39,7 +39,7 @@ class MemberToken:
         self._lock = asyncio.Lock()
 
     async def get(self, *, fresh: bool = False) -> str:
-        """The token; ``fresh`` where the last one was refused. Raises NotAllowed, HubError."""
+        """Return the token; ``fresh``: request a new one. Raises NotAllowed, HubError."""
         file = os.environ.get("HUB_TOKEN_FILE")
         if file:
             try:
@@ -66,7 +66,9 @@ class MemberToken:
             answer = await session.client.raw("POST", path, body=body)
         except NotFoundError:
             raise NotAllowed(
-                f"{what}: its service account {account} is not there (yet); the operator makes it", 401, "unauthorized"
+                f"{what}: its service account {account} does not exist (yet); the operator creates it",
+                401,
+                "unauthorized",
             ) from None
         except ForbiddenError as error:
             raise NotAllowed(

@@ -22,22 +22,22 @@ from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import HUBS
 
 _ATTEMPTS = 10
-_LOOK_SECONDS = 0.3  # between reads of the Child, while its move is waited for
+_LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited
 
 
 class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a drain comes to."""
+    """The result of a drain."""
 
     member: str
     """The member's name."""
     left: tuple[str, ...] = ()
-    """The ids of which something is on the member still."""
+    """The ids of children that still have an entry or a process on the member."""
     stranded: tuple[str, ...] = ()
-    """The ids that can't leave it: guided or pinned."""
+    """The ids of guided and pinned children, which can't leave the member."""
 
 
 async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
-    """Order the member to be drained. Raises HubError for a member that is not there, ApiError, Timeout."""
+    """Order the member to be drained. Raises HubError if there is no such member, ApiError, Timeout."""
     known_member(session.living_hub(), member)
     await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
     stranded = () if force else await _bound_on(session, member)
@@ -50,14 +50,14 @@ async def drain(session: Session, member: str, *, force: bool, wait: bool, timeo
 
 
 async def undrain(session: Session, member: str) -> bool:
-    """Let the member take children again; False where it was not drained. Raises ApiError."""
+    """Allow the member to take children again; returns False if it was not drained. Raises ApiError."""
     if member not in parse_drained(session.living_hub().metadata.annotations.get(ANNOTATION_DRAINED, "")):
         known_member(session.living_hub(), member)
     return await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
 
 
 async def move_child(session: Session, child_id: str, member: str, *, wait: bool, timeout: float) -> None:
-    """Order a child to be moved to the member. Raises HubError where it can't be moved there, Timeout, ApiError."""
+    """Order a child to be moved to the member. Raises HubError if that is not possible, Timeout, ApiError."""
     hub = session.living_hub()
     order = await _order_of(session, child_id)
     guided, copies = hub.spec.distribution.strategy == "Guided", hub.spec.keeps_copies
@@ -88,9 +88,9 @@ async def _order_of(session: Session, child_id: str) -> OnChild | OnSet:
 
 
 def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> list[str]:
-    """The spec.nodes with ``member`` in place of the active copy's, and first, which makes the copy there active."""
+    """The spec.nodes with ``member`` first, in place of the active copy's member. The first copy is the active one."""
     placed = tuple(node.name for node in record.nodes) if record is not None else ()
-    nodes = nodes or placed  # the hub was made Guided later: the other copies stay where they are
+    nodes = nodes or placed  # the hub was made Guided later, so the other copies stay where they are
     kept = [name for name in nodes if name != member]
     if member not in nodes and kept:
         kept.remove(placed[0] if placed and placed[0] in kept else kept[-1])
@@ -111,7 +111,7 @@ def _check(hub: Hub, order: OnChild | OnSet, record: Record | None, name: str, *
         raise Partitioned(f"hub {hub.metadata.name} has lost its quorum: {hub.partitioned}")
     member = known_member(hub, name)
     if name in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
-        raise HubError(f"member {name} is drained; kubectl hub undrain {name} lets it take children again")
+        raise HubError(f"member {name} is drained; kubectl hub undrain {name} allows it to take children again")
     if not member.ready:
         raise HubError(f"member {name} is not ready; move child {order.id!r} when it is")
     if hub.spec.distribution.strategy == "ForEach" and not hub.spec.keeps_standbys:
@@ -126,7 +126,7 @@ def _check(hub: Hub, order: OnChild | OnSet, record: Record | None, name: str, *
 
 
 def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
-    """Whether the record is what a move to the member results in, whether or not the child runs."""
+    """Whether the record is the result of a move to the member, whether or not the child runs."""
     if record is None:
         return False
     names = [node.name for node in record.nodes if not node.waiting and node.role == Role.ACTIVE]
@@ -134,7 +134,7 @@ def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
 
 
 async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
-    """Change the drained members in the hub's annotation; return whether that changed it."""
+    """Change the drained members in the hub's annotation; returns whether the annotation changed."""
     for _ in range(_ATTEMPTS):
         hub = await with_retries(lambda: session.client.get(HUBS, session.namespace, session.name))
         before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
@@ -157,7 +157,7 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
 
 
 async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
-    """The ids on the member that can't leave it: guided or pinned."""
+    """The ids on the member that can't leave it: guided and pinned children."""
     there = set(session.registry.on_member(member))
     bound = {child.id for child in await list_children(session) if child.spec.pinned or child.spec.nodes}
     for item in await list_sets(session):
@@ -169,7 +169,7 @@ async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
 async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout: float, *, ordered: bool) -> None:
     """Wait until the child runs on the member.
 
-    Where nothing was ``ordered``, a refusal is that of an earlier order, and is ignored. Raises HubError, Timeout.
+    If nothing was ``ordered``, a refusal belongs to an earlier order, and is ignored. Raises HubError, Timeout.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     hub = session.living_hub()
@@ -187,12 +187,12 @@ async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             raise Timeout(f"child {order.id!r} does not run on {member} within {timeout:g} s", (order.id,))
-        # The registry does not show orders. While one stands, the object is read again to see its result.
+        # The registry does not show orders. While there is one, the object is read again to see its result.
         await _until(session, there if not outcome.stands else lambda: False, min(left, _LOOK_SECONDS))
 
 
 async def _until(session: Session, holds: Callable[[], bool], timeout: float) -> None:
-    """Return when ``holds`` is true, which is checked whenever the registry changes, or after the timeout (seconds)."""
+    """Return when ``holds()`` is true or the timeout (seconds) is over. It is called at each change of the registry."""
     changed = asyncio.Event()
     unlisten = session.registry.listen(lambda _: changed.set())
     try:

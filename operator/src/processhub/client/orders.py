@@ -1,4 +1,4 @@
-"""Orders to move a child: annotations of its Child, or of the ChildSet that it belongs to."""
+"""Orders to move a child. They are annotations of its Child, or of the ChildSet that it belongs to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class OnChild:
-    """The orders of a child that has a Child object."""
+    """Orders for a child that has a Child object."""
 
     def __init__(self, session: Session, child: Child) -> None:
         self._session, self._child = session, child
@@ -39,7 +39,7 @@ class OnChild:
 
     @property
     def spec(self) -> ChildSpec:
-        """What the user asks for."""
+        """The child's spec."""
         return self._child.spec
 
     async def give(self, member: str) -> None:
@@ -47,8 +47,8 @@ class OnChild:
         await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_TO: member, ANNOTATION_MOVE_REFUSED: None}}})
 
     async def map_to(self, nodes: list[str]) -> None:
-        """Change its spec.nodes. Raises ApiError."""
-        # The refusal of an earlier order would look like the answer to this change.
+        """Change the child's spec.nodes. Raises ApiError."""
+        # An earlier refusal would look like the answer to this change, so it is removed.
         await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_REFUSED: None}}, "spec": {"nodes": nodes}})
 
     async def _patch(self, patch: dict[str, Any]) -> None:
@@ -57,21 +57,21 @@ class OnChild:
         await with_retries(lambda: self._session.client.patch(CHILDREN, metadata.namespace, metadata.name, patch))
 
     async def outcome(self) -> Outcome:
-        """The state of the child's order now. Raises ApiError."""
+        """The present state of the child's order. Raises ApiError."""
         now = await with_retries(lambda: self._session.client.get(CHILDREN, *self._child.metadata.key))
         annotations = now.metadata.annotations
         return Outcome(ANNOTATION_MOVE_TO in annotations, annotations.get(ANNOTATION_MOVE_REFUSED, ""))
 
 
 class OnSet:
-    """The orders of a child of a ChildSet."""
+    """Orders for a child of a ChildSet."""
 
     def __init__(self, session: Session, owner: ChildSet, child_id: str) -> None:
         self._session, self._owner, self.id = session, owner, child_id
 
     @property
     def spec(self) -> ChildSpec:
-        """What the user asks for."""
+        """The child's spec: the template of the set."""
         return self._owner.spec.template
 
     async def give(self, member: str) -> None:
@@ -94,14 +94,14 @@ class OnSet:
         raise HubError(f"childset/{self._owner.metadata.name} changes too quickly; try again")
 
     async def map_to(self, nodes: list[str]) -> None:
-        """Raises HubError: all children of a ChildSet share its mapping."""
+        """Raise HubError, because all children of a ChildSet share its spec.nodes."""
         raise HubError(
             f"child {self.id!r} is of childset/{self._owner.metadata.name}, whose spec.template.nodes names where all "
             "of its children are; edit that"
         )
 
     async def outcome(self) -> Outcome:
-        """The state of the child's order now. Raises ApiError."""
+        """The present state of the child's order. Raises ApiError."""
         now = await self._look()
         return Outcome(self.id in _read(now, ANNOTATION_MOVE_TO), _read(now, ANNOTATION_MOVE_REFUSED).get(self.id, ""))
 

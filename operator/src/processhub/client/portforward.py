@@ -1,7 +1,7 @@
 """Forwards a local port to a port of a pod, through the API server and the kubelet, as kubectl port-forward does.
 
-It uses the WebSocket form of the protocol (v4.channel.k8s.io), which aiohttp supports. The official client
-needs threads, and certificates in files; here there may be neither.
+It uses the WebSocket form of the protocol (v4.channel.k8s.io), which aiohttp supports. The official client needs
+threads, and certificates in files, which are not always available here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPEN_SECONDS = 10.0
 
 
 class PortForward:
-    """One pod's port; ``open`` it, ``close`` it."""
+    """A local port that is forwarded to one pod's port. Call ``open`` first and ``close`` last."""
 
     def __init__(self, client: Client, namespace: str, pod: str, port: int) -> None:
         self._client, self._port = client, port
@@ -31,8 +31,8 @@ class PortForward:
         self._links: set[asyncio.Task[None]] = set()
 
     async def open(self) -> str:
-        """Open the port and return its base URL. Raises ApiError where the pod can't be reached this way."""
-        async with self._socket() as socket:  # fails at once where the account may not, or the pod is not there
+        """Open the port; returns its base URL. Raises ApiError if the pod can't be reached this way."""
+        async with self._socket() as socket:  # fails at once if the account may not do this, or there is no such pod
             await asyncio.wait_for(self._begin(socket), _OPEN_SECONDS)
         self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -49,7 +49,7 @@ class PortForward:
         return self._client.websocket(self._path, {"ports": str(self._port)}, _PROTOCOL)
 
     async def _begin(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Read the first message of both channels, which holds the port's number."""
+        """Read the first message of both channels, which contains the port's number."""
         seen: set[int] = set()
         while seen != {_DATA, _ERROR}:
             message = await socket.receive_bytes()

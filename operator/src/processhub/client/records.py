@@ -1,4 +1,4 @@
-"""What the registry knows of one child: immutable values, prepared once when a slice changes."""
+"""The record of one child in the registry: immutable values, prepared once when a slice changes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from processhub.registry.grammar import Assignment
 
 
 class Processes(tuple[tuple[str, int], ...]):
-    """``(member, pid)`` of each copy that has a process, the active one first; a pod child that runs has pid 0.
+    """The pair ``(member, pid)`` of each copy that has a process, the active copy first; a running pod child has pid 0.
 
-    Shared by all look-ups, so it can't be changed; it equals a list of the same pairs.
+    All look-ups share it, so it can't be changed. It is equal to a list of the same pairs.
     """
 
     __slots__ = ()
@@ -31,40 +31,40 @@ class Processes(tuple[tuple[str, int], ...]):
 
 
 class Spec(ChildSpec, frozen=True, kw_only=True):
-    """A child's spec as the registry has it: hub, id, workload, restartPolicy, tags and metadata.
+    """A child's spec as the registry contains it: hub, id, workload, restartPolicy, tags and metadata.
 
-    Read it by attribute (``spec.exec.command``) or as the manifest is written (``spec["exec"]["command"]``).
+    Read it by attribute (``spec.exec.command``), or as the manifest is written (``spec["exec"]["command"]``).
     """
 
     def __getitem__(self, field: str) -> Any:
         return self.to_dict()[field]
 
     def get(self, field: str, default: Any = None) -> Any:
-        """The field as the manifest is written, ``default`` where it is not set."""
+        """The field as the manifest is written, or ``default`` if it is not set."""
         return self.to_dict().get(field, default)
 
     def keys(self) -> KeysView[str]:
-        """The fields that are set; with it ``dict(spec)`` works."""
+        """The fields that are set. They make ``dict(spec)`` work."""
         return self.to_dict().keys()
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as the manifest is written, defaults left out."""
+        """The spec as the manifest is written, without defaults."""
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))  # lists, where the struct has tuples
         return plain
 
 
 class SliceCopy(Copy, frozen=True):
-    """A copy with the slice that names it, and the spec that its entry describes, where there is one."""
+    """A copy with the slice that names it, and the spec that its entry describes, if it has one."""
 
     slice: str
     spec: Spec | None
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One copy of a child on one member. ``pid`` is 0 where no process runs; ``started_at`` is RFC 3339 or empty.
+    """One copy of a child on one member. ``pid`` is 0 if no process runs; ``started_at`` is RFC 3339 or empty.
 
-    ``waiting`` is true for the target of a move whose source still runs, and where the child is ``asleep``: suspended,
-    with a place that it keeps.
+    ``waiting`` is true for the target of a move whose source still runs, and for a child that is ``asleep``: it is
+    suspended and keeps its place.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A child on record: its spec and its copies, the active one first, then by member.
 
-    ``pid`` is the active copy's or None, ``alive`` whether that copy runs, ``running`` whether every copy that shall
-    run does. ``locked`` is true while the child changes its owner: a target waits, or an earlier incarnation still
-    has to end.
+    ``pid`` is that of the active copy, or None. ``alive`` says whether that copy runs, ``running`` whether every copy
+    runs that should. ``locked`` is true while the child changes its owner: a target waits, or an earlier incarnation
+    has not ended yet.
     """
 
     uid: str
@@ -100,7 +100,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def node_of(copy: SliceCopy) -> Node:
-    """The copy as users see it: Pending until the member reports it, and its last report once it is off record."""
+    """The copy as users see it: Pending until the member reports it; off record, its last report."""
     entry, shown = copy.entry, copy.shown
     known = entry or shown
     if known is None:
@@ -146,9 +146,9 @@ def spec_of(hub: str, child_id: str, entry: Assignment, workload: Workload) -> S
 
 
 def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
-    """The record that the copies make; None where no slice's spec names the id.
+    """The record of the copies, or None if no slice's spec names the id.
 
-    Of several entries of one member the highest epoch counts, as it does for the agent.
+    If one member has several entries, the one with the highest epoch counts, as it does for the agent.
     """
     owners: dict[str, SliceCopy] = {}
     uid, spec, newest = "", None, -1
@@ -166,7 +166,7 @@ def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
     nodes = tuple(node_of(copy) for copy in owners.values())
     if len(nodes) > 1:
         nodes = tuple(sorted(nodes, key=_registry_order))
-    in_pod = spec.pod is not None  # its processes are in a Pod of its own, where no pid of ours means anything
+    in_pod = spec.pod is not None  # the processes are in a Pod of their own, where their pids mean nothing here
     return Record(
         uid=uid,
         spec=spec,
@@ -184,11 +184,11 @@ def _runs(node: Node) -> bool:
 
 
 def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:
-    # Under ActiveActive the first running copy serves: one that runs stands before one that does not.
+    # Under ActiveActive the first running copy serves, so running copies come first.
     return node.role != Role.ACTIVE, node.waiting, node.state != State.RUNNING, node.name
 
 
 def _in_transition(copy: SliceCopy) -> bool:
     if copy.entry is None:
-        return True  # only a report is left: an earlier owner that has not ended yet
+        return True  # only a report is left: an earlier owner has not ended yet
     return (copy.entry.wait and not copy.entry.asleep) or (copy.report is not None and not copy.current)

@@ -1,7 +1,6 @@
-"""The registry on the client's side: slices in, look-ups out.
+"""The registry on the client's side: it takes slices and answers look-ups.
 
-Look-ups read plain dicts of prepared values. A changed slice costs work only for the entries whose text
-changed; the others keep what was parsed before.
+Look-ups read plain dicts of prepared values. When a slice changes, only entries whose text changed are parsed again.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _workload_decoder = msgspec.json.Decoder(Workload)
 
 
 class _ParsedSlice(msgspec.Struct):
-    """A slice as it was last seen, with its workloads decoded as far as they were needed."""
+    """A slice as last seen. Its workloads are decoded when they are needed."""
 
     view: SliceView
     texts: Mapping[str, str]
@@ -32,25 +31,25 @@ class _ParsedSlice(msgspec.Struct):
 
 
 class Registry:
-    """All children of one hub, by id. ``records``, ``lookups`` and ``pids`` are for reading only and never replaced.
+    """All children of one hub, by id. ``records``, ``lookups`` and ``pids`` may only be read, and are never replaced.
 
-    Fed from one thread; look-ups may come from any.
+    One thread feeds the registry. Look-ups may come from any thread.
     """
 
     def __init__(self, hub: str, hub_uid: str) -> None:
         self.hub, self.hub_uid = hub, hub_uid
         self.records: dict[str, Record] = {}
         self.lookups: dict[str, tuple[Spec, Processes]] = {}
-        self.pids: dict[str, int] = {}  # of the active copies
+        self.pids: dict[str, int] = {}  # pids of the active copies
         self._copies: dict[str, tuple[SliceCopy, ...]] = {}
         self._tagged: dict[str, set[str]] = {}
         self._slices: dict[str, _ParsedSlice] = {}
         self._listeners: list[Listener] = []
 
-    # feeding
+    # Changes.
 
     def put(self, item: RegistrySlice) -> None:
-        """Take a slice as it is now. One of another hub, or of an earlier hub of this name, counts as absent."""
+        """Take a slice as it is now. A slice of another hub, or of an earlier hub of this name, counts as absent."""
         name, spec = item.metadata.name, item.spec
         if spec.hub_uid != self.hub_uid or spec.hub != self.hub:
             self.drop(name)
@@ -70,7 +69,7 @@ class Registry:
         self._tell(changed)
 
     def drop(self, name: str) -> None:
-        """Forget a slice that was deleted."""
+        """Remove a slice that was deleted."""
         parsed = self._slices.pop(name, None)
         if parsed is None:
             return
@@ -80,45 +79,45 @@ class Registry:
         self._tell(changed)
 
     def reset(self, hub_uid: str) -> None:
-        """Forget everything: the hub was created anew under this uid."""
+        """Remove everything: the hub was re-created with this uid."""
         for name in list(self._slices):
             self.drop(name)
         self.hub_uid = hub_uid
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call ``listener`` with the ids that a slice changed, each time; returns what ends that."""
+        """Call ``listener`` with the changed ids at each change of a slice; returns a function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    # asking
+    # Look-ups.
 
     def holds(self, child_id: str, uid: str) -> bool:
-        """Whether any slice, in spec or status, still names this incarnation of the id."""
+        """Whether any slice, in spec or status, still names the child with this uid."""
         return any(copy.concerns(uid) for copy in self._copies.get(child_id, ()))
 
     def tagged(self, tag: str) -> Iterable[str]:
-        """The ids on record that carry the tag."""
+        """The ids on record that have the tag."""
         return tuple(self._tagged.get(tag, ()))
 
     def ending(self) -> Iterator[tuple[str, Node]]:
-        """Copies that are off record and still have to end."""
+        """The copies that are off record and have not ended yet."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
                 if copy.entry is None:
                     yield child_id, node_of(copy)
 
     def on_member(self, member: str) -> Iterator[str]:
-        """The ids of which something is on the member: on record to run there, or not yet seen to have ended."""
+        """The ids that are on record to run on the member, or whose end there has not been seen."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
                 ordered = copy.entry is not None and not copy.entry.wait
                 if copy.member == member and (ordered or _has_process(copy)):
                     yield child_id
 
-    # inside
+    # Internal.
 
     def _copy(self, child_id: str, item: RegistrySlice, parsed: _ParsedSlice) -> SliceCopy | None:
-        """What the slice says of the id now; the spec is made anew where its entry changed."""
+        """The copy of the id in this slice. Its spec is made again if the entry changed."""
         name, entry, report = item.metadata.name, parsed.view.entries.get(child_id), parsed.view.reports.get(child_id)
         if entry is None and report is None:
             return None
@@ -133,7 +132,7 @@ class Registry:
 
     def _set(self, child_id: str, slice_name: str, copy: SliceCopy | None) -> None:
         others = tuple(known for known in self._copies.get(child_id, ()) if known.slice != slice_name)
-        # In the order of slices, not of arrival: what is shown does not depend on who spoke last.
+        # Ordered by slice and not by arrival, so that the result does not depend on which slice changed last.
         copies = others if copy is None else tuple(sorted((*others, copy), key=lambda known: known.slice))
         if copies:
             self._copies[child_id] = copies

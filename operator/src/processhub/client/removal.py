@@ -1,4 +1,4 @@
-"""Deleting Child objects under their uids, and waiting until nothing is left of them."""
+"""Deletes Child objects under their uids, and waits until nothing is left of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from processhub.cluster.kinds import CHILDREN
 
 
 class Removal:
-    """Removes incarnations of children. ``ordered`` is uid by id of those deleted, ``gone`` are those that ended."""
+    """Removes children. ``ordered`` has the uids of those deleted, by id; ``gone`` are the ids of those that ended."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._seen: set[str] = set()
         self.ordered: dict[str, str] = {}
-        self.absent: set[str] = set()  # no such object, or an object of another uid has the name
+        self.absent: set[str] = set()  # ids without an object, or with an object of another uid
         self.gone: set[str] = set()
         self.errors: dict[str, ChildError] = {}
 
     async def delete(self, objects: Mapping[str, tuple[str, str]]) -> None:
-        """Delete ``{id: (object's name, uid)}``; an object of another uid is left alone."""
+        """Delete ``{id: (object's name, uid)}``. An object with another uid is not deleted."""
 
         async def one(child_id: str) -> None:
             name, uid = objects[child_id]
@@ -47,7 +47,7 @@ class Removal:
         await each(objects, one)
 
     async def wait(self, deadline: float | None) -> None:
-        """Wait until all that were ordered have ended, or until ``deadline`` on the event loop's clock."""
+        """Wait until all deleted children have ended, or until ``deadline`` on the event loop's clock."""
         stop = Stop(self._session, self.ordered, self._seen)
         await stop.until(deadline)
         self.gone = self.ordered.keys() - stop.pending.keys()

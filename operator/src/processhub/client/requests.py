@@ -1,4 +1,4 @@
-"""Requests to children, sent to any member that answers, which routes them to the child's owner."""
+"""Requests to children. They go to any member that answers, which routes them to the child's owner."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from processhub.client.session import Session
 from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
-_PAUSE_SECONDS = 0.25  # doubled each time
-_ATTEMPTS = 3  # at one base URL; a Service may lead to another member each time
-_KEEP_SECONDS = 15.0  # members keep connections for longer
+_PAUSE_SECONDS = 0.25  # the first pause; it doubles each time
+_ATTEMPTS = 3  # at one base URL: a Service may lead to another member each time
+_KEEP_SECONDS = 15.0  # members keep connections for longer than this
 
 
 class _Reply(NamedTuple):
@@ -32,7 +32,7 @@ class _Reply(NamedTuple):
 
 
 class Requests:
-    """The requests of one client. ``close`` it."""
+    """The requests of one client. Call ``close`` at the end."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -47,7 +47,7 @@ class Requests:
             await self._http.close()
 
     async def call(self, child_id: str, request: Any, timeout: float | None, key: str) -> Any:
-        """The child's answer: a JSON value, or text where it is none."""
+        """Send a call; returns the child's answer: a JSON value, or text if it is not JSON."""
         reply = await self._send(child_id, "call", "", request, timeout, key)
         if reply.headers.get("Content-Type", "").partition(";")[0].strip() == "application/json":
             with contextlib.suppress(ValueError):
@@ -55,7 +55,7 @@ class Requests:
         return reply.body.decode(errors="replace")
 
     async def cast(self, child_id: str, message: Any, to: str, timeout: float | None) -> list[str]:
-        """Return when it is in the child's queue; with ``to="all"`` the members that accepted it."""
+        """Send a cast; returns when it is in the child's queue, with ``to="all"`` the members that accepted it."""
         if to not in ("one", "all"):
             raise HubError(f"to is {to!r}; it is 'one' or 'all'")
         reply = await self._send(child_id, "cast", "?to=all" if to == "all" else "", message, timeout, "")
@@ -74,7 +74,7 @@ class Requests:
                 reply = await self._to_some_member(child_id, path, body, headers)
         except TimeoutError:
             raise Timeout(
-                f"child {child_id!r} has not answered within {timeout:g} s; it may still do what it was asked to"
+                f"child {child_id!r} has not answered within {timeout:g} s; it may still carry out the request"
             ) from None
         if ANSWER_HEADER in reply.headers:
             if reply.status < 400:
@@ -91,9 +91,9 @@ class Requests:
         )
 
     async def _to_some_member(self, child_id: str, path: str, body: bytes, headers: dict[str, str]) -> _Reply:
-        """Send the request to the members in turn, and return the first answer of one that accepts it.
+        """Send the request to the members in turn; returns the first answer of one that accepts it.
 
-        While none does, as when all of them restart, they are tried again, for the hub's requestSeconds at most.
+        If none does, as when all of them restart, they are tried again, for the hub's requestSeconds at most.
         """
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self._session.living_hub().spec.timeouts.request_seconds, _PAUSE_SECONDS
@@ -107,17 +107,17 @@ class Requests:
                 await self._endpoints.failed(base)
             if loop.time() + pause > deadline:
                 listed = "; ".join(tried + self._endpoints.troubles) or "none is ready"
-                raise NoOwner(f"no member of hub {self._session.name} could be asked: {listed}", 0, "no_owner")
+                raise NoOwner(f"no member of hub {self._session.name} could be reached: {listed}", 0, "no_owner")
             await asyncio.sleep(pause)
             pause *= 2
 
     async def _to_member(
         self, base: str, child_id: str, path: str, body: bytes, headers: dict[str, str], tried: list[str]
     ) -> _Reply | None:
-        """A member's answer; None where it did not accept the request, with the reason in ``tried``.
+        """Send the request to one member; returns its answer, or None if it did not accept it.
 
-        The body is sent when the member asks for it (100 Continue). Where the connection breaks before, as a kept one
-        does when its member ends, nothing was run.
+        The reason is then added to ``tried``. The body is sent when the member asks for it (100 Continue). If the
+        connection breaks before that, as a kept connection does when its member ends, nothing was run.
         """
         fresh = False
         for _ in range(_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Finds the Child object of an id, whatever name it was created under."""
+"""Finds the Child object of an id, whatever its name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def list_children(session: Session) -> list[Child]:
 
 
 async def find_children(session: Session, ids: Iterable[str]) -> dict[str, Child]:
-    """The Child objects of these ids, as far as there are any.
+    """The Child objects of these ids, for those that have one.
 
-    Where several have one id, it is the one on record, else the oldest. Raises ApiError.
+    If several objects have one id, it is the one on record, else the oldest. Raises ApiError.
 
-    Clients derive an object's name from the id, so a get finds what they created. A list is needed for objects of other
-    names, and is cheaper where the ids are many.
+    Clients derive an object's name from the id, so a get finds what they created. A list is needed for objects with
+    other names, and is cheaper for many ids.
     """
     wanted = tuple(ids)
     found: dict[str, Child] = {}

@@ -1,4 +1,4 @@
-"""The outcomes of calls. Each one accounts for every child of its call."""
+"""The results of calls. Each one accounts for every child of its call."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from processhub.client.records import Processes
 
 
 class ChildError(msgspec.Struct, frozen=True):
-    """Why one child was not started or stopped."""
+    """The reason why one child was not started or stopped."""
 
     reason: str
-    """A word of ``Reason`` or ``ClientReason``."""
+    """A value of ``Reason`` or ``ClientReason``."""
     message: str
     """A sentence for people."""
 
@@ -22,39 +22,39 @@ class ChildError(msgspec.Struct, frozen=True):
 
 
 class Rollback(msgspec.Struct, frozen=True):
-    """What undoing a start came to."""
+    """The result of rolling a start back."""
 
     removed: tuple[str, ...]
     """The ids of which nothing is left."""
     left: dict[str, ChildError]
-    """By id, why it could not be removed."""
+    """By id: why the child could not be removed."""
 
 
 class Result:
-    """The outcome of a start. Every id of the call is in it.
+    """The result of a start. Every id of the call is in it.
 
-    It is in exactly one of ``started``, ``errors`` and, where the call was undone, ``rollback.removed``; one that was
-    removed and had failed itself is in ``errors`` too.
+    An id is in exactly one of ``started``, ``errors`` and, after a rollback, ``rollback.removed``. An id that was
+    removed and had failed itself is also in ``errors``.
     """
 
     def __init__(self, wait: Callable[[float], Awaitable[None]] | None = None) -> None:
         self.started: dict[str, Processes] = {}
-        """By id, the ``(member, pid)`` that it runs as; empty where the call did not wait: created."""
+        """By id: the ``(member, pid)`` of each copy; empty if the call did not wait, and the child was only created."""
         self.errors: dict[str, ChildError] = {}
-        """By id, why it was not started."""
+        """By id: why the child was not started."""
         self.rollback: Rollback | None = None
-        """What was undone; None where nothing was."""
+        """What was rolled back, or None."""
         self._wait = wait
 
     @property
     def ok(self) -> bool:
-        """Whether all were started."""
+        """Whether all children were started."""
         return not self.errors
 
     async def wait(self, timeout: float = 10) -> Result:
         """Wait until each child runs or is known not to, ``timeout`` seconds at most; returns the result itself.
 
-        Those still on their way then are in ``errors`` with reason Timeout.
+        Children that do not run by then are in ``errors`` with reason Timeout.
         """
         if self._wait is not None:
             await self._wait(timeout)
@@ -65,17 +65,17 @@ class Result:
 
 
 class StopResult:
-    """The outcome of a stop. Every id of the call is in it."""
+    """The result of a stop. Every id of the call is in it."""
 
     def __init__(self) -> None:
         self.stopped: list[str] = []
-        """The ids that were told to stop; where the call waited: that have ended."""
+        """The ids that were ordered to stop; if the call waited, those that have ended."""
         self.errors: dict[str, ChildError] = {}
-        """By id, why it was not stopped."""
+        """By id: why the child was not stopped."""
 
     @property
     def ok(self) -> bool:
-        """Whether all were stopped."""
+        """Whether all children were stopped."""
         return not self.errors
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""One hub as a client sees it: the API connection, the Hub object and the registry, kept up to date by watches."""
+"""One hub as a client sees it: the API connection, the Hub object and the registry, which watches keep up to date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
-from processhub.cluster.config import ConfigError
+from processhub.cluster.config import ConfigError, Impersonation
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
@@ -30,21 +30,21 @@ class Session:
 
     def __init__(self, client: Client, namespace: str, hub: Hub) -> None:
         self.client, self.namespace = client, namespace
-        self.hub: Hub | None = hub  # None once it was deleted
+        self.hub: Hub | None = hub  # None once the hub was deleted
         self.name = hub.metadata.name
         self.registry = Registry(self.name, hub.metadata.uid)
         self._tasks: list[asyncio.Task[None]] = []
         self._slices: Informer[RegistrySlice] | None = None
 
     async def read(self) -> None:
-        """Fill the registry once, by one consistent list."""
+        """Fill the registry once, from one consistent list."""
         items, _ = await self.client.list(SLICES, self.namespace, labels=f"{LABEL_HUB}={self.name}")
         for item in items:
             if not isinstance(item, Undecodable):
                 self.registry.put(item)
 
     async def follow(self) -> None:
-        """Keep hub and registry up to date from now on; returns when they are. Raises Timeout."""
+        """Keep the hub and the registry up to date; returns when they are for the first time. Raises Timeout."""
         hubs = Informer(
             self.client, HUBS, self._hub_changed, namespace=self.namespace, fields=f"metadata.name={self.name}"
         )
@@ -67,7 +67,7 @@ class Session:
         self._tasks.clear()
 
     def living_hub(self) -> Hub:
-        """The hub as it is now. Raises HubNotFound where it was deleted."""
+        """The hub as it is now. Raises HubNotFound if it was deleted."""
         if self.hub is None:
             raise HubNotFound(f"hub {self.name} in namespace {self.namespace} was deleted; create it again")
         return self.hub
@@ -77,7 +77,8 @@ class Session:
             try:
                 await informer.run()
             except Exception:
-                # A change could not be applied, by a fault of the client. The registry may lack it and is read again.
+                # A change could not be applied, because of a bug in the client. The registry may lack it, so it is read
+                # again.
                 log.exception("hub %s is read again", self.name)
                 informer.items.clear()
                 if informer is self._slices:
@@ -100,11 +101,14 @@ class Session:
 
 @asynccontextmanager
 async def connected(
-    namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
+    namespace: str | None = None,
+    context: str | None = None,
+    kubeconfig: str | None = None,
+    impersonation: Impersonation | None = None,
 ) -> AsyncIterator[tuple[Client, str]]:
-    """An API client and the namespace: the one given, else the context's, else the pod's. Raises Unreachable."""
+    """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable."""
     try:
-        client = await Client.connect(context, kubeconfig)
+        client = await Client.connect(context, kubeconfig, impersonation=impersonation)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:
@@ -112,7 +116,7 @@ async def connected(
 
 
 async def find_hub(client: Client, namespace: str, name: str) -> Hub:
-    """The Hub object. Raises HubNotFound (it lists those there are) and Unreachable."""
+    """The Hub object. Raises HubNotFound (which lists the existing hubs) and Unreachable."""
     with translated(f"hub {name} in namespace {namespace} can't be read"):
         try:
             return await client.get(HUBS, namespace, name)
@@ -123,7 +127,7 @@ async def find_hub(client: Client, namespace: str, name: str) -> Hub:
 
 
 async def list_hubs(client: Client, namespace: str) -> list[Hub]:
-    """The namespace's hubs, by name. Raises ApiError; HubNotFound where the cluster does not know hubs at all."""
+    """The namespace's hubs, by name. Raises ApiError, or HubNotFound if the cluster does not know hubs at all."""
     try:
         items, _ = await client.list(HUBS, namespace)
     except NotFoundError as error:

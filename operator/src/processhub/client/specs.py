@@ -1,4 +1,4 @@
-"""Makes specs of what a caller passes, with the checks that need no cluster."""
+"""Makes specs from what a caller passes, with the checks that need no cluster."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare(
     metadata: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
 ) -> tuple[dict[str, ChildSpec], dict[str, ChildError]]:
-    """``(specs by id, errors by id)``. ``metadata`` and ``tags`` are for each child; its own metadata wins.
+    """The pair ``(specs by id, errors by id)``. ``metadata`` and ``tags`` apply to each child; its own metadata wins.
 
     Raises NoChildren, InvalidChild, ChildMappingMismatch, MissingChildMapping.
     """
@@ -49,7 +49,7 @@ def prepare(
     for index, given in enumerate(children):
         spec = parse_child(given, f"children[{index}]")
         if spec.id in specs:
-            raise InvalidChild(f"children[{index}]: id {spec.id!r} is there twice; each id once in a call")
+            raise InvalidChild(f"children[{index}]: id {spec.id!r} appears twice; name each id once in a call")
         if spec.hub not in ("", hub.metadata.name):
             raise InvalidChild(
                 f"children[{index}].hub is {spec.hub!r}, but the call goes to hub {hub.metadata.name!r}; leave it out"
@@ -73,9 +73,9 @@ def prepare(
 
 
 def parse_child(given: ChildLike, where: str) -> ChildSpec:
-    """The spec of a mapping written as in a manifest, or a ChildSpec as it is. ``where`` names it in messages.
+    """The spec of a mapping written as in a manifest; a ChildSpec is returned unchanged.
 
-    Raises InvalidChild.
+    ``where`` names the child in messages. Raises InvalidChild.
     """
     if isinstance(given, ChildSpec):
         spec = given
@@ -105,15 +105,15 @@ def check_id(child_id: object, where: str) -> None:
     try:
         size = len(child_id.encode())
     except UnicodeEncodeError:
-        raise InvalidChild(f"{where}: {child_id!r} is no valid UTF-8; write it in UTF-8") from None
+        raise InvalidChild(f"{where}: {child_id!r} is not valid UTF-8; write it in UTF-8") from None
     if size > _ID_BYTES:
         raise InvalidChild(f"{where}: {size} bytes of UTF-8 are too many; shorten it to {_ID_BYTES}")
     if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in child_id):
-        raise InvalidChild(f"{where}: {child_id!r} holds control characters; write printable text")
+        raise InvalidChild(f"{where}: {child_id!r} contains control characters; write printable text")
 
 
 def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
-    """The ids, each once. Raises NoChildren, InvalidChild."""
+    """The ids without repetitions. Raises NoChildren, InvalidChild."""
     _refuse_text(ids, "ids")
     wanted = tuple(dict.fromkeys(ids))
     for index, child_id in enumerate(wanted):
@@ -124,7 +124,7 @@ def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
 
 
 def replication_factor(hub: Hub) -> int:
-    """How many copies, and so how many nodes in a mapping, a child of this hub has."""
+    """How many copies a child of this hub has, and so how many nodes its mapping must name."""
     redundancy = hub.spec.redundancy
     if redundancy.strategy == "Singularity":
         return 1
@@ -134,7 +134,10 @@ def replication_factor(hub: Hub) -> int:
 
 
 def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, ChildSpec], dict[str, ChildError]]:
-    """``(specs that fit, errors by id)``: the mappings against the hub's strategy. Raises MissingChildMapping."""
+    """Check the mappings against the hub's strategy; returns ``(valid specs, errors by id)``.
+
+    Raises MissingChildMapping.
+    """
     strategy, factor = hub.spec.distribution.strategy, replication_factor(hub)
     if strategy == "Guided" and (missing := tuple(child_id for child_id, spec in specs.items() if not spec.nodes)):
         raise MissingChildMapping(
@@ -161,13 +164,13 @@ def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, C
 
 
 def _refuse_text(value: object, where: str) -> None:
-    """Refuse a text where a list is expected: it is iterable, so its letters would be taken for the items."""
+    """Refuse a text where a list is expected. It can be iterated, so its letters would be taken for the items."""
     if isinstance(value, str):
         raise InvalidChild(f"{where} is the text {value!r}; write a list, [{value!r}]")
 
 
 def _own_member(hub: str) -> str:
-    """The member that this process runs in, empty where it is none of this hub."""
+    """The member of this hub in which this process runs, or ""."""
     return os.environ.get("HUB_MEMBER", "") if os.environ.get("HUB_NAME", hub) == hub else ""
 
 

@@ -1,4 +1,4 @@
-"""Starts children: creates a Child object for each and, where the caller asks for it, waits and rolls back."""
+"""Starts children: creates a Child object for each, and waits and rolls back if the caller requests it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ROLLBACK_SECONDS = 60.0
 
 
 class StartCall:
-    """One call of start_children, with what it created, so that it can be waited for and rolled back."""
+    """One call of start_children, and what it has created, so that it can wait for it and roll it back."""
 
     def __init__(
         self, session: Session, specs: dict[str, ChildSpec], *, check_existing: bool, on_failure: OnFailure
@@ -48,11 +48,11 @@ class StartCall:
         self._mark = uuid.uuid4().hex
         self._unconfirmed: set[str] = set()  # ids whose creation got no answer from the server
         self.created: dict[str, str] = {}  # uid by id
-        self._uids: dict[str, str] = {}  # created, or accepted as they were
+        self._uids: dict[str, str] = {}  # the uids of children that were created, or existed with the same spec
         self.result = Result(self.wait)
 
     async def create(self, deadline: float | None) -> None:
-        """Create all, until ``deadline`` on the event loop's clock; errors go to the result."""
+        """Create all Child objects, until ``deadline`` on the event loop's clock. Errors are added to the result."""
         clock = asyncio.get_running_loop().time
         taken = [child_id for child_id in self._specs if child_id in self._session.registry.records]
         live = await find_children(self._session, taken) if taken else {}
@@ -63,7 +63,7 @@ class StartCall:
                 self._fail(child_id, ClientReason.NOT_SENT, "the timeout passed before its turn came; start it again")
                 return
             existing = live.get(child_id)
-            # A child on record without an object is ending. Its successor may be created, and waits for the end.
+            # A child on record without an object is ending. Its successor may be created, and waits for that end.
             owner = owner_among(sets, self._session, child_id) if child_id in self._session.registry.records else None
             if owner is not None:
                 self._fail(
@@ -79,17 +79,17 @@ class StartCall:
         await each(self._specs, one)
 
     async def wait(self, timeout: float) -> None:
-        """Wait ``timeout`` seconds at most until each runs or is known not to; roll back where that was asked for."""
+        """Wait ``timeout`` seconds at most until each child runs or is known not to; roll back if requested."""
         await self.guarded(self._wait(asyncio.get_running_loop().time() + timeout))
 
     async def run(self, *, wait: bool, timeout: float) -> Result:
-        """Create the children, wait for them where ``wait`` is true, and return the result."""
+        """Create the children, wait for them if ``wait`` is true, and return the result."""
         deadline = asyncio.get_running_loop().time() + timeout if wait else None
         await self.guarded(self._run(deadline))
         return self.result
 
     async def guarded(self, work: Awaitable[None]) -> None:
-        """Await ``work``; where it fails, is cancelled or leaves errors, roll back if on_failure says so."""
+        """Await ``work``. If it fails, is cancelled or leaves errors, roll back if ``on_failure`` says so."""
         try:
             await work
         except BaseException:
@@ -100,7 +100,7 @@ class StartCall:
             await self._roll_back_shielded()
 
     async def _roll_back_shielded(self) -> None:
-        """Roll back. A call that is cancelled meanwhile ends only when the rollback is done."""
+        """Roll back. If the call is cancelled meanwhile, it ends only when the rollback is done."""
         undoing = asyncio.ensure_future(self.roll_back())
         try:
             await asyncio.shield(undoing)
@@ -110,7 +110,7 @@ class StartCall:
             raise
 
     async def roll_back(self) -> None:
-        """Remove everything that this call created, and nothing else; wait until it has ended."""
+        """Remove everything that this call created, and nothing else, and wait until it has ended."""
         unknown = await self._find_created()
         removal = Removal(self._session)
         await removal.delete({child_id: (child_object_name(child_id), uid) for child_id, uid in self.created.items()})
@@ -139,7 +139,7 @@ class StartCall:
         await start.until(deadline)
         for child_id, processes in start.running.items():
             result.started[child_id] = processes
-            result.errors.pop(child_id, None)  # a Timeout of an earlier wait
+            result.errors.pop(child_id, None)  # the Timeout of an earlier wait
         for child_id, error in (start.failed | start.late()).items():
             self._fail(child_id, error.reason, error.message)
 
@@ -167,12 +167,12 @@ class StartCall:
             self._created(child_id, child)
 
     async def _name_taken(self, child_id: str, name: str) -> None:
-        """Handle a name that is taken: by this call (a request that was sent twice), by the same id or another one."""
+        """Handle a name that exists: created by this call (a request that was sent twice), or by another for any id."""
         try:
             existing = await with_retries(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
         except ApiError as error:
             self._unconfirmed.add(child_id)
-            self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} was there a moment ago: {error.message}")
+            self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} existed a moment ago: {error.message}")
             return
         if existing.metadata.annotations.get(ANNOTATION_START) == self._mark:
             self._created(child_id, existing)
@@ -211,7 +211,7 @@ class StartCall:
         self.result.errors[child_id] = ChildError(str(reason), message)
 
     async def _find_created(self) -> dict[str, ChildError]:
-        """Find the unconfirmed ids that this call created and add them; return, by id, why it is unknown of others."""
+        """Add the unconfirmed ids that this call did create; returns, by id, why the others are not known."""
         unknown: dict[str, ChildError] = {}
 
         async def look(child_id: str) -> None:
@@ -244,5 +244,5 @@ def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
 
 
 def _same(existing: Child, spec: ChildSpec) -> bool:
-    """Whether both ask for the same child. The origin and the id in the spec make no difference."""
+    """Whether both describe the same child. The origin and the id in the spec make no difference."""
     return msgspec.structs.replace(existing.spec, id="", origin="") == msgspec.structs.replace(spec, id="", origin="")

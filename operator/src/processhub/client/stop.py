@@ -16,7 +16,7 @@ from processhub.client.specs import checked_ids
 
 
 async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, timeout: float) -> StopResult:
-    """Stop these children; with ``wait`` until they have ended, ``timeout`` seconds at most.
+    """Stop these children; with ``wait`` return when they have ended, after ``timeout`` seconds at most.
 
     Raises NoChildren, InvalidChild, ApiError.
     """
@@ -27,7 +27,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     records = session.registry.records
     result, removal = StopResult(), Removal(session)
 
-    # A child on record under the name that clients derive costs one request; the others are looked up first.
+    # A child on record under the name that clients derive costs one request. The others are looked up first.
     quick = {
         child_id: (child_object_name(child_id), records[child_id].uid)
         for child_id in wanted
@@ -41,7 +41,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
         child = found.get(child_id)
         owner = owner_among(sets, session, child_id)
         if owner is not None and (child is None or child_id in records):
-            found.pop(child_id, None)  # a Child that waits for the id does not run
+            found.pop(child_id, None)  # the Child waits for the id, so it does not run
             removal.ordered.pop(child_id, None)
             result.errors[child_id] = not_stopped(owner)
         elif child is None:
@@ -65,6 +65,6 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
 def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
     if on_record:
         return ChildError(
-            ClientReason.NOT_FOUND, "runs without a Child object of its own; change the object that asks for it"
+            ClientReason.NOT_FOUND, "runs without a Child object of its own; change the object that it belongs to"
         )
     return ChildError(ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {session.name}")

@@ -1,4 +1,4 @@
-"""The client with blocking methods: an event loop in a thread of its own does the work, look-ups stay local."""
+"""The client with blocking methods. An event loop in a thread of its own does the work; look-ups stay local."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SyncResult(Result):
         self._take()
 
     def wait(self, timeout: float = 10) -> SyncResult:  # type: ignore[override]  # the blocking twin
-        """As ``Result.wait``, blocking."""
+        """Wait as ``Result.wait`` does, but block."""
         self._hub._run(self._inner.wait(timeout))
         self._take()
         return self
@@ -39,13 +39,13 @@ class SyncResult(Result):
 
 
 class SyncHub:
-    """``Hub`` with blocking methods; see there for arguments, results and errors. Usable from several threads."""
+    """``Hub`` with blocking methods, usable from several threads. See ``Hub`` for arguments, results and errors."""
 
     def __init__(self, hub: AsyncHub) -> None:
         self._hub = hub
         self.name = hub.name
         self._working: set[asyncio.Task[Any] | None] = set()
-        self._open, self._lock = True, threading.Lock()  # what the loop gets after its last task is never run
+        self._open, self._lock = True, threading.Lock()  # the loop never runs what it gets after its last task
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hub {hub.name}", daemon=True)
         self._thread.start()
@@ -54,7 +54,7 @@ class SyncHub:
         except BaseException:
             self._end_loop()
             raise
-        # These are the Hub's own methods: they only read dicts of prepared values.
+        # These are the Hub's own methods, because they only read dicts of prepared values.
         self.get_pid, self.get_pids = hub.get_pid, hub.get_pids
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class SyncHub:
         self.close()
 
     def close(self) -> None:
-        """End the watches and the thread; rollbacks under way are finished first."""
+        """End the watches and the thread. Rollbacks under way are finished first."""
         with self._lock:
             first, self._open = self._open, False
         if not first:
@@ -94,7 +94,7 @@ class SyncHub:
         metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
     ) -> SyncResult:
-        """As ``Hub.start_children``."""
+        """See ``Hub.start_children``."""
         result = self._run(
             self._hub.start_children(
                 children,
@@ -110,75 +110,75 @@ class SyncHub:
         return SyncResult(result, self)
 
     def wait_children(self, ids: Iterable[str], timeout: float = 10) -> Result:
-        """As ``Hub.wait_children``."""
+        """See ``Hub.wait_children``."""
         return self._run(self._hub.wait_children(ids, timeout))
 
     def stop_children(self, ids: Iterable[str], *, wait: bool = False, timeout: float = 30) -> StopResult:
-        """As ``Hub.stop_children``."""
+        """See ``Hub.stop_children``."""
         return self._run(self._hub.stop_children(ids, wait=wait, timeout=timeout))
 
     def child_lookup(self, child_id: str) -> tuple[Spec, Processes] | None:
-        """As ``Hub.child_lookup``."""
+        """See ``Hub.child_lookup``."""
         return self._hub.child_lookup(child_id)
 
     def process_list(self, scope: str = "global", member: str | None = None) -> dict[str, Any]:
-        """As ``Hub.process_list``."""
+        """See ``Hub.process_list``."""
         return self._run(self._in_loop(lambda: self._hub.process_list(scope, member)))
 
     def tag_query(self, tag: str) -> dict[str, Processes]:
-        """As ``Hub.tag_query``."""
+        """See ``Hub.tag_query``."""
         return self._run(self._in_loop(lambda: self._hub.tag_query(tag)))
 
     def metadata_query(self, match: Mapping[str, str] | None = None, /, **pairs: str) -> dict[str, Processes]:
-        """As ``Hub.metadata_query``."""
+        """See ``Hub.metadata_query``."""
         return self._run(self._in_loop(lambda: self._hub.metadata_query(match, **pairs)))
 
     def registry_dump(self) -> dict[str, dict[str, Any]]:
-        """As ``Hub.registry_dump``."""
+        """See ``Hub.registry_dump``."""
         return self._run(self._in_loop(self._hub.registry_dump))
 
     def nodes(self) -> list[str]:
-        """As ``Hub.nodes``."""
+        """See ``Hub.nodes``."""
         return self._hub.nodes()
 
     def is_alive(self, child_id: str) -> bool:
-        """As ``Hub.is_alive``."""
+        """See ``Hub.is_alive``."""
         return self._hub.is_alive(child_id)
 
     def is_locked(self, child_id: str) -> bool:
-        """As ``Hub.is_locked``."""
+        """See ``Hub.is_locked``."""
         return self._hub.is_locked(child_id)
 
     def is_partitioned(self) -> bool:
-        """As ``Hub.is_partitioned``."""
+        """See ``Hub.is_partitioned``."""
         return self._hub.is_partitioned()
 
     def call(self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = "") -> Any:
-        """As ``Hub.call``."""
+        """See ``Hub.call``."""
         return self._run(self._hub.call(child_id, request, timeout, idempotency_key=idempotency_key))
 
     def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
-        """As ``Hub.cast``."""
+        """See ``Hub.cast``."""
         return self._run(self._hub.cast(child_id, message, to, timeout=timeout))
 
     def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
-        """As ``Hub.drain``."""
+        """See ``Hub.drain``."""
         return self._run(self._hub.drain(member, force=force, wait=wait, timeout=timeout))
 
     def undrain(self, member: str) -> bool:
-        """As ``Hub.undrain``."""
+        """See ``Hub.undrain``."""
         return self._run(self._hub.undrain(member))
 
     def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
-        """As ``Hub.migrate_child``."""
+        """See ``Hub.migrate_child``."""
         self._run(self._hub.migrate_child(child_id, member, wait=wait, timeout=timeout))
 
     def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
-        """As ``Hub.register_hook_handlers``."""
+        """See ``Hub.register_hook_handlers``."""
         self._run(self._hub.register_hook_handlers(handlers))
 
     def cancel_hook_handlers(self, names: Iterable[str]) -> None:
-        """As ``Hub.cancel_hook_handlers``."""
+        """See ``Hub.cancel_hook_handlers``."""
         self._run(self._hub.cancel_hook_handlers(names))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -193,7 +193,7 @@ class SyncHub:
         try:
             return future.result()
         except BaseException:
-            # An interrupted call is cancelled, so that a start with rollback is undone; close() waits for that.
+            # An interrupted call is cancelled, so that a start with rollback is rolled back. close() waits for that.
             future.cancel()
             raise
 
@@ -206,7 +206,7 @@ class SyncHub:
             self._working.discard(task)
 
     async def _in_loop(self, look: Callable[[], T]) -> T:
-        # Look-ups that walk over the whole registry run in the thread that changes it.
+        # Look-ups that go through the whole registry run in the thread that changes it.
         return look()
 
     async def _finish(self) -> None:

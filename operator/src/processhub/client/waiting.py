@@ -1,7 +1,8 @@
-"""Waits until children run, or until they are gone.
+"""Waits until children run, or until they have ended.
 
-The slices are the first to show that a child runs. Why a child does not run may be shown by its Child object alone
-(refused, no room). So Child objects are watched too, but only once the slices have been quiet: most waits end before.
+The slices are the first to show that a child runs. The reason why a child does not run may be in its Child object alone
+(not accepted, no room). So Child objects are watched too, but only once the slices have been quiet for a while: most
+waits end before that.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
 _QUIET_SECONDS = 0.3
-_QUIET_SECONDS_EACH = 0.0002  # for each child: listing many loads the API server while they start
+_QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the API server while they start
 _SETTLE_SECONDS = 1.0
 _SETTLE_SECONDS_EACH = 0.005
-_SETTLE_AT_MOST = 5  # times that at most, however often slices change
+_SETTLE_AT_MOST = 5  # the wait is at most so many times longer, however often slices change
 _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
 
 
@@ -31,7 +32,7 @@ class Start:
     """Waits until each wanted child runs, or is known not to.
 
     ``wanted`` is uid by id; an empty uid accepts any incarnation. After ``until``, every id is in exactly one of
-    ``running``, ``failed`` and ``pending``; ``hints`` has the reason that the operator last reported for pending ones.
+    ``running``, ``failed`` and ``pending``. ``hints`` has the reason that the operator last reported for pending ones.
     """
 
     def __init__(self, session: Session, wanted: Mapping[str, str]) -> None:
@@ -41,10 +42,10 @@ class Start:
         self.failed: dict[str, ChildError] = {}
         self.hints: dict[str, ChildError] = {}
         self._progress = asyncio.Event()
-        self._unclaimed = set(wanted)  # ids that no object was seen to ask for yet
+        self._unclaimed = set(wanted)  # ids for which no object has been seen yet
 
     async def until(self, deadline: float | None) -> None:
-        """Return when none is pending or the event loop's clock reaches ``deadline`` (seconds; None: never)."""
+        """Return when none is pending, or at ``deadline`` on the event loop's clock (seconds; None: never)."""
         unlisten = self._session.registry.listen(self._settle)
         following: asyncio.Task[None] | None = None
         try:
@@ -68,7 +69,7 @@ class Start:
                 await asyncio.gather(following, return_exceptions=True)
 
     def late(self) -> dict[str, ChildError]:
-        """An error with reason Timeout for each pending id, with its hint where there is one."""
+        """An error with reason Timeout for each pending id, with its hint if there is one."""
         return {
             child_id: ChildError(
                 ClientReason.TIMEOUT,
@@ -155,7 +156,7 @@ class Start:
         self._progress.set()
 
     def _fail_unclaimed(self) -> None:
-        """Fail the ids that no object asks for: they will never run."""
+        """Fail the ids for which there is no object, because they will never run."""
         hub = self._session.hub
         static = {spec.id for spec in hub.spec.children} if hub else set()
         for child_id in self._unclaimed & self.pending.keys():
@@ -168,21 +169,21 @@ class Start:
 
 
 class Stop:
-    """Waits until incarnations are gone from every slice: the record is cleared and the process has ended.
+    """Waits until children are gone from every slice: their entries are removed and their processes have ended.
 
-    ``wanted`` is uid by id; ``seen`` are the ids that the registry held when they were ordered to stop.
+    ``wanted`` is uid by id. ``seen`` are the ids that the registry contained when they were ordered to stop.
     """
 
     def __init__(self, session: Session, wanted: Mapping[str, str], seen: Iterable[str]) -> None:
         self._session = session
         self.pending = dict(wanted)
         self._unseen = set(wanted).difference(seen)
-        self._timer: asyncio.TimerHandle | None = None  # when the unseen ids count as gone
-        self._latest_settle = float("inf")  # changes of slices put that off until then at most
+        self._timer: asyncio.TimerHandle | None = None  # fires when the unseen ids count as gone
+        self._latest_settle = float("inf")  # changes of slices can delay that until this time
         self._done = asyncio.Event()
 
     async def until(self, deadline: float | None) -> None:
-        """Return when none is pending or the event loop's clock reaches ``deadline`` (seconds; None: never)."""
+        """Return when none is pending, or at ``deadline`` on the event loop's clock (seconds; None: never)."""
         self._latest_settle = asyncio.get_running_loop().time() + _SETTLE_AT_MOST * self._settle_seconds
         unlisten = self._session.registry.listen(self._registry_changed)
         try:
@@ -197,12 +198,12 @@ class Stop:
                 self._timer.cancel()
 
     def _registry_changed(self, changed: Iterable[str]) -> None:
-        """Settle the changed ids, and start the wait for the unseen ones anew.
+        """Settle the changed ids, and restart the wait for the unseen ones.
 
         An id that was never on record may be in a plan that is being written right now. It counts as gone when no slice
         has changed for longer than a round of the operator, which takes longer with many children. A report is a change
-        too: while a round is being planned, there is no other. But a child in a crash loop reports for ever, so the
-        wait has a deadline.
+        too: while a round is being planned, there is no other. But a child in a crash loop reports forever, so the wait
+        has a deadline.
         """
         self._settle(changed)
         if self._timer is not None:
@@ -237,7 +238,7 @@ def _completed(record: Record) -> bool:
 
 
 def _failure(node: Node) -> ChildError | None:
-    """Why this copy counts as failed to start, None where it does not.
+    """Why this copy counts as failed to start, or None if it does not.
 
     The agent restarts a crashed child at once, and reports Failed when it crashes again. Some reasons count at once,
     because no restart can cure them.

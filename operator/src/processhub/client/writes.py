@@ -20,8 +20,8 @@ _BACKOFF_MAX_SECONDS = 5.0
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
     """Run ``work`` on each item, IN_FLIGHT at a time.
 
-    When it is cancelled, it begins no further item, waits for those in flight (their outcome would be unknown
-    otherwise) and then raises CancelledError. The first error of ``work`` is handled in the same way.
+    When it is cancelled, it begins no further item, waits for those in flight (whose outcome would be unknown
+    otherwise), and then raises CancelledError. The first error of ``work`` is handled in the same way.
     """
     remaining = iter(items)
     stopped = False
@@ -52,7 +52,7 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None
 async def with_retries(request: Callable[[], Awaitable[R]]) -> R:
     """Send the request and return its answer.
 
-    An overloaded server (429, 5xx) gets it again, after the pause that the server asks for.
+    If the server is overloaded (429, 5xx), the request is sent again after the pause that the server asks for.
     """
     backoff = 0.1
     for attempt in range(1, _ATTEMPTS + 1):

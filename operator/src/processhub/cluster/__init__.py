@@ -1,1 +1,1 @@
-"""The Kubernetes side: client, informer, workqueue, leases. It knows resources, not what the hub decides."""
+"""The Kubernetes side: API client, informers, work queue. It knows resources, but nothing of what a hub decides."""

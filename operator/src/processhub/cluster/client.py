@@ -1,20 +1,20 @@
-"""A thin asynchronous client of the API server: raw HTTP, typed results, errors a caller can catch."""
+"""A thin asynchronous client of the API server: raw HTTP, typed results, errors that callers can catch."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.config import Config, ConfigError, Impersonation
 from processhub.cluster.errors import (
     ApiError,
     ConnectionFailedError,
@@ -25,11 +25,12 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
+from processhub.cluster.sending import Answer, Sending, raise_for_status
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-PAGE = 2000  # objects a list request asks for; 500 makes lists of 10,000 twice as slow
+PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
 _CONNECTIONS = 64
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
@@ -41,7 +42,7 @@ _JSON = "application/json"
 
 
 class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """metadata of a list."""
+    """The metadata of a list."""
 
     resource_version: str = ""
     next_token: str = msgspec.field(default="", name="continue")
@@ -62,47 +63,23 @@ class _BareObject(msgspec.Struct, frozen=True):
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """An object that does not fit its struct (written before a schema change): its metadata and what is wrong."""
+    """An object that does not fit its struct (written before a change of the schema): its metadata and the error."""
 
     metadata: ObjectMeta
     error: str
 
 
 class WatchEvent(msgspec.Struct, frozen=True):
-    """One line of a watch. ``object`` is of the kind's type, or Undecodable; of a BOOKMARK only metadata counts."""
+    """One event of a watch. ``object`` is of the kind's type, or Undecodable; a BOOKMARK has only metadata."""
 
     type: str
     object: Any
 
 
-class _Content(Protocol):
-    def iter_any(self) -> AsyncIterator[bytes]:
-        """The body, as it arrives."""
-
-
-class Answer(Protocol):
-    """What the client needs of the answer to a request."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The HTTP headers."""
-
-    @property
-    def content(self) -> _Content:
-        """The body of a watch."""
-
-    async def read(self) -> bytes:
-        """The whole body."""
-
-
 class Client:
-    """A connection pool to one API server. Use as an async context manager.
+    """A connection pool to one API server. Use it as an async context manager.
 
-    All methods raise ApiError's subclasses; ConnectionFailedError means that the outcome is unknown.
+    All methods raise subclasses of ApiError. ConnectionFailedError means that the outcome is unknown.
     """
 
     def __init__(self, config: Config, reload: Callable[[], Awaitable[Config]] | None = None) -> None:
@@ -114,11 +91,16 @@ class Client:
         self.writes = 0  # counted for benchmarks and metrics
 
     @classmethod
-    async def connect(cls, context: str | None = None, kubeconfig: str | None = None) -> Self:
-        """A client for the kubeconfig's context or the pod's service account. Raises ConfigError."""
+    async def connect(
+        cls, context: str | None = None, kubeconfig: str | None = None, *, impersonation: Impersonation | None = None
+    ) -> Self:
+        """A client for the kubeconfig's context or the pod's service account; ``impersonation``: instead of its own.
+
+        Raises ConfigError.
+        """
 
         async def load() -> Config:
-            return await read_config(context, kubeconfig)
+            return await read_config(context, kubeconfig, impersonation)
 
         return cls(await load(), reload=load)
 
@@ -145,10 +127,10 @@ class Client:
             await self._session.close()
             self._session = None
 
-    # reading
+    # Reading.
 
     async def get(self, kind: Kind[T], namespace: str | None, name: str, *, timeout: float = 30) -> T:
-        """The object, by a consistent read."""
+        """Get an object by a consistent read."""
         return self._decode(kind, await self._request("GET", kind.path(namespace, name), timeout=timeout))
 
     async def list(
@@ -159,7 +141,7 @@ class Client:
         labels: str = "",
         fields: str = "",
     ) -> tuple[list[T | Undecodable], str]:
-        """``(objects, resourceVersion)`` by a consistent read, paged at one revision."""
+        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``."""
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
@@ -182,9 +164,9 @@ class Client:
         labels: str = "",
         fields: str = "",
     ) -> AsyncIterator[Sequence[WatchEvent]]:
-        """Batches of events after ``resource_version`` (those that arrived together) until the server ends the watch.
+        """Yield events after ``resource_version``, in batches that arrived together, until the server ends the watch.
 
-        Raises GoneError where the version is too old.
+        Raises GoneError if the version is too old.
         """
         query = {
             "watch": "1",
@@ -195,12 +177,12 @@ class Client:
             "fieldSelector": fields,
         }
         try:
-            # An idle kind sends nothing, not even bookmarks. After that silence the watch is opened anew where it
-            # was: a dead connection fails then, a quiet one goes on.
+            # For a kind without changes the server sends nothing, not even bookmarks. After that silence the watch is
+            # opened again at its last version: if the connection is dead, this fails; otherwise the watch goes on.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
             async with self.send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
-                await _raise_for_status(answer)
+                await raise_for_status(answer)
                 rest = b""
                 async for chunk in answer.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
@@ -211,17 +193,17 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
 
-    # writing
+    # Writing.
 
     async def create(self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False) -> T:
-        """The object as created. Raises AlreadyExistsError, InvalidError."""
+        """Create an object; returns it as stored. Raises AlreadyExistsError, InvalidError."""
         query = {"dryRun": "All"} if dry_run else None
         return self._decode(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
 
     async def replace(
         self, kind: Kind[T], namespace: str | None, name: str, body: object, *, subresource: str | None = None
     ) -> T:
-        """PUT: the object as stored. Raises ConflictError where the body's resourceVersion or uid is not current."""
+        """Replace an object (PUT); returns it as stored. Raises ConflictError for an old resourceVersion or uid."""
         return self._decode(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
 
     async def patch(
@@ -234,7 +216,7 @@ class Client:
         content_type: str = MERGE_PATCH,
         subresource: str | None = None,
     ) -> T:
-        """A merge patch (or JSON patch by ``content_type``); the object as stored."""
+        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as stored."""
         path = kind.path(namespace, name, subresource)
         return self._decode(kind, await self._request("PATCH", path, body=body, content_type=content_type))
 
@@ -249,7 +231,7 @@ class Client:
         subresource: str | None = None,
         dry_run: bool = False,
     ) -> T:
-        """Server-side apply with force: this manager owns the fields it names. The object as it is, or would be."""
+        """Apply an object by force: this manager then owns its fields. Returns the object as it is, or would be."""
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
             "PATCH",
@@ -271,7 +253,7 @@ class Client:
         grace_period_seconds: int | None = None,
         propagation: str = "Background",
     ) -> None:
-        """Delete, under the preconditions given. Raises NotFoundError, ConflictError."""
+        """Delete an object, under the given preconditions. Raises NotFoundError, ConflictError."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {
             "kind": "DeleteOptions",
@@ -284,24 +266,22 @@ class Client:
         await self._request("DELETE", kind.path(namespace, name), body=options)
 
     async def raw(self, method: str, path: str, *, query: dict[str, str] | None = None, body: object = None) -> bytes:
-        """Any other request (tokens, logs, discovery): the answer's body."""
+        """Send any other request (tokens, logs, discovery); returns the body of the answer."""
         return await self._request(method, path, query=query, body=body)
 
     @asynccontextmanager
     async def websocket(
         self, path: str, query: dict[str, str], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A WebSocket to a path that offers one (port-forward), by this subprotocol."""
+        """Open a WebSocket to a path that offers one (port-forward), with this subprotocol."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
-        token = await self.config.token()
         try:
             async with self._session.ws_connect(
                 f"{self.config.host}{path}?{urlencode(query)}",
                 protocols=(protocol,),
-                headers={"Authorization": token} if token else {},
-                ssl=self.config.ssl,
-                server_hostname=self.config.server_hostname,
+                headers=await self.config.headers(),
+                **self.config.connection,
                 max_msg_size=0,
             ) as socket:
                 yield socket
@@ -310,7 +290,7 @@ class Client:
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise ConnectionFailedError(f"{path}: {error or type(error).__name__}") from error
 
-    # inside
+    # Internal.
 
     async def _request(
         self,
@@ -326,7 +306,7 @@ class Client:
         try:
             payload = None if body is None else msgspec.json.encode(body)
         except UnicodeEncodeError as error:
-            # Refused here, for whoever writes it to tell and go on: it ended what wrote for all objects.
+            # Rejected here, so that the caller can report it and go on. Otherwise the task for all objects would end.
             raise InvalidError(
                 400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}"
             ) from error
@@ -336,7 +316,7 @@ class Client:
         for attempt in (1, 2):
             try:
                 async with self.send(method, path, query, payload, content_type, limits, accept) as answer:
-                    await _raise_for_status(answer)
+                    await raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
                 if error.status != 401 or attempt == 2 or not await self._reloaded():
@@ -346,7 +326,7 @@ class Client:
         raise AssertionError("unreachable")
 
     async def _reloaded(self) -> bool:
-        """Whether credentials were read again: a token file may have been rotated since."""
+        """Read the credentials again, because a token file may have been rotated; returns whether that was done."""
         now = asyncio.get_running_loop().time()
         if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
             return False
@@ -368,12 +348,12 @@ class Client:
         timeout: aiohttp.ClientTimeout,
         accept: str = _JSON,
     ) -> AbstractAsyncContextManager[Answer]:
-        """The answer to one request. All methods but ``websocket`` send by it: a simulation overrides it alone."""
+        """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return _Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
+        return Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)
@@ -409,68 +389,15 @@ class Client:
         return WatchEvent(event.type, self._decode_leniently(kind, event.object))
 
 
-class _Sending:
-    """One request as an async context manager: authenticates, sends, yields the answer."""
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        config: Config,
-        method: str,
-        url: str,
-        payload: bytes | None,
-        content_type: str | None,
-        timeout: aiohttp.ClientTimeout,
-        accept: str,
-    ) -> None:
-        self._session, self._config = session, config
-        self._method, self._url, self._payload = method, url, payload
-        self._content_type, self._timeout, self._accept = content_type, timeout, accept
-        self._answer: aiohttp.ClientResponse | None = None
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = {"Accept": self._accept}
-        if self._method != "GET":
-            # A write's answer says again what was written: to pack and unpack that costs more than to carry it.
-            headers["Accept-Encoding"] = "identity"
-        if self._content_type and self._payload is not None:
-            headers["Content-Type"] = self._content_type
-        if token := await self._config.token():
-            headers["Authorization"] = token
-        self._answer = await self._session.request(
-            self._method,
-            self._url,
-            data=self._payload,
-            headers=headers,
-            ssl=self._config.ssl,
-            server_hostname=self._config.server_hostname,
-            timeout=self._timeout,
-        )
-        return self._answer
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._answer is not None:
-            if error is not None:
-                self._answer.close()
-            self._answer.release()
-
-
 def _accept(kind: Kind[Any], shape: str) -> str:
-    """The Accept header of a list or watch; ``shape`` is what carries the metadata alone."""
+    """The Accept header of a list or watch; ``shape`` is the kind that has only metadata."""
     return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
 
 
 @contextmanager
 def _readable(plural: str) -> Iterator[None]:
-    """What can't be read is no answer of an API server: a proxy's page, or half of one. What became of a write?"""
+    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
     try:
         yield
     except msgspec.MsgspecError as error:
         raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
-
-
-async def _raise_for_status(answer: Answer) -> None:
-    if answer.status >= 400:
-        raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

@@ -1,19 +1,31 @@
-"""Where the API server is and who we are there."""
+"""The address of the API server, and the credentials for it."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypedDict
+from urllib.parse import quote
+
+from multidict import CIMultiDict
+
+
+class Connection(TypedDict):
+    """Options of aiohttp's requests."""
+
+    ssl: ssl.SSLContext | bool
+    server_hostname: str | None
+    proxy: str | None
 
 
 class ConfigError(Exception):
-    """Neither a usable kubeconfig nor a service account; the message says what was looked for."""
+    """There is neither a usable kubeconfig nor a service account. The message says what was looked for."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What TLS needs, as PEM; empty where there is none. ``verify`` False: any server will do."""
+    """The files for TLS, as PEM; empty if there are none. ``verify`` False: any server is accepted."""
 
     authority: bytes = b""
     certificate: bytes = b""
@@ -22,12 +34,49 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class Impersonation:
+    """Whose rights count instead of one's own, as a kubeconfig's ``as`` and kubectl's ``--as`` have it.
+
+    An empty ``user`` impersonates nobody.
+    """
+
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers by which the API server takes each request for one of that user's."""
+        if not self.user:
+            return []
+        found = [("Impersonate-User", self.user), *(("Impersonate-Group", group) for group in self.groups)]
+        if self.uid:
+            found.append(("Impersonate-Uid", self.uid))
+        return found + [(f"Impersonate-Extra-{quote(key)}", value) for key, values in self.extra for value in values]
+
+
+@dataclass(frozen=True)
 class Config:
-    """An API server's address and how to authenticate there."""
+    """The address of an API server, and how to authenticate there."""
 
     host: str
     namespace: str
     ssl: ssl.SSLContext | bool
-    token: Callable[[], Awaitable[str | None]]  # the bearer header's whole value, fresh at each call
+    # Returns the whole value of the Authorization header, fresh at each call.
+    token: Callable[[], Awaitable[str | None]]
     server_hostname: str | None = None
-    credentials: Credentials = Credentials()  # what ``ssl`` was made from, for programs that make their own
+    credentials: Credentials = Credentials()  # the files that ``ssl`` was made from, for programs that make their own
+    impersonation: Impersonation = Impersonation()
+    proxy: str | None = None
+
+    async def headers(self) -> CIMultiDict[str]:
+        """The headers that say who asks; some come several times."""
+        headers = CIMultiDict(self.impersonation.headers())
+        if token := await self.token():
+            headers["Authorization"] = token
+        return headers
+
+    @property
+    def connection(self) -> Connection:
+        """How aiohttp is to connect: the options of a request that say so."""
+        return {"ssl": self.ssl, "server_hostname": self.server_hostname, "proxy": self.proxy}

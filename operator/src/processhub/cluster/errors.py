@@ -1,4 +1,4 @@
-"""What the API server answers when it refuses, as exceptions a caller can catch."""
+"""The error answers of the API server, as exceptions that a caller can catch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class ApiError(Exception):
-    """The API server refused; ``status`` is the HTTP code, ``reason`` the Status object's reason."""
+    """The API server answered with an error; ``status`` is the HTTP code, ``reason`` the Status object's reason."""
 
     def __init__(self, status: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -19,10 +19,10 @@ class ApiError(Exception):
 
     @property
     def outcome_unknown(self) -> bool:
-        """Whether a write that was answered so may have been stored, or may be stored yet.
+        """Whether a write with this answer may have been stored, or may still be.
 
-        An answer of 4xx is the API server's word that it was not. With 5xx, a time-out or no answer at all it may have
-        been, and for as long as the API server works on a request it may still be.
+        An answer of 4xx says that it was not. With 5xx, a time-out or no answer it may have been stored, and it still
+        may be while the API server works on the request.
         """
         return self.status == 0 or self.status == 408 or self.status >= 500
 
@@ -40,11 +40,11 @@ class AlreadyExistsError(ConflictError):
 
 
 class GoneError(ApiError):
-    """410: the resourceVersion is too old; list again."""
+    """410: the resourceVersion is too old, and the client must list again."""
 
 
 class InvalidError(ApiError):
-    """422 or 400 (500 by server-side apply): the schema, CEL or an admission policy refused the object."""
+    """422 or 400 (500 by server-side apply): the schema, CEL or an admission policy rejected the object."""
 
 
 class ForbiddenError(ApiError):
@@ -56,13 +56,13 @@ class NamespaceTerminatingError(ForbiddenError):
 
 
 class UnavailableError(ApiError):
-    """429 or 5xx: overloaded or not ready; ``retry_after`` is in seconds (0 where not said)."""
+    """429 or 5xx: the server is overloaded or not ready; ``retry_after`` is in seconds (0 if not given)."""
 
     retry_after: float = 0.0
 
 
 class ConnectionFailedError(ApiError):
-    """No answer; whether a write took place is unknown."""
+    """There was no answer, so the outcome of a write is unknown."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "ConnectionFailed", message)
@@ -80,12 +80,12 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-# Server-side apply answers so, with 500, where a field of the body is not of the schema.
+# Server-side apply answers like this, with 500, if a field of the body is not in the schema.
 _NOT_OF_THE_SCHEMA = ("failed to create typed patch object", "failed to convert new object")
 
 
 def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
-    """The exception for an HTTP answer of 400 and above; ``body`` is a Status object where the server sent one."""
+    """The exception for an HTTP answer of 400 and above; ``body`` is a Status object if the server sent one."""
     try:
         answer = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.DecodeError:

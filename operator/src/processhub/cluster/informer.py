@@ -1,7 +1,7 @@
-"""A thin informer: list, watch, mark and sweep, into a dict of decoded objects.
+"""A thin informer: it lists and watches a kind, and keeps the decoded objects in a dict.
 
-A re-list compares what is there with what was known, so a deletion missed over a 410 is seen. A list that
-fails, or is older than what was seen, sweeps nothing.
+Each new list is compared with the known objects, so a deletion that was missed (after a 410) is noticed. A list that
+fails, or is older than what was seen, removes nothing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 10.0
 
 
 def version_of(resource_version: str) -> int:
-    """ResourceVersion as a number; they are comparable within one kind (Kubernetes 1.35 made that official)."""
+    """A resourceVersion as a number. Versions are comparable within one kind (officially since Kubernetes 1.35)."""
     return int(resource_version or 0)
 
 
 class Informer(Generic[T]):
-    """Keeps ``items`` equal to what the API server has, and says what changed.
+    """Keeps ``items`` equal to the API server's objects, and notifies of changes.
 
-    ``on_change(old, new)`` is called for each change, in order: ``old`` None for a new object, ``new`` None
-    for a deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct, with None as
-    the error when one of which no version did is gone; ``on_reconnect()`` when watching works again after a failure.
+    ``on_change(old, new)`` is called for each change, in order: ``old`` is None for a new object, ``new`` is None for a
+    deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct; the error is None
+    when an object is deleted of which no version did. ``on_reconnect()`` is called when watching works again after a
+    failure.
     """
 
     def __init__(
@@ -53,14 +54,15 @@ class Informer(Generic[T]):
         self._on_broken, self._on_reconnect = on_broken, on_reconnect
         self._namespace, self._labels, self._fields = namespace, labels, fields
         self.items: dict[Key, T] = {}
-        self._unread: dict[Key, ObjectMeta] = {}  # what is there and not among the items, as it does not fit
+        # Existing objects that are not among the items, because they do not fit their struct.
+        self._unread: dict[Key, ObjectMeta] = {}
         self.synced = asyncio.Event()
-        self.seen = 0  # the highest resourceVersion that was seen
+        self.seen = 0  # the highest resourceVersion seen
         self.relists = 0
         self.connected = False  # false from a failure until the next list
 
     async def run(self) -> None:
-        """List and watch until cancelled; failures are retried with back-off and logged."""
+        """List and watch until cancelled. Failures are logged and retried with back-off."""
         backoff = _BACKOFF_MIN
         while True:
             try:
@@ -76,7 +78,7 @@ class Informer(Generic[T]):
                 log.info("watch of %s is too old, listing again", self._kind.plural)
             except ApiError as error:
                 self.connected = False
-                log.warning("%s: %s; again in %.1f s", self._kind.plural, error.message, backoff)
+                log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, backoff)
                 retry_after = error.retry_after if isinstance(error, UnavailableError) else 0.0
                 await asyncio.sleep(max(retry_after, backoff * random.uniform(0.5, 1.0)))  # noqa: S311 jitter only
                 backoff = min(backoff * 2, _BACKOFF_MAX)
@@ -86,9 +88,10 @@ class Informer(Generic[T]):
         return self._kind.plural == plural and self._namespace in (None, namespace)
 
     def put(self, item: T) -> None:
-        """Take an object that a write of our own returned, so that the next decision sees it at once.
+        """Take an object that a write of this process returned, so that the next decision sees it at once.
 
-        Unless the watch is past it already: one that is not known then was deleted since, and the answer came late.
+        An object that is unknown and older than what the watch has seen is ignored: it was deleted since, and the
+        answer came late.
         """
         metadata = _metadata(item)
         if metadata.key in self.items or version_of(metadata.resource_version) > self.seen:
@@ -133,7 +136,7 @@ class Informer(Generic[T]):
             known = self.items.get(metadata.key)
             if known is None:
                 self._unread_is_gone(metadata, metadata.resource_version)
-            # An object of our own write may be newer than this event: a re-created namesake stays.
+            # A known object from a write of this process may be newer than this event: a re-created namesake stays.
             if known is not None and version_of(_metadata(known).resource_version) <= version_of(
                 metadata.resource_version
             ):
@@ -155,12 +158,12 @@ class Informer(Generic[T]):
             if version_of(old.resource_version) >= version_of(metadata.resource_version):
                 return
             if old.uid != metadata.uid:
-                # Deleted and re-created between two looks: both are told, in order.
+                # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
                 self._on_change(known, None)
                 known = None
         if isinstance(item, Undecodable):
-            # What is known of it stays: a bad edit must not look like a deletion.
+            # The last readable version stays, because a bad edit must not look like a deletion.
             log.warning("%s %s/%s can't be read: %s", self._kind.plural, *metadata.key, item.error)
             if known is None:
                 self._unread[metadata.key] = metadata

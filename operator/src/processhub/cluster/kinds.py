@@ -1,4 +1,4 @@
-"""Which API path and which struct belong to a kind of object."""
+"""The kinds of objects: the API path and the struct of each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of object: where it lives in the API and the type it is decoded to.
+    """A kind of object: its place in the API, and the type that it is decoded to.
 
-    Of a ``metadata_only`` kind lists and watches carry the metadata alone.
+    Lists and watches of a ``metadata_only`` kind carry only the metadata.
     """
 
     group: str  # "" is the core group
@@ -31,11 +31,11 @@ class Kind(Generic[T]):
 
     @property
     def api_version(self) -> str:
-        """``group/version``, or the version alone in the core group."""
+        """The text ``group/version``, or the version alone in the core group."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-        """The URL path; ``namespace`` None is all namespaces (or a cluster-scoped kind)."""
+        """The URL path; ``namespace`` None means all namespaces (or a cluster-scoped kind)."""
         parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
         if self.namespaced and namespace is not None:
             parts += ["namespaces", namespace]

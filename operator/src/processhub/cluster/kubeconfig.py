@@ -1,25 +1,30 @@
-"""Finding the configuration: a kubeconfig, else the pod's service account.
+"""The configuration of the API client: from a kubeconfig, else from the pod's service account.
 
-Certificates and tokens, in one file, are read at once. Exec plugins, auth providers, proxies and several merged
-files are left to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that
-on every call, and a hub's members at every start.
+Certificates and tokens, in one file, are read at once. Exec plugins, auth providers and several merged files are left
+to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that on every call, and a
+hub's members at every start.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import dataclasses
 import inspect
 import os
 import ssl
 import tempfile
+import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
-from processhub.cluster.config import Config, ConfigError, Credentials
+from processhub.api.addresses import url_host
+from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation
 
 DEFAULT_KUBECONFIG = Path("~/.kube/config").expanduser()
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -31,17 +36,36 @@ _PLAIN_CLUSTER = {
     "tls-server-name",
     "disable-compression",
     "extensions",
+    "proxy-url",
 }
-_PLAIN_USER = {"client-certificate", "client-certificate-data", "client-key", "client-key-data", "token", "tokenFile"}
+_PLAIN_USER = {
+    "client-certificate",
+    "client-certificate-data",
+    "client-key",
+    "client-key-data",
+    "token",
+    "tokenFile",
+    "as",
+    "as-uid",
+    "as-groups",
+    "as-user-extra",
+}
+_PROXIES = ("http", "https")  # schemes of proxies that aiohttp knows
 _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
-async def read_config(context: str | None = None, kubeconfig: str | None = None) -> Config:
-    """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod. Raises ConfigError."""
+async def read_config(
+    context: str | None = None, kubeconfig: str | None = None, impersonation: Impersonation | None = None
+) -> Config:
+    """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod.
+
+    ``impersonation`` takes the place of the kubeconfig's own. Raises ConfigError.
+    """
     named = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    if os.pathsep in named:
-        return await load_officially(named, context)
-    return _plain_or_of_pod(named, context) or await load_officially(named or str(DEFAULT_KUBECONFIG), context)
+    config = None if os.pathsep in named else _plain_or_of_pod(named, context)
+    if config is None:
+        config = await load_officially(named or str(DEFAULT_KUBECONFIG), context)
+    return dataclasses.replace(config, impersonation=impersonation) if impersonation else config
 
 
 def _plain_or_of_pod(named: str, context: str | None) -> Config | None:
@@ -54,7 +78,7 @@ def _plain_or_of_pod(named: str, context: str | None) -> Config | None:
 
 
 def _of_pod(looked_for: Path) -> Config:
-    """The configuration that every pod with a service account finds in its container. Raises ConfigError."""
+    """The configuration from the service account that Kubernetes mounts into a pod. Raises ConfigError."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise ConfigError(
@@ -68,7 +92,7 @@ def _of_pod(looked_for: Path) -> Config:
     except (OSError, ValueError) as error:
         raise ConfigError(f"no cluster to talk to: the pod's service account can't be read: {error}") from error
     return Config(
-        host=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        host=f"https://{url_host(host)}:{port}",
         namespace=namespace,
         ssl=context,
         token=_token_of_file(SERVICE_ACCOUNT / "token"),
@@ -77,14 +101,14 @@ def _of_pod(looked_for: Path) -> Config:
 
 
 def _plain(path: Path, context_name: str | None) -> Config | None:
-    """The file's configuration, None where it needs the official loader. Raises ConfigError."""
+    """The configuration in the file, or None if it needs the official loader. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"kubeconfig {path} is no kubeconfig: it holds {type(found).__name__}, not a mapping")
+        raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")
     name = context_name or str(found.get("current-context") or "")
     if not name:
         raise ConfigError(f"kubeconfig {path} has no current-context; name one with --context")
@@ -116,7 +140,41 @@ def _plain(path: Path, context_name: str | None) -> Config | None:
         token=token,
         server_hostname=cluster.get("tls-server-name") or None,
         credentials=credentials,
+        impersonation=_impersonation(path, user),
+        proxy=_proxy(path, server, str(cluster.get("proxy-url") or "")),
     )
+
+
+def _impersonation(path: Path, user: dict[str, Any]) -> Impersonation:
+    """The ``as`` fields of a kubeconfig's user. Raises ConfigError where they are not what kubectl knows."""
+    groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
+    if not isinstance(groups, list | tuple) or not isinstance(extra, dict):
+        raise ConfigError(f"kubeconfig {path}: as-groups must be a list, and as-user-extra a mapping to lists")
+    if (user.get("as-uid") or groups or extra) and not user.get("as"):
+        raise ConfigError(f"kubeconfig {path}: as-uid, as-groups and as-user-extra need as, the user to impersonate")
+    return Impersonation(
+        user=str(user.get("as") or ""),
+        groups=tuple(str(group) for group in groups),
+        uid=str(user.get("as-uid") or ""),
+        extra=tuple((str(key), tuple(str(value) for value in values or ())) for key, values in extra.items()),
+    )
+
+
+def _proxy(path: Path, server: str, given: str) -> str | None:
+    """The proxy through which the server is reached, as kubectl finds it: proxy-url, else HTTPS_PROXY and NO_PROXY.
+
+    Raises ConfigError where it is of a kind that can't be used.
+    """
+    url = urlsplit(server)
+    where = "proxy-url"
+    if not given and not urllib.request.proxy_bypass(url.hostname or ""):
+        where, given = f"{url.scheme.upper()}_PROXY", urllib.request.getproxies().get(url.scheme, "")
+    if not given:
+        return None
+    given = given if "://" in given else f"http://{given}"
+    if urlsplit(given).scheme not in _PROXIES:
+        raise ConfigError(f"kubeconfig {path}: {where} {given} can't be used; it must be an http:// or https:// proxy")
+    return given
 
 
 def _entry(path: Path, found: dict[str, Any], section: str, name: str) -> dict[str, Any]:
@@ -144,7 +202,7 @@ def _constant_token(value: str) -> Callable[[], Awaitable[str | None]]:
 
 
 def _token_of_file(path: Path) -> Callable[[], Awaitable[str | None]]:
-    """It is read at each call: kubelets rotate it."""
+    """A function that reads the token from the file at each call, because kubelets rotate it."""
 
     def read() -> str:
         return f"Bearer {path.read_text().strip()}"
@@ -158,7 +216,7 @@ def _token_of_file(path: Path) -> Callable[[], Awaitable[str | None]]:
 def _tls(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=credentials.authority.decode() or None)
     if credentials.certificate and credentials.key:
-        # The ssl module takes them from a file only: a private one, for as long as the reading takes.
+        # The ssl module reads these from a file only, so they are in a private one while it does.
         with tempfile.NamedTemporaryFile() as file:
             file.write(credentials.certificate + b"\n" + credentials.key)
             file.flush()
@@ -166,19 +224,19 @@ def _tls(credentials: Credentials) -> ssl.SSLContext:
     if not credentials.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    # Ordinary kubeconfigs (kubeadm, kwok) carry CAs without the key usage that Python 3.13 insists on.
+    # Ordinary kubeconfigs (kubeadm, kwok) have CAs without the key usage that Python 3.13 requires.
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
     return context
 
 
 async def load_officially(path: str, context: str | None) -> Config:
-    """The configuration as the official client's loader reads it: all kinds there are. Raises ConfigError."""
+    """Read the configuration with the official client's loader, which supports all kinds. Raises ConfigError."""
     try:
         from kubernetes.aio import config as loader
         from kubernetes.aio.client.configuration import Configuration
     except ImportError as error:  # it is not in the image
         raise ConfigError(
-            f"kubeconfig {path} names a plug-in, a proxy or several files; that needs the Python package kubernetes"
+            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes"
         ) from error
 
     load: Any = loader.load_kube_config
@@ -195,22 +253,40 @@ async def load_officially(path: str, context: str | None) -> Config:
             verify=bool(settings.verify_ssl),
         )
         tls = _tls(credentials) if settings.host.startswith("https") else False
+        user = _first(path, "users", str(chosen["context"].get("user") or ""))
+        cluster = _first(path, "clusters", str(chosen["context"].get("cluster") or ""))
+        host = settings.host.rstrip("/")
+        impersonation = _impersonation(Path(path), user)
+        proxy = _proxy(Path(path), host, str(cluster.get("proxy-url") or ""))
     except (loader.ConfigException, OSError, ValueError) as error:
         raise ConfigError(f"kubeconfig {path} can't be used: {error}; set KUBECONFIG or --context") from error
 
     async def token() -> str | None:
-        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes what exec plugins gave
+        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes the token of an exec plug-in
         found: str | None = await value if inspect.isawaitable(value) else value
         return found
 
     return Config(
-        host=settings.host.rstrip("/"),
+        host=host,
         namespace=str(chosen["context"].get("namespace") or "default"),
         ssl=tls,
         token=token,
         server_hostname=getattr(settings, "tls_server_name", None) or None,
         credentials=credentials,
+        impersonation=impersonation,
+        proxy=proxy,
     )
+
+
+def _first(named: str, section: str, name: str) -> dict[str, Any]:
+    """The entry of that name in the first of the merged files that has one; the loader passes on a part of it only."""
+    for file in named.split(os.pathsep):
+        path = Path(file).expanduser()
+        if file and path.is_file():
+            found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) or {}
+            with contextlib.suppress(ConfigError):
+                return _entry(path, found, section, name)
+    return {}
 
 
 def _read(name: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line in a pod, plain text on a terminal."""
+"""The operator's logs: one JSON object a line in a pod, plain text on a terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, and what ``extra`` gave."""
+    """Formats a record as one JSON object: time, level, logger, message, and the fields of ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line for one record."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Log to stderr at ``level``; an unknown level is taken as INFO."""
+    """Log to stderr at ``level``; an unknown level counts as INFO."""
     handler = logging.StreamHandler(sys.stderr)
     if sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))

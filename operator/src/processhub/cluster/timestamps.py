@@ -1,7 +1,7 @@
-"""The wall clock, and the present as Kubernetes writes it: RFC 3339 in UTC.
+"""The wall clock, and the present time as Kubernetes writes it: RFC 3339 in UTC.
 
-All that operator and agent write of the time of day is read here. ``use_clock`` sets another clock for the current
-context, and so for the tasks that it creates: a simulated one. What is measured is measured by the event loop's clock.
+Operator and agent read the time of day only here. ``use_clock`` sets another clock, such as a simulated one, for the
+current context and for the tasks that it creates. Durations are measured by the event loop's clock.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _clock: ContextVar[Callable[[], datetime]] = ContextVar("clock", default=_system
 
 
 def use_clock(clock: Callable[[], datetime]) -> None:
-    """Read the present by ``clock`` (UTC) from now on, in this context."""
+    """Read the present time from ``clock`` (UTC) from now on, in this context."""
     _clock.set(clock)
 
 
 def utc_now() -> datetime:
-    """The present, in UTC."""
+    """The present time in UTC."""
     return _clock.get()()
 
 
 def now_seconds() -> str:
-    """The present in whole seconds, such as ``2026-01-02T03:04:05Z``: what Kubernetes calls Time."""
+    """The present time in whole seconds, such as ``2026-01-02T03:04:05Z`` (Kubernetes' type Time)."""
     return utc_now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def now_millis() -> str:
-    """The present with milliseconds, such as ``2026-01-02T03:04:05.006Z``."""
+    """The present time with milliseconds, such as ``2026-01-02T03:04:05.006Z``."""
     return utc_now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def now_micros() -> str:
-    """The present with microseconds, such as ``2026-01-02T03:04:05.000006Z``: what Kubernetes calls MicroTime."""
+    """The present time with microseconds, such as ``2026-01-02T03:04:05.000006Z`` (Kubernetes' type MicroTime)."""
     return utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""Leading-edge rate limiting: of writes to one object, and of the bytes of many."""
+"""Rate limits for the writes to one object, and for the bytes of many. The first write is never delayed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-_KEPT = 1000  # buckets, before the full ones among them are looked for
+_KEPT = 1000  # number of buckets after which full ones are removed
 
 
 class TokenBucket:
-    """At most ``burst`` writes at once, refilled at ``rate`` a second. The clock is the caller's (seconds)."""
+    """Allows ``burst`` writes at once, and refills at ``rate`` a second. The caller passes the time in seconds."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
@@ -18,12 +18,12 @@ class TokenBucket:
         self._at: float | None = None
 
     def wait(self, now: float) -> float:
-        """Seconds until the next token; 0 where one is there. Takes nothing."""
+        """The seconds until the next token; 0 if there is one. No token is taken."""
         self._refill(now)
         return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
     def take(self, now: float) -> bool:
-        """Take a token where there is one."""
+        """Take a token if there is one; returns whether there was."""
         self._refill(now)
         if self._tokens < 1:
             return False
@@ -31,7 +31,7 @@ class TokenBucket:
         return True
 
     def full(self, now: float) -> bool:
-        """Whether a new bucket would be no different."""
+        """Whether the bucket is as full as a new one."""
         self._refill(now)
         return self._tokens >= self._burst
 
@@ -42,10 +42,11 @@ class TokenBucket:
 
 
 class ByteBudget:
-    """What writes may take: ``burst`` bytes at once, refilled at ``rate`` a second. The clock is the caller's.
+    """A budget of bytes for writes: ``burst`` at once, refilled at ``rate`` a second. The caller passes the time.
 
-    A write that may be put off waits until nothing is owed, and is then made whatever its size; another is made at once
-    and owed for. So both together take no more than the rate on average where those that can't wait take less.
+    A write that can wait waits until nothing is owed, and is then made whatever its size. A write that can't wait is
+    made at once, and the budget owes its bytes. So the average stays within the rate, provided that the writes which
+    can't wait stay below it.
     """
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -54,21 +55,21 @@ class ByteBudget:
         self._at: float | None = None
 
     def limit(self, rate: float, burst: float) -> None:
-        """Refill at another rate, up to another burst, from now on."""
+        """Change the rate and the burst from now on."""
         self._rate, self._burst = rate, burst
 
     def wait(self, now: float) -> float:
-        """Seconds until nothing is owed; 0 where nothing is. Takes nothing."""
+        """The seconds until nothing is owed; 0 if nothing is owed. Nothing is spent."""
         self._refill(now)
-        return -self._left / self._rate if self._left <= -1 else 0.0  # less than a byte is rounding
+        return -self._left / self._rate if self._left <= -1 else 0.0  # less than a byte is a rounding error
 
     def full(self, now: float) -> bool:
-        """Whether a new budget would be no different."""
+        """Whether the budget is as full as a new one."""
         self._refill(now)
         return self._left >= self._burst
 
     def spend(self, now: float, size: float, *, owed_seconds: float = math.inf) -> None:
-        """Take ``size`` bytes, but not so many that more is owed than is refilled in ``owed_seconds``."""
+        """Take ``size`` bytes, but owe at most what is refilled in ``owed_seconds``."""
         self._refill(now)
         self._left = min(self._left, max(self._left - size, -owed_seconds * self._rate))
 
@@ -84,7 +85,7 @@ Bucket = TypeVar("Bucket", bound=TokenBucket | ByteBudget)
 
 
 class Buckets(Generic[Key, Bucket]):
-    """A bucket for each object, made when it is needed. Full ones are dropped: objects come and go."""
+    """A bucket for each object, created at its first use. Full ones are dropped, because objects come and go."""
 
     def __init__(self, make: Callable[[], Bucket]) -> None:
         self._make = make
@@ -95,7 +96,7 @@ class Buckets(Generic[Key, Bucket]):
         return len(self._buckets)
 
     def of(self, key: Key, now: float) -> Bucket:
-        """The object's bucket."""
+        """The bucket of the object."""
         bucket = self._buckets.get(key)
         if bucket is None:
             if len(self._buckets) >= self._most:

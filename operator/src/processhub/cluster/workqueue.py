@@ -1,4 +1,4 @@
-"""A queue of keys: one worker a key at a time, the first event at once, what follows within 100 ms together."""
+"""A queue of keys with one worker for each key: the first event runs at once, those within 100 ms run together."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _REST_MAX = 0.3  # seconds
 
 
 class WorkQueue(Generic[K]):
-    """Calls ``work(key)`` for each added key; its result is the seconds after which it wants to run again, or None.
+    """Calls ``work(key)`` for each added key; its result is the seconds after which it should run again, or None.
 
-    Leading edge: a key that has been quiet runs at once; one that ran within the debounce waits for its end, and
-    longer where a run takes long: it rests for up to as long as it ran, so that a storm makes runs larger, not more.
-    An exception is logged and tried again with back-off.
+    A key that has been quiet runs at once. A key that ran within the debounce time waits for its end. If a run took
+    longer, the key rests for up to as long as the run took, so that many events make runs larger, not more frequent.
+    For example, with events all the time and runs of 20 ms, the key runs every 100 ms; with runs of 200 ms, it runs
+    every 400 ms. An exception is logged, and the key is retried with back-off.
     """
 
     def __init__(self, work: Callable[[K], Awaitable[float | None]], debounce: float = DEBOUNCE_SECONDS) -> None:
@@ -33,9 +34,9 @@ class WorkQueue(Generic[K]):
         self._closed = False
 
     def add(self, key: K) -> None:
-        """Have ``key`` worked on soon, unless the queue was closed. Call from the event loop."""
+        """Have ``key`` worked on soon, unless the queue was closed. Call it from the event loop."""
         if self._closed:
-            return  # the watches outlive the work
+            return  # the watches go on after the queue was closed
         event = self._dirty.get(key)
         if event is None:
             event = self._dirty[key] = asyncio.Event()
@@ -44,7 +45,7 @@ class WorkQueue(Generic[K]):
             self._tasks[key] = asyncio.create_task(self._serve(key, event), name=f"queue {key}")
 
     async def close(self) -> None:
-        """Cancel all work and wait until it has ended; none begins any more."""
+        """Cancel all work, wait until it has ended, and start none any more."""
         self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -54,12 +55,12 @@ class WorkQueue(Generic[K]):
         self._dirty.clear()
 
     async def _serve(self, key: K, dirty: asyncio.Event) -> None:
-        """Work on one key until it is quiet and wants no further run; add() starts a new worker then."""
+        """Work on one key until it is quiet and needs no further run. ``add()`` starts a new worker then."""
         loop = asyncio.get_running_loop()
         backoff = _BACKOFF_MIN
         again: float | None = None
         while dirty.is_set() or again is not None:
-            # Not wait_for: of Python 3.11 that loses a cancellation that comes together with what it waits for.
+            # ``wait_for`` of Python 3.11 loses a cancellation that coincides with the event it waits for.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(again):
                     await dirty.wait()
@@ -82,6 +83,6 @@ class WorkQueue(Generic[K]):
 
 
 def _told_to_end() -> bool:
-    """Whether a CancelledError is this task's own, not one of something that its work waited for."""
+    """Whether a CancelledError is this task's own, and not that of something that its work awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Doing several things at once as one step, and ending them."""
+"""Running several coroutines as one step, and cancelling tasks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ T = TypeVar("T")
 
 
 async def gather_all(*work: Awaitable[T]) -> list[T]:
-    """All results, once all of the work has ended; then raises the first error of any.
+    """Return all results once all of the work has ended; then the first error, if any, is raised.
 
-    ``asyncio.gather`` alone raises at once and lets the others go on: a write of this step could land beside the next.
+    ``asyncio.gather`` alone raises at once and leaves the others running: a write of this step could then be made
+    during the next.
     """
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     results = []
@@ -24,7 +25,7 @@ async def gather_all(*work: Awaitable[T]) -> list[T]:
 
 
 async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and wait until all have ended, whatever in."""
+    """Cancel the tasks, and wait until all of them have ended in whatever way."""
     ending = list(tasks)
     for task in ending:
         task.cancel()

@@ -1,4 +1,4 @@
-"""Whether a Hub is reconciled, and by which spec: the present one, or the last that was accepted."""
+"""Acceptance of Hubs: whether a Hub is reconciled, and by which spec: its present one, or the last accepted one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class HubAcceptance:
         self._store, self._custom, self._hooks = store, custom, hooks
 
     def admit(self, hub: Hub, state: HubState, memory: HubMemory) -> Hub | Refusal:
-        """The Hub with the spec that it is reconciled by, or why it can't be.
+        """The Hub with the spec to reconcile it by, or the refusal.
 
-        A refused edit is no reason where this leader has accepted a spec before it: that one is followed.
+        If an edit is refused and this leader has accepted an earlier spec, that spec is used.
         """
         refusal = memory.refused_edit = self._refusal(hub, state)
         if refusal is None:
@@ -34,7 +34,7 @@ class HubAcceptance:
         return msgspec.structs.replace(hub, spec=memory.accepted.spec)
 
     def refusal_of_spec(self, hub: Hub) -> Refusal | None:
-        """Why the Hub's spec is not accepted, None where it is."""
+        """Why the Hub's spec is not accepted; None if it is."""
         custom, spec = self._custom, hub.spec
         refusal = refuse_hub(
             spec, custom.distribution, custom.redundancy, custom.partition, custom.migration
@@ -61,8 +61,8 @@ class HubAcceptance:
 
 
 def _of_earlier_hub(state: HubState) -> Refusal | None:
-    """Why the hub can't begin yet: what an earlier hub of its name has left may run children."""
-    # A hub that has slices of its own has begun: what comes to be there later than that is no earlier hub's.
+    """The refusal while an earlier hub of this name has left objects that may run children; None if there are none."""
+    # A hub that has slices of its own has begun. Objects that appear later do not belong to an earlier hub.
     left = next(iter(state.leftovers()), "") if not state.slices else ""
     text = f"{left} of an earlier hub of this name is still being deleted; started when it is gone"
     return Refusal(Reason.NAME_CONFLICT, text) if left else None

@@ -43,7 +43,7 @@ class KopfHost:
         """The handlers. All are coroutines: kopf runs plain functions in threads."""
         registry = kopf.OperatorRegistry()
 
-        # By itself kopf would begin anew after a minute, in which this leader holds the Lease and does nothing.
+        # By default kopf starts again after a minute, in which this leader would hold the Lease and do nothing.
         @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
         async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
             settings.scanning.disabled = True  # else kopf watches CRDs, though no handler is for any
@@ -62,7 +62,7 @@ class KopfHost:
 
 
 async def connection_info(config: Config) -> kopf.ConnectionInfo:
-    """Kopf's credentials, from the configuration that the client uses."""
+    """The credentials for kopf, from the client's configuration."""
     token = await config.token()
     credentials = config.credentials
     scheme, _, secret = (token or "").partition(" ")

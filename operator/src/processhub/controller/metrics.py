@@ -17,7 +17,7 @@ HOOK_EVENTS = Counter("processhub_hook_events_total", "Events for hooks: deliver
 
 
 def forget(key: tuple[str, str]) -> None:
-    """Drop the series of a hub that is gone."""
+    """Remove the series of a hub that is gone."""
     for gauge in (CHILDREN, MEMBERS):
         with contextlib.suppress(KeyError):
             gauge.remove(*key)

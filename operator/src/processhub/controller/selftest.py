@@ -1,7 +1,8 @@
-"""What ``helm test`` runs in a pod: is an operator leading, and are the CRDs served? ``python3 -m`` this module.
+"""The check that ``helm test`` runs in a pod: an operator leads, and the CRDs are served.
 
-Asks the API server alone, with the pod's own account: it works where Service addresses do not, and proves more than an
-open port, because the leader's Lease is renewed only by an operator that works.
+It runs as ``python3 -m processhub.controller.selftest``. It asks the API server alone, with the pod's own account, so
+it works where Service addresses do not. It proves more than an open port, because only an operator that works renews
+the leader's Lease.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from processhub.cluster.timestamps import utc_now
 
 LEADER_LEASE = "processhub-operator"
 PLURALS = ("hubs", "children", "childsets", "registryslices")
-TIMEOUT_SECONDS = 60.0  # an operator that was just installed has to start and take the Lease first
+TIMEOUT_SECONDS = 60.0  # an operator that was just installed must start and take the Lease first
 _INTERVAL_SECONDS = 1.0
 _DEFAULT_LEASE_SECONDS = 15
 _CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
 
 
 class NotReadyError(Exception):
-    """What is missing, as a sentence."""
+    """Something is missing. The message is a sentence that names it."""
 
 
 def leader_of(lease: Lease, now: datetime) -> str:
-    """The Lease's live holder. Raises NotReadyError where nobody holds it or its time has run out."""
+    """The Lease's live holder. Raises NotReadyError if it has no holder or has expired."""
     holder, renewed = lease.spec.holder_identity, lease.spec.renew_time
     if not holder or not renewed:
         raise NotReadyError(f"no operator holds the Lease {lease.metadata.namespace}/{lease.metadata.name}")
@@ -44,7 +45,7 @@ def leader_of(lease: Lease, now: datetime) -> str:
 
 
 async def check(client: Client, namespace: str, now: datetime) -> str:
-    """One sentence of good news. Raises NotReadyError with the bad one, ApiError where the API server refuses."""
+    """Check once; returns a sentence. Raises NotReadyError, or ApiError if the API server rejects a request."""
     for plural in PLURALS:
         try:
             crd = await client.get(_CRDS, None, f"{plural}.{GROUP}")
@@ -61,7 +62,7 @@ async def check(client: Client, namespace: str, now: datetime) -> str:
 
 
 async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """``check`` until it succeeds. ``namespace`` is the release's, None the pod's own. Raises as check does."""
+    """Repeat ``check`` until it succeeds. ``namespace`` is the release's; None: the pod's own. Raises its errors."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     async with await Client.connect() as client:
@@ -75,7 +76,7 @@ async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -
 
 
 def main() -> int:
-    """0 with one line on standard output, 1 with one line on standard error."""
+    """Run the check; returns 0 and prints a line on standard output, or 1 and a line on standard error."""
     try:
         news = asyncio.run(run(os.environ.get("POD_NAMESPACE")))
     except (NotReadyError, ApiError, ConfigError) as error:

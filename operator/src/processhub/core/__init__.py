@@ -1,1 +1,1 @@
-"""Pure decisions: placement, acceptance, planning, packing. No clock, no network, no Kubernetes."""
+"""Decisions as pure functions: placement, acceptance, planning and packing. No clock, no network, no Kubernetes."""

@@ -1,4 +1,4 @@
-"""Whether a Hub or a Child can be served as it is: an ordered chain of small checks, each with reason and sentence."""
+"""Acceptance of Hubs and Children: an ordered chain of small checks, each of which gives a reason and a message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ REDUNDANCIES = ("Singularity", "Replication")
 MIGRATIONS = tuple(WAYS)
 PARTITIONS = ("Divergence", "StaticQuorum", "DynamicQuorum", "MajorityQuorum")
 MAX_WORKLOAD_BYTES = 128 * 1024
-# What a Pod's own restart policy may be under a child's: Kubernetes must not restart what the child's policy lets rest.
+# Which restart policies a Pod may have under each policy of a child. Kubernetes must not restart a Pod whose child is
+# not to be restarted.
 _POD_RESTARTS = {
     "Permanent": ("Always", "OnFailure", "Never"),
     "Transient": ("OnFailure", "Never"),
@@ -27,7 +28,7 @@ _POD_RESTARTS = {
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why something is not accepted, and what to write instead."""
+    """Why a Hub or a Child is not accepted, and what to write instead."""
 
     reason: Reason
     message: str
@@ -44,7 +45,10 @@ def refuse_hub(
     partitions: Collection[str] = (),
     migrations: Collection[str] = (),
 ) -> Refusal | None:
-    """The first check that the Hub fails, None where it is accepted; beside it the names of users' own strategies."""
+    """Check a Hub; returns the refusal of the first check that fails, or None if the Hub is accepted.
+
+    The other arguments are the names of the users' own strategies.
+    """
     refusal = (
         _known("distribution", spec.distribution.strategy, STRATEGIES, distributions)
         or _known("redundancy", spec.redundancy.strategy, REDUNDANCIES, redundancies)
@@ -55,12 +59,12 @@ def refuse_hub(
 
 
 def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
-    """The first check that the Child fails in a hub with this spec, None where it is accepted."""
+    """Check a Child of a hub with this spec; returns the refusal of the first check that fails, or None."""
     return next((refusal for check in _CHILD_CHECKS if (refusal := check(spec, hub))), None)
 
 
 def on_demand_spec(spec: ChildSpec, template: OnDemand) -> ChildSpec:
-    """What a child with ``onDemand: true`` runs by this template, and how long where it doesn't say."""
+    """The spec of a child with ``onDemand: true``: the template gives the workload, and the limits if it has none."""
     return msgspec.structs.replace(
         spec,
         exec=template.exec,
@@ -85,14 +89,14 @@ def _redundancy(spec: HubSpec) -> Refusal | None:
     if strategy == "Guided" and redundancy.strategy not in REDUNDANCIES:
         return Refusal(
             Reason.INVALID,
-            f"spec.redundancy.strategy {redundancy.strategy} can't be had with the distribution strategy Guided, where "
-            "each child names its members; use Replication with a replicationFactor",
+            f"spec.redundancy.strategy {redundancy.strategy} can't be combined with the distribution strategy Guided, "
+            "where each child names its members; use Replication with a replicationFactor",
         )
     if strategy == "Guided" and redundancy.strategy == "Replication" and redundancy.replication_factor == "ClusterSize":
         return Refusal(
             Reason.INVALID,
-            "spec.redundancy.replicationFactor ClusterSize can't be had with the distribution strategy Guided, where "
-            "each child names its members; give a number, or use the strategy ForEach",
+            "spec.redundancy.replicationFactor ClusterSize can't be combined with the distribution strategy Guided, "
+            "where each child names its members; give a number, or use the strategy ForEach",
         )
     return None
 
@@ -133,7 +137,7 @@ def _on_demand(spec: HubSpec) -> Refusal | None:
 
 
 def _hooks(spec: HubSpec) -> Refusal | None:
-    """What the schema refuses as well, for specs that no API server has seen."""
+    """Check the hooks. The schema refuses the same, but some specs have not been through an API server."""
     names: set[str] = set()
     for hook in spec.hooks:
         if hook.name in names:
@@ -180,7 +184,7 @@ def _workload(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
 
 
 def _pod(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
-    """What no API server would refuse, or only when the Pod is made."""
+    """Check a Pod template for errors that the API server would report only when the Pod is created, or never."""
     if spec.pod is None:
         return None
     field = "spec.pod.template"
@@ -235,19 +239,19 @@ def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
 
 
 def refuse_size(workload: str) -> Refusal | None:
-    """Where the workload (its canonical JSON) would not leave a slice room for others."""
+    """Refuse a workload (as its canonical JSON) that would take too much room in a slice."""
     size = len(workload.encode())
     if size <= MAX_WORKLOAD_BYTES:
         return None
     return Refusal(
         Reason.INVALID,
-        f"the workload is {size} bytes of JSON, at most {MAX_WORKLOAD_BYTES} are possible; "
+        f"the workload has {size} bytes of JSON, the limit is {MAX_WORKLOAD_BYTES}; "
         "keep large data in a ConfigMap or a volume of the members",
     )
 
 
 def unknown_member(spec: ChildSpec, members: MemberNames) -> Refusal | None:
-    """Where spec.nodes names a member that the hub does not have."""
+    """Refuse a Child whose spec.nodes name a member that the hub does not have."""
     for node in spec.nodes:
         if node not in members:
             return Refusal(

@@ -1,4 +1,4 @@
-"""Lists of names in sentences for people: the first ones, and how many more there are."""
+"""Lists of names in messages: the first names, and the number of the others."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Collection
 from functools import cached_property
 from itertools import islice
 
-NAMED = 10  # a hub may have hundreds of members and thousands of children
+NAMED = 10  # names in a message; a hub may have hundreds of members and thousands of children
 
 
 def listed(names: Collection[str], most: int = NAMED) -> str:
-    """The first ``most`` names in the order given, and how many are not named."""
+    """The first ``most`` names in the given order, and how many others there are."""
     text = ", ".join(islice(names, most))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
 class MemberNames(frozenset[str]):
-    """The members of a hub by name. Made once for all children: it costs as much as the hub has members."""
+    """The names of a hub's members. They are made once for all children, because a large hub has many."""
 
     @cached_property
     def some(self) -> str:
-        """The first ones, and how many more there are; "" where there is none."""
+        """The first names, and how many others there are; "" if there are none."""
         return listed(sorted(self))

@@ -1,17 +1,17 @@
-"""One copy of a child: the entry that a member has for it, joined with what the member reports.
+"""One copy of a child: the entry that a member has for it, joined with the member's report.
 
-A member may report another incarnation than its entry means: the child was stopped and started again, it was deleted
-and another has its id, or the member has not read the entry yet. Every surface that shows a copy takes its state from
-here, so that all of them agree.
+A member may report another incarnation than its entry names: the child was stopped and started again, it was deleted
+and another child has its id, or the member has not read the entry yet. Everything that shows a copy takes its state
+from here, so that all of them agree.
 
 | entry                | report                           | state                            |
 | -------------------- | -------------------------------- | -------------------------------- |
 | asks for a run       | none, or of another incarnation  | Pending                          |
 | asks for a run       | of this incarnation              | as reported                      |
-| of a suspended child | none, or of no process of it     | Stopped                          |
-| of a suspended child | of a process of it               | Stopping: the process has to end |
-| none                 | of a child with an entry before  | Stopping: the process has to end |
-| none                 | of one whose owner is cut off    | as reported                      |
+| of a suspended child | none, or without a process       | Stopped                          |
+| of a suspended child | with a process                   | Stopping: the process must end   |
+| none                 | of a child with an earlier entry | Stopping: the process must end   |
+| none                 | of a local takeover              | as reported                      |
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
 def is_current(entry: Assignment, report: Report | None) -> bool:
-    """Whether the report is about the incarnation that the entry means: the uid and the epoch are the same.
+    """Whether the report is about the incarnation that the entry names: the uid and the epoch are the same.
 
-    One that was promoted runs on, though it may not have heard of its new epoch yet: the epoch of its start counts too.
-    That proves nothing of other incarnations: a proof that one has ended needs a report of the very epoch of the entry.
+    A promoted copy runs on, and may not have read its new epoch yet, so a report of the epoch of its start counts too.
+    This proves nothing about other incarnations: to prove that one has ended, the report must have the very epoch of
+    the entry.
     """
     if report is None or report.uid != entry.uid:
         return False
@@ -47,7 +48,7 @@ def is_current(entry: Assignment, report: Report | None) -> bool:
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What the slice of a member says of a child: the entry of its spec, the report of its status, or both."""
+    """The entry and the report of a child in one member's slice; one of them may be missing."""
 
     member: str
     entry: Assignment | None
@@ -55,12 +56,12 @@ class Copy(msgspec.Struct, frozen=True):
 
     @property
     def current(self) -> bool:
-        """Whether the report is about the incarnation that the entry means."""
+        """Whether the report is about the incarnation that the entry names."""
         return self.entry is not None and is_current(self.entry, self.report)
 
     @property
     def shown(self) -> Report | None:
-        """The report, where it is the one to show for this copy; None where the entry is all there is to show."""
+        """The report to show for this copy; None if only the entry is to be shown."""
         entry, report = self.entry, self.report
         if entry is None or report is None:
             return report
@@ -85,18 +86,18 @@ class Copy(msgspec.Struct, frozen=True):
 
     @property
     def waiting(self) -> bool:
-        """Whether the copy is on record and not to be started yet."""
+        """Whether the copy is on record, but not to be started yet."""
         return self.entry is not None and self.entry.wait
 
     def concerns(self, uid: str) -> bool:
-        """Whether the entry or the report is about this incarnation of the id."""
+        """Whether the entry or the report is about the child with this uid."""
         return (self.entry is not None and self.entry.uid == uid) or (
             self.report is not None and self.report.uid == uid
         )
 
 
 def parse_copy(member: str, entry: str | None, report: str | None) -> Copy | None:
-    """The copy by the texts of its entry and its report. One that can't be read counts as absent; None without both."""
+    """Parse the texts of an entry and a report into a copy. An unreadable text counts as absent; None without both."""
     ordered = reported = None
     with contextlib.suppress(EntryError):
         ordered = parse_assignment(entry) if entry else None
@@ -106,7 +107,7 @@ def parse_copy(member: str, entry: str | None, report: str | None) -> Copy | Non
 
 
 def is_running(entry: str | None, report: str) -> bool:
-    """Whether a copy runs, by the texts of its entry and its report; parses them only where that is needed."""
+    """Whether a copy runs, by the texts of its entry and its report. They are parsed only if necessary."""
     if not has_state(report, State.RUNNING):
         return False
     if entry is not None and not waits(entry) and same_incarnation(entry, report):

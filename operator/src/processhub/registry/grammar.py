@@ -1,34 +1,39 @@
 """The grammar of the entries of RegistrySlices. No other module reads or writes the text of an entry.
 
-An entry of ``spec.entries``, which the operator writes, has its fields parted by one space::
+An entry of ``spec.entries``, which the operator writes, has its fields separated by one space::
 
     <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
         [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
 
-``wait`` means: on record, not to be started yet (the target of a move whose source still runs); with ``asleep``:
-because the child is suspended, so that it keeps its place. ``run`` is the epoch that the copy was started with, where
-it was promoted since: it got a new epoch with its role and runs on. ``to`` is the order to end and hand the state to
-that member, whose waiting entry has that epoch; ``must``: without asking the child whether it may be moved. ``state``
-is the checksum of the state that the copy is started with. After ``idle`` seconds without a request the member reports
-the child Idle; ``demand`` marks one that a request started. ``ask`` is the digest of the child as its user wrote it,
-where a hook changed it: as long as that stands, so does the entry.
+- ``wait``: the child is on record, but must not be started yet, as on the target of a move whose source still runs.
+- ``asleep`` (with ``wait``): the child waits because it is suspended. The entry keeps its place.
+- ``run``: the epoch that the copy was started with, if it was promoted since. With its new role it got a new epoch, and
+  it runs on.
+- ``to``: the order to end and to hand the state to that member, whose waiting entry has that epoch; ``must``: without
+  asking the child whether it may be moved.
+- ``state``: the checksum of the state that the copy is started with.
+- ``idle``: after so many seconds without a request the member reports the child Idle.
+- ``demand``: the child was started by a request.
+- ``ask``: the digest of the child as its user wrote it, if a hook changed it. While that is unchanged, the entry is
+  kept.
 
 An entry of ``status.entries``, which the member writes::
 
     <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
         [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
 
-``gave``: quiesced, and the state for that waiting entry was sent; ``kept``: it was not, and why: the child ``refused``,
-is ``stateless``, or it ``failed``, with a text for people; ``got``: the state for this waiting entry is here, whole. On
-the target ``kept`` says that the state came and was ``lost`` with the agent that had it: it waits to be sent once more.
-``claim``: no entry of this member's says so, but that of the named one, which could not be reached.
+- ``gave``: the child has quiesced, and its state for that waiting entry was sent.
+- ``kept``: the state was not sent, and why: the child ``refused``, is ``stateless``, or it ``failed``, with a text for
+  people. On the target, ``lost`` means that the state was lost with an earlier agent: it must be sent again.
+- ``got``: the whole state for this waiting entry has arrived.
+- ``claim``: the run is a local takeover. The entry is that of the named member, which could not be reached.
 
-``-`` stands for an empty positional field; values after ``=`` are percent-encoded. Readers ignore
-options that they don't know and take them in any order: earlier agents wrote ``exit`` and ``msg`` before the words
-of a handover. Both grammars are format 1.
+``-`` stands for an empty positional field. Values after ``=`` are percent-encoded. Readers ignore options that they
+don't know, and accept them in any order: earlier agents wrote ``exit`` and ``msg`` before the options of a handover.
+Both grammars are format 1.
 
-The texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further where a status outgrows its
-object; everything else of a report is never cut, for somebody waits for it.
+Texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further if a status becomes too large
+for its object. Nothing else in a report is ever cut, because clients wait for it.
 """
 
 from __future__ import annotations
@@ -43,18 +48,18 @@ import msgspec
 from processhub.api.reasons import State
 from processhub.api.slice import FORMAT
 
-_WAIT = " wait"  # options as they stand in a text; this is the first
+_WAIT = " wait"  # options as they appear in a text; this one is the first
 _DEMAND = " demand"
 _TO = " to="
-EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # of a report's texts for people, percent-encoded
+EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # the longest texts for people in a report, percent-encoded
 
 
 class EntryError(ValueError):
-    """An entry that does not follow the grammar; the message names the text."""
+    """An entry that does not follow the grammar. The message quotes the text."""
 
 
 class HandoverOrder(msgspec.Struct, frozen=True):
-    """What an entry's ``to`` says: to whom the state goes, for which waiting entry's epoch, and whether unasked."""
+    """The value of an entry's ``to``: the target of the state, the epoch of its waiting entry, and ``must``."""
 
     member: str
     epoch: int
@@ -62,7 +67,7 @@ class HandoverOrder(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> HandoverOrder:
-        """The order that an entry's ``to`` holds. Raises EntryError."""
+        """Parse the value of an entry's ``to``. Raises EntryError."""
         member, _, rest = text.partition(":")
         epoch, _, must = rest.partition(":")
         if not member or not epoch.isdecimal():
@@ -70,12 +75,12 @@ class HandoverOrder(msgspec.Struct, frozen=True):
         return cls(member, int(epoch), must == "must")
 
     def format(self) -> str:
-        """The order as the entry holds it."""
+        """The order as the entry contains it."""
         return f"{self.member}:{self.epoch}" + (":must" if self.must else "")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What a report's ``kept`` says: for which waiting entry's epoch a state was not handed over, and why."""
+    """The value of a report's ``kept``: the epoch of the waiting entry, and why the state was not handed over."""
 
     epoch: int
     why: str
@@ -83,44 +88,44 @@ class Kept(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Kept | None:
-        """The report that a ``kept`` holds; None where it holds none that can be read."""
+        """Parse the value of a report's ``kept``; None if it is empty or can't be read."""
         epoch, _, rest = text.partition(":")
         why, _, said = rest.partition(":")
         return cls(int(epoch), why, unquote(said)) if epoch.isdecimal() else None
 
     def format(self) -> str:
-        """The text as the report holds it."""
+        """The text as the report contains it."""
         text = _cut(_encode(self.text), KEPT_BYTES)
         return f"{self.epoch}:{self.why}" + (f":{text}" if text else "")
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What a report's ``gave`` says: for which waiting entry's epoch a state was sent, and the state's checksum."""
+    """The value of a report's ``gave``: the epoch of the waiting entry, and the checksum of the state that was sent."""
 
     epoch: int
     checksum: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Given | None:
-        """The report that a ``gave`` holds; None where it holds none that can be read."""
+        """Parse the value of a report's ``gave``; None if it is empty or can't be read."""
         epoch, _, checksum = text.partition(":")
         return cls(int(epoch), checksum) if epoch.isdecimal() else None
 
     def format(self) -> str:
-        """The text as the report holds it."""
+        """The text as the report contains it."""
         return f"{self.epoch}:{self.checksum}"
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One parsed entry of spec.entries: this member shall run that child."""
+    """One parsed entry of spec.entries: a child that this member is to run."""
 
     uid: str
     epoch: int
     role: str = "Active"
     workload: str
     wait: bool = False
-    asleep: bool = False  # it waits because the child is suspended
-    run: int = 0  # the epoch of its start where that is not ``epoch``
+    asleep: bool = False  # the child waits because it is suspended
+    run: int = 0  # the epoch of the copy's start, if it is not ``epoch``
     to: str = ""
     state: str = ""
     restart_policy: str = "Permanent"
@@ -128,16 +133,16 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     on_demand: bool = False
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
-    asked: str = ""  # digest of the child as it was before hooks changed it
+    asked: str = ""  # digest of the child before hooks changed it
 
     @property
     def started_with(self) -> int:
-        """The epoch of the incarnation that this entry means."""
+        """The epoch of the incarnation that this entry names."""
         return self.run or self.epoch
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One parsed entry of status.entries: what this member runs. ``started_at`` is RFC 3339 or empty."""
+    """One parsed entry of status.entries: a child that this member runs. ``started_at`` is RFC 3339 or empty."""
 
     uid: str
     epoch: int
@@ -156,12 +161,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _encode(value: str) -> str:
-    # A lone surrogate, as an exception's text may have one, has no UTF-8.
+    # A lone surrogate, which an exception's text may contain, has no UTF-8.
     return quote(value, safe="/@+!$*;()[]{}'", errors="replace")
 
 
 def _cut(encoded: str, most: int) -> str:
-    """The beginning of a percent-encoded text that takes ``most`` bytes at most, in whole characters."""
+    """The beginning of a percent-encoded text: at most ``most`` bytes, in whole characters."""
     if len(encoded) <= most:
         return encoded
     if most <= 0:
@@ -204,43 +209,43 @@ def format_assignment(entry: Assignment) -> str:
 
 
 def waits(text: str) -> bool:
-    """Whether the spec entry is no order to start; without parsing it."""
+    """Whether the spec entry does not order a start. The text is not parsed."""
     return f"{text} ".find(f"{_WAIT} ") > 0
 
 
 def is_on_demand(text: str) -> bool:
-    """Whether a request started the child of the spec entry; without parsing it."""
+    """Whether a request started the child of the spec entry. The text is not parsed."""
     return text.endswith(_DEMAND) or f"{_DEMAND} " in text
 
 
 def hands_over(text: str) -> bool:
-    """Whether the spec entry orders a handover; without parsing it."""
+    """Whether the spec entry orders a handover. The text is not parsed."""
     return _TO in text
 
 
 def uid_and_role(text: str) -> tuple[str, str]:
-    """The uid and the role of an entry of spec or status; without parsing the rest."""
+    """The uid and the role of an entry of spec or status. The rest is not parsed."""
     uid, _, role, _ = text.split(" ", 3)
     return uid, role
 
 
 def workload_of(text: str) -> str:
-    """The hash of the spec entry's workload; without parsing the rest."""
+    """The hash of the spec entry's workload. The rest is not parsed."""
     return text.split(" ", 4)[3]
 
 
 def same_incarnation(text: str, other: str) -> bool:
-    """Whether two entries of spec or status have the same uid and epoch; without parsing the rest."""
+    """Whether two entries of spec or status have the same uid and epoch. The rest is not parsed."""
     return text.split(" ", 2)[:2] == other.split(" ", 2)[:2]
 
 
 def has_state(text: str, state: State) -> bool:
-    """Whether the status entry reports the state; without parsing it."""
+    """Whether the status entry reports the state. The text is not parsed."""
     return f" {state} " in text
 
 
 def parse_assignment(text: str) -> Assignment:
-    """The parsed spec entry. Raises EntryError."""
+    """Parse a spec entry. Raises EntryError."""
     fields = text.split(" ")
     try:
         uid, epoch, role, workload = fields[:4]
@@ -276,7 +281,7 @@ _AssignmentOptions: TypeAlias = tuple[
 
 
 def _read_assignment_options(fields: list[str]) -> _AssignmentOptions:
-    """The options of a spec entry, in the order in which Assignment has them: a tuple, since most are read in bulk."""
+    """The options of a spec entry, in the order of Assignment's fields. A tuple is quick, and many are read at once."""
     wait = asleep = on_demand = False
     run = idle_seconds = 0
     to = state = asked = ""
@@ -335,12 +340,12 @@ def format_report(entry: Report) -> str:
 
 
 def report_texts(text: str) -> list[int]:
-    """The lengths, percent-encoded, of what a status entry has for people alone."""
+    """The lengths, percent-encoded, of the texts for people in a status entry."""
     return [len(said) for _, said in map(_parted, text.split(" ")[7:]) if said]
 
 
 def shorten_report(text: str, most: int) -> str:
-    """The status entry with at most ``most`` bytes of each text for people; what somebody waits for stays whole."""
+    """Cut each text for people in a status entry to ``most`` bytes. Everything else stays whole."""
     fields = text.split(" ")
     for at in range(7, len(fields)):
         rest, said = _parted(fields[at])
@@ -351,7 +356,7 @@ def shorten_report(text: str, most: int) -> str:
 
 
 def _parted(field: str) -> tuple[str, str]:
-    """An option of a status entry as what must stay and what is for people alone."""
+    """Split an option of a status entry into the part that must stay and the text for people."""
     if field.startswith(("exit=", "msg=")):
         name, _, said = field.partition("=")
         return f"{name}=", said
@@ -363,7 +368,7 @@ def _parted(field: str) -> tuple[str, str]:
 
 
 def parse_report(text: str) -> Report:
-    """The parsed status entry. Raises EntryError."""
+    """Parse a status entry. Raises EntryError."""
     fields = text.split(" ")
     try:
         uid, epoch, role, state, pid, restarts, started_at = fields[:7]

@@ -1,4 +1,4 @@
-"""A slice with its entries parsed: what every reader of slices keeps of one, so that only changed texts are parsed."""
+"""A slice with its entries parsed. Readers of slices keep one of these, so that only changed texts are parsed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Unreadable = list[tuple[str, EntryError]]
 
 
 class SliceChange(NamedTuple):
-    """The ids whose entry or report is another, new or gone, and why the new texts of some can't be read."""
+    """The ids whose entry or report was added, changed or removed, and the new texts that can't be read."""
 
     entries: set[str]
     reports: set[str]
@@ -23,8 +23,8 @@ class SliceChange(NamedTuple):
 class SliceView:
     """The entries and the reports of one slice, by id. ``entries`` and ``reports`` are changed in place.
 
-    An entry that can't be read counts as absent. With ``keeps_unreadable`` the entry before it stays instead: to an
-    agent, a text that it can't read is no order to stop.
+    An entry that can't be read counts as absent. With ``keeps_unreadable`` the previous entry stays instead: an agent
+    must not take an unreadable text for an order to stop.
     """
 
     def __init__(self, *, keeps_unreadable: bool = False) -> None:
@@ -36,11 +36,11 @@ class SliceView:
 
     @property
     def ids(self) -> set[str]:
-        """The ids that the slice names, in spec or status, those included whose text can't be read."""
+        """The ids that the slice names, in spec or status, including those whose text can't be read."""
         return self._entry_texts.keys() | self._report_texts.keys()
 
     def update(self, item: RegistrySlice) -> SliceChange:
-        """Take the slice as it is now."""
+        """Take a new version of the slice."""
         change = self.update_entries(item)
         before, self._report_texts = self._report_texts, item.status.entries
         changed, unreadable = _reparse(before, self._report_texts, self.reports, parse_report)
@@ -49,7 +49,7 @@ class SliceView:
         return SliceChange(change.entries, changed, [*change.unreadable, *unreadable])
 
     def update_entries(self, item: RegistrySlice) -> SliceChange:
-        """Take the spec of the slice as it is now, for readers that need no reports."""
+        """Take the spec of a new version of the slice, for readers that need no reports."""
         before, self._entry_texts = self._entry_texts, item.spec.entries
         changed, unreadable = _reparse(before, self._entry_texts, self.entries, parse_assignment)
         if not self._keeps_unreadable:
@@ -61,7 +61,7 @@ class SliceView:
 def _reparse(
     before: Mapping[str, str], texts: Mapping[str, str], parsed: dict[str, T], parse: Callable[[str], T]
 ) -> tuple[set[str], Unreadable]:
-    """Bring ``parsed`` up to ``texts``, except for texts that can't be read; the ids that changed, and those texts."""
+    """Update ``parsed`` to ``texts``, except for unreadable texts; returns the changed ids and the unreadable texts."""
     if before == texts:
         return set(), []
     known, unreadable = before.get, []

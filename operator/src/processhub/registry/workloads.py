@@ -1,4 +1,4 @@
-"""The texts of a slice's ``workloads``: what its children run, each text once, under its hash."""
+"""The texts in a slice's ``workloads``. Each workload is stored once, under its hash."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _decoder = msgspec.json.Decoder(Workload)
 
 
 def encode_workload(workload: Workload) -> tuple[str, str]:
-    """``(hash, canonical JSON)`` of what a child runs; equal workloads have equal texts."""
+    """``(hash, canonical JSON)`` of a workload; equal workloads have equal texts."""
     bare = Workload(exec=workload.exec, python=workload.python, pod=workload.pod)
     text = _encoder.encode(bare)
     return xxhash.xxh3_64_hexdigest(text), text.decode()
 
 
 def is_pod_workload(text: str) -> bool:
-    """Whether the canonical JSON is that of a pod child; decodes nothing."""
+    """Whether the canonical JSON is a pod child's. The text is not decoded."""
     return text.startswith('{"pod":')
 
 
 def decode_workload(text: str) -> Exec | Python | PodWorkload:
-    """The workload of a slice's ``workloads``. Raises EntryError where it names none."""
+    """Decode a text of a slice's ``workloads``. Raises EntryError if it has no workload."""
     try:
         workload = _decoder.decode(text)
     except msgspec.DecodeError as error:

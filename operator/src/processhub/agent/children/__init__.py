@@ -1,1 +1,1 @@
-"""The children that run on this member, and what starts and ends them."""
+"""The children that run on this member, and the launchers that start and end them."""

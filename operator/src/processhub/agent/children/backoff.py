@@ -1,4 +1,4 @@
-"""When a child that ended is started again: how long that waits, and how often it may happen."""
+"""Restart back-off: how long a child that ended waits for its restart, and how many restarts are allowed."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.api.reasons import RestartPolicy
 
 _MIN_SECONDS, _MAX_SECONDS = 0.1, 30.0
-_STEADY_SECONDS = 10.0  # A run of this length makes the next restart an immediate one again.
+_STEADY_SECONDS = 10.0  # After a run of this length the next restart is immediate again.
 
 
 class Backoff:
     """The restarts of one incarnation of a child.
 
-    The first restart is immediate. Each later one waits twice as long as the one before it, from 0.1 s up to 30 s,
-    until a run lasts 10 s: then the next restart is immediate again.
+    The first restart is immediate. Each later one waits twice as long as the one before it, from 0.1 s up to 30 s. A
+    run of 10 s or more resets the delay. A child that crashes at once is restarted after:
+
+        restart   1    2      3      4      …   11 and later
+        waits     0 s  0.1 s  0.2 s  0.4 s  …   30 s
     """
 
     __slots__ = ("_delay", "_times")
 
     def __init__(self) -> None:
         self._delay = 0.0
-        self._times: deque[float] = deque()  # of the restarts that may count towards the limit
+        self._times: deque[float] = deque()  # when each restart within the limit's window happened
 
     def ran(self, seconds: float) -> None:
-        """Take in how long the run that ended was up."""
+        """Record how many seconds the run that ended was up."""
         if seconds >= _STEADY_SECONDS:
             self._delay = 0.0
 
     def allow(self, now: float, limit: int, window: float) -> bool:
-        """Count a restart at ``now``; False where ``limit`` restarts within ``window`` seconds are exceeded by it.
+        """Count a restart at ``now``; returns False if it exceeds ``limit`` restarts within ``window`` seconds.
 
         A limit of 0 allows any number.
         """
@@ -44,24 +47,24 @@ class Backoff:
         return True
 
     def next_delay(self) -> float:
-        """Seconds to wait before this restart; the restart after it waits longer."""
+        """The seconds to wait before this restart. The next call returns a longer time."""
         delay = self._delay
         self._delay = min(max(delay * 2, _MIN_SECONDS), _MAX_SECONDS)
         return delay
 
 
 class RunHistory:
-    """The restarts of one incarnation of a child, and since when its present process is up."""
+    """The restarts of one incarnation of a child, and the time since when its present process is up."""
 
     __slots__ = ("_backoff", "count", "up_since")
 
     def __init__(self) -> None:
         self._backoff = Backoff()
         self.count = 0
-        self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: none did
+        self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: no process is up
 
     def next_delay(self, now: float, limit: int, window: float) -> float | None:
-        """Count a restart; returns the seconds to wait before it, None where it is one too many."""
+        """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded."""
         if self.up_since:
             self._backoff.ran(now - self.up_since)
         self.up_since = 0.0
@@ -72,5 +75,5 @@ class RunHistory:
 
 
 def rests(policy: str, exit_status: ExitStatus) -> bool:
-    """Whether the policy leaves a child that ended so as it is."""
+    """Whether the restart policy leaves a child that ended in this way stopped."""
     return policy == RestartPolicy.TEMPORARY or (policy == RestartPolicy.TRANSIENT and exit_status.success)

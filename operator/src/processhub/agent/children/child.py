@@ -1,14 +1,21 @@
-"""One child on this member: a small state machine between what is desired and what runs.
+"""One child on this member: a state machine between what is desired and what runs.
 
-States: Pending → Starting → Running → Stopping → gone, with Failed (waiting for its next start, or given up) and
-Stopped (finished, and its policy lets it rest). Only one incarnation exists at a time: a newer one waits until
-nothing of the old one is left.
+The states are:
+
+    Pending → Starting → Running → Stopping → (removed)
+                 ↓          ↓
+              Failed     Stopped
+
+Failed: the child waits for its next start, or has failed for good. Stopped: the child has finished, and its restart
+policy does not start it again. Only one incarnation exists at a time. A newer one waits until nothing of the old one is
+left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -24,52 +31,57 @@ from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.cluster.timestamps import now_seconds
 from processhub.registry.grammar import Report
 
-MESSAGE_MAX = 500  # characters of a message that is reported
+log = logging.getLogger(__name__)
+_EXIT_MAX = 200  # the longest text of an exit, in characters
+MESSAGE_MAX = 500  # the longest message, in characters, that a report carries
 
 
 class ChildHost(Protocol):
-    """What a child needs of its supervisor."""
+    """The part of the supervisor that a child calls."""
 
     news: ChildNews
 
     @property
     def closing(self) -> bool:
-        """Whether the agent ends: nothing is started any more."""
+        """Whether the agent is shutting down. No child is started from then on."""
 
     def may_start(self, child: Child, *, again: bool) -> bool:
         """Whether the child may start now; ``again``: the same incarnation has run here before.
 
-        Where it is to start with a state that is not here, that is reported.
+        A start that needs a handed-over state is refused while that state is not here, and the loss is reported.
         """
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
-        """Start the child; ``child.begun``, ``child.running`` and ``child.ended`` follow."""
+        """Start the child. Its outcome arrives as calls of ``child.begun``, ``child.running`` and ``child.ended``."""
 
     def changed(self, child: Child, *, urgent: bool) -> None:
-        """The child's report changed; ``urgent``: somebody may wait for it."""
+        """Handle a change of the child's report; ``urgent``: a client may wait for it."""
 
     def gone(self, child: Child) -> None:
-        """Nothing of the child runs and none is desired: forget it."""
+        """Remove the child: nothing of it runs, and it is not desired."""
 
 
 class ChildNews:
-    """What happens to the children of a member, for the parts that act on it; one object for all children.
+    """The events of a member's children, for the parts that act on them; one object for all children.
 
-    ``changed`` and ``gone`` come from the supervisor, all else from the child itself.
+    The supervisor sends ``changed`` and ``gone``. The child itself sends all others.
     """
 
     def __init__(self) -> None:
-        self.changed: Listeners[Child, bool] = Listeners()  # its report changed; whether somebody may wait for it
-        self.gone: Listeners[Child] = Listeners()  # nothing of it runs and none is desired
-        self.started: Listeners[Child, float] = Listeners()  # it runs, so many seconds after its start
-        self.restarted: Listeners[Child] = Listeners()  # it is being restarted
-        self.handover_ordered: Listeners[Child, DesiredRun] = Listeners()  # its state is to go to another member
-        self.handover_declined: Listeners[Child] = Listeners()  # it does not agree to be moved
-        self.quiesced: Listeners[Child, ExitStatus] = Listeners()  # it ended for a handover, and left its state or none
+        # The child's report changed; the flag says whether a client may wait for it.
+        self.changed: Listeners[Child, bool] = Listeners()
+        self.gone: Listeners[Child] = Listeners()  # nothing of the child runs, and it is not desired
+        self.started: Listeners[Child, float] = Listeners()  # the child runs; the number is the seconds since its start
+        self.restarted: Listeners[Child] = Listeners()  # the child is being restarted
+        # The child's state is to be handed over to another member.
+        self.handover_ordered: Listeners[Child, DesiredRun] = Listeners()
+        self.handover_declined: Listeners[Child] = Listeners()  # the child declined to be moved
+        # The child ended for a handover; it may have left a state.
+        self.quiesced: Listeners[Child, ExitStatus] = Listeners()
 
 
 class Child:
-    """The state machine. All calls on the event loop's thread."""
+    """The state machine of one child. All methods are called on the event loop's thread."""
 
     __slots__ = (
         "_attempt",
@@ -100,13 +112,14 @@ class Child:
         self.id = child_id
         self._host, self.limits, self._loop = host, limits, loop
         self.desired: DesiredRun | None = None
-        self._attempt: Attempt | None = None  # to run it, from its start to its end
+        self._attempt: Attempt | None = None  # the attempt to run the child, from its start to its end
         self.in_hand: Request | None = None  # the request that the child may still answer in time
-        self._timer: asyncio.TimerHandle | None = None  # the next start, or the limit of this one
+        # Fires at the next start, or at the time limit of the present one.
+        self._timer: asyncio.TimerHandle | None = None
         self._fresh()
 
     def _fresh(self) -> None:
-        """Reset everything that belongs to an incarnation: a new one is desired."""
+        """Reset everything that belongs to an incarnation, because a new one is desired."""
         self.state, self.reason, self.message = State.PENDING, "", ""
         self.pid = 0
         self.started_at = self.last_exit = ""
@@ -114,19 +127,20 @@ class Child:
         self.tried = False  # this agent has started it before
         self._interrupted = False  # an earlier agent of this member was running it
         self.was_up = False  # and had reported it Running
-        self.idle = False  # it serves no more and waits for its end
-        self.given_up = False  # it rests, or has failed for good, until its spec changes
-        self.settled = False  # it ran or failed once: readiness does not wait for it any more
+        self.idle = False  # the child takes no more requests and waits to be stopped
+        # The child is not started again until its spec changes: it has finished, or failed for good.
+        self.given_up = False
+        self.settled = False  # the child ran or failed once, so readiness does not wait for it any more
         self.handover = HandoverState()
 
     @property
     def alive(self) -> bool:
-        """Whether something of the child may run."""
+        """Whether any process of the child may be running."""
         return self.run is not None
 
     @property
     def up_since(self) -> float:
-        """When the child's present process came up, by the loop's clock; 0 where none did."""
+        """The time at which the present process came up, by the loop's clock; 0 if no process is up."""
         return self._history.up_since
 
     @property
@@ -136,34 +150,34 @@ class Child:
 
     @property
     def run(self) -> RunHandle | None:
-        """The handle of what runs, None where nothing does."""
+        """The handle of the present run, or None if nothing runs."""
         return self._attempt.run if self._attempt is not None else None
 
     @property
     def started_for(self) -> DesiredRun | None:
-        """What the present incarnation was started for, None where nothing was."""
+        """The desired run for which the present incarnation was started, or None if none was."""
         return self._attempt.desired if self._attempt is not None else None
 
     @property
     def stopping(self) -> bool:
-        """Whether what runs is to end."""
+        """Whether the present run has been asked to end."""
         return self._attempt is not None and self._attempt.stopping
 
     @property
     def serving(self) -> bool:
-        """Whether the child takes requests now: it is up, is not to stop or to be moved, and is not idle."""
+        """Whether the child takes requests now: it is up, not idle, and neither stopping nor being moved."""
         away = self.stopping or self.handover.leaving or self.idle
         return self.run is not None and self.state == State.RUNNING and not away
 
     @property
     def _answers(self) -> bool:
-        """Whether the child works on a request whose answer is worth waiting for before it is stopped."""
+        """Whether the child works on a request whose answer is awaited before the child is stopped."""
         return self.limits.answers_first and self.in_hand is not None and self.in_hand.begun
 
-    # what is desired
+    # The desired state.
 
     def set_desired(self, desired: DesiredRun | None) -> None:
-        """Set what shall run; None stops the child."""
+        """Set the run that is desired; None stops the child."""
         before, self.desired = self.desired, desired
         attempt = self._attempt
         if attempt is not None and attempt.run is not None:
@@ -175,7 +189,8 @@ class Child:
             if (entry.role, entry.epoch) != (before.assignment.role, before.assignment.epoch):
                 attempt.run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:
-                self.idle, self.reason, self.message = False, Reason.STARTED, ""  # by another measure it is not
+                # By the new idleSeconds the child is not idle.
+                self.idle, self.reason, self.message = False, Reason.STARTED, ""
             self._follow_handover(before)
             self.changed(urgent=False)
         elif desired is None:
@@ -190,7 +205,7 @@ class Child:
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin a handover that the entry asks for now. Where it asks no more, what ended for it starts again."""
+        """Begin the handover that the entry orders, or restart a child whose handover was called off."""
         assert self.desired is not None
         order = self.desired.assignment.to
         if order != (before.assignment.to if before is not None else ""):
@@ -201,7 +216,7 @@ class Child:
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """End the child for a handover, with its state at ``path`` or in its exit status.
 
-        ``ask``: only if it agrees. Either ``stays`` is called then, or ``ended``.
+        ``ask``: only if the child agrees. Either ``stays`` or ``ended`` is called next.
         """
         self.handover.leaving = True
         self.changed(urgent=False)
@@ -210,24 +225,25 @@ class Child:
         if attempt is None or attempt.run is None:
             return
         if self._answers:
-            # It answers first; what waits goes to where it will be.
+            # The child answers first. Waiting requests go to the member that runs the child next.
             attempt.held_back = lambda run: run.hand_over(path, grace, ask=ask)
         else:
             attempt.run.hand_over(path, grace, ask=ask)
 
     def stays(self) -> None:
-        """The child declined to be moved: it serves again."""
+        """Serve requests again: the child declined to be moved."""
         self.handover.leaving = False
         self._host.news.handover_declined.notify(self)
         self.changed(urgent=False)
 
     def adopt(self, report: Report) -> None:
-        """Take over what an earlier agent of this member reported of the same incarnation; call before ``set_desired``.
+        """Take over an earlier agent's report of the same incarnation. Call this before ``set_desired``.
 
-        A child that had finished stays so, and one that is never restarted isn't started again.
+        A child that had finished stays finished. One whose policy forbids restarts is not started again.
         """
         self._history.count, self.last_exit = report.restarts, report.last_exit
-        self.started_at = report.started_at  # by which it is known to have taken its state, whatever becomes of it
+        # A start time in the report also proves that the child has taken up its state.
+        self.started_at = report.started_at
         if report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED:
             self.state, self.reason, self.message = State(report.state), report.reason, report.message
             self.settled = self.given_up = True
@@ -235,15 +251,15 @@ class Child:
             self._interrupted = True
             self.was_up = report.state in (State.RUNNING, State.STOPPING)
 
-    # running it
+    # The run.
 
     def advance(self) -> None:
-        """Start the child if it shall run, may start, and nothing of it runs yet."""
+        """Start the child if it is desired, may start, and has no process left."""
         desired = self.desired
         if desired is None or self.alive or self._timer is not None or self.given_up:
             return
         if desired.assignment.to:
-            return  # what it was is on its way, or comes back with a newer epoch
+            return  # its state is being handed over; if that fails, an entry with a newer epoch follows
         if not self._host.may_start(self, again=self.tried):
             return
         if self.handover.kept:
@@ -261,7 +277,10 @@ class Child:
         attempt.run = self._host.launch(self, desired)
 
     def begun(self) -> None:
-        """The start is under way and waits for no other start: startSeconds count from here."""
+        """Start the time limit of the start.
+
+        The launcher calls this when the start no longer waits for other starts: startSeconds count from here.
+        """
         assert self._attempt is not None
         self._attempt.began = self._loop.time()
         if not self._attempt.stopping:
@@ -269,7 +288,7 @@ class Child:
             self._timer = self._loop.call_later(self.limits.start_seconds, self._start_timed_out)
 
     def running(self, pid: int) -> None:
-        """The child is up."""
+        """Record that the child is up."""
         self.pid = pid
         self.settled = True
         self.idle = False
@@ -284,7 +303,7 @@ class Child:
         self.changed(urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
-        """The child is not up, or not any more, for this reason; it may come up without a new start."""
+        """Record why the child is not up. It may still come up without a new start."""
         news = (state, reason, message[:MESSAGE_MAX])
         if self.stopping or news == (self.state, self.reason, self.message):
             return
@@ -292,13 +311,13 @@ class Child:
         self.changed(urgent=True)
 
     def is_idle(self, seconds: float) -> None:
-        """No request came for so long: take none any more and report the child idle, so that the operator ends it."""
+        """Report the child as idle and take no more requests for it. The operator then stops it."""
         self.idle = True
-        self.reason, self.message = Reason.IDLE, f"no request for {seconds:g} s (idleSeconds); it is to be ended"
+        self.reason, self.message = Reason.IDLE, f"no request for {seconds:g} s (idleSeconds); the operator stops it"
         self.changed(urgent=True)
 
     def stop(self, grace: float) -> None:
-        """End the child; what follows depends on what is desired by then."""
+        """Stop the child. The next step depends on what is desired when it has ended."""
         attempt = self._attempt
         if attempt is None or attempt.run is None:
             return
@@ -308,15 +327,21 @@ class Child:
             self.state = State.STOPPING
             self.changed(urgent=False)
             if self._answers:
-                # The stop waits for the answer; no further request goes to the child.
+                # The stop waits for the answer. The child gets no further request.
                 attempt.held_back = lambda run: run.stop(grace)
                 self._timer = self._loop.call_later(self.limits.request_seconds, self._go_on)
                 return
         attempt.held_back = None
         attempt.run.stop(grace)
 
+    def stuck(self, message: str) -> None:
+        """Report that a process of the child can't be signalled. The child stays on record until that process ends."""
+        log.warning("%s", message, extra={"child": self.id})
+        self.message = message[:MESSAGE_MAX]
+        self.changed(urgent=True)
+
     def at_rest(self) -> None:
-        """The request in hand is answered, or has taken too long: a stop that waited for it goes on."""
+        """Carry out a stop that waited for a request: the request was answered, or took too long."""
         self.in_hand = None
         self._go_on()
 
@@ -334,17 +359,30 @@ class Child:
         self._timer = None
         attempt = self._attempt
         assert attempt is not None
-        attempt.timed_out = True
         self.settled = True
-        self.state, self.reason = State.FAILED, Reason.START_TIMEOUT
-        self.message = f"not up within {self.limits.start_seconds:g} s; it is being ended"
+        text = f"not up within {self.limits.start_seconds:g} s"
+        self._fail(attempt, ExitStatus(Reason.START_TIMEOUT, "start timed out", message=text))
         if attempt.run is not None:
-            attempt.stopping = True
             attempt.run.give_up()
+
+    def hangs(self, message: str) -> None:
+        """Stop a child whose liveness probe has failed; that counts as a crash."""
+        attempt = self._attempt
+        if attempt is None or attempt.run is None or attempt.stopping or self.handover.leaving:
+            return
+        self._cancel_timer()
+        self._fail(attempt, ExitStatus(Reason.EXITED, message[:_EXIT_MAX], message=message))
+        attempt.run.stop(self.limits.stop_seconds)
+
+    def _fail(self, attempt: Attempt, verdict: ExitStatus) -> None:
+        """Report the attempt as failed while its process is being stopped."""
+        attempt.verdict, attempt.stopping = verdict, True
+        self.state, self.reason = State.FAILED, verdict.reason
+        self.message = f"{verdict.message}; it is being stopped"[:MESSAGE_MAX]
         self.changed(urgent=True)
 
     def ended(self, exit_status: ExitStatus) -> None:
-        """Nothing of the incarnation is left."""
+        """Record that nothing of the incarnation is left, and decide what follows."""
         self._cancel_timer()
         attempt, self._attempt = self._attempt, None
         self.pid = 0
@@ -357,20 +395,18 @@ class Child:
             self.changed(urgent=True)
             self.advance()
             return
-        if attempt.timed_out:
-            exit_status = ExitStatus(
-                Reason.START_TIMEOUT, "start timed out", message=f"not up within {self.limits.start_seconds:g} s"
-            )
+        if attempt.verdict is not None:
+            exit_status = attempt.verdict
         leaving, self.handover.leaving = self.handover.leaving, False
         if leaving and not exit_status.fenced:
             self.state, self.reason, self.last_exit = State.STOPPING, "", exit_status.text
             self.message = "its state is handed over"
             self._host.news.quiesced.notify(self, exit_status)
             self.changed(urgent=True)
-            self.advance()  # unless it is still to go
+            self.advance()  # starts again if the handover was cancelled meanwhile
             return
-        if self._host.closing or exit_status.fenced or (attempt.stopping and not attempt.timed_out):
-            # Ended for the agent's own sake and still desired: it comes back when the Lease allows a start.
+        if self._host.closing or exit_status.fenced or (attempt.stopping and attempt.verdict is None):
+            # The agent ended it, and it is still desired. It starts again when the Lease allows a start.
             self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
             self.changed(urgent=True)
             self.advance()
@@ -393,7 +429,7 @@ class Child:
         self.changed(urgent=True)
 
     def _restart(self, exit_status: ExitStatus) -> None:
-        """Start the child again after its back-off; fail for good where it has restarted too often."""
+        """Restart the child after its back-off, or let it fail for good if the restart limit is exceeded."""
         cause = exit_status.message or exit_status.text
         limit, window = self.limits.restarts_max, self.limits.restarts_window
         delay = self._history.next_delay(self._loop.time(), limit, window)
@@ -425,14 +461,14 @@ class Child:
             self._timer.cancel()
             self._timer = None
 
-    # its report
+    # The report.
 
     def changed(self, *, urgent: bool) -> None:
-        """The report has changed; ``urgent``: somebody may wait for it."""
+        """Report that the child's report has changed; ``urgent``: a client may wait for it."""
         self._host.changed(self, urgent=urgent)
 
     def slice_gone(self, name: str, instead: str) -> None:
-        """The slice that ordered what runs was deleted: its end is reported in the slice ``instead``."""
+        """Report the end of the present run in the slice ``instead``, because its own slice was deleted."""
         attempt = self._attempt
         if attempt is not None and attempt.desired.slice == name != instead:
             attempt.desired = dataclasses.replace(attempt.desired, slice=instead)

@@ -1,7 +1,7 @@
 """Requests to children that serve HTTP themselves: exec children on HUB_SOCKET, pod children on their port.
 
-``POST /call`` and ``POST /cast``, one connection for each: a server that closes what it keeps alive just when the next
-request comes would leave that one's outcome unknown.
+A request is a ``POST /call`` or ``POST /cast`` on a connection of its own. Connections are not kept alive: a server may
+close one just as the next request is sent, and the outcome of that request would be unknown.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.requests import KEY_HEADER
 
 _CONNECT_SECONDS = 2.0
-_AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # between two tries while it does not accept
+_AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # seconds between two attempts to connect
 _ANSWER_MAX = 4 * 1024 * 1024
 
 
 class ChildHttp:
-    """The way to one exec child (``socket``: its Unix socket) or to all pod children (by address)."""
+    """The connection to one exec child (``socket``: its Unix socket), or to all pod children (by address)."""
 
     def __init__(self, socket: str = "") -> None:
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, base: str, request: Request) -> Response:
-        """The child's answer, whatever its status; waits until the child accepts a connection.
+        """Send the request as soon as the child accepts a connection; returns its answer, whatever the status.
 
-        Raises OutcomeUnknownError once it was connected to.
+        Raises OutcomeUnknownError if the connection breaks after it was made.
         """
         session = self._open()
         headers = {"Content-Type": request.content_type}
@@ -55,7 +55,7 @@ class ChildHttp:
             pause = min(pause * 2, _AGAIN_MAX)
 
     async def close(self) -> None:
-        """Break what is under way."""
+        """Break all connections, and with them the requests that are under way."""
         if self._session is not None:
             await self._session.close()
 

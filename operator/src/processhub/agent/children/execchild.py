@@ -1,4 +1,4 @@
-"""Exec children: a process group of its own each, started and ended through the watchdog."""
+"""Exec children: each is a process group of its own, started and ended through the watchdog."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
+from processhub.agent.children.commands import missing_interpreter, workload_problem
+from processhub.agent.children.liveness import LivenessProbe
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
@@ -26,11 +28,12 @@ from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
 log = logging.getLogger(__name__)
-_IN_FLIGHT = 32  # starts the watchdog is given at a time: a start's time limit must not count those before it
+# Starts in flight at the watchdog. More of them wait, so that their time limit does not begin before their turn.
+_IN_FLIGHT = 32
 
 
 class ExecStarter:
-    """Starts exec children, some at a time."""
+    """Starts exec children, a limited number at a time."""
 
     def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink) -> None:
         self.env, self.watchdog, self.sink = env, watchdog, sink
@@ -39,19 +42,19 @@ class ExecStarter:
         self._closing: set[asyncio.Task[None]] = set()
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
-        """Start the child, with that state; its outcome is reported to the child."""
+        """Start the child with the state that was handed over to it; the outcome is reported to the child."""
         assert isinstance(desired.workload, Exec)
         run = ExecRun(self, child, desired, desired.workload, state)
         if self._flying < _IN_FLIGHT:
             self._flying += 1
-            # Not at once: the child must know its run before a failure is reported to it.
+            # Deferred: the child must know its run before a failure can be reported to it.
             asyncio.get_running_loop().call_soon(run.begin)
         else:
             self._waiting.append(run)
         return run
 
     def landed(self) -> None:
-        """A start's outcome is known: the next one's turn."""
+        """Begin the next waiting start: the outcome of an earlier one is known."""
         while self._waiting:
             run = self._waiting.popleft()
             if not run.cancelled:
@@ -60,21 +63,21 @@ class ExecStarter:
         self._flying -= 1
 
     def close(self, http: ChildHttp) -> None:
-        """Break the connections to a child that has ended: a process outside its group may hold them open."""
+        """Break the connections to a child that has ended. A process outside its group may still hold them open."""
         task = asyncio.get_running_loop().create_task(http.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
     def forget(self, child_id: str) -> None:
-        """Remove the files of a child that is gone from this member."""
+        """Remove the files of a child that was removed from this member."""
         shutil.rmtree(self.env.child_dir(child_id), ignore_errors=True)
 
     def shut_down(self) -> None:
-        """The agent ends: nothing more is needed, each child is stopped."""
+        """Prepare for the agent's shutdown. Exec children need nothing: each of them is stopped."""
 
 
 class ExecRun:
-    """One incarnation of an exec child."""
+    """The run of one incarnation of an exec child."""
 
     def __init__(
         self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
@@ -86,42 +89,43 @@ class ExecRun:
         self._key = ""
         self._landed = False
         self._begun = False
-        self.cancelled = False  # stopped before it was begun
+        self.cancelled = False  # stopped before its start was begun
         self._outputs: list[PipeReader] = []
-        self._http: ChildHttp | None = None  # once it was asked something
+        self._http: ChildHttp | None = None  # None until the first request
+        self._probe: LivenessProbe | None = None
 
-    # the child's orders
+    # Orders of the child.
 
     def stop(self, grace: float) -> None:
-        """Send stopSignal to the group, SIGKILL after ``grace`` seconds."""
+        """Send stopSignal to stopTarget, and SIGKILL to the group after ``grace`` seconds."""
         if self._key:
             self._starter.watchdog.stop(self._key, grace)
         elif not self._begun and not self.cancelled:
             self.cancelled = True
-            # Soon, not now: the child is in the midst of ordering it.
+            # Deferred: the child has not finished the call that ordered the stop.
             asyncio.get_running_loop().call_soon(
                 self._child.ended, ExitStatus(Reason.EXITED, "stopped before it was started")
             )
 
     def give_up(self) -> None:
-        """SIGKILL to the group."""
+        """Send SIGKILL to the process group."""
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Stop the child; what it writes to HUB_HANDOVER_FILE until its end is its state."""
+        """Stop the child. What it has written to HUB_HANDOVER_FILE by its end is its state."""
         self._leave_to = path
         self.stop(grace)
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Rewrite the files of the epoch and the role, then send roleSignal where one is set and ``notify`` is.
+        """Write the new epoch and role to their files; then send roleSignal if one is set and ``notify`` is true.
 
-        Where they can't be written the child is restarted: it must not go on in a role that is another's.
+        If the files can't be written, the child is restarted: it must not go on in a role that another copy has.
         """
         self._role, self._epoch = role, epoch
         try:
             self._write_role()
-        except OSError as error:  # the disk is full, or the child has put something in the way
-            log.error("started anew: its role can't be written: %s", error, extra={"child": self._child.id})
+        except OSError as error:  # The disk is full, or the child has replaced the file.
+            log.error("restarted: its role file can't be written: %s", error, extra={"child": self._child.id})
             self._child.stop(self._child.limits.stop_seconds)
             return
         if notify and self._workload.role_signal and self._key:
@@ -130,19 +134,24 @@ class ExecRun:
     async def request(self, request: Request) -> Response:
         """POST the request to the child's HUB_SOCKET."""
         if self._http is None:
-            self._http = ChildHttp(str(self._starter.env.child_dir(self._child.id) / "socket"))
+            self._http = ChildHttp(self._socket)
         return await self._http.post("http://child", request)
 
-    # the watchdog's reports
+    @property
+    def _socket(self) -> str:
+        """The path of HUB_SOCKET."""
+        return str(self._starter.env.child_dir(self._child.id) / "socket")
+
+    # Reports of the watchdog.
 
     def begin(self) -> None:
-        """Have the watchdog start the process: it is this run's turn."""
+        """Ask the watchdog to start the process."""
         if self.cancelled:
             self._land()
             return
         self._begun = True
         self._child.begun()
-        problem = _problem(self._workload)
+        problem = workload_problem(self._workload)
         if problem:
             self._end(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))
             return
@@ -167,16 +176,22 @@ class ExecRun:
             self._environment(),
             cwd=workload.working_dir,
             stop_signal=signal.Signals[workload.stop_signal],
+            main_alone=workload.stop_target == "Main",
             fds=fds,
         )
 
     def started(self, pid: int) -> None:
-        """The exec took place: the child is up."""
+        """Record that the exec took place: the child is up."""
         self._land()
         self._child.running(pid)
+        if (liveness := self._workload.liveness) is not None:
+            self._probe = LivenessProbe(
+                liveness, self._socket, self._starter.watchdog, self._environment(), self._workload.working_dir,
+                self._child.hangs,
+            )  # fmt: skip
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """The process could not be started."""
+        """Report a process that could not be started as ended."""
         command = self._workload.command[0]
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
@@ -187,24 +202,33 @@ class ExecRun:
             )
         elif what in ("exec", "value"):
             exit_status = ExitStatus(
-                Reason.COMMAND_NOT_FOUND, "not started", message=f"command {command}: {text}{name}"
+                Reason.COMMAND_NOT_FOUND,
+                "not started",
+                message=f"command {command}: {text}{name}{missing_interpreter(command, number, self._environment())}",
             )
         else:
             exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
         self._end(exit_status)
 
+    def stuck(self, pid: int, user: int) -> None:
+        """Report that the kernel refuses signals to a process of the child."""
+        self._child.stuck(
+            f"process {pid} can't be signalled: it runs as user {user}; give the members' container the capability KILL"
+            " (spec.members.template), or have the program stay the container's user"
+        )
+
     def exited(self, status: int, fenced: bool) -> None:
-        """The process ended, and nothing of its tree is left."""
+        """Report the end: the process ended, and nothing of its process tree is left."""
         if self._leave_to is not None:
             try:
                 shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
             except FileNotFoundError:
-                pass  # it left none
+                pass  # the child left no state
             except OSError as error:
-                log.error("what it left can't be kept: %s", error, extra={"child": self._child.id})
+                log.error("its handover state can't be kept: %s", error, extra={"child": self._child.id})
         self._end(ExitStatus(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
 
-    # inside
+    # Internal.
 
     def _land(self) -> None:
         if not self._landed:
@@ -213,6 +237,8 @@ class ExecRun:
 
     def _end(self, exit_status: ExitStatus) -> None:
         self._land()
+        if self._probe is not None:
+            self._probe.end()
         for output in self._outputs:
             output.finish()
         if self._http is not None:
@@ -229,9 +255,8 @@ class ExecRun:
     def _environment(self) -> dict[str, str]:
         env = self._starter.env
         folder = env.child_dir(self._child.id)
-        container = {name: env.container[name] for name in ("PATH", "HOME") if name in env.container}
         return {
-            **container,
+            **env.container,
             **{item.name: item.value for item in self._workload.env},
             "HUB_NAME": env.hub,
             "HUB_NAMESPACE": env.namespace,
@@ -244,45 +269,26 @@ class ExecRun:
             "HUB_ROLE_FILE": str(folder / "role"),
             "HUB_EPOCH_FILE": str(folder / "epoch"),
             "HUB_HANDOVER_FILE": str(folder / "handover"),
-            "HUB_SOCKET": str(folder / "socket"),
+            "HUB_SOCKET": self._socket,
         }
 
     def _write_role(self) -> None:
-        self._write("epoch", str(self._epoch))  # first: who sees the new role finds the epoch that goes with it
+        self._write("epoch", str(self._epoch))  # The epoch is written first: a reader of the new role finds its epoch.
         self._write("role", self._role)
 
     def _write(self, name: str, text: str) -> None:
         path = self._starter.env.child_dir(self._child.id) / name
         scratch = path.with_name(name + ".new")
-        with contextlib.suppress(FileNotFoundError):  # its folder: the child is gone, nobody reads it
+        # The folder is missing: the child was removed, so no process reads the file.
+        with contextlib.suppress(FileNotFoundError):
             scratch.write_text(text + "\n")
             os.replace(scratch, path)  # noqa: PTH105 a reader sees the old text or the new one, never half
 
 
 def exit_text(status: int, fenced: bool) -> str:
-    """How a process ended, for people."""
+    """The end of a process as text, such as ``exit code 1`` or ``killed by SIGKILL``."""
     text = f"exit code {status}" if status >= 0 else f"killed by {_signal_name(-status)}"
     return text + " (fenced: the member's Lease was not renewed in time)" if fenced else text
-
-
-def _problem(workload: Exec) -> str:
-    """What makes the workload impossible to start, as a sentence; empty where nothing does."""
-    if not workload.command or not workload.command[0]:
-        return "command is empty: name a program"
-    texts = {f"command[{at}]": text for at, text in enumerate(workload.command)}
-    texts |= {f"args[{at}]": text for at, text in enumerate(workload.args)}
-    texts |= {f"env {item.name!r}": item.name + item.value for item in workload.env}
-    texts["workingDir"] = workload.working_dir
-    for where, text in texts.items():
-        if "\0" in text:
-            return f"{where} holds a NUL character, which no program can be given"
-    for item in workload.env:
-        if not item.name or "=" in item.name:
-            return f"env {item.name!r}: a variable's name is not empty and holds no '='"
-    for field, name in (("stopSignal", workload.stop_signal), ("roleSignal", workload.role_signal)):
-        if name and name not in signal.Signals.__members__:
-            return f"{field} {name}: no such signal; use a name such as SIGTERM"
-    return ""
 
 
 def _signal_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What a child has to do with a handover of its state."""
+"""The handover state of a child, as its report shows it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class HandoverState:
-    """The handover of one incarnation. The three texts go into the report of the child as they are."""
+    """The handover of one incarnation. The three texts go into the child's report unchanged."""
 
-    leaving: bool = False  # the child is to leave its state and end: no request goes to it any more
+    leaving: bool = False  # the child is leaving its state and ending: it takes no more requests
     sent: str = ""  # the target has the whole state
     kept: str = ""  # why the state was not handed over, or is lost
-    received: str = ""  # the state from the former member is here
+    received: str = ""  # checksum of the state that has arrived from the former member
 
     def forget_order(self) -> None:
-        """Another handover is ordered, or none any more: report nothing of the former one."""
+        """Clear the report of the former handover: another one is ordered, or none any more."""
         self.sent = self.kept = ""

@@ -1,4 +1,4 @@
-"""What starts children: a launcher for each kind of workload."""
+"""Launchers, which start children: one for each kind of workload."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from processhub.cluster.client import Client
 
 
 class Launcher(Protocol):
-    """What starts the children of one kind of workload."""
+    """Starts the children of one kind of workload."""
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None) -> RunHandle:
-        """Start the child, with that state. Raises OSError where there is no room for its process."""
+        """Start the child, with that state. Raises OSError if its process can't be created."""
 
     def forget(self, child_id: str) -> None:
-        """The child is gone from this member: remove what was kept for it."""
+        """Remove what was kept for a child that was removed from this member."""
 
     def shut_down(self) -> None:
-        """The agent ends: every child is stopped from here on."""
+        """Prepare for the agent's shutdown: from now on every child is stopped."""
 
 
 @dataclass(frozen=True)

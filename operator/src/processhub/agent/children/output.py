@@ -1,4 +1,4 @@
-"""Children's output: read from pipes on the event loop, split into lines, given to the log."""
+"""Children's output: read from pipes on the event loop, split into lines, and written to the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from processhub.agent.logs import LogSink
 from processhub.cluster.timestamps import now_micros
 
 LINE_MAX = 16 * 1024  # bytes; a longer line is written in parts
-_READ = 16 * 1024  # short lines make a lot of work of it, and other events wait meanwhile
+_CHARACTER_MAX = 4  # bytes of a character in UTF-8
+_READ = 16 * 1024  # bytes a read; a larger read of short lines would keep the event loop busy for too long
 _DROP = 64 * 1024
-_PAUSE_SECONDS = 0.005  # while lines are dropped: reading so on costs little, and no child waits for long
+_PAUSE_SECONDS = 0.005  # between two reads while lines are dropped: cheap for the agent, and no child waits for long
 _encode = msgspec.json.Encoder().encode
 Encode = Callable[[list[bytes]], list[bytes]]
 
 
 def tagged(fields: dict[str, Any]) -> Encode:
-    """Lines as JSON objects with the time, ``fields`` and the line as ``message``."""
-    head = _encode({**fields, "message": ""})[1:-3]  # without the brace, and up to the message's quotes
+    """Return an encoder that makes each line a JSON object: the time, ``fields``, and the line as ``message``."""
+    head = _encode({**fields, "message": ""})[1:-3]  # without the opening brace, up to the opening quote of the message
 
     def encode(lines: list[bytes]) -> list[bytes]:
         start = b'{"time":"%s",%s' % (now_micros().encode(), head)
@@ -32,14 +33,14 @@ def tagged(fields: dict[str, Any]) -> Encode:
 
 
 class PipeReader:
-    """A pipe whose lines go to the log. ``write_end`` is for the process; who hands it over closes it.
+    """Reads a pipe and writes its lines to the log. ``write_end`` is for the new process.
 
-    Where the log has no room, lines are counted and dropped, and the pipe is read on at 64 KiB every 5 ms: a child
-    that writes faster than that waits those milliseconds.
+    The code that passes ``write_end`` on closes it here. If the log has no room, lines are counted and dropped. The
+    pipe is then read at 64 KiB every 5 ms, so a child that writes faster is slowed down to that.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sink: LogSink, encode: Encode) -> None:
-        self._loop, self._sink, self._encode = loop, sink, encode
+        self._loop, self._share, self._encode = loop, sink.share(), encode
         self._fd, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
         self._rest = b""
@@ -47,8 +48,9 @@ class PipeReader:
         loop.add_reader(self._fd, self._read)
 
     def finish(self) -> None:
-        """The process's tree is gone: take what is there and close."""
-        # A pipe holds 64 KiB (1 MiB at most): a few reads empty it; somebody else may still hold the other end.
+        """Read what is left in the pipe and close it: the process tree has ended."""
+        # A pipe holds 64 KiB (1 MiB at most), so a few reads empty it. Another process may still hold the other end
+        # open.
         for _ in range(64):
             if self._fd < 0 or not self._read():
                 break
@@ -56,7 +58,7 @@ class PipeReader:
 
     def _read(self) -> bool:
         try:
-            data = os.read(self._fd, _DROP if self._sink.full else _READ)
+            data = os.read(self._fd, _DROP if self._share.full else _READ)
         except BlockingIOError:
             return False
         except OSError:
@@ -64,8 +66,8 @@ class PipeReader:
         if not data:
             self._close()
             return False
-        if self._sink.full:
-            self._sink.dropped += data.count(b"\n")
+        if self._share.full:
+            self._share.drop(data.count(b"\n"))
             self._rest = b""
             if self._pause is None:
                 self._loop.remove_reader(self._fd)
@@ -82,11 +84,11 @@ class PipeReader:
         *lines, rest = (self._rest + data).split(b"\n")
         if any(len(line) > LINE_MAX for line in lines):
             lines = [part for line in lines for part in _parts(line)]
-        while len(rest) >= LINE_MAX:
-            lines.append(rest[:LINE_MAX])
-            rest = rest[LINE_MAX:]
+        if len(rest) >= LINE_MAX:
+            *parts, rest = _parts(rest)
+            lines += parts
         self._rest = rest
-        self._sink.write_lines(self._encode(lines))
+        self._share.write_lines(self._encode(lines))
 
     def _close(self) -> None:
         if self._fd < 0:
@@ -98,14 +100,15 @@ class PipeReader:
         self._fd = -1
         if self._rest:
             self._take(b"\n")
+        self._share.close()
 
 
 def open_pipes(
     loop: asyncio.AbstractEventLoop, sink: LogSink, encoders: dict[int, Encode]
 ) -> tuple[list[PipeReader], dict[int, int]]:
-    """A pipe for each descriptor number of a new process: their readers, and the ends for it by number.
+    """Open a pipe for each descriptor number of a new process; returns the readers and the write ends by number.
 
-    Raises OSError where descriptors have run out; none is left open then.
+    Raises OSError if no descriptors are left. None stays open then.
     """
     readers: list[PipeReader] = []
     try:
@@ -120,4 +123,12 @@ def open_pipes(
 
 
 def _parts(line: bytes) -> list[bytes]:
-    return [line[at : at + LINE_MAX] for at in range(0, len(line), LINE_MAX) or (0,)]
+    """The line in parts of LINE_MAX bytes at most, cut between characters where it is UTF-8."""
+    parts = []
+    while len(line) > LINE_MAX:
+        cut = LINE_MAX
+        while cut > LINE_MAX - _CHARACTER_MAX and line[cut] & 0xC0 == 0x80:
+            cut -= 1
+        parts.append(line[:cut])
+        line = line[cut:]
+    return [*parts, line]

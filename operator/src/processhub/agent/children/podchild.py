@@ -1,4 +1,4 @@
-"""Pod children: the operator makes and deletes their Pods, this member follows them and reports."""
+"""Pod children: the operator creates and deletes their Pods, and the agent of their member follows and reports them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from processhub.agent.env import Environment
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
+from processhub.api.addresses import url_host
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.naming import (
@@ -33,11 +34,11 @@ from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import PODS
 
-_CANNOT_RUN = ("StartError", "ContainerCannotRun")  # what a kubelet says of a command that does not exist
+_CANNOT_RUN = ("StartError", "ContainerCannotRun")  # reasons a kubelet reports for a command that does not exist
 
 
 class PodStarter:
-    """Follows the Pods of this member's pod children; watches nothing until there is one.
+    """Follows the Pods of this member's pod children; the watch starts with the first of them.
 
     ``begin`` runs the watch until the agent ends.
     """
@@ -61,36 +62,39 @@ class PodStarter:
 
     @property
     def synced(self) -> bool:
-        """Whether the Pods were listed: before that, an absent one means nothing."""
+        """Whether the Pods have been listed. Before that, a missing Pod proves nothing."""
         return self._informer.synced.is_set()
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
-        """Follow the child's Pod, which the operator makes when the child reports Starting. A Pod keeps its state."""
+        """Follow the child's Pod, which the operator creates when the child reports Starting.
+
+        A Pod keeps its own state, so ``state`` is not used.
+        """
         assert isinstance(desired.workload, PodWorkload)
         if not self._watching:
             self._watching = True
             self._begin(self._informer.run())
-        child.settled = True  # a rollout of members need not wait for Pods: those live on
+        child.settled = True  # A rollout of members need not wait for Pods, because they outlive the member's pod.
         run = self._runs[child.id] = PodRun(self, child, desired, desired.workload)
-        # Not at once: the child must know its run before anything is reported to it.
+        # Deferred: the child must know its run before anything can be reported to it.
         asyncio.get_running_loop().call_soon(run.look)
         return run
 
     def forget(self, child_id: str) -> None:
-        """A child is gone from this member: nothing was kept for it here."""
+        """Do nothing: this member keeps nothing for a pod child."""
 
     def shut_down(self) -> None:
-        """The agent ends: Pods live on, and a child that is stopped from here on ends at once."""
+        """Prepare for the agent's shutdown: a child that is stopped from now on ends at once, and its Pod stays."""
         self.closing = True
 
     def pods_of(self, child_id: str) -> list[Pod]:
-        """The Pods of the child on this member, of whatever incarnation; one, or two where copies are new."""
+        """The Pods of the child on this member, of any incarnation: one as the only copy, one as a copy of several."""
         names = child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
         found = (self._informer.items.get((self._env.namespace, name)) for name in names)
         return [pod for pod in found if pod is not None]
 
     def over(self, run: PodRun, child_id: str) -> None:
-        """Forget the run: it has reported its end."""
+        """Remove a run that has reported its end."""
         if self._runs.get(child_id) is run:
             del self._runs[child_id]
 
@@ -104,32 +108,32 @@ class PodStarter:
             run.look()
 
     def _listed(self) -> None:
-        """What is not there now is gone, or was never made."""
+        """Compare all runs with the list: a Pod that is not on it was deleted, or was never created."""
         for run in list(self._runs.values()):
             run.look()
 
 
 class PodRun:
-    """One incarnation of a pod child, or what this agent finds of it."""
+    """The run of one incarnation of a pod child, as this agent follows it."""
 
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
         self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
         self._was_up, child.was_up = child.was_up, False
-        self._seen = ""  # uid of its Pod
+        self._seen = ""  # uid of the Pod that was seen
         self._up = self._stopping = self._over = False
         self._posts: set[asyncio.Future[Response]] = set()
 
-    # the child's orders
+    # Orders of the child.
 
     def stop(self, grace: float) -> None:
-        """Wait until the operator has deleted its Pod and that is gone; nothing of the kind when the agent ends."""
+        """Wait until the operator has deleted the Pod. When the agent shuts down, the run ends at once instead."""
         self._stopping = True
-        # Soon, not now: the child is in the midst of ordering it.
+        # Deferred: the child has not finished the call that ordered the stop.
         asyncio.get_running_loop().call_soon(self.look)
 
     def give_up(self) -> None:
-        """Stop: the start of a Pod has no time limit of its own."""
+        """Stop the run. The start of a Pod has no time limit of its own."""
         self.stop(0)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
@@ -143,8 +147,9 @@ class PodRun:
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
-        address = f"[{pod.status.pod_ip}]" if ":" in pod.status.pod_ip else pod.status.pod_ip
-        post = asyncio.ensure_future(self._starter.http.post(f"http://{address}:{self._port}", request))
+        post = asyncio.ensure_future(
+            self._starter.http.post(f"http://{url_host(pod.status.pod_ip)}:{self._port}", request)
+        )
         self._posts.add(post)
         try:
             await asyncio.wait((post,))
@@ -155,10 +160,10 @@ class PodRun:
             post.cancel()
             self._posts.discard(post)
 
-    # what the watch sees
+    # Changes that the watch reports.
 
     def look(self) -> None:
-        """Compare the Pod that is there with the one that is desired, and report."""
+        """Compare the existing Pod with the desired one, and report the result."""
         if self._over:
             return
         if self._stopping and self._starter.closing:
@@ -170,15 +175,15 @@ class PodRun:
         if pod is None:
             self._absent()
         elif self._stopping or pod.metadata.uid == self._starter.ended.get(self._child.id):
-            pass  # until the operator's deletion has been carried out
+            pass  # the operator's deletion has not taken effect yet
         elif self._seen not in ("", pod.metadata.uid):
-            self._absent()  # another one in its place
+            self._absent()  # another Pod has taken its place
         else:
             self._seen = pod.metadata.uid
             self._present(pod)
 
     def _pod(self) -> Pod | None:
-        """The Pod of this incarnation."""
+        """The Pod of this incarnation, or None if there is none."""
         return next((pod for pod in self._starter.pods_of(self._child.id) if self._is_mine(pod)), None)
 
     def _is_mine(self, pod: Pod) -> bool:
@@ -211,7 +216,7 @@ class PodRun:
 
 
 class Hindrance(NamedTuple):
-    """What a Pod that is not Ready means for its child."""
+    """The state, reason and message of a child whose Pod is not Ready."""
 
     state: State
     reason: Reason
@@ -219,7 +224,7 @@ class Hindrance(NamedTuple):
 
 
 def hindrance(pod: Pod) -> Hindrance:
-    """Why a Pod that is neither Ready nor over is not: the first container in trouble, else what it waits for."""
+    """Why a Pod that has not ended is not Ready: the first container that fails, else what the Pod waits for."""
     name = pod.metadata.name
     for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         waiting = container.state.waiting
@@ -229,7 +234,7 @@ def hindrance(pod: Pod) -> Hindrance:
         if waiting.message:
             text += f": {waiting.message}"
         last = container.last_state.terminated
-        if last is not None:  # it keeps the cause's reason while backing off
+        if last is not None:  # while it backs off, the reason of its last exit is kept
             return Hindrance(State.FAILED, _cause(last), f"{_exit(container.name, last)}; {text}")
         return Hindrance(State.FAILED, Reason.BACK_OFF, text)
     if pod.metadata.deletion_timestamp is not None:
@@ -241,7 +246,7 @@ def hindrance(pod: Pod) -> Hindrance:
 
 
 def _is_gated(pod: Pod) -> bool:
-    """Whether it waits only for the operator to remove its scheduling gate, which follows at once."""
+    """Whether the Pod waits only for its scheduling gate, which the operator is about to remove."""
     return [gate.name for gate in pod.spec.scheduling_gates] == [GATE_SOLE]
 
 
@@ -253,7 +258,7 @@ def _restarted(pod: Pod) -> str:
 
 
 def _end(pod: Pod) -> ExitStatus:
-    """The end of a Pod whose phase is final, by the first container that failed."""
+    """The end of a Pod whose phase is final, taken from the first container that failed."""
     if pod.status.phase == "Succeeded":
         return ExitStatus(Reason.EXITED, "completed", success=True)
     statuses: tuple[ContainerStatus, ...] = (*pod.status.init_container_statuses, *pod.status.container_statuses)

@@ -1,9 +1,9 @@
-"""Python children: actors in runner processes, one runner for each module, and one that is warm for the next.
+"""Python children: actors in runner processes.
 
-An actor that blocks can't be ended inside its process. When it must stop and does not within stopSeconds, its runner
-is killed and the actors beside it are restarted: that a child has one owner comes before that its neighbours are
-not disturbed. Where only its start took too long, nobody else suffers: it is waited for, in a runner that takes
-no new actors.
+Each module has one runner, which all its actors share; one more runner is kept warm for the next module. An actor that
+blocks can't be ended inside its process. If it must stop and does not within stopSeconds, its runner is killed, and the
+other actors in it are restarted: that a child runs only once comes before an undisturbed run of its neighbours. If only
+its start took too long, no other actor is disturbed: the runner takes no new actors and waits for the start.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from processhub.api.reasons import Reason
 log = logging.getLogger(__name__)
 _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the start that took the last one
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
-_CONSENT = 0.8  # of the time for a handover, in which an actor may put it off
-_CANCEL_SECONDS = 1.0  # an actor that does not answer a cancellation within this blocks
-# (call or cast, id, value, to) → the answer for the actor: value, or status, code and detail
+_CONSENT = 0.8  # share of a handover's time in which an actor may defer it
+_CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
+# Sends an actor's request: (call or cast, id, value, to) → the answer, as ``value`` or as status, code and detail.
 Ask = Callable[[str, str, Any, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 class PythonStarter:
-    """Starts Python children. ``ask`` carries out what actors ask of other children."""
+    """Starts Python children. ``ask`` sends the requests of actors to other children."""
 
     def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink, ask: Ask) -> None:
         self._env, self._watchdog, self._sink, self._ask = env, watchdog, sink, ask
-        self._runners: dict[str, ModuleRunner] = {}  # by module, the one that takes new actors
+        self._runners: dict[str, ModuleRunner] = {}  # by module: the runner that takes new actors
         self._spare: ModuleRunner | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
@@ -59,26 +59,26 @@ class PythonStarter:
 
     @property
     def spare_pid(self) -> int:
-        """The pid of the runner that waits for its first actor, 0 where none does."""
+        """The pid of the runner that waits for its first actor, or 0 if there is none."""
         return self._spare.pid if self._spare is not None else 0
 
     def warm(self) -> None:
-        """Have a spare runner started."""
+        """Start a spare runner if there is none."""
         if self._spare is None:
             try:
                 self._spare = self._new()
             except OSError as error:
-                log.warning("no spare runner: %s", error)  # whoever needs one tries again, and says so
+                log.warning("no spare runner: %s", error)
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
-        """Start the actor in its module's runner. Raises OSError where none can be made."""
+        """Start the actor in its module's runner. Raises OSError if no runner can be started."""
         workload = desired.workload
         assert isinstance(workload, Python)
         module = workload.target.partition(":")[0]
         runner = self._runners.get(module)
         version = self._modules_version()
         if runner is not None and runner.version != version:
-            self.retire(runner)  # it holds the old code: its actors run on, new ones get the new
+            self.retire(runner)  # the runner has loaded the old code: its actors run on, and new ones get a new runner
             runner = None
         if runner is None:
             runner, self._spare = self._spare or self._new(), None
@@ -89,13 +89,13 @@ class PythonStarter:
         return ActorRun(runner, str(self._count), child, desired, workload, state)
 
     def forget(self, child_id: str) -> None:
-        """A child is gone from this member: nothing was kept for it here."""
+        """Do nothing: this member keeps nothing for a Python child."""
 
     def shut_down(self) -> None:
-        """The agent ends: nothing more is needed, each child is stopped."""
+        """Prepare for the agent's shutdown. Python children need nothing: each of them is stopped."""
 
     def retire(self, runner: ModuleRunner) -> None:
-        """Give the runner no new actors."""
+        """Start no new actors in the runner."""
         if self._runners.get(runner.module) is runner:
             del self._runners[runner.module]
         if self._spare is runner:
@@ -105,13 +105,16 @@ class PythonStarter:
         return ModuleRunner(self, self._env, self._watchdog, self._sink, self._python_path(), self._ask)
 
     def _modules_version(self) -> str:
-        """Changes when the kubelet puts a changed ConfigMap in place: it swaps this link."""
+        """The version of the mounted modules. It changes when the kubelet swaps this link for a changed ConfigMap."""
         with contextlib.suppress(OSError):
             return os.readlink(os.path.join(self._env.python_path, "..data")) if self._env.python_path else ""  # noqa: PTH115, PTH118 asked at each start
         return ""
 
     def _python_path(self) -> str:
-        """This package alone from where it is installed: what is beside it may be for another Python."""
+        """The runners' PYTHONPATH: this package alone of its folder, then the user's modules.
+
+        Packages beside this one may be for another version of Python.
+        """
         if not self._path:
             folder = self._env.run_dir / "lib"
             folder.mkdir(exist_ok=True)
@@ -124,7 +127,7 @@ class PythonStarter:
 
 
 class ModuleRunner(RunnerProcess):
-    """A runner and the actors in it."""
+    """A runner process and the actors in it."""
 
     def __init__(
         self, starter: PythonStarter, env: Environment, watchdog: WatchdogClient, sink: LogSink, path: str, ask: Ask
@@ -139,7 +142,7 @@ class ModuleRunner(RunnerProcess):
         super().__init__(env, watchdog, sink, python, path)
 
     def add(self, run: ActorRun, order: Message) -> None:
-        """Start an actor."""
+        """Send an actor's start order to the runner."""
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -147,7 +150,7 @@ class ModuleRunner(RunnerProcess):
         self.send(order)
 
     def heard(self, message: Message) -> None:
-        """An event of the runner."""
+        """Handle an event of the runner."""
         run = self.runs.get(message.get("key", ""))
         if run is None:
             return
@@ -170,7 +173,7 @@ class ModuleRunner(RunnerProcess):
             run.ended(ExitStatus(reason, message["text"], message=message["message"]))
 
     def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
-        """The process is gone with all its actors."""
+        """Report the end of all actors in the process, which has ended."""
         self.retire()
         runs, self.runs = list(self.runs.values()), {}
         text = f"its runner process ended: {what}"
@@ -182,11 +185,11 @@ class ModuleRunner(RunnerProcess):
             run.ended(ExitStatus(reason, text, message=self._because, fenced=fenced))
 
     def retire(self) -> None:
-        """Take no new actors."""
+        """Start no new actors in this runner."""
         self._starter.retire(self)
 
     def kill_for(self, run: ActorRun, why: str) -> None:
-        """End the process for the sake of one actor."""
+        """Kill the process because of one actor; ``why`` is reported for all actors in it."""
         self.retire()
         self._because = f"child {run.child.id} {why}, and it shares the runner"
         self.kill()
@@ -203,7 +206,7 @@ class ModuleRunner(RunnerProcess):
 
 
 class ActorRun:
-    """One incarnation of a Python child."""
+    """The run of one incarnation of a Python child."""
 
     def __init__(
         self, runner: ModuleRunner, key: str, child: Child, desired: DesiredRun, workload: Python, state: Content | None
@@ -212,42 +215,44 @@ class ActorRun:
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._end_by = math.inf  # by the loop's clock: when it must have ended
-        self.grace = 0.0  # of the end after a handover
-        self._state: bytes | None = None  # what it left
-        self.order = 0  # the latest one to hand over: an answer to an earlier one says nothing
+        self._end_by = math.inf  # by the loop's clock: the time by which the actor must have ended
+        self.grace = 0.0  # seconds that the actor has to end after a handover
+        self._state: bytes | None = None  # the state that the actor left
+        self.order = 0  # number of the latest handover order; answers to earlier orders are ignored
         self._numbers = itertools.count()
-        self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered
-        self._asks: dict[int, asyncio.Task[None]] = {}  # what the actor asks of others
+        self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered yet
+        self._liveness = workload.liveness
+        self._asks: dict[int, asyncio.Task[None]] = {}  # the actor's requests to other children
         entry = desired.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
         order["signal"] = child.limits.notifies(entry.role)
         if isinstance(state, bytes):
-            order["state"] = state.decode(errors="surrogateescape")  # JSON, as far as is known here
+            # This code only passes the state on; it is meant to be JSON.
+            order["state"] = state.decode(errors="surrogateescape")
         elif state is not None:
             order["state_file"] = str(state)
         runner.add(self, {**order, "target": workload.target, "args": workload.args})
         child.begun()
 
     def stop(self, grace: float) -> None:
-        """End the actor in order; when it is still there after ``grace`` seconds, its runner is killed."""
+        """Ask the actor to end. If it still runs after ``grace`` seconds, its runner is killed."""
         self._runner.send({"op": "stop", "key": self.key, "grace": grace})
         now = self._loop.time()
-        self._end_by = min(self._end_by, now + grace)  # a second stop gives it no more time
+        self._end_by = min(self._end_by, now + grace)  # a second stop does not extend the time
         self._later(self._end_by - now, lambda: self._overdue(grace))
 
     def ends(self, state: str | None) -> None:
-        """The actor has left its state, in the message or in its file, and ends by itself, as at a stop."""
+        """Take the state that the actor left, in the message or in its file. The actor then ends by itself."""
         self._state = None if state is None else state.encode()
         self._later(self.grace, lambda: self._overdue(self.grace))
 
     def give_up(self) -> None:
-        """Cancel the actor; a blocked one is left alone where others run beside it."""
+        """Cancel the actor. If it is blocked and others run beside it, it is left alone."""
         self._runner.send({"op": "stop", "key": self.key, "grace": 0})
         self._later(_CANCEL_SECONDS, self._blocks)
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Have the actor write its state and end, if it agrees. The handover limits how long the writing may take."""
+        """Ask the actor to write its state and end, if it agrees. The handover's time limits the writing."""
         self.grace = grace
         max_wait = self.child.limits.handover_seconds * _CONSENT
         self.order += 1
@@ -259,7 +264,7 @@ class ActorRun:
         self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
     async def request(self, request: Request) -> Response:
-        """Hand the request to the actor, which takes one message at a time."""
+        """Pass the request to the actor, which handles one message at a time."""
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
         value = json.loads(await request.content())
@@ -267,22 +272,35 @@ class ActorRun:
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}
         )
-        return Response(200, msgspec.json.encode(await answer))
+        hangs = self._watch_handler()
+        try:
+            return Response(200, msgspec.json.encode(await answer))
+        finally:
+            if hangs is not None:
+                hangs.cancel()
+
+    def _watch_handler(self) -> asyncio.TimerHandle | None:
+        """Start the timer of handlerSeconds, None if the child has none."""
+        if self._liveness is None:
+            return None
+        seconds = self._liveness.handler_seconds
+        message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
+        return self._loop.call_later(seconds, self.child.hangs, message)
 
     def answered(self, message: Message) -> None:
-        """The actor has dealt with a request."""
+        """Complete a request that the actor has handled."""
         answer = self._requests.pop(message["call"], None)
         if answer is not None and not answer.done():
             answer.set_result(message["value"])
 
     def asks(self, message: Message) -> None:
-        """The actor asks another child."""
+        """Send the actor's request to another child."""
         number = message["ask"]
         task = self._asks[number] = self._loop.create_task(self._ask(message))
         task.add_done_callback(lambda _: self._asks.pop(number, None))
 
     def asks_no_more(self, message: Message) -> None:
-        """The actor does not wait for that answer any more."""
+        """Cancel a request whose answer the actor does not wait for any more."""
         if (task := self._asks.get(message["ask"])) is not None:
             task.cancel()
 
@@ -291,7 +309,7 @@ class ActorRun:
         self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
 
     def ended(self, exit_status: ExitStatus) -> None:
-        """The actor has ended, and nothing of it is left."""
+        """Report the end of the actor: nothing of it is left."""
         if self._timer is not None:
             self._timer.cancel()
         for task in list(self._asks.values()):
@@ -303,7 +321,7 @@ class ActorRun:
         self.child.ended(exit_status if self._state is None else replace(exit_status, state=self._state))
 
     def _overdue(self, grace: float) -> None:
-        self._runner.listen()  # a busy agent may not have read yet that it ended
+        self._runner.listen()  # a busy agent may not have read yet that the actor ended
         if self.key in self._runner.runs:
             self._runner.kill_for(self, f"did not stop within {grace:g} s")
 

@@ -1,4 +1,4 @@
-"""What is reported of a child, in the status of which slices."""
+"""The report of a child, and the slices in whose status it stands."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from processhub.registry.grammar import Report, format_report
 
 
 def reporting_slices(child: Child) -> set[str]:
-    """The slices that report the child: the one that names it, and the one that last named what still runs."""
+    """The slices that report the child: the one that names it, and the one that named the run that is still ending."""
     return {item.slice for item in (child.desired, child.started_for) if item is not None}
 
 
 def awaits_pod(child: Child) -> bool:
-    """Whether the child starts as a Pod, which the operator makes once that is reported."""
+    """Whether the child starts as a Pod, which the operator creates once the start is reported."""
     if child.state != State.STARTING or child.started_for is None:
         return False
     return isinstance(child.started_for.workload, PodWorkload)
 
 
 def report_text(child: Child, slice_name: str) -> str | None:
-    """The text of the child's entry in that slice's status; None where it has none."""
+    """The text of the child's entry in that slice's status, or None if it has none there."""
     report = report_in(child, slice_name)
     return None if report is None else format_report(report)
 
 
 def report_in(child: Child, slice_name: str) -> Report | None:
-    """The child's report in that slice's status; None where it has none."""
+    """The child's report in that slice's status, or None if it has none there."""
     subject = child.started_for
     if subject is None or subject.slice != slice_name:
         if child.desired is None or child.desired.slice != slice_name:
             return None
         if subject is not None:
-            # Its successor: on record, and Pending until nothing of the old one is left.
+            # The next incarnation is on record. It is Pending until nothing of the old one is left.
             entry = child.desired.assignment
             return Report(uid=entry.uid, epoch=entry.epoch, role=entry.role)
         subject = child.desired

@@ -1,9 +1,10 @@
-"""A runner process: started through the watchdog, spoken to over a socket of its own."""
+"""A runner process: the agent starts it through the watchdog and exchanges messages with it over a socket."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -19,20 +20,20 @@ from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.reasons import Reason
 from processhub.cluster.timestamps import now_micros
 
-_CHANNEL = 3
-_SHARED = ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
+log = logging.getLogger(__name__)
+_CHANNEL = 3  # the number of the socket's descriptor in the runner
 
 
 class RunnerProcess:
-    """The process and its socket. Raises OSError where descriptors have run out.
+    """The process and its socket. Raises OSError if no descriptors are left.
 
     A subclass defines ``heard(message)`` and ``process_ended(what, reason, fenced)``.
     """
 
     def __init__(self, env: Environment, watchdog: WatchdogClient, sink: LogSink, python: str, path: str) -> None:
         self.pid = 0
-        self.up = False  # it said that it is ready
-        self.last_words = ""  # the last line on stderr that was no actor's
+        self.up = False  # the runner has reported that it is ready
+        self.last_words = ""  # the last line on stderr that no actor wrote
         self._watchdog, self._python = watchdog, python
         self._loop = asyncio.get_running_loop()
         encoders = {number: self._encoder(env, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
@@ -59,46 +60,50 @@ class RunnerProcess:
         )
 
     def send(self, message: Message) -> None:
-        """Send to the runner; never waits."""
+        """Send a message to the runner without waiting."""
         self._outbox.send(message)
         if self._outbox.pending and not self._writing and not self._outbox.closed:
             self._writing = True
             self._loop.add_writer(self._socket.fileno(), self._write)
 
     def kill(self) -> None:
-        """SIGKILL to the process and all below it."""
+        """Send SIGKILL to the process and all processes below it."""
         self._watchdog.stop(self._key, 0)
 
     def heard(self, message: Message) -> None:
-        """An event of the runner."""
+        """Handle an event of the runner."""
         raise NotImplementedError
 
     def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
-        """The process is gone, or never came up."""
+        """Handle the end of the process, or its failed start."""
         raise NotImplementedError
 
-    # the watchdog's reports
+    # Reports of the watchdog.
 
     def started(self, pid: int) -> None:
-        """The exec took place."""
+        """Record that the exec took place."""
         self.pid = pid
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """The process could not be started."""
+        """Report that the process could not be started."""
         self._close()
         reason = Reason.COMMAND_NOT_FOUND if what == "exec" else Reason.EXITED
         self.process_ended(f"{self._python}: {text}", reason, fenced=what == "fenced")
 
+    def stuck(self, pid: int, user: int) -> None:
+        """Log that the kernel refuses signals to a process of the runner."""
+        log.warning("process %d of the runner %d can't be signalled: it runs as user %d", pid, self.pid, user)
+
     def exited(self, status: int, fenced: bool) -> None:
-        """The process ended, and nothing of its tree is left."""
-        self.listen()  # what it said last
+        """Report the end: the process ended, and nothing of its process tree is left."""
+        self.listen()  # read the last messages that it sent
         self._close()
         self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
 
-    # inside
+    # Internal.
 
     def listen(self) -> None:
-        """Take in what the runner has said."""
+        """Read the messages that the runner has sent."""
         for message in self._inbox.read():
             self.up = self.up or message["ev"] == "ready"
             self.heard(message)
@@ -143,7 +148,7 @@ class RunnerProcess:
 
 
 class _ActorLine(msgspec.Struct, forbid_unknown_fields=True):
-    """What runner/output.py writes for an actor."""
+    """A line that an actor printed, as runner/output.py writes it."""
 
     child: str
     epoch: int
@@ -155,7 +160,7 @@ _line = msgspec.json.Decoder(_ActorLine)
 
 
 def _is_actors(line: bytes) -> bool:
-    """Whether the line is one of an actor's, as the runner wraps it; then it is JSON that can be passed on."""
+    """Whether the line comes from an actor, as the runner wraps it. Such a line is JSON and is logged unchanged."""
     if not line.startswith(b'{"child":"'):
         return False
     with contextlib.suppress(msgspec.DecodeError):
@@ -164,9 +169,8 @@ def _is_actors(line: bytes) -> bool:
 
 
 def _environment(env: Environment, path: str) -> dict[str, str]:
-    shared = {name: env.container[name] for name in _SHARED if name in env.container}
     return {
-        **shared,
+        **env.container,
         "PYTHONPATH": path,
         "PYTHONUNBUFFERED": "1",
         "HUB_NAME": env.hub,

@@ -1,4 +1,4 @@
-"""What runs a child: the handle of a started incarnation, how it ended, and the limits it is held to."""
+"""The handle of a started incarnation, its exit status, and the limits of all children."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from processhub.api.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How an incarnation ended: nothing of it is left."""
+    """The end of an incarnation, of which nothing is left."""
 
     reason: Reason  # the cause: Exited, CommandNotFound, ImportError, …
     text: str  # for people, such as ``exit code 1`` or ``killed by SIGKILL``
-    success: bool = False  # it finished its work
-    final: bool = False  # starting it again can't help before its spec changes
-    fenced: bool = False  # it was ended because the member's Lease was not renewed in time
-    message: str = ""  # more for people: what to do, a traceback's last line
-    state: bytes | None = None  # the state that it left, where that is small enough for a message
+    success: bool = False  # the child finished its work
+    final: bool = False  # another start can't succeed before the spec changes
+    fenced: bool = False  # the child was ended because the member's Lease was not renewed in time
+    message: str = ""  # more text for people: what to do, or the last line of a traceback
+    state: bytes | None = None  # the state that the child left, if it is small enough for a message
 
 
 class RunHandle(Protocol):
-    """A started incarnation, whatever runs it."""
+    """The handle of a started incarnation, for all kinds of workload."""
 
     def stop(self, grace: float) -> None:
-        """Ask the run to end; end it by force after ``grace`` seconds. May be called again with less."""
+        """Ask the run to end; kill it after ``grace`` seconds. A later call may shorten the grace."""
 
     def give_up(self) -> None:
-        """The start took too long: end this run, and nothing else for its sake."""
+        """End this run, because its start took too long. No other run may be disturbed."""
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Have the run leave its state and end; ``ask``: only if it agrees, else ``child.stays`` is called.
+        """Ask the run to leave its state and end; ``ask``: only if it agrees, else ``child.stays`` is called.
 
-        The state is at ``path`` then, or in the exit status.
+        The state is then at ``path``, or in the exit status.
         """
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for the child to be signalled."""
+        """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for a signal to the child."""
 
     async def request(self, request: Request) -> Response:
-        """Hand over a request, whose body is there, and return the answer; cancelled only before it is handed over.
+        """Hand over a request whose body is complete, and return the answer.
 
-        Raises OutcomeUnknownError where no answer will come.
+        It may be cancelled only before the request is handed over. Raises OutcomeUnknownError if no answer will come.
         """
 
 
@@ -59,8 +59,8 @@ class Limits:
     restarts_window: float = 60.0
     redundancy_signal: str = "None"
     handover_seconds: float = 0.0
-    answers_first: bool = True  # a stop waits for the answer to the request in hand
+    answers_first: bool = True  # a stop waits for the answer to the request that the child is handling
 
     def notifies(self, role: str) -> bool:
-        """Whether a child is notified when it gets this role."""
+        """Whether a child is signalled when it gets this role."""
         return self.redundancy_signal in ("All", role)

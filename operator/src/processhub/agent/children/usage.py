@@ -1,4 +1,4 @@
-"""What the children's processes use of CPU and memory, read off /proc now and then on a thread of its own."""
+"""The CPU and memory usage of the children's processes, read from /proc at intervals on a thread of its own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from processhub.api.usage import Usage
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_SHARE = 100  # of all time one part in so many at most goes into reading
-_STEP_CPU, _STEP_MEMORY = 20, 8  # thousandths of a core, MiB: what differs less is not told
+_SHARE = 100  # reading takes at most one part in this many of the time
+_STEP_CPU, _STEP_MEMORY = 20, 8  # thousandths of a core, MiB: smaller differences are not reported
 _FIRST_SECONDS = 1.0
 
 Process = tuple[int, int, int, int]  # parent, start time, CPU (clock ticks), memory (pages)
 
 
 class Meter:
-    """The usage of all processes below ``root``; pod children are not among them.
+    """Measures the usage of all processes below ``root``; pod children are not included.
 
-    ``interval()`` is how many seconds to rest between two readings; ``children()`` counts those that run; ``spare()``
-    is the pid of a process there that runs no child yet, 0 where there is none. ``measured`` notifies of each reading,
-    on the meter's own thread.
+    ``interval()`` is the seconds to wait between two readings. ``children()`` is the number of children that run.
+    ``spare()`` is the pid of a process below ``root`` that runs no child yet, or 0. ``measured`` notifies of each
+    reading, on the meter's own thread.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Meter:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the readings."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop the readings."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -53,7 +53,7 @@ class Meter:
             rest = max(self._interval(), (boottime() - began) * _SHARE)
 
     def read(self, found: dict[int, Process], now: float) -> Usage:
-        """The usage since the reading before; ``found`` is every process by pid, ``now`` seconds."""
+        """The usage since the previous reading; ``found`` is every process by pid, ``now`` the time in seconds."""
         below, spare = descendants(found, self._root), self._spare()
         ticks = {(pid, found[pid][1]): found[pid][2] for pid in below}
         used = sum(max(0, value - self._before.get(key, 0)) for key, value in ticks.items() if key[0] != spare)
@@ -68,7 +68,7 @@ class Meter:
 
 
 def processes() -> dict[int, Process]:
-    """Every process that /proc shows, by pid."""
+    """All processes that /proc shows, by pid."""
     found = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 thousands of names: a Path for each would cost more than the rest
         if not name.isdecimal():
@@ -83,7 +83,7 @@ def processes() -> dict[int, Process]:
 
 
 def descendants(found: dict[int, Process], root: int) -> list[int]:
-    """The pids below ``root``, itself not among them."""
+    """The pids of all processes below ``root``, without ``root`` itself."""
     children: dict[int, list[int]] = {}
     for pid, process in found.items():
         children.setdefault(process[0], []).append(pid)
@@ -97,7 +97,10 @@ def descendants(found: dict[int, Process], root: int) -> list[int]:
 
 
 def rounded(value: float, step: int) -> int:
-    """``value`` to two digits, and to multiples of ``step`` where those are coarser."""
+    """``value`` rounded to two digits, or to multiples of ``step`` if those are coarser.
+
+    For example, with a step of 8: 61 becomes 64, 123 becomes 120, and 1234 becomes 1200.
+    """
     digit = int("1".ljust(len(str(int(value))) - 1, "0"))
     unit = max(step, digit)
     return int(value / unit + 0.5) * unit

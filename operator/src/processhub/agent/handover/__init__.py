@@ -1,1 +1,1 @@
-"""The state of a child that is moved, from its old member to its new one."""
+"""The handover of a child's state from its old member to its new one."""

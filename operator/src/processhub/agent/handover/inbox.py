@@ -1,4 +1,4 @@
-"""The states that other members send to this one, each for the child that it names."""
+"""States that other members send to this one, each assigned to its child."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from processhub.agent.peers.statesender import Batch, Receipt
 
 
 class HandoverInbox:
-    """What arrives over HTTP for ``children``, by id."""
+    """Receives states over HTTP for ``children``, by id."""
 
     def __init__(self, handovers: Handovers, children: Mapping[str, Child]) -> None:
         self._handovers, self._children = handovers, children
 
     async def receive(self, child_id: str, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]) -> None:
-        """Take a state that comes in a stream. Raises Problem."""
+        """Receive a state as a stream. Raises Problem."""
         await self._handovers.receive(self._children.get(child_id), uid, epoch, checksum, body)
 
     def take(self, batch: Batch) -> tuple[Receipt, ...]:
-        """Take small states; returns a receipt for each, in order."""
+        """Receive a batch of small states; returns a receipt for each, in order."""
         receipts = tuple(self._handovers.take(self._children.get(state.id), state) for state in batch.states)
         self._handovers.expect(batch.more)
         return receipts

@@ -1,4 +1,4 @@
-"""What is reported of a child's handover (docs/protocol.md, rules 20 and 21)."""
+"""Reports of a child's handover (docs/protocol.md, rules 20 and 21)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from processhub.registry.grammar import Given, HandoverOrder, Kept
 
 
 def report_kept(child: Child, why: str, text: str = "") -> None:
-    """Report that the state was not handed over; ``text`` says more for people."""
+    """Report that the state was not handed over; ``text`` adds an explanation for people."""
     if child.desired is not None and child.desired.assignment.to:
         epoch = HandoverOrder.parse(child.desired.assignment.to).epoch
         child.handover.kept = Kept(epoch, why, text[:MESSAGE_MAX]).format()
@@ -22,13 +22,13 @@ def report_sent(child: Child, checksum: str) -> None:
 
 
 def report_received(child: Child, checksum: str) -> None:
-    """Report that the state from the former member is here."""
+    """Report that the state from the former member has arrived."""
     child.handover.received = checksum
     child.changed(urgent=True)
 
 
 def report_lost(child: Child) -> None:
-    """Report that the state is lost: it ended with an earlier agent, and the former member is to send it again."""
+    """Report that the state was lost with an earlier agent of this member. The former member then sends it again."""
     if child.desired is not None and not child.handover.kept:
         child.handover.kept = Kept(child.desired.assignment.epoch, "lost").format()
         child.message = "its state was lost with an earlier agent of this member; its former member sends it again"

@@ -1,9 +1,15 @@
-"""The state of children that are moved (HotSwap), here and on its way (docs/protocol.md, rules 20 and 21).
+"""Handover of the state of children that move (HotSwap), on both members (docs/protocol.md, rules 20 and 21).
 
-A child writes its state at its end. The source sends it to the target and keeps it until the target runs the child. A
-child ends before its state is sent, whatever runs it, since an actor with tasks of its own could go on acting. If the
-move fails, the source starts the child again with the state that it kept. A small state of an actor is kept in memory:
-files for a thousand of them cost more than everything else that is done for them.
+A handover takes four steps:
+
+1. The operator orders it in the source's entry, and writes a waiting entry for the target.
+2. The source ends the child, which writes its state.
+3. The source sends the state to the target, and keeps it until the target runs the child.
+4. The operator makes the target's entry startable, and the target starts the child with the state.
+
+A child ends before its state is sent, whatever its workload: an actor with tasks of its own could otherwise go on
+acting. If the move fails, the source starts the child again with the state that it kept. Small states of actors are
+kept in memory: files for a thousand of them cost more than the rest of their handovers.
 """
 
 from __future__ import annotations
@@ -34,19 +40,19 @@ from processhub.registry.grammar import Assignment, HandoverOrder
 
 log = logging.getLogger(__name__)
 STATE_MAX = 64 * 1024 * 1024  # bytes
-_AGAIN_SECONDS = 0.05  # until a target is asked again that has not read its entry yet, or is not to be reached
+_AGAIN_SECONDS = 0.05  # until a target is asked again that has not read its entry yet or can't be reached
 _CHUNK = 256 * 1024
-_FINAL = (400, 401, 403, 413)  # answers that another try won't change
-_MANY = 8  # states on their way, above which it is waited a little until what is said of them goes with one write
-_MORE_SECONDS = 0.5  # for which more states are waited for where their source said that they come
+_FINAL = (400, 401, 403, 413)  # statuses that another attempt won't change
+_MANY = 8  # with more states than this under way, reports are delayed a little, so that one write carries many
+_MORE_SECONDS = 0.5  # how long further states are awaited after a source announced them
 
 
 class HandoverRefusedError(Exception):
-    """A state that its target will not take, or that can't be sent; the message says why."""
+    """A state that the target refuses, or that can't be sent. The message says why."""
 
 
 class _HeldState(msgspec.Struct, frozen=True):
-    """A state that is here; ``checksum`` where it came from another member."""
+    """A state that is on this member; ``checksum`` is set if it came from another member."""
 
     uid: str
     content: Content
@@ -54,27 +60,28 @@ class _HeldState(msgspec.Struct, frozen=True):
 
 
 class Handovers:
-    """The handovers of this member, as the source of some and the target of others."""
+    """The handovers of this member, both as source and as target."""
 
     def __init__(self, env: Environment, slices: SliceWatcher, peers: PeerLink) -> None:
         self._env, self._slices, self._peers = env, slices, peers
         self._folder = env.run_dir / "handover"
-        self._left: dict[str, _HeldState] = {}  # by id: what the child left here
-        self._received: dict[str, _HeldState] = {}  # by id: what came from another member
-        self._ends: dict[str, asyncio.Future[str]] = {}  # by id, of those that are to end: "" or why there is no state
+        self._left: dict[str, _HeldState] = {}  # by id: the state that the child left here
+        self._received: dict[str, _HeldState] = {}  # by id: the state that came from another member
+        # By id, for children that are to end: "", or why there is no state.
+        self._ends: dict[str, asyncio.Future[str]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._hitches: dict[str, str] = {}  # by id: why the target did not take the state so far
-        self._under_way = 0  # of those tasks, how many are not done
-        self._more_until = 0.0  # a source said that more states come
-        self._starting: set[str] = set()  # ids that are being started with a state
-        self._doubtful: dict[str, Child] = {}  # those for which an earlier agent may have got a state
+        self._hitches: dict[str, str] = {}  # by id: why the target has not taken the state so far
+        self._under_way = 0  # how many of those tasks are not done
+        self._more_until = 0.0  # until then, more states are expected from a source that announced them
+        self._starting: set[str] = set()  # ids of children that are being started with a state
+        self._doubtful: dict[str, Child] = {}  # by id: children for which an earlier agent may have received a state
         self._looking = False
         self._tries = 0
         self._loop = asyncio.get_running_loop()
         self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
     def listen_to(self, news: ChildNews) -> None:
-        """Act on what happens to this member's children."""
+        """Subscribe to the events of this member's children."""
         news.handover_ordered.listen(self.begin)
         news.handover_declined.listen(self.stays)
         news.quiesced.listen(self.quiesced)
@@ -82,24 +89,24 @@ class Handovers:
         news.gone.listen(self.forget)
 
     def busy(self) -> bool:
-        """Whether more reports of handovers will follow soon: many are under way."""
+        """Whether more reports of handovers will follow soon, because many are under way."""
         many = self._under_way > _MANY or len(self._starting) > _MANY
         return many or self._loop.time() < self._more_until
 
-    # the source
+    # The source's side.
 
     def begin(self, child: Child, desired: DesiredRun) -> None:
-        """Have the child's state handed over as its entry says."""
+        """Begin the handover of the child's state that its entry orders."""
         if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
         self._tasks[child.id] = self._loop.create_task(self._hand_over(child, desired))
 
     def stays(self, child: Child) -> None:
-        """The child declined to be moved."""
+        """Fail the handover of a child that declined to be moved."""
         self._end(child.id, "refused")
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
-        """The child ended for a handover: take what it left."""
+        """Take the state that the child left at its end for a handover."""
         desired, path = child.desired, self._own_path(child.id)
         if desired is not None and (exit_status.state is not None or path.exists()):
             content = path if exit_status.state is None else exit_status.state
@@ -139,8 +146,8 @@ class Handovers:
             self._under_way -= 1
 
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
-        """Wait until the child has ended and left its state here: ""; else why there is none."""
-        # It may be taking up what it left the last time, or be ending without having done so.
+        """Wait until the child has ended; returns "" if its state is here, else why there is none."""
+        # The child may be starting with the state that it left last time, or be ending without having done so.
         while child.alive and (child.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
@@ -150,22 +157,22 @@ class Handovers:
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        if not child.handover.leaving:  # else it may have written it for an earlier order, and be about to end
+        if not child.handover.leaving:  # else the child may have written it for an earlier order and be about to end
             self._own_path(child.id).unlink(missing_ok=True)
         child.quiesce(self._own_path(child.id), ask=ask)
         return await ended
 
     def _has_left(self, child: Child, desired: DesiredRun) -> bool:
-        """Whether a state of it is here that it has not come up with since."""
+        """Whether a state is here that the child left and has not been started with since."""
         held = self._left.get(child.id)
         return held is not None and held.uid == desired.assignment.uid
 
     async def _send(self, child_id: str, order: HandoverOrder, held: _HeldState) -> str:
-        """Send the state until the target has it; its checksum. Raises HandoverRefusedError."""
+        """Send the state until the target has it; returns its checksum. Raises HandoverRefusedError."""
         content = held.content
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         if size > STATE_MAX:
-            raise HandoverRefusedError(f"its state is {size} bytes, at most {STATE_MAX} are possible")
+            raise HandoverRefusedError(f"its state has {size} bytes, the limit is {STATE_MAX}")
         checksum = _checksum(content) if size <= SMALL_MAX else await asyncio.to_thread(_checksum, content)
         state = Outgoing(child_id, held.uid, order.epoch, checksum, content, size)
         while True:
@@ -181,12 +188,15 @@ class Handovers:
             self._hitches[child_id] = receipt.detail
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    # the target
+    # The target's side.
 
     async def receive(
         self, child: Child | None, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]
     ) -> None:
-        """Take the state for a waiting entry. Raises Problem: 409 where there is none such (yet), 400, 413."""
+        """Receive the state for a waiting entry.
+
+        Raises Problem: 409 if no such entry waits (yet), 400 if the checksum is wrong, 413 if the state is too large.
+        """
         if not self._waits(child, uid, epoch):
             raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member}")
         assert child is not None
@@ -213,7 +223,7 @@ class Handovers:
         report_received(child, checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
-        """Take a small state for a waiting entry; returns the answer."""
+        """Receive a small state for a waiting entry; returns the receipt."""
         if not self._waits(child, state.uid, state.epoch):
             return Receipt(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
         assert child is not None
@@ -236,7 +246,7 @@ class Handovers:
         return Receipt(204)
 
     def expect(self, more: bool) -> None:
-        """Whether the source that just sent states will send others soon."""
+        """Record whether the source that just sent states will send others soon."""
         self._more_until = self._loop.time() + _MORE_SECONDS if more else 0.0
 
     def _waits(self, child: Child | None, uid: str, epoch: int) -> bool:
@@ -245,10 +255,10 @@ class Handovers:
             return False
         return (desired.assignment.uid, desired.assignment.epoch) == (uid, epoch)
 
-    # where it starts
+    # Both sides: the start of the child.
 
     def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
-        """The state to start the child with, None where it starts afresh."""
+        """The state to start the child with, or None to start it without one."""
         held = self._here(child_id, desired.assignment)
         if held is None:
             return None
@@ -263,9 +273,9 @@ class Handovers:
         return left if left is not None and left.uid == entry.uid else None
 
     def lacks(self, child: Child) -> bool:
-        """Whether the child is to start with a state that is not here, and its source, which has it, is on record.
+        """Whether the child needs a state that is not on this member, while the source that has it is on record.
 
-        So it is after this member's agent restarted. Where no source is on record nothing is left to wait for.
+        This happens after this member's agent restarted. If no source is on record, there is nothing to wait for.
         """
         desired = child.desired
         entry = desired.assignment if desired is not None else None
@@ -277,16 +287,17 @@ class Handovers:
         return True
 
     def follow(self, children: Iterable[Child]) -> None:
-        """Watch the children that this agent begins with: an earlier agent may have received states for them."""
+        """Watch the waiting children that this agent finds: an earlier agent may have received states for them."""
         waiting = (child for child in children if child.desired is not None and child.desired.assignment.wait)
         self._doubtful.update({child.id: child for child in waiting})
         self.registry_changed()
 
     def registry_changed(self, *_: object) -> None:
-        """Look again at children whose state may be lost: a source may have reported it sent, or be gone."""
+        """Check the children whose state may be lost: a source may have reported it sent, or may be gone."""
         if self._doubtful and not self._looking:
             self._looking = True
-            self._loop.call_soon(self._look)  # of a list that comes in one by one all is there then
+            # Deferred, so that a list which arrives object by object is complete by then.
+            self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._looking = False
@@ -294,25 +305,25 @@ class Handovers:
             entry = child.desired.assignment if child.desired is not None else None
             if entry is None or not entry.wait or child.id in self._received:
                 del self._doubtful[child.id]
-                child.advance()  # if it is still held back it is noted again
+                child.advance()  # if the start is refused again, the child is recorded again
             elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
                 del self._doubtful[child.id]
                 report_lost(child)
 
     def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
-        """The member on record whose entry says to hand the child over to this one."""
+        """The member on record whose entry orders a handover of the child to this member."""
         sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
         return next((source for source in sources if source.uid == entry.uid), None)
 
     def started(self, child: Child, *_: object) -> None:
-        """The child runs: forget its state, a crash from here on starts it afresh."""
+        """Discard the state of a child that runs now. After a crash it starts without that state."""
         self._starting.discard(child.id)
         for held in (self._left.pop(child.id, None), self._received.pop(child.id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
 
     def forget(self, child: Child) -> None:
-        """The child is gone from this member: forget it and its state."""
+        """Discard everything about a child that was removed from this member."""
         if (task := self._tasks.pop(child.id, None)) is not None:
             task.cancel()
         self._ends.pop(child.id, None)
@@ -323,7 +334,7 @@ class Handovers:
         return self._folder / f"{id_hash(child_id)}.left"
 
     def _scratch(self, path: Path) -> Path:
-        """Where what becomes this file is written: each try has its own, the last may not have ended yet."""
+        """The path of the file while it is incomplete. Each attempt has its own: the last one may still be running."""
         self._tries += 1
         return path.with_suffix(f".{self._tries}.part")
 

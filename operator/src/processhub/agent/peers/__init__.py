@@ -1,1 +1,1 @@
-"""Requests and states on their way to other members."""
+"""The client for other members: requests and states that are sent to them."""

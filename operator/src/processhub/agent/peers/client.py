@@ -1,7 +1,13 @@
-"""Requests to other members: over HTTP, with this member's own token and the epoch that the request is routed by.
+"""Requests to other members: over HTTP, with this member's token and the epoch by which a request was routed.
 
-The body is sent only when the owner says ``100 Continue``, which it does when the request's turn has come. So a request
-whose owner is lost while it waits there was not sent, and may go to the next owner.
+The body is sent only when the owner answers ``100 Continue``, and the owner does that when the request's turn has come:
+
+    this member → owner:  POST …/call, Expect: 100-continue   the request waits in the child's queue
+    owner → this member:  100 Continue                        its turn has come
+    this member → owner:  the body                            from here on it may have run
+    owner → this member:  the child's answer
+
+If the owner is lost while the request waits, the request was not sent. It may go to the next owner.
 """
 
 from __future__ import annotations
@@ -23,13 +29,14 @@ from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
+from processhub.api.addresses import url_host
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 
 _CONNECT_SECONDS = 2.0
-_TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token ends
+_TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token expires
 _ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
 _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
-_ELSEWHERE = ("stale_epoch", "not_ready")
+_ELSEWHERE = ("stale_epoch", "not_ready")  # codes of problems after which the request goes to the next owner
 
 
 class _Attempt:
@@ -42,7 +49,7 @@ class _Attempt:
 
 
 class Peers:
-    """The other members."""
+    """The other members of the hub."""
 
     def __init__(self, env: Environment) -> None:
         self._token_file = Path(env.token_file)
@@ -69,10 +76,10 @@ class Peers:
         changed: asyncio.Event,
         stands: Callable[[], bool],
     ) -> Response | None:
-        """The owner's answer; None where it was not sent: look again.
+        """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
-        ``seconds`` is the time limit once it is sent. ``changed`` is set when the registry says something new, and
-        ``stands()`` whether the owner still is one. Raises Problem.
+        ``seconds`` limits the time from when the body is sent. ``changed`` is set when the registry has changed;
+        ``stands()`` then says whether the owner is still the owner. Raises Problem.
         """
         loop = asyncio.get_running_loop()
         attempt = _Attempt(request)
@@ -106,7 +113,8 @@ class Peers:
     async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
         request = attempt.request
         url = URL(
-            f"http://{_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}", encoded=True
+            f"http://{url_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}",
+            encoded=True,
         )
         headers = {
             "Authorization": f"Bearer {self.token()}",
@@ -134,11 +142,12 @@ class Peers:
             return Response(answer.status, body, answer.headers.get("Content-Type", ""))
         problem = read_problem(body)
         if problem.code in _ELSEWHERE:
-            request.handed_over.clear()  # it had the body, but its child has not: it waits for the next one as before
+            # The owner had the body, but its child did not: the request waits for the next owner as before.
+            request.handed_over.clear()
             return None
         detail = problem.detail or f"member {owner.member} answered with status {answer.status}"
         if answer.status in (401, 403):
-            # Between members only: the caller has shown its own token here.
+            # This concerns members only. The caller has shown its own token before.
             raise Problem(503, "no_owner", f"member {owner.member} does not take this member's token: {detail}")
         retry_after = answer.headers.get("Retry-After", "")
         raise Problem(
@@ -146,7 +155,7 @@ class Peers:
         )
 
     async def send_state(self, address: str, state: Outgoing) -> Receipt:
-        """Send a child's state for its entry that waits at the address, in a stream."""
+        """Send a child's large state as a stream, for the entry that waits on the member at the address."""
         query = f"uid={quote(state.uid, safe='')}&epoch={state.epoch}&checksum={state.checksum}"
         path = f"/v1/handovers/{quote(state.id, safe='')}?{query}"
         assert not isinstance(state.content, bytes), "what is in memory goes with others"
@@ -158,7 +167,7 @@ class Peers:
         return Receipt(status, _why(status, body))
 
     async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
-        """Send small states for entries that wait at the address; what is said of each, in order."""
+        """Send small states for entries that wait on the member at the address; returns the receipts in order."""
         status, body = await self._carry("POST", address, "/v1/handovers", msgspec.msgpack.encode(batch))
         if status == 200:
             with contextlib.suppress(msgspec.DecodeError):
@@ -169,11 +178,11 @@ class Peers:
         return (Receipt(status, _why(status, body)),) * len(batch.states)
 
     async def _carry(self, method: str, address: str, path: str, data: Any) -> tuple[int, bytes]:
-        """Status and body of the answer; 0 and why there is none."""
+        """Send an HTTP request; returns the answer's status and body, or 0 and the reason if there is no answer."""
         try:
             async with self._session.request(
                 method,
-                URL(f"http://{_host(address)}:{PORT}{path}", encoded=True),
+                URL(f"http://{url_host(address)}:{PORT}{path}", encoded=True),
                 data=data,
                 headers={"Authorization": f"Bearer {self.token()}"},
                 allow_redirects=False,
@@ -186,14 +195,14 @@ class Peers:
         """Whether the member at the address answers at all."""
         try:
             async with self._session.get(
-                URL(f"http://{_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
+                URL(f"http://{url_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
             ):
                 return True
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
     def token(self) -> str:
-        """This member's own token, "" where there is none."""
+        """This member's own token, or "" if there is none."""
         now = asyncio.get_running_loop().time()
         if now - self._read_at > _TOKEN_SECONDS:
             with contextlib.suppress(OSError):
@@ -201,12 +210,8 @@ class Peers:
         return self._token
 
 
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
 def _why(status: int, body: bytes) -> str:
-    """Why a state was not taken, "" where it was."""
+    """The reason why a state was not taken; "" if it was."""
     if 200 <= status < 300:
         return ""
     return read_problem(body).detail or (f"status {status}" if status else body.decode(errors="replace"))
@@ -215,7 +220,7 @@ def _why(status: int, body: bytes) -> str:
 async def _body_goes_out(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
     attempt = context.trace_request_ctx
     if not isinstance(attempt, _Attempt):
-        return  # a state that is handed over has none
+        return  # the handover of a state has no _Attempt
     if attempt.withdrawn:
         raise ConnectionAbortedError("the request was withdrawn")
     attempt.request.handed_over.set()

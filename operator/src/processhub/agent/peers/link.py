@@ -1,4 +1,4 @@
-"""What an agent asks of other members."""
+"""The requests of an agent to other members, as a protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processhub.agent.request import Request, Response
 
 
 class PeerLink(Protocol):
-    """The other members."""
+    """The other members of the hub."""
 
     async def forward(
         self,
@@ -23,13 +23,16 @@ class PeerLink(Protocol):
         changed: asyncio.Event,
         stands: Callable[[], bool],
     ) -> Response | None:
-        """The owner's answer; None where the request was not sent: look again. Raises Problem."""
+        """Send a request to the owner; returns its answer, or None if it was not sent and must be routed again.
+
+        Raises Problem.
+        """
 
     async def send_state(self, address: str, state: Outgoing) -> Receipt:
         """Send a child's state for its entry that waits at the address, in a stream."""
 
     async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
-        """Send small states for entries that wait at the address; what is said of each, in order."""
+        """Send small states for entries that wait at the address; returns the result for each, in order."""
 
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all."""

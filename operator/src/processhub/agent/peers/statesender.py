@@ -1,7 +1,7 @@
-"""States on their way to other members: small ones many in a request, large ones in a stream each.
+"""Sending states to other members: small states in batches, large ones in a stream each.
 
-A request for each of a thousand small states would cost many times what the states do. To each member one request with
-small states is under way at a time; what is ready when it returns goes with the next.
+One request for each of a thousand small states would cost many times what the states do. At most one batch is on its
+way to a member. States that become ready meanwhile are sent with the next one.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 
 import msgspec
 
-SMALL_MAX = 64 * 1024  # bytes of a state that goes with others
+SMALL_MAX = 64 * 1024  # bytes; larger states are sent as a stream
 _BATCH_BYTES = 1024 * 1024
 _BATCH_STATES = 256
-_STREAMS = 4  # large states at a time
-_ANSWER_SECONDS = 10.0  # for a request with small states
+_STREAMS = 4  # large states that are sent at a time
+_ANSWER_SECONDS = 10.0  # time limit of a batch
 
 
-Content = bytes | Path  # a state that is here: in memory, or in a file
+Content = bytes | Path  # A state on this member, in memory or in a file.
 
 
 class Outgoing(msgspec.Struct, frozen=True):
-    """A state of ``size`` bytes, and the waiting entry that it is for."""
+    """A state of ``size`` bytes, and the waiting entry that it is sent to."""
 
     id: str
     uid: str
@@ -35,7 +35,7 @@ class Outgoing(msgspec.Struct, frozen=True):
 
 
 class SmallState(msgspec.Struct, frozen=True, array_like=True):
-    """A state as it goes with others."""
+    """A small state, as it is sent in a batch."""
 
     id: str
     uid: str
@@ -45,16 +45,16 @@ class SmallState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """Several small states; ``more``: others follow soon."""
+    """A batch of small states; ``more``: others follow soon."""
 
     states: tuple[SmallState, ...]
     more: bool = False
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True):
-    """The target's answer for one state: status 204 where it has it, else an HTTP status and why.
+    """The target's answer for one state: status 204 if it has taken it, else an HTTP status and a detail.
 
-    Status 0: it could not be asked.
+    Status 0 means that there was no answer.
     """
 
     status: int
@@ -67,8 +67,8 @@ Pending = tuple[Outgoing, asyncio.Future[Receipt]]
 class StateSender:
     """Sends states to other members.
 
-    ``stream(address, state)`` and ``batch(address, batch)`` carry them, the latter with one answer for each, in order;
-    ``under_way()`` is how many states are on their way or are about to be.
+    ``stream(address, state)`` sends one state. ``batch(address, batch)`` sends several and returns their receipts in
+    order. ``under_way()`` is the number of states that are being sent or are about to be.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class StateSender:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, address: str, state: Outgoing) -> Receipt:
-        """Send the state; returns the receipt of the member at the address. Cancel it to give up."""
+        """Send the state; returns the receipt of the member at the address. Cancelling the call gives the state up."""
         if state.size > SMALL_MAX:
             async with self._streams:
                 return await self._stream(address, state)
@@ -95,11 +95,11 @@ class StateSender:
         return await receipt
 
     async def _serve(self, address: str) -> None:
-        """Send until nothing waits for this member."""
+        """Send batches until no state waits for this member."""
         waiting = self._waiting[address]
         pending: list[Pending] = []
         try:
-            await asyncio.sleep(0)  # what the same event made ready goes with it
+            await asyncio.sleep(0)  # states that the same event made ready are sent with it
             while waiting:
                 states, pending = _packed(waiting)
                 if states:
@@ -112,7 +112,7 @@ class StateSender:
                 _settle(receipt, Receipt(0, "it was not sent"))
 
     async def _carry(self, address: str, states: tuple[SmallState, ...]) -> tuple[Receipt, ...]:
-        """Send a batch; returns a receipt for each state, also where the member does not answer in time."""
+        """Send a batch; returns a receipt for each state, even if the member does not answer in time."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._batch(address, Batch(states, more=self._under_way() > len(states)))
@@ -121,7 +121,7 @@ class StateSender:
 
 
 def _packed(waiting: deque[Pending]) -> tuple[tuple[SmallState, ...], list[Pending]]:
-    """As many as go with one request; those that nobody waits for any more are left out."""
+    """Take as many waiting states as fit into one batch. States whose sender has given up are skipped."""
     states: list[SmallState] = []
     packed: list[Pending] = []
     room = _BATCH_BYTES

@@ -1,1 +1,1 @@
-"""The slices of the hub: what this member is to run, and who owns every other child."""
+"""The hub's slices as this member reads them: what it is to run, and who owns every other child."""

@@ -1,4 +1,4 @@
-"""Waiting for what the registry says of one child."""
+"""Waiting for a change of one child in the registry."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from processhub.api.slice import RegistrySlice
 
 
 class RegistryWatch:
-    """Events for those that wait for a child; ``changed`` is to be called for each changed slice."""
+    """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     @contextmanager
     def on(self, child_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at each change of the child's entries; whoever waits clears it."""
+        """An event that is set at each change of the child's entries. The waiting task clears it."""
         event = asyncio.Event()
         self._waiting.setdefault(child_id, set()).add(event)
         try:
@@ -29,14 +29,14 @@ class RegistryWatch:
                 del self._waiting[child_id]
 
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
-        """A slice changed: wake those whose child it says something else of."""
+        """Wake the tasks whose child has changed with this slice."""
         for child_id, events in self._waiting.items():
             if _said(old, child_id) != _said(new, child_id):
                 for event in events:
                     event.set()
 
     def wake(self) -> None:
-        """Wake all that wait."""
+        """Wake all waiting tasks."""
         for events in self._waiting.values():
             for event in events:
                 event.set()

@@ -1,4 +1,4 @@
-"""What an earlier agent of this member reported."""
+"""Reports that an earlier agent of this member wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class EarlierReports:
         self._slices, self._holder = slices, holder
 
     def of(self, child_id: str, desired: DesiredRun) -> Report | None:
-        """The report of the same incarnation of the child, None where there is none."""
+        """The earlier report of the same incarnation of the child, or None if there is none."""
         item = self._slices.own_slice(desired.slice)
         if item is None or item.status.holder == self._holder:
             return None

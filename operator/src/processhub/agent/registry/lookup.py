@@ -1,4 +1,4 @@
-"""The registry as this member knows it: all slices of the hub, what shall run joined with what runs."""
+"""Look-ups in the registry: all slices of the hub, with the entries of their specs and their statuses joined."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Entry = dict[str, Any]
 
 
 class RoutedCopy(msgspec.Struct, frozen=True):
-    """One copy on record, for routing: where its member takes requests, and whether the copy runs."""
+    """One copy on record, for routing: the address of its member, and whether the copy runs."""
 
     member: str
-    address: str  # the member's, "" where it has not said
+    address: str  # the member's address, "" if it has not reported one
     role: str
     epoch: int
     wait: bool
@@ -28,7 +28,7 @@ class RoutedCopy(msgspec.Struct, frozen=True):
 
 
 class StateSource(msgspec.Struct, frozen=True):
-    """A copy that is to hand its state over; ``sent_for``: the waiting entry's epoch for which it reported it sent."""
+    """A copy that is to hand its state over; ``sent_for``: the epoch of the waiting entry it was sent to, or 0."""
 
     uid: str
     sent_for: int = 0
@@ -51,7 +51,7 @@ def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -
 
 
 def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
-    """The child's copies in registry order: the active one first, then by member. Of one member the newest."""
+    """The child's copies in registry order: the active one first, then by member. Of each member only the newest."""
     found: dict[str, RoutedCopy] = {}
     for item in slices:
         if child_id not in item.spec.entries:
@@ -68,7 +68,7 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
 
 
 def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> RoutedCopy | None:
-    """The copy that another member than the owner started, because it could not reach that: of several the first."""
+    """The copy that another member started because it could not reach the owner; the first by member if several did."""
     found: list[RoutedCopy] = []
     for item in slices:
         text = item.status.entries.get(child_id)
@@ -83,7 +83,7 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> R
 
 
 def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
-    """One child as in Hub.status.registry, with its tags; None where the hub has no such child."""
+    """One child as in Hub.status.registry, with its tags; None if the hub has no such child."""
     nodes: list[Entry] = []
     tags: list[str] = []
     for item in slices:
@@ -93,7 +93,7 @@ def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
 
 
 def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = "") -> list[Entry]:
-    """All children, sorted by id; only those with a tag, or with a copy on a member."""
+    """All children, sorted by id; only those with the tag, or with a copy on the member, if one is given."""
     found: dict[str, tuple[list[Entry], list[str]]] = {}
     for item in slices:
         for child_id in item.spec.entries.keys() | item.status.entries.keys():
@@ -110,7 +110,7 @@ def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = ""
 
 
 def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
-    """The members that have slices, with how many children each has and how many of them run."""
+    """The members that have slices, each with the number of its children and how many of them run."""
     found: dict[str, Entry] = {}
     for item in slices:
         name, entries = item.spec.member, item.spec.entries
@@ -126,7 +126,7 @@ def _copy(item: RegistrySlice, child_id: str) -> Copy | None:
 
 
 def _entry(child_id: str, nodes: list[Entry], tags: list[str]) -> Entry:
-    # The active one first, as everywhere.
+    # As everywhere, the active copy is first.
     return {"id": child_id, "nodes": sorted(nodes, key=lambda node: (node["role"], node["name"])), "tags": tags}
 
 

@@ -1,4 +1,4 @@
-"""What this member shall run: the union of its own slices, kept current by a watch on all slices of the hub."""
+"""The children that this member is to run: the union of its own slices, kept current by a watch on the hub's slices."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DesiredRun:
-    """One child as this member shall run it; ``slice`` is the name of the slice that says so."""
+    """One child as this member is to run it; ``slice`` is the name of the slice that lists it."""
 
     assignment: Assignment
-    workload: Exec | Python | PodWorkload | None  # None: the slice names one that this agent can't read
+    workload: Exec | Python | PodWorkload | None  # None: the slice names a workload that this agent can't read
     slice: str
     term: int
-    startable: bool  # neither waiting, nor of a term that has passed, nor granted to an earlier Lease holder
-    claim: str = ""  # the member whose entry says so, which could not be reached (requests/localtakeover.py)
+    startable: bool  # not waiting, not of an earlier term, not granted to an earlier holder of the Lease
+    claim: str = ""  # the unreachable member whose entry this is, for a takeover (requests/localtakeover.py)
 
     def same_run(self, other: DesiredRun) -> bool:
-        """Whether what runs for ``other`` may run on for this one, without a restart."""
+        """Whether a run that was started for ``other`` may continue for this one, without a restart."""
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
 
 class _OwnSlice:
-    """One of this member's slices, parsed: only entries whose text changed are parsed again."""
+    """One of this member's slices, parsed. Only entries whose text changed are parsed again."""
 
     def __init__(self) -> None:
         self._view = SliceView(keeps_unreadable=True)
@@ -53,7 +53,7 @@ class _OwnSlice:
         self.partitioned = False
 
     def take(self, new: RegistrySlice) -> set[str]:
-        """Parse what changed; returns the ids that may be affected."""
+        """Parse the changed entries; returns the ids that may be affected."""
         spec = new.spec
         self.partitioned = spec.settings.partitioned
         change = self._view.update_entries(new)
@@ -66,7 +66,7 @@ class _OwnSlice:
         return touched
 
     def _take_workloads(self, new: RegistrySlice) -> set[str]:
-        """Decode the workloads that changed; returns the ids of children that run them."""
+        """Decode the changed workloads; returns the ids of the children that run them."""
         texts, touched = new.spec.workloads, set()
         for digest, text in texts.items():
             if self.workload_texts.get(digest) != text:
@@ -83,13 +83,15 @@ class _OwnSlice:
 
 
 class SliceWatcher:
-    """Follows the hub's slices.
+    """Watches the hub's slices and notifies of changes.
 
-    ``desired_changed`` notifies of ``{id: DesiredRun or None}`` for what changed in this member's own slices, at once
-    and in order. ``own_changed`` notifies of each change of an own slice (None where it was deleted) and its name,
-    after that. ``settings_changed`` notifies of changed settings, from the own slice with the highest term; the hub
-    counts as partitioned while any own slice says so. ``registry_changed`` notifies of each slice of the hub that
-    changed, as it was and as it is, after all others.
+    The listeners are notified in this order:
+
+    - ``desired_changed``: ``{id: DesiredRun or None}`` for the changes in this member's own slices, at once.
+    - ``own_changed``: each changed own slice (None if it was deleted) and its name.
+    - ``settings_changed``: changed settings, from the own slice with the highest term. The hub counts as partitioned
+      while any own slice says so.
+    - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
     """
 
     def __init__(self, client: Client, env: Environment, identity: str) -> None:
@@ -118,15 +120,15 @@ class SliceWatcher:
         return (item for item in self.informer.items.values() if self._of_this_hub(item))
 
     def own_slice(self, name: str) -> RegistrySlice | None:
-        """This member's slice of that name as it is now."""
+        """The present version of this member's slice of that name, or None."""
         return self.informer.items.get((self._env.namespace, name))
 
     def member_count(self) -> int:
-        """How many members of the hub have slices."""
+        """The number of members of the hub that have slices."""
         return len({item.spec.member for item in self.registry()})
 
     async def refresh(self) -> None:
-        """Take in a consistent list now: what the API server holds at this moment is acted on when it returns.
+        """Read a consistent list of the slices from the API server, and act on it before returning.
 
         Raises ApiError.
         """
@@ -139,8 +141,8 @@ class SliceWatcher:
         for name in list(self._own):
             key = (self._env.namespace, name)
             known = self.informer.items.get(key)
-            # The watch will report the deletion too; nothing may be started from it until then. One that is newer
-            # than the list was made meanwhile.
+            # The watch will report the deletion too; until then nothing may be started from the slice. A slice that is
+            # newer than the list was created meanwhile.
             if key not in present and (
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)
             ):
@@ -188,7 +190,7 @@ class SliceWatcher:
 
     def _take_settings(self, item: RegistrySlice) -> None:
         settings = item.spec.settings if item.spec.term >= self._settings_term else self.settings
-        # The slices are written one after the other: the last that says so still holds all children back.
+        # The slices are written one after the other: while any of them says so, all children stay stopped.
         partitioned = any(own.partitioned for own in self._own.values())
         settings = msgspec.structs.replace(settings, partitioned=partitioned)
         if settings != self.settings:
@@ -197,7 +199,7 @@ class SliceWatcher:
             self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:
-        """The entry with the highest (term, epoch) among the own slices."""
+        """The entry with the highest (term, epoch) among the own slices, or None."""
         best: DesiredRun | None = None
         for name, own in self._own.items():
             entry = own.entries.get(child)
@@ -212,7 +214,7 @@ class SliceWatcher:
                 term=own.term,
                 startable=not entry.wait
                 and own.term >= self.highest_term
-                # Granted to an earlier agent of this member: the operator is about to place them elsewhere.
+                # Granted to an earlier agent of this member: the operator is about to place its children elsewhere.
                 and own.holder in ("", self._identity),
             )
         return best

@@ -1,1 +1,1 @@
-"""What this member runs, written to the status of its slices."""
+"""Reports of what this member runs, written to the status of its slices."""

@@ -1,9 +1,11 @@
-"""Writing what this member runs into the status of its slices.
+"""The status reporter: it writes what this member runs into the status of its slices.
 
-One writer a slice, one write in flight. A change somebody may wait for goes out at once, what follows is gathered.
-What a crash loop has to say waits for a budget of bytes, so that it does not fill etcd (noise.py). What a write says is
-taken from the children at the moment of writing, after the slice's newest spec was applied to them: so its
-observedGeneration is true.
+Each slice has one writer, with one write in flight. The rules for writes are:
+
+- A change for which a client may wait is written at once. Changes that follow shortly after are written together.
+- Changes of a crash loop wait for a budget of bytes, so that they do not fill etcd (noise.py).
+- A write takes its content from the children at the moment of writing, after the slice's newest spec was applied to
+  them. So its observedGeneration is true.
 """
 
 from __future__ import annotations
@@ -28,25 +30,25 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
 log = logging.getLogger(__name__)
-_BURST, _PER_SECOND = 10, 1.0
-_GATHER_SECONDS = 0.1  # between two writes while many children change,
-_GATHER_FEW, _FEW = 0.01, 8  # and after a write of few changes
-_GATHER_MAX = 0.3
-_LINGER_SECONDS = 0.05  # a change that nobody waits for goes out with the next one, or after this
-_BUSY_MAX = 0.5  # a write waits no longer for the rest of what makes many changes
-_LOOK_SECONDS = 0.02  # until it is looked again whether that is over which makes many changes
+_BURST, _PER_SECOND = 10, 1.0  # writes at once, and writes a second after that
+_GATHER_SECONDS = 0.1  # between two writes while many children change
+_GATHER_FEW, _FEW = 0.01, 8  # between two writes after a write of few changes
+_GATHER_MAX = 0.3  # the longest of these pauses, after a slow write
+_LINGER_SECONDS = 0.05  # a change for which no client waits is written with the next one, or after this time
+_BUSY_MAX = 0.5  # a write waits no longer than this for more changes of a series
+_LOOK_SECONDS = 0.02  # between two checks whether such a series is over
 _RETRY_SECONDS = 0.5
-_RENEWALS_TO_SETTLE = 2  # the first may have been under way
+_RENEWALS_TO_SETTLE = 2  # the first renewal may have been under way already
 _ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 
 @dataclass(frozen=True)
 class WriterIdentity:
-    """The identity of the writer: the holder of the member's Lease, at its address.
+    """The identity of a writer: the holder of the member's Lease, and the member's address.
 
-    ``renewals()`` counts those of that Lease; ``written(slice)`` gets each slice as it was stored; ``busy()`` is true
-    while many children are about to have something to say, which had better go with one write. ``members()`` are those
-    of the hub that have slices.
+    ``renewals()`` is the number of renewals of that Lease. ``written(slice)`` receives each slice as it was stored.
+    ``busy()`` is true while many children are about to change, whose changes should go into one write. ``members()`` is
+    the number of the hub's members that have slices.
     """
 
     client: Client
@@ -60,7 +62,7 @@ class WriterIdentity:
 
 
 class StatusReporter:
-    """The writers of all own slices."""
+    """The status writers of all own slices."""
 
     def __init__(self, writer: WriterIdentity) -> None:
         self._writer = writer
@@ -69,7 +71,7 @@ class StatusReporter:
         self._open = False
 
     def slice_changed(self, item: RegistrySlice | None, name: str, children: Iterable[Child] = ()) -> None:
-        """An own slice as it is now, or None where it was deleted. Its spec is applied already."""
+        """Take an own slice as it is now, or None if it was deleted. Its spec has already been applied."""
         slice_status = self._statuses.get(name)
         if item is None:
             if slice_status is not None:
@@ -82,20 +84,20 @@ class StatusReporter:
         slice_status.take(item, open_=self._open)
 
     def child_changed(self, child: Child, urgent: bool) -> None:
-        """A child's report changed."""
+        """Mark a child whose report changed in all slices that report it."""
         for slice_status in self._statuses.values():
-            # Also those that no longer name it: its entry goes there.
+            # Slices that no longer name the child are included: its entry is removed from them.
             if slice_status.concerns(child):
                 slice_status.mark(child, urgent=urgent, open_=self._open)
 
     def open(self) -> None:
-        """The Lease is held: write from now on, all of it anew."""
+        """Start writing, beginning with all of the status: the Lease is held."""
         self._open = True
         for slice_status in self._statuses.values():
             slice_status.kick()
 
     async def flush(self, seconds: float) -> None:
-        """Write what is not written yet, for so long at most, and stop writing."""
+        """Write all changes that are not written yet, for ``seconds`` at most, and stop writing."""
         if not self._open:
             return
         with contextlib.suppress(TimeoutError):
@@ -106,47 +108,48 @@ class StatusReporter:
 
 
 class _SliceStatus:
-    """One slice's status."""
+    """The writer of one slice's status."""
 
     def __init__(self, writer: WriterIdentity, budget: NoiseBudget) -> None:
         self._writer, self._budget = writer, budget
         self._item: RegistrySlice | None = None
-        self._spec_size = 0  # bytes, as stored
+        self._spec_size = 0  # bytes of the spec as stored
         self._entries: dict[str, str] = {}
-        self._turns: dict[str, int] = {}  # how often the report of each child's present incarnation has changed
-        self._named: Collection[str] = ()  # the children that the last status reported
-        self._observed = 0  # the generation that is answered: what is not listed then has ended
+        self._turns: dict[str, int] = {}  # by id: how often the report of the child's present incarnation has changed
+        self._named: Collection[str] = ()  # the children in the last status that was written
+        self._observed = 0  # the observedGeneration to report: a child that is not listed then has ended
         self.dirty: dict[str, Child] = {}
-        self._said: tuple[int, dict[str, str]] | None = None  # what this agent wrote last
-        self._wrote = False  # this agent has answered the slice
-        self._disputed: int | None = None  # renewals of the Lease when another's answer was seen after that
+        self._said: tuple[int, dict[str, str]] | None = None  # the last status that this agent wrote
+        self._wrote = False  # whether this agent has written the status before
+        # Number of renewals of the Lease when another holder's status was seen after that.
+        self._disputed: int | None = None
         self._bucket = TokenBucket(_PER_SECOND, _BURST)
-        self._wake = asyncio.Event()  # there is something to say
-        self._urgent = asyncio.Event()  # and somebody may wait for it
-        self._pressing = asyncio.Event()  # and it is more than a crash loop's noise
-        self._since = 0.0  # since when there is
+        self._wake = asyncio.Event()  # a change is to be written
+        self._urgent = asyncio.Event()  # set too if a client may wait for it
+        self._pressing = asyncio.Event()  # set too if it is more than a crash loop's noise
+        self._since = 0.0  # the loop's time of the first change that is not written yet
         self._task: asyncio.Task[None] | None = None
-        self._last = self._gap = 0.0  # when the last write was begun, and the least time to the next
+        self._last = self._gap = 0.0  # when the last write was begun, and the least seconds to the next
         self._closing = False
 
     def take(self, item: RegistrySlice, *, open_: bool) -> None:
-        """The slice changed: its generation or, by our own writes, its resourceVersion."""
+        """Take a changed slice: its generation has changed or, by this agent's writes, its resourceVersion."""
         before, self._item = self._item, item
         if before is not None and before.metadata.generation == item.metadata.generation:
             return
         self._spec_size = stored_bytes(item.spec)
         if open_:
-            # Not urgent by itself: a child that starts or ends because of it is, some milliseconds later, and one
-            # write then answers for both.
+            # Not urgent by itself: a child that starts or ends because of it is urgent some milliseconds later, and one
+            # write then reports both.
             self.kick()
 
     def concerns(self, child: Child) -> bool:
-        """Whether the child is, or was, reported here."""
+        """Whether the child is reported, or was reported, in this slice."""
         assert self._item is not None
         return child.id in self._entries or self._item.metadata.name in reporting_slices(child)
 
     def mark(self, child: Child, *, urgent: bool, open_: bool) -> None:
-        """The child's entry is to be made anew."""
+        """Mark the child's entry as changed."""
         self.dirty[child.id] = child
         if urgent:
             self._urgent.set()
@@ -154,7 +157,7 @@ class _SliceStatus:
             self.kick(pressing=self._pressing.is_set() or not self._is_noise(child))
 
     def _is_noise(self, child: Child) -> bool:
-        """Whether the child merely goes on with its crash loop, some rounds of which are reported already."""
+        """Whether the child only goes on in a crash loop of which some rounds are reported already."""
         assert self._item is not None
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
@@ -165,7 +168,7 @@ class _SliceStatus:
         return is_noise(reported, after)
 
     def kick(self, *, pressing: bool = True) -> None:
-        """Have it written soon; what is not ``pressing`` when the budget allows."""
+        """Have the status written soon; a change that is not ``pressing`` waits for the budget."""
         if pressing:
             self._pressing.set()
         if not self._wake.is_set():
@@ -180,7 +183,7 @@ class _SliceStatus:
             self._task.cancel()
 
     async def settle(self) -> None:
-        """Write without waiting for tokens until there is nothing to say, then end."""
+        """Write without waiting for tokens until nothing is left to write, then end."""
         self._closing = True
         self._urgent.set()
         self.kick()
@@ -200,15 +203,15 @@ class _SliceStatus:
                 if self._said == (status.observed_generation, status.entries):
                     continue
                 self._last = loop.time()
-                # Also where it fails: it may be stored all the same.
+                # A failed write counts too, because it may have been stored all the same.
                 self._budget.spend(self._last, size, noise=not pressing)
                 await self._write(status)
-                # Many children, a busy server: the next write takes more with it.
+                # With many children or a busy server, the next write waits longer and carries more.
                 self._gap = max(self._gap, min(loop.time() - self._last, _GATHER_MAX))
                 self._said = (status.observed_generation, status.entries)
                 self._writer.metrics.status_writes.labels("written").inc()
             except NotFoundError:
-                log.info("a slice is gone while its status was written")
+                log.info("a slice was deleted while its status was being written")
             except Exception as error:
                 self._writer.metrics.status_writes.labels("failed").inc()
                 known = isinstance(error, ApiError)
@@ -220,10 +223,10 @@ class _SliceStatus:
                     self._pressing.set()
 
     async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait until the next write is due: now for an urgent change after a quiet time, else a little later."""
+        """Wait until the next write is due: at once for an urgent change after a quiet time, else a little later."""
         while not self._closing:
             now = loop.time()
-            # Those that wait for the budget go on together: which of them is written does not depend on their speed.
+            # Changes that wait for the budget are written together, so that a quick child has no advantage.
             if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
                 await _up_to(rest, self._pressing)
                 continue
@@ -238,11 +241,11 @@ class _SliceStatus:
             if rest <= 0:
                 break
             await asyncio.sleep(rest)
-        await asyncio.sleep(0)  # what the same event changed goes with it
+        await asyncio.sleep(0)  # changes that the same event made are written with it
         self._bucket.take(loop.time())
 
     def _compose(self) -> tuple[SliceStatus, int]:
-        """What is to be said, and the bytes of the object then."""
+        """The status to write, and the bytes that the object then takes."""
         item = self._item
         assert item is not None
         name = item.metadata.name
@@ -263,7 +266,7 @@ class _SliceStatus:
         return status, self._spec_size + size + _ENVELOPE
 
     def _enter(self, child_id: str, text: str | None) -> None:
-        """Take a child's report, None where it has none, and count how often that of this incarnation has changed."""
+        """Take a child's report (None: it has none), and count how often its present incarnation has changed it."""
         if text is None:
             self._entries.pop(child_id, None)
             self._turns.pop(child_id, None)
@@ -275,7 +278,7 @@ class _SliceStatus:
             self._turns[child_id] = self._turns.get(child_id, 0) + 1
 
     async def _write(self, status: SliceStatus) -> None:
-        """PUT with the version last seen; on a conflict a JSON Patch of the status alone, tested for uid and holder."""
+        """Replace the status at the version last seen; after a conflict, send a JSON Patch that tests the holder."""
         for _ in range(5):
             item = self._item
             assert item is not None
@@ -303,10 +306,10 @@ class _SliceStatus:
                 self._check_holder(current)
                 self._writer.written(current)
                 if not current.status.holder:
-                    continue  # no status to test for: once more on the version just read
+                    continue  # without a status there is nothing to test: replace it at the version just read
                 patch = [
                     {"op": "test", "path": "/metadata/uid", "value": item.metadata.uid},
-                    # Ours, or an earlier agent's that nobody has replaced since.
+                    # The holder is this agent, or an earlier agent whose status is still in place.
                     {"op": "test", "path": "/status/holder", "value": current.status.holder},
                     {"op": "replace", "path": "/status", "value": status},
                 ]
@@ -323,10 +326,11 @@ class _SliceStatus:
         self._writer.written(stored)
 
     def _check_holder(self, item: RegistrySlice) -> None:
-        """Raises ApiError where another holder has answered a slice that this agent has answered before.
+        """Check that the status was not written by another holder since this agent wrote it.
 
-        A newer agent's status stands: this one will see at its next renewal that the Lease is another's. Once the
-        Lease has been renewed since, the answer was nobody's (a hand edit), and is replaced.
+        Raises ApiError if it was. A newer agent's status is kept: this agent learns at its next renewal that the Lease
+        has another holder. If the Lease is renewed after that all the same, the status came from no agent (an edit by
+        hand), and is replaced.
         """
         if not self._wrote or item.status.holder == self._writer.holder:
             self._disputed = None
@@ -340,7 +344,7 @@ class _SliceStatus:
 
 
 async def _up_to(seconds: float, event: asyncio.Event) -> None:
-    """Wait for the event, but no longer than this."""
+    """Wait for the event, for ``seconds`` at most."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,7 +1,8 @@
-"""What of a slice's status fits into the object: texts for people give way, what somebody waits for does not.
+"""The part of a slice's status that fits into the object. Texts for people are cut first, then entries are left out.
 
-etcd takes objects of 1.5 MiB, the spec and the status of a slice together. A status that outgrew it would be refused
-for ever, and its member be mute; one that left no room for a larger spec would have the operator's next write refused.
+etcd accepts objects of up to 1.5 MiB, and a slice's spec and status are one object. A larger status would be rejected
+at every attempt, and the member could report nothing any more. A status that left no room for a larger spec would make
+the API server reject the operator's next write.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from processhub.registry.grammar import has_state, report_texts, shorten_report
 
 OBJECT_MAX = 1536 * 1024  # etcd's limit of a request, --max-request-bytes
 _ENVELOPE = 64 * 1024  # metadata and managed fields, and the request around the object
-SPEC_MAX = 2 * MAX_BYTES  # what an operator may let a spec grow to (core/packing.py)
+SPEC_MAX = 2 * MAX_BYTES  # the size to which an operator may let a spec grow (core/planning/packing.py)
 
 
 class Fitted(NamedTuple):
-    """What is reported: the entries, whether they name all that may run, and the bytes that they take as stored."""
+    """The entries to report, whether they name every child that may run, and their size in bytes as stored."""
 
     entries: dict[str, str]
     whole: bool
@@ -29,14 +30,18 @@ class Fitted(NamedTuple):
 
 
 def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: Collection[str]) -> Fitted:
-    """What is to be reported of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
+    """Select what to report of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
 
-    Texts for people are cut, the longest first, until the status leaves the spec the room that it may come to need.
-    Entries are left out only where there are more than a slice holds, or more than etcd takes beside the present spec
-    without any such text: first what is Pending, of which nothing runs, so that the status still names all. What is
-    being stopped has no limit, as the room that it leaves in the spec is filled while it still runs; where that is left
-    out, the status does not name all. Then what was ``reported`` before stays, since its absence would be read as its
-    end.
+    The following is done until the entries fit:
+
+    1. Texts for people are cut, the longest first, until the spec has the room that it may come to need.
+    2. Entries that are Pending are left out, if there are more than a slice holds, or more than etcd accepts beside the
+       present spec even without any text. Nothing of a Pending child runs, so the status still names all that may run.
+    3. Other entries are left out. The status then does not name all. Entries that were ``reported`` before are kept,
+       because their absence would mean that the child has ended.
+
+    The number of children that are being stopped has no limit: new children take their room in the spec while they
+    still run.
     """
     room = OBJECT_MAX - _ENVELOPE - max(spec_size, SPEC_MAX)
     size = stored_bytes(entries)
@@ -48,14 +53,14 @@ def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: C
 
 
 def _size(child_id: str, text: str) -> int:
-    """The bytes of one entry as it is stored; the text is printable ASCII that JSON does not escape."""
+    """The bytes of one entry as stored. The text is printable ASCII that JSON does not escape."""
     return stored_bytes(child_id) + len(text) + 4
 
 
 def _those_with_room(
     entries: Mapping[str, str], spec: SliceSpec, reported: set[str], room: int
 ) -> tuple[dict[str, str], bool]:
-    """The entries for which there is room without their texts for people, and whether the others are all Pending."""
+    """The entries that fit without their texts for people, and whether all others are Pending."""
 
     def order(entry: tuple[str, str]) -> tuple[bool, bool, bool]:
         child_id, text = entry
@@ -74,7 +79,7 @@ def _those_with_room(
 
 
 def _shortened(entries: Mapping[str, str], room: int) -> dict[str, str]:
-    """The entries with texts for people of a length, the same for all, at which they take ``room`` bytes at most."""
+    """The entries with their texts for people cut to one common length, so that they take ``room`` bytes at most."""
     texts = sorted(length for text in entries.values() for length in report_texts(text))
     sums = [0, *accumulate(texts)]
     room -= sum(_size(child_id, text) for child_id, text in entries.items()) - sums[-1]

@@ -1,8 +1,8 @@
-"""Who may ask: ServiceAccount tokens for the audience ``processhub``, checked by the API server.
+"""Authorization of callers: ServiceAccount tokens for the audience ``processhub``, checked by the API server.
 
-Any account of the hub's namespace may; others need the verb ``create`` on ``hubs/call``. A verdict holds 10 s. While
-the API server can't be reached, one that it gave before goes on, for some minutes at most: children run on then, and so
-do their requests.
+Any account of the hub's namespace may send requests. Other accounts need the verb ``create`` on ``hubs/call``. A
+verdict is valid for 10 s. If the API server can't be reached, an earlier verdict stays valid for some minutes more:
+children run on during an outage, and so do their requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from processhub.cluster.errors import ApiError
 log = logging.getLogger(__name__)
 _FRESH_SECONDS = 10.0
 _STALE_SECONDS = 300.0
-_MAX_WAIT_SECONDS = 1.0  # for which the API server is waited for where a verdict is there that may go on
+_MAX_WAIT_SECONDS = 1.0  # how long to wait for the API server while an earlier verdict is still usable
 _VERDICTS_MAX = 4096
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -62,12 +62,12 @@ class _AccessReview(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     at: float  # monotonic seconds
-    problem: tuple[int, str, str] | None  # what to answer; None: come in
+    problem: tuple[int, str, str] | None  # the status, code and detail to answer with; None: access is granted
     user: str = ""
 
 
 class Access:
-    """The check of one member."""
+    """The access check of one member."""
 
     def __init__(self, env: Environment, client: Client) -> None:
         self._env, self._client = env, client
@@ -76,9 +76,9 @@ class Access:
         self._checks: dict[bytes, asyncio.Task[_Verdict]] = {}
 
     async def check(self, authorization: str | None, *, members_only: bool = False) -> None:
-        """Return where the header's token may ask; ``members_only``: where it is the hub's members' own.
+        """Return if the token in the header grants access; ``members_only``: only for the hub's own members.
 
-        Raises Problem (401, 403, or 503 where nobody can say).
+        Raises Problem: 401, 403, or 503 if the token can't be checked.
         """
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
@@ -94,7 +94,7 @@ class Access:
         if verdict is None or loop.time() - verdict.at > _FRESH_SECONDS:
             check = self._checks.get(digest)
             if check is None:
-                # One for all who come with this token at once.
+                # One check serves all requests that come with this token at the same time.
                 check = self._checks[digest] = loop.create_task(self._review(token, digest))
                 check.add_done_callback(lambda _: self._checks.pop(digest, None))
             goes_on = verdict is not None and loop.time() - verdict.at < _STALE_SECONDS
@@ -104,7 +104,7 @@ class Access:
         if verdict.problem is not None:
             raise Problem(*verdict.problem)
         if members_only and verdict.user != self._own_account:
-            raise Problem(403, "forbidden", f"that is for members of hub {self._env.hub} only")
+            raise Problem(403, "forbidden", f"only members of hub {self._env.hub} may send this request")
 
     async def _review(self, token: str, digest: bytes) -> _Verdict:
         now = asyncio.get_running_loop().time()
@@ -124,7 +124,7 @@ class Access:
         return verdict
 
     async def _judge(self, token: str) -> tuple[tuple[int, str, str] | None, str]:
-        """What to answer, None to let it in, and whose token it is."""
+        """The status, code and detail to answer with (None grants access), and the user of the token."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",

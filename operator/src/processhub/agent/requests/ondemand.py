@@ -1,4 +1,4 @@
-"""Ids that no slice names: children that are not placed yet, and those that a first request starts."""
+"""Ids that no slice names: children that have no member yet, and children that a first request starts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from processhub.cluster.errors import AlreadyExistsError, ApiError, ForbiddenErr
 from processhub.cluster.kinds import CHILDREN
 from processhub.registry.grammar import is_on_demand
 
-_LOOKED_SECONDS = 0.5  # for which what was found or made for an id holds
+_LOOKED_SECONDS = 0.5  # how long a look-up or a creation of an id is remembered
 _RETRY_AFTER = 1
 
 
 class OnDemandStarter:
-    """Looks up, or creates, children that no slice names.
+    """Looks up children that no slice names, or creates them.
 
-    ``settings()`` are the hub's settings, ``registry()`` all its slices.
+    ``settings()`` are the hub's settings. ``registry()`` is all its slices.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class OnDemandStarter:
         self._ensuring: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(self, child_id: str) -> None:
-        """Return once the child exists, so that an owner is worth waiting for. Raises Problem."""
+        """Return when the child exists, so that its owner can be waited for. Raises Problem."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._ensured.get(child_id, float("-inf")) < _LOOKED_SECONDS:
             return
         ensuring = self._ensuring.get(child_id)
         if ensuring is None:
-            # One for all who ask for the id at once.
+            # One look-up serves all requests for the id at the same time.
             ensuring = self._ensuring[child_id] = loop.create_task(self._ensure(child_id))
             ensuring.add_done_callback(lambda _: self._ensuring.pop(child_id, None))
         await asyncio.shield(ensuring)
 
     async def why(self, child_id: str) -> str:
-        """The first condition of the child that does not hold, as a clause; "" where nothing is known."""
+        """The first condition of the child that is False, as a clause; "" if none is known."""
         try:
             child = await self._read(child_id)
         except Problem:
@@ -73,7 +73,7 @@ class OnDemandStarter:
         self._ensured[child_id] = now
 
     async def _start(self, child_id: str) -> None:
-        """Create the child; that another member, or a user, has done so before is fine."""
+        """Create the child. It may exist already: another member or a user may have created it."""
         self._check_room(child_id)
         what = f"child {child_id!r} can't be started on demand"
         for name in self._names(child_id):
@@ -81,7 +81,8 @@ class OnDemandStarter:
                 await self._client.create(CHILDREN, self._env.namespace, self._manifest(name, child_id))
                 return
             except AlreadyExistsError:
-                # One that is gone by now was perhaps the child itself: under the other name there would be two of it.
+                # An object that has disappeared since may have been this child. Under the other name, it would exist
+                # twice.
                 there = await self._look(name)
                 if there is None or self._is(there, child_id):
                     return
@@ -92,10 +93,10 @@ class OnDemandStarter:
             except ApiError as error:
                 raise Problem(503, "not_ready", f"{what}: {error.message}") from error
         taken = " and ".join(f"child/{name}" for name in self._names(child_id))
-        raise Problem(503, "no_owner", f"{what}: {taken} are there and have another id or hub; delete or rename one")
+        raise Problem(503, "no_owner", f"{what}: {taken} exist and have another id or hub; delete or rename one")
 
     def _names(self, child_id: str) -> tuple[str, str]:
-        """The object's name as every client derives it, and one for where another hub's child has that."""
+        """The object's name as every client derives it, and the name to use if another hub's child has that."""
         return child_object_name(child_id), child_object_name(f"{self._env.hub}/{child_id}")
 
     def _manifest(self, name: str, child_id: str) -> dict[str, Any]:
@@ -111,7 +112,10 @@ class OnDemandStarter:
         }
 
     def _check_room(self, child_id: str) -> None:
-        """The operator places no more than onDemand.max; here those are counted that it has placed."""
+        """Raise Problem if the hub has as many on-demand children as onDemand.max allows.
+
+        The operator places no more than that. Here the children are counted that it has placed.
+        """
         limit = self._settings().on_demand_max
         if not limit:
             return
@@ -120,7 +124,8 @@ class OnDemandStarter:
             raise Problem(
                 429,
                 "busy",
-                f"child {child_id!r} is not there, and the hub has its {limit} children on demand (spec.onDemand.max)",
+                f"child {child_id!r} does not exist, and the hub has its {limit} on-demand children"
+                " (spec.onDemand.max)",
                 _RETRY_AFTER,
             )
 
@@ -131,7 +136,7 @@ class OnDemandStarter:
         return None
 
     async def _get(self, name: str, child_id: str) -> Child | None:
-        """The Child of this name where it is this hub's and has the id."""
+        """The Child of this name, if it belongs to this hub and has the id."""
         child = await self._look(name)
         return child if child is not None and self._is(child, child_id) else None
 

@@ -1,8 +1,8 @@
-"""Requests to this member's children: one at a time for each child, in order of arrival.
+"""The queues of requests to this member's children: one request at a time for each child, in order of arrival.
 
-A request leaves the queue for the child only while the child is up; what still waits when the child restarts goes to
-its next incarnation, and when the child leaves this member it goes back to whoever routed it. One that was handed over
-is never handed over again.
+A request leaves the queue for the child only while the child is up. If the child restarts, waiting requests go to its
+next incarnation. If the child leaves this member, they go back to the router that sent them. A request that was handed
+over is never handed over again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from processhub.api.slice import Settings
 log = logging.getLogger(__name__)
 QUEUE_MAX = 1000  # requests that wait for one child
 _RETRY_AFTER = 1  # seconds
-_AFTERMATH_SECONDS = 0.25  # a broken connection often means that the child ended, which is reported a little later
+_AFTERMATH_SECONDS = 0.25  # how long to pause after a broken connection, which often means that the child has ended
 
 
 class _Entry:
-    """A request in the queue; ``moved`` takes one that nobody waits for when the child leaves this member."""
+    """A request in the queue; ``moved`` takes back a cast if the child leaves this member before its turn."""
 
     __slots__ = ("arrived", "future", "moved", "request")
 
@@ -48,21 +48,21 @@ class _Entry:
         if isinstance(error, MovedError):
             self.moved()
         else:
-            log.info("a cast came to nothing: %s", error)
+            log.info("a cast was not delivered: %s", error)
 
 
 class _ChildQueue:
-    """What waits for one child, and what it is busy with."""
+    """The waiting requests of one child, and the request that it handles."""
 
     __slots__ = ("current", "last", "pause_until", "task", "waiting", "work")
 
     def __init__(self, now: float) -> None:
         self.waiting: deque[_Entry] = deque()
         self.current: _Entry | None = None
-        self.task: asyncio.Task[None] | None = None  # sees to the current one
+        self.task: asyncio.Task[None] | None = None  # handles the current request
         self.work: asyncio.Task[Response] | None = None  # the child's part of it
-        self.pause_until = 0.0  # nothing is handed over before
-        self.last = now  # when something was taken out or done with, monotonic
+        self.pause_until = 0.0  # the loop's time before which nothing is handed over
+        self.last = now  # the loop's time at which a request last left the queue or was finished
 
     @property
     def quiet(self) -> bool:
@@ -70,9 +70,9 @@ class _ChildQueue:
 
 
 class RequestQueue:
-    """All queues of this member.
+    """The request queues of all children of this member.
 
-    ``may_serve()`` says whether the member may serve at all now, ``settings()`` the hub's settings.
+    ``may_serve()`` says whether the member may serve at all now. ``settings()`` are the hub's settings.
     """
 
     def __init__(
@@ -83,15 +83,16 @@ class RequestQueue:
     ) -> None:
         self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
         self._queues: dict[str, _ChildQueue] = {}
-        self._idle: dict[str, asyncio.TimerHandle] = {}  # when each child with idleSeconds is to be judged
+        self._idle: dict[str, asyncio.TimerHandle] = {}  # by id: when a child with idleSeconds is checked for idleness
         self._loop = asyncio.get_running_loop()
 
-    # for the router
+    # For the router.
 
     async def serve(self, child_id: str, request: Request) -> Response:
-        """Have the child answer; a caller that is cancelled takes a request with it that was not handed over.
+        """Queue a request and return the child's answer.
 
-        Raises Problem; MovedError where the child is not this member's (any more).
+        Cancelling the call withdraws a request that was not handed over. Raises Problem, or MovedError if this member
+        does not own the child (any more).
         """
         entry = self._put(child_id, request, None)
         queue = self._queues[child_id]
@@ -109,7 +110,7 @@ class RequestQueue:
             self._leave(child_id, queue, entry)
 
     def deliver(self, child_id: str, request: Request, moved: Callable[[], None]) -> None:
-        """Queue a message that nobody waits for; ``moved`` is called should the child leave before its turn.
+        """Queue a cast; ``moved`` is called if the child leaves this member before the cast's turn.
 
         Raises Problem and MovedError as ``serve`` does.
         """
@@ -117,19 +118,19 @@ class RequestQueue:
 
     @property
     def max_wait(self) -> float:
-        """Seconds for which a request waits without anything happening: for a lost owner's successor, mainly."""
+        """The seconds for which a request waits without progress, mainly for the next owner after a loss."""
         settings = self._settings()
         return settings.lease_seconds + settings.request_seconds
 
     @property
     def waiting(self) -> int:
-        """How many requests wait here."""
+        """The number of requests that wait here."""
         return sum(len(queue.waiting) for queue in self._queues.values())
 
-    # for the supervisor
+    # For the supervisor.
 
     def child_changed(self, child: Child, *_: object) -> None:
-        """The child's order or state changed."""
+        """Follow a change of the child's desired run or state."""
         queue = self._queues.get(child.id)
         if queue is not None:
             self._follow(child, queue)
@@ -145,21 +146,21 @@ class RequestQueue:
         if not child.serving:
             queue.pause_until = 0.0
         if not child.serving and queue.work is not None and queue.current and not queue.current.request.begun:
-            queue.work.cancel()  # it waits for the child's socket: its turn comes again
+            queue.work.cancel()  # it waits for the child's socket; its turn comes again
         if child.desired is None and not child.alive and queue.quiet:
             self._queues.pop(child.id, None)
         else:
             self._pump(child.id, queue)
 
     def advance(self) -> None:
-        """The member may serve again: what waits for children that are up the while is handed over."""
+        """Hand over waiting requests again: the member may serve again, and its children have stayed up."""
         for child_id, queue in list(self._queues.items()):
             self._pump(child_id, queue)
 
-    # idling
+    # Idleness.
 
     def _watch(self, child: Child) -> None:
-        """Have the child judged idle when its time has passed; not while it has requests."""
+        """Set the timer after which the child is idle. A child that has requests is not timed."""
         if (timer := self._idle.pop(child.id, None)) is not None:
             timer.cancel()
         entry = child.desired.assignment if child.desired is not None else None
@@ -177,7 +178,7 @@ class RequestQueue:
         if self._child_of(child.id) is child and child.serving and (queue is None or queue.quiet):
             child.is_idle(seconds)
 
-    # inside
+    # Internal.
 
     def _put(self, child_id: str, request: Request, moved: Callable[[], None] | None) -> _Entry:
         child = self._child_of(child_id)
@@ -203,7 +204,7 @@ class RequestQueue:
             entry.future.cancel()
         if entry in queue.waiting:
             queue.waiting.remove(entry)
-            queue.last = self._loop.time()  # it was asked, though in vain
+            queue.last = self._loop.time()  # a request that was withdrawn counts as activity too
             if (child := self._child_of(child_id)) is not None:
                 self._watch(child)
         elif queue.current is entry and not entry.request.begun and queue.work is not None:
@@ -225,9 +226,9 @@ class RequestQueue:
 
     def _over(self, child: Child, queue: _ChildQueue, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a request to child %s was dropped", child.id, exc_info=error)
+            log.error("a request to child %s failed in the agent", child.id, exc_info=error)
             if queue.current is not None:
-                queue.current.fail(Problem(502, "outcome_unknown", f"a fault of the member: {error}"))
+                queue.current.fail(Problem(502, "outcome_unknown", f"an internal error of the member: {error}"))
         queue.task = queue.work = queue.current = None
         queue.last = self._loop.time()
         child.at_rest()
@@ -241,7 +242,7 @@ class RequestQueue:
         try:
             await request.content()
         except (OSError, TimeoutError) as error:
-            log.info("a request to %s left before its turn: %s", child.id, error)
+            log.info("a request to %s was withdrawn before its turn: %s", child.id, error)
             entry.fail(MovedError())
             return
         run = child.run
@@ -265,12 +266,12 @@ class RequestQueue:
                 Problem(
                     504,
                     "timeout",
-                    f"child {child.id!r} has not answered within {limit} s (timeouts.requestSeconds); it may still do"
-                    " what it was asked to",
+                    f"child {child.id!r} has not answered within {limit} s (timeouts.requestSeconds); it may still"
+                    " carry out the request",
                 )
             )
             child.at_rest()
-            # Until that one has ended, or the child with it, nothing else is handed over.
+            # The next request is handed over only when this one has ended, or the child with it.
             await asyncio.wait((work,))
         try:
             entry.answer(work.result())
@@ -295,7 +296,7 @@ class RequestQueue:
 
 
 def _serves(child: Child, request: Request) -> bool:
-    """Whether the child is this member's to ask; a message for all copies goes to passive ones too."""
+    """Whether this member handles the request for the child. A cast is taken by passive copies too."""
     desired = child.desired
     if desired is None or desired.assignment.wait:
         return False

@@ -1,7 +1,8 @@
-"""Where a request goes: to the child's active owner by the registry, here or on another member.
+"""Routing of requests: to the child's active owner by the registry, on this member or on another.
 
-The owner is the entry with the role Active that does not wait and whose member reports it Running at that entry's
-epoch; of several (ActiveActive) the first in registry order. Where there is none, the request waits for one.
+The owner is the copy whose entry has the role Active and does not wait, and whose member reports it Running at that
+entry's epoch. If there are several (ActiveActive), it is the first of them in registry order. If there is none, the
+request waits for one.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
 log = logging.getLogger(__name__)
-_AGAIN_SECONDS = 0.25  # between two looks at the registry where nothing in it changed
-_HELD_SECONDS = 0.5  # an owner had the request for so long: what it did with the time does not count as waiting
+_AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
+_HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
 
 
 class Starter(Protocol):
-    """Looks up, or creates, a child that no slice names."""
+    """Looks up a child that no slice names, or creates it."""
 
     async def ensure(self, child_id: str) -> None:
-        """Return once the child exists. Raises Problem: 404, or why it can't be started."""
+        """Return when the child exists. Raises Problem: 404, or the reason why it can't be started."""
 
     async def why(self, child_id: str) -> str:
-        """What the API server says of a child that has no owner, as a clause; "" where nothing is known."""
+        """Why a child has no owner by the status of its object, as a clause; "" if nothing is known."""
 
 
 class Router:
-    """The requests that came to this member, from callers, from its children and from other members."""
+    """Routes the requests that came to this member from callers, from its children and from other members."""
 
     def __init__(
         self,
@@ -62,36 +63,38 @@ class Router:
         self.watch = RegistryWatch()
         self._leaving = False
         self._loop = asyncio.get_running_loop()
-        # By id: messages that were taken here and go to their child's next owner, each with when it began to.
+        # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
         self._following: dict[str, deque[tuple[float, Request]]] = {}
         self._followers: dict[str, asyncio.Task[None]] = {}
 
     def leave(self) -> None:
-        """This member ends: who waits here for an owner is sent to another member."""
+        """Send callers that wait here for an owner to another member: this member is shutting down."""
         self._leaving = True
         self.watch.wake()
 
     def check_stays(self) -> None:
-        """Raises Problem where this member ends: nothing is taken any more, and nothing waits."""
+        """Raise Problem if this member is shutting down: no request is accepted or waits any more."""
         if self._leaving:
-            raise Problem(503, "not_ready", f"member {self._env.member} ends; ask another one")
+            raise Problem(
+                503, "not_ready", f"member {self._env.member} is shutting down; send the request to another member"
+            )
 
     async def send(self, child_id: str, request: Request) -> Response:
-        """The child's answer to a call; 202 once a cast is in its queue. Raises Problem."""
+        """Route a request; returns the child's answer to a call, or 202 once a cast is queued. Raises Problem."""
         if (before := self._followers.get(child_id)) is not None:
             await asyncio.wait((before,), timeout=self._queue.max_wait)
         answer, _ = await self._send(child_id, request)
         return answer
 
     async def delivered(self) -> None:
-        """Return when no message is left that was taken here and goes to its child's next owner."""
+        """Return when all casts that were accepted here have reached their child's next owner."""
         while self._followers:
             await asyncio.wait(self._followers.values())
 
     async def _send(self, child_id: str, request: Request, accepted_at: float | None = None) -> tuple[Response, str]:
-        """The answer, and the member of the copy that was asked.
+        """Route a request; returns the answer, and the member whose copy gave it.
 
-        ``accepted_at``: nobody else can send it any more, and it waits for an owner since then.
+        ``accepted_at``: the loop's time at which a cast was accepted here, whose sender will not send it again.
         """
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         with self.watch.on(child_id) as changed:
@@ -129,11 +132,11 @@ class Router:
                         await changed.wait()
 
     async def send_to_all(self, child_id: str, request: Request) -> list[str]:
-        """Have every running copy take a message; the members that did. Raises Problem where none did."""
+        """Send a cast to every running copy; returns the members that took it. Raises Problem if none did."""
         first = Request(request.kind, request.body, request.content_type, request.key)
         copies = [copy for copy in self._copies(child_id) if copy.running and not copy.wait]
         if not copies:
-            # Nobody yet: it goes to the one that comes first.
+            # No copy runs yet: the cast goes to the first that does.
             _, member = await self._send(child_id, first)
             return [member]
         took: list[str] = []
@@ -154,7 +157,10 @@ class Router:
         return sorted(took)
 
     async def serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
-        """A request that another member routed here by this epoch. Raises Problem: 409 where it is another's."""
+        """Serve a request that another member routed here by this epoch.
+
+        Raises Problem: 409 if this member does not own the child at that epoch.
+        """
         child = self._children.get(child_id)
         desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
@@ -168,7 +174,7 @@ class Router:
             raise stale from None
 
     async def ask(self, operation: str, child_id: str, value: Any, to: str) -> dict[str, Any]:
-        """What one of this member's actors asks: ``value``, or ``status``, ``code`` and ``detail``."""
+        """Send the request of an actor of this member; returns ``value``, or ``status``, ``code`` and ``detail``."""
         request = Request(operation, json.dumps(value, separators=(",", ":")).encode())
         try:
             if operation == "cast" and to == "all":
@@ -184,10 +190,10 @@ class Router:
                 return {"value": json.loads(answer.body)}
         return {"value": answer.body.decode(errors="replace")}
 
-    # inside
+    # Internal.
 
     def _check_quorum(self) -> None:
-        """Raises Problem where the hub is partitioned: its children are stopped."""
+        """Raise Problem if the hub is partitioned, because its children are stopped then."""
         if self._slices.settings.partitioned:
             raise Problem(
                 503,
@@ -197,7 +203,7 @@ class Router:
             )
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
-        """In registry order; of this member's own the state as it is now."""
+        """The child's copies in registry order. This member's own copy has its present state."""
         copies = lookup.copies(self._slices.registry(), child_id)
         child = self._children.get(child_id)
         state = child.state if child is not None and not child.stopping else State.STOPPING
@@ -240,7 +246,8 @@ class Router:
                 self._takeover.unsettled(child_id, owner)
             raise
         except asyncio.CancelledError:
-            if request.begun and self._takeover.offered:  # whoever asked has left, which ends nothing there
+            # The caller has gone, which does not end the request at the owner.
+            if request.begun and self._takeover.offered:
                 self._takeover.unsettled(child_id, owner)
             raise
         finally:
@@ -252,7 +259,7 @@ class Router:
         return Response(202, b'{"accepted":true}')
 
     def _send_after(self, child_id: str, request: Request) -> None:
-        """The child left before its turn came: a message that was accepted goes after it, behind those before it."""
+        """Send an accepted cast to the child's next owner, in order: the child left before the cast's turn."""
         self._following.setdefault(child_id, deque()).append((self._loop.time(), request))
         if child_id not in self._followers:
             self._followers[child_id] = self._loop.create_task(self._follow(child_id))
@@ -265,13 +272,13 @@ class Router:
                 try:
                     await self._send(child_id, request, accepted_at)
                 except Problem as problem:
-                    log.warning("a cast came to nothing: %s", problem.detail, extra={"child": child_id})
+                    log.warning("a cast was not delivered: %s", problem.detail, extra={"child": child_id})
         finally:
             del self._following[child_id], self._followers[child_id]
 
 
 def _owner(copies: list[RoutedCopy]) -> RoutedCopy | None:
-    """The copy that is to be asked: the only active one, else the first running one of several."""
+    """The copy that gets the request: the only active one, or the first of several that runs. None if there is none."""
     active = [copy for copy in copies if copy.role == Role.ACTIVE and not copy.wait]
     if len(active) == 1:
         return active[0]

@@ -1,4 +1,4 @@
-"""The member's HTTP server: probes, metrics, the registry's look-ups and the requests to children."""
+"""The member's HTTP server: probes, metrics, look-ups in the registry, and requests to children."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 BODY_MAX = 4 * 1024 * 1024  # bytes of a request
-_OPEN = ("/healthz", "/readyz", "/metrics")  # without a token
-_PEER_SECONDS = 5.0  # within which a member sends the body when its request's turn has come
+_OPEN = ("/healthz", "/readyz", "/metrics")  # paths that need no token
+_PEER_SECONDS = 5.0  # time in which a member sends the body when its request's turn has come
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
 _CHUNK = 256 * 1024
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a member's server hands requests to: ``handovers`` and ``states`` take the states of children."""
+    """The parts that a member's server passes requests to: ``handovers`` and ``states`` receive children's states."""
 
     env: Environment
     slices: SliceWatcher
@@ -49,14 +49,14 @@ class Served:
 
 
 class Server:
-    """Listens on the pod's address, and on 127.0.0.1 for the pod's own processes and port-forwards."""
+    """Listens on the pod's address, and on 127.0.0.1 for processes of the pod and port-forwards."""
 
     def __init__(self, served: Served) -> None:
         self._env, self._slices, self._router, self._access = served.env, served.slices, served.router, served.access
         self._handovers, self._states, self._metrics = served.handovers, served.states, served.metrics
         self._healthy, self._ready = served.healthy, served.ready
         self._leaving = False
-        self._at_work = 0  # requests of callers
+        self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
         app = web.Application(middlewares=[problems, self._authorized], client_max_size=BODY_MAX)
         app.on_response_prepare.append(self._prepare)
@@ -66,22 +66,22 @@ class Server:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
                 web.get("/v1/children", self._children),
-                # The id is percent-encoded and may hold slashes: matched on the raw path.
+                # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
-                # When to say "100 Continue" is the handler's affair.
+                # The handler sends "100 Continue" itself.
                 web.post("/v1/children/{id:.+}", self._request, expect_handler=_later),
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
             ]
         )
-        # A caller that hangs up takes its request with it, as long as that was not handed to the child.
+        # A caller that hangs up withdraws its request, unless that was already handed to the child.
         self._runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
         )
 
     async def start(self) -> None:
-        """Listen. Raises OSError where the pod's address is taken."""
+        """Start to listen. Raises OSError if the pod's address is in use."""
         await self._runner.setup()
         await web.TCPSite(self._runner, self._env.pod_ip, PORT, reuse_address=True).start()
         if not self._env.pod_ip.startswith("127."):
@@ -90,14 +90,14 @@ class Server:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                log.warning("%s:%d is taken (host network?): answering on the pod's address alone", _LOOPBACK, PORT)
+                log.warning("%s:%d is in use (host network?): listening on the pod's address only", _LOOPBACK, PORT)
 
     def leave(self) -> None:
-        """The member ends: each connection is closed after its next answer, so that callers go to another one."""
+        """Close each connection after its next answer, so that callers go to other members while this one ends."""
         self._leaving = True
 
     async def finish(self, seconds: float) -> None:
-        """Take no request any more and wait until those that came are dealt with, for so long at most."""
+        """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
         self._router.leave()
         self._idle.clear()
         with contextlib.suppress(TimeoutError):
@@ -113,7 +113,8 @@ class Server:
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in _OPEN:
-            # Of a request that a member has routed the body is waited for at the child's cost.
+            # The child's queue waits for the body of a request that a member has routed, so others may not send such
+            # requests.
             members_only = request.path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
         return await handler(request)
@@ -158,10 +159,11 @@ class Server:
         return _json(entry)
 
     async def _request(self, request: web.Request) -> web.Response:
-        """Ask a child, whose id is percent-encoded: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
+        """Send a request to a child: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
 
-        The answer to a call is the child's. A cast is answered 202 when it is in the child's queue; ``?to=all`` sends
-        it to every running copy. ``Idempotency-Key`` is passed on to the child. 4 MiB at most.
+        The id is percent-encoded. The answer to a call is the child's. A cast is answered 202 when it is in the child's
+        queue; ``?to=all`` sends it to every running copy. ``Idempotency-Key`` is passed on to the child. The body may
+        have 4 MiB.
         """
         own = EPOCH_HEADER not in request.headers
         kind = "cast" if request.path.endswith("/cast") else "call"
@@ -188,7 +190,7 @@ class Server:
         self._router.check_stays()
         child_id, to = _decoded(encoded), request.query.get("to", "one")
         if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
-            raise Problem(400, "bad_request", "the only parameter is to=all, of cast")
+            raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
         key = request.headers.get(KEY_HEADER, "")
         routed_by = request.headers.get(EPOCH_HEADER)
         if routed_by is not None:
@@ -210,7 +212,7 @@ class Server:
         return web.Response(body=answer.body, status=answer.status, headers=headers)
 
     async def _handover(self, request: web.Request) -> web.Response:
-        """Take the state of a child that comes here, from its present member. For members only."""
+        """Receive the state of a child that moves here, from its present member. For members only."""
         self._check_synced()
         child_id, query = _decoded(request.rel_url.raw_path.removeprefix(_HANDOVERS + "/")), request.query
         uid, epoch, checksum = (query.get(name, "") for name in ("uid", "epoch", "checksum"))
@@ -221,7 +223,7 @@ class Server:
         return web.Response(status=204)
 
     async def _small_handovers(self, request: web.Request) -> web.Response:
-        """Take small states of children that come here, many at once (MessagePack). For members only."""
+        """Receive a batch of small states of children that move here (MessagePack). For members only."""
         self._check_synced()
         try:
             batch = msgspec.msgpack.decode(await request.read(), type=Batch)
@@ -230,7 +232,7 @@ class Server:
         return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
 
     async def _members(self, _: web.Request) -> web.Response:
-        """The hub's members: how many children each has, and how many of them run."""
+        """The members of the hub, each with the number of its children and how many of them run."""
         self._check_synced()
         return _json(lookup.members(self._slices.registry()))
 
@@ -240,18 +242,18 @@ class Server:
 
 
 async def _later(_: web.Request) -> None:
-    """Nothing yet."""
+    """Send no "100 Continue" yet: the handler does that."""
 
 
 async def _continue(request: web.Request) -> None:
-    """Have the body sent by a caller that waits for this word."""
+    """Send "100 Continue" to a caller that waits for it before it sends the body."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it is no part of the answer
+        request.writer.output_size = 0  # these bytes are not part of the answer
 
 
 async def _fetch(request: web.Request) -> bytes:
-    """The body that another member holds ready. Raises OSError where it has gone."""
+    """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     async with asyncio.timeout(_PEER_SECONDS):
         await _continue(request)
         return await request.read()
@@ -268,7 +270,7 @@ def _decoded(encoded: str) -> str:
     try:
         return unquote(encoded, errors="strict")
     except UnicodeDecodeError:
-        raise Problem(400, "bad_request", "the id is not UTF-8, percent-encoded") from None
+        raise Problem(400, "bad_request", "the id must be UTF-8, percent-encoded") from None
 
 
 def _json(value: object, status: int = 200, *, answered: bool = False) -> web.Response:

@@ -1,1 +1,1 @@
-"""The runner: a process that runs Python children. Standard library only, for any image's own Python."""
+"""The runner: a process that runs Python children. It uses the standard library only, for any image's own Python."""

@@ -1,4 +1,4 @@
-"""``python -m processhub.agent.runner``."""
+"""The entry point of ``python -m processhub.agent.runner``."""
 
 import sys
 

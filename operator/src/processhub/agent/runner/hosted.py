@@ -1,4 +1,4 @@
-"""One actor in the runner: loaded, initialised, given one message at a time, ended."""
+"""One actor in the runner: it is loaded and initialised, handles one message at a time, and ends."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
     "can_migrate", "terminate",
 )  # fmt: skip
-_CLEANUP_SECONDS = 1.0
-_MARGIN = 0.25  # of the grace, kept for the clean-up after a cancelled handler
+_CLEANUP_SECONDS = 1.0  # time for the actor's own tasks to end after they were cancelled
+_MARGIN = 0.25  # share of the grace that is kept for the clean-up after a cancelled handler
 
 
 class TargetError(Exception):
-    """The target can't be loaded; the message says why, as a user would want to read it."""
+    """The target can't be loaded. The message says why, in words for the user."""
 
 
 def load(target: str) -> type[Actor]:
-    """The class of ``module:Class``. Raises TargetError."""
+    """Load the class of ``module:Class``. Raises TargetError."""
     name, _, path = target.partition(":")
     if not name or not path:
         raise TargetError(f"target {target!r}: write it as module:Class")
@@ -51,7 +51,7 @@ def load(target: str) -> type[Actor]:
             raise TargetError(f"module {name} has no {path}")
         found = getattr(found, part)
     if not (isinstance(found, type) and issubclass(found, Actor)):
-        raise TargetError(f"{target} is no class derived from processhub.Actor")
+        raise TargetError(f"{target} is not a class derived from processhub.Actor")
     for method in _ASYNC_METHODS:
         if not inspect.iscoroutinefunction(getattr(found, method)):
             raise TargetError(f"{target}.{method} must be 'async def {method}(…)'")
@@ -59,7 +59,7 @@ def load(target: str) -> type[Actor]:
 
 
 class Hosted:
-    """The actor for one start order. ``send(event)`` sends to the agent; ``over(key)`` is called at its end."""
+    """Runs the actor of one start order. ``send(event)`` sends to the agent; ``over(key)`` is called at its end."""
 
     def __init__(
         self,
@@ -80,40 +80,40 @@ class Hosted:
         self._mailbox: deque[Message] = deque()
         self._arrived: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stop: tuple[float, str] | None = None  # grace, reason; set from outside
+        self._stop: tuple[float, str] | None = None  # grace and reason; set by other threads
         self._cleaning = self._crash_reported = False
         self._end: Message = {"ev": "ended", "key": self.key, "reason": "Exited", "text": "stopped", "message": ""}
         self._strand = Strand(scheduler, self._begin, self._failed, self._finished)
         self._strand.wake()
 
-    # from the runner's main thread
+    # Called on the runner's main thread.
 
     def deliver(self, message: Message) -> None:
-        """Queue a message behind those that wait."""
+        """Queue a message behind the waiting ones."""
         self._mailbox.append(message)
         self._poke(self._arrival)
 
     def asked(self, message: Message) -> None:
-        """The answer to what the actor asked of another child."""
+        """Complete a request of the actor with the answer of the other child."""
         loop, answer = self._asked.pop(message["ask"], (None, None))
         if loop is None or answer is None:
             return
-        with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # that loop is closed, so no task waits any more
             loop.call_soon_threadsafe(_settle, answer, message)
 
     def stop(self, grace: float, reason: str) -> None:
-        """End it in order after the running message; ``grace`` seconds from now the handler is cancelled."""
+        """End the actor after the message that it handles; after ``grace`` seconds its handler is cancelled."""
         self._stop = (grace, reason)
         self._poke(self._stop_requested)
 
     def _poke(self, callback: Callable[[], None]) -> None:
-        """Have the actor's loop look at what arrived; one that does not exist yet will look when it begins."""
+        """Have the actor's loop look at the mailbox. A loop that does not exist yet looks there when it begins."""
         loop = self._strand.loop
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed: the end is told already
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the end has been reported already
                 loop.call_soon_threadsafe(callback)
 
-    # on pool threads, one at a time
+    # Called on pool threads, one at a time.
 
     def _begin(self, loop: ActorLoop) -> None:
         token = CURRENT.set(self._child)
@@ -125,6 +125,7 @@ class Hosted:
             return
         finally:
             CURRENT.reset(token)
+        loop.unawaited = self._background_failed
         self._task = loop.create_task(self._live(kind))
         self._task.add_done_callback(lambda _: self._strand.end())
         if self._stop is not None:
@@ -144,7 +145,7 @@ class Hosted:
             asyncio.get_running_loop().call_later(grace * (1 - _MARGIN), self._cancel)
 
     def _cancel(self) -> None:
-        # Never in the midst of the clean-up: its end is the proof that nothing of the actor runs any more.
+        # The clean-up is never cancelled: its end proves that nothing of the actor runs any more.
         if self._task is not None and not self._cleaning:
             self._task.cancel()
 
@@ -167,24 +168,25 @@ class Hosted:
         except asyncio.CancelledError as error:
             if self._stop is None and not self._crash_reported:
                 self._crashed(error)
-        except BaseException as error:  # noqa: BLE001 SystemExit too is this actor's crash and nobody else's
+        except BaseException as error:  # noqa: BLE001 SystemExit too is a crash of this actor, and must not end the others
             self._crashed(error)
         finally:
             self._cleaning = True
             await self._clean_up()
 
     def _inherited(self) -> str | None:
-        """The JSON text of the state that it begins with."""
+        """The JSON text of the state that the actor starts with, or None."""
         if path := self._order.get("state_file"):
             return Path(path).read_text()
-        state: str | None = self._order.pop("state", None)  # nobody needs it any more
+        state: str | None = self._order.pop("state", None)  # the text is not needed any more
         return state
 
     def _make(self, kind: type[Actor]) -> Actor:
         actor = kind.__new__(kind)
         actor.id, actor.epoch = self._child
         actor.member, actor.role, actor.hub = self._hub.member, self._order["role"], self._hub
-        actor.__init__()  # type: ignore[misc]  # after its fields are set, so that it can use them
+        actor._crash = self._background_failed
+        actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         self._actor = actor
         return actor
 
@@ -207,7 +209,7 @@ class Hosted:
                 actor.role, actor.epoch = message["role"], message["epoch"]
                 if message.get("signal"):
                     await actor.redundancy_signal(actor.role)
-        # What was handed over before the order to stop is answered, within the grace.
+        # Messages that were handed over before the order to stop are answered, within the grace.
         for message in [message for message in self._mailbox if message["op"] in ("call", "cast")]:
             await self._handle(actor, message["op"], message)
 
@@ -225,12 +227,15 @@ class Hosted:
         self._send({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
-        """Tell the state, or write it to a file, whole or not at all, and end."""
+        """Send the state to the agent, or write it to a file as a whole, and end the actor.
+
+        With ``ask`` in the message, this is done only if the actor agrees.
+        """
         if message["ask"] and not await self._agrees(actor, float(message["patience"])):
             self._send({"ev": "kept", "key": self.key, "order": message["order"]})
             return
         state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
-        if len(state) <= STATE_IN_MESSAGE_MAX:  # bytes: json.dumps writes ASCII
+        if len(state) <= STATE_IN_MESSAGE_MAX:  # in bytes too, because json.dumps writes ASCII
             self._send({"ev": "handed", "key": self.key, "state": state})
         else:
             _write(message["path"], state)
@@ -240,7 +245,7 @@ class Hosted:
             self._stop_requested()
 
     async def _agrees(self, actor: Actor, max_wait: float) -> bool:
-        """Whether the actor may be moved now; one that asks for time gets ``max_wait`` seconds in all."""
+        """Whether the actor may be moved now. An actor that asks for time gets ``max_wait`` seconds in all."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max_wait
         while True:
@@ -253,11 +258,11 @@ class Hosted:
             await asyncio.sleep(min(max(0.01, float(agreed)), left))
 
     async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> Any:
-        """Have the agent send a request to another child; runs in whatever loop the actor's code does."""
+        """Send a request of the actor to another child, and return the answer. It runs in the loop of the caller."""
         if child_id == self._child[0] and operation == "call" and asyncio.current_task() is self._handling:
             raise RuntimeError(
-                f"child {child_id!r} calls itself while it handles a message: it takes one at a time and would wait"
-                " for ever"
+                f"child {child_id!r} calls itself while it handles a message: it handles one at a time and would wait"
+                " forever"
             )
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -273,7 +278,7 @@ class Hosted:
                 self._send({"ev": "unask", "key": self.key, "ask": number})
 
     async def _clean_up(self) -> None:
-        """End the tasks that the actor started; what resists is never run again once the loop is closed."""
+        """End the tasks that the actor started. A task that resists never runs again once the loop is closed."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ActorLoop)
         others = {task for task in loop.tasks if not task.done()} - {asyncio.current_task()}
@@ -282,7 +287,7 @@ class Hosted:
         if others:
             await asyncio.wait(others, timeout=_CLEANUP_SECONDS)
         await loop.shutdown_asyncgens()
-        # A job of its own that still runs on a thread is part of the actor: its end is waited for.
+        # A job of the actor that still runs on a thread is part of the actor, so its end is awaited.
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
@@ -295,8 +300,12 @@ class Hosted:
         self._end.update(reason=reason, text=text, message=message)
 
     def _failed(self, error: BaseException) -> None:
-        """A task of its own raised SystemExit or the like out of the loop: a crash, cleaned up like any other."""
-        if not self._cleaning:
+        """Treat an error that left the loop, such as SystemExit in a task, as a crash, and clean up."""
+        self._background_failed(error)
+
+    def _background_failed(self, error: BaseException) -> None:
+        """Treat the failure of a task that nobody awaits as a crash, and clean up."""
+        if not self._cleaning and not self._crash_reported:
             self._crashed(error)
             self._cancel()
 
@@ -326,7 +335,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _print_trace(error: BaseException) -> None:
-    """The traceback to stderr, without this package's own frames."""
+    """Print the traceback to stderr, without the frames of this package."""
     entries = traceback.extract_tb(error.__traceback__)
     own = [entry for entry in entries if "processhub/agent/runner" not in entry.filename]
     lines = ["Traceback (most recent call last):\n"] if own else []

@@ -1,8 +1,9 @@
 """An asyncio event loop that gives its thread back whenever it would wait.
 
-Thousands of actors have a loop each, and a few threads run them. The trick is the selector: where an ordinary one
-would sleep, this one raises ``Parked`` out of ``run_forever`` (nothing was taken from the loop at that point, so
-nothing is lost) and says what to wait for. A loop costs no descriptor until it registers one.
+Thousands of actors have a loop each, and a few threads run them. The selector makes this possible. Where an ordinary
+selector would sleep, this one raises ``Parked`` out of ``run_forever`` and keeps what to wait for. At that point the
+loop has taken nothing from its queues, so nothing is lost: the next ``run_forever`` continues there. A loop needs no
+descriptor until its actor registers one.
 """
 
 from __future__ import annotations
@@ -13,49 +14,51 @@ import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+_AWAITED_SECONDS = 1.0  # Within this time the outcome of a failed task is retrieved, or the task counts as unawaited.
+
 
 class Parked(BaseException):
-    """Raised out of ``run_forever``; not an Exception, so that nothing in between takes it for one."""
+    """Raised out of ``run_forever``. It is not an Exception, so that no handler in between catches it."""
 
 
 class ParkingSelector(selectors.BaseSelector):
-    """A selector that never sleeps."""
+    """A selector that raises ``Parked`` where an ordinary selector would sleep."""
 
     def __init__(self) -> None:
         self._inner: Any = None
-        self.timeout: float | None = None  # how long the loop would have slept; None: until it is woken
+        self.timeout: float | None = None  # seconds that the loop would have slept; None: until it is woken
 
     @property
     def watched(self) -> int | None:
-        """A descriptor that becomes readable when one of the loop's own is ready; None where there is none."""
+        """A descriptor that is readable when one of the loop's own is ready; None if the loop has registered none."""
         if self._inner is None or not self._inner.get_map():
             return None
         fd: int = self._inner.fileno()
         return fd
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """As BaseSelector."""
+        """Register a file object, as described for BaseSelector."""
         if self._inner is None:
             self._inner = selectors.EpollSelector()
         key: selectors.SelectorKey = self._inner.register(fileobj, events, data)
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """As BaseSelector."""
+        """Unregister a file object, as described for BaseSelector."""
         if self._inner is None:
             raise KeyError(f"{fileobj!r} is not registered")
         key: selectors.SelectorKey = self._inner.unregister(fileobj)
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """As BaseSelector."""
+        """Change the events of a file object, as described for BaseSelector."""
         if self._inner is None:
             raise KeyError(f"{fileobj!r} is not registered")
         key: selectors.SelectorKey = self._inner.modify(fileobj, events, data)
         return key
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now. Raises Parked where an ordinary selector would sleep."""
+        """Return the descriptors that are ready now. Raises Parked where an ordinary selector would sleep."""
         events: list[tuple[selectors.SelectorKey, int]] = []
         if self.watched is not None:
             events = self._inner.select(0)
@@ -65,35 +68,50 @@ class ParkingSelector(selectors.BaseSelector):
         raise Parked
 
     def close(self) -> None:
-        """As BaseSelector."""
+        """Close the selector."""
         if self._inner is not None:
             self._inner.close()
             self._inner = None
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """As BaseSelector."""
+        """Return the registered file objects, as described for BaseSelector."""
         return self._inner.get_map() if self._inner is not None else {}
 
 
 class ActorLoop(asyncio.SelectorEventLoop):
-    """``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked.
+    """The event loop of one actor.
 
-    ``tasks`` are its own: ``asyncio.all_tasks`` goes through those of all loops of the process.
+    ``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked. ``tasks`` holds
+    the tasks of this loop alone, because ``asyncio.all_tasks`` goes through those of all loops of the process.
+    ``unawaited(error)`` is called when a task has failed and its outcome was not retrieved within a second.
     """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
         self._on_wake = on_wake
+        self.unawaited: Callable[[BaseException], None] | None = None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.parking = ParkingSelector()
         super().__init__(self.parking)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:  # type: ignore[override]
-        """As any loop, and remember the task."""
+        """Create the task as any loop does, and record it."""
         task = super().create_task(coro, **more)
         self.tasks.add(task)
+        task.add_done_callback(self._task_ended)
         return task
 
-    # The pipe by which other threads wake a sleeping loop: nobody sleeps here, so two descriptors an actor are saved.
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        if self.unawaited is not None and _is_unawaited(task):
+            self.call_later(_AWAITED_SECONDS, self._still_unawaited, task)
+
+    def _still_unawaited(self, task: asyncio.Task[Any]) -> None:
+        if self.unawaited is not None and _is_unawaited(task):
+            error = task.exception()
+            assert error is not None
+            self.unawaited(error)
+
+    # Other threads use this pipe to wake a sleeping loop. These loops never sleep, so two descriptors an actor are
+    # saved.
     def _make_self_pipe(self) -> None:
         self._ssock = self._csock = None
 
@@ -102,3 +120,8 @@ class ActorLoop(asyncio.SelectorEventLoop):
 
     def _write_to_self(self) -> None:
         self._on_wake()
+
+
+def _is_unawaited(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has failed and its exception was not retrieved: asyncio logs that when the task is collected."""
+    return not task.cancelled() and bool(getattr(task, "_log_traceback", False))

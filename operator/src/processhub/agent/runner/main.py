@@ -1,8 +1,13 @@
-"""The runner's main thread: orders from the agent, actors started and told.
+"""The runner's main thread: it takes orders from the agent, and starts and ends actors.
 
-Messages (frames.py) from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``call``, ``cast``, ``info``,
-``asked``; to it: ``ready``, ``running``, ``answer`` (to a call or cast), ``ask``, ``unask``, ``ended``. ``ended`` says
-that nothing of the actor will run any more.
+Agent and runner exchange these messages (frames.py):
+
+- from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
+  ``asked`` (the answer to ``ask``)
+- to the agent: ``ready``, ``running``, ``answer`` (to a call or cast), ``ask`` (a request to another child),
+  ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
+
+``ended`` means that nothing of the actor will run any more.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.output import ChildLines
 from processhub.agent.runner.scheduler import Scheduler
 
-CHANNEL = 3  # the descriptor that the agent's socket is on
-_TERM_GRACE = 3600.0  # whoever sends SIGTERM sends SIGKILL when it is time
+CHANNEL = 3  # the number of the descriptor of the agent's socket
+_TERM_GRACE = 3600.0  # the sender of SIGTERM also sends SIGKILL when the grace is over
 Message = dict[str, Any]
 
 
@@ -42,12 +47,12 @@ class Runner:
         self._ending = False
 
     def run(self) -> None:
-        """Serve until the agent's socket ends; SIGTERM ends all actors in order, then the process."""
+        """Serve until the agent closes its socket. SIGTERM ends all actors in order, then the process."""
         inbox = Inbox(self._sock)
-        # A signal takes its turn among the orders: its handler may run amid one of them, or within a lock.
+        # A signal is queued among the orders, because its handler may run amid one of them or while a lock is held.
         signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"\0"))
-        # A process that an actor forks is not this one, and ends by the signal as any does.
+        # A process that an actor forks is not the runner: the signal ends it, as it ends any process.
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
@@ -76,11 +81,12 @@ class Runner:
             hosted = Hosted(message, self._hub, self._scheduler, self._send, self._over)
             self._hosted[hosted.key] = hosted
             if self._ending:
-                hosted.stop(_TERM_GRACE, "shutdown")  # it came late, and the others' end is told by the process's alone
+                # It came late; the ends of all actors are reported by the end of the process.
+                hosted.stop(_TERM_GRACE, "shutdown")
         else:
             found = self._hosted.get(message["key"])
             if found is None:
-                return  # it ended meanwhile; the agent is told of that
+                return  # it ended meanwhile, which was reported to the agent
             if operation == "stop":
                 found.stop(message["grace"], message.get("reason", "stop"))
             elif operation == "asked":
@@ -93,7 +99,7 @@ class Runner:
 
     def _send(self, message: Message) -> None:
         if message["ev"] == "ended" and self._ending:
-            # Told by a signal and not by the agent: the process's own end tells it, and why (the fence or somebody).
+            # After a signal, the end of the process reports the ends of its actors, and the cause.
             self._end_if_empty()
             return
         body = json.dumps(message, separators=(",", ":"), default=str).encode()
@@ -105,7 +111,7 @@ class Runner:
                 except BlockingIOError:
                     select.select((), (self._sock,), ())
                 except OSError:
-                    os._exit(0)  # the agent is gone
+                    os._exit(0)  # the agent has ended
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:
@@ -113,7 +119,7 @@ class Runner:
 
 
 def main() -> None:
-    """``python -m processhub.agent.runner``, started by the watchdog with the agent's socket as descriptor 3."""
+    """Run ``python -m processhub.agent.runner``: the watchdog starts it with the agent's socket as descriptor 3."""
     sock = socket.socket(fileno=CHANNEL)
     sock.setblocking(False)
     os.set_inheritable(CHANNEL, False)

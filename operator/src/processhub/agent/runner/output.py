@@ -1,4 +1,4 @@
-"""What actors print, as lines that name the child; they share one process and one stdout."""
+"""The output of actors: they share one process and one stdout, so each line is written with the child's id."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import os
 import threading
 from typing import Any
 
-# The actor whose code runs: set in its own context, and inherited by the tasks that it starts.
+# The actor whose code runs. It is set in the actor's own context, and tasks that the actor starts inherit it.
 CURRENT: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("processhub_child", default=None)
 
-_PART = 2000  # characters; a longer line is told in parts, so that a JSON line stays short
+_PART = 2000  # characters; a longer line is written in parts, so that a JSON line stays short
 _lock = threading.Lock()
 
 
@@ -26,15 +26,15 @@ class ChildLines(io.TextIOBase):
         self._rests: dict[tuple[str, int] | None, str] = {}
 
     def writable(self) -> bool:
-        """As io.TextIOBase."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """The descriptor below: what is written there directly is told without a child."""
+        """Return the descriptor below the stream. Text that is written there directly carries no child."""
         return self._fd
 
     def write(self, text: str) -> int:
-        """Write whole lines; the rest waits for its end, per child."""
+        """Write whole lines. An incomplete line is kept, for each child, until its end is written."""
         child = CURRENT.get()
         with _lock:
             *lines, rest = (self._rests.pop(child, "") + text).split("\n")
@@ -47,10 +47,10 @@ class ChildLines(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing: lines go out as they end."""
+        """Do nothing: a line is written as soon as it is complete."""
 
     def forget(self, child: tuple[str, int]) -> None:
-        """The child has ended: write what it left without a line's end."""
+        """Write the incomplete last line of a child that has ended."""
         with _lock:
             if rest := self._rests.pop(child, ""):
                 self._put(child, [rest])

@@ -1,7 +1,16 @@
-"""Which actor runs on which thread: loops with work are run, parked ones wait for a timer, a descriptor or a message.
+"""The scheduler of actors: it runs many loops on a few threads.
 
-The pool grows when nothing was taken from the queue for some milliseconds: its threads are blocked, and the actors
-that wait must not wait for those.
+A loop that has work is queued, and a thread of the pool runs it until it would wait. Then it is parked, and one more
+thread waits for all parked loops together: for a timer, a descriptor or a call from another thread.
+
+The states of a strand, which is one actor's loop, are:
+
+    parked ──wake──► queued ──a thread takes it──► running ──nothing to do──► parked
+                       ▲                             │ woken while it runs
+                       └──────────── again ◄─────────┘
+
+If nothing was taken from the queue for some milliseconds, the threads of the pool are blocked in actors' code. The pool
+then grows, so that other actors need not wait for the blocked ones.
 """
 
 from __future__ import annotations
@@ -26,10 +35,10 @@ _PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
 
 
 class Strand:
-    """One actor's turn-taking; the callbacks run on pool threads, one at a time.
+    """One actor's loop as the scheduler runs it. The callbacks run on pool threads, one at a time.
 
-    ``begin(loop)`` comes first, with the loop not running yet; ``failed(error)`` when something was raised out of the
-    loop, which runs on; ``finished()`` once the loop is closed and will never run again.
+    ``begin(loop)`` is called first, before the loop runs. ``failed(error)`` is called when an error left the loop,
+    which then runs on. ``finished()`` is called once the loop is closed and never runs again.
     """
 
     def __init__(
@@ -42,23 +51,23 @@ class Strand:
         self._scheduler, self._begin, self._failed, self._finished = scheduler, begin, failed, finished
         self.loop: ActorLoop | None = None
         self.state = _PARKED
-        self.wake_at: float | None = None  # when its loop wants to run again
-        self.timer_at: float | None = None  # its earliest entry among the timers
+        self.wake_at: float | None = None  # when the loop needs to run again
+        self.timer_at: float | None = None  # the time of the strand's earliest entry among the timers
         self.watching: int | None = None
         self.ending = False
 
     def wake(self) -> None:
-        """Have it run soon; from any thread."""
+        """Queue the strand to run soon. May be called from any thread."""
         self._scheduler.wake(self)
 
     def end(self) -> None:
-        """Close the loop at the end of this turn; from within."""
+        """Close the loop at the end of this turn. Must be called from within the loop."""
         self.ending = True
         if self.loop is not None:
             self.loop.stop()
 
     def run(self) -> bool:
-        """One turn: until there is nothing to do now. False once it is over."""
+        """Run the loop until it has nothing to do; returns False if it is closed."""
         try:
             if self.loop is None:
                 self.loop = ActorLoop(self.wake)
@@ -67,13 +76,13 @@ class Strand:
                 self.loop.run_forever()
         except Parked:
             pass
-        except BaseException as error:  # noqa: BLE001 whatever it is, it ends this actor and no other
+        except BaseException as error:  # noqa: BLE001 any error ends this actor and no other
             self._failed(error)
-            self.wake()  # to run its clean-up
+            self.wake()  # run again, for the clean-up
         if not self.ending:
             return True
         if self.loop is not None:
-            self._scheduler.unwatch(self)  # before the number of its descriptor can become another's
+            self._scheduler.unwatch(self)  # before the number of its descriptor can be used for another file
             with contextlib.suppress(Exception):  # a loop that can't be closed is not run again either
                 self.loop.close()
         self._finished()
@@ -81,7 +90,7 @@ class Strand:
 
 
 class Scheduler:
-    """The queue, the threads and the one thread that waits for all parked loops."""
+    """The queue, the threads of the pool, and the one thread that waits for all parked loops."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
@@ -99,7 +108,7 @@ class Scheduler:
         threading.Thread(target=self._wait_for_all, name="waiter", daemon=True).start()
 
     def wake(self, strand: Strand) -> None:
-        """Queue a parked strand; one that runs runs again."""
+        """Queue a parked strand. A running one is run once more."""
         with self._lock:
             if strand.state == _PARKED:
                 strand.state = _QUEUED
@@ -121,7 +130,7 @@ class Scheduler:
             threading.Thread(target=self._work, name="actors", daemon=True).start()
             self._threads += 1
         except RuntimeError:
-            pass  # the container's limit of threads: those that wait, wait
+            pass  # the container's limit of threads is reached: the actors in the queue wait
 
     def _work(self) -> None:
         while True:
@@ -148,7 +157,7 @@ class Scheduler:
                     self._park(strand)
 
     def _park(self, strand: Strand) -> None:
-        """Note what a parked loop waits for. Called with the lock."""
+        """Record what a parked loop waits for. The lock must be held."""
         assert strand.loop is not None
         parking = strand.loop.parking
         strand.wake_at = None
@@ -162,7 +171,7 @@ class Scheduler:
         if fd != strand.watching:
             self._unwatch(strand)
         if fd is not None:
-            # An epoll descriptor is itself pollable: one entry stands for all that the loop watches.
+            # An epoll descriptor can be polled itself, so one entry serves for all that the loop watches.
             flags = select.EPOLLIN | select.EPOLLONESHOT
             if strand.watching is None:
                 strand.watching = fd
@@ -176,7 +185,7 @@ class Scheduler:
         heapq.heappush(self._timers, (at, next(self._order), strand))
 
     def unwatch(self, strand: Strand) -> None:
-        """Forget the descriptor of a loop that is about to be closed."""
+        """Stop watching the descriptor of a loop that is about to be closed."""
         with self._lock:
             self._unwatch(strand)
 
@@ -187,7 +196,7 @@ class Scheduler:
             strand.watching = None
 
     def _wait_for_all(self) -> None:
-        taken, since = -1, 0.0  # what was taken from the queue when it was first seen to wait, and when that was
+        taken, since = -1, 0.0  # the count of taken strands when the queue was first seen waiting, and the time of that
         while True:
             timeout: float | None = None
             with self._lock:
@@ -197,7 +206,7 @@ class Scheduler:
                     if at == strand.timer_at:
                         strand.timer_at = None
                         if strand.wake_at is not None and strand.wake_at > now:
-                            self._set_timer(strand, strand.wake_at)  # it was put off meanwhile
+                            self._set_timer(strand, strand.wake_at)  # its timer was set to a later time meanwhile
                         elif strand.wake_at is not None:
                             self._queue(strand)
                 if self._timers:
@@ -205,7 +214,8 @@ class Scheduler:
                 if len(self._ready) > self._idle:
                     if self._taken != taken:
                         taken, since = self._taken, now
-                    elif now - since >= _STALL_SECONDS:  # the bell and descriptors wake this thread more often
+                    # Checked, because the bell and descriptors wake this thread more often.
+                    elif now - since >= _STALL_SECONDS:
                         since = now
                         for _ in range(min(len(self._ready), self._threads // 2 + 1)):
                             self._grow()
@@ -225,7 +235,7 @@ class Scheduler:
                             self._queue(found)
 
     def _queue(self, strand: Strand) -> None:
-        """Queue a parked strand, called with the lock; one that runs looks for itself."""
+        """Queue a parked strand. The lock must be held. A running one checks for work itself."""
         if strand.state == _PARKED:
             strand.state = _QUEUED
             self._ready.append(strand)

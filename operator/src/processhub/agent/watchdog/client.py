@@ -24,44 +24,50 @@ _MAIN = "import sys; sys.path.append(sys.argv[1]); from processhub.agent.watchdo
 class Watcher(Protocol):
     """Receives the reports of one process: ``started`` or ``failed``, and ``exited`` after a start.
 
-    ``exited`` comes alone where it was killed before the exec.
+    ``exited`` comes alone if the process was killed before the exec.
     """
 
     def started(self, pid: int) -> None:
-        """The exec took place."""
+        """Handle the report that the exec took place."""
 
     def failed(self, what: str, number: int, text: str) -> None:
-        """The process could not be started: ``what`` is fork, cwd, exec, value or fenced; ``number`` an errno or 0."""
+        """Handle a failed start. ``what`` is fork, cwd, exec, value or fenced; ``number`` is an errno, or 0."""
+
+    def stuck(self, pid: int, user: int) -> None:
+        """The kernel does not let process ``pid`` of the tree be signalled: it runs as another user."""
 
     def exited(self, status: int, fenced: bool) -> None:
-        """Nothing of the process's tree is left; ``status`` is its exit code, or minus the signal that ended it."""
+        """Handle the end of the process and all below it.
+
+        ``status`` is the exit code, or minus the number of the signal that ended the process.
+        """
 
 
 class Feed:
-    """The watchdog's Lease deadline; used from the Lease's own thread."""
+    """Sends the Lease's deadlines to the watchdog; used on the Lease's own thread."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def set(self, stop_at: float, kill_at: float) -> None:
-        """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of CLOCK_BOOTTIME); 0 0: never."""
+        """Order stop signals at ``stop_at`` and SIGKILL at ``kill_at`` (seconds of CLOCK_BOOTTIME); 0 and 0: never."""
         try:
             os.write(self._fd, FEED.pack(stop_at, kill_at))
         except BlockingIOError:
             log.error("the watchdog does not read its deadlines")
         except BrokenPipeError:
-            pass  # the watchdog is gone: the agent's main loop sees the same and ends
+            pass  # the watchdog has ended: the agent's main loop notices that too, and ends
 
 
 class WatchdogProcess:
-    """The started watchdog, before there is an event loop."""
+    """The watchdog's process and the connections to it, made before an event loop exists."""
 
     def __init__(self) -> None:
-        """Start it: early, since it costs some 40 ms that the agent can use for its own imports."""
+        """Start the process. This is done early: it takes some 40 ms, in which the agent loads its own imports."""
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         feed_end, feed = os.pipe()
         self.process = subprocess.Popen(
-            # No site, no environment: it must come up the same whatever the image holds, and quickly.
+            # Without site and environment, so that it comes up quickly and in the same way in any image.
             [sys.executable, "-S", "-E", "-P", "-c", _MAIN, str(_SOURCE), str(its.fileno()), str(feed_end)],
             pass_fds=(its.fileno(), feed_end),
             stdin=subprocess.DEVNULL,
@@ -77,7 +83,10 @@ class WatchdogProcess:
 
 
 class WatchdogClient:
-    """Orders to the watchdog and its answers, on the running loop. ``lost`` notifies of the watchdog's end."""
+    """Sends orders to the watchdog and receives its reports, on the running loop.
+
+    ``lost`` notifies of the watchdog's end.
+    """
 
     def __init__(self, watchdog: WatchdogProcess, nofile: tuple[int, int] | None) -> None:
         self.pid = watchdog.process.pid
@@ -98,32 +107,34 @@ class WatchdogClient:
         *,
         cwd: str = "",
         stop_signal: int = signal.SIGTERM,
+        main_alone: bool = False,
         fds: dict[int, int],
     ) -> str:
-        """Have a process started; returns its key for ``stop`` and ``signal``.
+        """Order the start of a process; returns its key for ``stop`` and ``signal``.
 
-        ``fds`` maps the new process's descriptor numbers to descriptors of this one, which are closed here.
+        ``fds`` maps the new process's descriptor numbers to descriptors of this process, which are closed here.
+        ``main_alone``: signals go to the process and not to its group; SIGKILL always goes to the group.
         """
         self._count += 1
         key = str(self._count)
         self._watchers[key] = watcher
         order: Message = {"op": "spawn", "key": key, "argv": argv, "env": env, "cwd": cwd, "stop": int(stop_signal)}
-        order["fds"] = list(fds)
+        order["fds"], order["main_alone"] = list(fds), main_alone
         if self._nofile:
             order["nofile"] = self._nofile
         self._send(order, tuple(fds.values()))
         return key
 
     def stop(self, key: str, grace: float) -> None:
-        """Send the stop signal now and SIGKILL after ``grace`` seconds; 0: SIGKILL at once. May be called again."""
+        """Send the stop signal now, and SIGKILL after ``grace`` seconds; 0: SIGKILL at once. May be called again."""
         self._send({"op": "stop", "key": key, "grace": grace})
 
     def signal(self, key: str, signum: int) -> None:
-        """Signal the process group."""
+        """Send a signal to the process group, or to the process with ``main_alone``."""
         self._send({"op": "signal", "key": key, "signal": signum})
 
     def close(self) -> None:
-        """Let the watchdog end; whatever still runs is killed by it."""
+        """Close the connection. The watchdog then kills all that still runs, and ends."""
         if self._socket.fileno() < 0:
             return
         self._loop.remove_reader(self._socket.fileno())
@@ -151,6 +162,8 @@ class WatchdogClient:
                 self._watchers[key].started(message["pid"])
             elif event == "failed":
                 self._watchers.pop(key).failed(message["what"], message["errno"], message["text"])
+            elif event == "stuck":
+                self._watchers[key].stuck(message["pid"], message["user"])
             elif event == "exited":
                 self._watchers.pop(key).exited(message["status"], message["fenced"])
         if self._inbox.closed:

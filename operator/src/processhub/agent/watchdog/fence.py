@@ -1,4 +1,11 @@
-"""The deadline that the agent feeds after each renewal of its Lease: a latch that fires by itself."""
+"""The fence: it ends the children when the agent has not renewed the member's Lease in time.
+
+After each renewal the agent sends two new deadlines. If no newer ones arrive, the watchdog acts on them by itself:
+
+    until stop_at             processes run and may be started
+    stop_at … kill_at         nothing is started; each process gets its stop signal once
+    from kill_at on           SIGKILL to everything
+"""
 
 from __future__ import annotations
 
@@ -10,14 +17,14 @@ from processhub.agent.watchdog.linux import BootTimer, boottime
 
 FEED = struct.Struct("!dd")  # stop_at, kill_at in seconds of CLOCK_BOOTTIME; 0 0: not fenced
 _TICK = 0.05
-_CHUNK = 256 * FEED.size  # the agent writes whole ones, and a pipe takes what is so small whole or not at all
+_CHUNK = 256 * FEED.size  # bytes of a read; the agent writes whole records, and a pipe keeps records of this size whole
 
 
 class Fence:
-    """What the agent fed last and what is due by it.
+    """The newest deadlines that the agent sent, and the actions that are due by them.
 
-    ``closed`` is true from the stop deadline until a newer feed: nothing may be started meanwhile. Nothing is judged by
-    what was fed before the newest: after a pause of the watchdog alone more may wait to be read, and other orders too.
+    ``closed`` is true from the stop deadline until newer deadlines arrive: nothing may be started meanwhile. Only the
+    newest deadlines count. If the watchdog alone was paused, several may be waiting in the pipe, and orders too.
     """
 
     def __init__(self, feed: int) -> None:
@@ -33,7 +40,7 @@ class Fence:
         return self.stop_at > 0 and boottime() >= self.stop_at
 
     def _read(self) -> None:
-        """Take the newest deadlines that the agent wrote."""
+        """Read the newest deadlines that the agent sent."""
         newest = b""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.feed, _CHUNK):
@@ -44,13 +51,13 @@ class Fence:
             self.timer.set(self.stop_at)
 
     def due(self) -> str:
-        """``stop`` once at the stop deadline, ``kill`` from the kill deadline on, else empty."""
+        """The action that is due: ``stop``, once, at the stop deadline; ``kill`` from the kill deadline on; else ""."""
         self._read()
         if not self.stop_at:
             return ""
         now = boottime()
         if now >= self.kill_at:
-            self.timer.set(now + _TICK)  # again and again: nothing may come up late
+            self.timer.set(now + _TICK)  # repeated, so that no late process survives
             return "kill"
         if now >= self.stop_at and not self._stopped:
             self._stopped = True

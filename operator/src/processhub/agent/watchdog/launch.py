@@ -1,4 +1,4 @@
-"""Fork and exec one process the way children are to run: own session, bound to the watchdog's life, clean signals."""
+"""Fork and exec of one process: in a session of its own, with default signals, and killed if the watchdog dies."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from processhub.agent.watchdog.linux import set_death_signal
 
 @dataclass(frozen=True)
 class Launch:
-    """What to run. ``fds`` maps descriptor numbers in the new process to descriptors of this one."""
+    """The program to run. ``fds`` maps descriptor numbers in the new process to descriptors of this one."""
 
     argv: list[str]
     env: dict[str, str]
     cwd: str
     fds: dict[int, int] = field(default_factory=dict)
-    nofile: tuple[int, int] | None = None  # RLIMIT_NOFILE to give it: the agent raised its own
+    nofile: tuple[int, int] | None = None  # RLIMIT_NOFILE of the new process, since the agent raised its own
 
 
-_INHERITED_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores these, and an exec would hand that on
+_INHERITED_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores these signals, and an exec would pass that on
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 def launch(order: Launch) -> tuple[int, int]:
     """Fork and exec; returns ``(pid, report)``.
 
-    ``report`` is the read end of a pipe: it ends empty once the exec took place, else it holds
-    ``<what> <errno> <text>`` (what: cwd, exec or value). Raises OSError where the fork fails.
+    ``report`` is the read end of a pipe. It ends empty once the exec took place. Otherwise it contains ``<what> <errno>
+    <text>``, where ``what`` is cwd, exec or value. Raises OSError if the fork fails.
     """
     report, child_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     parent = os.getpid()
@@ -64,16 +64,16 @@ def _become(order: Launch, parent: int, report: int) -> None:
             what = "cwd"
             os.chdir(order.cwd)
         what = "exec"
-        os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 a list, never a shell's string
+        os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 a list, never a string for a shell
     except OSError as error:
         _report(report, f"{what} {error.errno or 0} {error.strerror}")
-    except BaseException as error:  # noqa: BLE001 told to the agent; nothing else can be done in a forked process
+    except BaseException as error:  # noqa: BLE001 reported to the agent; a forked process can do no more
         _report(report, f"value 0 {error}")
     os._exit(127)
 
 
 def _arrange(fds: dict[int, int]) -> None:
-    """Put descriptors on their numbers; two steps, since a source may sit on another one's target."""
+    """Put the descriptors on their numbers. It takes two steps, because a source may have the number of a target."""
     high = {target: os.dup(source) for target, source in fds.items()}
     while any(source in fds for source in high.values()):
         high = {target: os.dup(source) for target, source in high.items()}

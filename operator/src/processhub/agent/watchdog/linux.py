@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python's standard library lacks, and the process tree as /proc shows it."""
+"""Linux calls that Python's standard library lacks, and the process tree as /proc shows it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from collections.abc import Container, Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_PF_FORKNOEXEC = 0x40  # of the kernel's flags of a process: forked, no exec since
-_STATE, _PARENT, _FLAGS, _THREADS = 0, 1, 6, 17  # in /proc/<pid>/stat, counted from behind the name
+_PF_FORKNOEXEC = 0x40  # kernel flag of a process that was forked and has not called exec since
+# Positions in /proc/<pid>/stat, counted from behind the name.
+_STATE, _PARENT, _SESSION, _FLAGS, _THREADS, _BEGAN = 0, 1, 3, 6, 17, 19
 _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
+_REFUSED_SECONDS = 0.1  # A process that can't be ended for so long is not waited for.
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def boottime() -> float:
-    """Seconds of CLOCK_BOOTTIME: monotonic, and it counts a suspend of the whole machine."""
+    """The seconds of CLOCK_BOOTTIME, a monotonic clock that also counts the time in which the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -32,17 +34,20 @@ def _prctl(option: int, value: int) -> None:
 
 
 def set_death_signal(signum: int) -> None:
-    """Have the kernel send this process ``signum`` when its parent (thread) ends; an exec keeps it, a fork not."""
+    """Have the kernel send ``signum`` to this process when its parent (thread) ends.
+
+    An exec keeps this setting, a fork does not.
+    """
     _prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def become_subreaper() -> None:
-    """Adopt the orphans among the descendants."""
+    """Make this process the parent of orphans among its descendants."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class BootTimer:
-    """A timer descriptor on CLOCK_BOOTTIME: readable once the time set has passed, also over a suspend."""
+    """A timer descriptor on CLOCK_BOOTTIME. It is readable once the set time has passed, even over a suspend."""
 
     def __init__(self) -> None:
         self.fd = _libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK_CLOEXEC)
@@ -50,7 +55,7 @@ class BootTimer:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
 
     def set(self, at: float) -> None:
-        """Fire at ``at`` (seconds of CLOCK_BOOTTIME); 0 disarms."""
+        """Set the timer to ``at`` (seconds of CLOCK_BOOTTIME); 0 disarms it."""
         seconds, fraction = divmod(at, 1.0)
         value = struct.pack("qqqq", 0, 0, int(seconds), int(fraction * 1e9))
         if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, value, None) != 0:
@@ -63,10 +68,10 @@ class BootTimer:
 
 
 def own_children(skip: Container[int]) -> dict[int, str]:
-    """``{pid: state letter}`` of this process's direct children but for those in ``skip``.
+    """The direct children of this process, without those in ``skip``, as ``{pid: state letter}``.
 
-    Most kernels list a process's children in one file; where they don't (CONFIG_PROC_CHILDREN) all of /proc is
-    read: some 10 µs a process of the machine.
+    Most kernels list a process's children in one file. Without that file (CONFIG_PROC_CHILDREN), all of /proc is read,
+    which takes some 10 µs for each process of the machine.
     """
     me = os.getpid()
     try:
@@ -75,7 +80,7 @@ def own_children(skip: Container[int]) -> dict[int, str]:
     except FileNotFoundError:
         pass
     found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process is dear
+    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process would be too slow
         if name.isdecimal() and (pid := int(name)) not in skip:
             state, parent = _stat(pid)
             if parent == me:
@@ -84,9 +89,9 @@ def own_children(skip: Container[int]) -> dict[int, str]:
 
 
 def descendants(roots: Iterable[int]) -> list[int]:
-    """``roots`` and all live processes below them, whatever their session or group, parents first."""
+    """All live processes in and below ``roots``, whatever their session or group, parents first."""
     below: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process is dear
+    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process would be too slow
         if name.isdecimal():
             below.setdefault(_stat(int(name))[1], []).append(int(name))
     found, todo = [], list(roots)
@@ -98,21 +103,38 @@ def descendants(roots: Iterable[int]) -> list[int]:
 
 
 def end_all(seconds: float) -> None:
-    """SIGKILL to every process below this one, at most for ``seconds``, until none is left.
+    """Send SIGKILL to every process below this one until none is left, for ``seconds`` at most.
 
-    That is so when the kernel says that there is no child (ECHILD). No list of children proves it: orphans of one
-    that ends while the list is read are not on it.
+    None is left when the kernel reports that there is no child (ECHILD). A list of children would not prove it: when a
+    child ends while the list is read, its orphans are not on it. Processes of another user that the kernel refuses to
+    end are not waited for: they end with the container.
     """
-    deadline = boottime() + seconds
+    deadline, refused_since = boottime() + seconds, 0.0
     while _reap() and boottime() < deadline:
-        for pid in descendants(own_children(())):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        # A list and not a generator: each of them gets its signal.
+        refused = [not kill(pid) for pid in descendants(own_children(()))]
+        if not refused or not all(refused):
+            refused_since = 0.0
+        elif not refused_since:
+            refused_since = boottime()
+        elif boottime() - refused_since > _REFUSED_SECONDS:
+            return
         time.sleep(0.005)
 
 
+def kill(pid: int) -> bool:
+    """SIGKILL to the process; returns whether the kernel allowed it, which it does where the process is gone."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
+
+
 def _reap() -> bool:
-    """Reap what has ended; returns whether there are other children."""
+    """Reap the children that have ended; returns whether others are left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -122,23 +144,23 @@ def _reap() -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State letter and parent; ``("X", 0)`` where the process is gone, Z only where all of its threads have ended."""
+    """State letter and parent of a process; ``("X", 0)`` if it does not exist, Z only if all its threads have ended."""
     fields = _fields(pid)
     if not fields:
         return "X", 0
-    # One whose first thread has ended looks like a zombie while others run.
+    # A process whose first thread has ended looks like a zombie while other threads run.
     state = "S" if fields[_STATE] == b"Z" and int(fields[_THREADS]) > 1 else fields[_STATE].decode()
     return state, int(fields[_PARENT])
 
 
 def _fields(pid: int) -> list[bytes]:
-    """What /proc tells of a process after its name; empty where it is gone."""
+    """The fields of /proc/<pid>/stat after the name; empty if the process does not exist."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
         return []
     try:
-        # The name in parentheses may hold anything, blanks and parentheses too.
+        # The name in parentheses may contain any characters, blanks and parentheses included.
         return os.read(fd, 512).rpartition(b")")[2].split()
     except OSError:
         return []
@@ -146,17 +168,36 @@ def _fields(pid: int) -> list[bytes]:
         os.close(fd)
 
 
+def session_of(pid: int) -> int:
+    """The id of the process's session, 0 where the process is gone."""
+    fields = _fields(pid)
+    return int(fields[_SESSION]) if fields else 0
+
+
+def began(pid: int) -> int:
+    """When the process began, in clock ticks after the machine's start; 0 where it is gone."""
+    fields = _fields(pid)
+    return int(fields[_BEGAN]) if fields else 0
+
+
+def user_of(pid: int) -> int | None:
+    """The user id that the process runs as, None where the process is gone."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 as above
+    return None
+
+
 def has_become(pid: int) -> bool:
-    """Whether a forked process has become a program, by an exec; asked before it is reaped, it may have ended."""
+    """Whether a forked process has called exec. It may have ended, but must not have been reaped."""
     fields = _fields(pid)
     return bool(fields) and not int(fields[_FLAGS]) & _PF_FORKNOEXEC
 
 
 def environment_value(pid: int, name: str) -> str | None:
-    """A variable of the environment that a process was started with; None where it is not set or not readable."""
+    """A variable of the environment that a process was started with; None if it is not set or can't be read."""
     prefix = name.encode() + b"="
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 names, as above; the first may have ended
+        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208 names only, as above; the first thread may have ended
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/environ", "rb") as file:
                 for item in file.read().split(b"\0"):
                     if item.startswith(prefix):

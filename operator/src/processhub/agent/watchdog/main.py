@@ -1,12 +1,20 @@
 """The watchdog's loop: it takes orders, starts and ends processes, and reports their exits.
 
-It is fed by the agent and depends on it for nothing else: when the agent hangs past the deadline, or ends, the
-watchdog ends the children by itself. It never waits for a peer: messages that the agent does not read stay in memory.
+A member's processes form this tree:
+
+    agent ─► watchdog ─┬─► exec child ─► its own processes
+                       └─► runner
+
+The watchdog depends on the agent for orders and deadlines only. If the agent hangs past a deadline, or ends, the
+watchdog ends the children by itself. It never waits for the agent: reports that the agent does not read stay in memory.
+¶ A process is reported as ended only when nothing of its tree is left. To find processes that left their group, each
+one inherits a mark in its environment that names the child it belongs to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -19,18 +27,23 @@ from processhub.agent.watchdog.fence import Fence
 from processhub.agent.watchdog.launch import Launch, launch
 from processhub.agent.watchdog.linux import (
     become_subreaper,
+    began,
     boottime,
     descendants,
     end_all,
     environment_value,
     has_become,
+    kill,
     own_children,
+    session_of,
+    user_of,
 )
 from processhub.agent.watchdog.managedprocess import ManagedProcess
 
-MARK = "PROCESSHUB_WARD"  # in the environment of all that a managed process starts: whose it is, wherever it went
+# This variable marks all processes that a managed process starts, whatever their session or parent.
+MARK = "PROCESSHUB_WARD"
 _SWEEP_AGAIN_SECONDS = 0.02
-_LOOKS_FOR_A_MARK = 10
+_LOOKS_FOR_A_MARK = 10  # after so many looks an orphan without a mark is killed
 _END_SECONDS = 30.0
 
 
@@ -43,18 +56,19 @@ class Watchdog:
         self._fence = Fence(feed)
         self._processes: dict[str, ManagedProcess] = {}
         self._by_pid: dict[int, ManagedProcess] = {}
-        self._stopping: dict[str, ManagedProcess] = {}  # the stop signal is sent, SIGKILL still to come
-        self._ending: dict[str, ManagedProcess] = {}  # main process reaped, tree perhaps not gone
-        self._unmarked: dict[int, int] = {}  # orphans without a mark, and at how many looks in a row
-        self._sweep_at = 0.0  # CLOCK_BOOTTIME before which the tree is not looked at again
+        self._stopping: dict[str, ManagedProcess] = {}  # the stop signal was sent, SIGKILL is due later
+        self._ending: dict[str, ManagedProcess] = {}  # the main process was reaped, others of its tree may be left
+        self._unmarked: dict[int, int] = {}  # by pid: in how many looks in a row an orphan had no mark
+        self._sweep_at = 0.0  # CLOCK_BOOTTIME of the earliest next look at the tree
         self._epoll = select.epoll()
         self._reports: dict[int, ManagedProcess] = {}
         self._writing = False
-        # In the marks: a watchdog restarted in the same container must not take old marks for its own.
+        self._cannot_fence = False  # a process that must end now can't be ended: only the container's end does it
+        # Part of all marks: a watchdog restarted in the same container must not take old marks for its own.
         self._nonce = f"{os.getpid()}.{time.time_ns()}"
 
     def run(self) -> None:
-        """Serve until the agent's socket ends, then end every process below and return."""
+        """Serve until the agent's socket ends, then end every process below this one and return."""
         wake, wake_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
@@ -66,7 +80,7 @@ class Watchdog:
             end_all(_END_SECONDS)
 
     def _serve(self, wake: int) -> None:
-        while not (self._inbox.closed or self._outbox.closed):
+        while not (self._inbox.closed or self._outbox.closed or self._cannot_fence):
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
                     self._outbox.flush()
@@ -95,7 +109,7 @@ class Watchdog:
             self._writing = self._outbox.pending
             self._epoll.modify(self._control, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
 
-    # orders
+    # Orders.
 
     def _dispatch(self, message: Message) -> None:
         process = self._processes.get(message["key"])
@@ -106,7 +120,7 @@ class Watchdog:
         elif message["op"] == "stop":
             self._stop(process, message["grace"])
         elif message["op"] == "signal":
-            process.signal(message["signal"])
+            self._signal(process, message["signal"])
 
     def _spawn(self, message: Message) -> None:
         key = message["key"]
@@ -130,14 +144,22 @@ class Watchdog:
         finally:
             for fd in fds:
                 os.close(fd)
-        process = ManagedProcess(key=key, pid=pid, stop_signal=message["stop"], report=report)
+        process = ManagedProcess(
+            key=key,
+            pid=pid,
+            stop_signal=message["stop"],
+            main_alone=message["main_alone"],
+            report=report,
+            began=began(pid),
+        )
         self._processes[key] = self._by_pid[pid] = self._reports[report] = process
         self._epoll.register(report, select.EPOLLIN)
 
     def _launched(self, fd: int) -> None:
-        """The exec's outcome is known: the launch pipe says what failed, or ended empty.
+        """Handle the outcome of an exec: the launch pipe says what failed, or ended empty.
 
-        It ends so too where the fork was killed before its exec: then no program ran, and "started" would be a lie.
+        The pipe also ends empty if the fork was killed before its exec. No program ran then, so ``started`` must not be
+        reported.
         """
         process = self._reports.pop(fd)
         self._epoll.unregister(fd)
@@ -147,7 +169,7 @@ class Watchdog:
         if not process.failure and has_become(process.pid):
             self._outbox.send({"ev": "started", "key": process.key, "pid": process.pid})
             if process.key in self._stopping:
-                process.signal(process.stop_signal)
+                self._signal(process, process.stop_signal)
 
     def _failed(self, key: str, failure: str) -> None:
         what, number, text = failure.split(" ", 2)
@@ -156,29 +178,43 @@ class Watchdog:
     def _stop(self, process: ManagedProcess, grace: float) -> None:
         kill_at = boottime() + grace
         if grace <= 0:
-            process.kill()
+            self._signal(process, signal.SIGKILL)
         elif not process.kill_at:
             self._stopping[process.key] = process
-            if process.report < 0:  # else the signal would be lost on the fork that has not become the program yet
-                process.signal(process.stop_signal)
+            if process.report < 0:  # before the exec, the signal would be lost
+                self._signal(process, process.stop_signal)
         process.kill_at = min(process.kill_at or kill_at, kill_at)
 
     def _deadlines(self) -> None:
         now = boottime()
         for process in [process for process in self._stopping.values() if now >= process.kill_at]:
             del self._stopping[process.key]
-            process.kill()
+            self._signal(process, signal.SIGKILL)
         if due := self._fence.due():
             for process in self._by_pid.values():
                 process.fenced = True
                 if due == "kill":
-                    process.kill()
+                    self._cannot_fence |= not self._signal(process, signal.SIGKILL)
                 elif not process.kill_at:
-                    # With its SIGKILL, also if the Lease is renewed by then: one that is stopping is of no use any
-                    # more, a runner whose other actors have ended already least of all.
+                    # It also gets its SIGKILL if the Lease is renewed by then: a process that is stopping is of no more
+                    # use, least of all a runner in which other actors have ended already.
                     self._stop(process, self._fence.kill_at - now)
 
-    # ends
+    def _signal(self, process: ManagedProcess, signum: int) -> bool:
+        """Signal the process group; report it to the agent, and return False, where the kernel refuses that."""
+        allowed = process.signal(signum)
+        if not allowed:
+            self._report_stuck(process, process.pid)
+        return allowed
+
+    def _report_stuck(self, process: ManagedProcess, pid: int) -> None:
+        """Report once that the kernel does not let ``pid``, which is of the process's tree, be ended."""
+        user = user_of(pid)
+        if user is not None and not process.reported_stuck:
+            process.reported_stuck = True
+            self._outbox.send({"ev": "stuck", "key": process.key, "pid": pid, "user": user})
+
+    # Ends.
 
     def _reap(self) -> None:
         while True:
@@ -190,8 +226,8 @@ class Watchdog:
                 return
             process = self._by_pid.pop(ended.si_pid, None)
             if process is not None:
-                # While it is a zombie nobody else can have its number, so the group is surely its own.
-                process.signal(signal.SIGKILL)
+                # While it is a zombie its number can't be reused, so the group is certainly its own.
+                process.kill()
                 if process.report >= 0:
                     self._launched(process.report)
             _, status = os.waitpid(ended.si_pid, 0)
@@ -201,40 +237,61 @@ class Watchdog:
                 self._ending[process.key] = process
 
     def _sweep(self) -> None:
-        """End what escaped from the groups of ended processes, and report those of which nothing is left.
+        """Kill the processes that left the groups of ended processes, and report ends of which nothing is left.
 
         An orphan comes to the watchdog when its parent ends, before that end can be seen here. One whose mark
-        can't be read (a wiped environment) belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec
-        there is none to read for a moment, so that takes several looks.
+        can't be read (a wiped environment, another user) is of the process whose session it is in. Where there is none
+        it belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec there is no mark to read for a
+        moment, so that takes several looks.
         """
-        began = boottime()
-        if not self._ending or began < self._sweep_at:
+        now = boottime()
+        if not self._ending or now < self._sweep_at:
             return
         left: set[str] = set()
-        guilty, unmarked = [], dict[int, int]()
+        guilty, unmarked = dict[int, set[str]](), dict[int, int]()
         for pid, state in own_children(self._by_pid).items():
             if state in "ZX":
-                # It ended after the list was read: its own children came here then, and may not be on it.
+                # It ended after the list was read. Its own children came here at that moment, and may not be on the
+                # list.
                 left |= self._ending.keys()
                 continue
-            nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
-            if nonce == self._nonce and key in self._processes and key not in self._ending:
+            key = self._key_of(pid)
+            if key in self._processes and key not in self._ending:
                 continue  # a daemon of a child that still runs
             if not key:
                 unmarked[pid] = self._unmarked.get(pid, 0) + 1
+            holds = {key} & self._ending.keys() or self._older_than(pid)
             if key or unmarked[pid] >= _LOOKS_FOR_A_MARK:
-                guilty.append(pid)
-            left |= {key} & self._ending.keys() or self._ending.keys()
+                guilty[pid] = holds
+            left |= holds
         self._unmarked = unmarked
-        for pid in descendants(guilty) if guilty else ():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        self._end_strays(guilty)
         for process in list(self._ending.values()):
             if process.key not in left and process.group_gone():
                 self._over(process)
-        # Reading all of /proc is dear where many processes run: never more than a fifth of the time.
-        spent = boottime() - began
-        self._sweep_at = began + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
+        # Reading all of /proc is slow if many processes run: it takes at most a fifth of the time.
+        spent = boottime() - now
+        self._sweep_at = now + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
+
+    def _key_of(self, pid: int) -> str:
+        """The key of the process that an orphan comes from, as its mark or its session says; "" where none does."""
+        nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
+        if nonce:
+            return key if nonce == self._nonce else nonce
+        session = session_of(pid)
+        return next((process.key for process in self._processes.values() if process.pid == session), "")
+
+    def _older_than(self, pid: int) -> set[str]:
+        """The keys of the ending processes that an orphan of unknown origin may come from: it began after them."""
+        since = began(pid) or math.inf  # What it has started comes here now, and may not be on the list.
+        return {key for key, process in self._ending.items() if process.began <= since}
+
+    def _end_strays(self, strays: dict[int, set[str]]) -> None:
+        """SIGKILL to the orphans and what is below them; ``strays`` has the keys whose end each of them holds up."""
+        for root, keys in strays.items():
+            refused = [pid for pid in descendants([root]) if not kill(pid)]
+            for key in keys if refused else ():
+                self._report_stuck(self._ending[key], refused[0])
 
     def _over(self, process: ManagedProcess) -> None:
         del self._ending[process.key], self._processes[process.key]
@@ -245,10 +302,10 @@ class Watchdog:
 
 
 def main() -> None:
-    """``<control fd> <feed fd>`` as the last two arguments; the agent starts it (agent/watchdog/client.py)."""
+    """Run the watchdog, which the agent starts with the arguments ``<control fd> <feed fd>`` (watchdog/client.py)."""
     control, feed = (int(word) for word in sys.argv[-2:])
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A signal to the whole container is the agent's to answer; it ends the watchdog by closing the socket.
+        # A signal to the whole container is the agent's to answer. It ends the watchdog by closing the socket.
         signal.signal(signum, signal.SIG_IGN)
     become_subreaper()
     os.set_blocking(feed, False)

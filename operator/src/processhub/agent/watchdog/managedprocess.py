@@ -1,4 +1,4 @@
-"""One process that the watchdog watches, with everything below it."""
+"""One process that the watchdog manages, with all processes below it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,48 @@ from dataclasses import dataclass
 
 @dataclass
 class ManagedProcess:
-    """A main process and its tree. It is over only when nothing of the tree is left."""
+    """A main process and its tree. It counts as ended only when nothing of the tree is left."""
 
     key: str
     pid: int
     stop_signal: int
+    main_alone: bool = False  # signals other than SIGKILL go to the main process and not to the group
     report: int = -1  # read end of the launch pipe until the exec's outcome is known
     failure: str = ""  # "<what> <errno> <text>" of a failed exec
     status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
     fenced: bool = False
+    began: int = 0  # clock ticks after the machine's start
+    reported_stuck: bool = False  # the agent knows that the kernel refuses to end something of it
     kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 
-    def signal(self, signum: int) -> None:
-        """Signal the process group; nothing happens where it is gone."""
-        if self.status is not None:
-            return  # the main process is reaped: its number may be another's by now
-        try:
-            os.killpg(self.pid, signum)
-        except ProcessLookupError:
-            # Between fork and setsid the group does not exist yet; the process does.
-            os.kill(self.pid, signum)
+    def signal(self, signum: int) -> bool:
+        """Signal the process group, or the main process alone; return whether the kernel allowed it.
 
-    def kill(self) -> None:
-        """SIGKILL to the process group."""
-        self.signal(signal.SIGKILL)
+        Nothing happens where it is gone.
+
+        The kernel refuses (EPERM) where all processes of the group have changed to another user, as with gosu or
+        setpriv, and the watchdog does not have CAP_KILL.
+        """
+        if self.status is not None:
+            return True  # the main process is reaped: its number may be another's by now
+        alone = self.main_alone and signum != signal.SIGKILL
+        # Between fork and setsid the group does not exist yet; the process does.
+        for send in (os.kill,) if alone else (os.killpg, os.kill):
+            try:
+                send(self.pid, signum)
+                return True
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                return False
+        return True
+
+    def kill(self) -> bool:
+        """Send SIGKILL to the process group; return whether the kernel allowed it."""
+        return self.signal(signal.SIGKILL)
 
     def group_gone(self) -> bool:
-        """Whether no process of the group is left; only asked once the main process is reaped."""
+        """Whether no process of the group is left. Call this only after the main process is reaped."""
         try:
             os.killpg(self.pid, 0)
         except OSError as error:

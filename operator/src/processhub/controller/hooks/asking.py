@@ -1,4 +1,4 @@
-"""Asking the Pre hooks of one event, one after the other, each seeing what those before it changed."""
+"""Asks the Pre hooks of one event, one after the other. Each sees the changes of those before it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from processhub.controller.hooks.verdicts import HookVerdict, parse_answer
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.rounds.events import EventRecorder
 
-AT_ONCE = 32  # questions of one hub under way
-_WAITS = (0.2, 0.6)  # seconds between the attempts of one question: something waits for its answer
+AT_ONCE = 32  # questions of one hub that are under way at once
+# Seconds between the attempts of one question; they are short, because something waits for the answer.
+_WAITS = (0.2, 0.6)
 Call = Callable[[Hook, CloudEventText], Awaitable[Any]]
 log = logging.getLogger(__name__)
 
 
 class Unanswered(Exception):  # noqa: N818 it says what happened
-    """A hook with failurePolicy Fail gave no answer; the message names it."""
+    """A hook with failurePolicy Fail gave no answer. The message names it."""
 
 
 class Asker:
@@ -35,7 +36,7 @@ class Asker:
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
         self._limit = asyncio.Semaphore(AT_ONCE)
-        self._reported: dict[str, str] = {}  # hook → the text of its last Event
+        self._reported: dict[str, str] = {}  # by hook: the text of its last Event
 
     async def ask(
         self,
@@ -44,9 +45,9 @@ class Asker:
         data: Mapping[str, Any],
         check: Callable[[HookVerdict], object] | None = None,
     ) -> HookVerdict:
-        """The verdict of all hooks together; the first denial ends it, its reason names the hook. Raises Unanswered.
+        """Ask all hooks; returns their joint verdict, or the first denial, with the hook's name. Raises Unanswered.
 
-        ``check`` raises HookError where an answer can't be followed: that hook then counts as one that gave none.
+        ``check`` raises HookError if an answer can't be applied. The hook then counts as one that gave no answer.
         """
         verdict = HookVerdict()
         async with self._limit:
@@ -58,7 +59,7 @@ class Asker:
                     if answer.allow and check is not None:
                         check(verdict.then(answer))
                 except Exception as error:
-                    # Whatever the error is: a round waits for the outcome of this question.
+                    # Any error is handled here, because a round waits for the outcome of this question.
                     if not isinstance(error, HookError):
                         log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
                     why = brief(str(error), TEXT_BYTES) or type(error).__name__
@@ -74,7 +75,7 @@ class Asker:
         return verdict
 
     async def _attempt(self, hook: Hook, event: CloudEventText) -> Any:
-        # A hook that gave none to the end of late gets one attempt, and so does one that may not deny.
+        # A hook that gave no answer last time gets one attempt only, and so does one that may not deny.
         once = hook.name in self._reported or hook.event == HookEvent.PRE_CHILD_STOP
         for wait in () if once else _WAITS:
             try:
@@ -90,12 +91,12 @@ class Asker:
         metrics.HOOK_EVENTS.labels("failed").inc()
         log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
         if self._reported.get(hook.name) == why:
-            return  # the Event was posted already; another comes once it has worked again
+            return  # the Event was posted already; another is posted after the hook has worked again
         self._reported[hook.name] = why
         message = f"hook {hook.name} ({hook.event}) gave no answer: {why}"
         self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
 
 
 def _changes_so_far(answer: HookVerdict) -> dict[str, Any]:
-    """The changes of the hooks that were asked before, as the next one gets them."""
+    """The changes of the hooks that were asked before, as the next hook gets them."""
     return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -1,4 +1,4 @@
-"""What happened to one child, from what was known of its copies and what is seen of them now."""
+"""The events of one child, derived from what was known of its copies and what is seen of them now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CopyKey = tuple[str, str]  # (uid, member)
 
 
 class CopyKnown(msgspec.Struct, frozen=True):
-    """A copy as hooks know it: whether it is on record, has started, and its pid (0: none, or a pod's)."""
+    """What hooks know of a copy: whether it is on record, whether it has started, and its pid (0: none, or a pod's)."""
 
     registered: bool
     up: bool
@@ -25,7 +25,7 @@ class CopyKnown(msgspec.Struct, frozen=True):
 
 
 class ChildKnown(msgspec.Struct, frozen=True):
-    """``departed``: the members that it left and that no other has followed yet."""
+    """What hooks know of a child. ``departed``: members that it left, while no other member has followed yet."""
 
     copies: Mapping[CopyKey, CopyKnown] = {}
     departed: tuple[str, ...] = ()
@@ -39,9 +39,9 @@ class ChildKnown(msgspec.Struct, frozen=True):
 def child_events(
     child_id: str, before: ChildKnown, copies: Sequence[CopySeen], wanted_uid: str, why: str, lost: Container[str]
 ) -> tuple[ChildKnown, list[HubEvent]]:
-    """What is known now, and what happened.
+    """Derive the events of one child; returns what is known now, and the events.
 
-    ``wanted_uid`` is the uid of the child that shall run ("" for none), ``why`` the reason of its last move, ``lost``
+    ``wanted_uid`` is the uid of the child that should run ("" for none), ``why`` the reason of its last move, ``lost``
     the members that are gone.
     """
     seen = {(copy.uid, copy.member): copy for copy in copies}
@@ -69,7 +69,7 @@ def child_events(
             events.append(HubEvent(HookEvent.CHILD_MOVED, child_id, data))
     events += _starts(child_id, before, seen, now)
     if any(copy.registered for copy in now.values()) and not any(copy.waiting for copy in copies):
-        departed = []  # nothing is on its way: a copy less, not a move
+        departed = []  # no move is under way: the child has one copy less
     return ChildKnown(now, tuple(departed)), events
 
 
@@ -140,7 +140,7 @@ def _role(copy: CopySeen) -> str:
 
 
 def _reason(copy: CopySeen | None) -> str:
-    """Partitioned, the member's own reason (Completed, Exited, …), or Ordered: it was removed from the record."""
+    """Partitioned, the member's own reason (Completed, Exited, …), or Ordered if the entry was removed."""
     if copy is not None and copy.partitioned:
         return "Partitioned"
     if copy is not None and copy.registered and copy.report and copy.report.reason:

@@ -1,7 +1,7 @@
-"""Which events a round gives rise to: the difference between what was known of a hub and what is seen of it now.
+"""The events of a round: the difference between what was known of a hub and what is seen of it now.
 
-Pure: no I/O and no clock. What comes and goes between two looks is one change or none: a child that crashed and runs
-again is a new pid. What triggers each event is in docs/concepts.md.
+The functions are pure: no I/O and no clock. Changes between two looks count as one change, or none: a child that
+crashed and runs again has a new pid. docs/concepts.md says what triggers each event.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from processhub.controller.hooks.hubevent import HubEvent
 from processhub.controller.hooks.view import HubView, MemberSeen
 from processhub.core.model.membership import Phase
 
-NAMED = 100  # ids that one event names at most
+NAMED = 100  # the most ids in one event
 _NOTHING = ChildKnown()
 
 
 class _MemberKnown(msgspec.Struct):
-    """The events that a present member has had; ``children`` counts those it had when it began to leave."""
+    """The events that a present member has had; ``children`` is the number it had when it began to leave."""
 
     joined: bool = False
     leaving: bool = False
@@ -31,33 +31,33 @@ class _MemberKnown(msgspec.Struct):
 
 
 class _Recovery(msgspec.Struct):
-    """The children of a member that was lost or restarts: how many there were, and those that do not run yet."""
+    """The recovery of a member that was lost or restarts: the number of its children, and those that do not run yet."""
 
     total: int
     missing: set[str]
 
 
 class Tracker:
-    """What is known of one hub. The first view is what is found, not what happened: it gives no events."""
+    """What is known of one hub. The first view is the state that was found, so it gives no events."""
 
     def __init__(self) -> None:
         self._begun = False
         self._members: dict[str, _MemberKnown] = {}
         self._children: dict[str, ChildKnown] = {}
-        self._on_member: dict[str, set[str]] = {}  # member → ids registered there
-        self._why: dict[str, str] = {}  # id → why it moves
+        self._on_member: dict[str, set[str]] = {}  # member → ids that are registered there
+        self._why: dict[str, str] = {}  # id → the reason of its move
         self._recovering: dict[str, _Recovery] = {}
         self._stranded: dict[str, tuple[str, ...]] = {}
-        self._wave: int | None = None  # moves of the redistribution under way
+        self._wave: int | None = None  # number of moves of the present redistribution
         self._partitioned = False
         self._seen: Mapping[str, MemberSeen] = {}
 
     def changed_members(self, members: Mapping[str, MemberSeen]) -> set[str]:
-        """The members that are not as in the last view or another of that name: their children must be looked at."""
+        """The members that changed since the last view or are new ones of that name. Their children may have too."""
         return {name for name, member in members.items() if _life(member) != _life(self._seen.get(name))}
 
     def advance(self, view: HubView) -> list[HubEvent]:
-        """Take the view; what happened since the one before, in an order that makes sense to a reader."""
+        """Take a view; returns the events since the last one, in an order that makes sense to a reader."""
         members = self._follow_members(view)
         children = self._follow_children(view)
         self._seen = view.members
@@ -67,7 +67,7 @@ class Tracker:
             return []
         return events
 
-    # members
+    # Members.
 
     def _follow_members(self, view: HubView) -> list[HubEvent]:
         events: list[HubEvent] = []
@@ -80,7 +80,7 @@ class Tracker:
                     events += self._left(name, member.why)
                 continue
             if known is None:
-                # Before its first start a member looks as one that restarts, but has nothing.
+                # Before its first start a member looks like one that restarts, but it has nothing.
                 if member.phase is not Phase.LIVE and (self._begun or not member.occupied):
                     continue
                 known = self._members[name] = _MemberKnown(joined=not self._begun and not member.joining)
@@ -94,7 +94,7 @@ class Tracker:
         return events
 
     def _replaced(self, name: str, member: MemberSeen) -> bool:
-        """Whether it restarted between two looks: another holds its Lease. Its children start again with it."""
+        """Whether the member restarted between two looks: another holds its Lease. Its children restart with it."""
         before = self._seen.get(name)
         return before is not None and bool(before.holder and member.holder) and before.holder != member.holder
 
@@ -116,11 +116,11 @@ class Tracker:
         self._begin_recovery(name)
         events = [_member(HookEvent.MEMBER_LEFT, name, children=children, reason=why)]
         if known.leaving and not known.emptied and not children:
-            # It went as soon as it was empty.
+            # The member left as soon as it was empty.
             events.insert(0, _member(HookEvent.DRAIN_COMPLETED, name, children=known.children))
         return events
 
-    # children
+    # Children.
 
     def _follow_children(self, view: HubView) -> list[HubEvent]:
         self._why.update((move.id, move.why) for move in view.moves)
@@ -149,7 +149,7 @@ class Tracker:
             if copy.registered:
                 self._on_member.setdefault(member, set()).add(child_id)
 
-    # the hub
+    # The hub.
 
     def _redistribution(self, view: HubView) -> list[HubEvent]:
         events: list[HubEvent] = []

@@ -1,7 +1,7 @@
-"""The queue of one hub's events and the worker that delivers them, one after the other, in the order they happened.
+"""The queue of one hub's events, and the worker that delivers them one after the other, in order.
 
-Delivery is at least once while this operator leads: an event is tried again with back-off, under the same id, and given
-up after a bounded time, which an Event on the Hub reports. What is queued when leadership ends is lost.
+Delivery is at least once while this operator leads. An event is retried with back-off, under the same id. After a
+bounded time it is given up, which an Event on the Hub reports. Events that are queued when leadership ends are lost.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEv
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.rounds.events import EventRecorder
 
-QUEUE = 20_000  # events of one hub that wait
-WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts of one event
+QUEUE = 20_000  # the most events of one hub that wait
+WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts for one event
 ANNOUNCE_SECONDS = 60.0  # between two Events about one hook
 Call = Callable[[Hook, CloudEventText], Awaitable[object]]
 log = logging.getLogger(__name__)
 
 
 class _Failing(msgspec.Struct):
-    """A hook whose last event was given up: events lost, those without an Event yet, when the last was posted."""
+    """A hook whose last event was given up: events lost, those of them without an Event yet, time of the last Event."""
 
     lost: int = 0
     unannounced: int = 0
@@ -53,7 +53,7 @@ class HookDispatcher:
         self._worker = asyncio.create_task(self._work(), name=f"hooks {hub.metadata.name}")
 
     def update(self, hub: Hub) -> None:
-        """Go on with the hooks that the Hub has now."""
+        """Use the hooks that the Hub has now."""
         if hub is not self._hub:
             self._take(hub)
 
@@ -74,7 +74,7 @@ class HookDispatcher:
             self._arrived.set()
 
     async def close(self, grace: float = 0.0) -> None:
-        """Stop; what is queued has ``grace`` seconds to go out."""
+        """Stop delivering. Queued events have ``grace`` seconds to be delivered."""
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -102,21 +102,21 @@ class HookDispatcher:
                 await self._deliver(self._queue[0])
                 self._queue.popleft()
                 if self._dropped and len(self._queue) < QUEUE // 2:
-                    message = f"{self._dropped} events were dropped: the hooks take them too slowly"
+                    message = f"{self._dropped} events were dropped: the hooks accept them too slowly"
                     self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
                     self._dropped = 0
             self._arrived.clear()
             self._idle.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """Call all hooks of this event, by priority; a hook that fails stops no other."""
+        """Call all hooks of this event, by priority. A hook that fails does not stop the others."""
         hooks = self._order.get(delivery.event.kind, [])
         if not hooks:
-            return  # cancelled meanwhile
+            return  # the hooks were cancelled meanwhile
         try:
             event = cloud_event(delivery, self._hub.metadata.key)
         except Exception:
-            log.exception("hub %s: no event made of %s", self._name, delivery.event)
+            log.exception("hub %s: an event could not be made of %s", self._name, delivery.event)
             return
         for hook in hooks:
             try:
@@ -132,7 +132,7 @@ class HookDispatcher:
                     log.info("hub %s: hook %s works again; %d events were lost", self._name, hook.name, failing.lost)
 
     async def _attempt(self, hook: Hook, event: CloudEventText) -> None:
-        # A hook for which the event before was given up gets one attempt: other events wait behind it.
+        # A hook whose last event was given up gets one attempt, because other events wait behind this one.
         waits = () if hook.name in self._failing else WAITS
         for wait in waits:
             try:
@@ -155,6 +155,6 @@ class HookDispatcher:
         now = asyncio.get_running_loop().time()
         if now - failing.announced_at < ANNOUNCE_SECONDS:
             return
-        message = f"hook {hook.name} was not told of {failing.unannounced} {hook.event} events: {why}"
+        message = f"hook {hook.name} missed {failing.unannounced} {hook.event} events: {why}"
         self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
         failing.unannounced, failing.announced_at = 0, now

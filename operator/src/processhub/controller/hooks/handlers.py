@@ -1,10 +1,10 @@
 """Python handlers: functions in the operator, called ``function(event, args)`` with the CloudEvent and the hook's args.
 
-A hook names an entry point of the group ``processhub.hooks``, and nothing else can be called: who may write Hubs must
+A hook names an entry point of the group ``processhub.hooks``, and nothing else can be called: the authors of Hubs must
 not choose what runs with the operator's rights.
 
-Each call has a thread of its own, coroutine functions a loop in it: a handler that blocks or hangs delays its own
-hook only. A thread can't be ended from outside: one that is over its time is left behind, and counted.
+Each call has a thread of its own, and a coroutine function a loop in it. So a handler that blocks or hangs delays its
+own hook only. A thread can't be ended from outside. One that exceeds its time is left behind, and counted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.extensions import HOOKS, Handler, hook_handlers
 
-LEFT_BEHIND = 8  # calls of one hub that were over their time and run yet
+LEFT_BEHIND = 8  # the most calls of one hub that may run on after their time
 log = logging.getLogger(__name__)
 
 
 class HandlerError(Exception):
-    """A handler ended otherwise than by returning or by an error."""
+    """A handler ended neither by returning nor by an error."""
 
 
 class Handlers:
@@ -42,14 +42,14 @@ class Handlers:
         self._left_behind: Counter[HubKey] = Counter()
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """The first hook whose handler can't be used."""
+        """The refusal for the first hook whose handler can't be used; None if all can."""
         for hook in spec.hooks:
             if hook.python is not None and (why := self._unusable(hook.python.handler)):
                 return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: python.handler {hook.python.handler!r}{why}")
         return None
 
     def _unusable(self, name: str) -> str:
-        """What is wrong with the handler of this name, as the end of a sentence; "" where it can be called."""
+        """Why the handler of this name can't be called, as the end of a sentence; "" if it can."""
         if name in self._known.found:
             return ""
         if name in self._known.failed:
@@ -58,7 +58,7 @@ class Handlers:
         return f" is not known; there are {there} (entry points of the group {HOOKS} in the operator's image)"
 
     async def call(self, hub: HubKey, handler: PythonHandler, event: CloudEventText) -> Any:
-        """What the function returned. Raises HookError."""
+        """Call the handler; returns its result. Raises HookError."""
         function = self._known.found[handler.handler]
         if self._left_behind[hub] >= LEFT_BEHIND:
             raise HookError(f"not called: {LEFT_BEHIND} earlier calls of this hub's handlers have not ended yet")
@@ -98,7 +98,7 @@ class Handlers:
 
 
 async def in_thread(work: Callable[[], Any], seconds: float, name: str, ended: threading.Event | None = None) -> Any:
-    """The result of ``work`` in a thread of its own. Raises TimeoutError; the thread then runs on."""
+    """Run ``work`` in a thread of its own; returns its result. Raises TimeoutError; the thread then runs on."""
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Any] = loop.create_future()
 
@@ -114,7 +114,7 @@ async def in_thread(work: Callable[[], Any], seconds: float, name: str, ended: t
         result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 it is raised where it was waited for
+        except BaseException as error:  # noqa: BLE001 it is raised in the waiting task
             failure = error if isinstance(error, Exception) else HandlerError(f"ended by {type(error).__name__}")
         finally:
             if ended is not None:

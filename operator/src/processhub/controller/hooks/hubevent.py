@@ -1,4 +1,4 @@
-"""Events of a hub, and the CloudEvent (1.0, structured JSON) as which each is delivered to hooks."""
+"""Events of a hub, and the CloudEvent (1.0, structured JSON) in which each is delivered to hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processhub.controller.store.hubstate import HubKey
 
 
 class HubEvent(msgspec.Struct, frozen=True):
-    """One event of a hub. ``subject`` is the child's id or the member's name, "" where it is the hub itself."""
+    """One event of a hub. ``subject`` is the child's id or the member's name, or "" for the hub itself."""
 
     kind: HookEvent
     subject: str
@@ -26,7 +26,7 @@ class HubEvent(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """An event on its way to the hooks; its id and time stay the same for each attempt."""
+    """An event that is being delivered to the hooks. Its id and time stay the same for each attempt."""
 
     event: HubEvent
     id: str
@@ -34,19 +34,19 @@ class Delivery(msgspec.Struct, frozen=True):
 
     @classmethod
     def about(cls, event: HubEvent) -> Delivery:
-        """A delivery of the event, with a new id and the present time."""
+        """A new delivery of the event, with a new id and the present time."""
         return cls(event, str(uuid.UUID(int=random.getrandbits(128), version=4)), utc_now())
 
 
 class CloudEventText(msgspec.Struct, frozen=True):
-    """A delivery as it is sent: the CloudEvent's headers and body."""
+    """A delivery as it is sent: the headers and the body of the CloudEvent."""
 
     id: str
     headers: Mapping[str, str]
     body: bytes
 
     def content(self) -> dict[str, Any]:
-        """The CloudEvent as a Python handler gets it: a copy of its own."""
+        """The CloudEvent as a Python handler gets it, in a copy of its own."""
         content: dict[str, Any] = msgspec.json.decode(self.body)
         return content
 

@@ -1,4 +1,4 @@
-"""The hooks of all hubs. A hub without hooks pays nothing; of a hub with some, each part is made when it is needed."""
+"""The hooks of all hubs. A hub without hooks costs nothing; for others, each part is made when it is needed."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan
 
-_GRACE_SECONDS = 2.0  # for what is queued when the operator ends
+_GRACE_SECONDS = 2.0  # time for queued events when the operator ends
 
 
 class Receivers(Protocol):
-    """What hooks are delivered to."""
+    """The receivers of hooks."""
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted, None where it is."""
+        """Why a hub with these hooks is not accepted; None if it is."""
 
     async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
-        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
+        """Make one attempt; returns the webhook's body, or the handler's result. Raises HookError."""
 
     async def close(self) -> None:
         """Close all connections."""
 
 
 class _HubHooks:
-    """What one hub with hooks needs. ``tracker`` is None while no hook takes events."""
+    """The parts for one hub with hooks. ``tracker`` is None while no hook takes events."""
 
     def __init__(self, hub: Hub, state: HubState, hooks: Hooks) -> None:
         key = hub.metadata.key
@@ -68,7 +68,7 @@ class _HubHooks:
 
 
 class Hooks:
-    """Delivers events to the hooks of every hub and asks them. ``hubs``: those that this leader found."""
+    """Delivers events to the hooks of every hub, and asks Pre hooks. ``hubs``: the hubs that this leader found."""
 
     def __init__(
         self,
@@ -81,16 +81,16 @@ class Hooks:
     ) -> None:
         self.events, self.receivers, self.wake, self._term, self._leader = events, receivers, wake, term, leader
         self._of: dict[HubKey, _HubHooks] = {}
-        # The hubs that another leader reconciled before: what happened between the two is unknown.
+        # The hubs that another leader reconciled before. What happened between the two is unknown.
         self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
         self._closing: set[asyncio.Task[None]] = set()
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted, None where it is."""
+        """Why a hub with these hooks is not accepted, None if it is."""
         return self.receivers.refusal(spec)
 
     def admission(self, hub: Hub, state: HubState) -> StartAdmission | None:
-        """What admits starts of the hub's children; None where no hook has to be asked."""
+        """The admission of starts of the hub's children; None if no hook has to be asked."""
         key = hub.metadata.key
         changed = any(known.asked for known in state.slices.values())
         own = self._of.get(key)
@@ -106,7 +106,10 @@ class Hooks:
         return own.starts if own.starts.begin_round(hub.spec.hooks) else None
 
     def before_plan(self, hub: Hub, observation: Observation) -> Observation:
-        """Look at a hub before its round changes anything: what is found first is no event. Moves may have to wait."""
+        """Look at a hub before its round changes anything, so that what is found first is no event.
+
+        Without the permission of its hooks, the hub's budget for moves is set to 0.
+        """
         own, taken_over = self._of.get(hub.metadata.key), hub.metadata.uid in self._taken_over
         self._taken_over.discard(hub.metadata.uid)
         if own is None:
@@ -126,20 +129,20 @@ class Hooks:
         )
 
     def before_execution(self, hub: Hub, observation: Observation, plan: Plan) -> Plan:
-        """The plan without what has to wait for a hook."""
+        """The plan without the stops that have to wait for a hook."""
         own = self._of.get(hub.metadata.key)
         if own is None:
             return plan
         if _has(hub, HookEvent.PRE_REDISTRIBUTION):
             own.moves.follow(plan, observation.members.values())
         else:
-            own.moves.reset()  # what is asked about later was allowed by nobody
+            own.moves.reset()  # the permission does not cover later moves
         if _has(hub, HookEvent.PRE_CHILD_STOP):
             plan = own.stops.hold(plan, observation)
         return plan
 
     def after_round(self, hub: Hub, observation: Observation, plan: Plan, changed: set[str]) -> None:
-        """Queue a round's events; ``changed``: the ids whose entries, reports or Child changed since the last one."""
+        """Queue a round's events; ``changed``: ids whose entries, reports or Child changed since the last round."""
         own = self._of.get(hub.metadata.key)
         if own is None or own.tracker is None:
             return
@@ -149,7 +152,7 @@ class Hooks:
         own.dispatcher.post(own.tracker.advance(hub_view(observation, plan, ids)))
 
     def forget(self, key: HubKey) -> None:
-        """Drop a hub that is gone or has no hooks any more; what is queued is still delivered."""
+        """Remove a hub that is gone or has no hooks any more. Queued events are still delivered."""
         own = self._of.pop(key, None)
         if own is not None:
             task = asyncio.create_task(own.close())

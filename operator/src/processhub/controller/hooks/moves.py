@@ -1,4 +1,4 @@
-"""PreRedistribution: planned moves begin when the hooks allow it; a denial defers them, and is asked about again."""
+"""PreRedistribution: planned moves begin when the hooks allow it. After a denial the hooks are asked again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from processhub.controller.hooks.hubevent import HubEvent
 from processhub.controller.observe.members import Member
 from processhub.core.model.plan import Plan
 
-AGAIN_SECONDS = 15.0  # after a denial
+AGAIN_SECONDS = 15.0  # time between a denial and the next question
 
 
 class MoveAdmission:
-    """Whether moves of one hub may begin. ``post`` queues events for the hub's hooks, ``wake`` requeues the hub."""
+    """The admission of one hub's moves. ``post`` queues events for the hub's hooks, ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, post: Callable[[list[HubEvent]], None], wake: Callable[[], None]) -> None:
         self._asker, self._post, self._wake = asker, post, wake
@@ -29,8 +29,8 @@ class MoveAdmission:
         return self._allowed
 
     def follow(self, plan: Plan, members: Iterable[Member]) -> None:
-        """Take a round's plan: ask where moves are outstanding; what was allowed ends with the last of them."""
-        pending = plan.pending_moves + plan.pending_restarts  # both are paced by the same budget
+        """Take a round's plan: ask the hooks if moves are due. Their permission ends with the last of the moves."""
+        pending = plan.pending_moves + plan.pending_restarts  # the same budget paces both
         if not pending and not plan.moving:
             self.reset()
             return
@@ -45,7 +45,7 @@ class MoveAdmission:
         self._task = asyncio.create_task(self._ask(data), name="PreRedistribution")
 
     def reset(self) -> None:
-        """Forget what was allowed and asked: the next moves are another question."""
+        """Discard the permission and the question: the next moves are a new question."""
         self._allowed = False
         self.close()
 

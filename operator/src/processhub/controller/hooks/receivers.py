@@ -23,11 +23,11 @@ class HookReceivers:
         self._session: aiohttp.ClientSession | None = None
 
     def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted, None where it is."""
+        """Why a hub with these hooks is not accepted; None if it is."""
         return self._handlers.refusal(spec)
 
     async def call(self, hub: HubKey, hook: Hook, event: CloudEventText) -> Any:
-        """One attempt: the webhook's body, or what the handler returned. Raises HookError."""
+        """Make one attempt; returns the webhook's body, or the handler's result. Raises HookError."""
         receiver = hook.receiver
         if not isinstance(receiver, Webhook):
             return await self._handlers.call(hub, receiver, event)

@@ -1,7 +1,7 @@
-"""PreChildStart: a child that is not on record as it is wanted waits until its hooks have answered.
+"""PreChildStart: a child that is new or edited waits until its hooks have answered.
 
-What a hook changed is on record with the child: as long as its user does not edit it, the entry stands, whoever leads
-and whatever hooks there are by then. Only what is to be started, or was edited, is asked about.
+The changes of a hook are on record with the child. Until its user edits it, the entry is kept, whichever operator leads
+and whatever hooks there are by then. The hooks are asked only about children that are to be started or were edited.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, OnRecord, attributes_digest
 from processhub.core.planning.builder import same_attributes
 
-_AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # until a hook that had to answer, and did not, is asked again
+_AGAIN_SECONDS, _AGAIN_MAX_SECONDS = 5.0, 60.0  # between two questions to a hook that must answer and did not
 
 
 class _Question(msgspec.Struct, frozen=True):
-    """What was asked: the child as it was then, of which hooks."""
+    """The subject of a question: the child at that time, and the hooks."""
 
     generation: int
     digest: str
@@ -36,7 +36,7 @@ class _Question(msgspec.Struct, frozen=True):
 
 
 class _Asked(msgspec.Struct):
-    """A question on its way, or answered. ``again_at`` (monotonic): when one without a good answer is asked again."""
+    """A question that is under way or answered. ``again_at`` (monotonic): when a failed one is asked again."""
 
     question: _Question
     answer: HookVerdict | None = None
@@ -46,18 +46,18 @@ class _Asked(msgspec.Struct):
 
 
 class StartAdmission:
-    """Which children of one hub may start, and as what. ``wake`` requeues the hub."""
+    """The admission of one hub's starts: which children may start, and how changed. ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, state: HubState, wake: Callable[[], None]) -> None:
         self._asker, self._state, self._wake = asker, state, wake
         self._asked: dict[tuple[str, str], _Asked] = {}  # by the child's uid and id
-        self._looked_at: set[tuple[str, str]] = set()  # in this round
+        self._looked_at: set[tuple[str, str]] = set()  # the keys of this round
         self._hooks: tuple[Hook, ...] = ()
         self._digests: dict[str, tuple[DesiredChild, str]] = {}  # by id
         self.workloads: dict[str, str] = {}
 
     def begin_round(self, hooks: tuple[Hook, ...]) -> bool:
-        """Take the hub's hooks; whether any start has to be admitted."""
+        """Take the hub's hooks for a round; returns whether any start has to be admitted."""
         self._hooks = tuple(in_order(hooks, HookEvent.PRE_CHILD_START))
         self.workloads = {}
         if len(self._asked) > 2 * len(self._looked_at) + 100:
@@ -68,7 +68,7 @@ class StartAdmission:
         return bool(self._hooks) or any(known.asked for known in self._state.slices.values())
 
     def __call__(self, candidate: StartCandidate, places: tuple[OnRecord, ...]) -> DesiredChild | Refusal | Unplaced:
-        """The child as it may run, why it may not, or what it waits for."""
+        """Admit a start; returns the child as it may run, why it may not, or what it waits for."""
         wanted = candidate.wanted
         own = [place for place in places if place.entry.uid == wanted.uid]
         resumes = is_asleep(own)
@@ -97,7 +97,7 @@ class StartAdmission:
                 asked.task.cancel()
 
     def _answer(self, candidate: StartCandidate) -> HookVerdict | None:
-        """The answer; None while it is waited for. Asks where that has not been done."""
+        """The hooks' answer for the child, or None while it is awaited. The hooks are asked if they have not been."""
         wanted = candidate.wanted
         key = (wanted.uid, wanted.id)
         self._looked_at.add(key)
@@ -114,7 +114,7 @@ class StartAdmission:
         return asked.answer
 
     def _digest(self, wanted: DesiredChild) -> str:
-        """Its digest, computed once while its user leaves it as it is."""
+        """The child's digest. It is computed again only after an edit of the child."""
         known = self._digests.get(wanted.id)
         if known is None or known[0] is not wanted:
             known = self._digests[wanted.id] = (wanted, attributes_digest(wanted))

@@ -1,6 +1,6 @@
 """PreChildStop: a child is stopped for good only once its hooks have answered or timed out.
 
-For good: the child was deleted, suspended or re-created. A move, an edit and a loss are not asked about.
+A child is stopped for good if it was deleted, suspended or re-created. Moves, edits and losses are not asked about.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class StopAdmission:
-    """Which children of one hub may be stopped. ``wake`` requeues the hub."""
+    """The admission of one hub's stops. ``wake`` requeues the hub."""
 
     def __init__(self, asker: Asker, wake: Callable[[], None]) -> None:
         self._asker, self._wake = asker, wake
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}  # by the child's uid and id; done: it may stop
+        # By the child's uid and id; if the task is done, the child may stop.
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def hold(self, plan: Plan, observation: Observation) -> Plan:
-        """The plan without the stops that have to wait; asks their hooks."""
+        """Remove the stops from the plan that have to wait for their hooks, and ask these."""
         record, wanted = observation.snapshot.record, observation.snapshot.children
         entries: dict[str, Mapping[str, Assignment | None]] = {}
         ending: set[tuple[str, str]] = set()
@@ -72,8 +73,8 @@ class StopAdmission:
         try:
             answer = await self._asker.ask(HookEvent.PRE_CHILD_STOP, child_id, data)
             if not answer.allow:
-                log.warning("child %s stops all the same: %s", child_id, answer.reason)
+                log.warning("child %s is stopped nevertheless: %s", child_id, answer.reason)
         except Unanswered as error:
-            log.warning("child %s stops all the same: %s", child_id, error)
+            log.warning("child %s is stopped nevertheless: %s", child_id, error)
         finally:
             asyncio.get_running_loop().call_soon(self._wake)

@@ -1,9 +1,9 @@
-"""What a Pre hook answers, and the child that follows from it. Pure.
+"""The answer of a Pre hook, and the child that results from it. The functions are pure.
 
-An answer is a JSON object (from Python: a mapping); nothing at all allows. All fields are optional::
+An answer is a JSON object (from Python: a mapping). An empty answer allows. All fields are optional::
 
     {"allow": true, "reason": "why not", "metadata": {"k": "v"}, "tags": ["gold"], "env": {"NAME": "value"},
-     "args": {"any": "JSON"}}
+    "args": {"any": "JSON"}}
 
 ``metadata`` and ``args`` are merged over the child's, ``tags`` are added to its own, ``env`` is set for an exec child.
 """
@@ -25,12 +25,12 @@ from processhub.core.model.snapshot import DesiredChild, attributes_digest, froz
 from processhub.registry.grammar import Assignment
 from processhub.registry.workloads import encode_workload
 
-MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # as the Child's schema has them
+MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # the same limits as in the Child's schema
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class HookVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One hook's answer, or those of several together."""
+    """The answer of one hook, or of several together."""
 
     allow: bool = True
     reason: str = ""
@@ -41,11 +41,11 @@ class HookVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def changes(self) -> bool:
-        """Whether it asks for more than yes or no."""
+        """Whether the answer changes the child."""
         return bool(self.metadata or self.tags or self.env or self.args)
 
     def then(self, later: HookVerdict) -> HookVerdict:
-        """Both together, where the later wins."""
+        """Combine two answers. The later one wins."""
         return HookVerdict(
             metadata=self.metadata | later.metadata,
             tags=tuple(dict.fromkeys(self.tags + later.tags)),
@@ -55,11 +55,11 @@ class HookVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
-    """The answer of a webhook (its body) or a Python handler (what it returned). Raises HookError."""
+    """Parse the answer of a webhook (its body) or of a Python handler (its result). Raises HookError."""
     if body is None or body == b"":
         return HookVerdict()
     try:
-        # What a function returned may hold anything: what goes on from here has been JSON once.
+        # The result of a function may contain anything, so it is converted to JSON and back.
         text = body if isinstance(body, bytes) else msgspec.json.encode(body)
         answer = msgspec.json.decode(text, type=HookVerdict)
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -70,7 +70,7 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
 
 
 def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[DesiredChild, str]:
-    """The child as the answer has it, and its workload's JSON. Raises HookError where that would be no valid child."""
+    """Apply an answer; returns the child and its workload's JSON. Raises HookError if the child would not be valid."""
     if not answer.changes:
         return candidate.wanted, candidate.workload
     spec = candidate.spec
@@ -98,7 +98,7 @@ def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[Desir
 
 
 def as_recorded(wanted: DesiredChild, entry: Assignment) -> DesiredChild:
-    """The child with the data that its entry has."""
+    """The child with the data of its entry."""
     return msgspec.structs.replace(
         wanted,
         workload=entry.workload,

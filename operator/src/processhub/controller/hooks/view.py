@@ -1,4 +1,4 @@
-"""What hooks are derived from: a hub as it is after a round, only the children that may have changed."""
+"""The view from which hooks' events are derived: a hub after a round, with only the children that may have changed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from processhub.registry.grammar import Assignment, Report
 
 
 class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
-    """One incarnation of a child on one member: what the operator ordered and what the member reports.
+    """One incarnation of a child on one member: the operator's entry and the member's report.
 
-    ``partitioned``: the hub has lost its quorum, so members stop what they run though it stays on record.
+    ``partitioned``: the hub has lost its quorum, so members stop their children although the entries stay on record.
     """
 
     uid: str
@@ -32,23 +32,23 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def registered(self) -> bool:
-        """Whether it is on record as one that may run there: not where it waits, or has handed its state over."""
+        """Whether the copy is on record to run there, and neither waits nor has handed its state over."""
         handed_over = self.report is not None and bool(self.report.gave)
         return self.entry is not None and not self.entry.wait and not handed_over
 
     @property
     def waiting(self) -> bool:
-        """Whether it is the target of a move that has not got there yet."""
+        """Whether the copy is the target of a move that has not been completed."""
         return self.entry is not None and self.entry.wait and not self.entry.asleep
 
     @property
     def running(self) -> bool:
-        """Whether a live member reports that it runs."""
+        """Whether a live member reports that the copy runs."""
         return self.phase is Phase.LIVE and self.report is not None and self.report.state == State.RUNNING
 
     @property
     def ended(self) -> bool:
-        """Whether its process has ended and its member does not start it again by itself.
+        """Whether the copy's process has ended, and its member does not restart it by itself.
 
         A member that restarts (HELD) starts its children again, whatever it reported before.
         """
@@ -69,7 +69,7 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemberSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """One member, ``holder`` of its Lease. ``joining``: it has not its share yet; ``leaving``: it is being emptied."""
+    """One member, with its Lease's ``holder``. ``joining``: it lacks its share; ``leaving``: it is being emptied."""
 
     phase: Phase
     holder: str = ""
@@ -81,10 +81,10 @@ class MemberSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HubView(msgspec.Struct, frozen=True, kw_only=True):
-    """A hub after a round. ``copies`` has the ids that were looked at; one without any copy has an empty tuple.
+    """A hub after a round. ``copies`` has the ids that were looked at; an id without a copy has an empty tuple.
 
-    ``wanted``: id → uid of the children that shall run. ``moves`` were begun by the round's plan; ``deferred`` are the
-    children whose moves it gave up: they would not go, or their state did not come over.
+    ``wanted``: id → the child that should run. ``moves`` were begun by the round's plan. ``deferred`` are children
+    whose moves were cancelled, because they declined or their state could not be handed over.
     """
 
     members: Mapping[str, MemberSeen]
@@ -100,7 +100,7 @@ class HubView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def hub_view(observation: Observation, plan: Plan | None = None, ids: Iterable[str] | None = None) -> HubView:
-    """The view; ``ids``: the children to look at, None for all."""
+    """The view of a hub; ``ids``: the children to look at, None for all."""
     members, wanted, quorum = observation.members, observation.snapshot.to_run, observation.quorum
     view = HubView(
         members={name: member_seen(member) for name, member in members.items()},
@@ -129,14 +129,14 @@ def copies_seen(members: Mapping[str, Member], ids: set[str], *, partitioned: bo
     for member in members.values():
         for known in member.slices:
             reports = known.reports if known.present.status.holder == member.holder else {}
-            # Key views are cut in the order of the smaller one: a few ids cost little beside many entries.
+            # The intersection of key views takes time by the smaller one: a few ids cost little beside many entries.
             for child_id in (known.assignments.keys() & ids) | (reports.keys() & ids):
                 _add(found[child_id], member, known.assignments.get(child_id), reports.get(child_id), partitioned)
     return {child_id: tuple(copies.values()) for child_id, copies in found.items()}
 
 
 def ids_on(member: Member) -> set[str]:
-    """The ids that are on record with the member or reported by it."""
+    """The ids that are on record on the member or reported by it."""
     return {child_id for known in member.slices for child_id in known.assignments.keys() | known.reports.keys()}
 
 

@@ -11,14 +11,15 @@ from processhub.api.meta import brief
 from processhub.controller.hooks.hubevent import CloudEventText
 
 ANSWER_BYTES = 64 * 1024
-TEXT_BYTES = 1024  # of what a hook says to people
+TEXT_BYTES = 1024  # bytes of a hook's text that people get to read
 _RETRY_AFTER_MAX_SECONDS = 30.0
 
 
 class HookError(Exception):
-    """A hook did not do its part. ``retry``: it may when asked again, not before ``after`` seconds.
+    """A call of a hook failed. ``retry``: another attempt may succeed, after at least ``after`` seconds.
 
-    The message may be a stranger's, and goes into statuses, Events and logs: it is cut, and always text.
+    The message may come from a foreign server, and goes into statuses, Events and logs. So it is cut, and is always
+    text.
     """
 
     def __init__(self, message: str, *, retry: bool = False, after: float = 0.0) -> None:
@@ -27,14 +28,17 @@ class HookError(Exception):
 
 
 def new_session() -> aiohttp.ClientSession:
-    """The connections of all hubs: no limit that one hub's slow receiver could use up for others."""
+    """A session for the connections of all hubs. It has no limit that a slow receiver of one hub could exhaust."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=True,  # HTTPS_PROXY and NO_PROXY, as the chart's extraEnv sets them
     )
 
 
 async def post(session: aiohttp.ClientSession, webhook: Webhook, event: CloudEventText) -> bytes:
-    """The body of the receiver's 2xx answer, ANSWER_BYTES at most. Raises HookError."""
+    """Post the event; returns the body of a 2xx answer, ANSWER_BYTES at most. Raises HookError."""
     timeout = aiohttp.ClientTimeout(total=webhook.timeout_seconds)
     try:
         async with session.post(
@@ -46,7 +50,7 @@ async def post(session: aiohttp.ClientSession, webhook: Webhook, event: CloudEve
     except TimeoutError as error:
         raise HookError(f"no answer within {webhook.timeout_seconds} s", retry=True) from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-        raise HookError(f"not reached: {error}", retry=True) from error
+        raise HookError(f"can't be reached: {error}", retry=True) from error
     except (aiohttp.ClientError, ValueError, asyncio.LimitOverrunError) as error:
         raise HookError(f"not called: {error}") from error
 

@@ -1,1 +1,1 @@
-"""Leading: the election, the terms that fence a former leader, and the probes of a replica."""
+"""Leadership: the election, the terms that fence a former leader, and the probes of a replica."""

@@ -1,7 +1,12 @@
 """Leader election by Lease, with the term that fences a deposed leader (docs/protocol.md, rule 1).
 
-Lease 15 s, renewed every 2 s, given up after 10 s without a renewal. The term is an annotation on the Lease,
-written in the same conditional update that takes it.
+The times of the Lease are:
+
+    0 s     the leader has renewed the Lease; it does so every 2 s
+    10 s    without a renewal, the leader gives up and stops all work
+    15 s    a standby takes the Lease
+
+The term is an annotation of the Lease. It is written in the same conditional update that takes the Lease.
 """
 
 from __future__ import annotations
@@ -26,14 +31,14 @@ LEASE_NAME = "processhub-operator"
 LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10
 RETRY_SECONDS = 2.0
-STANDBY_SECONDS = 1.0  # a standby looks this often, so that a released Lease is taken within 3 s
+STANDBY_SECONDS = 1.0  # between two looks of a standby, so that it takes a released Lease within 3 s
 log = logging.getLogger(__name__)
 
 
 class Election:
     """One candidate. ``acquire`` returns the term; ``hold`` returns when leadership is lost.
 
-    The Lease goes with ``owner``: the term is in the slices too, so it need not outlive an installation.
+    The Lease is deleted with ``owner``. It need not outlive an installation, because the term is in the slices too.
     """
 
     def __init__(
@@ -50,13 +55,13 @@ class Election:
         self.identity = f"{identity}_{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self._seen: tuple[str | None, str | None] | None = None
         self._seen_at = 0.0
-        self._taken_at = 0.0  # when the write that took the Lease was sent
+        self._taken_at = 0.0  # the loop's time at which the write that took the Lease was sent
         self._lease: Lease | None = None
-        self._writing = asyncio.Lock()  # a renewal that is under way would make the release conflict, or undo it
+        self._writing = asyncio.Lock()  # a renewal under way would make the release conflict, or undo it
         self.term = 0
 
     async def acquire(self) -> int:
-        """Wait until the Lease is ours; the term, higher than any before it."""
+        """Wait until this candidate holds the Lease; returns the term, which is higher than any before."""
         while True:
             try:
                 if await self._try():
@@ -66,18 +71,19 @@ class Election:
             await asyncio.sleep(STANDBY_SECONDS)
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
-        """Renew until it is lost: another holder, or no renewal for 10 s.
+        """Renew the Lease until it is lost: by another holder, or because 10 s passed without a renewal.
 
-        ``on_renewed(sent)`` after each renewal; ``sent`` is the loop's time at which it was sent.
+        ``on_renewed(sent)`` is called after each renewal; ``sent`` is the loop's time at which it was sent.
         """
         loop = asyncio.get_running_loop()
         renewed = self._taken_at
         while True:
-            # Not beyond the deadline: what is left of the Lease then is the time to stop all work in.
+            # The sleep ends at the deadline: the rest of the Lease is the time in which all work must stop.
             await asyncio.sleep(min(RETRY_SECONDS, max(0.0, renewed + RENEW_DEADLINE_SECONDS - loop.time())))
             sent = loop.time()
             try:
-                # What a conflict means is asked within the same time: another may have the Lease after it.
+                # After a conflict the Lease is read within the same time, because another candidate may take it
+                # afterwards.
                 async with asyncio.timeout(max(0.1, RENEW_DEADLINE_SECONDS - (sent - renewed))), self._writing:
                     try:
                         await self._renew()
@@ -95,7 +101,7 @@ class Election:
                 return
 
     async def release(self) -> None:
-        """Give the Lease up, so that a standby takes over at once. Call it once; ``hold`` is to be cancelled then."""
+        """Release the Lease, so that a standby takes over at once. Call it once; ``hold`` must be cancelled first."""
         async with self._writing:
             try:
                 try:
@@ -104,7 +110,7 @@ class Election:
                     if await self._still_ours():  # a renewal whose answer was lost, or an edit by hand
                         await self._write_released()
             except ApiError as error:
-                log.warning("leader Lease not released, a standby waits for its end: %s", error.message)
+                log.warning("leader Lease not released, a standby waits until it expires: %s", error.message)
             self._lease = None
 
     async def _write_released(self) -> None:
@@ -170,7 +176,10 @@ class Election:
         await self._write(msgspec.structs.replace(self._lease, spec=spec))
 
     async def _still_ours(self) -> bool:
-        """After a conflict: an edit of the Lease by someone else is not the loss of it. Raises ApiError."""
+        """Whether this candidate still holds the Lease after a conflict, which may be an edit by another client.
+
+        Raises ApiError.
+        """
         try:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:

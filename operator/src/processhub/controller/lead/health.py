@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics of an operator replica, leader or standby."""
+"""The paths /healthz, /readyz and /metrics of an operator replica, leader or standby."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 
 async def serve(bind: str, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]) -> web.AppRunner:
-    """Listen on ``bind:port``; the caller cleans the runner up. Raises OSError where the port is taken."""
+    """Listen on ``bind:port``; the caller must clean the runner up. Raises OSError if the port is in use."""
 
     async def answer(good: bool, word: str) -> web.Response:
         return web.Response(text=f"{word}\n" if good else f"not {word}\n", status=200 if good else 503)

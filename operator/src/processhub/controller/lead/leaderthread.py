@@ -1,12 +1,12 @@
 """The leader's Lease, held on a thread, an event loop and a connection of its own.
 
-The rounds of large hubs may keep the main loop busy for seconds. A Lease that waited for them would be lost, and the
-next leader would do the same rounds and lose it too. What keeps the two apart is bounded on both sides:
+The rounds of large hubs may keep the main loop busy for seconds. If the Lease waited for them, it would be lost, and
+the next leader would do the same rounds and lose it too. Two limits keep thread and main loop together:
 
-- When the Lease is lost the main loop is notified, and the process ends within seconds whether it has answered or not:
-  a leader whose Lease another may have writes nothing.
-- While the main loop does not answer, nobody leads. After a minute of that the Lease is renewed no longer, and the
-  process ends.
+- When the Lease is lost, the main loop is notified, and the process ends within seconds whether it has responded or
+  not: a leader whose Lease another may hold must not write.
+- If the main loop does not respond for a minute, the thread stops renewing the Lease and ends the process, so that
+  another replica can lead.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any, Self, TypeVar
 from processhub.cluster.client import Client
 from processhub.controller.lead.election import LEASE_SECONDS, RENEW_DEADLINE_SECONDS, Election
 
-# Another may take the Lease when LEASE_SECONDS have passed without a renewal. It is given up at RENEW_DEADLINE_SECONDS;
-# the main loop has the time between, less a second, to stop all work.
+# Another candidate may take the Lease when LEASE_SECONDS have passed without a renewal. This one gives it up at
+# RENEW_DEADLINE_SECONDS. The main loop has the time between, less a second, to stop all work.
 LOST_SECONDS = float(LEASE_SECONDS - RENEW_DEADLINE_SECONDS - 1)
-# A step of a round of 100,000 children takes a second, ten on a slow machine: a loop that answers nothing for so long
-# does not come back, and its hubs wait for another leader.
+# A step of a round of 100,000 children takes a second, or ten on a slow machine. A loop that does not respond for this
+# long does not recover, and its hubs wait for another leader.
 WEDGED_SECONDS = 60.0
 _LOGGED_SECONDS = 1.0
 T = TypeVar("T")
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 
 def end_process(why: str) -> None:
-    """Say why, and end the process without another step of its main thread."""
-    # The main thread may hold the log's lock for ever.
+    """Log why, and end the process without another step of its main thread."""
+    # The main thread may hold the log's lock forever.
     saying = threading.Thread(target=log.critical, args=("%s: the operator ends at once", why), daemon=True)
     saying.start()
     saying.join(_LOGGED_SECONDS)
@@ -44,7 +44,7 @@ def end_process(why: str) -> None:
 
 
 class LeaderThread:
-    """Runs one candidate of the election. An async context manager, for the loop that does the leader's work.
+    """Runs one candidate of the election. Use it as an async context manager in the loop that does the leader's work.
 
     ``connect`` and ``candidate`` are called on the thread; ``end`` is called there to end the process.
     """
@@ -83,21 +83,21 @@ class LeaderThread:
         await self._close()
 
     async def acquire(self) -> int:
-        """Wait until the Lease is ours; the term."""
+        """Wait until this process holds the Lease; returns the term."""
         return await self._there(self._candidates().acquire())
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
-        """Renew the Lease until it is lost; ``on_renewed(sent)`` here, after each renewal that was sent then.
+        """Renew the Lease until it is lost; ``on_renewed(sent)`` is called in this loop after each renewal.
 
         Times are monotonic seconds, as those of the loops are. The process ends soon after this returns.
         """
         await self._there(self._hold(on_renewed))
 
     async def release(self) -> None:
-        """Give the Lease up. Call it once, after the last write; ``hold`` is to be cancelled then."""
+        """Release the Lease. Call it once, after the last write; ``hold`` must be cancelled first."""
         await self._there(self._release())
 
-    # on the thread
+    # On the thread.
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -139,7 +139,7 @@ class LeaderThread:
             renewing.result()
 
     async def _ask_main_loop(self) -> None:
-        """Return when the main loop has not answered for too long."""
+        """Return when the main loop has not responded for too long."""
         answered = time.monotonic()
 
         def answer() -> None:
@@ -158,14 +158,14 @@ class LeaderThread:
         self._released = True
         await self._candidates().release()
 
-    # on either
+    # On either thread.
 
     def _candidates(self) -> Election:
         assert self._election is not None, "use it as an async context manager"
         return self._election
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, done on the thread's loop."""
+        """Run ``work`` on the thread's loop; returns its result."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _close(self) -> None:

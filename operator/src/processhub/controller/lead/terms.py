@@ -18,17 +18,17 @@ from processhub.controller.store.informers import Store
 
 _CONCURRENT = 8
 _AGAIN_SECONDS = 0.5  # after a request that failed
-_PATIENT_PASSES = 6  # in which what is not answered, or answered with an outage, is tried again
+_PATIENT_PASSES = 6  # passes in which requests without an answer, or during an outage, are retried
 log = logging.getLogger(__name__)
 
 
 class TermsRaised(msgspec.Struct, frozen=True):
     """The outcome of raising the terms.
 
-    ``generations``: slice's uid → its generation in the list that shows this leader's term. What a member acknowledges
-    from there on it knows of this leader, and of all that was written before it. By the list and not by the answers to
-    the writes, because one that was stored may not have been answered. ``behind``: the hubs that have a slice whose
-    term the API server refuses to have raised, and why; nothing may be done for them.
+    ``generations``: a slice's uid → its generation in the list that shows this leader's term. A member that confirms
+    this generation or a later one has read everything that was written before this leader. The list is used, not the
+    answers to the writes, because a write may be stored without an answer. ``behind``: the hubs with a slice whose term
+    the API server refuses to raise, and why. Nothing may be done for them.
     """
 
     generations: dict[str, int]
@@ -38,12 +38,12 @@ class TermsRaised(msgspec.Struct, frozen=True):
 async def raise_terms(
     client: Client, store: Store, namespaces: tuple[str, ...], term: int, hub: HubKey | None = None
 ) -> TermsRaised:
-    """Rewrite ``term`` alone in every slice (of ``hub``) until a consistent list shows none lower but refused ones.
+    """Raise the term in every slice (of ``hub``) until a consistent list has no lower one, except for refused ones.
 
-    Raises DeposedError.
+    Only the term is written. Raises DeposedError.
     """
     limit = asyncio.Semaphore(_CONCURRENT)
-    refused: dict[str, ApiError] = {}  # by slice's uid
+    refused: dict[str, ApiError] = {}  # by the slice's uid
     passes = 0
 
     async def raise_term(item: RegistrySlice) -> None:
@@ -55,11 +55,11 @@ async def raise_terms(
             except (NotFoundError, ConflictError) as error:
                 log.info("slice %s changed while its term was raised: %s", metadata.name, error.message)
             except ApiError as error:
-                # What is not answered may be stored, now or later: a hub that is behind is one for which that is open.
+                # A write without an answer may be stored, now or later. Its hub is then one that is behind.
                 if passes > _PATIENT_PASSES or not (error.outcome_unknown or isinstance(error, UnavailableError)):
                     refused[metadata.uid] = error
                 else:
-                    log.warning("takeover: slice %s: %s; again", metadata.name, error.message)
+                    log.warning("takeover: slice %s: %s; retrying", metadata.name, error.message)
 
     while True:
         try:

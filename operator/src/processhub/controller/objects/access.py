@@ -1,4 +1,4 @@
-"""The members' ServiceAccount and what it may do: ClusterRole processhub-agent in the hub's namespace."""
+"""The members' ServiceAccount and its rights: the ClusterRole processhub-agent in the hub's namespace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AGENT_ROLE = "processhub-agent"
 
 
 def access(hub: Hub) -> list[dict[str, Any]]:
-    """ServiceAccount and RoleBinding."""
+    """The ServiceAccount and the RoleBinding of a hub's members."""
     name = member_account(hub.metadata.name)
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": owned_metadata(hub, name)}
     binding = {

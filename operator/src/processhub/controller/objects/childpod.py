@@ -1,4 +1,4 @@
-"""The Pod of a pod child: the user's template on the member's node, with the variables and token of every child."""
+"""The Pod of a pod child: the user's template on the member's node, with the variables and the token of every child."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from processhub.api.reasons import RestartPolicy, Role
 from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, owner_reference
 from processhub.registry.grammar import Assignment
 
-# What Kubernetes does when a container ends, where the template doesn't say: as the child's own policy has it.
+# The restartPolicy of a Pod whose template has none, by the child's own policy.
 _RESTARTS = {
     RestartPolicy.PERMANENT: "Always",
     RestartPolicy.TRANSIENT: "OnFailure",
@@ -52,11 +52,12 @@ class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodWorkload) -> dict[str, Any]:
-    """The manifest; ``owner`` is the object that asks for the child.
+    """The manifest of a pod child's Pod; ``owner`` is the object that describes the child.
 
-    In a hub with standby copies it begins as Passive; the entry's role is written once it exists. It gets no
-    node before its gate is taken off: one whose creation takes effect late, when it is wanted no more, never starts.
-    What it adds needs no privilege: a template that passes Pod Security ``restricted`` still does.
+    In a hub with standby copies the Pod starts as Passive. The entry's role is written once the Pod exists. The Pod
+    gets no node before its scheduling gate is removed: if its creation takes effect late, when it is not wanted any
+    more, it never starts. The additions need no privilege: a template that passes Pod Security ``restricted`` still
+    does.
     """
     template = workload.template
     copy = place.member if hub.spec.keeps_copies else ""
@@ -89,7 +90,7 @@ def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodW
 
 
 def name_and_node(pod: Pod) -> str:
-    """How a Pod is named to people."""
+    """The name of a Pod and its node, for people."""
     return f"{pod.metadata.name} on {pod.spec.node_name or 'no node yet'}"
 
 
@@ -106,7 +107,7 @@ def marks(child_id: str, entry: Assignment) -> dict[str, str]:
 
 
 def _labels(hub: Hub, place: PodPlace) -> dict[str, str]:
-    # The component keeps it out of the hub's Services and of the selectors of its members.
+    # The component excludes the Pod from the hub's Services and from the selectors of its members.
     return {
         LABEL_NAME: "processhub",
         LABEL_COMPONENT: "child",
@@ -125,7 +126,7 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
         ENV_CHILD_ID: place.child_id,
         "HUB_EPOCH": str(place.entry.epoch),
         "HUB_ROLE": place.entry.role,
-        # By the Service: the Pod outlives its member's pod, whose address changes.
+        # The Service is used, because the Pod outlives its member's pod, whose address changes.
         "HUB_URL": f"http://{hub.metadata.name}.{hub.metadata.namespace}.svc:{AGENT_PORT}",
         "HUB_TOKEN_FILE": TOKEN_FILE,
     }
@@ -134,11 +135,11 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
 
 
 def place_in_env(pod: Pod) -> tuple[str, str] | None:
-    """The child's id and its member as ``child_pod`` wrote them into the Pod's containers; None where it did not.
+    """The child's id and its member as ``child_pod`` wrote them into the Pod's containers; None if it did not.
 
-    Nobody can change them: the environment of a Pod's containers is fixed when it is made.
+    They can't be changed: the environment of a Pod's containers is fixed at its creation.
     """
-    for container in pod.spec.containers:  # something else may have put one of its own first
+    for container in pod.spec.containers:  # another controller may have added a container before the others
         values = {variable.name: variable.value.replace("$$(", "$(") for variable in container.env}
         if ENV_CHILD_ID in values and ENV_MEMBER in values:
             return values[ENV_CHILD_ID], values[ENV_MEMBER]
@@ -146,7 +147,7 @@ def place_in_env(pod: Pod) -> tuple[str, str] | None:
 
 
 def _with_variables(container: dict[str, Any], variables: list[dict[str, Any]]) -> dict[str, Any]:
-    """The container with the token and the hub's variables: first, so that the user's own may refer to them."""
+    """The container with the token and the hub's variables, which come first so that the user's can refer to them."""
     reserved = {variable["name"] for variable in variables}
     own = [variable for variable in container.get("env") or () if variable.get("name") not in reserved]
     mounts = [
@@ -156,7 +157,7 @@ def _with_variables(container: dict[str, Any], variables: list[dict[str, Any]]) 
 
 
 def _on_node(affinity: dict[str, Any], node: str) -> dict[str, Any]:
-    """The user's affinity and the node. Its terms are alternatives: each of them gets the node."""
+    """Add the node to the user's affinity. Its terms are alternatives, so each of them gets the node."""
     here = {"key": "metadata.name", "operator": "In", "values": [node]}
     by_node = affinity.get("nodeAffinity") or {}
     required = by_node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}

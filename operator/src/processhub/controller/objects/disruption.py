@@ -9,7 +9,7 @@ from processhub.controller.objects.owned import owned_metadata, selector_labels
 
 
 def disruption_budget(hub: Hub) -> dict[str, Any]:
-    """The budget."""
+    """The PodDisruptionBudget of a hub's members."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

@@ -1,4 +1,4 @@
-"""The plain Service that reaches any member, and the headless one that gives members their names."""
+"""The Service that reaches any member, and the headless one that gives members their DNS names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from processhub.controller.objects.owned import AGENT_PORT, owned_metadata, sele
 
 
 def services(hub: Hub) -> list[dict[str, Any]]:
-    """Both Services."""
+    """Both Services of a hub."""
     port = {"name": "http", "port": AGENT_PORT, "targetPort": "http", "protocol": "TCP"}
     plain = {
         "apiVersion": "v1",

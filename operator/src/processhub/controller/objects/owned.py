@@ -1,4 +1,4 @@
-"""What every owned object has in common: labels and the owner reference."""
+"""The common parts of all owned objects: labels and the owner reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processhub.api.meta import API_VERSION
 from processhub.api.naming import AUDIENCE, LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_NAME
 
 AGENT_PORT = 8080
-# A token of the pod's account with which members are asked; it says nothing to the API server.
+# A token of the pod's account for requests to members. The API server does not accept it.
 TOKEN_FILE = "/var/run/secrets/processhub/token"  # noqa: S105 a path
 TOKEN_VOLUME: dict[str, Any] = {
     "name": "processhub-token",
@@ -27,12 +27,12 @@ TOKEN_MOUNT: dict[str, Any] = {
 
 
 def selector_labels(hub: Hub) -> dict[str, str]:
-    """What selects the hub's member pods; never changes."""
+    """The labels that select the hub's member pods. They never change."""
     return {LABEL_NAME: "processhub", LABEL_COMPONENT: "agent", LABEL_HUB: hub.metadata.name}
 
 
 def owner_reference(owner: Hub | Child | ChildSet) -> dict[str, Any]:
-    """The Hub, Child or ChildSet as controlling owner: deleting it deletes the object."""
+    """The Hub, Child or ChildSet as the controlling owner: deleting it deletes the object."""
     return {
         "apiVersion": API_VERSION,
         "kind": owner.kind,
@@ -44,7 +44,7 @@ def owner_reference(owner: Hub | Child | ChildSet) -> dict[str, Any]:
 
 
 def owned_metadata(hub: Hub, name: str, **labels: str) -> dict[str, Any]:
-    """Metadata of an owned object in the hub's namespace; further labels by keyword are not needed so far."""
+    """The metadata of an owned object in the hub's namespace."""
     return {
         "name": name,
         "namespace": hub.metadata.namespace,

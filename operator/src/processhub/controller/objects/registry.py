@@ -1,4 +1,4 @@
-"""A member's slices and Lease as the operator makes them."""
+"""A member's slices and its Lease, as the operator creates them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from processhub.controller.objects.owned import owner_reference
 
 
 def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
-    """What the members need to know of the Hub's spec, and whether it has lost its quorum."""
+    """The settings in the members' slices: parts of the Hub's spec, and whether the hub has lost its quorum."""
     timeouts, restarts, migration = hub.spec.timeouts, hub.spec.restarts, hub.spec.migration
     on_demand = hub.spec.on_demand
     return Settings(
@@ -60,7 +60,7 @@ def new_slice(
 
 
 def new_lease(hub: Hub, member: str) -> Lease:
-    """A member's Lease, held by nobody yet."""
+    """A member's Lease, without a holder."""
     metadata = _metadata(hub, lease_name(hub.metadata.name, member), member)
     return Lease(
         metadata=msgspec.structs.replace(metadata, annotations=lease_annotations(hub, member)),
@@ -69,7 +69,7 @@ def new_lease(hub: Hub, member: str) -> Lease:
 
 
 def lease_annotations(hub: Hub, member: str) -> dict[str, str]:
-    """What the admission policy and the operator read off a member's Lease."""
+    """The annotations of a member's Lease, which the admission policy and the operator read."""
     return {ANNOTATION_MODE: hub.spec.members.mode, LABEL_MEMBER: member}
 
 
@@ -79,7 +79,7 @@ def member_labels(hub: Hub, member: str) -> dict[str, str]:
 
 
 def member_owners(hub: Hub) -> tuple[OwnerReference, ...]:
-    """The owners of a member's slices and Lease: the Hub, with which they go."""
+    """The owners of a member's slices and Lease: the Hub, so that they are deleted with it."""
     return (msgspec.convert(owner_reference(hub), OwnerReference),)
 
 

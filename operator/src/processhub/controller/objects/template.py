@@ -1,8 +1,8 @@
-"""The member pod: the operator's template with the user's merged over it."""
+"""The pod template of members: the operator's template with the user's merged over it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,27 +13,47 @@ from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MO
 from processhub.controller.settings import OperatorSettings
 
 PYTHON_PATH = "/var/lib/processhub/python"
-AGENT_HOME = "/opt/processhub"  # processhub.agent.inject makes what is there
+AGENT_HOME = "/opt/processhub"  # processhub.agent.inject fills this folder
 _INJECTED = "/injected"
 TEMPLATE = "spec.members.template"
-_KEPT = ("metadata", "labels", "spec")  # fields that null leaves as they are
-_SHOWN = 60  # characters of a wrong value in a message
-_GRACE_SECONDS = 20  # for the agent itself, on top of its children's stopSeconds
-_MERGE_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "env": "name",
-    "volumes": "name",
-    "volumeMounts": "mountPath",
+_KEPT = ("metadata", "labels", "spec", "image", "command")  # fields that null and an empty value do not remove
+_SHOWN = 60  # characters of a wrong value that a message shows
+_GRACE_SECONDS = 20  # for the agent itself, in addition to its children's stopSeconds
+_DEFAULTS = "members.defaults.template"  # of the chart
+# The lists of a PodTemplateSpec that go by key, as the API server merges them; all others are replaced as a whole.
+_MERGE_KEYS: dict[str, tuple[str, ...]] = {
+    "containers": ("name",),
+    "env": ("name",),
+    "hostAliases": ("ip",),
+    "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
+    "ports": ("containerPort", "protocol"),
+    "resourceClaims": ("name",),
+    "schedulingGates": ("name",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "volumeDevices": ("devicePath",),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
+}
+_KEY_DEFAULTS = {"protocol": "TCP"}
+_KEY_KINDS: dict[str, tuple[Any, str]] = {"containerPort": (int, "a number")}
+# The cluster autoscaler removes no node with other local volumes.
+_SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+_HANDLERS = frozenset(("exec", "grpc", "httpGet", "tcpSocket"))  # of a probe, which has one of them
+_AGENTS_OWN = {
+    "image": "name the image that children run in in spec.members.image",
+    "command": "it is the agent's; name the programs of children in Child objects",
+    "args": "they are the agent's; name the programs of children in Child objects",
 }
 
 
 class TemplateError(Exception):
-    """spec.members.template is no PodTemplateSpec; the message names the field and what it must be."""
+    """spec.members.template is not a PodTemplateSpec. The message names the field and what it must be."""
 
 
 def _grace(spec: HubSpec) -> int:
-    """For stopping the children, for handing them over before that, and for what comes after."""
+    """The grace period: for handing children over, for stopping them, and for the agent's last steps."""
     handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
     return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
 
@@ -43,58 +63,95 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     spec = hub.spec
     labels = {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid}
     base: dict[str, Any] = {
-        "metadata": {"labels": labels},
+        "metadata": {"labels": labels, "annotations": {_SAFE_TO_EVICT: "run,agent"}},
         "spec": {
             "serviceAccountName": member_account(hub.metadata.name),
             "terminationGracePeriodSeconds": _grace(spec),
             "enableServiceLinks": False,
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+            "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+            "securityContext": settings.member_defaults.pod_security_context,
+            "nodeSelector": {"kubernetes.io/os": "linux"},
             "affinity": _spread(hub),
             "containers": [_agent(hub, settings)],
             "volumes": [{"name": "run", "emptyDir": {}}, TOKEN_VOLUME, *_python_volumes(hub)],
         },
     }
-    if spec.members.image:
-        _inject(base["spec"], spec.members.image)
-    merged: dict[str, Any] = merge(base, spec.members.template, TEMPLATE)
-    # The user's template may add labels, never take away those that the hub's selector and policies rest on.
+    if image := spec.members.image or settings.member_defaults.image:
+        _inject(base["spec"], image)
+    merged: dict[str, Any] = base
+    for template, path in ((settings.member_defaults.template, _DEFAULTS), (spec.members.template, TEMPLATE)):
+        merged = merge(merged, template, path)
+        _check_agent(template, path)
+    # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
     return merged
 
 
 def merge(base: Any, over: Any, path: str = "") -> Any:
-    """``over`` laid on ``base``: maps by key; containers, env and volumes by name; other lists are replaced.
+    """Merge ``over`` into ``base``: maps by key, and lists as the API server merges them.
 
-    Null takes a field of the operator's off, but for those without which there is no member: there it says nothing.
-    ``path`` names the field in messages. Raises TemplateError where ``over`` is not of the shape of ``base``, or where
-    an item of a list that goes by name has none.
+    A handler that a probe names replaces the one in ``base``.
+
+    Null removes a field of the operator's, unless a member needs it. For example:
+
+        base   {"resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "A", "value": "1"}]}
+        over   {"resources": {"limits": null}, "env": [{"name": "B", "value": "2"}]}
+        result {"resources": {"limits": null}, "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}
+
+    ``path`` names the field in messages. Raises TemplateError if ``over`` has another shape than ``base``, or if an
+    item of a list that is merged by name has none.
     """
     field = path.rpartition(".")[2]
-    identity = _MERGE_KEYS.get(field)
-    if over is None:
-        return base if field in _KEPT or identity else None
+    keys = _MERGE_KEYS.get(field)
+    if over is None or (not over and field in _KEPT):
+        return base if field in _KEPT or keys else None
     if isinstance(base, Mapping):
         return _merged_map(base, _of_kind(over, Mapping, "an object", path), path)
-    if identity is None or not isinstance(base, list):
+    if keys is None or not isinstance(base, list):
         return over
-    by_name = {item[identity]: item for item in base}
-    for name, item in _named(over, identity, path):
-        by_name[name] = merge(by_name[name], item, f"{path}[{name}]") if name in by_name else item
-    return list(by_name.values())
+    by_key = {_key(item, keys, path): item for item in base}
+    for index, item in enumerate(_of_kind(over, list, "a list", path)):
+        key = _key(_of_kind(item, Mapping, "an object", f"{path}[{index}]"), keys, f"{path}[{index}]")
+        by_key[key] = merge(by_key[key], item, f"{path}[{key[0]}]") if key in by_key else item
+    return list(by_key.values())
 
 
 def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
     merged = dict(base)
+    if path.rpartition(".")[2] in _PROBES and _HANDLERS & over.keys():
+        merged = {name: value for name, value in base.items() if name not in _HANDLERS}
     for name, value in over.items():
-        merged[name] = merge(merged[name], value, f"{path}.{name}") if name in merged else value
+        result = merge(merged[name], value, f"{path}.{name}") if name in merged else value
+        if result is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = result
     return merged
 
 
-def _named(over: Any, identity: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The items of a list by name, with the name of each."""
-    for index, item in enumerate(_of_kind(over, list, "a list", path)):
-        entry = _of_kind(item, Mapping, "an object", f"{path}[{index}]")
-        yield _of_kind(entry.get(identity), str, "a text", f"{path}[{index}].{identity}"), entry
+def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any, ...]:
+    """By what an item of a list is known among the others."""
+    return tuple(
+        _of_kind(item.get(name, _KEY_DEFAULTS.get(name)), *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
+        for name in keys
+    )
+
+
+def _check_agent(template: Any, path: str) -> None:
+    """Raises TemplateError where a template changes what makes the container ``agent`` the agent."""
+    for container in ((template or {}).get("spec") or {}).get("containers") or ():
+        if container["name"] != "agent":
+            continue
+        for name, instead in _AGENTS_OWN.items():
+            if container.get(name):
+                raise TemplateError(f"{path}.spec.containers[agent].{name} can't be set: {instead}")
+        for port in container.get("ports") or ():
+            its_own = port["containerPort"] == AGENT_PORT and port.get("protocol", "TCP") == "TCP"
+            if its_own and port.get("name", "http") != "http":
+                raise TemplateError(
+                    f"{path}.spec.containers[agent].ports[{AGENT_PORT}] is the agent's own, with the name http; give"
+                    " yours another number"
+                )
 
 
 def _of_kind(value: Any, kind: Any, words: str, path: str) -> Any:
@@ -132,14 +189,14 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             "failureThreshold": 6,
             "initialDelaySeconds": 10,
         },
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "resources": settings.member_defaults.resources,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "run", "mountPath": "/run/processhub"}, TOKEN_MOUNT, *_python_mounts(hub)],
     }
 
 
 def _inject(pod: dict[str, Any], image: str) -> None:
-    """Run the agent in the user's image: an init container brings it, on a volume of its own."""
+    """Run the agent in the user's image: an init container copies it into a volume of its own."""
     (agent,) = pod["containers"]
     pod["initContainers"] = [
         {
@@ -155,9 +212,9 @@ def _inject(pod: dict[str, Any], image: str) -> None:
     pod["volumes"].append({"name": "agent", "emptyDir": {}})
     agent["volumeMounts"].append({"name": "agent", "mountPath": AGENT_HOME, "readOnly": True})
     agent["image"] = image
-    del agent["imagePullPolicy"]  # that of the operator's image says nothing about the user's
+    del agent["imagePullPolicy"]  # the policy for the operator's image does not apply to the user's
     agent["command"] = [f"{AGENT_HOME}/bin/processhub-agent"]
-    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # with the user's packages
+    agent["env"].append({"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"})  # this Python has the user's packages
 
 
 def _field(name: str, path: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The StatefulSet (mode Replicas) or DaemonSet (mode PerNode) that makes the members."""
+"""The StatefulSet (mode Replicas) or DaemonSet (mode PerNode) that runs the members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from processhub.controller.objects.owned import owned_metadata, selector_labels
 
 
 def workload(hub: Hub, template: dict[str, Any], replicas: int) -> dict[str, Any]:
-    """The workload with ``replicas`` members made by this pod template; PerNode ignores the number."""
+    """The workload with ``replicas`` members of this pod template; PerNode ignores the number."""
     if hub.spec.members.mode == "PerNode":
         return _daemon_set(hub, template)
     return {

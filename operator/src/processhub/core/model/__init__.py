@@ -1,1 +1,1 @@
-"""What planning reads and answers: immutable values. They decide nothing."""
+"""The planner's input and output: immutable values, which decide nothing."""

@@ -1,7 +1,13 @@
-"""What a member is to the planner, judged from its Lease, its pod and its node.
+"""The phase of a member, judged from its Lease, its Pod and its Node.
 
-Only a proof makes a member gone, and only a restart that is seen has it held (docs/protocol.md, rules 9 to 11, 15 and
-16). Pure: how long ago something was seen is an argument, in seconds of the observer's monotonic clock.
+Only a proof makes a member gone, and only a restart that was seen makes it held (docs/protocol.md, rules 9 to 11, 15
+and 16). The function is pure: the age of an observation is an argument, in seconds of the observer's monotonic clock.
+
+    Lease held, its Pod runs                             Live
+    Lease held, its Pod is replaced or being deleted     Held, until the Lease ends
+    Lease held by a newer holder than the entries name   Gone: it restarted
+    Lease over, a restart was seen, onRestart is Hold    Held for holdSeconds, then Gone
+    Lease over otherwise                                 Gone
 """
 
 from __future__ import annotations
@@ -10,11 +16,11 @@ from enum import StrEnum
 
 import msgspec
 
-LEASE_GRACE_SECONDS = 1.0  # the operator gives away this long after the Lease ran out
+LEASE_GRACE_SECONDS = 1.0  # seconds after the end of a Lease at which the operator reassigns the children
 
 
 class Phase(StrEnum):
-    """LIVE runs and may take children; HELD keeps what it has; GONE is proven to run nothing."""
+    """The phase of a member: LIVE may take children, HELD keeps what it has, GONE is proven to run nothing."""
 
     LIVE = "Live"
     HELD = "Held"
@@ -22,31 +28,31 @@ class Phase(StrEnum):
 
 
 class MemberFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one member. Seconds are on the observer's monotonic clock.
+    """The facts about one member. Seconds are of the observer's monotonic clock.
 
-    ``holder`` is the Lease's ("" when released or never held) and ``granted_to`` the holder for which its entries
-    were written ("" where any may run them, which is Hold).
+    ``holder`` is the holder of the Lease ("" if it was released or never held). ``granted_to`` is the holder for which
+    the member's entries were written ("" if any holder may run them, which is Hold).
     """
 
     holder: str = ""
     granted_to: str = ""
     unrenewed_seconds: float = 0.0
     lease_seconds: int = 15
-    pod_uid: str = ""  # "" where there is no pod
+    pod_uid: str = ""  # "" if there is no Pod
     pod_deleting: bool = False
-    pod_disrupted: bool = False  # condition DisruptionTarget: an eviction
-    holder_terminated: bool = False  # the kubelet reported the end of the holder's container
+    pod_disrupted: bool = False  # condition DisruptionTarget, which an eviction sets
+    holder_terminated: bool = False  # the kubelet has reported the end of the holder's container
     node_ready: bool = True
     node_unschedulable: bool = False
     holds: bool = True  # Hold with holdSeconds above 0
     hold_seconds: int = 30
-    restarting_seconds: float = 0.0  # since the restart was first seen; 0 where it is seen now
-    hands_over: bool = False  # a pod that is deleted hands its children over, whatever it is deleted for
-    ordered_away: bool = False  # scale-down, or a drain that was asked for
+    restarting_seconds: float = 0.0  # since the restart was first seen; 0 if it is first seen now
+    hands_over: bool = False  # if the Pod is deleted, for whatever cause, it hands its children over
+    ordered_away: bool = False  # scaled down, or drained on request
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """A member's phase, whether it is to be emptied, and in how many seconds to look again (None: on an event)."""
+    """A member's phase, whether it is to be emptied, and the seconds until it is judged again (None: at an event)."""
 
     phase: Phase
     draining: bool
@@ -56,7 +62,7 @@ class Judgement(msgspec.Struct, frozen=True):
 
 
 def judge(facts: MemberFacts) -> Judgement:
-    """The member's phase. A missing pod proves nothing; a Lease that ran out, a release or the kubelet's word does."""
+    """Judge a member. A missing Pod proves nothing; an expired or released Lease or the kubelet's report does."""
     holder_pod = facts.holder.partition("/")[0]
     leaves = facts.hands_over or facts.pod_disrupted or facts.node_unschedulable
     draining = facts.ordered_away or (facts.pod_deleting and leaves)
@@ -71,7 +77,7 @@ def judge(facts: MemberFacts) -> Judgement:
         recheck = limit - facts.unrenewed_seconds
         return Judgement(Phase.LIVE if serving else Phase.HELD, draining, False, recheck, "its Lease is held")
 
-    # Proven to run nothing; was it a restart that Hold waits for?
+    # The member is proven to run nothing. The question left is whether it restarts and Hold waits for it.
     seen_restarting = not facts.holder or facts.holder_terminated or replaced or facts.pod_deleting
     if facts.holds and seen_restarting and facts.node_ready and not draining:
         left = facts.hold_seconds - facts.restarting_seconds

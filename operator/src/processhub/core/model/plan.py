@@ -1,4 +1,4 @@
-"""The planner's result: changes to entries, and why what is not placed is not."""
+"""The planner's output: changes of entries, and the reasons why children have no place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processhub.registry.grammar import Assignment
 
 
 class Unplaced(msgspec.Struct, frozen=True):
-    """The reason why a child has no place now."""
+    """Why a child has no place now."""
 
     reason: Reason
     message: str
@@ -28,29 +28,30 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One round's changes. ``entries``: member → id → its new entry, or None to remove it; only changes are named."""
+    """The changes of one round. ``entries``: member → id → new entry, or None to remove it. It names only changes."""
 
     entries: Mapping[str, Mapping[str, Assignment | None]]
     unplaced: Mapping[str, Unplaced]
-    moves: tuple[Move, ...] = ()  # the moves that this plan begins, by choice and after a loss
-    joining: Mapping[str, bool] = {}  # member → whether it counts as joining, where that changes
-    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → the bound children that can't leave it
-    move_results: Mapping[str, str] = {}  # requests that are finished, by id: "" carried out, else why not
-    deferred: tuple[str, ...] = ()  # children that stay: they would not be moved, or their state did not come over
-    imbalance: tuple[str, str] | None = None  # the most and the least loaded member, where the strategy minds
-    last_placed: str = ""  # the member that the newest child went to
+    moves: tuple[Move, ...] = ()  # the moves that this plan begins, both by choice and after a loss
+    joining: Mapping[str, bool] = {}  # member → whether it counts as joining, if that changes
+    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → its bound children, which can't leave
+    move_results: Mapping[str, str] = {}  # finished requests by id: "" if carried out, else the reason why not
+    # Children that stay because they declined a move, or because their state could not be handed over.
+    deferred: tuple[str, ...] = ()
+    imbalance: tuple[str, str] | None = None  # the most and the least loaded member, if the strategy considers loads
+    last_placed: str = ""  # the member on which the newest child was placed
     next_epoch: int
-    pending_moves: int = 0  # due to a join, a drain or a request, but over the budget of this round
-    moving: int = 0  # moves under way, these included
-    restarts: int = 0  # in place, of paced children
-    pending_restarts: int = 0  # over the budget of this round
+    pending_moves: int = 0  # moves that are due to a join, a drain or a request, but exceed the budget of this round
+    moving: int = 0  # moves under way, including the new ones
+    restarts: int = 0  # restarts in place of paced children
+    pending_restarts: int = 0  # restarts that exceed the budget of this round
 
     @property
     def planned_moves(self) -> int:
-        """How many moves and restarts were begun by choice: these count against maxMovesPerSecond."""
+        """The number of moves and restarts that were begun by choice. They count against maxMovesPerSecond."""
         return sum(not move.lost for move in self.moves) + self.restarts
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be written."""
+        """Whether there is nothing to write."""
         return not self.entries and not self.joining

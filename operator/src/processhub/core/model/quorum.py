@@ -1,8 +1,8 @@
 """Whether a hub has enough live members to run its children: StaticQuorum, DynamicQuorum, MajorityQuorum.
 
-Pure. What is lost is lost by proof (a Lease that ran out); what is back is back by proof too: while a hub is
-partitioned only members count that were seen to renew their Lease since the observer began to count, because a Lease
-that is merely held may be a dead member's that has not run out yet.
+Both the loss and the return of a member need a proof. A member is lost when its Lease has expired. While a hub is
+partitioned, a member counts as live only if it was seen renewing its Lease since the observer began to count: a Lease
+that is merely held may belong to a dead member and not have expired yet. The functions are pure.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from processhub.api.reasons import GroupReason, Reason
 
 
 class QuorumFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a hub's members.
+    """The facts about a hub's members.
 
-    ``live`` hold their Lease, ``renewing`` of them were seen to renew it. ``recent``: members that were live within
-    the last thresholdSeconds, the live ones included; while the hub is partitioned those that were when it lost its
-    quorum, so that waiting alone brings no quorum back. ``at_least`` is what a leader that took over a partitioned hub
-    finds on record as required. ``formed``: the first members were waited for.
+    ``live`` members hold their Lease, and ``renewing`` of them were seen to renew it. ``recent`` members were live
+    within the last thresholdSeconds, the live ones included. While the hub is partitioned, ``recent`` stays at the
+    number of when it lost its quorum, so that waiting alone brings no quorum back. ``at_least`` is the number that a
+    leader finds on record as required when it takes over a partitioned hub. ``formed`` is true once the hub's first
+    members have arrived, or are not waited for any more.
     """
 
     live: int
@@ -32,20 +33,21 @@ class QuorumFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """What a partition strategy of the user's goes by: members, counted."""
+    """The counts of members that a user's partition strategy decides by."""
 
     wanted: int
-    """Those that the hub shall have."""
+    """The members that the hub should have."""
     recent: int
-    """Those that were live within ``spec.partitionTolerance.thresholdSeconds``."""
+    """The members that were live within ``spec.partitionTolerance.thresholdSeconds``."""
     largest_seen: int
-    """The most that were ever live at once, since the last ``kubectl hub quorum reset``."""
+    """The most members that were live at once since the last ``kubectl hub quorum reset``."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """``quorate``: as the condition says. ``partitioned``: children are stopped, ``why`` says it in a sentence.
+    """The verdict on a hub's quorum. ``partitioned``: all children are stopped, and ``why`` gives the reason.
 
-    A hub whose first members are still coming is neither: nothing runs yet that could be stopped.
+    ``quorate`` is the status of the condition Quorate. A hub whose first members are still arriving is neither quorate
+    nor partitioned: no child runs yet that could be stopped.
     """
 
     required: int
@@ -58,7 +60,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quorum(spec: PartitionTolerance, facts: QuorumFacts, own: int | None = None) -> Verdict:
-    """The verdict for a hub with this spec; ``own``: how many a strategy of the user's requires."""
+    """Judge the quorum of a hub with this spec; ``own``: the number that a user's strategy requires."""
     largest = max(facts.largest_seen, facts.live if not facts.partitioned else facts.renewing)
     if spec.strategy == "Divergence":
         return Verdict(
@@ -68,7 +70,7 @@ def quorum(spec: PartitionTolerance, facts: QuorumFacts, own: int | None = None)
             quorate=True,
             partitioned=False,
             reason=GroupReason.NOT_REQUIRED,
-            why="Divergence asks for no quorum",
+            why="Divergence needs no quorum",
         )
     required, needs = _required(spec, facts, largest)
     if own is not None:
@@ -96,7 +98,7 @@ def quorum(spec: PartitionTolerance, facts: QuorumFacts, own: int | None = None)
 
 
 def _required(spec: PartitionTolerance, facts: QuorumFacts, largest: int) -> tuple[int, str]:
-    """How many members must be live, and the clause that says so."""
+    """The number of members that must be live, and the clause that explains it."""
     if spec.strategy == "StaticQuorum":
         required = spec.quorum_size or 1
         return required, f"StaticQuorum needs {required} (quorumSize)"

@@ -1,4 +1,4 @@
-"""The planner's input: one hub at one moment, immutable."""
+"""The planner's input: one hub at one moment, as immutable values."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from processhub.registry.grammar import Assignment
 
 
 class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that shall be on record: the accepted spec of the user, in the planner's terms.
+    """A child that should be on record: the accepted spec of the user, in the planner's terms.
 
-    ``suspended``: it shall not run, but keep its place where it has one.
-    ``paced``: a changed workload restarts it only as the move budget allows; it is one of many that change at once.
+    ``suspended``: the child must not run, but keeps its place if it has one. ``paced``: the child is one of many that
+    change at once, so a changed workload restarts it only within the move budget.
     """
 
     id: str
@@ -34,15 +34,16 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
     origin: str = ""
     pinned: bool = False
     suspended: bool = False
-    refused: bool = False  # as it was on record before an edit that is not accepted: it is not moved by choice
+    # The spec on record from before an edit that is not accepted; the child is not moved by choice.
+    refused: bool = False
     paced: bool = False
-    pod: bool = False  # it runs in a Pod of its own
+    pod: bool = False  # the child runs in a Pod of its own
     restart_policy: str = "Permanent"
     idle_seconds: int = 0
     on_demand: bool = False
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
-    asked: str = ""  # Assignment.asked: set where a hook changed what the user wrote
+    asked: str = ""  # as in Assignment: set if a hook changed what the user wrote
 
     @property
     def movable(self) -> bool:
@@ -51,13 +52,13 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bound(self) -> bool:
-        """Whether the child waits for its member rather than moving."""
+        """Whether the child waits for its member instead of moving."""
         return self.pinned or bool(self.nodes)
 
     def entry(
         self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
     ) -> Assignment:
-        """The child's entry in a slice; ``wait``: it is not started before its former member has stopped it."""
+        """The child's entry in a slice; ``wait``: it must not be started before its former member has stopped it."""
         return Assignment(
             uid=self.uid,
             epoch=epoch,
@@ -78,10 +79,11 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """A member as the planner sees it.
 
-    ``possibly_running`` are the ids that may still run there though no entry says so: reported in its status, or
-    removed and not yet proven stopped, or made passive and not yet proven to have ended as active. ``settled`` is false
-    while any id may: after a leader change, until the member has acknowledged all that was written. ``ended``: proven
-    to run nothing now, though it is waited for. ``node`` and ``zone`` are where its pod runs, "" where not known.
+    ``possibly_running`` are the ids that may still run there although no entry says so: ids that its status reports,
+    ids that were removed and not yet proven stopped, and ids that were made passive and not yet proven to have ended as
+    active. ``settled`` is false while any id may be running: after a change of the leader, until the member has
+    confirmed all that was written. ``ended``: the member is proven to run nothing now, but is waited for. ``node`` and
+    ``zone`` say where its Pod runs ("" if unknown).
     """
 
     name: str
@@ -92,8 +94,8 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     wanted: bool = True
     settled: bool = True
     ended: bool = False
-    forced: bool = False  # bound children are stopped where it is drained, not left running
-    resettles: bool = False  # joining, because strategy or weights changed
+    forced: bool = False  # if drained, its bound children are stopped instead of left running
+    resettles: bool = False  # joining because the strategy or the weights changed
     usage: Usage | None = None
     possibly_running: frozenset[str] = frozenset()
     node: str = ""
@@ -106,10 +108,10 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OnRecord(msgspec.Struct, frozen=True):
-    """An entry and the member whose slice holds it; ``state`` as that member reports it, "" where it does not.
+    """An entry, and the member whose slice holds it; ``state`` as that member reports it, "" if it reports none.
 
-    ``gave``, ``kept`` and ``got`` are its reports on a handover (registry/grammar.py). ``came_up``: it was Running
-    under this epoch, whatever it is by now.
+    ``gave``, ``kept`` and ``got`` are its reports on a handover (registry/grammar.py). ``came_up``: the child was
+    Running under this epoch, even if it is not any more.
     """
 
     member: str
@@ -137,10 +139,10 @@ class OnRecord(msgspec.Struct, frozen=True):
 
 
 class ChildPod(msgspec.Struct, frozen=True):
-    """A Pod that was made for a child and is still there; ``text`` names it and its node.
+    """A Pod that was created for a child and still exists; ``text`` names it and its node.
 
     ``run`` is the epoch under which it was started, ``role`` the last role that it was given. A passive Pod is made
-    active by a new role; to step back, the child gets another Pod.
+    active by changing its role. To make the child passive again, it gets another Pod.
     """
 
     member: str
@@ -149,13 +151,13 @@ class ChildPod(msgspec.Struct, frozen=True):
     role: str = Role.ACTIVE
 
     def passive_for(self, place: OnRecord) -> bool:
-        """Whether the Pod is the incarnation that this entry means, and has not been made active."""
+        """Whether the Pod is the incarnation that this entry means, and was never made active."""
         own = self.member == place.member and self.run == str(place.entry.started_with)
         return own and self.role == Role.PASSIVE
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A member runs a child that is on record elsewhere, where it could not be reached, under that entry's epoch."""
+    """A local takeover: the member runs a child whose owner it could not reach, under that owner's epoch."""
 
     member: str
     uid: str
@@ -163,11 +165,11 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One hub at one moment. ``children``: those that shall run or are suspended, by id, as last accepted.
+    """One hub at one moment. ``children``: those that should run or are suspended, by id, as last accepted.
 
-    ``last_placed``: the member that the newest child went to ("": read it off the record). ``move_requests``: id → the
-    member that somebody asked to have it moved to.
-    ``pods``: id → the Pods of its own that are there, wherever it is on record.
+    ``last_placed`` is the member on which the newest child was placed ("": derive it from the record).
+    ``move_requests`` maps ids to the members that they were requested to move to. ``pods`` maps ids to the existing
+    Pods of pod children, wherever their entries are.
     """
 
     spec: HubSpec
@@ -178,24 +180,25 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     move_budget: int = 0
     last_placed: str = ""
     move_requests: Mapping[str, str] = {}
-    copies: int | None = None  # as a redundancy strategy of the user's says, None with ProcessHub's own
+    copies: int | None = None  # the number that a user's redundancy strategy says; None with a built-in strategy
     pods: Mapping[str, tuple[ChildPod, ...]] = {}
     claims: Mapping[str, Claim] = {}  # by id
-    deferred: frozenset[str] = frozenset()  # children that would not or could not be moved lately: not by choice now
-    formed: bool = True  # false until the hub's first members are there: nothing is placed yet
-    uncertain: frozenset[str] = frozenset()  # ids whose entries a write without an answer may have changed
-    partitioned: str = ""  # why the hub has lost its quorum: nothing is started or moved
+    # Children that declined a move lately or failed to move: they are not moved by choice now.
+    deferred: frozenset[str] = frozenset()
+    formed: bool = True  # false until the hub's first members have arrived; nothing is placed before
+    uncertain: frozenset[str] = frozenset()  # ids whose entries may have been changed by a write that got no answer
+    partitioned: str = ""  # why the hub has lost its quorum ("": it has not); nothing is started or moved then
 
     @property
     def to_run(self) -> Mapping[str, DesiredChild]:
-        """The children that shall run, by id."""
+        """The children that should run, by id."""
         if not any(child.suspended for child in self.children.values()):
             return self.children
         return {child_id: child for child_id, child in self.children.items() if not child.suspended}
 
 
 def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> DesiredChild:
-    """The child that a Child's spec asks for; ``workload`` is the hash of its workload."""
+    """The child that a Child's spec describes; ``workload`` is the hash of its workload."""
     return DesiredChild(
         id=child_id,
         uid=uid,
@@ -214,16 +217,16 @@ def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> De
 
 
 def frozen_metadata(metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Metadata in the order that entries hold it."""
+    """Metadata in the order in which entries hold it."""
     return tuple(sorted((str(key), str(value)) for key, value in metadata.items()))
 
 
 def keys_of(children: Iterable[DesiredChild]) -> NDArray[np.uint64]:
-    """The hashes of the children, in order; shape (n,)."""
+    """The hashes of the children's ids, in order; shape (n,)."""
     return np.fromiter((child.key for child in children), dtype=np.uint64)
 
 
 def attributes_digest(child: DesiredChild) -> str:
-    """A hash of what a Pre hook may change of a child: its workload, restart policy, tags and metadata."""
+    """A hash of everything a Pre hook may change: workload, restart policy, tags and metadata."""
     text = msgspec.json.encode((child.workload, child.restart_policy, child.tags, child.metadata))
     return xxhash.xxh3_64_hexdigest(text)

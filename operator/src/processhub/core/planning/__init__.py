@@ -1,1 +1,1 @@
-"""The planner: which entries change, from one snapshot of a hub."""
+"""The planner: from one snapshot of a hub it computes which entries change."""

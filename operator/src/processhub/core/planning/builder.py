@@ -1,6 +1,6 @@
-"""A plan in the making: the counts and the changes so far, the room that is left, and what must be proven first.
+"""The plan builder: the changes so far, the room that is left, and the checks of what must be proven first.
 
-The planners share it: ``single`` plans one copy of each child, ``replicated`` several.
+Both planners use it: ``single`` plans one copy of each child, ``replicated`` several.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class PlanBuilder:
         self.restarts = self.pending_restarts = 0
         self.load: Counter[str] = Counter()
         self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
-        self._possibly_running: dict[str, list[str]] = {}  # id → members that may still run it
+        self._possibly_running: dict[str, list[str]] = {}  # id → the members that may still run it
         for member in snapshot.members:
             for child_id in () if member.phase is Phase.GONE else member.possibly_running:
                 self._possibly_running.setdefault(child_id, []).append(member.name)
         for member in snapshot.members:
-            # One that was lost or is being emptied takes its share again when it is back.
+            # A member that was lost or is being emptied takes its share again when it returns.
             leaves = member.phase is Phase.GONE or member.draining
             if leaves and member.wanted and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
@@ -67,7 +67,7 @@ class PlanBuilder:
         return MemberNames(member.name for member in self.snapshot.members if not member.settled)
 
     def remove_unwanted(self) -> None:
-        """Remove the entries of children that shall not be on record: that is the order to stop."""
+        """Remove the entries of children that should not be on record. The removal is the order to stop."""
         children = self.snapshot.children
         for child_id, places in self.snapshot.record.items():
             if child_id not in children and child_id not in self.snapshot.uncertain:
@@ -95,15 +95,15 @@ class PlanBuilder:
         )
 
     def leave_alone(self, places: Iterable[OnRecord]) -> None:
-        """Change nothing of a child whose entries may be other than the record says (docs/protocol.md, rule 7).
+        """Change nothing of a child whose entries may differ from the record (docs/protocol.md, rule 7).
 
-        Whatever is written for it elsewhere could start it a second time.
+        Any entry that is written for it elsewhere could start it a second time.
         """
         for place in places:
             self.load[place.member] += 1
 
     def forget_earlier(self, child: DesiredChild, places: Iterable[OnRecord]) -> None:
-        """Take an earlier child of the same id off the record: it ends before this one may begin."""
+        """Remove an earlier child of the same id from the record. It must end before this one may start."""
         for place in places:
             self.put(place.member, child.id, None)
         if not child.suspended:
@@ -112,9 +112,9 @@ class PlanBuilder:
             )
 
     def loses_its_place(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether a suspended child is not to be found there when it is resumed: its member is gone or emptied.
+        """Whether a suspended child has no place to resume at, because its member is gone or being emptied.
 
-        One that is bound to its member waits for that as ever.
+        A child that is bound to its member keeps waiting for it.
         """
         member = self.members.get(place.member)
         if member is None:
@@ -123,9 +123,9 @@ class PlanBuilder:
         return not bound and (member.phase is Phase.GONE or member.draining)
 
     def put_to_sleep(self, child: DesiredChild, place: OnRecord, state: str = "") -> None:
-        """Keep the entry of a suspended child, with its room, but not to be started; ``state`` is what it had got.
+        """Keep the entry of a suspended child, and its room, without starting it; ``state``: the state it has received.
 
-        The entry stays as it is on record: an edit takes effect when the child is resumed.
+        The rest of the entry stays as it is on record. An edit takes effect when the child is resumed.
         """
         member = self.members[place.member]
         self.load[place.member] += 1
@@ -143,9 +143,9 @@ class PlanBuilder:
         self.next_epoch += 1
 
     def keep_asleep(self, child: DesiredChild, place: OnRecord) -> None:
-        """Keep the entry of a resumed child that can't be started yet, with what an edit changed of its attributes.
+        """Keep the entry of a resumed child that can't be started yet, with its edited attributes.
 
-        Look-ups show them at once; a changed workload takes effect with the start.
+        Look-ups show the attributes at once. A changed workload takes effect with the start.
         """
         entry = place.entry
         if not same_attributes(entry, child):
@@ -154,7 +154,7 @@ class PlanBuilder:
             self.put(place.member, child.id, edited)
 
     def due(self, child: DesiredChild, entry: Assignment) -> DesiredChild:
-        """The child as its entry shall be now: of many that change at once, those over the budget stay as they are."""
+        """The child as its entry should be now. If many change at once, those over the budget keep their workload."""
         if entry.workload == child.workload or not child.paced:
             return child
         if self.budget <= 0:
@@ -165,17 +165,17 @@ class PlanBuilder:
         return child
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
-        """Put the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
+        """Write the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
         self.budget -= 1
         self.moving += 1
         self.load[source] -= 1
         self.load[target] += 1
-        # A new epoch at once: the target's entry is the newer word, whoever reads both.
+        # The target's entry gets a new epoch at once, so that any reader of both entries knows which is newer.
         self.put(target, child.id, self.assignment(child, wait=True))
         self.moves.append(Move(child.id, source, target, why))
 
     def unfit(self, name: str) -> str:
-        """Why nothing can be moved to the member of this name; "" where it can, if there is room."""
+        """Why no child can be moved to the member of this name; "" if one can, given room."""
         member = self.members.get(name)
         if member is None or not member.wanted:
             return f"the hub has no member {name!r}; its members are {self._wanted_members.some}"
@@ -195,7 +195,7 @@ class PlanBuilder:
         room = self.room(more)
         open_members = [member for member in self.snapshot.members if takes(member)]
         if more and sum(room[member.name] for member in open_members) < more:
-            # The cap's members are not all there: only the capacity limits.
+            # Not all members that the cap counts are there, so only the capacity limits.
             limit = self.snapshot.spec.members.max_children
             room = {member.name: max(0, limit - self.load[member.name]) for member in open_members}
         return [Candidate(member.name, member.weight, room[member.name]) for member in open_members]
@@ -212,14 +212,14 @@ class PlanBuilder:
         )
 
     def full(self, name: str) -> Unplaced | None:
-        """Why a child that is bound to the member can't have it, None where it can."""
+        """Why the member has no room for a child that is bound to it; None if it has."""
         limit = self.snapshot.spec.members.max_children
         if self.load[name] < limit:
             return None
         return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
 
     def room(self, more: int) -> dict[str, int]:
-        """How many children more each open member may take under cap and capacity, with ``more`` new ones."""
+        """How many more children each open member may take under cap and capacity, with ``more`` new ones."""
         open_members = [member for member in self.snapshot.members if takes(member)]
         total = more + sum(self.load[member.name] for member in open_members)
         caps = load_caps(
@@ -233,10 +233,10 @@ class PlanBuilder:
     def blocked(
         self, child_id: str, besides: Collection[str] = (), besides_pods_of: Collection[str] = ()
     ) -> Unplaced | None:
-        """Why ``child_id`` may not start, or become active, yet: a member may still run it, or a Pod.
+        """Why ``child_id`` may not start or become active yet: a member may still run it, or a Pod.
 
-        Only what is proven to have ended counts as such (docs/protocol.md, rules 7 and 23). Members ``besides`` don't
-        count, nor do the Pods made for those in ``besides_pods_of``.
+        A child counts as ended only with proof (docs/protocol.md, rules 7 and 23). Members in ``besides`` are not
+        considered, nor are Pods that were created for members in ``besides_pods_of``.
         """
         if not self.settled:
             return Unplaced(
@@ -274,10 +274,11 @@ class PlanBuilder:
         return child.entry(epoch, wait=wait, role=role, run=run, state=state)
 
     def refreshed(self, child: DesiredChild, entry: Assignment, role: str) -> Assignment | None:
-        """The entry for the child's present spec in this role; None where the entry is that already.
+        """The entry for the child's present spec in this role, or None if the entry is that already.
 
-        A changed workload and the step back from active are restarts with a new epoch. A promotion is a new epoch too,
-        but what runs runs on; so does one that was to hand its state over, and need not any more.
+        A changed workload, or a change from active to passive, is a restart with a new epoch. A promotion has a new
+        epoch too, but what runs runs on. The same is true of a copy that was ordered to hand its state over and need
+        not any more.
         """
         if entry.workload != child.workload or (entry.role == Role.ACTIVE and role == Role.PASSIVE):
             return self.assignment(child, role=role)
@@ -293,7 +294,7 @@ class PlanBuilder:
 
 
 def pod_there(child_id: str, text: str) -> Unplaced:
-    """The reason for a child that has to wait for the end of a Pod."""
+    """The reason for a child that must wait for the end of a Pod."""
     return Unplaced(
         Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop: its pod {text} is still there"
     )

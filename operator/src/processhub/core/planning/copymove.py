@@ -1,10 +1,16 @@
-"""A move that somebody asked for, of a child with several copies: which step is next.
+"""A requested move of a child that has several copies: the next step.
 
-Of copies of which one is active, the one on the wanted member becomes that; else the one that is placed worst goes
-there. Both take steps that a plan takes anyway, each on its own proof: a copy is added, runs, another is made
-passive or leaves, and only when that one is proven to have ended is the next made active (docs/protocol.md,
-rules 7 and 8).
-The request only says which copy comes first where there is a choice, so that a crash in between leaves nothing undone.
+If one copy is active, the copy on the requested member becomes the active one. If all are active, the lowest-ranked
+copy moves there. Example, with the active copy on h-0 and a request for h-2:
+
+    ADD     a passive copy is added on h-2
+    WAIT    until the copy on h-2 runs
+    YIELD   the copy on h-0 is made passive, or leaves if there are enough others
+    WAIT    until h-0 is proven to have ended it as active; then the copy on h-2 is made active
+    DONE
+
+Each step is one that a plan takes anyway, on its own proof (docs/protocol.md, rules 7 and 8). The request only decides
+which copy comes first where there is a choice, so a crash between two steps leaves nothing undone.
 """
 
 from __future__ import annotations
@@ -18,24 +24,24 @@ from processhub.core.model.snapshot import OnRecord
 
 
 class CopyStep(StrEnum):
-    """The next step of a move."""
+    """The next step of a requested move."""
 
     DONE = "Done"
     """The request is carried out."""
     ADD = "Add"
-    """The member is to have a copy."""
+    """The member needs a copy."""
     WAIT = "Wait"
-    """Until the copy there runs, or what is too many has gone."""
+    """Wait until the copy there runs, or until a surplus copy has gone."""
     YIELD = "Yield"
-    """The active one has to end as such: it leaves where there are others enough, else it steps back."""
+    """The active copy must end as active: it leaves if there are enough others, else it is made passive."""
     GIVE_UP = "GiveUp"
-    """The copy there does not run, and by itself never will."""
+    """The copy there does not run, and will not run without an edit."""
 
 
 class CopyMove(msgspec.Struct, frozen=True):
-    """A move request that can be applied: ``there`` is the copy on the requested member, ``active`` the active one.
+    """A valid move request; ``there`` is the copy on the requested member, ``active`` the active copy.
 
-    Both None where there is none. ``active`` is None too where all copies are active.
+    Each is None if there is no such copy. ``active`` is also None if all copies are active.
     """
 
     member: str
@@ -45,9 +51,10 @@ class CopyMove(msgspec.Struct, frozen=True):
 
 
 def next_step(member: str, staying: list[OnRecord], wanted: int, *, standby: bool) -> CopyMove:
-    """The next step to ``member``, of a child whose copies ``staying`` shall be ``wanted`` in number.
+    """The next step to ``member`` of a child whose copies ``staying`` should be ``wanted`` in number.
 
-    ``standby``: one of them is active. It depends on the record and the reports alone: every round may ask anew.
+    ``standby``: one copy is active. The step depends on the record and the reports alone, so every round may compute it
+    again.
     """
     there = next((place for place in staying if place.member == member and not place.entry.wait), None)
     acting = [place for place in staying if standby and place.entry.role == Role.ACTIVE and not place.entry.wait]

@@ -1,26 +1,28 @@
-"""A planned move that carries the child's state over (HotSwap): what comes next, for one child.
+"""A planned move that hands the child's state over (HotSwap): the next step for one child.
 
-The record goes through these steps (docs/protocol.md, rules 20 and 21). ``epoch`` is that of the target's entry that
-waits::
+The record goes through these steps (docs/protocol.md, rules 20 and 21). ``epoch`` is the epoch of the target's waiting
+entry::
 
     source                       target
-    to=<target>:<epoch>          wait                 begun: the source is to quiesce and to send the state
-    gave=<epoch>:<checksum>      got=<checksum>       both say that the state is there, whole
+    to=<target>:<epoch>          wait                 begun: the source must quiesce and send the state
+    gave=<epoch>:<checksum>      got=<checksum>       both report that the whole state has arrived
     to=…                         a newer epoch,       committed: the target starts with that state; the source keeps
                                  state=<checksum>     its copy, quiesced
-    removed                      Running, or it was   the target needs no copy of the state any more
+    removed                      Running, or it was   the target does not need another copy of the state
 
-Running may never be seen: a member reports the present state, and a program may be quick. It took the state too if
-it was up before (``startedAt``), whatever it is by now. One that ended and was never up proves nothing: the source
-keeps its copy, with which an edit starts it anew, and takes it back where the target is lost or is to be emptied, or
-somebody asks for the child elsewhere. Only a source that is to be emptied itself does not wait for that: the target has
-the state until its agent ends.
+The controller may never see the target Running, because a member reports its present state and a program may end
+quickly. A target has also taken the state over if it was up before (``startedAt``), whatever its state is now. A target
+that ended without ever having been up proves nothing. The source then keeps its copy. An edit starts the target again
+with it. The source takes the child back if the target is lost or is to be emptied, or if a move to another member is
+requested. Only a source that is to be emptied does not wait for that, because the target keeps the state until its
+agent ends.
 
-Before the commit a target that is lost, or a state that can't be had, gives the move up: the source gets a newer epoch
-and runs on with what it has. After it, that is so only once the target is proven to run nothing. Where it is the source
-that is lost, the target starts with what it got, if it got it whole. A target whose agent restarts loses what it got:
-it says so (``kept=<epoch>:lost``), starts nothing while a source is on record, and gets a new waiting entry, for which
-the source sends its copy once more.
+Before the commit, a lost target or a missing state cancels the move: the source gets a newer epoch and runs on with
+what it has. After the commit this is possible only once the target is proven to run nothing. If the source is lost, the
+target starts with the state, provided that it has received all of it.
+
+A target whose agent restarts loses the received state. It reports that (``kept=<epoch>:lost``) and starts nothing while
+a source is on record. It then gets a new waiting entry, for which the source sends its copy again.
 """
 
 from __future__ import annotations
@@ -36,16 +38,16 @@ from processhub.registry.grammar import Given, HandoverOrder, Kept
 class Step(Enum):
     """The next step of a move."""
 
-    ORDER = "order"  # have the source hand over
+    ORDER = "order"  # order the source to hand over
     WAIT = "wait"
-    COMMIT = "commit"  # the target starts with the state
-    AGAIN = "again"  # the target had the state and lost it: it waits for it under a new epoch
-    COLD = "cold"  # go on without a state: there is none to be had
-    DEFER = "defer"  # the child does not want to go, or its state did not come over: it stays
+    COMMIT = "commit"  # start the target with the state
+    AGAIN = "again"  # the target lost the state: it waits for it under a new epoch
+    COLD = "cold"  # go on without a state, because there is none
+    DEFER = "defer"  # the child declined, or its state could not be handed over: it stays
 
 
 class Next(msgspec.Struct, frozen=True):
-    """The step, and the state's checksum with COMMIT."""
+    """The next step, and with COMMIT the checksum of the state."""
 
     step: Step
     checksum: str = ""
@@ -57,14 +59,14 @@ def order_for(target: OnRecord, *, must: bool) -> str:
 
 
 def goes_to(place: OnRecord) -> str:
-    """The member that a source's entry names, "" where it names none."""
+    """The member that a source's entry names in its order, or "" if it has no order."""
     return HandoverOrder.parse(place.entry.to).member if place.entry.to else ""
 
 
 def next_step(source: OnRecord, source_member: MemberView | None, target: OnRecord) -> Next:
     """The next step of a move whose target waits on a live member."""
     if source_member is None or source_member.dead:
-        return Next(Step.COLD)  # what it sent whole before its end is there: the target starts with that
+        return Next(Step.COLD)  # if the source sent the whole state before its end, the target starts with that
     must = source_member.draining
     if source.entry.to != order_for(target, must=must):
         return Next(Step.ORDER)
@@ -78,15 +80,15 @@ def next_step(source: OnRecord, source_member: MemberView | None, target: OnReco
 
 
 def has_taken_over(target: OnRecord, *, emptied: bool) -> bool:
-    """Whether the source's copy is needed no more by a committed target; ``emptied``: the source's member is to be."""
+    """Whether a committed target needs the source's copy no more; ``emptied``: the source's member is to be emptied."""
     if target.entry.to:
-        return True  # it is to hand over itself, which is asked only of one that has taken over
+        return True  # the target has an order to hand over itself, which only a copy that has taken over gets
     if has_lost(target):
         return False
     return target.up or target.came_up or (emptied and target.failed)
 
 
 def has_lost(target: OnRecord) -> bool:
-    """Whether the target reports that it has not started the child because the state is not there any more."""
+    """Whether the target reports that it did not start the child because it has lost the state."""
     kept = Kept.parse(target.kept)
     return kept is not None and (kept.epoch, kept.why) == (target.entry.epoch, "lost")

@@ -1,7 +1,7 @@
 """Which slice of a member an entry goes to, with the fewest writes (docs/protocol.md, rule 6).
 
-After the EndpointSlice controller's idea: an entry never moves between slices; new ones fill the room that there
-is, first in slices that are written anyway; a new slice is opened only when none has room.
+The idea is that of the EndpointSlice controller: an entry never moves between slices. New entries fill the free room,
+first in slices that are written anyway. A new slice is opened only if no other has room.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from processhub.registry.grammar import Assignment, format_assignment, workload_
 
 
 class SliceContent(msgspec.Struct, frozen=True):
-    """What a slice holds: ``workloads`` hash → JSON, ``entries`` id → text.
+    """The content of a slice: ``workloads`` hash → JSON, ``entries`` id → text.
 
-    ``ending``: ids that are on record there no more and may still run. They take room, for the status has to name
-    them: were it filled while they hang, the status could never name all that runs, and no end would be proven.
+    ``ending``: ids that are no longer on record there but may still run. They take room, because the status has to name
+    them. If new entries filled that room while old children hang, the status could never name all that runs, and the
+    end of a child could not be proven.
     """
 
     index: int
@@ -36,11 +37,11 @@ def pack(
     max_entries: int = MAX_ENTRIES,
     max_bytes: int = MAX_BYTES,
 ) -> list[SliceContent]:
-    """The slices of one member that are to be written: changed ones whole, and new ones.
+    """The slices of one member that must be written: changed ones as a whole, and new ones.
 
-    ``changes`` is id → entry (None removes it); ``workloads`` holds the JSON for every hash that ``changes`` names.
-    An entry that grows stays in its slice up to twice ``max_bytes``, which etcd still takes (1.5 MiB); beyond that
-    it is removed: its child stops, and is placed anew once that is proven.
+    ``changes`` is id → entry (None removes it); ``workloads`` holds the JSON for every hash that ``changes`` names. An
+    entry that grows stays in its slice up to twice ``max_bytes``, which etcd still accepts (1.5 MiB). Beyond that it is
+    removed. Its child stops, and is placed again once its end is proven.
     """
     if not changes:
         return []
@@ -80,7 +81,7 @@ def _size(key: str, text: str) -> int:
 
 
 class _Open:
-    """A slice while it is packed. ``size`` is in bytes as stored, a workload counted once however many use it."""
+    """A slice while it is packed. ``size`` is in bytes as stored; a workload counts once for all its entries."""
 
     def __init__(self, content: SliceContent) -> None:
         self.index = content.index

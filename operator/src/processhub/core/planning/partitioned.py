@@ -1,8 +1,9 @@
-"""The plan of a hub that has lost its quorum: nothing is started or moved, and what is on record stays there.
+"""The plan of a hub that has lost its quorum: nothing is started or moved, and entries stay where they are.
 
 Members run nothing while their slices say that the hub is partitioned (docs/protocol.md, rule 6). So the record needs
-no change: when the quorum is back, each child starts again where it was, or elsewhere by the ordinary rules if its
-member is gone. What nobody wants any more still comes off the record, and what is suspended meanwhile is put to sleep.
+no change. When the quorum is back, each child starts again where it was. If its member is gone, it is placed by the
+ordinary rules. Two things are still done: entries of deleted children are removed, and children that are suspended
+meanwhile are put to sleep.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from processhub.core.planning.builder import PlanBuilder
 
 
 def plan_partitioned(snapshot: HubSnapshot) -> Plan:
-    """The plan of a partitioned hub; ``snapshot.partitioned`` says why."""
+    """Plan a partitioned hub; ``snapshot.partitioned`` is the reason."""
     builder = PlanBuilder(snapshot)
-    builder.joining.clear()  # members that return keep what they have: that is no join
+    builder.joining.clear()  # members that return keep what they have, which is not a join
     builder.remove_unwanted()
     for child_id, child in snapshot.children.items():
         if child_id in snapshot.uncertain:
@@ -25,7 +26,7 @@ def plan_partitioned(snapshot: HubSnapshot) -> Plan:
             if place.entry.uid != child.uid:
                 builder.put(place.member, child_id, None)
             elif child.suspended and place.member in builder.members and not (place.entry.wait or place.entry.to):
-                # The ends of a move stay as they are: which of them is kept is for the plan with a quorum to say.
+                # Both ends of a move stay as they are. The plan with a quorum decides which of them is kept.
                 builder.put_to_sleep(child, place, place.entry.state)
     builder.stranded.clear()
     why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")

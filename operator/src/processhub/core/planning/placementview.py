@@ -1,4 +1,4 @@
-"""The view of a plan in the making that is given to a strategy."""
+"""The view of an unfinished plan that a strategy gets."""
 
 from __future__ import annotations
 

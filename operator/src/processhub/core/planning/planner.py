@@ -1,18 +1,17 @@
-"""The planner: it makes a plan, the changes to the slices, from one snapshot of a hub.
+"""The planner: from one snapshot of a hub it makes a plan, the changes to the slices.
 
-Pure: the controller, ``kubectl hub plan``, the model checker and the benchmarks call the same function.
-Placement is sticky: a child on record stays where it is.
+It is pure: the controller, ``kubectl hub plan``, the model checker and the benchmarks call the same function. Placement
+is sticky: a child on record stays where it is.
 
 - A child gets an entry only when no other member may still run its id, and a new uid only after the old one's end
   (docs/protocol.md, rule 7).
 - A planned move writes the waiting entry first, removes the source's in a later round, and starts the target when the
   source is proven stopped (docs/protocol.md, rule 8).
-- A member that is GONE loses its entries at once, except bound children, which wait for it (docs/protocol.md, rules 10
-  and 17).
-- A join moves children only onto the joiner, and only where it outranks their present member (docs/protocol.md,
-  rule 18).
-- A suspended child runs nowhere and keeps its place, and its room there: it is started where it stood
-  (docs/protocol.md, rule 8).
+- A member that is GONE loses its entries at once, except for bound children, which wait for it (docs/protocol.md,
+  rules 10 and 17).
+- A join moves children only onto the joining member, and only if it ranks above their present member
+  (docs/protocol.md, rule 18).
+- A suspended child runs nowhere and keeps its place, with its room, to be resumed there (docs/protocol.md, rule 8).
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from processhub.core.strategies.migration import MigrationStrategy, migration_of
 
 
 def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: MigrationStrategy | None = None) -> Plan:
-    """The changes to make now. Executing them and planning again, round by round, ends where nothing is left to do.
+    """Plan the changes to make now. Executing and planning again, round by round, ends with an empty plan.
 
-    ``strategy`` and ``migration`` are the hub's where they are none of ProcessHub's own; without, KeyError is raised.
+    ``strategy`` and ``migration`` are needed if the hub's are users' own. Without them KeyError is raised.
     """
     if snapshot.partitioned:
         return plan_partitioned(snapshot)

@@ -1,7 +1,7 @@
-"""Several copies of each child: where they are. Which one is active is said in roles.py.
+"""The placement of several copies of each child. Which copy is active is decided in roles.py.
 
-Copies go to the members that rendezvous hashing ranks highest, each to another zone and node where there is one. A copy
-leaves a member only when enough others are there: the new one starts before the old one ends.
+Copies go to the members that rendezvous hashing ranks highest, each in another zone and on another node if possible. A
+copy leaves a member only if there are enough others: the new copy starts before the old one ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from processhub.core.strategies.base import Strategy
 
 
 class HeldCopies(msgspec.Struct, frozen=True):
-    """A child with the copies that it keeps (``kept``) and those of them that are not about to leave (``staying``)."""
+    """A child with the copies that it keeps (``kept``), and those of them that are not about to leave (``staying``)."""
 
     child: DesiredChild
     kept: tuple[OnRecord, ...]
@@ -51,15 +51,16 @@ class ReplicaPlanner(Roles):
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
         super().__init__(snapshot, strategy)
         self.short: list[HeldCopies] = []  # children that lack copies
-        self.steady: list[HeldCopies] = []  # those that a join may move
+        self.steady: list[HeldCopies] = []  # children that a join may move
         self.lost_copies: dict[str, list[str]] = {}  # id → members that are gone with a copy
-        self.lack_asked: list[tuple[HeldCopies, CopyMove]] = []  # those that have no copy yet where one was asked for
+        # Children that have no copy yet on the member that was requested.
+        self.lack_asked: list[tuple[HeldCopies, CopyMove]] = []
         self.asked_for: dict[str, str] = {}  # id → the member that the next copy goes to
 
-    # steps
+    # The steps of a plan.
 
     def follow_children(self) -> None:
-        """Bring each child's copies one step nearer to what it asks for; collect those that lack some."""
+        """Take the next step for each child's copies, and collect the children that lack copies."""
         record = self.snapshot.record
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id, ())
@@ -80,7 +81,7 @@ class ReplicaPlanner(Roles):
                 self.move_results[child_id] = NOT_PLACED
 
     def apply_move_requests(self) -> None:
-        """Add the copies that somebody asked for, within the budget; others leave once these are up."""
+        """Add the requested copies, within the budget. Surplus copies leave once these are up."""
         short = {held.child.id for held in self.short}
         for held, move in self.lack_asked:
             child_id, name = held.child.id, move.member
@@ -90,7 +91,7 @@ class ReplicaPlanner(Roles):
                 self.pending_moves += 1
             elif child_id in short:
                 self.moving += 1
-                self.asked_for[child_id] = name  # one is lacking anyway
+                self.asked_for[child_id] = name  # one copy is lacking anyway
             else:
                 self.budget -= 1
                 self.moving += 1
@@ -98,14 +99,14 @@ class ReplicaPlanner(Roles):
                 role = Role.PASSIVE if self.standby else Role.ACTIVE
                 self.put(name, child_id, self.assignment(held.child, role=role))
                 source = move.active or self._lowest(held.child, list(held.staying), name)
-                self.moves.append(Move(child_id, source.member if source else "", name, "it was asked for"))
+                self.moves.append(Move(child_id, source.member if source else "", name, "a move was requested"))
 
     def top_up(self) -> None:
-        """Find members for the copies that are lacking."""
+        """Find members for the missing copies."""
         lacking = [held for held in self.short if self._may_grow(held)]
         if not lacking:
             return
-        # Bound children need no rank: their members are named.
+        # Bound children need no rank, because their members are named.
         ranks = self.strategy.ranks([held.child for held in lacking], self.view)
         room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
@@ -120,7 +121,7 @@ class ReplicaPlanner(Roles):
             self._add_copies(held, queue or ranked, room)
 
     def rebalance(self) -> None:
-        """Put copies onto the joiners that outrank a member that has one, within the budget."""
+        """Move copies onto joining members that rank above a member that has one, within the budget."""
         joiners = [
             member
             for member in sorted(self.snapshot.members, key=lambda member: member.name)
@@ -137,10 +138,13 @@ class ReplicaPlanner(Roles):
             if member.name not in unfinished:
                 self.joining[member.name] = False
 
-    # one child
+    # Steps for one child.
 
     def _as_it_should_be(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
-        """The fast path: all copies on record, on live members, in their roles, as asked for."""
+        """Whether nothing is to be done: all copies are on record, on live members, in their roles, as specified.
+
+        This is the fast path of most children.
+        """
         if child.id in self.snapshot.move_requests:
             return False
         if len(places) != self.copies or not places or (child.nodes and len(child.nodes) != len(places)):
@@ -168,7 +172,7 @@ class ReplicaPlanner(Roles):
             self.forget_earlier(child, places)
             return
         if self._leaves_pods(child, places):
-            # Its agent can't see when they are gone: the edit makes it another child (docs/protocol.md, rule 23).
+            # Its agent can't see when they are gone, so the edit makes it another child (docs/protocol.md, rule 23).
             for place in places:
                 self.put(place.member, child.id, None)
             self.unplaced[child.id] = pod_there(child.id, self.snapshot.pods[child.id][0].text)
@@ -206,7 +210,7 @@ class ReplicaPlanner(Roles):
             self.moving += len(kept) - len(staying)
 
     def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
-        """Have all copies of a suspended child stop and keep their places, and the active one its role."""
+        """Stop all copies of a suspended child. They keep their places, and the active one its role."""
         if any(place.entry.uid != child.uid for place in places):
             self.forget_earlier(child, places)
             return
@@ -222,22 +226,22 @@ class ReplicaPlanner(Roles):
         return entry is not None and not entry.wait
 
     def _is_former_target(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether the copy is the target of a move that was begun when the hub kept one copy: not started yet.
+        """Whether the copy is the target of a move that was begun while the hub kept one copy, and was not started.
 
-        A bound child waits for its member too, and one that slept for its turn.
+        Two other copies wait as well: that of a bound child, for its member, and one that was asleep, for its start.
         """
         entry, bound = place.entry, child.pinned or place.member in child.nodes
         return entry.wait and not entry.asleep and not bound
 
     def _leaves_pods(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
-        """Whether the child has Pods, and an edit that is due now makes it a child without."""
+        """Whether the child has Pods, and an edit that is due now makes it a child without Pods."""
         if child.pod or child.id not in self.snapshot.pods:
             return False
         changed = next((place.entry for place in places if place.entry.workload != child.workload), None)
         return changed is not None and self.due(child, changed).workload == child.workload
 
     def _stays(self, child: DesiredChild, name: str) -> bool:
-        """Whether a copy is where it may be for good."""
+        """Whether a copy may stay on this member."""
         if child.nodes:
             return name in child.nodes
         return child.pinned or is_open(self.members[name])
@@ -245,7 +249,7 @@ class ReplicaPlanner(Roles):
     def _without_surplus(
         self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord], move: CopyMove | None
     ) -> list[OnRecord]:
-        """Take one copy off where there are others enough: of a member to be emptied, as asked, or ranked lowest."""
+        """Remove one copy if there are enough others: of a member to be emptied, as requested, or the lowest-ranked."""
         wanted = self.wanted_copies(child)
         leaving = [place for place in kept if place not in staying]
         if not self.copies or (not leaving and len(staying) <= wanted):
@@ -258,13 +262,13 @@ class ReplicaPlanner(Roles):
             return kept
         if victim.up and not all(place.tried for place in others):
             self.moving += 1
-            return kept  # the new one is not up yet
+            return kept  # the new copy is not up yet
         self.put(victim.member, child.id, None)
         self.load[victim.member] -= 1
         return [place for place in kept if place is not victim]
 
     def _surplus(self, child: DesiredChild, staying: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
-        """The copy that is too many: the one that was moved, that of a move that is given up, or the lowest ranked."""
+        """The surplus copy: the one that was moved, that of a cancelled move, or the lowest-ranked one."""
         if move is None or move.step is CopyStep.ADD:
             return self._lowest(child, staying)
         if move.step is CopyStep.YIELD:
@@ -275,9 +279,9 @@ class ReplicaPlanner(Roles):
         return None if waits_to_run else self._lowest(child, staying, move.member)
 
     def _lowest(self, child: DesiredChild, staying: list[OnRecord], asked: str = "") -> OnRecord | None:
-        """The copy that the hash would have least; never the active one beside passive ones.
+        """The copy with the lowest rank, except the active one beside passive ones.
 
-        Besides one on ``asked``, which is to stay or to come.
+        A copy on ``asked`` is not considered, because it should stay or come.
         """
         rest = [place for place in staying if place.member != asked]
         must = {place.member for place in rest if self.standby and place.entry.role == Role.ACTIVE}
@@ -287,10 +291,10 @@ class ReplicaPlanner(Roles):
         worst = [place for place in rest if place.member not in best]
         return worst[-1] if worst else None
 
-    # what was asked for
+    # Move requests.
 
     def _requested(self, child: DesiredChild, kept: list[OnRecord], staying: list[OnRecord]) -> CopyMove | None:
-        """The child's requested move and its next step; None where no move is requested, or it is finished."""
+        """The child's requested move and its next step; None if no move is requested, or it is finished."""
         name = self.snapshot.move_requests.get(child.id)
         if name is None:
             return None
@@ -301,7 +305,7 @@ class ReplicaPlanner(Roles):
             self.move_results[child.id] = refusal
         elif move.step is CopyStep.GIVE_UP:
             self.move_results[child.id] = f"its copy on {name} does not run"
-            return move  # that copy is the one that is too many
+            return move  # that copy is the surplus one
         else:
             if move.step is not CopyStep.ADD:
                 self.moving += 1
@@ -325,13 +329,13 @@ class ReplicaPlanner(Roles):
             return PINNED
         return REFUSED if child.refused else ""
 
-    # more copies
+    # More copies.
 
     def _may_grow(self, held: HeldCopies) -> bool:
         child = held.child
         if held.kept:
             return self.snapshot.formed
-        # Not on record at all: nothing of an earlier one may be left.
+        # The child is not on record at all: nothing of an earlier child may be left.
         if blocked := self.blocked(child.id):
             self.unplaced[child.id] = blocked
         elif not self.snapshot.formed or not any(takes(member) for member in self.snapshot.members):
@@ -357,7 +361,7 @@ class ReplicaPlanner(Roles):
             open_names = [name for name in ranked if name not in present and self._can_take(name, child.id)]
             usable = [name for name in open_names if room.get(name, 0) > 0]
             if len(usable) < wanted:
-                # The cap's members are not all there: only the capacity limits.
+                # Not all members that the cap counts are there, so only the capacity limits.
                 usable = [name for name in open_names if self.load[name] < limit]
         fixed = {place.member for place in held.staying}
         asked = {self.asked_for.get(child.id, "")} & set(usable)
@@ -374,7 +378,7 @@ class ReplicaPlanner(Roles):
         self._report_moves(held, chosen)
 
     def _report_moves(self, held: HeldCopies, chosen: Sequence[str]) -> None:
-        """Report the new copies that replace one that was lost or is to leave as moves."""
+        """Report the new copies that replace a lost or leaving one as moves."""
         child_id = held.child.id
         leaving = [place.member for place in held.kept if place not in held.staying]
         for name, source in zip(chosen, [*self.lost_copies.get(child_id, ()), *leaving], strict=False):
@@ -392,20 +396,20 @@ class ReplicaPlanner(Roles):
 
     def _can_take(self, name: str, child_id: str) -> bool:
         member = self.members.get(name)
-        # Where an earlier copy has not been seen to end, it is waited for: no other member is put in its place.
+        # If an earlier copy has not been seen to end, wait for that: no other member takes its place.
         return member is not None and takes(member) and member.weight > 0 and child_id not in member.possibly_running
 
-    # joins
+    # Joins.
 
     def _room_for(self, more: int) -> dict[str, int]:
-        """The room of each open member; by the capacity alone where the strategy has no load cap."""
+        """The room of each open member; by the capacity alone if the strategy has no load cap."""
         if self.strategy.capped or self.strategy.balances:
             return self.room(more)
         limit = self.snapshot.spec.members.max_children
         return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
 
     def _shares(self) -> dict[str, int]:
-        """How many copies more each open member may have until it has its share by weight."""
+        """How many more copies each open member may have until it has its share by weight."""
         weights = sum(member.weight for member in self.open)
         total = sum(self.load[member.name] for member in self.open)
         limit = self.snapshot.spec.members.max_children
@@ -415,7 +419,10 @@ class ReplicaPlanner(Roles):
         }
 
     def _copy_onto(self, joiners: set[str]) -> set[str]:
-        """Add copies on the joiners; the ones with the lowest rank go once these are up. The joiners not done yet."""
+        """Add copies on the joining members; returns the members that need more rounds.
+
+        The copies with the lowest rank leave once the new ones are up.
+        """
         unfinished: set[str] = set()
         room = self._shares() if self.strategy.balances else self._room_for(0)
         ranks = self.strategy.ranks([held.child for held in self.steady], self.view)

@@ -1,11 +1,11 @@
-"""Several copies of each child: which of them is active, and what their entries say.
+"""The roles of a child's copies: which one is active, and what their entries say.
 
-Which is active is on record and sticky:
+The active copy is on record, and stays active:
 
-- a copy is made active only when every member that had it active is proven to run it no more (docs/protocol.md, rules 7
-  and 10);
-- of a member that is gone or restarts, the active copy's role goes to a passive one at once after that proof; what
-  comes back comes back passive, and takes no role by itself (docs/protocol.md, rule 10).
+- A copy is made active only when every member that had the active copy is proven not to run it any more
+  (docs/protocol.md, rules 7 and 10).
+- If a member is gone or restarts, a passive copy is made active at once after that proof. The copy that returns is
+  passive, and takes no role by itself (docs/protocol.md, rule 10).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Roles(PlanBuilder):
         self.open = [member for member in snapshot.members if is_open(member)]
         factor = snapshot.copies if snapshot.copies is not None else redundancy.replication_factor
         self.copies = len(self.open) if every or not isinstance(factor, int) else min(factor, len(self.open))
-        # Of a pinned child: a member that is drained or away keeps its copy.
+        # The copies of a pinned child: a member that is drained or away keeps its copy.
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
-        # A rank does not depend on how full members are: the view at the beginning will do.
+        # A rank does not depend on how full members are, so the view at the beginning is good for the whole plan.
         self.view = placement_view(self, strategy, 0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
-        """How many copies the child may have on record."""
+        """How many copies of the child may be on record."""
         return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
 
     def sleeps(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether the copy does not run, but waits: of a bound child whose member is emptied by force."""
+        """Whether the copy waits instead of running: that of a bound child whose member is emptied by force."""
         member = self.members[place.member]
         return place.entry.wait or (child.bound and member.draining and member.forced)
 
@@ -56,14 +56,17 @@ class Roles(PlanBuilder):
         return self.strategy.ranks([child], self.view)[0]
 
     def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:
-        """Whether nothing but the active one itself is in the way of another: for so long as it ends none is active."""
+        """Whether only the active copy itself prevents another one from being active; while it ends, none is."""
         besides = {active.member, *self._heard(child, places)}
         return not self.blocked(child.id, besides, {active.member, *self.passive_pods(child.id, places)})
 
     def give_roles(
         self, child: DesiredChild, kept: list[OnRecord], places: tuple[OnRecord, ...], move: CopyMove | None
     ) -> None:
-        """Write what each copy's entry lacks: its role, its workload, its attributes; ``places`` is all on record."""
+        """Write each copy's role, workload and attributes to its entry if they differ.
+
+        ``places`` are all copies on record.
+        """
         active = self._active_one(child, kept, move) if self.standby else None
         steps_back = self._steps_back(child, kept, active, move)
         if active is not None and active.entry.role != Role.ACTIVE:
@@ -73,7 +76,7 @@ class Roles(PlanBuilder):
         for place in kept:
             role = Role.ACTIVE if not self.standby or (place is active and not steps_back) else Role.PASSIVE
             if self.standby and active is None:
-                role = Role(place.entry.role)  # nobody may be made active now: all stay as they are
+                role = Role(place.entry.role)  # no copy may be made active now, so all stay as they are
             if place.entry.asleep:
                 self._resume(child, place, kept, role)
                 continue
@@ -97,11 +100,11 @@ class Roles(PlanBuilder):
             self.pending_moves += 1
             return False
         self.budget -= 1
-        self.moves.append(Move(child.id, active.member, move.member, "it was asked for"))
+        self.moves.append(Move(child.id, active.member, move.member, "a move was requested"))
         return True
 
     def _resume(self, child: DesiredChild, place: OnRecord, kept: list[OnRecord], role: Role) -> None:
-        """Start a copy of a child that was suspended where it stood, in this role, once its former end is proven."""
+        """Start a copy of a resumed child in its former place, in this role, once its former end is proven."""
         member = self.members[place.member]
         if member.phase is not Phase.LIVE or not self._is_over(child, place):
             self.keep_asleep(child, place)
@@ -110,7 +113,8 @@ class Roles(PlanBuilder):
             if place.entry.role == Role.ACTIVE and any(
                 self._can_act(child, other) for other in kept if other is not place
             ):
-                # Another is made active meanwhile. This one is started as a passive copy once its member is undrained.
+                # Another copy is made active meanwhile. This one is started as a passive copy when its member is
+                # undrained.
                 entry = msgspec.structs.replace(place.entry, role=Role.PASSIVE, epoch=self.next_epoch)
                 self.next_epoch += 1
                 self.put(place.member, child.id, entry)
@@ -131,18 +135,18 @@ class Roles(PlanBuilder):
         return self.standby and member.phase is Phase.LIVE and not held
 
     def _is_over(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Whether what a copy was before has ended.
+        """Whether the copy's former run has ended.
 
-        An agent would take its Pod for what is to be started (docs/protocol.md, rule 23).
+        An agent would take a leftover Pod for the one to be started (docs/protocol.md, rule 23).
         """
         return child.id not in self.members[place.member].possibly_running and not any(
             pod.member == place.member for pod in self.snapshot.pods.get(child.id, ())
         )
 
     def _keep_asleep_or_wake(self, child: DesiredChild, place: OnRecord) -> None:
-        """Have a copy on record that is not to run now, or start it when it may: passive, whatever it was before.
+        """Keep a copy asleep that must not run now, or start it if it may run.
 
-        A sleeping copy is passive even where all copies are active: that distinguishes it from the target of a move.
+        A sleeping copy is passive, even if all copies are active. That distinguishes it from the target of a move.
         """
         entry, member, role = place.entry, self.members[place.member], Role.PASSIVE if self.standby else Role.ACTIVE
         if (
@@ -153,14 +157,14 @@ class Roles(PlanBuilder):
         ):
             self.put(place.member, child.id, self.assignment(child, role=role))
         elif not entry.wait or entry.role != Role.PASSIVE:
-            # As passive: that it ends is to be proven before another is made active.
+            # It is made passive: its end must be proven before another copy is made active.
             self.put(place.member, child.id, self.assignment(child, wait=True, role=Role.PASSIVE))
 
     def _active_one(self, child: DesiredChild, places: list[OnRecord], move: CopyMove | None) -> OnRecord | None:
-        """The copy that shall be active now, None where none may yet."""
+        """The copy that should be active now, or None if none may be yet."""
         active = [place for place in places if place.entry.role == Role.ACTIVE]
-        # A Pod lives on without its member's agent: only its own end proves that it acts no more (docs/protocol.md,
-        # rule 23).
+        # A Pod lives on without its member's agent, so only the Pod's own end proves that it is not active any more
+        # (docs/protocol.md, rule 23).
         pods = self.snapshot.pods.get(child.id, ())
         acting = [
             place
@@ -180,7 +184,7 @@ class Roles(PlanBuilder):
             if self.members[place.member].phase is Phase.LIVE and not self.sleeps(child, place)
         ]
         if not able:
-            # Nobody can take its place: it waits for the member that had it.
+            # No copy can take its place, so it waits for the member that had the active copy.
             return max(active, key=lambda place: place.entry.epoch) if active else None
         besides = self._heard(child, places)
         if blocked := self.blocked(child.id, besides=besides, besides_pods_of=self.passive_pods(child.id, places)):
@@ -197,12 +201,13 @@ class Roles(PlanBuilder):
             ),
         )
         if asked is not None and chosen is not asked:
-            # Asked for again and again, one that comes up and goes would take the role from the others each time.
+            # If it were requested again and again, a copy that comes up and ends would take the role from the others
+            # each time.
             self.move_results[child.id] = f"its copy on {asked.member} did not run when there was no active one"
         return chosen
 
     def _heard(self, child: DesiredChild, places: list[OnRecord]) -> set[str]:
-        """The members with a copy on record that don't block a promotion: none may still run it as active."""
+        """The members with a copy on record that does not block a promotion: none may still run it as active."""
         return {
             place.member
             for place in places
@@ -211,7 +216,7 @@ class Roles(PlanBuilder):
 
 
 def is_open(member: MemberView) -> bool:
-    """Whether the member is one that copies may stay on: wanted, not to be emptied, not gone."""
+    """Whether copies may stay on the member: it is wanted, not to be emptied and not gone."""
     return member.wanted and not member.draining and member.phase is not Phase.GONE and member.weight > 0
 
 

@@ -1,4 +1,4 @@
-"""One copy of each child: which member a child is placed on or moved to."""
+"""The planner for one copy of each child: which member a child is placed on or moved to."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SingleCopyPlanner(ChildSteps):
             self.unplaced.update({child.id: strategy.why_not(child, view) or full for child in left_over})
 
     def apply_move_requests(self) -> None:
-        """Move children to where somebody asked to have them, within the budget."""
+        """Carry out the requests to move children, within the budget."""
         if not self.snapshot.move_requests:
             return
         sources = {child.id: source for child, source in (*self.leaving, *self.movable)}
@@ -93,7 +93,7 @@ class SingleCopyPlanner(ChildSteps):
                 self.begin_move(child, source, view.slots[index].name, f"{source} is drained")
 
     def rebalance(self) -> None:
-        """Move onto the joiners the children that they outrank the present member for, within the budget."""
+        """Move children onto the joining members that outrank their present ones, within the budget."""
         joiners = [
             member
             for member in sorted(self.snapshot.members, key=lambda member: member.name)
@@ -109,7 +109,7 @@ class SingleCopyPlanner(ChildSteps):
                 self.joining[member.name] = False
 
     def detect_imbalance(self) -> None:
-        """Look for an imbalance of loads, once nothing else is under way."""
+        """Check the loads for an imbalance, once nothing else is under way."""
         restless = self.moving or self.pending_moves or any(member.joining for member in self.snapshot.members)
         if not restless and not self.joining:
             self.imbalance = self.strategy.imbalance(placement_view(self, self.strategy, 0))
@@ -129,12 +129,13 @@ class SingleCopyPlanner(ChildSteps):
         if source := self.lost_from.get(child.id):
             self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
 
-    # move requests
+    # Move requests.
 
     def _apply_move_request(self, child_id: str, name: str, sources: Mapping[str, str], begun: set[str]) -> str | None:
-        """The result of a request: "" where the child is on record there, else why not; None while it is under way.
+        """The result of a request: "" if the child is on record there, else why not; None while it is under way.
 
-        ``sources``: the member of each child that may be moved now. One whose move begins is put into ``begun``.
+        ``sources`` maps each child that may be moved now to its member. A child whose move begins is added to
+        ``begun``.
         """
         child, places = self.snapshot.children.get(child_id), self.snapshot.record.get(child_id, ())
         if child is None or child.suspended or not places:
@@ -154,21 +155,21 @@ class SingleCopyPlanner(ChildSteps):
             return REFUSED
         if source is not None and self.budget > 0:
             begun.add(child_id)
-            self.begin_move(child, source, name, "it was asked for")
+            self.begin_move(child, source, name, "a move was requested")
         else:
             self.pending_moves += 1
         return None
 
     def _ends_up_on(self, child_id: str, places: tuple[OnRecord, ...]) -> str:
-        """The member that the child will be on when the move under way is over; "" where it is placed anew."""
+        """The member that the child will be on when the move under way is over; "" if it is placed again."""
         left = [place for place in places if self.changes.get(place.member, {}).get(child_id, place.entry) is not None]
         # A target's entry is newer than its source's.
         return max(left, key=lambda place: place.entry.epoch).member if left else ""
 
-    # joins
+    # Joins.
 
     def _move_onto(self, joiners: list[MemberView]) -> set[str]:
-        """Begin moves, each child onto the joiner that draws it most; the joiners that have some left for later."""
+        """Begin moves, each child onto the joining member that draws it most; returns the members that need more."""
         begun = {move.id for move in self.moves}
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
@@ -179,7 +180,7 @@ class SingleCopyPlanner(ChildSteps):
         unfinished, full, left = set[str](), set[str](), set[str]()
         for index, joiner in enumerate(joiners):
             wanting = np.flatnonzero(chosen == index)
-            # The strongest first, so that a round cut off by the budget or the cap takes what belongs there most.
+            # The strongest come first, so that a round that is cut off by the budget or the cap moves the best matches.
             order = wanting[np.argsort(-drawn[wanting], kind="stable")]
             room = slots[joiner.name].room if self.strategy.capped else slots[joiner.name].space
             take = min(len(order), room)
@@ -197,16 +198,16 @@ class SingleCopyPlanner(ChildSteps):
                 unfinished.add(joiner.name)
             if len(order) > take:
                 full.add(joiner.name)
-        # Where members trade children, one that is full has room again when those that leave it have.
+        # If members exchange children, a full one has room again when those that leave it have left.
         return unfinished | (full & left)
 
     def _why(self, joiner: MemberView) -> str:
-        return "draws it by strategy and weights" if joiner.resettles else "joined"
+        return "is now preferred by strategy and weights" if joiner.resettles else "joined"
 
     def _to_be_seen(self, joiners: list[MemberView]) -> set[str]:
-        """The joiners that stay so, because children that they may outrank the member of can't be moved yet.
+        """The members that keep joining, because children that they may outrank the member of can't be moved yet.
 
-        Such are those of a member that is away, those on their way and those that are being edited.
+        These are children of a member that is away, children that are being moved, and children that are being edited.
         """
         if any(member.phase is Phase.HELD for member in self.snapshot.members):
             return {member.name for member in joiners}

@@ -1,4 +1,4 @@
-"""Which members get the copies of one child: each copy in another zone and on another node, where there is one."""
+"""Spreading the copies of one child: each copy in another zone and on another node, if possible."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def spread(
     must: Collection[str],
     beside: Collection[str] = (),
 ) -> list[str]:
-    """The members for ``count`` copies, of ``among``: as ``ranked``, each in another zone and on another node.
+    """The members for ``count`` copies out of ``among``: in ``ranked`` order, each in another zone and on another node.
 
-    Those in ``must`` are chosen first; those in ``beside`` have copies already. Where every zone, or every node, has a
-    copy, the rank alone decides.
+    Members in ``must`` are chosen first. Members in ``beside`` have copies already. If every zone, or every node, has a
+    copy, the rank alone decides. For example, with h-0 and h-1 in zone a and h-2 in zone b, ranked in this order, two
+    copies go to h-0 and h-2.
     """
     chosen = [name for name in ranked if name in must]
     left = [name for name in ranked if name in among and name not in must]

@@ -1,7 +1,8 @@
 """One copy of each child: the next step for each child that is on record.
 
-A child starts on another member only after its entry was removed, its state handed over or its former end proven; each
-is a step. The children that are to be placed or moved are collected for ``single``, which finds members for them.
+A child starts on another member only after its entry was removed, its state was handed over or its former end was
+proven. Each of these is a step. Children that must be placed or moved are collected for ``single``, which finds members
+for them.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from processhub.core.strategies.migration import MigrationMode, MigrationStrateg
 
 
 class ChildSteps(PlanBuilder):
-    """The part of the planning that follows the children on record and places none."""
+    """The part of the planning that follows the children on record. It places none."""
 
     def __init__(self, snapshot: HubSnapshot, migration: MigrationStrategy) -> None:
         super().__init__(snapshot)
         self.migration = migration
         self.new: list[DesiredChild] = []
-        self.lost_from: dict[str, str] = {}  # id → the member it was lost with or is to leave
+        self.lost_from: dict[str, str] = {}  # id → the member that the child was lost with or must leave
         self.leaving: list[tuple[DesiredChild, str]] = []  # children of members that are drained
-        self.movable: list[tuple[DesiredChild, str]] = []  # steady children that a join may move, and their member
-        # Those that a join may move later, and the member that they will be on.
+        self.movable: list[tuple[DesiredChild, str]] = []  # steady children that a join may move, and their members
+        # Children that a join may move later, and the members that they will be on.
         self.unsteady: list[tuple[DesiredChild, str]] = []
 
     def follow_children(self) -> None:
-        """Bring each child's entries one step nearer to what it asks for; collect those without a place."""
+        """Take the next step for each child's entries, and collect the children without a place."""
         record = self.snapshot.record
         live, active, deferred = Phase.LIVE, Role.ACTIVE, self.snapshot.deferred
         members, claims, uncertain = self.members, self.snapshot.claims, self.snapshot.uncertain
@@ -49,7 +50,7 @@ class ChildSteps(PlanBuilder):
             if claims and child_id in claims and self._confirm(child, places, claims[child_id]):
                 continue
             if len(places) == 1:
-                # The fast path: on record once, on a live member, as asked for.
+                # The fast path: the child is on record once, on a live member, as specified.
                 on_record = places[0]
                 entry = on_record.entry
                 member = members.get(on_record.member)
@@ -71,13 +72,14 @@ class ChildSteps(PlanBuilder):
                     continue
             self._follow(child, places)
 
-    # one child
+    # Steps for one child.
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
-        """Put the waiting entry on ``target``, and have the source hand over where the hub does that.
+        """Put the waiting entry on ``target``, and order the handover if the migration strategy has one.
 
-        The state is not taken before the waiting entry is there, so the two need no order. A source whose entry changes
-        otherwise is ordered in the next round.
+        The source's order and the waiting entry may be written in any order, because the state is not taken before the
+        waiting entry exists. If the source's entry changes for another reason in this plan, it gets the order in the
+        next round.
         """
         super().begin_move(child, source, target, why)
         if child.id in self.changes.get(source, ()) or self.mode(child, source, target) is not MigrationMode.HOT:
@@ -88,14 +90,14 @@ class ChildSteps(PlanBuilder):
             self._order(child, there, OnRecord(target, entry))
 
     def mode(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
-        """How the hub's migration strategy has the child moved."""
+        """The mode in which the hub's migration strategy moves the child."""
         return self.migration.mode(child, PossibleMove(source=source, target=target, by_choice=by_choice))
 
     def _confirm(self, child: DesiredChild, places: tuple[OnRecord, ...], claim: Claim) -> bool:
-        """Put a child on record where it was started because its owner could not be reached; whether that was done.
+        """Put a local takeover on record; returns whether it was done.
 
-        The one case where another owner starts before the last one is proven stopped: the hub asks for it
-        (onDemand.onOwnerLost Local), and gives up for it that there is one at a time.
+        This is the one case in which another owner starts before the last one is proven stopped. The hub asks for it
+        (onDemand.onOwnerLost Local), and accepts that two copies may run for a time.
         """
         template, member, (owner, *others) = self.snapshot.spec.on_demand, self.members.get(claim.member), places
         if template is None or template.on_owner_lost != "Local" or not child.on_demand or child.bound or others:
@@ -119,7 +121,8 @@ class ChildSteps(PlanBuilder):
 
     def _follow(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         running = [place for place in places if not place.entry.wait]
-        # A move's target is to be active: what else waits slept, beside another copy, when the hub kept several.
+        # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
+        # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
         if any(place.entry.uid != child.uid for place in places):
             self.forget_earlier(child, places)
@@ -131,7 +134,7 @@ class ChildSteps(PlanBuilder):
                 if surplus.entry.wait and surplus is not waiting[0]:
                     self.put(surplus.member, child.id, None)
         else:
-            # Of a hub that kept several copies, the active one stays.
+            # If the hub kept several copies, the active one stays.
             keeper = min(running, key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
             for on_record in places:
                 if on_record is not keeper:
@@ -139,9 +142,9 @@ class ChildSteps(PlanBuilder):
             self._settle(child, keeper)
 
     def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
-        """Have a suspended child stop, and keep one place for it: where it is, not where a move was to take it.
+        """Stop a suspended child and keep one place for it: its present one, not the target of a move.
 
-        Of a handover that is committed both ends are kept, until the target is known to have taken the state.
+        After the commit of a handover both ends are kept, until the target is known to have taken the state.
         """
         if any(place.entry.uid != child.uid for place in places):
             self.forget_earlier(child, places)
@@ -155,7 +158,7 @@ class ChildSteps(PlanBuilder):
             self.put_to_sleep(child, keeper, "" if keeper.up or keeper.came_up else keeper.got or keeper.entry.state)
 
     def _settle(self, child: DesiredChild, place: OnRecord) -> None:
-        """A child with one entry: lost, to be moved, to be changed, or as it should be."""
+        """Decide on a child with one entry: it may be lost, be moved, be changed, or stay as it is."""
         member = self.members.get(place.member)
         if member is None or (member.phase is Phase.GONE and not self._waits_for(child, member)):
             self.put(place.member, child.id, None)
@@ -181,26 +184,27 @@ class ChildSteps(PlanBuilder):
         return child.pinned or (member.wanted and bool(child.nodes) and child.nodes[0] == member.name)
 
     def _refresh(self, child: DesiredChild, place: OnRecord) -> bool:
-        """Bring the entry up to what is asked for; whether it has to wait for something now."""
+        """Update the entry to the child's spec; returns whether it must wait for something now."""
         entry = place.entry
         if entry.role != Role.ACTIVE and (
             blocked := self.blocked(
                 child.id, besides=(place.member,), besides_pods_of=self.passive_pods(child.id, (place,))
             )
         ):
-            # Of a hub that kept several copies: the active one may run yet, whatever else is to change here. Nor is it
-            # moved: a handover makes its target active without asking again.
+            # The hub kept several copies, and the active one may still run, so nothing else changes here. Nor is the
+            # child moved: a handover makes its target active without a further check.
             self.unplaced[child.id] = blocked
             return True
         besides = (place.member, *self._waiting(child.id))
         if entry.to and (blocked := self.blocked(child.id, besides, besides_pods_of=(place.member,))):
-            # Its target may have started it, and is not proven to have ended it: it was taken for gone, and is back.
+            # Its target was taken for gone and has returned: it may have started the child, and is not proven to have
+            # ended it.
             self.unplaced[child.id] = blocked
             return True
         child = self.due(child, entry)
         if entry.workload != child.workload:
-            # With a Pod of its own it waits as at the end of a move: what follows starts when that is gone
-            # (docs/protocol.md, rule 23).
+            # The child has a Pod of its own, so it waits as at the end of a move: the next run starts when that Pod is
+            # gone (docs/protocol.md, rule 23).
             waits = child.id in self.snapshot.pods
             self.put(place.member, child.id, self.assignment(child, wait=waits))
             return waits
@@ -209,7 +213,7 @@ class ChildSteps(PlanBuilder):
         return False
 
     def _waiting(self, child_id: str) -> list[str]:
-        """The members whose entry of the child is no order to start it, and of one that slept never was."""
+        """The members whose entry of the child does not order a start, and never did if it is asleep."""
         return [
             place.member
             for place in self.snapshot.record[child_id]
@@ -228,7 +232,7 @@ class ChildSteps(PlanBuilder):
             self.pending_moves += 1
 
     def _stay_until_taken(self, child: DesiredChild, member: MemberView, why: Unplaced) -> None:
-        """It runs on where it is until the member that it is bound to takes it, unless a drain is to end that."""
+        """Keep the child where it is until the member that it is bound to takes it, unless a drain by force ends it."""
         self.unplaced[child.id] = why
         if member.draining and member.forced:
             self.put(member.name, child.id, None)
@@ -239,7 +243,7 @@ class ChildSteps(PlanBuilder):
         if child.bound and not (member.forced and member.wanted):
             self.stranded.setdefault(member.name, []).append(child.id)
         if child.bound and member.forced:
-            # On record with its member, not to be started: as at the end of a move.
+            # The child stays on record with its member without being started, as at the end of a move.
             self.put(member.name, child.id, self.assignment(child, wait=True))
             self.unplaced[child.id] = unavailable(member.name)
             return
@@ -248,11 +252,11 @@ class ChildSteps(PlanBuilder):
 
     def _continue_move(self, child: DesiredChild, running: list[OnRecord], target: OnRecord) -> None:
         member = self.members.get(target.member)
-        # One that is pinned and runs nowhere was edited in place: it waits for its member as it would have before.
+        # A pinned child that runs nowhere was edited in place: it waits for its member, as it did before.
         stays = child.pinned and not running and (not child.nodes or child.nodes[0] == target.member)
         lost = member is not None and (member.phase is Phase.GONE or not self._may_still_go(child, member))
         if member is None or (lost and not stays):
-            # Given up: with the source still on record it simply stays there.
+            # The move is cancelled. If the source is still on record, the child stays there.
             self.put(target.member, child.id, None)
             if running:
                 self._settle(child, max(running, key=lambda place: place.entry.epoch))
@@ -272,9 +276,9 @@ class ChildSteps(PlanBuilder):
         if not child.bound:
             self.unsteady.append((child, member.name))
         if target.entry.asleep and running and child.id in member.possibly_running:
-            return  # it may have been started with the state before it was suspended: that ends first
+            return  # the child may have been started with the state before it was suspended: that run must end first
         for source in running:
-            # While the target restarts the source runs on.
+            # While the target restarts, the source runs on.
             if member.phase is Phase.LIVE or self.lost(source.member):
                 self.release_source(child, source, target)
         if running:
@@ -283,11 +287,11 @@ class ChildSteps(PlanBuilder):
         if blocked is None:
             self.put(member.name, child.id, self.assignment(child, state=target.got or target.entry.state))
         elif resumes or child.id in self.snapshot.pods:
-            self.unplaced[child.id] = blocked  # that may take long, and is the pod's node's affair
+            self.unplaced[child.id] = blocked  # reported because this may take long: it depends on the Pod's node
 
     def release_source(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
-        """One step further in taking the child from its source, with its state where the hub hands that over."""
-        # What was ordered stands: only then is there a state that could be lost.
+        """Take the next step in removing the child from its source, with a handover if the strategy has one."""
+        # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
         following = next_step(source, source_member, target) if hot else Next(Step.COLD)
@@ -306,11 +310,11 @@ class ChildSteps(PlanBuilder):
                 self.put(target.member, child.id, None)
                 self.deferred.append(child.id)
                 if not child.bound:
-                    self.joining[target.member] = True  # it draws the child again once that is no longer deferred
+                    self.joining[target.member] = True  # the member draws the child again when it is no longer deferred
                 self._settle(child, source)
 
     def _finish_move(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
-        """The target has the state and the order to start; the source keeps its copy while that may be needed."""
+        """Finish a committed move: the target may start; the source keeps its copy of the state while it is needed."""
         source_member, member = self.members.get(source.member), self.members.get(target.member)
         emptied = source_member is not None and source_member.draining
         if self.lost(source.member) or has_taken_over(target, emptied=emptied):
@@ -320,7 +324,7 @@ class ChildSteps(PlanBuilder):
             self.put(target.member, child.id, None)
             self._settle(child, source)
         elif target.failed and (not self._may_still_go(child, member) or self._is_asked_for_elsewhere(child, member)):
-            # It does not come up there, and is not to stay: the source resumes when its end there is proven.
+            # The child does not come up there, and must not stay. The source resumes when its end there is proven.
             self.put(target.member, child.id, None)
             self.load[source.member] += 1
         else:
@@ -330,7 +334,7 @@ class ChildSteps(PlanBuilder):
             if has_lost(target):
                 self.put(target.member, child.id, self.assignment(child, wait=True))
             elif edited.workload != target.entry.workload:
-                # It may not come up as it was: the edit starts it anew with the same state.
+                # It may not come up as it was. The edit starts it again with the same state.
                 self.put(target.member, child.id, self.assignment(edited, state=target.entry.state))
             elif not same_attributes(target.entry, edited):
                 entry = edited.entry(target.entry.epoch, run=target.entry.run, state=target.entry.state)
@@ -345,7 +349,7 @@ class ChildSteps(PlanBuilder):
 
 
 def _kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | None]:
-    """Of a suspended child the source of a handover, where its copy may be needed yet, and the place that it keeps."""
+    """The source of a suspended child's handover, if still needed, and the place that the child keeps."""
     if handed := _handed_over(places):
         source, target = handed
         return (None if has_taken_over(target, emptied=False) else source), target
@@ -359,7 +363,7 @@ def _kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | No
 
 
 def _handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
-    """Source and target of a handover that is committed, None where there is none."""
+    """The source and the target of a committed handover, or None if there is none."""
     for source in running:
         for target in running:
             if target.entry.state and goes_to(source) == target.member:

@@ -1,4 +1,4 @@
-"""The distribution strategies that ProcessHub brings: which member a child goes to, and whom a joiner draws."""
+"""The built-in distribution strategies: which member a child goes to, and which children a joining member draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from processhub.core.strategies.hashing import ConsistentHashing, Local, Modulo,
 __all__ = ["BUILT_IN", "HASH", "LeastLoaded", "MemberSlot", "PlacementView", "Strategy", "strategy_of"]
 
 HASH = ConsistentHashing()
-# Guided children name their member and ForEach has them on all: what else is to be decided goes by the hash.
+# Guided children name their members, and ForEach places them on all. Any further decision follows the hash.
 BUILT_IN: Mapping[str, Strategy] = {
     strategy.name: strategy
     for strategy in (
@@ -28,5 +28,5 @@ BUILT_IN: Mapping[str, Strategy] = {
 
 
 def strategy_of(name: str, more: Mapping[str, Strategy] | None = None) -> Strategy:
-    """The strategy of this name, of those here and ``more``. Raises KeyError where there is none."""
+    """The strategy of this name, built-in or one of ``more``. Raises KeyError if there is none."""
     return BUILT_IN[name] if name in BUILT_IN else (more or {})[name]

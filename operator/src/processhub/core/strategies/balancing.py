@@ -1,4 +1,4 @@
-"""Strategies that balance members: RoundRobin by turns, LeastLoaded by what the members report."""
+"""Strategies that balance members: RoundRobin takes turns, LeastLoaded uses the loads that the members report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from processhub.core.model.placement import NOWHERE, Scores
 from processhub.core.model.snapshot import DesiredChild
 from processhub.core.strategies.base import Indices, MemberSlot, Placed, PlacementView, Strategy
 
-Height = Callable[[int, int], float]  # how full the member at this index is with so many children
+Height = Callable[[int, int], float]  # (index of a member, its number of children) → how full the member is then
 
 
 class RoundRobin(Strategy):
-    """Each child goes to the member after the one with the newest child; after a loss, children go by the hash."""
+    """RoundRobin: each child goes to the member after the one with the newest child; after a loss, the hash decides."""
 
     name = "RoundRobin"
     hash_after_loss = True
@@ -24,7 +24,7 @@ class RoundRobin(Strategy):
     balances = True
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The members by turns: first those with room under the load cap, then those with space."""
+        """Choose members in turn: first those with room under the load cap, then those with space."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         slots = view.slots
         turn = next((index + 1 for index, slot in enumerate(slots) if slot.name == view.last), 0)
@@ -43,32 +43,41 @@ class RoundRobin(Strategy):
         return chosen
 
     def queue(self, view: PlacementView) -> list[str]:
-        """The members by turns, from the one whose turn it is."""
+        """The members in turn, beginning with the next one."""
         names = [slot.name for slot in view.slots]
         turn = names.index(view.last) + 1 if view.last in names else 0
         return [*names[turn:], *names[:turn]]
 
     def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
-        """Children of the fullest members, until each joiner has its share by weight."""
+        """Draw children of the fullest members, until each joining member has its share by weight."""
         slots = view.slots
         return _balance(placed, joiners, view, lambda index, count: _per_weight(count, slots[index]))
 
 
 class LeastLoaded(Strategy):
-    """Each child goes to the member with the lowest load; children move when a member joins or loads differ for long.
+    """Each child goes to the least loaded member. Children move when a member joins, or when loads differ for long.
 
-    A member's load is the sum of its shares of the hub's children, CPU and memory (that of the children's processes),
-    over its weight. CPU counts where the hub uses a tenth of a core a member, memory where it uses 32 MiB. A share is
-    reckoned for the children that the member has now, from what it reported for those that it had then: one that left
-    took the mean of its member with it, one that came adds the hub's mean.
+    A member's load is the sum of its shares of the hub's children, CPU and memory (as used by the children's
+    processes), divided by its weight. CPU is considered if the hub uses at least a tenth of a core for each member,
+    memory if it uses at least 32 MiB for each. The shares are computed for the present children from the last report: a
+    child that left is subtracted at its member's mean, a child that came is added at the hub's mean.
+
+    For example, with equal weights and 10 children in the hub:
+
+        member   children   CPU           memory        load
+        h-0      4 of 10    3 of 4 cores  1 of 2 GiB    0.40 + 0.75 + 0.50 = 1.65
+        h-1      6 of 10    1 of 4 cores  1 of 2 GiB    0.60 + 0.25 + 0.50 = 1.35
+
+    The next child goes to h-1, although h-1 has more children.
     """
 
     name = "LeastLoaded"
     balances = True
-    THRESHOLD = 0.25  # of the mean load: what the fullest and the emptiest may differ by
+    # The difference between the fullest and the emptiest member that is tolerated, as a part of the mean load.
+    THRESHOLD = 0.25
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The least loaded member for each child in turn, those placed before it counted."""
+        """Choose the least loaded member for each child in turn, counting the children placed before it."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         height = loads(view)
         added = [0] * len(view.slots)
@@ -93,7 +102,7 @@ class LeastLoaded(Strategy):
         return chosen
 
     def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
-        """Children of the most loaded members, each as long as its member stays the more loaded of the two."""
+        """Draw children of the most loaded members, each as long as its member stays the more loaded of the two."""
         return _balance(placed, joiners, view, loads(view))
 
     def queue(self, view: PlacementView) -> list[str]:
@@ -103,7 +112,7 @@ class LeastLoaded(Strategy):
         return [slots[index].name for index in order]
 
     def imbalance(self, view: PlacementView) -> tuple[str, str] | None:
-        """The most and the least loaded member where they differ by more than the threshold and a move would help."""
+        """The most and the least loaded member, if they differ by more than the threshold and a move would help."""
         height = loads(view)
         open_slots = [(index, slot) for index, slot in enumerate(view.slots) if slot.open and slot.weight > 0]
         if len(open_slots) < 2:
@@ -116,12 +125,12 @@ class LeastLoaded(Strategy):
         if heights[fullest] - heights[emptiest] <= self.THRESHOLD * mean or not source.children or not target.space:
             return None
         if height(fullest, source.children - 1) < height(emptiest, target.children + 1):
-            return None  # moving one child would turn the imbalance round
+            return None  # moving one child would reverse the imbalance
         return source.name, target.name
 
 
 def loads(view: PlacementView) -> Height:
-    """LeastLoaded's height of each member, for any number of children on it."""
+    """The load of each member by LeastLoaded, for any number of children on it."""
     slots = view.slots
     reports = [(index, slot.usage) for index, slot in enumerate(slots) if slot.usage is not None]
     total = max(1, sum(slot.children for slot in slots))
@@ -151,7 +160,7 @@ def loads(view: PlacementView) -> Height:
 
 
 def _balance(placed: Placed, joiners: Sequence[str], view: PlacementView, height: Height) -> tuple[Indices, Scores]:
-    """Which children go from the fullest members to the emptiest joiners, as long as the first stay the fuller ones."""
+    """Choose children of the fullest members for the emptiest joiners, while the former stay the fuller ones."""
     chosen = np.full(len(placed), NOWHERE, dtype=np.int64)
     drawn = np.zeros(len(placed), dtype=np.float64)
     slots = view.slots
@@ -190,7 +199,7 @@ def _balance(placed: Placed, joiners: Sequence[str], view: PlacementView, height
             break
         position = given[source].pop()
         chosen[position] = number_of[target]
-        drawn[position] = step  # the first that is to go is drawn the most
+        drawn[position] = step  # the first to go has the highest score
         step -= 1
         counts[source] -= 1
         counts[target] += 1

@@ -1,4 +1,4 @@
-"""A user's own distribution strategy: it ranks the members for a child, and the rest is done here."""
+"""Users' own distribution strategies. A user's code ranks the members for a child; this module does the rest."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from processhub.core.strategies.base import Indices, PlacementView, Score, Score
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that is to be ranked for: what its spec says of it."""
+    """A child as a user's strategy sees it, with fields of its spec."""
 
     id: str
-    """Its id."""
+    """The child's id."""
     origin: str = ""
-    """The name of the member that asked for it, "" where none did."""
+    """The name of the member that asked for the child, or "" if none did."""
     tags: tuple[str, ...] = ()
-    """Its tags."""
+    """The child's tags."""
     metadata: Mapping[str, str] = {}
-    """Its metadata."""
+    """The child's metadata."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A member that the hub shall have."""
+    """A member that the hub should have."""
 
     name: str
-    """Its name: the pod's, or in mode PerNode the Kubernetes node's."""
+    """The member's name: that of its Pod, or in mode PerNode that of its Kubernetes node."""
     weight: int = 1
-    """Its weight, by ``spec.members.weights``."""
+    """The member's weight, by ``spec.members.weights``."""
     ready: bool = True
-    """Whether it takes children now."""
+    """Whether the member takes children now."""
     children: int = 0
-    """How many children are on record at it."""
+    """The number of children that are on record on the member."""
     cpu: float = 0.0
-    """Cores that its children's processes use, as its agent reported last."""
+    """Cores that the member's children use, as its agent last reported."""
     memory: int = 0
-    """Bytes that they use."""
+    """Bytes of memory that the member's children use."""
 
 
 class UserDistribution(Protocol):
-    """A user's distribution strategy; ``processhub.strategies.Distribution`` describes it in full."""
+    """A user's distribution strategy. ``processhub.strategies.Distribution`` describes it in full."""
 
     respects_load_cap: bool
 
@@ -56,9 +56,9 @@ class UserDistribution(Protocol):
 
 
 class CustomDistribution(Scored):
-    """A distribution strategy that asks a user's. Where that fails, a new child goes by the hash and none is moved.
+    """Calls a user's distribution strategy. If that fails, new children are placed by the hash, and none is moved.
 
-    ``failure`` says what went wrong last, for the controller to report; "" where nothing did.
+    ``failure`` is the last error, for the controller to report; "" if there was none.
     """
 
     def __init__(self, name: str, strategy: UserDistribution) -> None:
@@ -67,12 +67,12 @@ class CustomDistribution(Scored):
         self.failure = ""
 
     def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
-        """A score of 1 for the first member, 1/2 for the second, and so on; 0 for one that is not named."""
+        """The score 1 for the first member, 1/2 for the second, and so on; 0 for members that are not named."""
         table, _ = self._table(children, view)
         return lambda rows, index: table[index, rows]
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The members by rank; then, by the hash, those of children whose ranks can't be had."""
+        """Choose members by rank, then by the hash for children whose ranking failed."""
         table, failed = self._table(children, view)
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         self.fill(chosen, lambda rows, index: table[index, rows], view, cap=self.capped)
@@ -82,7 +82,7 @@ class CustomDistribution(Scored):
         return chosen
 
     def ranks(self, children: Sequence[DesiredChild], view: PlacementView) -> list[list[str]]:
-        """The members by rank, or by the hash where the ranks can't be had."""
+        """The members by rank, or by the hash if the ranking failed."""
         table, failed = self._table(children, view)
         by_hash = hash_scores(children, view)
         return ranked(
@@ -90,18 +90,18 @@ class CustomDistribution(Scored):
         )
 
     def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
-        """A reason where the strategy names no member that is ready and has room."""
+        """The reason for a child for which the strategy names no member that is ready and has room."""
         ranked = self._ranked(child, _members(view)) or ()
         if any(slot.open and slot.weight > 0 and slot.space > 0 and slot.name in ranked for slot in view.slots):
             return None
         named = ", ".join(ranked) or "none"
         return Unplaced(
             Reason.NO_MEMBERS,
-            f"the strategy {self.name} has it on no member that is ready and has room; it names {named}",
+            f"the strategy {self.name} names no member that is ready and has room; it names {named}",
         )
 
     def _table(self, children: Sequence[DesiredChild], view: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:
-        """The scores, shape (members, children), and for which children there are none."""
+        """The scores, shape (members, children), and for which children the ranking failed."""
         table = np.zeros((len(view.slots), len(children)), dtype=np.float64)
         failed = np.zeros(len(children), dtype=np.bool_)
         index_of = {slot.name: index for index, slot in enumerate(view.slots) if slot.weight > 0}
@@ -125,7 +125,7 @@ class CustomDistribution(Scored):
 
 
 def _members(view: PlacementView) -> tuple[Member, ...]:
-    """The members that the hub shall have, as a user's strategy sees them."""
+    """The members that the hub should have, as a user's strategy sees them."""
     return tuple(
         Member(
             name=slot.name,

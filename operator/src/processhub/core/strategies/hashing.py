@@ -1,4 +1,4 @@
-"""ConsistentHashing, and the strategies that name a member and else hash: Modulo, Local, NotLocal."""
+"""ConsistentHashing, and the strategies that name a member and hash otherwise: Modulo, Local, NotLocal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild
 from processhub.core.strategies.base import Indices, MemberSlot, Placed, PlacementView, Score, Scored, hash_scores
 
-_BELOW_ALL = 2.0**-80  # times any hash score is below every other one: those lie between 2**-6 and 2**63
+_BELOW_ALL = 2.0**-80  # a factor that puts a hash score below all others, which lie between 2**-6 and 2**63
 
 
 class ConsistentHashing(Scored):
-    """Rendezvous hashing with weights under the load cap: a join moves just the joiner's share."""
+    """Rendezvous hashing with weights under the load cap. A join moves only the joining member's share."""
 
     capped = True
 
@@ -31,15 +31,15 @@ class ConsistentHashing(Scored):
 class Homed(Scored):
     """Each child has a member of its own, its home, whatever the load cap says.
 
-    While that is away or full, the child goes by the hash, and back when it joins.
+    While the home is away or full, the child is placed by the hash. It returns when the home joins.
     """
 
     def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The index of each child's home among the slots, NOWHERE for one without. Shape (n,)."""
+        """The index of each child's home among the slots, or NOWHERE for a child without one. Shape (n,)."""
         raise NotImplementedError
 
     def prepare(self, children: Sequence[DesiredChild], view: PlacementView) -> Score:
-        """The scores of rendezvous hashing, and above all of them the home."""
+        """The scores of rendezvous hashing, with the home above all of them."""
         by_hash, homes = hash_scores(children, view), self.homes(children, view)
         slots = view.slots
 
@@ -52,7 +52,7 @@ class Homed(Scored):
         return score
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The children's homes first, then the members with the highest scores."""
+        """Choose the children's homes first, then the members with the highest scores."""
         chosen = np.full(len(children), NOWHERE, dtype=np.int64)
         homes = self.homes(children, view)
         for index, slot in enumerate(view.slots):
@@ -62,7 +62,7 @@ class Homed(Scored):
         return chosen
 
     def draw(self, placed: Placed, joiners: Sequence[str], view: PlacementView) -> tuple[Indices, Scores]:
-        """The joiners that draw children; a child with a home is drawn by that alone, lest it move once more later."""
+        """Draw children to joining members. A child with a home is drawn only by it, to avoid a second move later."""
         chosen, drawn = super().draw(placed, joiners, view)
         at_home = drawn == np.inf
         has_home = self.homes([child for child, _ in placed], view) != NOWHERE
@@ -71,12 +71,12 @@ class Homed(Scored):
 
 
 class Modulo(Homed):
-    """A decimal id goes to member ``int(id) mod n``, any other to its xxh3 ``mod n``; n: the members wanted."""
+    """A decimal id goes to member ``int(id) mod n``, any other to its xxh3 ``mod n``; n is the number of members."""
 
     name = "Modulo"
 
     def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The member of each child's number, which goes by the id alone."""
+        """The member of each child's number, which depends on the id alone."""
         wanted = [index for index, slot in enumerate(view.slots) if slot.wanted]
         if not wanted:
             return np.full(len(children), NOWHERE, dtype=np.int64)
@@ -84,7 +84,7 @@ class Modulo(Homed):
         return np.fromiter((wanted[number] for number in numbers), dtype=np.int64, count=len(children))
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """A digest of the number and the order of the members too: most children get another home when these change."""
+        """A digest that includes the members' number and order. If these change, most children get another home."""
         return self.digest(weights, *order)
 
 
@@ -93,12 +93,12 @@ def _number(child: DesiredChild) -> int:
 
 
 class Local(Homed):
-    """Each child goes to the member that asked for it; one that no member asked for goes by the hash."""
+    """Each child goes to the member that asked for it. A child that no member asked for is placed by the hash."""
 
     name = "Local"
 
     def homes(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
-        """The origin, where it is a member that the hub shall have."""
+        """The origin of each child, if it is a member that the hub should have."""
         index_of = {slot.name: index for index, slot in enumerate(view.slots) if slot.wanted}
         return np.fromiter(
             (index_of.get(child.origin, NOWHERE) for child in children), dtype=np.int64, count=len(children)
@@ -106,7 +106,7 @@ class Local(Homed):
 
 
 class NotLocal(Scored):
-    """Each child goes by the hash to any member but the one that asked for it; to that as ``notLocalFallback`` says."""
+    """Each child is placed by the hash on any member except its origin, and there only as ``notLocalFallback`` says."""
 
     name = "NotLocal"
 
@@ -124,7 +124,7 @@ class NotLocal(Scored):
         return score
 
     def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
-        """A reason where only the child's origin could take it."""
+        """The reason for a child that only its origin could take."""
         taking = [slot for slot in view.slots if _takes(slot)]
         if any(slot.name != child.origin for slot in taking) or not taking:
             return None
@@ -135,7 +135,7 @@ class NotLocal(Scored):
         )
 
     def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """A digest without the fallback: a fallback that changes moves nothing."""
+        """A digest without the fallback, because a changed fallback moves no child."""
         return self.digest(weights)
 
 

@@ -1,4 +1,7 @@
-"""How a child changes its member: afresh, with its state, or not now. The built-in strategies and a user's own."""
+"""Migration strategies: whether a child moves afresh, moves with its state, or stays for now.
+
+They are the built-in ones and users' own.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from processhub.core.strategies.custom import Child
 
 
 class MigrationMode(StrEnum):
-    """What becomes of a move."""
+    """How a move is carried out."""
 
     COLD = "ColdSwap"
-    """The child is stopped here and starts afresh there."""
+    """The child is stopped on the source and starts afresh on the target."""
     HOT = "HotSwap"
-    """Its state goes along."""
+    """The child's state is handed over."""
     LATER = "Later"
-    """It stays for now."""
+    """The child stays for now."""
 
 
 class PossibleMove(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,26 +32,26 @@ class PossibleMove(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """The name of the member that the child is on."""
     target: str
-    """The name of the member that it would go to."""
+    """The name of the member that the child would go to."""
     by_choice: bool
-    """Whether nobody asked for the move and its member is not emptied, so that the child may stay."""
+    """Whether the child may stay: the move was not requested, and the child's member is not being emptied."""
 
 
 class MigrationStrategy(Protocol):
-    """A hub's migration strategy, as the planner uses it. The same question gets the same answer."""
+    """A hub's migration strategy, as the planner uses it. It returns the same mode for the same arguments."""
 
     def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """How the child is to be moved; ``LATER`` only where ``move.by_choice``."""
+        """The mode in which the child is to be moved; ``LATER`` only if ``move.by_choice``."""
 
 
 class FixedMigration:
-    """The same mode for every move."""
+    """A migration strategy that has one mode for every move."""
 
     def __init__(self, mode: MigrationMode) -> None:
         self._mode = mode
 
     def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """The mode that the strategy was made with."""
+        """The mode that the strategy was created with."""
         return self._mode
 
 
@@ -58,16 +61,16 @@ BUILT_IN: Mapping[str, MigrationStrategy] = {
 
 
 class UserMigration(Protocol):
-    """A user's migration strategy; ``processhub.strategies.Migration`` describes it in full."""
+    """A user's migration strategy. ``processhub.strategies.Migration`` describes it in full."""
 
     def way(self, child: Child, move: PossibleMove) -> MigrationMode:
-        """How the child is to be moved."""
+        """The mode in which the child is to be moved."""
 
 
 class CustomMigration:
-    """A migration strategy that asks a user's. Where that fails, a child stays if it may, else its state goes along.
+    """Calls a user's migration strategy. If that fails, a child stays if it may; otherwise its state is handed over.
 
-    ``failure`` says what went wrong last, for the controller to report; "" where nothing did.
+    ``failure`` is the last error, for the controller to report; "" if there was none.
     """
 
     def __init__(self, name: str, strategy: UserMigration) -> None:
@@ -75,7 +78,7 @@ class CustomMigration:
         self.failure = ""
 
     def mode(self, child: DesiredChild, move: PossibleMove) -> MigrationMode:
-        """The mode that the user's strategy returns; HOT instead of LATER where the child can't stay."""
+        """The mode that the user's strategy returns; HOT instead of LATER if the child can't stay."""
         seen = Child(id=child.id, origin=child.origin, tags=child.tags, metadata=dict(child.metadata))
         try:
             mode = MigrationMode(self._strategy.way(seen, move))
@@ -86,5 +89,5 @@ class CustomMigration:
 
 
 def migration_of(name: str, custom: Mapping[str, CustomMigration] | None = None) -> MigrationStrategy:
-    """The migration strategy of this name, built-in or one of ``custom``. Raises KeyError where there is none."""
+    """The migration strategy of this name, built-in or one of ``custom``. Raises KeyError if there is none."""
     return BUILT_IN[name] if name in BUILT_IN else (custom or {})[name]

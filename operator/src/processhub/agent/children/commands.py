@@ -1,0 +1,54 @@
+"""Why a command can't be run, as sentences for the person who wrote it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from processhub.api.child import Exec
+
+_FIRST_LINE_MAX = 256  # bytes; the kernel reads no more of it
+
+
+def workload_problem(workload: Exec) -> str:
+    """The reason why the workload can't be started, as a sentence; "" if it can."""
+    if not workload.command or not workload.command[0]:
+        return "command is empty: name a program"
+    texts = {f"command[{at}]": text for at, text in enumerate(workload.command)}
+    texts |= {f"args[{at}]": text for at, text in enumerate(workload.args)}
+    texts |= {f"env {item.name!r}": item.name + item.value for item in workload.env}
+    texts["workingDir"] = workload.working_dir
+    for where, text in texts.items():
+        if "\0" in text:
+            return f"{where} contains a NUL character, which Linux does not allow there"
+    for item in workload.env:
+        if not item.name or "=" in item.name:
+            return f"env {item.name!r}: a variable's name must not be empty or contain '='"
+    for field, name in (("stopSignal", workload.stop_signal), ("roleSignal", workload.role_signal)):
+        if name and name not in signal.Signals.__members__:
+            return f"{field} {name}: no such signal; use a name such as SIGTERM"
+    return ""
+
+
+def missing_interpreter(command: str, number: int, env: Mapping[str, str]) -> str:
+    """What an exec that failed with ENOENT did not find where the command's own file is there; "" where it is not.
+
+    ``number`` is the errno; ``env`` the new process's environment, in whose PATH the command is looked for.
+    """
+    found = shutil.which(command, path=env.get("PATH")) if number == errno.ENOENT else None
+    if found is None:
+        return ""
+    try:
+        with Path(found).open("rb") as file:
+            line = file.read(_FIRST_LINE_MAX).partition(b"\n")[0]
+    except OSError:
+        return ""
+    if not line.startswith(b"#!"):
+        return f"; {found} is there, but its loader is not: it was built for another C library (musl, glibc)"
+    interpreter = line[2:].decode(errors="replace").strip(" \t")
+    if interpreter.endswith("\r"):
+        return f"; the first line of {found} ends with a carriage return: save the file with Unix line ends (LF)"
+    return f"; {found} is there, but its interpreter {interpreter.split()[0] if interpreter else '(none)'} is not"

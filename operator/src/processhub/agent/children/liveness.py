@@ -1,0 +1,113 @@
+"""The liveness probe of an exec child: a program that hangs while its process lives is restarted.
+
+Every ``periodSeconds`` the child is asked by HTTP on its HUB_SOCKET, or a command is run beside it. After
+``failureThreshold`` failures in a row the child is reported hanging, once, and the probe ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from processhub.agent.watchdog.client import WatchdogClient
+from processhub.api.child import Liveness
+
+
+class CommandProbe:
+    """One run of a probe's command. It raises nothing: ``outcome`` is "" or what went wrong."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def started(self, pid: int) -> None:
+        """The exec took place."""
+
+    def failed(self, what: str, number: int, text: str) -> None:
+        """The command could not be started."""
+        self._settle(f"its command can't be run: {text}")
+
+    def stuck(self, pid: int, user: int) -> None:
+        """The kernel does not let the command be signalled."""
+        self._settle(f"its command runs as user {user} and can't be ended")
+
+    def exited(self, status: int, fenced: bool) -> None:
+        """The command has ended."""
+        self._settle("" if status == 0 else f"its command ended with {status}")
+
+    def _settle(self, outcome: str) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+class LivenessProbe:
+    """The probe of one incarnation, from ``begin`` to ``end``. ``hangs(message)`` is called once."""
+
+    def __init__(
+        self,
+        liveness: Liveness,
+        socket: str,
+        watchdog: WatchdogClient,
+        env: Mapping[str, str],
+        cwd: str,
+        hangs: Callable[[str], None],
+    ) -> None:
+        self._liveness, self._socket, self._watchdog = liveness, socket, watchdog
+        self._env, self._cwd, self._hangs = env, cwd, hangs
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def end(self) -> None:
+        """Probe no more."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        failures, limit = 0, self._liveness.failure_threshold
+        while True:
+            await asyncio.sleep(self._liveness.period_seconds)
+            trouble = await (self._ask() if self._liveness.http else self._execute())
+            failures = failures + 1 if trouble else 0
+            if failures >= limit:
+                times = "once" if failures == 1 else f"{failures} times in a row"
+                self._hangs(f"its liveness probe failed {times}: {trouble}")
+                return
+
+    async def _ask(self) -> str:
+        """Ask on HUB_SOCKET; "" where the answer is one of success, as of a kubelet's probe."""
+        seconds = self._liveness.timeout_seconds
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=aiohttp.UnixConnector(self._socket, force_close=True),
+                    timeout=aiohttp.ClientTimeout(total=seconds),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                ) as session,
+                session.get(f"http://child{self._liveness.http}", allow_redirects=False) as answer,
+            ):
+                return "" if 200 <= answer.status < 400 else f"GET {self._liveness.http} was answered {answer.status}"
+        except TimeoutError:
+            return f"GET {self._liveness.http} was not answered within {seconds} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"GET {self._liveness.http}: {error or type(error).__name__}"
+
+    async def _execute(self) -> str:
+        """Run the command; "" where it ends with 0 in time."""
+        seconds, probe = self._liveness.timeout_seconds, CommandProbe()
+        null = os.open(os.devnull, os.O_WRONLY)
+        key = self._watchdog.spawn(
+            probe,
+            list(self._liveness.command),
+            dict(self._env),
+            cwd=self._cwd,
+            stop_signal=signal.SIGKILL,
+            fds={1: null, 2: os.dup(null)},
+        )
+        try:
+            return await asyncio.wait_for(asyncio.shield(probe.outcome), seconds)
+        except TimeoutError:
+            return f"its command has not ended within {seconds} s"
+        finally:
+            if not probe.outcome.done():
+                self._watchdog.stop(key, 0)

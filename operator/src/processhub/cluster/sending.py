@@ -1,0 +1,88 @@
+"""One request to the API server: who asks, how it is sent, and what of the answer is used."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Protocol
+
+import aiohttp
+
+from processhub.cluster.config import Config
+from processhub.cluster.errors import api_error
+
+
+class _Content(Protocol):
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """The body, in pieces as it arrives."""
+
+
+class Answer(Protocol):
+    """The parts of an HTTP answer that the client uses."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The HTTP headers."""
+
+    @property
+    def content(self) -> _Content:
+        """The body of a watch, as a stream."""
+
+    async def read(self) -> bytes:
+        """The whole body."""
+
+
+class Sending:
+    """One request as an async context manager: it authenticates, sends, and yields the answer."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        config: Config,
+        method: str,
+        url: str,
+        payload: bytes | None,
+        content_type: str | None,
+        timeout: aiohttp.ClientTimeout,
+        accept: str,
+    ) -> None:
+        self._session, self._config = session, config
+        self._method, self._url, self._payload = method, url, payload
+        self._content_type, self._timeout, self._accept = content_type, timeout, accept
+        self._answer: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        headers = await self._config.headers()
+        headers["Accept"] = self._accept
+        if self._method != "GET":
+            # The answer to a write repeats what was written. To compress it costs more than to send it.
+            headers["Accept-Encoding"] = "identity"
+        if self._content_type and self._payload is not None:
+            headers["Content-Type"] = self._content_type
+        self._answer = await self._session.request(
+            self._method,
+            self._url,
+            data=self._payload,
+            headers=headers,
+            **self._config.connection,
+            timeout=self._timeout,
+        )
+        return self._answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._answer is not None:
+            if error is not None:
+                self._answer.close()
+            self._answer.release()
+
+
+async def raise_for_status(answer: Answer) -> None:
+    """Raise the ApiError that the answer stands for, if it is one."""
+    if answer.status >= 400:
+        raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))

@@ -1,0 +1,163 @@
+"""The cluster that all operator tests of a session share, with its operator pods and its API server to be disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from settling import PATIENCE, settles
+from waiting import alive
+
+from localcluster import rollout
+from localcluster.cluster import Cluster
+from localcluster.faults import Faults
+from localcluster.layout import ClusterError
+from processhub.api.kubernetes import Lease, Pod
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import LEASES, PODS, untyped
+
+_OPERATOR_PODS = "app.kubernetes.io/component=operator"
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster that all operator tests of a session share."""
+
+    cluster: Cluster
+    api: Client
+    faults: Faults
+
+
+class Operators:
+    """The operator's pods."""
+
+    namespace = rollout.NAMESPACE
+
+    def __init__(self, site: Site) -> None:
+        self._site, self.api, self.faults = site, site.api, site.faults
+
+    async def lease(self) -> Lease:
+        """The leader Lease."""
+        return await self.api.get(LEASES, self.namespace, "processhub-operator")
+
+    async def holder(self) -> str:
+        """The identity that leads: pod name, ``_`` and a nonce."""
+        return (await self.lease()).spec.holder_identity or ""
+
+    async def leader(self) -> str:
+        """The pod that leads."""
+        return (await self.holder()).rpartition("_")[0]
+
+    async def kill_leader(self) -> str:
+        """kill -9; the identity that led."""
+        holder = await self.holder()
+        await self.faults.kill_pod(f"{self.namespace}/{holder.rpartition('_')[0]}")
+        return holder
+
+    async def leader_after(self, holder: str, within: float = PATIENCE) -> str:
+        """The identity that leads once it is another than ``holder``."""
+
+        async def check() -> str:
+            now = await self.holder()
+            assert now not in ("", holder), f"still {now!r}"
+            return now
+
+        return await settles(check, within)
+
+    async def both_ready(self) -> None:
+        """Wait until there are two Ready operator pods and one leads: what every test may begin with."""
+
+        async def check() -> None:
+            states = {
+                item.metadata.name: [c.status for c in item.status.conditions if c.type == "Ready"]
+                for item in await self.pods()
+            }
+            assert list(states.values()) == [["True"], ["True"]], states
+            assert await self.leader() in states, (await self.holder(), states)
+
+        await settles(check, within=90)
+
+    async def scale(self, replicas: int) -> None:
+        """So many operator pods, once that is so."""
+        deployments = untyped("apps/v1", "deployments")
+        await self.api.patch(deployments, self.namespace, "processhub-operator", {"spec": {"replicas": replicas}})
+
+        async def check() -> None:
+            # Those that are ending too: they may still act.
+            items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
+            assert len(items) == len(await self.pods()) == replicas
+
+        await settles(check)
+
+    async def logs(self, pod: str, *options: str) -> str:
+        """What an operator pod says."""
+        return await asyncio.to_thread(self._site.cluster.kubectl, "-n", self.namespace, "logs", pod, *options)
+
+    async def complaints(self, since: datetime) -> list[str]:
+        """What the operators said since then that no user should ever read: errors but for a lost leadership."""
+        found = []
+        for item in await self.pods():
+            with contextlib.suppress(ClusterError):
+                said = await self.logs(item.metadata.name, f"--since-time={since.isoformat()}")
+                found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
+        # kopf calls it an error that it will ask an API server that is not up yet again.
+        return [line for line in found if "leadership lost" not in line and "will retry" not in line]
+
+    async def pods(self) -> list[Pod]:
+        """The pods that are to stay."""
+        items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
+        return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
+
+
+class ControlPlane:
+    """The API server's process."""
+
+    def __init__(self, site: Site) -> None:
+        self._marker = f"LOCALCLUSTER_ID={site.cluster.record.id}".encode()
+
+    def api_server(self) -> int:
+        """Its pid."""
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            with contextlib.suppress(OSError):
+                program = (folder / "cmdline").read_bytes().partition(b"\0")[0]
+                ours = self._marker in (folder / "environ").read_bytes().split(b"\0")
+                if ours and program.endswith(b"kube-apiserver"):
+                    return int(folder.name)
+        raise AssertionError("no kube-apiserver runs")
+
+    def restart_api_server(self, *options: str) -> None:
+        """End it and start it again with the same arguments and these."""
+        pid = self.api_server()
+        folder = Path(f"/proc/{pid}")
+        arguments = [word.decode() for word in (folder / "cmdline").read_bytes().split(b"\0")[:-1]]
+        pairs = (word.decode().partition("=") for word in (folder / "environ").read_bytes().split(b"\0") if word)
+        environment = {name: value for name, _, value in pairs}
+        log = (folder / "fd" / "2").readlink()
+        held = os.pidfd_open(pid)
+        signal.pidfd_send_signal(held, signal.SIGTERM)
+        deadline = time.monotonic() + 2
+        while alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(held, signal.SIGKILL)
+        os.close(held)
+        while alive(pid):
+            time.sleep(0.02)
+        with open(log, "ab") as output:
+            subprocess.Popen(
+                [*arguments, *options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )

@@ -1,0 +1,303 @@
+"""What the command line prints of a hub that runs, and what its verbs do there, by a simulated clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import virtualtime
+import yaml
+from onethread import Cluster, running_hub
+
+from processhub.cli import explain, moves, plan, quorum, show, start, stop, target
+from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
+from processhub.cli.options import Output, Target
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import HUBS
+
+HUB = Target()
+NAMES = Target(output=Output.NAME)
+JSON = Target(output=Output.JSON)
+YAML = Target(output=Output.YAML)
+MEMBERS = ["hub-0", "hub-1", "hub-2"]
+
+
+def with_cluster(
+    folder: Path, patch: pytest.MonkeyPatch, test: Callable[[Cluster], Awaitable[None]], **spec: Any
+) -> None:
+    """Run the test beside a hub with this spec; whatever connects to a cluster gets to this one."""
+
+    async def main() -> None:
+        async with running_hub(folder, **spec) as cluster:
+
+            async def connect(*_: object, **__: object) -> Client:
+                return cluster.client("user")
+
+            with patch.context() as patched:
+                patched.setattr(Client, "connect", connect)
+                patched.delenv("HUB_NAME", raising=False)
+                await test(cluster)
+
+    virtualtime.run(main())
+
+
+async def started(*ids: str, pinned: bool = False) -> None:
+    order = start.Order(ids=ids, exec=True, command=("x",), pinned=pinned)
+    assert await start.start_children(order, HUB, on_failure="continue", wait=True, timeout="30s") == DONE
+
+
+class Printed:
+    """What the verbs have printed since it was asked last."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.err = ""
+
+    def text(self) -> str:
+        read = self._capsys.readouterr()
+        self.err = read.err
+        return read.out
+
+    def rows(self) -> list[list[str]]:
+        """The cells of a table, without its header."""
+        return [line.split() for line in self.text().splitlines()[1:]]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+    return Printed(capsys)
+
+
+def test_a_hub_and_its_children_are_printed_as_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await show.list_children(HUB, None)
+        assert printed.text() == ""
+        assert printed.err == "no children in hub hub of namespace ns\n"
+
+        await started("a", "b")
+        places = {child_id: next(iter(cluster.runs_on()[child_id])) for child_id in ("a", "b")}
+        assert sorted(printed.text().splitlines()) == [
+            f"child/{child_id} running on {places[child_id]} (pid 7)" for child_id in ("a", "b")
+        ]
+        await cluster.until(lambda: cluster.reported_running("a", "b"), "that is reported")
+
+        await show.list_children(HUB, None)
+        assert [row[:5] for row in printed.rows()] == [
+            [child_id, places[child_id], "Active", "Running", "7"] for child_id in ("a", "b")
+        ]
+        await show.where("a", HUB)
+        assert printed.rows() == [["a", places["a"], places["a"], "node", "Active", "Running", "7"]]
+        await show.members(HUB)
+        counts = {name: str(list(places.values()).count(name)) for name in MEMBERS}
+        assert printed.rows() == [[name, "True", "node", "10.0.0.1", "1", counts[name]] for name in MEMBERS]
+        await explain.explain("a", HUB)
+        history = printed.text()
+        assert "Placed" in history
+        assert f"on {places['a']}" in history
+        await show.list_children(HUB, places["a"])
+        assert "a" in [row[0] for row in printed.rows()]
+        with pytest.raises(CliError, match="hub hub has no member 'hub-9'; it has hub-0, hub-1, hub-2"):
+            await show.list_children(HUB, "hub-9")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_hub_and_its_children_are_printed_as_data_and_as_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        (member,) = cluster.runs_on()["a"]
+        printed.text()
+
+        await show.list_children(JSON, None)
+        (listed,) = json.loads(printed.text())
+        assert (listed["id"], listed["nodes"][0]["name"], listed["nodes"][0]["pod"]) == ("a", member, member)
+        await show.where("a", JSON)
+        assert json.loads(printed.text()) == listed
+        await show.lookup("a", HUB)
+        looked_up = yaml.safe_load(printed.text())
+        assert (looked_up["spec"]["exec"], looked_up["nodes"]) == ({"command": ["x"]}, listed["nodes"])
+        await show.dump(YAML)
+        assert yaml.safe_load(printed.text())["a"]["uid"] == looked_up["uid"]
+        await show.members(JSON)
+        assert [item["name"] for item in json.loads(printed.text())] == MEMBERS
+
+        for verb in (show.list_children(NAMES, None), show.where("a", NAMES), show.lookup("a", NAMES)):
+            await verb
+            assert printed.text() == "child/a\n"
+        await show.members(NAMES)
+        assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
+        await show.dump(HUB)
+        assert [row[0] for row in printed.rows()] == ["a"]
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_child_that_is_not_placed_is_told_from_one_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        spec = {"hub": "hub", "exec": {"command": ["x"]}, "nodes": ["hub-0"]}
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": spec})
+        await cluster.until(lambda: "status" in cluster.api.get("children", "a"), "it is refused")
+
+        with pytest.raises(CliError, match="child 'a' of hub hub is not placed: InvalidChildMapping: spec"):
+            await show.where("a", HUB)
+        with pytest.raises(CliError, match="no child 'b' in hub hub of namespace ns"):
+            await show.lookup("b", HUB)
+        await explain.explain("a", HUB)
+        text = printed.text()
+        assert "spec.nodes is for hubs with distribution strategy Guided" in text
+        assert "Rejected" in text, "its Events are listed"
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_children_are_stopped_and_waited_for_and_each_outcome_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a", "b")
+        printed.text()
+
+        assert await stop.await_children(["a", "b"], HUB, timeout="5s") == DONE
+        assert [line.split()[:3] for line in printed.text().splitlines()] == [
+            [f"child/{child_id}", "running", "on"] for child_id in ("a", "b")
+        ]
+        assert await stop.stop_children(["a", "c"], HUB, wait=True, timeout="30s") == FAILED
+        assert printed.text() == "child/a stopped\n"
+        assert printed.err.startswith("error: child c not stopped: NotFound:")
+        assert cluster.runs_on()["a"] == set()
+        assert await stop.await_children(["a"], HUB, timeout="1s") == FAILED
+        assert await stop.stop_children(["b"], JSON, wait=False, timeout="30s") == DONE
+        assert json.loads(printed.text())["stopped"] == ["b"]
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_who_starts_more_than_there_is_room_for_learns_which_are_late_or_has_all_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        order = start.Order(ids=("a", "b", "c", "d"), exec=True, command=("x",))
+
+        code = await start.start_children(order, HUB, on_failure="continue", wait=True, timeout="5s")
+        assert code == TIMED_OUT
+        assert len(printed.text().splitlines()) == 3
+        assert "not started: Timeout:" in printed.err
+        assert await stop.stop_children(list(order.ids), HUB, wait=True, timeout="30s") == DONE
+        printed.text()
+
+        code = await start.start_children(order, JSON, on_failure="rollback", wait=True, timeout="5s")
+        assert code == TIMED_OUT
+        assert set(json.loads(printed.text())["rollback"]["removed"]) == set(order.ids)
+        assert "rolled back: 4 children removed again" in printed.err
+        assert not [key for key in cluster.api.objects if key.plural == "children"]
+
+    with_cluster(tmp_path, monkeypatch, test, members={"replicas": 3, "maxChildren": 1})
+
+
+def test_a_child_is_moved_and_a_member_drained_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started(*map(str, range(9)))
+        (source,) = cluster.runs_on()["0"]
+        there = next(name for name in MEMBERS if name != source)
+        printed.text()
+
+        assert await moves.move("0", there, HUB, wait=True, timeout="30s") == DONE
+        assert printed.text() == f"child/0 running on {there}\n"
+        assert cluster.runs_on()["0"] == {there}
+        assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
+        assert printed.text() == f"member/{there} drained\n"
+        assert not any(there in places for places in cluster.runs_on().values())
+        assert await moves.undrain(there, HUB) == DONE
+        assert printed.text() == f"member/{there} takes children again\n"
+        assert await moves.undrain(there, JSON) == DONE
+        assert json.loads(printed.text()) == {"member": there, "drained": False, "changed": False}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_drain_that_leaves_children_behind_fails_and_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("bound", pinned=True)
+        (member,) = cluster.runs_on()["bound"]
+        printed.text()
+
+        assert await moves.drain(member, JSON, force=False, wait=True, timeout="60s") == FAILED
+
+        assert json.loads(printed.text())["stranded"] == ["bound"]
+        assert f"1 guided or pinned children can't leave {member}: bound" in printed.err
+        assert cluster.runs_on()["bound"] == {member}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_quorum_is_reset_where_the_hub_remembers_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(_: Cluster) -> None:
+        assert await quorum.reset(HUB, wait=True, timeout="30s") == DONE
+        assert printed.text() == "hub/hub quorum reset\n3 members are live, 2 needed\n"
+        assert await quorum.reset(JSON, wait=False, timeout="30s") == DONE
+        assert json.loads(printed.text()) == {"hub": "hub", "quorum": None}
+
+    with_cluster(tmp_path, monkeypatch, test, partitionTolerance={"strategy": "MajorityQuorum"})
+
+
+def test_a_quorum_is_not_reset_where_nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(_: Cluster) -> None:
+        with pytest.raises(UsageError, match="hub hub has partition strategy Divergence, which remembers no size"):
+            await quorum.reset(HUB, wait=True, timeout="30s")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_plan_of_the_live_hub_says_what_another_member_would_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started(*map(str, range(12)))
+        printed.text()
+
+        assert await plan.plan(JSON, add=1, remove=(), files=()) == DONE
+
+        found = json.loads(printed.text())["moves"]
+        assert {move["to"] for move in found} == {"hub-3"}
+        assert all({move["from"]} == cluster.runs_on()[move["id"]] for move in found)
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_of_several_hubs_the_one_that_has_the_child_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": {"members": {"replicas": 0}}})
+        cluster.api.create(
+            "children", {"metadata": {"name": "b"}, "spec": {"hub": "other", "exec": {"command": ["x"]}}}
+        )
+        client = cluster.client("user")
+
+        assert (await target.resolve(client, "ns", None, ids=("a",))).metadata.name == "hub"
+        assert (await target.resolve(client, "ns", None, ids=("b",))).metadata.name == "other"
+        assert (await target.resolve(client, "ns", None, members=("hub-1",))).metadata.name == "hub"
+        assert (await target.resolve(client, "ns", "other")).metadata.name == "other"
+        with pytest.raises(UsageError, match="which hub of namespace ns\\? name one with --hub: hub, other"):
+            await target.resolve(client, "ns", None)
+        with pytest.raises(CliError, match="no hub in namespace elsewhere"):
+            await target.resolve(client, "elsewhere", None)
+        monkeypatch.setenv("HUB_NAME", "other")
+        assert (await target.resolve(client, "ns", None)).metadata.name == "other"
+        assert len((await client.list(HUBS, "ns"))[0]) == 2
+
+    with_cluster(tmp_path, monkeypatch, test)

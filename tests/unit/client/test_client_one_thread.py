@@ -1,0 +1,201 @@
+"""The client of a hub that runs: what it starts, moves, drains and stops, by a simulated clock."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import virtualtime
+from onethread import Cluster, running_hub
+
+from processhub.client.asynchub import AsyncHub
+from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, NoChildren, Timeout
+from processhub.client.session import Session, find_hub
+
+EXEC = {"exec": {"command": ["x"]}}
+MEMBERS = ["hub-0", "hub-1", "hub-2"]
+
+
+def children(*ids: str, **spec: Any) -> list[dict[str, Any]]:
+    return [{"id": child_id, **EXEC, **spec} for child_id in ids]
+
+
+def with_hub(folder: Path, test: Callable[[AsyncHub, Cluster], Awaitable[None]], **spec: Any) -> None:
+    """Run the test with a client of a hub with this spec, which follows it."""
+
+    async def main() -> None:
+        async with running_hub(folder, **spec) as cluster:
+            client = cluster.client("user")
+            session = Session(client, "ns", await find_hub(client, "ns", "hub"))
+            await session.follow()
+            await test(AsyncHub.attached(session), cluster)
+            await session.close()
+
+    virtualtime.run(main())
+
+
+def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        result = await hub.start_children(
+            children("a", "b", tags=["own"]), wait=True, timeout=30, tags=["all"], metadata={"k": "v"}
+        )
+        assert result.ok
+        assert {child_id: {member for member, _ in places} for child_id, places in result.started.items()} == {
+            child_id: cluster.runs_on()[child_id] for child_id in ("a", "b")
+        }
+
+        (member,) = cluster.runs_on()["a"]
+        spec, processes = hub.child_lookup("a") or pytest.fail("it is not on record")
+        assert (list(spec.tags), spec.metadata, list(processes)) == (["all", "own"], {"k": "v"}, [(member, 7)])
+        assert hub.child_lookup("c") is None
+        assert (hub.get_pid("a"), hub.get_pids("a"), hub.get_pid("c"), hub.get_pids("c")) == (7, [7], None, [])
+        assert (hub.is_alive("a"), hub.is_locked("a"), hub.is_alive("c"), hub.is_partitioned()) == (1, 0, 0, 0)
+        assert hub.process_list().keys() == {"a", "b"}
+        assert "a" in hub.process_list("local", member)
+        assert hub.tag_query("own").keys() == hub.metadata_query(k="v").keys() == {"a", "b"}
+        assert hub.metadata_query({"k": "v"}, other="w") == {}
+        assert [node["name"] for node in hub.registry_dump()["a"]["nodes"]] == [member]
+        assert hub.nodes() == MEMBERS
+
+        stopped = await hub.stop_children(["a", "c"], wait=True)
+        assert (stopped.stopped, stopped.errors["c"].reason) == (["a"], "NotFound")
+        assert (cluster.runs_on()["a"], hub.child_lookup("a")) == (set(), None)
+        assert hub.is_alive("b")
+
+    with_hub(tmp_path, test)
+
+
+def test_a_list_of_processes_is_of_all_or_of_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(hub: AsyncHub, _: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        with pytest.raises(HubError, match="scope is 'all'; it is 'global' or 'local'"):
+            hub.process_list("all")
+        monkeypatch.delenv("HUB_MEMBER", raising=False)
+        with pytest.raises(HubError, match="this process runs in no member"):
+            hub.process_list("local")
+
+        monkeypatch.setenv("HUB_MEMBER", "hub-1")
+
+        here = hub.process_list("local")
+        assert here == hub.process_list("local", "hub-1") != {}
+        assert {child_id for child_id, places in hub.process_list().items() if places[0][0] == "hub-1"} == set(here)
+
+    with_hub(tmp_path, test)
+
+
+def test_an_id_that_is_there_is_an_error_or_counts_as_started_where_it_is_the_same(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, _: Cluster) -> None:
+        await hub.start_children(children("a"), wait=True, timeout=30)
+
+        again = await hub.start_children(children("a", "b"), wait=True, timeout=30)
+        same = await hub.start_children(children("a"), wait=True, timeout=30, check_existing=False)
+        other = await hub.start_children(children("a", pinned=True), wait=True, timeout=30, check_existing=False)
+
+        assert (again.errors["a"].reason, list(again.started)) == ("AlreadyStarted", ["b"])
+        assert (same.errors, list(same.started)) == ({}, ["a"])
+        assert other.errors["a"].reason == "AlreadyStarted"
+        with pytest.raises(NoChildren):
+            await hub.start_children([])
+        with pytest.raises(HubError, match="on_failure is 'undo'"):
+            await hub.start_children(children("c"), on_failure="undo")  # type: ignore[arg-type]
+
+    with_hub(tmp_path, test)
+
+
+def test_of_a_call_that_is_rolled_back_nothing_is_left(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children("there"), wait=True, timeout=30)
+
+        result = await hub.start_children(children("a", "b", "there"), wait=True, timeout=30, on_failure="rollback")
+
+        assert result.errors["there"].reason == "AlreadyStarted"
+        assert result.rollback is not None
+        assert (set(result.rollback.removed), result.rollback.left) == ({"a", "b"}, {})
+        assert cluster.api.objects.keys() >= {("children", "ns", "there")}
+        assert not [key for key in cluster.api.objects if key.plural == "children" and key.name != "there"]
+        assert hub.process_list().keys() == {"there"}
+
+    with_hub(tmp_path, test)
+
+
+def test_who_waits_for_children_learns_which_run_and_why_others_do_not(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, _: Cluster) -> None:
+        await hub.start_children(children("a"))
+
+        assert (await hub.wait_children(["a"], timeout=30)).started.keys() == {"a"}
+        with pytest.raises(ChildrenFailed, match="not started: nobody") as failed:
+            await hub.wait_children(["a", "nobody"], timeout=30)
+        assert failed.value.result is not None
+        assert failed.value.result.started.keys() == {"a"}
+
+    with_hub(tmp_path, test)
+
+
+def test_a_child_for_which_there_is_no_room_is_waited_for_in_vain_with_the_reason(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, _: Cluster) -> None:
+        result = await hub.start_children(children("a", "b", "c", "d"), wait=True, timeout=5)
+
+        (late,) = result.errors
+        assert result.errors[late].reason == "Timeout"
+        with pytest.raises(Timeout, match=f"not running within 2 s: {late}"):
+            await hub.wait_children([late], timeout=2)
+
+    with_hub(tmp_path, test, members={"replicas": 3, "maxChildren": 1})
+
+
+def test_a_child_is_moved_where_it_is_told_and_not_where_it_can_t_be(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children([*children("a"), *children("bound", pinned=True)], wait=True, timeout=30)
+        (source,) = cluster.runs_on()["a"]
+        target = next(name for name in MEMBERS if name != source)
+
+        await hub.migrate_child("a", target, wait=True)
+        assert cluster.runs_on()["a"] == {target}
+        await hub.migrate_child("a", target, wait=True)  # it is there
+
+        (held,) = cluster.runs_on()["bound"]
+        other = next(name for name in MEMBERS if name != held)
+        for child_id, member, why in (
+            ("a", "hub-9", "has no member 'hub-9'; it has hub-0, hub-1, hub-2"),
+            ("bound", other, "child 'bound' is pinned"),
+            ("nobody", other, "nobody"),
+        ):
+            with pytest.raises(HubError, match=why):
+                await hub.migrate_child(child_id, member, wait=True)
+
+    with_hub(tmp_path, test)
+
+
+def test_a_drained_member_gives_away_what_can_leave_it_and_takes_children_again_when_it_may(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        await hub.start_children(children(*(f"p{number}" for number in range(6)), pinned=True), wait=True, timeout=30)
+        bound = {child_id for child_id, places in cluster.runs_on().items() if child_id[0] == "p" and "hub-0" in places}
+        assert bound, "the test needs one on hub-0"
+
+        result = await hub.drain("hub-0", wait=True)
+        assert set(result.stranded) == bound
+        assert {child_id for child_id, places in cluster.runs_on().items() if "hub-0" in places} == bound
+        with pytest.raises(HubError, match="member hub-0 is drained"):
+            await hub.migrate_child("0", "hub-0")
+
+        await hub.drain("hub-0", force=True, wait=True)
+        assert not any("hub-0" in places for places in cluster.runs_on().values())
+
+        assert await hub.undrain("hub-0")
+        assert not await hub.undrain("hub-0")
+        await cluster.until(lambda: any("hub-0" in places for places in cluster.runs_on().values()), "it takes some")
+        with pytest.raises(HubError, match="has no member 'hub-9'"):
+            await hub.drain("hub-9")
+
+    with_hub(tmp_path, test)
+
+
+def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        with pytest.raises(HubNotFound, match="hub other not found in namespace ns; there are: hub"):
+            await find_hub(cluster.client("user"), "ns", "other")
+
+    with_hub(tmp_path, test)

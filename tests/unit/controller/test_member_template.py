@@ -1,0 +1,164 @@
+"""The members' pod template: the operator's, the chart's defaults over it, the Hub's own over both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from processhub.api.hub import Hub, HubSpec, Members
+from processhub.api.meta import ObjectMeta
+from processhub.controller.objects.template import TemplateError, pod_template
+from processhub.controller.settings import MemberDefaults, OperatorSettings, SettingsError, from_environment
+
+Json = dict[str, Any]
+SETTINGS = OperatorSettings(pod_name="op-0", pod_uid="o", namespace="system", image="processhub:1")
+
+
+def rendered(template: Json | None = None, *, image: str = "", settings: OperatorSettings = SETTINGS) -> Json:
+    """The pod template of a hub."""
+    members = Members(replicas=1, image=image, template=template or {})
+    return pod_template(
+        Hub(metadata=ObjectMeta(name="shop", namespace="n", uid="u"), spec=HubSpec(members=members)), settings
+    )
+
+
+def agent(template: Json) -> Json:
+    """Its container ``agent``."""
+    (container,) = [each for each in template["spec"]["containers"] if each["name"] == "agent"]
+    return container
+
+
+def of_agent(**fields: Any) -> Json:
+    """A Hub's template that says this of the container ``agent``."""
+    return {"spec": {"containers": [{"name": "agent", **fields}]}}
+
+
+def test_a_port_is_added_to_the_agents_own() -> None:
+    ports = agent(rendered(of_agent(ports=[{"name": "metrics", "containerPort": 9090}])))["ports"]
+
+    assert ports == [{"name": "http", "containerPort": 8080}, {"name": "metrics", "containerPort": 9090}]
+
+
+def test_the_same_port_of_another_protocol_is_another_one() -> None:
+    ports = agent(rendered(of_agent(ports=[{"name": "dns", "containerPort": 8080, "protocol": "UDP"}])))["ports"]
+
+    assert [port["name"] for port in ports] == ["http", "dns"]
+
+
+@pytest.mark.parametrize("probe", ["livenessProbe", "readinessProbe"])
+def test_a_handler_that_is_given_replaces_the_probes_own(probe: str) -> None:
+    given = {"exec": {"command": ["true"]}, "periodSeconds": 3}
+
+    found = agent(rendered(of_agent(**{probe: given})))[probe]
+
+    assert found.keys() & {"exec", "httpGet"} == {"exec"}
+    assert found["periodSeconds"] == 3
+    assert found["timeoutSeconds"] == agent(rendered())[probe]["timeoutSeconds"], "what is not given stays"
+
+
+def test_a_probe_without_a_handler_keeps_the_operators() -> None:
+    found = agent(rendered(of_agent(livenessProbe={"periodSeconds": 3})))["livenessProbe"]
+
+    assert (found["httpGet"]["path"], found["periodSeconds"]) == ("/healthz", 3)
+
+
+@pytest.mark.parametrize("name", ["image", "command", "args"])
+def test_what_makes_the_agent_the_agent_is_refused_with_what_to_write_instead(name: str) -> None:
+    with pytest.raises(
+        TemplateError, match=rf"spec\.members\.template\.spec\.containers\[agent\]\.{name} can't be set: "
+    ):
+        rendered(of_agent(**{name: "x" if name == "image" else ["x"]}))
+
+
+def test_the_agents_port_keeps_its_name() -> None:
+    with pytest.raises(TemplateError, match=r"ports\[8080\] is the agent's own"):
+        rendered(of_agent(ports=[{"name": "web", "containerPort": 8080}]))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"metadata": None},
+        {"spec": None},
+        {"spec": {"containers": None, "volumes": None, "imagePullSecrets": None, "topologySpreadConstraints": None}},
+        of_agent(env=None, ports=[], volumeMounts=None, args=None, command=[], image=""),
+        {"spec": {"containers": []}},
+    ],
+)
+def test_empty_and_null_parts_say_nothing(template: Json) -> None:
+    assert agent(rendered(template)) == agent(rendered())
+
+
+def test_pull_secrets_of_the_chart_and_of_the_hub_are_both_there() -> None:
+    settings = OperatorSettings(pod_name="op", pod_uid="o", namespace="s", image_pull_secrets=("registry",))
+
+    spec = rendered({"spec": {"imagePullSecrets": [{"name": "mine"}]}}, settings=settings)["spec"]
+
+    assert spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "mine"}]
+
+
+def test_members_run_on_linux_nodes() -> None:
+    spec = rendered({"spec": {"nodeSelector": {"pool": "hubs"}}})["spec"]
+
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "hubs"}
+    assert rendered({"spec": {"nodeSelector": {"kubernetes.io/os": None}}})["spec"]["nodeSelector"] == {}
+
+
+@pytest.mark.parametrize("image", ["", "team/app:2"])
+def test_the_autoscaler_may_remove_the_node_of_a_member(image: str) -> None:
+    template = rendered(image=image)
+
+    named = template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"]
+    local = [volume["name"] for volume in template["spec"]["volumes"] if "emptyDir" in volume]
+    assert set(local) <= set(named.split(","))
+
+
+def defaults(**fields: Any) -> OperatorSettings:
+    """Settings as the chart hands them over in the environment."""
+    names = {"POD_NAME": "op", "POD_NAMESPACE": "system", "PROCESSHUB_IMAGE": "processhub:1"}
+    return from_environment({**names, "PROCESSHUB_MEMBER_DEFAULTS": json.dumps(fields)})
+
+
+def test_the_hub_goes_before_the_charts_defaults_and_these_before_the_operators() -> None:
+    resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    template = {
+        "metadata": {"annotations": {"team": "hubs"}},
+        "spec": {
+            "priorityClassName": "low",
+            "tolerations": [{"key": "a"}],
+            "containers": [{"name": "agent", "env": [{"name": "A", "value": "1"}]}],
+        },
+    }
+    settings = defaults(image="team/base:1", resources=resources, template=template)
+
+    found = rendered({"spec": {"priorityClassName": "high"}}, settings=settings)
+
+    assert agent(found)["image"] == "team/base:1"
+    assert agent(found)["resources"] == resources
+    assert {"name": "A", "value": "1"} in agent(found)["env"]
+    assert found["metadata"]["annotations"]["team"] == "hubs"
+    assert (found["spec"]["priorityClassName"], found["spec"]["tolerations"]) == ("high", [{"key": "a"}])
+    assert agent(rendered(image="team/own:1", settings=settings))["image"] == "team/own:1"
+
+
+def test_the_user_that_members_run_as_can_be_left_to_the_cluster() -> None:
+    settings = defaults(podSecurityContext={"runAsNonRoot": True})
+
+    assert rendered(settings=settings)["spec"]["securityContext"] == {"runAsNonRoot": True}
+    assert rendered()["spec"]["securityContext"]["runAsUser"] == 65532
+
+
+def test_a_wrong_default_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"members\.defaults.*unknown field `imge`"):
+        defaults(imge="x")
+    with pytest.raises(TemplateError, match=r"^members\.defaults\.template\.spec\.containers\[agent\]\.image"):
+        rendered(settings=defaults(template=of_agent(image="x")))
+
+
+def test_without_defaults_of_the_chart_there_are_those_of_the_program() -> None:
+    names = {"POD_NAME": "op", "POD_NAMESPACE": "system"}
+
+    assert from_environment(names).member_defaults == MemberDefaults()
+    assert from_environment({**names, "PROCESSHUB_IMAGE_PULL_SECRETS": "a, b"}).image_pull_secrets == ("a", "b")

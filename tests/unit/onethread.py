@@ -1,0 +1,297 @@
+"""Replicas of the operator and agents in one thread, by a simulated API server and a simulated clock.
+
+What both are built upon is handed in, so nothing here opens a connection or starts a thread or a process, and minutes
+take no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from memoryapi import Json, Key, MemoryApi, MemoryClient, Wire
+
+from processhub.agent.app import Agent
+from processhub.agent.children.child import Child
+from processhub.agent.children.launchers import Launchers
+from processhub.agent.children.runs import ExitStatus
+from processhub.agent.env import Environment
+from processhub.agent.lease import LeaseKeeper
+from processhub.agent.listeners import Listeners
+from processhub.agent.parts import Surroundings
+from processhub.agent.requests.server import Served
+from processhub.api.child import Exec
+from processhub.api.reasons import Reason
+from processhub.api.slice import Settings
+from processhub.api.usage import Usage
+from processhub.cluster.timestamps import use_clock
+from processhub.controller.engine import Engine
+from processhub.controller.lead.election import Election
+from processhub.controller.replica import Replica, ReplicaSurroundings
+from processhub.controller.settings import OperatorSettings
+
+BEGIN = datetime(2040, 1, 1, tzinfo=UTC)
+BOOTED = 1000.0  # seconds before the loop's time 0
+START_SECONDS, STOP_SECONDS = 0.05, 0.02
+
+
+class PlainHost:
+    """Hosts the leader's work without kopf."""
+
+    async def run(self, engine: Engine, ended: asyncio.Event) -> None:
+        await engine.start()
+        await ended.wait()
+        await engine.stop()
+
+
+class NoReceivers:
+    """No hub has hooks."""
+
+    def refusal(self, spec: object) -> None:
+        return None
+
+    async def call(self, *_: object) -> None:
+        raise AssertionError("no hub has hooks")
+
+    async def close(self) -> None: ...
+
+
+class SameLoop:
+    """Keeps the Lease on the loop that all else runs on."""
+
+    def __init__(self) -> None:
+        self.loop, self.running = asyncio.get_running_loop(), False
+
+    def start(self, begin: Callable[[], None]) -> None:
+        self.running = True
+        begin()
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class Machine:
+    """The processes of one member, and its watchdog; ``log`` has each start and end, by time."""
+
+    def __init__(self, member: str, log: list[tuple[float, str, str, bool]]) -> None:
+        self.member, self.log, self.lost = member, log, Listeners[()]()
+        self.runs: set[Run] = set()
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def set(self, stop_at: float, kill_at: float) -> None:
+        """The deadlines of the Lease; 0: none."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_at(kill_at - BOOTED, self.close) if kill_at else None
+
+    def close(self) -> None:
+        for run in list(self.runs):
+            run.end()
+
+    def launch(self, child: Child, *_: object) -> Run:
+        return Run(self, child)
+
+    def forget(self, child_id: str) -> None: ...
+
+    def shut_down(self) -> None: ...
+
+
+class Run:
+    """One process."""
+
+    def __init__(self, machine: Machine, child: Child) -> None:
+        self._machine, self._child = machine, child
+        machine.runs.add(self)
+        self._note(begins=True)
+        asyncio.get_running_loop().call_later(START_SECONDS, self._up)
+
+    def _note(self, *, begins: bool) -> None:
+        self._machine.log.append((asyncio.get_running_loop().time(), self._child.id, self._machine.member, begins))
+
+    def _up(self) -> None:
+        if self in self._machine.runs:
+            self._child.running(7)
+
+    def end(self) -> None:
+        if self in self._machine.runs:
+            self._machine.runs.remove(self)
+            self._note(begins=False)
+            self._child.ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
+
+    def stop(self, grace: float) -> None:
+        asyncio.get_running_loop().call_later(STOP_SECONDS, self.end)
+
+    def give_up(self) -> None:
+        self.end()
+
+    def role(self, role: str, epoch: int, *, notify: bool) -> None: ...
+
+
+class NoPeers:
+    """No other member is asked for anything."""
+
+    async def forward(self, *_: object) -> None: ...
+
+    async def send_state(self, *_: object) -> None: ...
+
+    async def send_states(self, *_: object) -> None: ...
+
+    async def answers(self, address: str) -> bool:
+        return False
+
+    async def close(self) -> None: ...
+
+
+class NoMeter:
+    """Measures nothing."""
+
+    def __init__(self, *_: object) -> None:
+        self.measured: Listeners[Usage] = Listeners()
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class NoServer:
+    """Answers nobody."""
+
+    def __init__(self, served: Served) -> None: ...
+
+    async def start(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    async def finish(self, seconds: float) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Cluster:
+    """Two replicas of the operator, and the members that the hub's StatefulSet asks for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.api, self._folder = MemoryApi(), folder
+        self.log: list[tuple[float, str, str, bool]] = []
+        self.wires: dict[str, Wire] = {}
+        self.stops: dict[str, asyncio.Event] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.agents: dict[str, Agent] = {}
+        self.tasks: dict[str, asyncio.Task[int]] = {}
+
+    def client(self, program: str) -> MemoryClient:
+        return MemoryClient(self.api, self.wires.setdefault(program, Wire()))
+
+    def begin(self, spec: Json) -> None:
+        """Create a node and a Hub with this spec, and have its members run as soon as their workload is there."""
+        loop = asyncio.get_running_loop()
+        use_clock(lambda: BEGIN + timedelta(seconds=loop.time()))
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        self.api.create("nodes", {"metadata": {"name": "node"}, "status": ready}, namespace="")
+        self.api.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
+        self.api.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
+        self._members = asyncio.create_task(self._run_members())
+
+    async def end(self) -> None:
+        """End the members and the replicas, each as on SIGTERM. Raises AssertionError where one did not end well."""
+        for agent in self.agents.values():
+            agent.terminate()
+        for stop in self.stops.values():
+            stop.set()
+        assert set(await asyncio.gather(*self.tasks.values())) == {0}
+        self._members.cancel()
+
+    def start_replica(self, name: str) -> None:
+        client, settings = self.client(name), OperatorSettings(pod_name=name, pod_uid="", namespace="ns")
+        election = Election(client, "ns", name, ())
+        around = ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers)
+        self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
+        self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
+
+    async def _run_members(self) -> None:
+        """What the controller of StatefulSets and the kubelets do."""
+        workload = Key("statefulsets", "ns", "hub")
+        while True:
+            replicas = self.api.objects[workload]["spec"]["replicas"] if workload in self.api.objects else 0
+            for ordinal in range(replicas):
+                if f"hub-{ordinal}" not in self.agents:
+                    self._start_member(f"hub-{ordinal}", self.api.objects[workload])
+            await asyncio.sleep(0.1)
+
+    def _start_member(self, name: str, workload: Json) -> None:
+        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub", "uid": "s", "controller": True}
+        labels = dict(workload["spec"]["template"]["metadata"]["labels"])
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        ready = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+        pod = self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
+        uid, hub_uid = pod["metadata"]["uid"], self.api.get("hubs", "hub")["metadata"]["uid"]
+        env = Environment("hub", "ns", hub_uid, name, name, uid, "10.0.0.1", "node", run_dir=self._folder)
+        loop, machine = asyncio.get_running_loop(), Machine(name, self.log)
+
+        async def connect() -> MemoryClient:
+            return self.client(name)
+
+        def clock() -> float:
+            return BOOTED + loop.time()
+
+        around = Surroundings(
+            env=env,
+            client=self.client(name),
+            lease=LeaseKeeper(env, Settings(), machine, connect=connect, place=SameLoop(), clock=clock),
+            peers=NoPeers(),  # type: ignore[arg-type]
+            watchdog=machine,
+            launchers=lambda *_: Launchers({Exec: machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
+            meter=NoMeter,
+            server=NoServer,
+            lines_dropped=int,
+        )
+        self.agents[name] = Agent(around)
+        self.tasks[name] = asyncio.create_task(self.agents[name].run())
+
+    async def until(self, check: Callable[[], bool], what: str, within: float = 60.0) -> None:
+        """Wait for so many seconds of the simulated clock at most."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + within
+        while not check():
+            assert loop.time() < ends, what
+            await asyncio.sleep(0.05)
+
+    def runs_on(self) -> dict[str, set[str]]:
+        """The members on which each child has a process now. Raises AssertionError where two ever ran at once."""
+        places: dict[str, set[str]] = defaultdict(set)
+        for at, child_id, member, begins in self.log:
+            if begins:
+                places[child_id].add(member)
+                assert len(places[child_id]) == 1, f"child {child_id} runs twice at {at:.3f}: {places[child_id]}"
+            else:
+                places[child_id].discard(member)
+        return places
+
+    def reported_running(self, *ids: str) -> bool:
+        """Whether the status of each of these Children says that it runs where it does."""
+        statuses = {child_id: self.api.get("children", child_id).get("status", {}) for child_id in ids}
+        places = self.runs_on()
+        return all(status.get("state") == "Running" and {status["member"]} == places[child_id]
+                   for child_id, status in statuses.items())  # fmt: skip
+
+
+@asynccontextmanager
+async def running_hub(folder: Path, **spec: Any) -> AsyncIterator[Cluster]:
+    """The hub ``hub`` with an operator and its members, all ready; they end well with the block."""
+    cluster = Cluster(folder)
+    cluster.begin({"members": {"replicas": 3}, **spec})
+    cluster.start_replica("operator-0")
+
+    def ready() -> bool:
+        members = cluster.api.get("hubs", "hub").get("status", {}).get("members", ())
+        return len(members) == 3 and all(member["ready"] for member in members)
+
+    await cluster.until(ready, "all members are ready")
+    yield cluster
+    await cluster.end()
