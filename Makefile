@@ -46,7 +46,7 @@ $(MADE): | place
 $(STAMP): $(MADE) operator/pyproject.toml
 	@# uv is ten times as quick. It does not read pip's configuration, so pip is used if an index is set there.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable 'operator[dev]' 2>/dev/null \
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable 'operator[dev]' 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
 	@touch $@
 
@@ -87,17 +87,17 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 
 ##@ Checks
 .PHONY: test nightly lint unit integration
-# Each test, or group of tests with a fixture to share, goes to the next free worker. The short tests come last, so that all
-# are done at about the same time. A test process that ends by itself ends the run: with a replacement the run may
-# wait forever.
-TOGETHER := --max-worker-restart 0
-ALL_TESTS := tests/parity tests/integration tests/unit
-test: setup ## Run lint, unit, parity and integration tests, two at once (WORKERS=0: one after the other)
+# tests/scheduling.py says which process runs which test. There is one process more than cores, because many tests wait.
+# The two longest tests come first and the short ones last, so that all processes are done at about the same time. A
+# test process that ends by itself ends the run: with a replacement the run may wait forever.
+ALL_TESTS = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0 tests/integration/test_readme.py \
+	tests/integration/test_demo.py tests/parity tests/integration tests/unit
+test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) $(ALL_TESTS)
+	@$(PYTEST) $(ALL_TESTS)
 
 nightly: setup ## Run the tests of make test, and those that it leaves out because they are slow and rare
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) -m '' $(ALL_TESTS)
+	@$(PYTEST) $(ALL_TESTS) -m ''
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
@@ -113,7 +113,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) $(TOGETHER) tests/unit
+	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
 
 integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration

@@ -404,6 +404,7 @@ async def test_blocking_client_does_the_same(product: Live, name: str) -> None:
     await asyncio.to_thread(work)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 async def test_more_children_than_a_slice_holds_are_all_accounted_for(product: Live) -> None:
     name = await product.hub(replicas=1)

@@ -19,6 +19,7 @@ TAKEOVER_SECONDS = 20.0  # after kill -9
 HANDOVER_SECONDS = 9.0  # after a clean stop: 3 on a machine of its own; a Lease that is not released lasts 15
 
 
+@pytest.mark.nightly
 async def test_killed_amid_a_thousand_starts_a_leader_loses_and_doubles_nothing(world: World) -> None:
     await world.hub(timeouts={"leaseSeconds": 20})
     ids = [f"c{number}" for number in range(1000)]
