@@ -131,7 +131,7 @@ async def test_the_least_loaded_member_gets_the_next_child(product: Live, placin
     await placing.stop_children(even, wait=True)
 
 
-@pytest.mark.row("Strategies: asked for by its users")
+@pytest.mark.row("Strategies: requested by its users")
 async def test_children_go_by_turns_number_origin_to_each_or_by_a_strategy_of_ones_own(
     product: Live, placing: Hub
 ) -> None:
