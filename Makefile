@@ -88,16 +88,18 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 ##@ Checks
 .PHONY: test nightly lint unit integration
 # tests/scheduling.py says which process runs which test. There is one process more than cores, because many tests wait.
-# The two longest tests come first and the short ones last, so that all processes are done at about the same time. A
-# test process that ends by itself ends the run: with a replacement the run may wait forever.
-ALL_TESTS = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0 tests/integration/test_readme.py \
-	tests/integration/test_demo.py tests/parity tests/integration tests/unit
+# The two longest tests come first. A test process that ends by itself ends the run: with a replacement the run may wait
+# forever.
+TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
+CLUSTER_TESTS := tests/integration/test_readme.py tests/integration/test_demo.py tests/parity tests/integration
 test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other)
 	@$(MAKE) lint
-	@$(PYTEST) $(ALL_TESTS)
+	@# Recorded apart from the others: to record what operators and agents do would slow the clusters down.
+	@$(MAKE) unit COVERAGE=1
+	@$(PYTEST) $(TOGETHER) $(CLUSTER_TESTS)
 
 nightly: setup ## Run the tests of make test, and those that it leaves out because they are slow and rare
-	@$(PYTEST) $(ALL_TESTS) -m ''
+	@$(PYTEST) $(TOGETHER) -m '' $(CLUSTER_TESTS) tests/unit
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
@@ -112,8 +114,9 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/check_rules.py
 	@$(PY) hack/measure.py --check
 
-unit: setup ## Run the tests that need no cluster
-	@$(PYTEST) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
+unit: setup ## Run the tests that need no cluster (COVERAGE=1: with the check of make test of how much they went through)
+	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
+	@$(if $(filter-out 0,$(COVERAGE)),$(PY) hack/check_coverage.py)
 
 integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration
@@ -157,4 +160,4 @@ docs: setup ## Write docs/reference from CRDs, command line, docstrings and enum
 
 clean: down ## Stop both clusters, and remove .venv, .local, caches and bench-results
 	@[ ! -e .local/kind ] || $(MAKE) kind-down
-	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis bench-results
+	@rm -rf $(VENV) .local .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* bench-results

@@ -111,6 +111,11 @@ class Run:
         self._note(begins=True)
         asyncio.get_running_loop().call_later(START_SECONDS, self._up)
 
+    @property
+    def child_id(self) -> str:
+        """The child that it is of."""
+        return self._child.id
+
     def _note(self, *, begins: bool) -> None:
         self._machine.log.append((asyncio.get_running_loop().time(), self._child.id, self._machine.member, begins))
 
@@ -183,6 +188,7 @@ class Cluster:
         self.stops: dict[str, asyncio.Event] = {}
         self.replicas: dict[str, Replica] = {}
         self.agents: dict[str, Agent] = {}
+        self.machines: list[Machine] = []
         self.tasks: dict[str, asyncio.Task[int]] = {}
 
     def client(self, program: str) -> MemoryClient:
@@ -233,6 +239,7 @@ class Cluster:
         uid, hub_uid = pod["metadata"]["uid"], self.api.get("hubs", "hub")["metadata"]["uid"]
         env = Environment("hub", "ns", hub_uid, name, name, uid, "10.0.0.1", "node", run_dir=self._folder)
         loop, machine = asyncio.get_running_loop(), Machine(name, self.log)
+        self.machines.append(machine)
 
         async def connect() -> MemoryClient:
             return self.client(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import virtualtime
 import yaml
 from onethread import Cluster, running_hub
 
-from processhub.cli import explain, moves, plan, quorum, show, start, stop, target
+from processhub.cli import explain, moves, plan, quorum, show, start, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
 from processhub.cli.options import Output, Target
 from processhub.cluster.client import Client
@@ -135,6 +136,32 @@ def test_a_hub_and_its_children_are_printed_as_data_and_as_names(
         assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
         await show.dump(HUB)
         assert [row[0] for row in printed.rows()] == ["a"]
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_what_members_use_and_which_children_restart_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a", "b")
+        (member,) = cluster.runs_on()["a"]
+        machine = next(item for item in cluster.machines if item.member == member)
+        next(run for run in machine.runs if run.child_id == "a").end()
+        await cluster.until(lambda: cluster.runs_on()["a"] == {member}, "it was restarted")
+        await asyncio.sleep(1)
+        printed.text()
+
+        assert await top.top(HUB) == DONE
+        members, _, restarted = printed.text().partition("\n\n")
+        assert [line.split()[:2] for line in members.splitlines()[1:]] == [[name, "True"] for name in MEMBERS]
+        assert [line.split() for line in restarted.splitlines()[1:]] == [["a", member, "Running", "1"]]
+        await top.top(JSON)
+        assert json.loads(printed.text())["restarts"] == [
+            {"id": "a", "member": member, "state": "Running", "restarts": 1}
+        ]
+        await top.top(NAMES)
+        assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
 
     with_cluster(tmp_path, monkeypatch, test)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import virtualtime
+from memoryapi import Key
 from onethread import Cluster, running_hub
 
 from processhub.client.asynchub import AsyncHub
-from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, NoChildren, Timeout
+from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
 from processhub.client.session import Session, find_hub
 
 EXEC = {"exec": {"command": ["x"]}}
@@ -199,3 +200,80 @@ def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path
             await find_hub(cluster.client("user"), "ns", "other")
 
     with_hub(tmp_path, test)
+
+
+def test_hooks_that_are_registered_are_the_hubs_until_they_are_cancelled(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        def hooks() -> list[str]:
+            return [hook["name"] for hook in cluster.api.get("hubs", "hub")["spec"].get("hooks", ())]
+
+        webhook = {"event": "ChildStarted", "webhook": {"url": "http://audit.example"}}
+        await hub.register_hook_handlers([{"name": "a", **webhook}, {"name": "b", **webhook}])
+        assert hooks() == ["a", "b"]
+
+        with pytest.raises(InvalidHook, match="hub hub has a hook b already"):
+            await hub.register_hook_handlers([{"name": "c", **webhook}, {"name": "b", **webhook}])
+        with pytest.raises(InvalidHook, match=r"not registered: .* must begin with http"):
+            await hub.register_hook_handlers([{"name": "c", "event": "ChildStarted", "webhook": {"url": "audit"}}])
+        with pytest.raises(InvalidHook, match="hub hub has no hook c; there are: a, b"):
+            await hub.cancel_hook_handlers(["a", "c"])
+        with pytest.raises(InvalidHook, match="names is the text 'a'; write a list"):
+            await hub.cancel_hook_handlers("a")
+        assert hooks() == ["a", "b"], "nothing was changed"
+
+        await hub.cancel_hook_handlers(["a"])
+        assert hooks() == ["b"]
+
+    with_hub(tmp_path, test)
+
+
+def test_a_child_of_a_set_is_moved_alone_and_is_stopped_with_its_set(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        spec = {"hub": "hub", "replicas": 4, "template": EXEC}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        ids = [f"web-{number}" for number in range(4)]
+        await cluster.until(lambda: hub.process_list().keys() == set(ids), "they run")
+        before = {child_id: cluster.runs_on()[child_id] for child_id in ids}
+        target = next(name for name in MEMBERS if {name} != before["web-0"])
+
+        await hub.migrate_child("web-0", target, wait=True)
+
+        assert {child_id: cluster.runs_on()[child_id] for child_id in ids} == {**before, "web-0": {target}}
+        assert (await hub.stop_children(["web-1"])).errors["web-1"].message.count("childset/web")
+        cluster.api.delete("childsets", "web")
+        await cluster.until(lambda: not any(cluster.runs_on().values()), "they end with their set")
+
+    with_hub(tmp_path, test)
+
+
+def test_a_static_child_runs_as_long_as_its_hub_lists_it(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await cluster.until(lambda: hub.process_list().keys() == {"one", "two"}, "they run")
+        stopped = await hub.stop_children(["one"], wait=True)
+        assert stopped.errors["one"].reason == "StaticChild"
+
+        key = Key("hubs", "ns", "hub")
+        cluster.api.update(key, lambda item: item["spec"].update(children=[{"id": "two", "exec": {"command": ["y"]}}]))
+
+        await cluster.until(lambda: hub.process_list().keys() == {"two"}, "one is gone")
+        await cluster.until(lambda: hub.registry_dump()["two"]["spec"]["exec"]["command"] == ["y"], "it is edited")
+        await cluster.until(lambda: len(cluster.runs_on()["two"]) == 1, "it runs anew")
+        assert cluster.runs_on()["one"] == set()
+
+    with_hub(tmp_path, test, children=[{"id": "one", **EXEC}, {"id": "two", **EXEC}])
+
+
+def test_a_child_of_a_guided_hub_is_moved_by_its_nodes(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        with pytest.raises(HubError, match="nodes"):
+            await hub.start_children(children("a"))
+        await hub.start_children(children("a"), child_mapping={"a": ["hub-1"]}, wait=True, timeout=30)
+        assert cluster.runs_on()["a"] == {"hub-1"}
+
+        await hub.migrate_child("a", "hub-2", wait=True)
+
+        assert cluster.runs_on()["a"] == {"hub-2"}
+        (item,) = (item for key, item in cluster.api.objects.items() if key.plural == "children")
+        assert item["spec"]["nodes"] == ["hub-2"]
+
+    with_hub(tmp_path, test, distribution={"strategy": "Guided"})

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from waiting import until
 
 from processhub import extensions
+from processhub.api.hooks import PythonHandler
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason
-from processhub.controller.hooks.handlers import Handlers
+from processhub.controller.hooks.handlers import LEFT_BEHIND, Handlers
+from processhub.controller.hooks.hubevent import CloudEventText
+from processhub.controller.hooks.webhook import HookError
+from processhub.controller.store.hubstate import HubKey
+from processhub.examples import enrich
+
+DEADLINE = 40.0
 
 _POINTS = """
 [processhub.hooks]
@@ -120,3 +129,71 @@ def test_without_any_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         "spec.hooks 'a': python.handler 'note' is not known; there are none (entry points of the group "
         "processhub.hooks in the operator's image)"
     )
+
+
+HUB: HubKey = ("ns", "hub")
+EVENT = CloudEventText("1", {}, b'{"data": {"metadata": {"k": "v"}}}')
+
+
+@pytest.fixture
+def calling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Handlers]:
+    """Makes handlers of functions, by name."""
+
+    def make(**functions: Any) -> Handlers:
+        loaded: Any = extensions.Loaded(functions, {})
+        monkeypatch.setattr("processhub.controller.hooks.handlers.hook_handlers", lambda: loaded)
+        return Handlers()
+
+    return make
+
+
+async def test_a_handler_gets_the_event_and_its_arguments_and_what_it_returns_is_the_answer(
+    calling: Callable[..., Handlers],
+) -> None:
+    async def later(event: Any, args: Any) -> Any:
+        return {"later": args}
+
+    handlers = calling(enrich=enrich, later=later)
+    args = {"require": ["k"], "metadata": {"a": "b"}}
+
+    assert await handlers.call(HUB, PythonHandler(handler="enrich", args=args), EVENT) == {
+        "metadata": {"a": "b"},
+        "tags": [],
+    }
+    assert await handlers.call(HUB, PythonHandler(handler="enrich", args={"require": ["x"]}), EVENT) == {
+        "allow": False,
+        "reason": "the child's metadata lack x",
+    }
+    assert await handlers.call(HUB, PythonHandler(handler="later", args={"x": 1}), EVENT) == {"later": {"x": 1}}
+
+
+async def test_a_handler_that_fails_or_leaves_is_an_error_of_its_hook(calling: Callable[..., Handlers]) -> None:
+    def fail(event: Any, args: Any) -> Any:
+        raise KeyError("k")
+
+    def leave(event: Any, args: Any) -> Any:
+        sys.exit(1)
+
+    handlers = calling(fail=fail, leave=leave)
+
+    with pytest.raises(HookError, match="KeyError: 'k'"):
+        await handlers.call(HUB, PythonHandler(handler="fail"), EVENT)
+    with pytest.raises(HookError, match="HandlerError: ended by SystemExit"):
+        await handlers.call(HUB, PythonHandler(handler="leave"), EVENT)
+
+
+async def test_a_hub_whose_handlers_never_end_has_no_more_of_them_called(calling: Callable[..., Handlers]) -> None:
+    held = threading.Event()
+    handlers = calling(hang=lambda event, args: held.wait(DEADLINE), good=lambda event, args: "answered")
+    hang = PythonHandler(handler="hang", timeout_seconds=0)
+
+    for _ in range(LEFT_BEHIND):
+        with pytest.raises(HookError, match="not done within 0 s"):
+            await handlers.call(HUB, hang, EVENT)
+    with pytest.raises(HookError, match="8 earlier calls of this hub's handlers have not ended yet"):
+        await handlers.call(HUB, PythonHandler(handler="good"), EVENT)
+    assert await handlers.call(("ns", "other"), PythonHandler(handler="good"), EVENT) == "answered"
+
+    held.set()
+    await until(lambda: not handlers._left_behind, "all have ended")
+    assert await handlers.call(HUB, PythonHandler(handler="good"), EVENT) == "answered"

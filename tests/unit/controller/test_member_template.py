@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from processhub.api.hub import Hub, HubSpec, Members
-from processhub.api.meta import ObjectMeta
+from builders import make_hub
+from processhub.api.hub import HubSpec, Members, PythonModules
 from processhub.controller.objects.template import TemplateError, pod_template
 from processhub.controller.settings import MemberDefaults, OperatorSettings, SettingsError, from_environment
 
@@ -16,12 +16,12 @@ Json = dict[str, Any]
 SETTINGS = OperatorSettings(pod_name="op-0", pod_uid="o", namespace="system", image="processhub:1")
 
 
-def rendered(template: Json | None = None, *, image: str = "", settings: OperatorSettings = SETTINGS) -> Json:
+def rendered(
+    template: Json | None = None, *, image: str = "", modules: str = "", settings: OperatorSettings = SETTINGS
+) -> Json:
     """The pod template of a hub."""
-    members = Members(replicas=1, image=image, template=template or {})
-    return pod_template(
-        Hub(metadata=ObjectMeta(name="shop", namespace="n", uid="u"), spec=HubSpec(members=members)), settings
-    )
+    members = Members(replicas=1, image=image, template=template or {}, python=PythonModules(config_map=modules))
+    return pod_template(make_hub("shop", HubSpec(members=members)), settings)
 
 
 def agent(template: Json) -> Json:
@@ -162,3 +162,41 @@ def test_without_defaults_of_the_chart_there_are_those_of_the_program() -> None:
 
     assert from_environment(names).member_defaults == MemberDefaults()
     assert from_environment({**names, "PROCESSHUB_IMAGE_PULL_SECRETS": "a, b"}).image_pull_secrets == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"spec": ["x"]}, 'spec is ["x"]; it must be an object'),
+        ({"spec": {"containers": {}}}, "spec.containers is {}; it must be a list"),
+        ({"spec": {"containers": ["agent"]}}, 'spec.containers[0] is "agent"; it must be an object'),
+        ({"spec": {"containers": [{"image": "i"}]}}, "spec.containers[0].name is missing or null; it must be a text"),
+        (of_agent(resources=1), "spec.containers[agent].resources is 1; it must be an object"),
+    ],
+)
+def test_a_template_of_another_shape_is_refused_with_the_field(template: Json, words: str) -> None:
+    with pytest.raises(TemplateError) as refused:
+        rendered(template)
+
+    assert words in str(refused.value)
+
+
+def test_an_image_of_the_users_runs_the_agent_that_an_init_container_brings() -> None:
+    made = rendered(image="users:1")
+
+    (brings,) = made["spec"]["initContainers"]
+    assert (brings["image"], agent(made)["image"]) == ("processhub:1", "users:1")
+    assert "imagePullPolicy" not in agent(made)
+    assert brings["securityContext"] == agent(made)["securityContext"]
+    (home,) = (mount["mountPath"] for mount in agent(made)["volumeMounts"] if mount["name"] == "agent")
+    assert agent(made)["command"] == [f"{home}/bin/processhub-agent"]
+    assert {"name": "PROCESSHUB_RUNNER_PYTHON", "value": "python3"} in agent(made)["env"]
+
+
+def test_a_config_map_of_modules_is_mounted_where_python_children_find_it() -> None:
+    made, plain = rendered(modules="actors"), rendered()
+
+    (volume,) = (item for item in made["spec"]["volumes"] if item not in plain["spec"]["volumes"])
+    assert volume["configMap"]["name"] == "actors"
+    (mount,) = (item for item in agent(made)["volumeMounts"] if item["name"] == volume["name"])
+    assert {"name": "PROCESSHUB_PYTHON_PATH", "value": mount["mountPath"]} in agent(made)["env"]

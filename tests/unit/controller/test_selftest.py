@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from memoryapi import Key, MemoryApi, MemoryClient, Wire
 
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
-from processhub.controller.selftest import NotReadyError, leader_of
+from processhub.controller.selftest import PLURALS, NotReadyError, check, leader_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -37,3 +38,37 @@ def test_a_lease_that_ran_out_has_none(duration: int | None) -> None:
 
 def test_a_clock_that_is_behind_does_not_matter() -> None:
     assert leader_of(lease("operator-1", -2), NOW) == "operator-1"
+
+
+def served(*plurals: str) -> MemoryApi:
+    """An API server that has the leader's Lease, and serves these of ProcessHub's kinds."""
+    api = MemoryApi()
+    spec = {"holderIdentity": "operator-1", "renewTime": "2026-01-02T03:04:03.000000Z", "leaseDurationSeconds": 15}
+    api.create("leases", {"metadata": {"name": "processhub-operator"}, "spec": spec})
+    established = {"conditions": [{"type": "Established", "status": "True"}]}
+    for plural in plurals:
+        crd = {"metadata": {"name": f"{plural}.processhub.dev"}, "status": dict(established)}
+        api.create("customresourcedefinitions", crd, namespace="")
+    return api
+
+
+async def test_an_installation_with_a_leader_and_all_kinds_is_ready() -> None:
+    client = MemoryClient(served(*PLURALS), Wire())
+
+    assert await check(client, "ns", NOW) == "operator-1 leads and 4 CRDs are served"
+
+
+async def test_what_an_installation_lacks_is_named() -> None:
+    without = served("hubs", "children", "childsets")
+    coming = served(*PLURALS)
+    coming.update(Key("customresourcedefinitions", "", "hubs.processhub.dev"), lambda item: item.update(status={}))
+    leaderless = served(*PLURALS)
+    leaderless.delete("leases", "processhub-operator")
+
+    for api, why in (
+        (without, "the CRD registryslices.processhub.dev is not installed"),
+        (coming, "the CRD hubs.processhub.dev is not served yet"),
+        (leaderless, "there is no Lease ns/processhub-operator: no operator has started yet"),
+    ):
+        with pytest.raises(NotReadyError, match=why):
+            await check(MemoryClient(api, Wire()), "ns", NOW)
