@@ -68,7 +68,7 @@ async def test_a_start_waits_for_its_hook_and_the_answer_changes_the_child(
     node = (await ready(product, "asked"))["asked"]
 
     assert waiting.message == "waiting for the answer of hook enrich"
-    assert asked["data"]["workload"] == {"exec": {**ENVIRONMENT, "stopSignal": "SIGTERM"}}
+    assert asked["data"]["workload"] == {"exec": {**ENVIRONMENT, "stopSignal": "SIGTERM", "stopTarget": "Group"}}
     assert (asked["data"]["tags"], asked["data"]["metadata"]) == (["own"], {"k": "v"})
     seen = await eventually(lambda: text(tmp_path / f"asked-{node.epoch}"), "its environment")
     assert "COLOUR=red" in seen.splitlines()
