@@ -193,7 +193,7 @@ async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: Wor
 
     async def rolled_out() -> None:
         stateful_set = await world.api.get(STATEFUL_SETS, world.namespace, "hub")
-        assert stateful_set["spec"]["template"]["metadata"]["annotations"] == {"mine": "b"}
+        assert stateful_set["spec"]["template"]["metadata"]["annotations"]["mine"] == "b"
 
     await settles(rolled_out)
 
