@@ -380,19 +380,21 @@ async def test_an_agent_never_overwrites_a_newer_holders_status(
 
 @pytest.mark.parametrize("deleted", [0, 1])
 async def test_what_is_still_ending_of_a_slice_that_somebody_deleted_is_reported_in_slice_0(
-    fenced: Member, deleted: int
+    fenced: Member, deleted: int, tmp_path: Path
 ) -> None:
     """By that alone an operator, a new one too, learns that it runs: nothing else names it any more."""
     member = fenced  # its children have a minute to stop
     await member.add_slice(1)
     member.start_agent()
-    await member.write({"a": shell("trap '' TERM; while :; do sleep 0.1; done")}, index=deleted)
+    deaf = tmp_path / "deaf"
+    await member.write({"a": shell(f"trap '' TERM; touch {deaf}; while :; do sleep 0.1; done")}, index=deleted)
 
     async def runs() -> Report | None:
         report = (await member.reports(deleted)).get("a")
         return report if report is not None and report.state == "Running" else None
 
     pid = (await until(runs)).pid
+    await until(deaf.exists)  # Running is reported when the shell has begun, before its first command
     await member.client.delete(SLICES, member.namespace, slice_name(member.hub, member.name, deleted))
     if deleted == 0:
         await member.add_slice(0)

@@ -91,6 +91,12 @@ def test_empty_and_null_parts_say_nothing(template: Json) -> None:
     assert agent(rendered(template)) == agent(rendered())
 
 
+@pytest.mark.parametrize("empty", [[], "", 0, False])
+def test_an_empty_value_of_another_kind_is_no_object(empty: Any) -> None:
+    with pytest.raises(TemplateError, match=r"spec\.members\.template\.metadata is .*; it must be an object"):
+        rendered({"metadata": empty})
+
+
 def test_pull_secrets_of_the_chart_and_of_the_hub_are_both_there() -> None:
     settings = OperatorSettings(pod_name="op", pod_uid="o", namespace="s", image_pull_secrets=("registry",))
 

@@ -16,7 +16,7 @@ PYTHON_PATH = "/var/lib/processhub/python"
 AGENT_HOME = "/opt/processhub"  # processhub.agent.inject fills this folder
 _INJECTED = "/injected"
 TEMPLATE = "spec.members.template"
-_KEPT = ("metadata", "labels", "spec", "image", "command")  # fields that null and an empty value do not remove
+_KEPT = ("metadata", "labels", "spec", "image", "command")  # fields that null does not remove
 _SHOWN = 60  # characters of a wrong value that a message shows
 _GRACE_SECONDS = 20  # for the agent itself, in addition to its children's stopSeconds
 _DEFAULTS = "members.defaults.template"  # of the chart
@@ -103,7 +103,7 @@ def merge(base: Any, over: Any, path: str = "") -> Any:
     """
     field = path.rpartition(".")[2]
     keys = _MERGE_KEYS.get(field)
-    if over is None or (not over and field in _KEPT):
+    if over is None or (not over and field in _AGENTS_OWN):
         return base if field in _KEPT or keys else None
     if isinstance(base, Mapping):
         return _merged_map(base, _of_kind(over, Mapping, "an object", path), path)
