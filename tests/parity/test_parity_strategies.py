@@ -175,8 +175,8 @@ async def test_a_child_has_as_many_copies_as_the_factor_or_the_hub_has_members(p
         async with edited(product, copies, redundancy={"replicationFactor": factor}):
             await until(lambda: len(copies.get_pids("copied")) == count, f"{factor}: {count} copies")
 
-    await started(copies, sleepers("copied"))
-    assert len(roles(copies, "copied")) == 2
+    await started(copies, sleepers("copied"))  # which waits for the active copy only
+    await until(lambda: len(copies.get_pids("copied")) == 2, "both copies")
 
     await counted(1, 1)
     await counted("ClusterSize", 2)
@@ -184,7 +184,8 @@ async def test_a_child_has_as_many_copies_as_the_factor_or_the_hub_has_members(p
 
 @pytest.mark.row("Strategies: active_active, active_passive")
 async def test_one_copy_is_active_and_another_takes_over_or_all_are(product: Live, copies: Hub, faults: Faults) -> None:
-    await started(copies, sleepers("standby"))
+    await started(copies, sleepers("standby"))  # which waits for the active copy only
+    await until(lambda: len(copies.get_pids("standby")) == 2, "both copies")
     first, second = (node["name"] for node in copies.registry_dump()["standby"]["nodes"])
     pids = copies.get_pids("standby")
     assert roles(copies, "standby") == {first: "Active", second: "Passive"}
