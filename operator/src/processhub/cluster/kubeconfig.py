@@ -103,8 +103,7 @@ def _of_pod(looked_for: Path) -> Config:
 def _plain(path: Path, context_name: str | None) -> Config | None:
     """The configuration in the file, or None if it needs the official loader. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
+        found = _contents(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
@@ -175,6 +174,12 @@ def _proxy(path: Path, server: str, given: str) -> str | None:
     if urlsplit(given).scheme not in _PROXIES:
         raise ConfigError(f"kubeconfig {path}: {where} {given} can't be used; it must be an http:// or https:// proxy")
     return given
+
+
+def _contents(path: Path) -> Any:
+    """The YAML document in the file. Raises OSError, UnicodeDecodeError, YAMLError."""
+    text = path.read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
 
 
 def _entry(path: Path, found: dict[str, Any], section: str, name: str) -> dict[str, Any]:
@@ -279,11 +284,14 @@ async def load_officially(path: str, context: str | None) -> Config:
 
 
 def _first(named: str, section: str, name: str) -> dict[str, Any]:
-    """The entry of that name in the first of the merged files that has one; the loader passes on a part of it only."""
+    """The entry of that name in the first of the merged files that has one, {} if none has.
+
+    The official loader keeps only some fields of it.
+    """
     for file in named.split(os.pathsep):
         path = Path(file).expanduser()
         if file and path.is_file():
-            found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) or {}
+            found = _contents(path) or {}
             with contextlib.suppress(ConfigError):
                 return _entry(path, found, section, name)
     return {}

@@ -7,7 +7,8 @@ A member's processes form this tree:
 
 The watchdog depends on the agent for orders and deadlines only. If the agent hangs past a deadline, or ends, the
 watchdog ends the children by itself. It never waits for the agent: reports that the agent does not read stay in memory.
-¶ A process is reported as ended only when nothing of its tree is left. To find processes that left their group, each
+
+A process is reported as ended only when nothing of its tree is left. To find processes that left their group, each
 one inherits a mark in its environment that names the child it belongs to.
 """
 
@@ -201,14 +202,14 @@ class Watchdog:
                     self._stop(process, self._fence.kill_at - now)
 
     def _signal(self, process: ManagedProcess, signum: int) -> bool:
-        """Signal the process group; report it to the agent, and return False, where the kernel refuses that."""
+        """Signal the process group. If the kernel refuses, report that to the agent and return False."""
         allowed = process.signal(signum)
         if not allowed:
             self._report_stuck(process, process.pid)
         return allowed
 
     def _report_stuck(self, process: ManagedProcess, pid: int) -> None:
-        """Report once that the kernel does not let ``pid``, which is of the process's tree, be ended."""
+        """Report once that the kernel refuses signals to ``pid``, which is in the process's tree."""
         user = user_of(pid)
         if user is not None and not process.reported_stuck:
             process.reported_stuck = True
@@ -239,10 +240,10 @@ class Watchdog:
     def _sweep(self) -> None:
         """Kill the processes that left the groups of ended processes, and report ends of which nothing is left.
 
-        An orphan comes to the watchdog when its parent ends, before that end can be seen here. One whose mark
-        can't be read (a wiped environment, another user) is of the process whose session it is in. Where there is none
-        it belongs to nobody and is ended: nothing runs unaccounted for. Amid an exec there is no mark to read for a
-        moment, so that takes several looks.
+        An orphan comes to the watchdog when its parent ends, before that end can be seen here. If the orphan's mark
+        can't be read (a wiped environment, another user), it belongs to the process whose session it is in. An orphan
+        without either belongs to no process and is killed, so that nothing runs unaccounted for. During an exec there
+        is no mark to read for a moment, so that takes several looks.
         """
         now = boottime()
         if not self._ending or now < self._sweep_at:
@@ -274,7 +275,7 @@ class Watchdog:
         self._sweep_at = now + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
 
     def _key_of(self, pid: int) -> str:
-        """The key of the process that an orphan comes from, as its mark or its session says; "" where none does."""
+        """The key of the process that an orphan comes from, by its mark, else by its session; "" if unknown."""
         nonce, _, key = (environment_value(pid, MARK) or "").partition("/")
         if nonce:
             return key if nonce == self._nonce else nonce
@@ -287,11 +288,14 @@ class Watchdog:
         return {key for key, process in self._ending.items() if process.began <= since}
 
     def _end_strays(self, strays: dict[int, set[str]]) -> None:
-        """SIGKILL to the orphans and what is below them; ``strays`` has the keys whose end each of them holds up."""
+        """Kill the orphans and what is below them. ``strays`` has, by pid, the keys whose end the orphan delays."""
+        refused = {pid for pid in descendants(strays) if not kill(pid)} if strays else set()
+        if not refused:
+            return
         for root, keys in strays.items():
-            refused = [pid for pid in descendants([root]) if not kill(pid)]
-            for key in keys if refused else ():
-                self._report_stuck(self._ending[key], refused[0])
+            stuck = [pid for pid in descendants([root]) if pid in refused]
+            for key in keys if stuck else ():
+                self._report_stuck(self._ending[key], stuck[0])
 
     def _over(self, process: ManagedProcess) -> None:
         del self._ending[process.key], self._processes[process.key]

@@ -21,16 +21,14 @@ class ManagedProcess:
     status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
     fenced: bool = False
     began: int = 0  # clock ticks after the machine's start
-    reported_stuck: bool = False  # the agent knows that the kernel refuses to end something of it
+    reported_stuck: bool = False  # whether the agent knows that the kernel refuses a signal
     kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 
     def signal(self, signum: int) -> bool:
         """Signal the process group, or the main process alone; return whether the kernel allowed it.
 
-        Nothing happens where it is gone.
-
-        The kernel refuses (EPERM) where all processes of the group have changed to another user, as with gosu or
-        setpriv, and the watchdog does not have CAP_KILL.
+        If it is gone, nothing happens. The kernel refuses (EPERM) if all processes of the group have changed to another
+        user, as with gosu or setpriv, and the watchdog does not have CAP_KILL.
         """
         if self.status is not None:
             return True  # the main process is reaped: its number may be another's by now

@@ -130,7 +130,7 @@ def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> 
 
 
 def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any, ...]:
-    """By what an item of a list is known among the others."""
+    """The key of a list's item: the values of the fields by which the API server merges that list."""
     return tuple(
         _of_kind(item.get(name, _KEY_DEFAULTS.get(name)), *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
         for name in keys
@@ -138,7 +138,7 @@ def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any
 
 
 def _check_agent(template: Any, path: str) -> None:
-    """Raises TemplateError where a template changes what makes the container ``agent`` the agent."""
+    """Raise TemplateError if a template changes the image, command, arguments or port of the container ``agent``."""
     for container in ((template or {}).get("spec") or {}).get("containers") or ():
         if container["name"] != "agent":
             continue
