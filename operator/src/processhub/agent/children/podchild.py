@@ -14,7 +14,7 @@ from processhub.agent.env import Environment
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
-from processhub.api.addresses import url_host
+from processhub.api.addresses import authority
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.naming import (
@@ -147,9 +147,8 @@ class PodRun:
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
-        post = asyncio.ensure_future(
-            self._starter.http.post(f"http://{url_host(pod.status.pod_ip)}:{self._port}", request)
-        )
+        base, place = authority(pod.status.pod_ip, self._port), f"port {self._port} of its pod {pod.metadata.name}"
+        post = asyncio.ensure_future(self._starter.http.post(f"http://{base}", request, place))
         self._posts.add(post)
         try:
             await asyncio.wait((post,))

@@ -54,6 +54,7 @@ class WriterIdentity:
     client: Client
     holder: str
     address: str
+    port: int
     renewals: Callable[[], int]
     metrics: Metrics
     written: Callable[[RegistrySlice], None]
@@ -261,6 +262,7 @@ class _SliceStatus:
             observed_generation=self._observed,
             holder=self._writer.holder,
             address=self._writer.address,
+            port=self._writer.port,
             entries=entries,
         )
         return status, self._spec_size + size + _ENVELOPE
