@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -11,7 +12,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
-from processhub.controller.execute.callrights import CallRights
+from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -74,7 +75,9 @@ class Reconciler:
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
         self._pauses = Pauses(self.events)
-        self.rights = CallRights(client, settings.namespaces, store.hub_keys())
+        self.rights = CallRights(
+            client, settings.namespaces, partial(wanted_accounts, store), partial(used_accounts, store)
+        )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
         self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec)

@@ -28,6 +28,7 @@ class ExecuteMemory:
         self.failures: Failures = {}
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
+        self.former_accounts: frozenset[str] = frozenset()  # As they were last read.
         self.unconfirmed_slices: set[str] = (
             set()
         )  # Names of slices whose creation was not answered; they are not deleted.

@@ -11,6 +11,7 @@ import msgspec
 
 from processhub.api.drained import parse_drained
 from processhub.api.hub import (
+    AGENT_PORT,
     ChildCounts,
     Hub,
     HubStatus,
@@ -28,6 +29,7 @@ from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
+from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
@@ -156,6 +158,7 @@ def _member(member: Member, children: int) -> MemberStatus:
         name=member.name,
         pod=pod.metadata.name if pod else "",
         pod_ip=pod.status.pod_ip if pod else "",
+        port=agent_port(pod) if pod else AGENT_PORT,
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
         weight=member.weight,
