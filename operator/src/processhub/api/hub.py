@@ -163,6 +163,7 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     port: int = AGENT_PORT
     node: str = ""
     ready: bool = False
+    message: str = ""
     weight: int = 1
     children: int = 0
     cpu: str = ""

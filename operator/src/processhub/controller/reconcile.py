@@ -17,6 +17,7 @@ from processhub.controller.execute.executor import Executor, confirm_gone, workl
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
@@ -40,6 +41,7 @@ from processhub.controller.report.eventrules import emit_changed_pods, emit_stra
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
 from processhub.controller.report.statusrate import many_changes
+from processhub.controller.report.waiting import with_troubles
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
@@ -158,8 +160,13 @@ class Reconciler:
         await end_quorum_reset(round, memory.observe.quorum)
         replicas = replicas_of(round.hub, observation, plan)
         refused = await keep_members(round, self._settings, memory.execute, replicas)
+        troubles = await member_troubles(round, memory.execute.looks, members_now(round, memory.observe))
+        unmade = round.steps.trouble() if not round.state.pods else None
+        unplaced = with_troubles(plan.unplaced, troubles, unmade[0] if unmade else "")
+        plan = msgspec.structs.replace(plan, unplaced=unplaced)
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
+        memory.report.news_of(troubles)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
 
