@@ -164,7 +164,7 @@ def test_a_few_crash_loops_are_told_as_they_come() -> None:
         for _ in range(60):
             await asyncio.sleep(1.5)
             report = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
-            assert child.restarts - 1 <= report.restarts <= child.restarts
+            assert child.history.restarts - 1 <= report.restarts <= child.history.restarts
 
     virtualtime.run(a_minute())
 

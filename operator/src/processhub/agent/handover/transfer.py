@@ -148,11 +148,13 @@ class Handovers:
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
         # The child may be starting with the state that it left last time, or be ending without having done so.
-        while child.alive and (child.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
+        while child.alive and (child.status.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
             return "" if self._has_left(child, desired) else "stateless"
-        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.handover.leaving):
+        if isinstance(desired.workload, PodWorkload) or (
+            child.status.state != State.RUNNING and not child.handover.leaving
+        ):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
