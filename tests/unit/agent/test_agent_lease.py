@@ -1,4 +1,4 @@
-"""The member's Lease beside a main loop that is busy."""
+"""The member's Lease: how long it is valid, and its renewal beside a main loop that is busy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from memoryapi import MemoryApi, MemoryClient, Wire
 from waiting import until
 
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
+from processhub.agent.lease.validity import Renewal, Validity
 from processhub.api.slice import Settings
 
 DEADLINE = 40.0
@@ -45,3 +46,59 @@ async def test_the_lease_is_renewed_while_the_main_loop_is_busy_and_freed_by_its
 
     await asyncio.wait_for(keeper.release(), DEADLINE)
     assert api.get("leases", "h.h-0")["spec"]["holderIdentity"] == ""
+
+
+class Clock:
+    """A clock that stands until the test moves it, and the deadlines that were fed last."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.fed = (0.0, 0.0)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def set(self, stop_at: float, kill_at: float) -> None:
+        self.fed = (stop_at, kill_at)
+
+
+def test_a_renewal_that_was_sent_after_the_expiry_begins_a_session_and_one_that_was_answered_late_does_not() -> None:
+    clock = Clock()
+    lease = Validity(Settings(lease_seconds=15), clock, clock)
+    assert not lease.holds(0), "it was never taken"
+    assert lease.renew(100.0, 15, taken=True) is Renewal.ANEW
+    clock.now = 114.0
+    assert lease.holds(1)
+    assert lease.renew(113.0, 15, taken=False) is Renewal.IN_TIME
+
+    clock.now = 128.5
+    assert not lease.holds(1)
+    assert lease.renew(127.0, 15, taken=False) is Renewal.LATE
+    assert lease.holds(1)
+
+    clock.now = 142.5
+    assert lease.renew(142.0, 15, taken=False) is Renewal.ANEW
+    assert lease.holds(2)
+    assert not lease.holds(1), "what was permitted in the earlier session needs a new permit"
+
+    lease.lose()
+    assert not lease.holds(2)
+
+
+def test_with_fencing_children_are_stopped_at_two_thirds_and_killed_a_second_before_the_end() -> None:
+    clock = Clock()
+    lease = Validity(Settings(lease_seconds=15, fence=True), clock, clock)
+    lease.renew(100.0, 15, taken=True)
+    assert clock.fed == (110.0, 114.0)
+
+    lease.apply(Settings(lease_seconds=60, fence=True))
+    assert clock.fed == (110.0, 114.0), "observers wait no longer than the last renewal says"
+    clock.now = 111.0
+    assert not lease.holds(1)
+    assert lease.renew(109.0, 60, taken=False) is Renewal.LATE
+    assert clock.fed == (149.0, 168.0)
+
+    lease.apply(Settings(lease_seconds=6, fence=True))
+    assert clock.fed == (113.0, 114.0)
+    lease.apply(Settings(lease_seconds=6))
+    assert clock.fed == (0, 0), "without fencing the watchdog has no deadline"

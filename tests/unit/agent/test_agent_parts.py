@@ -15,7 +15,7 @@ from processhub.agent.children.report import report_in
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
 from processhub.agent.requests.server import Server

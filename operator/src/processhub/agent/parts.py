@@ -17,7 +17,7 @@ from processhub.agent.env import Environment
 from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.health import Health
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.link import PeerLink
