@@ -20,7 +20,8 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
-from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.reporting.reporter import StatusReporter
+from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes

@@ -24,7 +24,8 @@ from processhub.agent.peers.link import PeerLink
 from processhub.agent.permit import Permit
 from processhub.agent.registry.earlier import EarlierReports
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.reporting.reporter import StatusReporter
+from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
