@@ -16,7 +16,7 @@ from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
 
 
 class EndProofs:
-    """What is proven of the ends of one hub's children, by its members and its Pods."""
+    """The proofs of the ends of one hub's children, by its members and its Pods."""
 
     def __init__(self, snapshot: HubSnapshot, members: Mapping[str, MemberView]) -> None:
         self._snapshot, self._members = snapshot, members
