@@ -90,9 +90,11 @@ async def test_a_replaced_authority_is_read_from_its_file_and_the_request_is_sen
 
 async def test_a_server_of_another_authority_is_refused(tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
-    async with api_server(trustme.CA()) as (port, came):
-        async with await Client.connect(kubeconfig=kubeconfig(tmp_path, port)) as client:
-            with pytest.raises(ConnectionFailedError, match="CERTIFICATE_VERIFY_FAILED"):
-                await read(client)
+    async with (
+        api_server(trustme.CA()) as (port, came),
+        await Client.connect(kubeconfig=kubeconfig(tmp_path, port)) as client,
+    ):
+        with pytest.raises(ConnectionFailedError, match="CERTIFICATE_VERIFY_FAILED"):
+            await read(client)
 
-    assert came == []
+        assert came == []
