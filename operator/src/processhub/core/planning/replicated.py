@@ -25,6 +25,7 @@ from processhub.core.planning.builder import (
     unavailable,
 )
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
+from processhub.core.planning.copyroom import room_for, shares
 from processhub.core.planning.endproofs import pod_there
 from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
@@ -107,7 +108,7 @@ class ReplicaPlanner(Roles):
             return
         # Bound children need no rank, because their members are named.
         ranks = self.strategy.ranks([held.child for held in lacking], self.view)
-        room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
+        room = room_for(self, sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
             leaving = len(held.kept) - len(held.staying)
             if leaving and self.budget.spent:
@@ -400,30 +401,13 @@ class ReplicaPlanner(Roles):
 
     # Joins.
 
-    def _room_for(self, more: int) -> dict[str, int]:
-        """The room of each open member; by the capacity alone if the strategy has no load cap."""
-        if self.strategy.capped or self.strategy.balances:
-            return self.room(more)
-        limit = self.snapshot.spec.members.max_children
-        return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
-
-    def _shares(self) -> dict[str, int]:
-        """How many more copies each open member may have until it has its share by weight."""
-        weights = sum(member.weight for member in self.open)
-        total = sum(self.load[member.name] for member in self.open)
-        limit = self.snapshot.spec.members.max_children
-        return {
-            member.name: max(0, min(limit, total * member.weight // weights) - self.load[member.name])
-            for member in self.open
-        }
-
     def _copy_onto(self, joiners: set[str]) -> set[str]:
         """Add copies on the joining members; returns the members that need more rounds.
 
         The copies with the lowest rank leave once the new ones are up.
         """
         unfinished: set[str] = set()
-        room = self._shares() if self.strategy.balances else self._room_for(0)
+        room = shares(self) if self.strategy.balances else room_for(self, 0)
         ranks = self.strategy.ranks([held.child for held in self.steady], self.view)
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names
