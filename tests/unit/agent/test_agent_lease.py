@@ -30,7 +30,8 @@ async def test_the_lease_is_renewed_while_the_main_loop_is_busy_and_freed_by_its
     async def connect() -> MemoryClient:
         return MemoryClient(api, Wire())
 
-    keeper = LeaseKeeper(ENV, Settings(lease_seconds=1), NoDeadlines(), connect=connect)
+    # Long enough that a machine on which much else runs does not let it expire.
+    keeper = LeaseKeeper(ENV, Settings(lease_seconds=5), NoDeadlines(), connect=connect)
     keeper.taken.listen(taken.append)
     assert keeper.alive, "it was not started yet"
     keeper.start()
@@ -38,7 +39,7 @@ async def test_the_lease_is_renewed_while_the_main_loop_is_busy_and_freed_by_its
     assert api.get("leases", "h.h-0")["spec"]["holderIdentity"] == keeper.identity
 
     began, before = time.monotonic(), keeper.renewals
-    while keeper.renewals < before + 5:
+    while keeper.renewals < before + 2:
         assert time.monotonic() - began < DEADLINE, "renewals"
         sum(range(1000))  # the main loop does nothing else
     assert keeper.held(taken[-1])
