@@ -74,13 +74,19 @@ def waiting(reason: str, message: str = "") -> Json:
             pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
             *("Evicted", "its pod has ended: The node was low on resource: memory."),
         ),
+        (
+            pod({"running": {"startedAt": "2026-01-01T00:09:00Z"}}, EXITED),
+            "CrashLoopBackOff",
+            "container agent: exit code 2: HUB_NAME not set; it runs again and is not ready yet",
+        ),
+        (pod({"running": {"startedAt": "2026-01-01T00:07:00Z"}}, EXITED), "", ""),
         (pod(waiting("ContainerCreating")), "", ""),
         (pod({"running": {}}), "", ""),
     ],
-    ids=["image", "config", "crash loop", "crashed", "no node", "evicted", "creating", "running"],
+    ids=["image", "config", "crash loop", "crashed", "no node", "evicted", "again", "long ago", "creating", "running"],
 )
 def test_the_status_of_a_pod_names_the_cause(found: Pod, brief: str, text: str) -> None:
-    assert trouble_of(found) == (brief, text)
+    assert trouble_of(found, "2026-01-01T00:08:00") == (brief, text)
 
 
 def test_a_long_message_is_cut() -> None:

@@ -63,10 +63,7 @@ async def _run(settings: OperatorSettings) -> int:
         needed = Prerequisites(client, settings.namespaces)
         checking = loop.create_task(needed.run(), name="prerequisites")
         runner = await serve(
-            settings.bind,
-            settings.port,
-            healthy=lambda: replica.healthy and not checking.done(),
-            missing=lambda: needed.missing,
+            settings.bind, settings.port, healthy=lambda: replica.healthy, missing=lambda: needed.missing
         )
         try:
             async with leadership:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from processhub.api.kubernetes import Pod
 from processhub.api.naming import member_account
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
+from processhub.cluster.timestamps import utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.core.model.podtrouble import Trouble, cause, trouble_of
@@ -23,6 +25,7 @@ from processhub.core.model.podtrouble import Trouble, cause, trouble_of
 _LOOKED_AT = 5  # Members of a hub whose Events are read. The others mostly have the same cause.
 _PATIENCE_SECONDS = 2.0  # A member that is not ready for a shorter time just starts.
 _FIRST_SECONDS, _LONGEST_SECONDS = 5.0, 60.0  # Between two looks at the same Events; doubled each time.
+_CRASHING = timedelta(minutes=10)  # After so long without a crash the kubelet's back-off begins anew.
 _COMBINED = "(combined from similar events): "
 _EVENTS = untyped("v1", "events")
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -53,8 +56,9 @@ async def member_troubles(round: Round, looks: Looks, members: Mapping[str, Memb
     for name in looks.keys() - {member.name for member in unready}:
         del looks[name]
     troubles: dict[str, Trouble] = {}
+    recent = (utc_now() - _CRASHING).isoformat()
     for number, member in enumerate(unready):
-        known = trouble_of(member.pod) if member.pod else Trouble()
+        known = trouble_of(member.pod, recent) if member.pod else Trouble()
         if not known and number < _LOOKED_AT and not round.hub.spec.suspend:
             known = await _look(round, looks, member)
         troubles[member.name] = known

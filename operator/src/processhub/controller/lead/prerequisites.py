@@ -14,7 +14,7 @@ import msgspec
 
 from processhub.api.meta import GROUP, VERSION
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, NotFoundError
+from processhub.cluster.errors import NotFoundError
 
 PLURALS = ("hubs", "children", "childsets", "registryslices")
 _AGAIN_SECONDS, _RECHECK_SECONDS = 2.0, 60.0  # Until the next check if something is missing, and if nothing is.
@@ -61,8 +61,8 @@ class Prerequisites:
         while True:
             try:
                 self._take(await self.check())
-            except ApiError as error:
-                log.info("it can't be checked whether all is there: %s", error.message)
+            except Exception as error:  # noqa: BLE001 without further checks it would stay unready, or ready, for ever
+                log.info("it can't be checked whether all is there: %s", error)
             await asyncio.sleep(_AGAIN_SECONDS if self.missing else _RECHECK_SECONDS)
 
     async def check(self) -> str:

@@ -66,8 +66,11 @@ def unscheduled(pod: Pod) -> str | None:
     return next((each.message for each in conditions), None)
 
 
-def trouble_of(pod: Pod) -> Trouble:
-    """What the Pod's status says of why it is not Ready. Its Events may say more, if this says nothing."""
+def trouble_of(pod: Pod, recent: str = "") -> Trouble:
+    """What the Pod's status says of why it is not Ready. Its Events may say more, if this says nothing.
+
+    A container that was started at ``recent`` (RFC 3339) or later, after a crash, still counts as crashing.
+    """
     status = pod.status
     if status.phase in ("Failed", "Succeeded"):
         return cause(status.reason or status.phase, f"its pod has ended: {status.message or status.reason}")
@@ -83,6 +86,10 @@ def trouble_of(pod: Pod) -> Trouble:
     for container in statuses(pod):
         if (ended := container.state.terminated) is not None and ended.exit_code:
             return cause("CrashLoopBackOff", _ended(container.name, ended))
+        running, last = container.state.running, container.last_state.terminated
+        again = running is not None and not container.ready and (running.started_at or "") >= recent
+        if again and last is not None and last.exit_code:
+            return cause("CrashLoopBackOff", f"{_ended(container.name, last)}; it runs again and is not ready yet")
     return Trouble()
 
 
