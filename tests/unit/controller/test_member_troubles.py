@@ -289,11 +289,11 @@ def test_a_child_on_record_on_a_member_that_is_not_ready_names_the_cause() -> No
 
 def test_children_are_told_again_only_when_the_word_changes() -> None:
     memory = ReportMemory()
-    memory.news_of({"shop-0": Trouble("CrashLoopBackOff", "back-off 10s")})
+    memory.take_troubles({"shop-0": Trouble("CrashLoopBackOff", "back-off 10s")})
     assert memory.troubled == {"shop-0"}
-    memory.news_of({"shop-0": Trouble("CrashLoopBackOff", "back-off 20s")})
+    memory.take_troubles({"shop-0": Trouble("CrashLoopBackOff", "back-off 20s")})
     assert memory.troubled == set()
-    memory.news_of({})
+    memory.take_troubles({})
     assert memory.troubled == {"shop-0"}
 
 

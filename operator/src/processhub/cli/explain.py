@@ -27,7 +27,7 @@ from processhub.core.strategies import MemberSlot, PlacementView
 from processhub.core.strategies.hashing import Modulo
 
 _EVENTS = untyped("v1", "events")
-_MEMBERS_MAX = 3  # members whose troubles are told of a child that has no place
+_MEMBERS_MAX = 3  # members that are named with the reason why they are not ready, for a child that has no place
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

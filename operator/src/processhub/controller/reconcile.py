@@ -166,7 +166,7 @@ class Reconciler:
         plan = msgspec.structs.replace(plan, unplaced=unplaced)
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
-        memory.report.news_of(troubles)
+        memory.report.take_troubles(troubles)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
 

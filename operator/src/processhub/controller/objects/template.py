@@ -90,7 +90,7 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
         _check_account(template, path)
     # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
-    _tell_grace(merged["spec"])
+    _set_grace(merged["spec"])
     return merged
 
 
@@ -101,7 +101,7 @@ def _account(hub: Hub) -> dict[str, Any]:
     return {"serviceAccountName": member_account(hub.metadata.name)}
 
 
-def _tell_grace(pod: dict[str, Any]) -> None:
+def _set_grace(pod: dict[str, Any]) -> None:
     """Give the agent the grace period as merged: within it all children must have ended."""
     (agent,) = (container for container in pod["containers"] if container["name"] == "agent")
     grace = pod.get("terminationGracePeriodSeconds", _KUBERNETES_GRACE_SECONDS)

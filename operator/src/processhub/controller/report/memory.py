@@ -36,7 +36,7 @@ class ReportMemory:
         self.troubled: set[str] = set()  # Members whose children are to say something else than in the round before.
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.
 
-    def news_of(self, troubles: Mapping[str, Trouble]) -> None:
+    def take_troubles(self, troubles: Mapping[str, Trouble]) -> None:
         """Take the causes that this round has found."""
         before, self.troubles = self.troubles, troubles
         names = before.keys() | troubles.keys()
