@@ -239,9 +239,10 @@ async def load_officially(path: str, context: str | None) -> Config:
     try:
         from kubernetes.aio import config as loader
         from kubernetes.aio.client.configuration import Configuration
-    except ImportError as error:  # it is not in the image
+    except ImportError as error:  # The image and the bare package do not have it.
         raise ConfigError(
-            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes"
+            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes: "
+            "pip install kubernetes"
         ) from error
 
     load: Any = loader.load_kube_config
