@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from renderedchart import CHART, ROOT, Manifest, of_kind, one, operator_pod, template
 
 import render_manifests
 from processhub.controller.settings import MemberDefaults, from_environment
 
-ROOT = Path(__file__).resolve().parents[3]
-CHART = ROOT / "charts" / "processhub"
 VALUES = sorted((CHART / "ci").glob("*.yaml"))
-Manifest = dict[str, Any]
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 
 
@@ -27,24 +25,9 @@ def helm() -> str:
     return render_manifests.helm()
 
 
-def template(helm: str, *options: str) -> list[Manifest]:
-    command = [helm, "template", "processhub", str(CHART), "-n", "hubs-system", *options]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [document for document in yaml.load_all(answer.stdout, Loader=yaml.CSafeLoader) if document]
-
-
 @pytest.fixture(scope="session")
 def default(helm: str) -> list[Manifest]:
     return template(helm)
-
-
-def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
-    return found
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    return [each for each in manifests if each["kind"] == kind]
 
 
 def grants(role: Manifest) -> Iterator[tuple[str, str, list[str]]]:
@@ -107,12 +90,6 @@ def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
-
-
-def operator_pod(manifests: list[Manifest]) -> Manifest:
-    """The operator's pod template."""
-    template: Manifest = one(manifests, "Deployment", "processhub-operator")["spec"]["template"]
-    return template
 
 
 def test_the_image_can_be_pinned_by_its_digest(helm: str) -> None:
@@ -207,19 +184,6 @@ def test_more_objects_are_objects_or_templates(helm: str) -> None:
     assert one(manifests, "ConfigMap", "private-ca")["data"] == {"ca.crt": "pem"}
     note = one(manifests, "ConfigMap", "note")
     assert (note["metadata"]["namespace"], note["data"]) == ("hubs-system", {"release": "processhub"})
-
-
-@pytest.mark.parametrize(
-    ("kind", "endpoints"), [("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")]
-)
-def test_metrics_of_hubs_keep_their_own_namespace(helm: str, kind: str, endpoints: str) -> None:
-    (monitor,) = of_kind(template(helm, "-f", str(CHART / "ci" / "everything-values.yaml")), kind)
-
-    (endpoint,) = monitor["spec"][endpoints]
-    assert endpoint["honorLabels"] is True
-    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
-    pod = operator_pod(template(helm))
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
 def test_two_operators_by_default_on_different_nodes_where_possible(default: list[Manifest]) -> None:
@@ -363,14 +327,11 @@ def test_lease_renewals_overtake_other_writes(default: list[Manifest]) -> None:
 
 
 def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manifest]) -> None:
-    assert of_kind(default, "NetworkPolicy") == of_kind(default, "ServiceMonitor") == []
+    assert of_kind(default, "NetworkPolicy") == []
     assert len(of_kind(default, "Service")) == 1
 
     everything = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
 
-    (monitor,) = of_kind(everything, "ServiceMonitor")
-    assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    assert monitor["spec"]["endpoints"][0]["interval"] == "15s"
     (policy,) = of_kind(everything, "NetworkPolicy")
     assert policy["spec"]["ingress"][0]["from"]
     assert of_kind(template(helm, "--set", "metrics.enabled=false"), "Service") == []
