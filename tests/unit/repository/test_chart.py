@@ -133,6 +133,8 @@ def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
     settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "system"})
 
     assert settings.image_pull_secrets == ("registry", "mirror")
+    assert settings.member_network is not None
+    assert [list(peer) for peer in settings.member_network.peers] == [["podSelector"], ["namespaceSelector"]]
     assert settings.member_defaults.image == "registry.example/team/base:1"
     assert settings.member_defaults.resources["requests"] == {"cpu": "250m", "memory": "256Mi"}
     assert settings.member_defaults.template["spec"]["priorityClassName"] == "hubs"
@@ -146,7 +148,9 @@ def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest
     (container,) = operator_pod(default)["spec"]["containers"]
     named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
-    assert from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"}).member_defaults == MemberDefaults()
+    settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"})
+    assert settings.member_defaults == MemberDefaults()
+    assert settings.member_network is None, "no NetworkPolicy unless networkPolicy.enabled"
 
 
 def test_pods_are_for_linux_nodes(helm: str, default: list[Manifest]) -> None:
@@ -165,9 +169,26 @@ def test_the_autoscaler_may_remove_the_operators_node(default: list[Manifest]) -
     assert pod["metadata"]["annotations"][annotation] == ",".join(local)
 
 
-@pytest.mark.parametrize("enabled", ["true", "false"])
-def test_a_parent_chart_may_have_a_condition_for_it(helm: str, enabled: str) -> None:
-    assert operator_pod(template(helm, "--set", f"enabled={enabled}", "--set", "global.team=hubs"))
+def parent(folder: Path) -> Path:
+    """A chart with this one as a conditional part, as a user writes it."""
+    part = {"name": "processhub", "version": "0.1.0", "alias": "hubs", "condition": "hubs.enabled", "tags": ["workers"]}
+    folder.joinpath("charts").mkdir(parents=True)
+    folder.joinpath("charts", "processhub").symlink_to(CHART)
+    chart = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part]}
+    folder.joinpath("Chart.yaml").write_text(json.dumps(chart))
+    values = {"global": {"storageClass": "fast"}, "hubs": {"enabled": True, "replicas": 1, "global": {"team": "hubs"}}}
+    folder.joinpath("values.yaml").write_text(json.dumps(values))
+    return folder
+
+
+def test_a_parent_chart_has_it_as_a_conditional_part(helm: str, tmp_path: Path) -> None:
+    chart = parent(tmp_path / "platform")
+
+    manifests = template(helm, chart=chart)
+
+    assert one(manifests, "Deployment", "processhub-operator")["spec"]["replicas"] == 1
+    assert len(of_kind(manifests, "CustomResourceDefinition")) == 4
+    assert template(helm, "--set", "hubs.enabled=false", chart=chart) == []
 
 
 def test_a_private_ca_can_be_mounted(helm: str) -> None:
@@ -186,13 +207,21 @@ def test_more_objects_are_objects_or_templates(helm: str) -> None:
     assert (note["metadata"]["namespace"], note["data"]) == ("hubs-system", {"release": "processhub"})
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_the_budget_blocks_no_drain(helm: str, replicas: int) -> None:
+    spec = one(template(helm, "--set", f"replicas={replicas}"), "PodDisruptionBudget", "processhub-operator")["spec"]
+
+    assert spec["maxUnavailable"] == 1
+    assert "minAvailable" not in spec
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_two_operators_by_default_on_different_nodes_where_possible(default: list[Manifest]) -> None:
     deployment = one(default, "Deployment", "processhub-operator")["spec"]
 
     assert deployment["replicas"] == 2
     spread = deployment["template"]["spec"]["topologySpreadConstraints"]
     assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
-    assert one(default, "PodDisruptionBudget", "processhub-operator")["spec"]["maxUnavailable"] == 1
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from processhub.api.reasons import Reason
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
 from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
+from processhub.controller.objects.network import network_policy_name
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
@@ -28,12 +29,14 @@ async def keep_members(
     round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
 ) -> Refusal | None:
     """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
-    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub)
+    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub, settings)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
         manifests.append(workload(round.hub, template, replicas))
     refused = await owned.keep(manifests)
     _note_refused(round.steps, refused)
+    if settings.member_network is None:
+        await _remove_policy(round, owned)
     conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
     if conflict is not None:
         return Refusal(Reason.NAME_CONFLICT, str(conflict))
@@ -44,6 +47,14 @@ async def keep_members(
 async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
     """Keep the owned objects as they were last applied, while the Hub is not accepted."""
     _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
+
+
+async def _remove_policy(round: Round, owned: OwnedObjects) -> None:
+    """Delete the NetworkPolicy of the members, which is there if the chart's networkPolicy was enabled before."""
+    name = network_policy_name(round.hub)
+    if uid := owned.left_over("NetworkPolicy", name):
+        step = f"NetworkPolicy {name} can't be deleted"
+        await round.steps.take(step, lambda: owned.remove("NetworkPolicy", name, uid))
 
 
 async def _template(
