@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from image.build import platforms
+
 OPERATOR = Path(__file__).resolve().parents[3] / "operator"
 
 
@@ -25,3 +27,12 @@ def test_the_image_has_the_commands_of_the_package() -> None:
     assert dict(re.findall(r'^    "([a-z-]+)": "(\S+)",$', assemble, re.M)) == scripts | handlers
     dockerfile = (OPERATOR / "Dockerfile").read_text()
     assert {f"/opt/processhub/bin/{name}" for name in scripts} <= set(re.findall(r'"(/opt/[^"]+)"', dockerfile))
+
+
+def test_the_image_is_built_for_the_architecture_of_the_machine() -> None:
+    for machine in ("x86_64", "aarch64"):
+        names = platforms(machine)
+        assert f"manylinux_2_17_{machine}" in names
+        assert all(name.endswith(f"_{machine}") for name in names)
+    for path in (OPERATOR / "Dockerfile", *(OPERATOR / "image").glob("*.py")):
+        assert not re.search(r"x86.64|amd64|aarch64|arm64", path.read_text()), path.name
