@@ -18,12 +18,12 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
 from processhub.api.requests import ANSWER_HEADER
 
-ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next
+ADDRESS = "127.0.9.2"  # the other member's; this one's end has the next
 OWNER = RoutedCopy("hub-2", ADDRESS, "Active", 3, wait=False, running=True)
 
 
 def environment(folder: Path) -> Environment:
-    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.7.1", "node", run_dir=folder)
+    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.9.1", "node", run_dir=folder)
 
 
 @asynccontextmanager

@@ -20,8 +20,6 @@ PLAN_SECONDS = Histogram("processhub_plan_seconds", "Duration of plan()")
 FAILED_ROUNDS = Counter("processhub_failed_rounds_total", "Rounds that ended with an error and are tried again")
 HOOK_EVENTS = Counter("processhub_hook_events_total", "Events for hooks: delivered, failed or dropped", ["outcome"])
 
-_HUB = ["namespace", "hub"]
-
 
 class HubStatuses(Collector):
     """The statuses of all Hubs, as ``kubectl get hub`` shows them. Only the leader has any."""
@@ -42,12 +40,16 @@ class HubStatuses(Collector):
         conditions = GaugeMetricFamily(
             "processhub_hub_condition",
             "1 where the condition of the Hub is True, 0 where it is not.",
-            labels=[*_HUB, "condition", "reason"],
+            labels=["namespace", "hub", "condition", "reason"],
         )
-        pods = GaugeMetricFamily("processhub_hub_members", "Members that have a pod.", labels=_HUB)
-        ready = GaugeMetricFamily("processhub_hub_members_ready", "Members that are ready.", labels=_HUB)
+        pods = GaugeMetricFamily("processhub_hub_members", "Members that have a pod.", labels=["namespace", "hub"])
+        ready = GaugeMetricFamily(
+            "processhub_hub_members_ready", "Members that are ready.", labels=["namespace", "hub"]
+        )
         children = GaugeMetricFamily(
-            "processhub_hub_children_in_state", "Children that shall run, by state.", labels=[*_HUB, "state"]
+            "processhub_hub_children_in_state",
+            "Children that shall run, by state.",
+            labels=["namespace", "hub", "state"],
         )
         for hub in self._hubs():
             key = list(hub.metadata.key)
