@@ -25,8 +25,8 @@ def page() -> str:
     index = [(link(code(context.command_path), context.command_path), words(verb.help)) for verb, context in verbs]
     parts = [
         f"# {_NAME}",
-        f"{words(group.help)} The program is `kubectl-hub` (`pip install ./operator`); kubectl calls it as `{_NAME}` "
-        "where it is on PATH.",
+        f"{words(group.help)} The program is `kubectl-hub` (`pip install './operator[cli]'`); kubectl calls it as "
+        f"`{_NAME}` where it is on PATH.",
         table(("verb", "description"), index),
         "## Options of every verb",
         table(("option", "description"), common),

@@ -256,7 +256,10 @@ def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> Non
     own.kubectl(*("wait", "child", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=60s", timeout=70)
     before = running(), pods()
 
-    helm("upgrade", *release, "--set", "logLevel=debug")
+    helm("upgrade", *release, "--set", "networkPolicy.enabled=true", "--set", "metrics.grafanaDashboard.enabled=true")
+    policies = [f"processhub-{name}" for name in names(own, "hubs", "-n", "default")]
+    until(lambda: names(own, "networkpolicies", "-n", "default") == policies, "the operator makes them")
+    assert "processhub-dashboard" in names(own, "configmaps", "-n", NAMESPACE)
     answer = helm("test", "processhub", "--logs")
 
     assert "leads and 4 CRDs are served" in answer.stdout + answer.stderr

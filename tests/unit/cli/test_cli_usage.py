@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -201,3 +203,18 @@ def test_durations(text: str, value: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
+
+
+@pytest.mark.parametrize(("package", "verb"), [("typer", "list"), ("numpy", "plan")])
+def test_a_package_that_only_the_extra_brings_is_named(package: str, verb: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from processhub.cli.main import main; sys.exit(main([{verb!r}]))"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        f"error: kubectl hub needs the Python package {package}; install ProcessHub with its extra cli: "
+        "pip install './operator[cli]'\n"
+    )

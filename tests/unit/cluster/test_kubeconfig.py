@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +275,18 @@ async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
 
     assert found.metadata.resource_version == "7"
     assert asked == ["GET http://api.invalid:8080/apis/processhub.dev/v1alpha1/namespaces/prod/hubs/n HTTP/1.1"]
+
+
+def test_a_user_without_a_home_has_a_kubeconfig_nowhere() -> None:
+    """OpenShift runs pods as users that are in no /etc/passwd."""
+    program = """
+import os, pwd
+del os.environ["HOME"]
+pwd.getpwuid = lambda uid: {}[uid]
+from processhub.cluster.kubeconfig import DEFAULT_KUBECONFIG
+print(DEFAULT_KUBECONFIG)
+"""
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert answer.stdout == "/.kube/config\n"

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        known = explained(error)
+        known = _missing_package(error) or explained(error)
         if known is None:
             if os.environ.get("PROCESSHUB_DEBUG"):
                 raise
@@ -31,6 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
         if known.sentence:
             _say(f"error: {known.sentence}")
         return known.code
+
+
+def _missing_package(error: Exception) -> CliError | None:
+    """The failure where the package was installed without the extra that the command line needs."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or name == __package__.partition(".")[0]:
+        return None
+    return CliError(
+        f"kubectl hub needs the Python package {name}; install ProcessHub with its extra cli: "
+        "pip install './operator[cli]'"
+    )
 
 
 def _run(arguments: list[str]) -> int:

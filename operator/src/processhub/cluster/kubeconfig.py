@@ -26,7 +26,6 @@ import yaml
 from processhub.api.addresses import url_host
 from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation
 
-DEFAULT_KUBECONFIG = Path("~/.kube/config").expanduser()
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PLAIN_CLUSTER = {
     "server",
@@ -52,6 +51,17 @@ _PLAIN_USER = {
 }
 _PROXIES = ("http", "https")  # schemes of proxies that aiohttp knows
 _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
+
+
+def _default_kubeconfig() -> Path:
+    path = Path("~/.kube/config")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # A user that the cluster chose has no home where HOME is not set.
+        return Path("/") / path.relative_to("~")
+
+
+DEFAULT_KUBECONFIG = _default_kubeconfig()
 
 
 async def read_config(
@@ -239,9 +249,10 @@ async def load_officially(path: str, context: str | None) -> Config:
     try:
         from kubernetes.aio import config as loader
         from kubernetes.aio.client.configuration import Configuration
-    except ImportError as error:  # it is not in the image
+    except ImportError as error:  # The image and the bare package do not have it.
         raise ConfigError(
-            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes"
+            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes: "
+            "pip install kubernetes"
         ) from error
 
     load: Any = loader.load_kube_config

@@ -62,12 +62,14 @@ class Engine:
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)
+        metrics.HUBS.follow(lambda: list(self.store.hubs.values()))
         for key in list(self.store.states):
             self._queue.add(key)
         log.info("started with %d hubs", len(self.store.hubs))
 
     async def stop(self) -> None:
         """Stop all work. No write follows."""
+        metrics.HUBS.stop()
         if self._queue is not None:
             await self._queue.close()
         # Hooks get seconds for queued events. The other writes must have ended before: this replica may be deposed.

@@ -6,6 +6,7 @@ minutes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
@@ -23,8 +24,9 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
-from processhub.controller.objects.network import services
+from processhub.controller.objects.network import network_policy, services
 from processhub.controller.rounds.round import Round
+from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
 
 MANAGER = "processhub-operator"
@@ -33,6 +35,7 @@ _REPAIR_BURST = 10.0  # So many times an object is put back at once.
 _REPAIR_SECONDS = 30.0  # Between two repairs, if somebody goes on changing the object.
 _CONFLICT_SECONDS = 0.2  # Until an object is checked again that changed while it was applied.
 _TAKEN_SECONDS = 1.0  # Until it is checked again whether a name is free.
+_UNSEEN_SECONDS = 30.0  # Until it is checked again whether an object exists that nothing is known of yet.
 _BACKOFF_MAX = 30.0  # Between two tries of an object that the API server refuses, at most; from a second on.
 _UNKNOWN = "somebody"
 Manifest = dict[str, Any]
@@ -42,9 +45,11 @@ log = logging.getLogger(__name__)
 Refused = ApiError | NameConflictError
 
 
-def supporting_objects(hub: Hub, former_accounts: Iterable[str] = ()) -> list[Manifest]:
+def supporting_objects(hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = ()) -> list[Manifest]:
     """All owned objects but the workload, in the order of their creation. The workload comes last."""
-    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub)]
+    network = settings.member_network
+    policies = [] if network is None else [network_policy(hub, network)]
+    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies]
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -116,6 +121,21 @@ class OwnedObjects:
     async def keep_last(self) -> dict[str, Refused]:
         """Keep the manifests of the latest round, while the Hub is refused. The result is that of ``keep``."""
         return await self.keep(self._memory.manifests)
+
+    def left_over(self, kind: str, name: str) -> str:
+        """The uid of an object of the hub that is not wanted any more; empty if there is none.
+
+        If it is not known yet, another round is asked for.
+        """
+        hub = self._hub.metadata
+        if self._watch.look(kind, hub.namespace, name) is None:
+            self._round.again_in(_UNSEEN_SECONDS)
+        return self._watch.uid_of_owned(kind, hub.namespace, name, hub.uid)
+
+    async def remove(self, kind: str, name: str, uid: str) -> None:
+        """Delete the object with this uid. Raises ApiError."""
+        with contextlib.suppress(NotFoundError, ConflictError):  # It is gone, or another one has its name.
+            await self._client.delete(OWNED_KINDS[kind], self._hub.metadata.namespace, name, uid=uid)
 
     async def check(self, manifest: Manifest) -> None:
         """Check the manifest by a dry run. Raises ApiError.
