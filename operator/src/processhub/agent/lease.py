@@ -31,6 +31,7 @@ from processhub.api.slice import Settings
 from processhub.api.usage import Usage, format_usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES
 from processhub.cluster.timestamps import now_micros
 
@@ -64,13 +65,36 @@ class LeaseLoop(Protocol):
         """End the loop. Call this on the loop."""
 
 
+class _History:
+    """Notices that etcd was restored to an earlier time. Then ``went_back`` is true for good.
+
+    A consistent read is never older than a write that was answered before it. Otherwise that write has never happened.
+    """
+
+    def __init__(self) -> None:
+        self.rewound: Listeners[()] = Listeners()
+        self.went_back = False
+        self._written = 0  # the resourceVersion of the last write
+
+    def wrote(self, lease: Lease) -> None:
+        """Take the answer to a write."""
+        self._written = version_of(lease.metadata.resource_version)
+
+    def read(self, lease: Lease) -> bool:
+        """Take a consistent read; returns whether it shows for the first time that etcd was restored."""
+        if self.went_back or version_of(lease.metadata.resource_version) >= self._written:
+            return False
+        self.went_back = True
+        return True
+
+
 class LeaseKeeper:
     """Holds the Lease from ``start`` to ``release``. Attributes may be read from any thread.
 
     ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
     after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
-    notifies of another holder. Both notify on the thread that made the keeper. The latest usage is sent with each
-    renewal, so it needs no write of its own.
+    notifies of another holder. These, and ``rewound``, notify on the thread that made the keeper. The latest usage is
+    sent with each renewal, so it needs no write of its own.
 
     ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
     separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
@@ -101,10 +125,19 @@ class LeaseKeeper:
         # Seconds that the last renewal wrote into the Lease: its observers wait no longer than that.
         self._granted = settings.lease_seconds
         self._lease: Lease | None = None
+        self._history = _History()
         self._place = place or LoopThread("lease")
-        self._loop = self._place.loop
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+
+    @property
+    def rewound(self) -> Listeners[()]:
+        """Notifies that etcd was restored to an earlier time: the Lease is older than this agent has written it."""
+        return self._history.rewound
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._place.loop
 
     # For the agent's main thread.
 
@@ -200,7 +233,7 @@ class LeaseKeeper:
                 if holder == self.identity:
                     self._lease = lease
                     return
-                if self.session and holder:
+                if self.session and holder and not self._history.went_back:
                     self._report_other(holder)
                     return
                 mark = (holder, lease.spec.renew_time or "")
@@ -227,6 +260,8 @@ class LeaseKeeper:
         if lease.metadata.labels.get(LABEL_HUB_UID, self._env.hub_uid) != self._env.hub_uid:
             log.warning("the Lease %s belongs to a hub of another uid; waiting", self._name)
             return None
+        if self._history.read(lease):
+            self._main.call_soon_threadsafe(self.rewound.notify)
         return lease
 
     async def _renew(self, client: Client) -> bool:
@@ -271,6 +306,7 @@ class LeaseKeeper:
             self._lease = None
             return False
         self.renewals += 1
+        self._history.wrote(self._lease)
         if self._missed:
             log.info("the member's Lease is renewed again after %d failures", self._missed)
             self._missed = 0

@@ -24,6 +24,7 @@ from processhub.api.naming import ANNOTATION_TERM
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES, SLICES
 from processhub.cluster.timestamps import now_micros
 
@@ -59,6 +60,7 @@ class Election:
         self._lease: Lease | None = None
         self._writing = asyncio.Lock()  # a renewal under way would make the release conflict, or undo it
         self.term = 0
+        self._highest = 0  # the highest term that was seen, which is not lost where etcd is restored to an earlier time
 
     async def acquire(self) -> int:
         """Wait until this candidate holds the Lease; returns the term, which is higher than any before."""
@@ -123,10 +125,11 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             lease = None
-        if lease is not None and not self._free(lease):
-            return False
-        before = int(lease.metadata.annotations.get(ANNOTATION_TERM, "0")) if lease else 0
-        self.term = max(before, await self._highest_term()) + 1
+        if lease is not None:
+            self._highest = max(self._highest, _term_of(lease))
+            if not self._free(lease):
+                return False
+        self._highest = self.term = max(self._highest, await self._highest_term()) + 1
         now, self._taken_at = now_micros(), asyncio.get_running_loop().time()
         spec = LeaseSpec(
             holder_identity=self.identity,
@@ -184,10 +187,32 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             return False
+        if self._lease is not None and _version(lease) < _version(self._lease):
+            log.error("the leader Lease is older than it was written: was etcd restored from a backup?")
+            await self._keep_term(lease)
+            return False
         if lease.spec.holder_identity != self.identity:
             return False
         self._lease = lease
         return True
 
+    async def _keep_term(self, lease: Lease) -> None:
+        """Write this leader's term into the Lease of an earlier time, so that the next one's is above it.
+
+        Raises ApiError.
+        """
+        if _term_of(lease) < self.term:
+            version = lease.metadata.resource_version
+            metadata = {"resourceVersion": version, "annotations": {ANNOTATION_TERM: str(self.term)}}
+            await self._client.patch(LEASES, self._namespace, LEASE_NAME, {"metadata": metadata})
+
     async def _write(self, lease: Lease) -> None:
         self._lease = await self._client.replace(LEASES, self._namespace, LEASE_NAME, lease)
+
+
+def _term_of(lease: Lease) -> int:
+    return int(lease.metadata.annotations.get(ANNOTATION_TERM, "0"))
+
+
+def _version(lease: Lease) -> int:
+    return version_of(lease.metadata.resource_version)
