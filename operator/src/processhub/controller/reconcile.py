@@ -12,6 +12,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
+from processhub.controller.execute.earlierhubs import remove_leftovers
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -122,6 +123,7 @@ class Reconciler:
 
     async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
         """The round of a Hub that is not accepted: its objects are kept, and its Children report why."""
+        await remove_leftovers(round)
         await put_marks_back(round, memory.execute)
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
@@ -157,6 +159,7 @@ class Reconciler:
         refused = await keep_members(round, self._settings, memory.execute, replicas)
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
+        await remove_leftovers(round)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
 

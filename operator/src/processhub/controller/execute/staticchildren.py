@@ -11,20 +11,34 @@ import msgspec
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    LABEL_CHILD,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_NAME,
+    child_object_name,
+    id_hash,
+)
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
 from processhub.controller.errors import NameConflictError
+from processhub.controller.execute.earlierhubs import check_absent, earlier_uid, take_over
 from processhub.controller.objects.owned import owner_reference
 from processhub.controller.rounds.round import Round
 
+_LOOK_AGAIN_SECONDS = 0.2  # After a Child has changed that was about to be taken over.
 log = logging.getLogger(__name__)
 
 
 async def sync_static_children(round: Round) -> None:
-    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own."""
+    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own.
+
+    Those of an earlier Hub of this name are taken over first, and are then treated like the Hub's own.
+    """
     hub, state, steps = round.hub, round.state, round.steps
+    await _take_over(round)
     owned = {
         known.child.metadata.name: known.child
         for known in state.children.values()
@@ -54,6 +68,33 @@ async def sync_static_children(round: Round) -> None:
     await gather_all(*work)
 
 
+async def _take_over(round: Round) -> None:
+    """Take over the static Children of an earlier Hub of this name, and give the Hub's own their label back."""
+    work, metadata = [], round.hub.metadata
+    for known in list(round.state.children.values()):
+        child = known.child
+        if child.metadata.deletion_timestamp is not None:
+            continue
+        if uid := earlier_uid(round.hub, child.metadata):
+            work.append(_mark(round, child, uid))
+        elif child.metadata.owned_by(metadata.uid) and child.metadata.labels.get(LABEL_HUB_UID) != metadata.uid:
+            work.append(_mark(round, child, ""))
+    await gather_all(*work)
+
+
+async def _mark(round: Round, child: Child, uid: str) -> None:
+    async def mark() -> None:
+        if uid:
+            await check_absent(round, uid)
+        try:
+            await take_over(round, CHILDREN, child.metadata)
+        except (NotFoundError, ConflictError) as error:
+            log.info("static child %s has changed, looking again: %s", child.metadata.name, error.message)
+            round.again_in(_LOOK_AGAIN_SECONDS)
+
+    await round.steps.take(f"static child {child.id!r} can't be marked as this hub's", mark, about=child)
+
+
 async def _refuse(hub: Hub, child: Child) -> None:
     raise _taken(hub, child)
 
@@ -61,9 +102,9 @@ async def _refuse(hub: Hub, child: Child) -> None:
 def _taken(hub: Hub, child: Child) -> NameConflictError:
     """Why no static child can have the name of this Child."""
     metadata = child.metadata
-    title, owners = f"child/{metadata.name}", metadata.owner_references
-    if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
-        return NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
+    title = f"child/{metadata.name}"
+    if metadata.deletion_timestamp:
+        return NameConflictError(f"{title} is still being deleted; made when it is gone")
     whose = f"of hub {child.spec.hub!r}" if child.spec.hub != hub.metadata.name else "not made by this hub"
     return NameConflictError(f"{title} is there and {whose}; delete it, or give the entry another id")
 
@@ -79,7 +120,12 @@ async def _create(round: Round, name: str, spec: ChildSpec) -> None:
         "kind": "Child",
         "metadata": {
             "name": name,
-            "labels": {LABEL_NAME: "processhub", LABEL_HUB: hub.metadata.name, LABEL_CHILD: id_hash(spec.id)},
+            "labels": {
+                LABEL_NAME: "processhub",
+                LABEL_HUB: hub.metadata.name,
+                LABEL_HUB_UID: hub.metadata.uid,
+                LABEL_CHILD: id_hash(spec.id),
+            },
             "annotations": {ANNOTATION_CHILD_ID: spec.id},
             "ownerReferences": [owner_reference(hub)],
         },
