@@ -221,6 +221,12 @@ class Cluster:
         self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
         self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
 
+    async def kill_replica(self, name: str) -> None:
+        """End what a replica that has ended has left: in a pod it ends with the process."""
+        engine = self.replicas[name]._engine
+        if engine is not None and not engine.stopped.is_set():
+            await engine.stop()
+
     async def _run_members(self) -> None:
         """What the controller of StatefulSets and the kubelets do."""
         workload = Key("statefulsets", "ns", "hub")

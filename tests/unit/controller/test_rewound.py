@@ -36,7 +36,11 @@ async def restarting(cluster: Cluster) -> AsyncIterator[dict[str, int]]:
             for name, task in list(cluster.tasks.items()):
                 if task.done():
                     codes[name] = 1 if isinstance(task.exception(), DeposedError) else task.result()
-                    (cluster.start_agent if name in cluster.agents else cluster.start_replica)(name)
+                    if name in cluster.agents:
+                        cluster.start_agent(name)
+                    else:
+                        await cluster.kill_replica(name)
+                        cluster.start_replica(name)
             await asyncio.sleep(0.5)
 
     kubelet = asyncio.create_task(restart())
@@ -86,7 +90,7 @@ def test_all_goes_on_by_the_restored_objects_and_nothing_runs_twice(tmp_path: Pa
             async with restarting(cluster) as codes:
                 api.rewind(backup)
                 await cluster.until(lambda: "operator-0" in codes, "the leader begins anew")
-                await cluster.until(lambda: running(cluster) == set(IDS), "what never happened is undone", within=60)
+                await cluster.until(lambda: running(cluster) == set(IDS), "what never happened is undone", within=120)
                 await cluster.until(lambda: cluster.reported_running(*IDS), "the others run", within=60)
                 if lost_seconds:
                     assert codes == {"operator-0": 1} | dict.fromkeys(cluster.agents, EXIT_REWOUND)

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from processhub.api.meta import ObjectMeta
+from processhub.api.meta import GROUP, ObjectMeta
 from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.errors import ApiError, GoneError, StaleListError, UnavailableError
 from processhub.cluster.kinds import Kind
@@ -219,6 +219,9 @@ class Informer(Generic[T]):
                 return
             if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
                 return
+            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item):
+                log.error("%s %s/%s has changed without a new generation", self._kind.plural, *metadata.key)
+                self._on_rewound()
             if old.uid != metadata.uid:
                 # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
@@ -235,6 +238,16 @@ class Informer(Generic[T]):
         self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item
         self._on_change(known, item)
+
+
+def _contradicts(known: Any, now: Any) -> bool:
+    """Whether a custom resource has another spec under the same generation: the known one has never happened.
+
+    So it is where etcd was restored to a time that was seconds ago, and its revisions have caught up.
+    """
+    before, after = _metadata(known), _metadata(now)
+    same = before.uid == after.uid and before.generation == after.generation
+    return same and not isinstance(now, Undecodable) and bool(known.spec != now.spec)
 
 
 def _metadata(item: Any) -> ObjectMeta:
