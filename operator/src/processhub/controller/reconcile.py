@@ -136,7 +136,7 @@ class Reconciler:
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:
-            return members_now(round, memory.observe)
+            return members_now(round, memory.observe, memory.execute.template.last_good)
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
@@ -186,7 +186,7 @@ class Reconciler:
     ) -> None:
         """Report the round by Events, hooks and statuses."""
         quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
-        members = members_now(round, memory.observe)
+        members = members_now(round, memory.observe, memory.execute.template.last_good)
         fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
         self.hooks.after_round(round.hub, fresh, plan, round.changed)
         self.reporter.report_hub(round, memory.report, plan, refusal, followed)

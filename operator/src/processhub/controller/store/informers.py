@@ -329,8 +329,9 @@ class Store:
             self._wake(key)  # A renewal alone needs no round.
 
     def _node(self, old: KubernetesNode | None, new: KubernetesNode | None) -> None:
-        if old is not None and new is not None and old.spec == new.spec and old.status == new.status:
-            return  # Only labels or a heartbeat changed.
+        same = old is not None and new is not None and old.metadata.labels == new.metadata.labels
+        if same and old is not None and new is not None and (old.spec, old.status) == (new.spec, new.status):
+            return  # Only a heartbeat.
         for key in self.hubs:
             self._wake(key)
 
