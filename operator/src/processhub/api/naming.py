@@ -88,6 +88,14 @@ def child_object_name(child_id: str) -> str:
     return f"{slug}-{digits}" if slug else f"child-{digits}"
 
 
+def child_object_names(hub: str, child_id: str) -> tuple[str, str]:
+    """The names that a Child object for an id of this hub may get: the second one if another child has the first.
+
+    Names are unique in a namespace, and ids only in a hub.
+    """
+    return child_object_name(child_id), child_object_name(f"{hub}/{child_id}")
+
+
 def child_pod_name(hub: str, hub_uid: str, child_id: str, member: str = "") -> str:
     """The name of a pod child's Pod. Each id of a hub has one name, so the API server prevents a second Pod.
 

@@ -17,7 +17,7 @@ from processhub.api.naming import (
     LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_NAME,
-    child_object_name,
+    child_object_names,
     id_hash,
 )
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
@@ -39,30 +39,22 @@ async def sync_static_children(round: Round) -> None:
     """
     hub, state, steps = round.hub, round.state, round.steps
     await _take_over(round)
-    owned = {
-        known.child.metadata.name: known.child
-        for known in state.children.values()
-        if known.child.metadata.owned_by(hub.metadata.uid)
-    }
-    desired = {child_object_name(entry.id): _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    owned = [known.child for known in state.children.values() if known.child.metadata.owned_by(hub.metadata.uid)]
+    desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    kept = {child.id: child for child in owned if child.id in desired}
     work = []
-    for name, spec in desired.items():
-        child = owned.get(name)
-        if child is None and name in state.children:
-            what, done = (
-                f"the name of static child {spec.id!r} is taken",
-                partial(_refuse, hub, state.children[name].child),
-            )
-        elif child is None:
-            what, done = f"static child {spec.id!r} can't be made", partial(_create, round, name, spec)
+    for child_id, spec in desired.items():
+        child = kept.get(child_id)
+        if child is None:
+            what, done = f"static child {child_id!r} can't be made", partial(_create, round, spec)
         elif child.spec != spec:
-            what = f"static child {spec.id!r} can't be changed to what spec.children says"
+            what = f"static child {child_id!r} can't be changed to what spec.children says"
             done = partial(_replace, round, child, spec)
         else:
             continue
         work.append(steps.take(what, done, about=child))
-    for name, child in owned.items():
-        if name not in desired and child.metadata.deletion_timestamp is None:
+    for child in owned:
+        if kept.get(child.id) is not child and child.metadata.deletion_timestamp is None:
             what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
             work.append(steps.take(what, partial(_delete, round, child), about=child))
     await gather_all(*work)
@@ -95,27 +87,40 @@ async def _mark(round: Round, child: Child, uid: str) -> None:
     await round.steps.take(f"static child {child.id!r} can't be marked as this hub's", mark, about=child)
 
 
-async def _refuse(hub: Hub, child: Child) -> None:
-    raise _taken(hub, child)
-
-
-def _taken(hub: Hub, child: Child) -> NameConflictError:
-    """Why no static child can have the name of this Child."""
-    metadata = child.metadata
-    title = f"child/{metadata.name}"
-    if metadata.deletion_timestamp:
+def _taken(child: Child) -> NameConflictError:
+    """Why no static child can be made beside this Child."""
+    title = f"child/{child.metadata.name}"
+    if child.metadata.deletion_timestamp:
         return NameConflictError(f"{title} is still being deleted; made when it is gone")
-    whose = f"of hub {child.spec.hub!r}" if child.spec.hub != hub.metadata.name else "not made by this hub"
-    return NameConflictError(f"{title} is there and {whose}; delete it, or give the entry another id")
+    return NameConflictError(
+        f"{title} has this id and was not made by the hub; delete it, or give the entry another id"
+    )
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
     return msgspec.structs.replace(entry, hub=hub.metadata.name)
 
 
-async def _create(round: Round, name: str, spec: ChildSpec) -> None:
-    hub = round.hub
-    manifest: dict[str, Any] = {
+async def _create(round: Round, spec: ChildSpec) -> None:
+    """Create the static child, under its second name if another child has the first. Raises NameConflictError."""
+    namespace, names = round.hub.metadata.namespace, child_object_names(round.hub.metadata.name, spec.id)
+    for name in names:
+        try:
+            child = await round.client.create(CHILDREN, namespace, _manifest(round.hub, name, spec))
+        except AlreadyExistsError:
+            child = await round.client.get(CHILDREN, namespace, name)
+            if (child.spec.hub, child.id) != (spec.hub, spec.id):
+                continue
+            if not child.metadata.owned_by(round.hub.metadata.uid):
+                raise _taken(child) from None
+        round.store.put("children", child)
+        return
+    taken = " and ".join(f"child/{name}" for name in names)
+    raise NameConflictError(f"{taken} exist and have another id or hub; delete or rename one")
+
+
+def _manifest(hub: Hub, name: str, spec: ChildSpec) -> dict[str, Any]:
+    return {
         "apiVersion": API_VERSION,
         "kind": "Child",
         "metadata": {
@@ -131,14 +136,6 @@ async def _create(round: Round, name: str, spec: ChildSpec) -> None:
         },
         "spec": spec,
     }
-    namespace = hub.metadata.namespace
-    try:
-        child = await round.client.create(CHILDREN, namespace, manifest)
-    except AlreadyExistsError:
-        child = await round.client.get(CHILDREN, namespace, name)
-        if not child.metadata.owned_by(hub.metadata.uid):
-            raise _taken(hub, child) from None
-    round.store.put("children", child)
 
 
 async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:

@@ -123,10 +123,7 @@ def observe_members(
             ordered_away=facts.ordered_away or name in drained,
         )
         judgement = judge(facts)
-        if judgement.restarting:
-            restarting_since.setdefault(name, now)
-        elif judgement.phase is Phase.LIVE:
-            restarting_since.pop(name, None)
+        _note_restart(restarting_since, name, judgement, now)
         members[name] = Member(
             name=name,
             wanted=wanted,
@@ -140,6 +137,13 @@ def observe_members(
             zone=node.metadata.labels.get(LABEL_ZONE, "") if node else "",
         )
     return members
+
+
+def _note_restart(restarting_since: dict[str, float], name: str, judgement: Judgement, now: float) -> None:
+    if judgement.restarting:
+        restarting_since.setdefault(name, now)
+    elif judgement.phase is Phase.LIVE:
+        restarting_since.pop(name, None)
 
 
 async def proven_members(
