@@ -59,7 +59,6 @@ class Site:
         metadata = {"name": request.match_info["name"], "namespace": "ns", "uid": "u", "resourceVersion": "9"}
         return web.json_response({"spec": {"hub": "hub"}, **body, "metadata": metadata})
 
-
     async def read(self, request: web.Request) -> web.Response:
         metadata = {"name": request.match_info["name"], "namespace": "ns", "uid": "u", "resourceVersion": "8"}
         return web.json_response({"metadata": metadata, "spec": {"hub": "hub"}})

@@ -45,7 +45,7 @@ class Result:
         self.objects: dict[str, str] = {}
         """By id: the name of the Child object that the call has created or found."""
         self.rollback: Rollback | None = None
-        """What was rolled back, or None."""
+        """The children that were removed again, or None if nothing was rolled back."""
         self._wait = wait
 
     @property

@@ -36,6 +36,21 @@ def version_of(resource_version: str) -> int:
     return int(resource_version or 0)
 
 
+class _Staleness:
+    """For how long all lists have been older than what was seen."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._version = 0  # of the last such list
+
+    def seconds(self, version: int, now: float) -> float:
+        """Take a list that is older; returns the seconds since the first one. Lists of one history don't go back."""
+        if self._since is None or version < self._version:
+            self._since = now
+        self._version = version
+        return now - self._since
+
+
 class Informer(Generic[T]):
     """Keeps ``items`` equal to the API server's objects, and notifies of changes.
 
@@ -63,7 +78,7 @@ class Informer(Generic[T]):
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
         self._on_broken, self._on_reconnect, self._on_rewound = on_broken, on_reconnect, on_rewound
-        self._namespace, self._labels, self._fields = namespace, labels, fields
+        self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
         self._unread: dict[Key, ObjectMeta] = {}
@@ -71,9 +86,7 @@ class Informer(Generic[T]):
         self.seen = 0  # the highest resourceVersion seen
         self.relists = 0
         self.connected = False  # false from a failure until the next list
-        # Since when all lists were older than what was seen (the loop's time), and the version of the last of them.
-        self._stale_since: float | None = None
-        self._stale_version = 0
+        self._staleness = _Staleness()
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
@@ -114,12 +127,12 @@ class Informer(Generic[T]):
             self._take(item)
 
     async def _relist(self) -> str:
-        items, version = await self._client.list(self._kind, self._namespace, labels=self._labels, fields=self._fields)
+        items, version = await self._client.list(self._kind, self._namespace, **self._selected)
         rewound = self._is_older(items, version_of(version))
         if rewound:
             self._check_rewound(version_of(version))
             self.seen = 0
-        self._stale_since = None
+        self._staleness = _Staleness()
         self.relists += 1
         present = set()
         for item in items:
@@ -156,12 +169,8 @@ class Informer(Generic[T]):
 
     def _check_rewound(self, version: int) -> None:
         """Check that etcd was restored to an earlier time, after a list that is older. Raises StaleListError if not."""
-        now = asyncio.get_running_loop().time()
-        if self._stale_since is None or version < self._stale_version:
-            self._stale_since = now
-        self._stale_version = version
         text = f"a list at {version} is older than what was seen, at {self.seen}"
-        if now - self._stale_since < REWOUND_SECONDS:
+        if self._staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
             raise StaleListError(0, "StaleList", text)
         log.error("%s: %s, for %g s: was etcd restored from a backup?", self._kind.plural, text, REWOUND_SECONDS)
         if self._on_rewound:
@@ -169,9 +178,7 @@ class Informer(Generic[T]):
             raise StaleListError(0, "StaleList", text)
 
     async def _follow(self, version: str) -> str:
-        async for batch in self._client.watch(
-            self._kind, self._namespace, version, labels=self._labels, fields=self._fields
-        ):
+        async for batch in self._client.watch(self._kind, self._namespace, version, **self._selected):
             for event in batch:
                 version = _metadata(event.object).resource_version
                 self._event(event)
