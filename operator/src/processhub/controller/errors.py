@@ -7,6 +7,10 @@ class DeposedError(Exception):
     """This leader must not go on: a slice has a higher term, or what it knows of the cluster does not hold any more."""
 
 
+class UnauthorizedError(Exception):
+    """The API server does not accept this process's token any more; the message says what to do."""
+
+
 class NameConflictError(Exception):
     """The name of an object that the hub needs is taken by another owner; the message names the object."""
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
+from http import HTTPStatus
 
 import msgspec
 
@@ -27,11 +29,13 @@ from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictErro
 from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES, SLICES
 from processhub.cluster.timestamps import now_micros
+from processhub.controller.errors import UnauthorizedError
 
 LEASE_NAME = "processhub-operator"
 LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10
 RETRY_SECONDS = 2.0
+REJECTED_SECONDS = 30.0  # until a candidate ends whose token is not accepted: kubelets replace tokens in time
 STANDBY_SECONDS = 1.0  # between two looks of a standby, so that it takes a released Lease within 3 s
 log = logging.getLogger(__name__)
 
@@ -63,13 +67,24 @@ class Election:
         self._highest = 0  # the highest term that was seen, which is not lost where etcd is restored to an earlier time
 
     async def acquire(self) -> int:
-        """Wait until this candidate holds the Lease; returns the term, which is higher than any before."""
+        """Wait until this candidate holds the Lease; returns the term, which is higher than any before.
+
+        Raises UnauthorizedError: a replica without valid credentials must not look like a standby.
+        """
+        loop, rejected_at = asyncio.get_running_loop(), math.inf
         while True:
             try:
                 if await self._try():
                     return self.term
+                rejected_at = math.inf
             except ApiError as error:
                 log.warning("leader election: %s", error.message)
+                rejected_at = min(rejected_at, loop.time()) if error.status == HTTPStatus.UNAUTHORIZED else math.inf
+            if loop.time() - rejected_at >= REJECTED_SECONDS:
+                raise UnauthorizedError(
+                    "the API server does not accept this pod's token; if the ServiceAccount was created again, restart"
+                    " the pods: kubectl rollout restart deployment processhub-operator"
+                )
             await asyncio.sleep(STANDBY_SECONDS)
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
