@@ -135,6 +135,7 @@ class Quiet:
     async def children(self, request: web.Request) -> web.Response:
         if "watch" in request.query:
             return web.Response()
+        assert request.query["fieldSelector"] == "spec.hub=hub"  # An account may be bound to it.
         whole = request.query.get("limit") != "1"
         self.lists += whole
         return web.json_response(listed(20, child("a", 15)) if whole and self.lists == 1 else OLDER)
@@ -148,7 +149,9 @@ async def test_a_watch_does_not_go_on_at_a_version_that_is_yet_to_come() -> None
 
     async with client_of(app) as client:
         following = asyncio.create_task(
-            Informer(client, CHILDREN, lambda old, new: gone.set() if new is None else None).run()
+            Informer(
+                client, CHILDREN, lambda old, new: gone.set() if new is None else None, fields="spec.hub=hub"
+            ).run()
         )
         async with asyncio.timeout(DEADLINE):
             await gone.wait()

@@ -190,7 +190,7 @@ class Informer(Generic[T]):
 
         A watch from a version that is yet to come is silent until it comes, which may be days after etcd was restored.
         """
-        version = version_of(await self._client.latest_version(self._kind, self._namespace))
+        version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
         if version < self.seen:
             raise StaleListError(0, "StaleList", f"the latest version, {version}, is older than what was seen")
 
