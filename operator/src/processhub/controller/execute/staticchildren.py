@@ -64,12 +64,13 @@ async def _take_over(round: Round) -> None:
     """Take over the static Children of an earlier Hub of this name, and give the Hub's own their label back."""
     work, metadata = [], round.hub.metadata
     for known in list(round.state.children.values()):
-        child = known.child
-        if child.metadata.deletion_timestamp is not None:
+        child, marks = known.child, known.child.metadata
+        marked = LABEL_HUB_UID in marks.labels or marks.owner_references  # Most Children have neither.
+        if not marked or marks.deletion_timestamp is not None:
             continue
-        if uid := earlier_uid(round.hub, child.metadata):
+        if uid := earlier_uid(round.hub, marks):
             work.append(_mark(round, child, uid))
-        elif child.metadata.owned_by(metadata.uid) and child.metadata.labels.get(LABEL_HUB_UID) != metadata.uid:
+        elif marks.owned_by(metadata.uid) and marks.labels.get(LABEL_HUB_UID) != metadata.uid:
             work.append(_mark(round, child, ""))
     await gather_all(*work)
 
