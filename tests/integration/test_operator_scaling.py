@@ -113,6 +113,25 @@ async def test_scale_down_empties_members_before_they_go(world: World) -> None:
     never_two(world.watch)
 
 
+async def test_down_and_up_again_amid_the_moves_loses_and_doubles_nothing(world: World) -> None:
+    await world.hub(members={"replicas": 3})
+    await world.children(IDS)
+    before = await world.running(IDS)
+
+    await world.edit_hub(members={"replicas": 1})
+
+    async def moving() -> None:
+        assert any(len(places) > 1 or places[0].wait for places in (await world.record()).values())
+
+    await settles(moving, every=0.01)
+    await world.edit_hub(members={"replicas": 3})
+
+    await world.hub_ready(members=3)
+    after = await world.running(IDS)
+    assert {place.member for place in after.values()} == {place.member for place in before.values()}
+    never_two(world.watch)
+
+
 async def test_a_guided_child_blocks_the_scale_down_of_its_member_until_it_is_forced(world: World) -> None:
     await world.hub(members={"replicas": 2}, distribution={"strategy": "Guided"})
     await world.child("bound", nodes=["hub-1"])

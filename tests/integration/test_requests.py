@@ -484,6 +484,25 @@ async def test_no_request_fails_while_its_child_moves(product: Live, name: str, 
         assert set(members[members.index(other) :]) == {other}, "never back"
 
 
+async def test_casts_during_a_drain_arrive_once_and_in_order(hub: Hub, tmp_path: Path) -> None:
+    log, numbers, sent = tmp_path / "casts", range(300), 0
+    first = (await started(hub, [worker("told", file=str(log))]))["told"]
+
+    async def tell() -> None:
+        nonlocal sent
+        for sent in numbers:
+            await hub.cast("told", {"n": sent})
+
+    telling = asyncio.create_task(tell())
+    await until(lambda: sent > 20, "casts")
+    await hub.drain(first)
+    await telling
+    await until(lambda: log.read_text().count("end") == len(numbers), "all casts are handled")
+    assert [line for line in log.read_text().splitlines() if "begin" in line] == [f"begin {n}" for n in numbers]
+    assert (await hub.call("told", {}))["member"] != first
+    await hub.undrain(first)
+
+
 def name_of(found: HubObject, ip: str) -> str:
     return next(member.name for member in found.status.members if member.pod_ip == ip)
 

@@ -30,6 +30,7 @@ def main() -> int:
     - 2: not run in a member's pod, or no API server is configured
     - 70: the watchdog ended
     - 75: another holder has the member's Lease
+    - 76: etcd was restored to an earlier time
     """
     try:
         env = read_environment(os.environ)

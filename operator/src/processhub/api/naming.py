@@ -14,7 +14,7 @@ LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_HUB = "processhub.dev/hub"
 """The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"
-"""The Hub's uid. It distinguishes the hub's Pods from those of an earlier Hub of the same name."""
+"""The Hub's uid. It distinguishes the hub's objects from those of an earlier Hub of the same name."""
 LABEL_MEMBER = "processhub.dev/member"
 """The member's name; with more than 63 characters it is shortened and gets a hash."""
 LABEL_CHILD = "processhub.dev/child"
@@ -86,6 +86,14 @@ def child_object_name(child_id: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", child_id.lower()).strip("-")[:40].strip("-")
     digits = id_hash(child_id)[:10]
     return f"{slug}-{digits}" if slug else f"child-{digits}"
+
+
+def child_object_names(hub: str, child_id: str) -> tuple[str, str]:
+    """The names that a Child object for an id of this hub may get: the second one if another child has the first.
+
+    Names are unique in a namespace, and ids only in a hub.
+    """
+    return child_object_name(child_id), child_object_name(f"{hub}/{child_id}")
 
 
 def child_pod_name(hub: str, hub_uid: str, child_id: str, member: str = "") -> str:

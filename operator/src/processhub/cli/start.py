@@ -85,7 +85,7 @@ def report(result: Result, output: Output, *, wait: bool) -> int:
         structured(_plain(result), output)
     else:
         for child_id, processes in result.started.items():
-            name = f"child/{child_object_name(child_id)}"
+            name = f"child/{result.objects.get(child_id) or child_object_name(child_id)}"
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
             out(name if output is Output.NAME else f"{name} {f'running on {places}' if places else 'created'}")
     failures(result.errors, "started")

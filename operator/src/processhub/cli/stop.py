@@ -24,7 +24,7 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
         structured({"stopped": result.stopped, "errors": errors}, target.output)
     else:
         for child_id in result.stopped:
-            name = f"child/{child_object_name(child_id)}"
+            name = f"child/{result.objects.get(child_id) or child_object_name(child_id)}"
             out(name if target.output is Output.NAME else f"{name} {'stopped' if wait else 'stopping'}")
     failures(result.errors, "stopped")
     return code_of(result.errors)

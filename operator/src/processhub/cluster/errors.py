@@ -43,6 +43,10 @@ class GoneError(ApiError):
     """410: the resourceVersion is too old, and the client must list again."""
 
 
+class StaleListError(ApiError):
+    """A list is older than what was seen before it. The API server does not answer this; an informer finds it."""
+
+
 class InvalidError(ApiError):
     """422 or 400 (500 by server-side apply): the schema, CEL or an admission policy rejected the object."""
 

@@ -62,7 +62,6 @@ class HubAcceptance:
 
 def _of_earlier_hub(state: HubState) -> Refusal | None:
     """The refusal while an earlier hub of this name has left objects that may run children; None if there are none."""
-    # A hub that has slices of its own has begun. Objects that appear later do not belong to an earlier hub.
-    left = next(iter(state.leftovers()), "") if not state.slices else ""
-    text = f"{left} of an earlier hub of this name is still being deleted; started when it is gone"
-    return Refusal(Reason.NAME_CONFLICT, text) if left else None
+    # What appears once members of this hub run is removed too, but the hub goes on meanwhile.
+    left = next(iter(state.leftovers()), "") if not state.begun else ""
+    return Refusal(Reason.NAME_CONFLICT, f"{left}; started when it is gone") if left else None

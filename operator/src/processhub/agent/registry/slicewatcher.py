@@ -92,6 +92,8 @@ class SliceWatcher:
     - ``settings_changed``: changed settings, from the own slice with the highest term. The hub counts as partitioned
       while any own slice says so.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
+
+    ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
     """
 
     def __init__(self, client: Client, env: Environment, identity: str) -> None:
@@ -99,11 +101,17 @@ class SliceWatcher:
         self.own_changed: Listeners[RegistrySlice | None, str] = Listeners()
         self.settings_changed: Listeners[Settings] = Listeners()
         self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
+        self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
-            client, SLICES, self._changed, namespace=env.namespace, labels=self._labels
+            client,
+            SLICES,
+            self._changed,
+            namespace=env.namespace,
+            labels=self._labels,
+            on_rewound=self.rewound.notify,
         )
         self.settings = Settings()
         self._settings_term = -1

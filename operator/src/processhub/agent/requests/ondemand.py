@@ -10,7 +10,7 @@ from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
 from processhub.api.child import Child
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
+from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_names, id_hash
 from processhub.api.slice import RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError, NotFoundError
@@ -96,8 +96,7 @@ class OnDemandStarter:
         raise Problem(503, "no_owner", f"{what}: {taken} exist and have another id or hub; delete or rename one")
 
     def _names(self, child_id: str) -> tuple[str, str]:
-        """The object's name as every client derives it, and the name to use if another hub's child has that."""
-        return child_object_name(child_id), child_object_name(f"{self._env.hub}/{child_id}")
+        return child_object_names(self._env.hub, child_id)
 
     def _manifest(self, name: str, child_id: str) -> dict[str, Any]:
         return {

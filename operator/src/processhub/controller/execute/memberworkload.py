@@ -102,6 +102,7 @@ async def _template(
         template = pod_template(hub, settings)
         if template != checked.last_good:
             await owned.check(workload(hub, template, replicas))
+            round.again_in(0.0)  # In the mode PerNode the template decides which nodes have a member.
         checked.last_good, checked.generation = template, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:

@@ -1,4 +1,6 @@
-"""Keeps the objects that a Hub owns as they should be. It adopts no others (docs/protocol.md, rule 14).
+"""Keeps the objects that a Hub owns as they should be.
+
+It takes over those of an earlier Hub of its name, and no others (docs/protocol.md, rule 14).
 
 An object is applied when its manifest has changed, when the watch shows a change after the last apply, and every five
 minutes.
@@ -22,6 +24,7 @@ from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminat
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.errors import BeingDeletedError, NameConflictError
+from processhub.controller.execute.earlierhubs import WORKLOADS, check_absent, delete, earlier_uid, take_over
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import network_policy, services
@@ -182,8 +185,13 @@ class OwnedObjects:
         except NotFoundError:
             said = f"{title} was deleted; it is made again"
         else:
+            metadata = msgspec.convert(present["metadata"], ObjectMeta)
+            if metadata.deletion_timestamp is None and (uid := earlier_uid(self._hub, metadata)):
+                await self._of_earlier_hub(manifest["kind"], metadata, uid)
+                kept.due = now + _CONFLICT_SECONDS
+                return
             _check_owner(self._hub, manifest["kind"], present)
-            before = mark_of(msgspec.convert(present["metadata"], ObjectMeta))
+            before = mark_of(metadata)
             version = {"resourceVersion": present["metadata"]["resourceVersion"]}
             body = {**manifest, "metadata": {**manifest["metadata"], **version}}
             kept.changed_by = _last_manager(present)
@@ -194,6 +202,17 @@ class OwnedObjects:
         if foreign and before != after:
             self._emit(said)
         kept.applied(digest, after, now)
+
+    async def _of_earlier_hub(self, kind: str, metadata: ObjectMeta, uid: str) -> None:
+        """Take over an object of an earlier Hub of this name. A workload is deleted, with the Pods that it made.
+
+        Raises ApiError, and NameConflictError if that Hub is not absent.
+        """
+        await check_absent(self._round, uid)
+        if kind in WORKLOADS:
+            await delete(self._round, WORKLOADS[kind], metadata)
+        else:
+            await take_over(self._round, OWNED_KINDS[kind], metadata)
 
     def _slow_down(self, manifest: Manifest, kept: _Kept, now: float) -> None:
         """Put the object back less often, as somebody changes it again each time, and post that once."""
@@ -236,12 +255,6 @@ def _check_owner(hub: Hub, kind: str, present: Manifest) -> None:
     controlled = any(owner.get("controller") for owner in owners)
     if ours or (not controlled and (metadata.get("labels") or {}).get(LABEL_HUB_UID) == hub.metadata.uid):
         return  # If somebody removed the reference, the label still names the owner.
-    if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
-        # Garbage collection deletes it. If the CRDs were installed just before, this takes half a minute.
-        raise NameConflictError(
-            f"{kind} {metadata['name']} of an earlier hub of this name is still being deleted; made again when it is"
-            " gone"
-        )
     raise NameConflictError(
         f"{kind} {metadata['name']} exists and is not this hub's; delete or rename it, or give the hub another name"
     )

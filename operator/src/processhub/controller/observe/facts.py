@@ -7,6 +7,7 @@ indexes, is written while the facts are learned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -61,11 +62,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     applied_moves: Mapping[str, AppliedMoves]
 
 
-def members_now(round: Round, memory: ObserveMemory) -> dict[str, Member]:
-    """Judge the members of the hub now. ``memory`` keeps since when each of them restarts."""
+def members_now(round: Round, memory: ObserveMemory, template: Mapping[str, Any] | None) -> dict[str, Member]:
+    """Judge the members of the hub now. ``memory`` keeps since when each of them restarts.
+
+    ``template`` is the members' pod template, or None if this leader does not know it yet.
+    """
     now, nodes = round.now(), round.store.nodes.items
-    observed = round.store.leases_observed(now)
-    return observe_members(round.hub, round.state, nodes, memory.restarting_since, now, leases_observed=observed)
+    observed, since = round.store.leases_observed(now), memory.restarting_since
+    return observe_members(round.hub, round.state, nodes, since, now, leases_observed=observed, template=template)
 
 
 def learn(

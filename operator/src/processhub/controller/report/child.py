@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 
+import msgspec
+
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
@@ -80,6 +82,9 @@ def node_of(copy: MemberCopy) -> NodeStatus:
     )
 
 
+CONDITIONS = ("Accepted", "Placed", "Ready")  # the types of the operator's own conditions of a Child
+
+
 def child_status(
     child: Child,
     copies: list[MemberCopy],
@@ -102,7 +107,7 @@ def child_status(
         _ready(own, nodes, refusal, unplaced, generation, troubles),
     )
     first = nodes[0] if nodes else None
-    return ChildStatus(
+    status = ChildStatus(
         conditions=merge_conditions(child.status.conditions, conditions, now),
         observed_generation=generation,
         id=child.id,
@@ -112,6 +117,14 @@ def child_status(
         first_started_at=first_started_at or child.status.first_started_at,
         nodes=nodes[:NODES_MAX],
     )
+    return with_others_conditions(status, child.status)
+
+
+def with_others_conditions(status: ChildStatus, present: ChildStatus) -> ChildStatus:
+    """The status with the conditions that other writers have added to the ``present`` one."""
+    own = [condition for condition in status.conditions if condition.type in CONDITIONS]
+    others = [condition for condition in present.conditions if condition.type not in CONDITIONS]
+    return msgspec.structs.replace(status, conditions=(*own, *others))
 
 
 def _uid(copy: MemberCopy) -> str:
