@@ -11,6 +11,7 @@ import virtualtime
 from memoryapi import Key
 from onethread import Cluster, running_hub
 
+from processhub.api.naming import ANNOTATION_NODES
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
 from processhub.client.session import Session, find_hub
@@ -270,10 +271,20 @@ def test_a_child_of_a_guided_hub_is_moved_by_its_nodes(tmp_path: Path) -> None:
         await hub.start_children(children("a"), child_mapping={"a": ["hub-1"]}, wait=True, timeout=30)
         assert cluster.runs_on()["a"] == {"hub-1"}
 
+        (key,) = (key for key in cluster.api.objects if key.plural == "children")
+
         await hub.migrate_child("a", "hub-2", wait=True)
 
         assert cluster.runs_on()["a"] == {"hub-2"}
-        (item,) = (item for key, item in cluster.api.objects.items() if key.plural == "children")
-        assert item["spec"]["nodes"] == ["hub-2"]
+        assert cluster.api.objects[key]["spec"]["nodes"] == ["hub-1"], "its manifest can be applied again"
+        cluster.api.update(key, lambda child: child["spec"].update(tags=["eu"]))
+        await hub.migrate_child("a", "hub-0", wait=True)
+        assert cluster.runs_on()["a"] == {"hub-0"}, "an edit of another field ends no move"
+
+        cluster.api.update(key, lambda child: child["spec"].update(nodes=["hub-2"]))
+        await cluster.until(lambda: cluster.runs_on()["a"] == {"hub-2"}, "the edit wins")
+        cluster.api.update(key, lambda child: child["spec"].update(nodes=["hub-1"]))
+        await cluster.until(lambda: cluster.runs_on()["a"] == {"hub-1"}, "the move is over")
+        assert ANNOTATION_NODES not in cluster.api.objects[key]["metadata"]["annotations"]
 
     with_hub(tmp_path, test, distribution={"strategy": "Guided"})

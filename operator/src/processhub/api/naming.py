@@ -35,6 +35,12 @@ On a ChildSet the value is a JSON object: ids of children of the set, and the me
 """
 ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
 """The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet it is a JSON object, by id."""
+ANNOTATION_NODES = "processhub.dev/nodes"
+"""An order, on a Child of a Guided hub (``kubectl hub move``): a JSON object with the members that run the child, and
+the spec.nodes that they replace. An edit of spec.nodes ends it, and the operator removes it."""
+ANNOTATION_HOOKS = "processhub.dev/hooks"
+"""An order, on a Hub: a JSON object with the hooks that clients registered, and the ones of spec.hooks that they
+cancelled. An edit of spec.hooks wins over both."""
 
 ANNOTATION_CHILD_ID = "processhub.dev/child-id"
 """On a Child and on a pod child's Pod: the child's id."""

@@ -11,6 +11,8 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.movednodes import moved_nodes
+from processhub.api.naming import ANNOTATION_NODES
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
@@ -129,7 +131,10 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         return said or ["the operator has not answered yet"]
     here = record.nodes[0].name
     sentences = []
-    if spec and spec.nodes:
+    if strategy == "Guided" and isinstance(child, Child) and (moved := moved_nodes(child)):
+        by_hand = f"it was moved to {', '.join(moved)} by hand"
+        sentences.append(f"{by_hand}, and stays there until its spec.nodes is edited ({ANNOTATION_NODES})")
+    elif spec and spec.nodes:
         sentences.append(f"its spec.nodes names {', '.join(spec.nodes)} ({strategy})")
     elif strategy == "ConsistentHashing" and choices:
         names = [choice.member for choice in choices if choice.weight > 0]

@@ -14,6 +14,7 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
+from processhub.api.movednodes import guided_nodes
 from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
@@ -69,13 +70,15 @@ def from_cluster(
     names = {member.name for member in hub.status.members} | {
         node.name for record in records.values() for node in record.nodes
     }
+    guided = hub.spec.distribution.strategy == "Guided"
     desired: dict[str, DesiredChild] = {}
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
-        bound[child.id] = child.spec
+        nodes = guided_nodes(child) if guided else child.spec.nodes
+        spec = bound[child.id] = msgspec.structs.replace(child.spec, nodes=nodes)
         if child.id not in records and accepted and not child.spec.suspend:
-            desired[child.id] = _desired(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
+            desired[child.id] = _desired(msgspec.structs.replace(spec, id=child.id), child.metadata.uid)
     for item in sets:
         accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
         template = item.spec.template
@@ -88,11 +91,13 @@ def from_cluster(
                 desired[child_id] = _desired(msgspec.structs.replace(template, id=child_id), item.metadata.uid)
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
-        spec = bound.get(child_id)
+        known_spec = bound.get(child_id)
         # Taken from the registry: edits that have not been applied yet are no moves.
         desired[child_id] = _desired(
-            msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned, origin=spec.origin)
-            if spec
+            msgspec.structs.replace(
+                known.spec, nodes=known_spec.nodes, pinned=known_spec.pinned, origin=known_spec.origin
+            )
+            if known_spec
             else known.spec,
             known.uid,
         )

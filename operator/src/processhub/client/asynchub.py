@@ -309,10 +309,11 @@ class AsyncHub:
     async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """Move a child to a member; with ``wait`` return when it runs there.
 
-        On a Guided hub the child's ``spec.nodes`` is changed. On other hubs it is moved once, and a later join may move
-        it again. If the child has several copies, the one on ``member`` becomes the active one. If it has no copy
-        there, the active copy moves there; if all copies are active, the lowest-ranked one. Raises HubError if the move
-        is not possible (no such child or member, not ready, drained, full, pinned), Timeout, HubNotFound, Unreachable.
+        On a Guided hub the child stays there until its ``spec.nodes`` is edited. On other hubs it is moved once, and a
+        later join may move it again. If the child has several copies, the one on ``member`` becomes the active one. If
+        it has no copy there, the active copy moves there; if all copies are active, the lowest-ranked one. Raises
+        HubError if the move is not possible (no such child or member, not ready, drained, full, pinned), Timeout,
+        HubNotFound, Unreachable.
         """
         with translated(f"child {child_id!r} can't be moved"):
             await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)

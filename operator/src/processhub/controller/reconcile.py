@@ -12,6 +12,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
+from processhub.controller.execute.endedmoves import remove_ended_moves
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -150,6 +151,7 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        await remove_ended_moves(round)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)

@@ -250,13 +250,13 @@ def refuse_size(workload: str) -> Refusal | None:
     )
 
 
-def unknown_member(spec: ChildSpec, members: MemberNames) -> Refusal | None:
-    """Refuse a Child whose spec.nodes name a member that the hub does not have."""
+def unknown_member(spec: ChildSpec, members: MemberNames, field: str = "spec.nodes") -> Refusal | None:
+    """Refuse a Child whose nodes, which are those of ``field``, name a member that the hub does not have."""
     for node in spec.nodes:
         if node not in members:
             return Refusal(
                 Reason.INVALID_CHILD_MAPPING,
-                f"spec.nodes: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
+                f"{field}: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
             )
     return None
 
