@@ -206,7 +206,9 @@ def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path
 def test_hooks_that_are_registered_are_the_hubs_until_they_are_cancelled(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         def hooks() -> list[str]:
-            return [hook["name"] for hook in cluster.api.get("hubs", "hub")["spec"].get("hooks", ())]
+            stored = cluster.api.get("hubs", "hub")
+            assert "hooks" not in stored["spec"], "its manifest can be applied again"
+            return list(stored["status"]["hooks"]["inEffect"])
 
         webhook = {"event": "ChildStarted", "webhook": {"url": "http://audit.example"}}
         await hub.register_hook_handlers([{"name": "a", **webhook}, {"name": "b", **webhook}])

@@ -104,6 +104,12 @@ def from_cluster(
         record[child_id] = tuple(OnRecord(node.name, _entry(desired[child_id], node)) for node in known.nodes)
         if any(node.asleep for node in known.nodes):
             desired[child_id] = msgspec.structs.replace(desired[child_id], suspended=True)
+    members = _members(hub, names)
+    return HubSnapshot(spec=hub.spec, members=members, children=desired, record=record, next_epoch=_NO_LIMIT**2)
+
+
+def _members(hub: Hub, names: Iterable[str]) -> tuple[MemberView, ...]:
+    """The members of these names, as the Hub's status has them."""
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     known_members = {member.name: member for member in hub.status.members}
     members = []
@@ -112,7 +118,7 @@ def from_cluster(
         view = _member(hub, name, Phase.LIVE if status is not None and status.ready else Phase.HELD)
         usage = parse_usage(f"cpu={status.cpu} memory={status.memory} children={status.children}") if status else None
         members.append(msgspec.structs.replace(view, draining=name in drained, usage=usage))
-    return HubSnapshot(spec=hub.spec, members=tuple(members), children=desired, record=record, next_epoch=_NO_LIMIT**2)
+    return tuple(members)
 
 
 def at_rest(snapshot: HubSnapshot) -> HubSnapshot:

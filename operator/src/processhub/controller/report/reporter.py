@@ -115,7 +115,7 @@ class Reporter:
         observation, _ = self._observed[hub.metadata.key]
         trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
         compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
-        self._write_hub(hub, memory, lambda: compute(now_seconds()), round.requeue)
+        self._write_hub(hub, memory, lambda: _with_hooks(compute(now_seconds()), memory), round.requeue)
 
     def report_sets(self, round: Round, plan: Plan) -> None:
         """Write the statuses of the hub's ChildSets after a round."""
@@ -138,7 +138,7 @@ class Reporter:
         hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
         self._observed.pop(key, None)
         self._mark(key, round.state.children)
-        self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()), waiting)
+        self._write_hub(hub, memory, lambda: _with_hooks(refused_status(hub, refusal, now_seconds()), memory), waiting)
         self._refuse_sets(key, round.state, of_hub(refusal), waiting)
         if waiting.after is not None:
             round.again_in(_REFUSED_SECONDS)
@@ -203,6 +203,11 @@ class Reporter:
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:
             self._writer.children.mark((key[0], name))
+
+
+def _with_hooks(status: HubStatus, memory: ReportMemory) -> HubStatus:
+    """The status of a Hub with the hooks that were last found to be in effect."""
+    return msgspec.structs.replace(status, hooks=memory.hooks)
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:

@@ -100,6 +100,7 @@ def _lasting_of_hub(status: HubStatus) -> tuple[object, ...]:
         status.replicas,
         status.ready_replicas,
         status.quorum,
+        status.hooks,
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
         [(member.name, member.pod, member.node, member.ready, member.weight) for member in status.members],
     )
