@@ -91,7 +91,14 @@ def test_names_follow_the_contract(plural: str) -> None:
                 "labelSelectorPath": ".status.selector",
             },
         ),
-        ("childsets", {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.desired"}),
+        (
+            "childsets",
+            {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.desired",
+                "labelSelectorPath": ".status.selector",
+            },
+        ),
     ],
 )
 def test_kubectl_scale_finds_its_fields(plural: str, expected: dict[str, str]) -> None:
@@ -221,6 +228,14 @@ def test_a_childs_spec_is_the_same_wherever_it_is_written() -> None:
     assert shared(at(part("hubs", "spec"), "children[]")) == in_a_list(child)
     for workload in ("exec", "python", "pod"):
         assert at(part("hubs", "spec"), f"onDemand.{workload}") == child[workload]
+
+
+@pytest.mark.parametrize("plural", ["hubs", "children", "childsets"])
+def test_an_object_that_no_operator_has_seen_says_so(plural: str) -> None:
+    status = part(plural, "status")
+
+    assert status["default"] == {"observedGeneration": -1}
+    assert (at(status, "observedGeneration")["default"], at(status, "observedGeneration")["minimum"]) == (-1, -1)
 
 
 def in_a_list(schema: Any) -> Any:

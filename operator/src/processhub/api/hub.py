@@ -211,7 +211,7 @@ class HubStatus(Wire, frozen=True, kw_only=True):
     """The status of a Hub, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
-    observed_generation: int = 0
+    observed_generation: int = -1
     replicas: int = 0
     ready_replicas: int = 0
     selector: str = ""

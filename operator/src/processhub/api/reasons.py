@@ -52,6 +52,8 @@ class Reason(StrEnum):
     INVALID = "Invalid"
     """The object is not valid. The message names the field and what to write."""
 
+    UPDATING = "Updating"
+    """Reconciling: the latest edit, or a move, is not in effect everywhere yet. The message says what is left."""
     STARTED = "Started"
     """Ready is True: the child runs."""
     STARTING = "Starting"

@@ -159,6 +159,7 @@ class Reconciler:
         refused = await keep_members(round, self._settings, memory.execute, replicas)
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
+        memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
+from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, ANNOTATION_TEMPLATE, member_ordinal
 from processhub.api.reasons import Reason
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
-from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
+from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, fingerprint, supporting_objects
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
@@ -57,9 +57,12 @@ async def _template(
 
     async def check() -> None:
         template = pod_template(hub, settings)
+        digest = fingerprint(template)[:16]
+        metadata = template["metadata"]
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), ANNOTATION_TEMPLATE: digest}
         if template != checked.last_good:
             await owned.check(workload(hub, template, replicas))
-        checked.last_good, checked.generation = template, hub.metadata.generation
+        checked.last_good, checked.digest, checked.generation = template, digest, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
         await round.steps.take(_TEMPLATE, check)

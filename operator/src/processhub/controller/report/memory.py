@@ -32,5 +32,6 @@ class ReportMemory:
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
         self.first_started: dict[str, str] = {}  # Child's uid → when it was first seen to run, until its status has it.
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
+        self.template = ""  # The digest of the pod template that members shall have.
         self.hooks: HookStatus | None = None  # For the Hub's status.
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.

@@ -19,6 +19,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
+from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -114,7 +115,17 @@ class Reporter:
         hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
         trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
-        compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
+        compute = partial(
+            hub_status,
+            hub,
+            observation,
+            plan,
+            refusal=refusal,
+            trouble=trouble,
+            followed=followed,
+            template=memory.template,
+            failing=round.steps.failing,
+        )
         self._write_hub(hub, memory, lambda: _with_hooks(compute(now_seconds()), memory), round.requeue)
 
     def report_sets(self, round: Round, plan: Plan) -> None:
@@ -125,7 +136,7 @@ class Reporter:
         def compute() -> dict[str, ChildSetStatus]:
             counted = tallies(observation.sets, observation.members)
             return {
-                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds())
+                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
                 for uid, seen in observation.sets.items()
             }
 
@@ -174,7 +185,10 @@ class Reporter:
         copies = copies_of(child.id, observation.members)
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
-        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started)
+        wanted = observation.snapshot.children.get(child.id)
+        if wanted is not None and wanted.uid != child.metadata.uid:
+            wanted = None
+        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started, wanted)
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
