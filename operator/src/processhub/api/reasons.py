@@ -74,6 +74,8 @@ class Reason(StrEnum):
     """The child was not up within timeouts.startSeconds. It is restarted."""
     EXITED = "Exited"
     """The child ended with a failure. The message says how, and when it is restarted if it is."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The child was ended because it used most of the member's memory, of which hardly any was left."""
     COMMAND_NOT_FOUND = "CommandNotFound"
     """The program of an exec child, or of a Pod's container, can't be found or run."""
     IMPORT_ERROR = "ImportError"
