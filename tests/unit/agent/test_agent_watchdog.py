@@ -410,7 +410,7 @@ async def test_the_greatest_eater_is_ended_before_the_container_runs_out_of_memo
     uses(tmp_path, 250)
 
     ended = await until(lambda: contained.hear("exited", "great"), "it is ended")
-    assert contained.ends() == ["great"], "and no other before it has given its memory back"
+    assert contained.ends()[0] == "great", "before any other"
     used, limit = ended["memory"]
     assert ended["status"] == -signal.SIGKILL
     assert 64 <= used // MIB < 128

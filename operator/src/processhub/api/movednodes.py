@@ -42,6 +42,18 @@ def moved_nodes(child: Child) -> tuple[str, ...] | None:
     return moved.nodes if moved.nodes and moved.instead_of == child.spec.nodes else None
 
 
+def problem_of(child: Child) -> str:
+    """Why the annotation can't be read, and what to write instead; "" if it can."""
+    try:
+        _decode(child.metadata.annotations.get(ANNOTATION_NODES) or '{"nodes":[],"insteadOf":[]}')
+    except msgspec.MsgspecError as error:
+        return (
+            f"annotation {ANNOTATION_NODES} can't be read and is removed ({error}); use kubectl hub move, or write a "
+            'JSON object such as {"nodes": ["my-hub-1"], "insteadOf": ["my-hub-0"]}'
+        )
+    return ""
+
+
 def guided_nodes(child: Child) -> tuple[str, ...]:
     """The members that run the child on a Guided hub: those of its latest move, else its spec.nodes."""
     return moved_nodes(child) or child.spec.nodes

@@ -12,7 +12,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights
-from processhub.controller.execute.endedmoves import remove_ended_moves
+from processhub.controller.execute.endedorders import remove_ended_cancellations, remove_ended_moves
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -152,6 +152,7 @@ class Reconciler:
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
         await remove_ended_moves(round)
+        await remove_ended_cancellations(round, memory.accepted)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
