@@ -43,7 +43,8 @@ class HubAcceptance:
             memory.accepted = hub
             return self._with_hooks(hub, memory)
         if memory.accepted is None or _of_earlier_hub(state) is not None:
-            memory.report.hooks = HookStatus(observed=observed_mark(hub.metadata))
+            mark = observed_mark(hub.metadata)
+            memory.report.hooks = HookStatus(observed=mark) if mark else None
             return refusal
         return self._with_hooks(msgspec.structs.replace(hub, spec=memory.accepted.spec), memory)
 
