@@ -18,9 +18,12 @@ from memoryapi import Json, Key
 from onethread import Cluster, running_hub
 
 from argohealth import health, scripts
-from builders import make_child
+from builders import make_child, make_hub
 from kstatus import kstatus
+from processhub.api.hub import HubStatus
+from processhub.api.meta import condition_of
 from processhub.controller.report.child import MemberCopy, child_status
+from processhub.controller.report.hub import stalled_status
 from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.snapshot import desired_child
 from processhub.registry.grammar import Report
@@ -235,6 +238,18 @@ def test_a_child_that_ended(policy: Any, state: str, reason: str, restarts: int,
 
     plain = msgspec.json.decode(msgspec.json.encode(found))
     assert (kstatus(plain), health(plain)[0]) == (status, shown)
+
+
+@pytest.mark.parametrize(("trouble", "status"), [(None, "InProgress"), (("Refused", "no rights"), "Failed")])
+def test_a_hub_that_can_t_be_reconciled_is_not_current_by_what_it_was(
+    trouble: tuple[str, str] | None, status: str
+) -> None:
+    ready = condition_of("Ready", True, "MembersReady", "", 1)
+    hub = make_hub(generation=2, status=HubStatus(conditions=(ready,), observed_generation=1))
+
+    found = msgspec.structs.replace(hub, status=stalled_status(hub, trouble, "now"))
+
+    assert kstatus(msgspec.json.decode(msgspec.json.encode(found))) == status
 
 
 def test_each_kind_has_the_same_script() -> None:

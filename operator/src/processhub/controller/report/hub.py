@@ -6,11 +6,13 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
 
 import msgspec
 
 from processhub.api.drained import parse_drained
 from processhub.api.hub import (
+    AGENT_PORT,
     ChildCounts,
     Hub,
     HubStatus,
@@ -29,15 +31,18 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
-from processhub.controller.report.kstatus import ABNORMAL, of_refusal, stalled
+from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
+from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
+from processhub.core.model.podtrouble import Trouble
 from processhub.core.model.quorum import Verdict
 from processhub.registry.copies import is_current
 
 REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # Of the registry: children, and bytes as stored.
+_CAUSES_MAX = 4  # Causes in the message of Ready.
 MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 
 
@@ -54,10 +59,12 @@ def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
 
 def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
     """The status of a Hub for which nothing can be done now. ``trouble``: reason and message."""
-    kept = [condition for condition in hub.status.conditions if condition.type not in ABNORMAL]
+    generation = hub.metadata.generation
+    kept = tuple(condition for condition in hub.status.conditions if condition.type not in ABNORMAL)
     if trouble is not None:
-        kept.append(stalled(*trouble, hub.metadata.generation))
-    return _replace_conditions(hub, tuple(kept), now)
+        return _replace_conditions(hub, (*kept, stalled(*trouble, generation)), now)
+    waits = reconciling(Reason.UPDATING, "this operator has not taken the hub over yet", generation)
+    return _replace_conditions(hub, (*kept, waits), now)
 
 
 def hub_status(
@@ -69,6 +76,7 @@ def hub_status(
     refusal: Refusal | None = None,
     trouble: tuple[str, str] | None = None,
     followed: int | None = None,
+    troubles: Mapping[str, Trouble] = MappingProxyType({}),
     template: str = "",
     failing: bool = False,
 ) -> HubStatus:
@@ -76,8 +84,8 @@ def hub_status(
 
     ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
-    Accepted, Stalled and Reconciling have that generation. ``template``: the digest of the members' pod template.
-    ``failing``: whether a step failed, reported or not.
+    Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
+    ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
     """
     members = observation.members
     registry, counts = registry_of(members)
@@ -86,7 +94,7 @@ def hub_status(
     desired = len(observation.snapshot.to_run)
     running = counts[State.RUNNING]
     quorum, generation = observation.quorum, followed or hub.metadata.generation
-    is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation)
+    is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
         _accepted(hub, refusal),
         is_ready,
@@ -94,7 +102,6 @@ def hub_status(
         _balanced(hub, plan, generation),
         *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing)),
     )
-    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),
         observed_generation=hub.metadata.generation,
@@ -102,7 +109,7 @@ def hub_status(
         ready_replicas=len(ready),
         selector=selector_of(hub),
         summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
-        members=tuple(_member(member, load[member.name]) for member in islice(members.values(), MEMBERS_MAX)),
+        members=_members(observation, troubles),
         children=_child_counts(desired, counts),
         quorum=Quorum(required=quorum.required, live=quorum.live, largest_seen=quorum.largest_seen),
         registry=registry,
@@ -155,14 +162,22 @@ def _registry_node(copy: MemberCopy) -> RegistryNode:
     return RegistryNode(name=node.name, pod=node.pod, role=node.role, state=node.state, pid=node.pid, epoch=node.epoch)
 
 
-def _member(member: Member, children: int) -> MemberStatus:
+def _members(observation: Observation, troubles: Mapping[str, Trouble]) -> tuple[MemberStatus, ...]:
+    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
+    shown = islice(observation.members.values(), MEMBERS_MAX)
+    return tuple(_member(member, load[member.name], troubles.get(member.name)) for member in shown)
+
+
+def _member(member: Member, children: int, trouble: Trouble | None) -> MemberStatus:
     pod, usage = member.pod, member.usage
     return MemberStatus(
         name=member.name,
         pod=pod.metadata.name if pod else "",
         pod_ip=pod.status.pod_ip if pod else "",
+        port=agent_port(pod) if pod else AGENT_PORT,
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
+        message=trouble.text if trouble and not member.ready else "",
         weight=member.weight,
         children=children,
         cpu=f"{usage.cpu}m" if usage else "",
@@ -186,6 +201,7 @@ def _ready(
     quorum: Verdict,
     trouble: tuple[str, str] | None,
     generation: int,
+    troubles: Mapping[str, Trouble],
 ) -> Condition:
     if quorum.partitioned:
         return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
@@ -195,14 +211,27 @@ def _ready(
     if len(wanted) > MEMBERS_MAX:
         unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
     if not wanted or len(ready) < len(wanted):
-        absent = [member.name for member in wanted if not member.ready]
-        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {listed(absent, 5) or 'all'}{unlisted}"
+        absent = {member.name: troubles.get(member.name, Trouble()) for member in wanted if not member.ready}
+        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {_causes(absent) or 'all'}{unlisted}"
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
     message = f"{running} of {desired} children running{unlisted}"
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
+
+
+def _causes(absent: Mapping[str, Trouble]) -> str:
+    """The members that are not ready, those with the same cause together.
+
+    For example ``shop-0, shop-2: container agent: ImagePullBackOff: …; shop-1``.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, trouble in absent.items():
+        groups.setdefault(trouble.text, []).append(name)
+    parts = [f"{listed(names, 5)}{text and ': '}{text}" for text, names in groups.items()]
+    more = sum(len(names) for names in list(groups.values())[_CAUSES_MAX:])
+    return "; ".join(parts[:_CAUSES_MAX]) + (f"; and {more} more" if more else "")
 
 
 def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:

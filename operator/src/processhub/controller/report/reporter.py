@@ -91,7 +91,7 @@ class Reporter:
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         for name, member in members.items():
-            if memory.phases.get(name) != str(member.phase):
+            if memory.phases.get(name) != str(member.phase) or name in memory.troubled:
                 for known in member.slices:
                     changed |= known.assignments.keys() | known.reports.keys()
         changed |= _differing(plan.unplaced, memory.unplaced)
@@ -123,6 +123,7 @@ class Reporter:
             refusal=refusal,
             trouble=trouble,
             followed=followed,
+            troubles=memory.troubles,
             template=memory.template,
             failing=round.steps.failing,
         )
@@ -188,7 +189,8 @@ class Reporter:
         wanted = observation.snapshot.children.get(child.id)
         if wanted is not None and wanted.uid != child.metadata.uid:
             wanted = None
-        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started, wanted)
+        status = child_status(child, copies, refusal, unplaced, now_seconds(), started, memory.troubles, wanted)
+        return child, status
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
