@@ -239,8 +239,10 @@ class Cluster:
 
     def _start_member(self, name: str, workload: Json) -> None:
         owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub", "uid": "s", "controller": True}
-        labels = dict(workload["spec"]["template"]["metadata"]["labels"])
-        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        template = workload["spec"]["template"]["metadata"]
+        metadata = {"name": name, "ownerReferences": [owner]} | {
+            marks: dict(template[marks]) for marks in ("labels", "annotations")
+        }
         ready = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
         self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
         self.start_agent(name)

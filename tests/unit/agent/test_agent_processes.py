@@ -28,10 +28,12 @@ from processhub.agent.logs import LogSink
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
+from processhub.agent.watchdog import client as watchdogclient
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.child import ActorLiveness, Exec, Liveness, Python
 from processhub.api.meta import EnvVar
 from processhub.api.naming import id_hash
+from processhub.api.reasons import Reason
 from processhub.registry.grammar import Assignment
 
 ROOM = 3  # for one pipe and not for a second one
@@ -60,6 +62,20 @@ def hardly_any_descriptors() -> Iterator[None]:
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cgroup of the container, as the next watchdog sees it: 256 MiB, of which hardly any are used."""
+    folder = tmp_path / "cgroup"
+    folder.mkdir()
+    (folder / "memory.max").write_text(f"{256 * 2**20}\n")
+    (folder / "memory.current").write_text("1000\n")
+    begin = (
+        f"import pathlib; from processhub.agent.watchdog import memory; memory.CGROUP = pathlib.Path({str(folder)!r})"
+    )
+    monkeypatch.setattr(watchdogclient, "_MAIN", watchdogclient._MAIN.replace("; main()", f"; {begin}; main()"))
+    return folder
 
 
 @pytest.fixture
@@ -164,6 +180,24 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
     child.quiesce(tmp_path / "state", ask=False)
 
     await until(lambda: not child.alive, "its end")
+
+
+@pytest.mark.parametrize(
+    "workload", [Exec(command=("sleep", "1000")), Python(target="processhub.examples:Counter")], ids=["exec", "python"]
+)
+async def test_a_child_that_is_ended_for_its_memory_says_so(
+    cgroup: Path, agent: tuple[Supervisor, PythonStarter], workload: Exec | Python
+) -> None:
+    supervisor = agent[0]
+    supervisor.set_desired({"a": desired(workload, restart_policy="Temporary")})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "it runs")
+
+    (cgroup / "memory.current").write_text(f"{255 * 2**20}\n")
+
+    await until(lambda: child.status.state == "Stopped", "it is ended")
+    assert child.status.reason == Reason.OUT_OF_MEMORY
+    assert "more than any other child, when hardly anything was left of the member's 256 MiB" in child.status.message
 
 
 @pytest.mark.parametrize(

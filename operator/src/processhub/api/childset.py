@@ -19,11 +19,12 @@ class ChildSetStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The status of a ChildSet, which the operator writes. The counts are of children."""
 
     conditions: tuple[Condition, ...] = ()
-    observed_generation: int = 0
+    observed_generation: int = -1
     desired: int = 0
     running: int = 0
     pending: int = 0
     failed: int = 0
+    selector: str = ""
 
 
 class ChildSet(Wire, frozen=True, kw_only=True, omit_defaults=False):

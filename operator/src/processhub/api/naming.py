@@ -35,6 +35,12 @@ On a ChildSet the value is a JSON object: ids of children of the set, and the me
 """
 ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
 """The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet it is a JSON object, by id."""
+ANNOTATION_NODES = "processhub.dev/nodes"
+"""An order, on a Child of a Guided hub (``kubectl hub move``): a JSON object with the members that run the child, and
+the spec.nodes that they replace. An edit of spec.nodes ends it, and the operator removes it."""
+ANNOTATION_HOOKS = "processhub.dev/hooks"
+"""An order, on a Hub: a JSON object with the hooks that clients registered, and the ones of spec.hooks that they
+cancelled. An edit of spec.hooks wins over both."""
 
 ANNOTATION_CHILD_ID = "processhub.dev/child-id"
 """On a Child and on a pod child's Pod: the child's id."""
@@ -48,6 +54,8 @@ ANNOTATION_RUN = "processhub.dev/run"
 """On a pod child's Pod: the epoch under which it was started. Its epoch is later if it was made active since."""
 ANNOTATION_ROLE = "processhub.dev/role"
 """On a pod child's Pod: the role."""
+ANNOTATION_TEMPLATE = "processhub.dev/template"
+"""On a member's pod: the hash of the pod template that it was made by."""
 ANNOTATION_WORKLOAD = "processhub.dev/workload"
 """On a pod child's Pod: the hash of its workload."""
 ANNOTATION_TERM = "processhub.dev/term"

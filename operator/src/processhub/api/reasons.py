@@ -52,6 +52,8 @@ class Reason(StrEnum):
     INVALID = "Invalid"
     """The object is not valid. The message names the field and what to write."""
 
+    UPDATING = "Updating"
+    """Reconciling: the latest edit, or a move, is not in effect everywhere yet. The message says what is left."""
     STARTED = "Started"
     """Ready is True: the child runs."""
     STARTING = "Starting"
@@ -72,6 +74,8 @@ class Reason(StrEnum):
     """The child was not up within timeouts.startSeconds. It is restarted."""
     EXITED = "Exited"
     """The child ended with a failure. The message says how, and when it is restarted if it is."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The child was ended because it used most of the member's memory, of which hardly any was left."""
     COMMAND_NOT_FOUND = "CommandNotFound"
     """The program of an exec child, or of a Pod's container, can't be found or run."""
     IMPORT_ERROR = "ImportError"

@@ -259,7 +259,7 @@ def move(
     wait: WaitOption = False,
     timeout: TimeoutOption = "30s",
 ) -> Work:
-    """Move a child to a member; on a Guided hub its spec.nodes is changed.
+    """Move a child to a member; on a Guided hub it stays there until its spec.nodes is edited.
 
     If the child has several copies, the one on the member becomes the active one. If it has no copy there, the active
     copy moves there; if all copies are active, the lowest-ranked one.

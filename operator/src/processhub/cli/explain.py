@@ -11,6 +11,8 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.movednodes import moved_nodes
+from processhub.api.naming import ANNOTATION_NODES
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.options import Output, Target
@@ -130,8 +132,8 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         return [*(said or ["the operator has not answered yet"]), *_not_ready(hub)[:_MEMBERS_MAX]]
     here = record.nodes[0].name
     sentences = []
-    if spec and spec.nodes:
-        sentences.append(f"its spec.nodes names {', '.join(spec.nodes)} ({strategy})")
+    if named := _named_by(hub, child):
+        sentences.append(named)
     elif strategy == "ConsistentHashing" and choices:
         names = [choice.member for choice in choices if choice.weight > 0]
         place = names.index(here) + 1 if here in names else 0
@@ -164,6 +166,15 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""
         sentences.append(f"it is {node.state} there{reason}")
     return sentences
+
+
+def _named_by(hub: Hub, child: Child | ChildSet | None) -> str:
+    """What names the members of a guided child, or ""."""
+    strategy = hub.spec.distribution.strategy
+    if strategy == "Guided" and isinstance(child, Child) and (moved := moved_nodes(child)):
+        return f"moved to {', '.join(moved)} by hand; there until its spec.nodes is edited ({ANNOTATION_NODES})"
+    nodes = () if child is None else (child.spec.template if isinstance(child, ChildSet) else child.spec).nodes
+    return f"its spec.nodes names {', '.join(nodes)} ({strategy})" if nodes else ""
 
 
 def _not_ready(hub: Hub, name: str = "") -> list[str]:

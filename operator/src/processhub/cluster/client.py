@@ -229,10 +229,11 @@ class Client:
         *,
         content_type: str = MERGE_PATCH,
         subresource: str | None = None,
+        dry_run: bool = False,
     ) -> T:
-        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as stored."""
-        path = kind.path(namespace, name, subresource)
-        return self._decode(kind, await self._request("PATCH", path, body=body, content_type=content_type))
+        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as it is, or would be."""
+        path, query = kind.path(namespace, name, subresource), {"dryRun": "All"} if dry_run else None
+        return self._decode(kind, await self._request("PATCH", path, query=query, body=body, content_type=content_type))
 
     async def apply(
         self,

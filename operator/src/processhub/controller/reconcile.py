@@ -14,6 +14,7 @@ from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.earlierhubs import remove_leftovers
+from processhub.controller.execute.endedorders import remove_ended_cancellations, remove_ended_moves
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -157,6 +158,8 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        await remove_ended_moves(round)
+        await remove_ended_cancellations(round, memory.accepted)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
@@ -171,6 +174,7 @@ class Reconciler:
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
         await remove_leftovers(round)
+        memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)

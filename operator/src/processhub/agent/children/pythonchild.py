@@ -182,7 +182,7 @@ class ModuleRunner(RunnerProcess):
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
         for run in runs:
-            run.ended(ExitStatus(reason, text, message=self._because, fenced=fenced))
+            run.ended(ExitStatus(reason, text, message=self._because or self.out_of_memory, fenced=fenced))
 
     def retire(self) -> None:
         """Start no new actors in this runner."""

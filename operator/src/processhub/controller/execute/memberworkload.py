@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, LABEL_HUB_UID, member_account, member_ordinal
+from processhub.api.naming import (
+    ANNOTATION_FORCE_SCALE_DOWN,
+    ANNOTATION_TEMPLATE,
+    LABEL_HUB_UID,
+    member_account,
+    member_ordinal,
+)
 from processhub.api.reasons import Reason
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
-from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
+from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, fingerprint, supporting_objects
 from processhub.controller.objects.access import accounts
 from processhub.controller.objects.network import network_policy_name
 from processhub.controller.objects.template import pod_template
@@ -100,10 +106,13 @@ async def _template(
 
     async def check() -> None:
         template = pod_template(hub, settings)
+        digest = fingerprint(template)[:16]
+        metadata = template["metadata"]
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), ANNOTATION_TEMPLATE: digest}
         if template != checked.last_good:
             await owned.check(workload(hub, template, replicas))
             round.again_in(0.0)  # In the mode PerNode the template decides which nodes have a member.
-        checked.last_good, checked.generation = template, hub.metadata.generation
+        checked.last_good, checked.digest, checked.generation = template, digest, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
         await round.steps.take(_TEMPLATE, check)

@@ -16,10 +16,15 @@ SLICE_WRITES = (5.0, 20.0)  # The rate a second and the burst of writes of one s
 
 
 class CheckedTemplate(msgspec.Struct):
-    """The members' pod template that the API server last accepted, and the checked generation of the Hub."""
+    """The members' pod template that the API server last accepted, its hash, and the checked generation of the Hub."""
 
     generation: int = 0
+    digest: str = ""
     last_good: dict[str, Any] | None = None
+
+    def digest_for(self, generation: int) -> str:
+        """The hash of the template for this generation of the Hub, which no pod has before it is checked."""
+        return self.digest if self.generation == generation else f"unchecked {generation}"
 
 
 class ExecuteMemory:

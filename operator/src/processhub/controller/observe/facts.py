@@ -88,7 +88,7 @@ def learn(
     memory.fingerprint = strategy.fingerprint(hub.spec.members.weights, order)
     if rules is not None:
         memory.copies = rules.copies or 1
-    state.children.take_template(hub.spec.on_demand)
+    state.children.take_hub(hub.spec)
     formed = _has_formed(hub, state, members, memory.formation, now)
     quorum = _quorum(round, members, memory, now, rules)
     for member in members.values():

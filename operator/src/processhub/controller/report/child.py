@@ -11,11 +11,13 @@ from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
+from processhub.controller.report.kstatus import of_child
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
+from processhub.core.model.snapshot import DesiredChild
 from processhub.registry.copies import Copy
 from processhub.registry.grammar import Report
 
@@ -93,19 +95,24 @@ def child_status(
     now: str,
     first_started_at: str = "",
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
+    wanted: DesiredChild | None = None,
 ) -> ChildStatus:
     """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed.
 
-    ``troubles``: members that are not ready, with the cause.
+    ``troubles``: members that are not ready, with the cause. ``wanted``: the child as its latest spec asks for it, or
+    None if it asks for none.
     """
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
     nodes = tuple(node_of(copy) for copy in own)
     generation = child.metadata.generation
-    conditions = (
+    ready = _ready(own, nodes, refusal, unplaced, generation, troubles)
+    conditions: tuple[Condition, ...] = (
         _accepted(refusal, generation),
         _placed(own, refusal, unplaced, generation),
-        _ready(own, nodes, refusal, unplaced, generation, troubles),
+        ready,
     )
+    if (abnormal := of_child(own, ready, refusal, unplaced, wanted)) is not None:
+        conditions = (*conditions, abnormal)
     first = nodes[0] if nodes else None
     status = ChildStatus(
         conditions=merge_conditions(child.status.conditions, conditions, now),

@@ -12,6 +12,7 @@ from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
+from processhub.controller.report.kstatus import differs, of_refusal, reconciling, stalled
 from processhub.controller.store.childsets import SeenSet
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
@@ -25,11 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class Tally:
-    """The reported states of one ChildSet's children. ``former``: the ids that run another workload."""
+    """The reported states of one ChildSet's children.
+
+    ``former``: the ids that run by an earlier template. ``ending``: the ids that may still run, and are not wanted.
+    """
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, str]] = {}
         self.former: set[str] = set()
+        self.ending: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "") -> None:
         """Count the reported state of one active copy. A child is running if one of its copies is."""
@@ -60,31 +65,44 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
                 tally = found.get(entry.uid)
                 if tally is None or entry.wait:
                     continue
+                if child_id not in sets[entry.uid].known.wanted:
+                    tally.ending.add(child_id)
+                    continue
                 report = reports.get(child_id)
                 if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
                     tally.add(child_id, report.state, report.reason)
                 known_set = sets[entry.uid].known
-                if entry.workload != known_set.digest and not _as_a_hook_has_it(entry, known_set.wanted.get(child_id)):
+                wanted = known_set.wanted[child_id]
+                if differs(entry, wanted) and not _as_a_hook_has_it(entry, wanted):
                     tally.former.add(child_id)
+            for child_id in known.ending:
+                report = known.reports.get(child_id)
+                if report is not None and (tally := found.get(report.uid)) is not None:
+                    tally.ending.add(child_id)
     return found
 
 
-def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild | None) -> bool:
+def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild) -> bool:
     """Whether the entry has the changes of a hook to the child as it is wanted now."""
-    return bool(entry.asked) and wanted is not None and entry.asked == attributes_digest(wanted)
+    return bool(entry.asked) and entry.asked == attributes_digest(wanted)
 
 
-def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str) -> ChildSetStatus:
-    """Compute the status of a ChildSet; ``now`` (RFC 3339) is the time of conditions that changed."""
+def child_set_status(
+    seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], now: str, selector: str = ""
+) -> ChildSetStatus:
+    """Compute the status of a ChildSet; ``now`` (RFC 3339) is the time of conditions that changed.
+
+    ``selector``: the label selector of the hub's member pods.
+    """
     item = seen.known.object
     suspended = seen.refusal is not None and seen.refusal.reason is Reason.SUSPENDED
     desired = 0 if suspended else len(seen.known.wanted)
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
     generation = item.metadata.generation
-    conditions = (
-        _accepted(None if suspended else seen.refusal, generation),
-        _ready(seen, tally, unplaced, desired, generation),
-    )
+    ready = _ready(seen, tally, unplaced, desired, generation)
+    conditions: tuple[Condition, ...] = (_accepted(None if suspended else seen.refusal, generation), ready)
+    if (abnormal := _abnormal(seen, tally, ready)) is not None:
+        conditions = (*conditions, abnormal)
     return ChildSetStatus(
         conditions=merge_conditions(item.status.conditions, conditions, now),
         observed_generation=generation,
@@ -92,6 +110,7 @@ def child_set_status(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplace
         running=running,
         pending=max(0, desired - running - failed),
         failed=failed,
+        selector=selector,
     )
 
 
@@ -101,6 +120,7 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
     conditions = (
         _accepted(refusal, generation),
         condition_of("Ready", False, refusal.reason, refusal.message, generation),
+        of_refusal(refusal, generation),
     )
     desired = len(item.ids)
     gone = refusal.reason is Reason.HUB_NOT_FOUND
@@ -117,6 +137,22 @@ def _accepted(refusal: Refusal | None, generation: int) -> Condition:
     if refusal is None:
         return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
     return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
+
+
+def _abnormal(seen: SeenSet, tally: Tally, ready: Condition) -> Condition | None:
+    """The condition Reconciling or Stalled, if one of them holds."""
+    generation, refusal = ready.observed_generation, seen.refusal
+    if refusal is not None and refusal.reason is not Reason.SUSPENDED:
+        return of_refusal(refusal, generation)
+    temporary = seen.known.object.spec.template.restart_policy == "Temporary"
+    if lost := [it for it in tally.failed if temporary or it[1] == Reason.RESTARTS_EXCEEDED]:
+        those = _some([f"{child_id} ({reason})" for child_id, reason in lost])
+        return stalled(GroupReason.CHILDREN_FAILED, f"{len(lost)} children are not started again: {those}", generation)
+    if tally.ending:
+        return reconciling(Reason.STOPPING, f"{len(tally.ending)} children are being stopped", generation)
+    if refusal is not None or ready.status == "True" or ready.reason == GroupReason.CHILDREN_FAILED:
+        return None
+    return reconciling(ready.reason, ready.message, generation)
 
 
 def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desired: int, generation: int) -> Condition:

@@ -17,7 +17,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, LABEL_HUB
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
@@ -362,7 +362,8 @@ def _same_marks(old: Lease, new: Lease) -> bool:
 
 
 def _same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
-    return old.metadata.annotations.get(ANNOTATION_MOVE_TO) == new.metadata.annotations.get(ANNOTATION_MOVE_TO)
+    before, after = old.metadata.annotations, new.metadata.annotations
+    return all(before.get(order) == after.get(order) for order in (ANNOTATION_MOVE_TO, ANNOTATION_NODES))
 
 
 def _same_metadata(old: Hub, new: Hub) -> bool:
