@@ -41,7 +41,7 @@ def cli(product: Live) -> Cli:
 async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
     started = await cli("start story a/b --wait --tag eu --exec -- sleep 1000")
     assert started.code == 0, started.err
-    assert started.out.splitlines()[0].startswith("child/")
+    assert started.out.splitlines()[0].startswith("story running on shop-")
     assert "running on shop-" in started.out
 
     listed = {row[0]: row for row in (await cli("list")).rows}
@@ -72,7 +72,7 @@ async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> 
     assert [choice["member"] for choice in told["candidates"]] in (["shop-0", "shop-1"], ["shop-1", "shop-0"])
 
     stopped = await cli("stop story a/b --wait")
-    assert (stopped.code, stopped.out.splitlines()[0]) == (0, "child/story stopped")
+    assert (stopped.code, stopped.out.splitlines()[0]) == (0, "story stopped")
     assert not alive(pid)
     assert (await cli("where story")).code == 1
 
@@ -184,7 +184,7 @@ async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> N
 
     started = await cli("start in-a-pod --wait --timeout 60 -f -", stdin=json.dumps(spec))
     assert (started.code, started.err) == (0, "")
-    assert started.out.startswith("child/in-a-pod running on shop-")
+    assert started.out.startswith("in-a-pod running on shop-")
     assert "pid" not in started.out
 
     (where,) = (await cli("where in-a-pod")).rows

@@ -16,6 +16,7 @@ from processhub.cli.output import out, say, structured, table
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
+from processhub.client.wording import wrong
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
@@ -105,7 +106,7 @@ def _hub(where: str, found: dict[str, Any]) -> Hub:
     try:
         hub = msgspec.convert(found, Hub)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {wrong(error, found, Hub)}") from error
     if not hub.metadata.name:
         raise UsageError(f"{where}: the Hub has no metadata.name")
     return hub

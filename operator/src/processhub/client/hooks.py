@@ -14,6 +14,7 @@ from processhub.api.hub import Hub
 from processhub.api.meta import find_condition
 from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
 from processhub.client.session import Session
+from processhub.client.wording import wrong
 from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import HUBS
@@ -40,7 +41,7 @@ def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
         try:
             hook = msgspec.convert(entry, Hook)
         except msgspec.ValidationError as error:
-            raise InvalidHook(f"{where}: {error}") from error
+            raise InvalidHook(f"{where}: {wrong(error, entry, Hook)}") from error
         if (hook.webhook is None) == (hook.python is None):
             raise InvalidHook(f"{where} ({hook.name!r}): give exactly one of webhook and python")
         if hook.name in hooks:
