@@ -12,7 +12,7 @@ from onethread import Cluster, running_hub
 
 from processhub.cli import start
 from processhub.cli.errors import DONE
-from processhub.cli.options import Output, Target
+from processhub.cli.shared import Output, Target
 from processhub.cluster.client import Client
 
 HUB = Target()

@@ -16,7 +16,7 @@ from onethread import Cluster
 from processhub.cli import explain, listing, show, status, target
 from processhub.cli.errors import CliError, UsageError
 from processhub.cli.listing import Selection
-from processhub.cli.options import Target
+from processhub.cli.shared import Target
 from processhub.cluster.kinds import HUBS
 
 

@@ -11,7 +11,8 @@ import typer.main
 
 from processhub.cli.app import app
 from processhub.cli.main import main
-from processhub.cli.options import IdArgument, Output, Target, Work, on_hub
+from processhub.cli.options import IdArgument, Work, on_hub
+from processhub.cli.shared import Output, Target
 
 
 def verbs(group: Any) -> Iterator[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from processhub.cli.durations import age, seconds
 from processhub.cli.errors import UsageError
 from processhub.cli.main import main, split_command, verb_first
-from processhub.cli.output import table
 
 CHILD = """
 apiVersion: processhub.dev/v1alpha1
@@ -159,28 +157,6 @@ def test_common_options_may_stand_before_the_verb() -> None:
     ]
     assert verb_first(["list"]) == ["list"]
     assert verb_first(["--help"]) == ["--help"]
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_table_is_plain_columns_but_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [("a", "Running"), ("long\nid", "")]
-    table(("ID", "STATE"), rows)
-    assert capsys.readouterr().out == "ID        STATE\na         Running\nlong?id   <none>\n"
-
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    table(("ID", "STATE"), rows)
-    assert "\x1b[32mRunning" in terminal.getvalue()
-    assert "long?id" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,20 @@ from typing import Annotated
 import typer
 
 from processhub.cli.options import (
-    MORE_OPTIONS,
     EverywhereOption,
     IdArgument,
     IdsArgument,
     MemberArgument,
     OnFailureOption,
-    Output,
     Shell,
-    Target,
     TimeoutOption,
     WaitOption,
     WatchOption,
     Work,
-    hidden_options,
     member_names,
     on_hub,
 )
+from processhub.cli.shared import MORE_OPTIONS, Output, Target, hidden_options
 
 app = typer.Typer(
     name="kubectl hub",
@@ -365,7 +362,7 @@ def completion(
     """
     from processhub.cli.completion import script
 
-    raise typer.Exit(script(shell))
+    raise typer.Exit(script(app, shell))
 
 
 @app.command()

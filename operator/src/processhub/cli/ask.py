@@ -12,8 +12,8 @@ from typing import Any
 
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import connection, resolve
 from processhub.client.hub import Hub
 from processhub.client.session import Session

@@ -1,4 +1,4 @@
-"""Completion of command lines by Tab: the scripts for shells, the program that kubectl asks, and the names of objects.
+"""Completion of command lines by Tab: the scripts for shells, and the program that kubectl asks.
 
 Typer completes verbs and options. kubectl completes ``kubectl hub …`` by a program ``kubectl_complete-hub`` on PATH,
 which gets the words and prints one completion a line, and last a directive.
@@ -6,39 +6,37 @@ which gets the words and prints one completion a line, and last a directive.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shlex
-import sys
-from collections.abc import Iterable
 
 import typer
 
-from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE
-from processhub.cli.options import COMPLETION_VARIABLE, Output, Shell, Target
+from processhub.cli.options import Shell
 from processhub.cli.output import out
-from processhub.client.session import Session
+from processhub.cli.shared import COMPLETION_VARIABLE
 
 _PROGRAM = "kubectl-hub"
-_SECONDS = 3.0  # a Tab that takes longer completes nothing
 _NO_FILES = ":4"  # the directive of cobra, by which kubectl is written: no names of files
 
 
-def script(shell: Shell) -> int:
+def script(app: typer.Typer, shell: Shell) -> int:
     """Print the script that makes the shell complete ``kubectl-hub``; returns the exit code."""
-    _complete(f"source_{shell.value}")
+    _complete(app, f"source_{shell.value}")
     return DONE
 
 
-def for_kubectl() -> int:
-    """Run the console script ``kubectl_complete-hub``; its last argument is the word to complete."""
-    words = [_PROGRAM, *sys.argv[1:]]
+def for_kubectl(app: typer.Typer, arguments: list[str]) -> int:
+    """Print what the last argument may be completed to, and the directive; returns the exit code."""
+    words = [_PROGRAM, *arguments]
     # The form for fish is the one that kubectl reads: the word, a tab and its description.
-    os.environ["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
-    os.environ["_TYPER_COMPLETE_ARGS"] = " ".join(shlex.quote(word) if word else "" for word in words)
-    _complete("complete_fish")
+    _complete(
+        app,
+        "complete_fish",
+        _TYPER_COMPLETE_FISH_ACTION="get-args",
+        _TYPER_COMPLETE_ARGS=" ".join(shlex.quote(word) if word else "" for word in words),
+    )
     out(_NO_FILES)
     return DONE
 
@@ -50,52 +48,14 @@ def register_shells() -> None:
     get_completion_inspect_parameters()
 
 
-def _complete(instruction: str) -> None:
-    """Have typer print what the instruction asks for."""
-    from processhub.cli.app import app
-
+def _complete(app: typer.Typer, instruction: str, **more: str) -> None:
+    """Have typer print what the instruction asks for. It takes that from environment variables, which go again."""
     register_shells()
-    os.environ[COMPLETION_VARIABLE] = instruction
-    with contextlib.suppress(SystemExit):
-        app([], prog_name=_PROGRAM, complete_var=COMPLETION_VARIABLE)
-
-
-def child_ids(context: typer.Context, incomplete: str) -> list[str]:
-    """The ids that begin so, in the hubs that the command line leaves."""
-    return _matching((child_id for session in _sessions(context) for child_id in session.registry.records), incomplete)
-
-
-def member_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The members whose names begin so."""
-    names = (member.name for session in _sessions(context) for member in session.living_hub().status.members)
-    return _matching(names, incomplete)
-
-
-def hub_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The hubs whose names begin so."""
-    return _matching((session.name for session in _sessions(context, named=False)), incomplete)
-
-
-def _matching(names: Iterable[str], incomplete: str) -> list[str]:
-    return sorted({name for name in names if name.startswith(incomplete)}, key=natural_order)
-
-
-def _sessions(context: typer.Context, *, named: bool = True) -> list[Session]:
-    """The hubs of the command line's namespace, or the one that it names; none if they can't be read in time."""
-    fields = Target.__dataclass_fields__
-    given = {name: value for name, value in context.params.items() if name in fields and value is not None}
-    target = Target(**{**given, "output": Output.TABLE})
-    hub = target.hub or os.environ.get("HUB_NAME") or ""
-    with contextlib.suppress(Exception):  # completion never fails: there is nobody to read why
-        return asyncio.run(_read(target, hub if named else ""))
-    return []
-
-
-async def _read(target: Target, hub: str) -> list[Session]:
-    from processhub.cli.scope import Scope
-    from processhub.cli.target import connection
-
-    async with asyncio.timeout(_SECONDS), connection(target) as (client, namespace):
-        scope = Scope(client, namespace, hub)
-        await scope.read()
-        return scope.sessions
+    given = {COMPLETION_VARIABLE: instruction, **more}
+    os.environ.update(given)
+    try:
+        with contextlib.suppress(SystemExit):
+            app([], prog_name=_PROGRAM, complete_var=COMPLETION_VARIABLE)
+    finally:
+        for name in given:
+            del os.environ[name]

@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from processhub.cli.errors import CliError, UsageError
-from processhub.cli.options import Target
 from processhub.cli.output import say
 from processhub.cli.podexec import PodCommand, run_in_pod
+from processhub.cli.shared import Target
 from processhub.cli.show import on_record, own_pod, pod_of
 from processhub.cli.target import opened, unreachable_member
 from processhub.client.records import Record

@@ -13,8 +13,8 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured, table
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
 from processhub.client.records import Record

@@ -12,9 +12,9 @@ from processhub.api.naming import child_object_name, natural_order
 from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import Columns, out, say, structured
 from processhub.cli.scope import Scope, opened_scope, say_unplaced
+from processhub.cli.shared import Output, Target
 from processhub.cli.show import entry
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import list_sets

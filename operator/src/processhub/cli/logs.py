@@ -10,9 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from processhub.cli.errors import DONE, FAILED, CliError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say
 from processhub.cli.podlog import pod_log
+from processhub.cli.shared import Output, Target
 from processhub.cli.show import on_record, own_pod, pod_of
 from processhub.cli.target import opened, unreachable_member
 from processhub.client.records import Node

@@ -38,7 +38,7 @@ def _run(arguments: list[str]) -> int:
     command_line.words = command
     import typer
 
-    from processhub.cli.options import COMPLETION_VARIABLE
+    from processhub.cli.shared import COMPLETION_VARIABLE
 
     if COMPLETION_VARIABLE in os.environ:
         from processhub.cli.completion import register_shells
@@ -68,7 +68,7 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
 
 def verb_first(arguments: list[str]) -> list[str]:
     """Move the options that are before the verb behind it: ``kubectl-hub -n prod list``."""
-    from processhub.cli.options import before_verbs
+    from processhub.cli.shared import before_verbs
 
     with_value, flags = before_verbs()
     index = 0

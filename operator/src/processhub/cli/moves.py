@@ -7,8 +7,8 @@ import msgspec
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED
-from processhub.cli.options import Output, Target
 from processhub.cli.output import named, out, say, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.show import pod_of
 from processhub.cli.target import opened
 from processhub.client.errors import names

@@ -11,7 +11,7 @@ from typing import Any
 
 from processhub.api.naming import child_object_name
 from processhub.cli.errors import ReaderGoneError
-from processhub.cli.options import Output
+from processhub.cli.shared import Output
 
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
 _GAP = "   "

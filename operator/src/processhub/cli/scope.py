@@ -11,8 +11,8 @@ from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cli.errors import CliError
-from processhub.cli.options import Target
 from processhub.cli.output import say
+from processhub.cli.shared import Target
 from processhub.cli.target import connection, resolve
 from processhub.client.session import Session, list_hubs, translated
 from processhub.cluster.client import Client

@@ -14,8 +14,8 @@ from processhub.api.hub import Hub as HubObject
 from processhub.api.naming import LABEL_MEMBER, child_object_name, child_pod_names, label_value
 from processhub.cli.conditions import first_against
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured, table
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
 from processhub.client.records import Node, Record

@@ -10,8 +10,8 @@ from processhub.api.naming import child_object_name, natural_order
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
 from processhub.cli.files import child_spec, documents
-from processhub.cli.options import Output, Target
 from processhub.cli.output import named, out, say, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub

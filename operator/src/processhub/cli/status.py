@@ -15,9 +15,9 @@ from processhub.api.reasons import State
 from processhub.cli.conditions import first_against
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE
-from processhub.cli.options import Output, Target
 from processhub.cli.output import Columns, out, say, structured, table
 from processhub.cli.scope import Scope, opened_scope, say_unplaced
+from processhub.cli.shared import Output, Target
 from processhub.client.records import Node
 from processhub.client.session import Session
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
-from processhub.cli.options import Output, Target
 from processhub.cli.output import named, out, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.start import code_of, failures, report
 from processhub.cli.target import opened
 from processhub.client.errors import ChildrenFailed, Timeout

@@ -12,8 +12,8 @@ from processhub.api.hub import Hub
 from processhub.api.slice import RegistrySlice
 from processhub.cli.durations import seconds
 from processhub.cli.errors import CliError, UsageError
-from processhub.cli.options import Target
 from processhub.cli.output import say
+from processhub.cli.shared import Target
 from processhub.client.errors import names
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client

@@ -8,8 +8,8 @@ import msgspec
 
 from processhub.api.hub import MemberStatus
 from processhub.cli.errors import DONE
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say, structured, table
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.records import Record
 

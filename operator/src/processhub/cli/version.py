@@ -8,8 +8,8 @@ import msgspec
 
 from processhub import __version__
 from processhub.cli.errors import DONE, FAILED
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import connection
 from processhub.client.errors import HubError
 from processhub.cluster.client import Client

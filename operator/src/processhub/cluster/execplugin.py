@@ -39,7 +39,7 @@ class Credential(msgspec.Struct, frozen=True):
     until: float = float("inf")
 
 
-class _Status(msgspec.Struct, frozen=True, rename="camel"):
+class _CredentialStatus(msgspec.Struct, frozen=True, rename="camel"):
     token: str = ""
     client_certificate_data: str = ""
     client_key_data: str = ""
@@ -49,7 +49,7 @@ class _Status(msgspec.Struct, frozen=True, rename="camel"):
 class _Answer(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str = ""
     kind: str = ""
-    status: _Status | None = None
+    status: _CredentialStatus | None = None
 
 
 class ExecPlugin:

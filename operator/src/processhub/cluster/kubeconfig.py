@@ -93,8 +93,8 @@ async def _of_files(named: str, files: list[Path], context_name: str | None, giv
         raise ConfigError(f"kubeconfig {merged.named} has no current-context; name one with --context")
     context = merged.entry("contexts", name).content if name else {}
     cluster_name, user_name = given.cluster or str(context.get("cluster") or ""), given.user or context.get("user")
-    cluster = merged.entry("clusters", cluster_name) if cluster_name or not given.server else _Entry()
-    user = merged.entry("users", str(user_name)) if user_name else _Entry()
+    cluster = merged.entry("clusters", cluster_name) if cluster_name or not given.server else _Section()
+    user = merged.entry("users", str(user_name)) if user_name else _Section()
     cluster = _overridden(cluster, given)
     if not cluster.content.get("server"):
         raise ConfigError(f"kubeconfig {merged.named}: cluster {cluster_name} has no server; write its URL")
@@ -108,7 +108,7 @@ async def _of_files(named: str, files: list[Path], context_name: str | None, giv
         raise ConfigError(f"kubeconfig {merged.named}, context {name}: credentials can't be read: {error}") from error
 
 
-def _overridden(cluster: _Entry, given: Overrides) -> _Entry:
+def _overridden(cluster: _Section, given: Overrides) -> _Section:
     """The cluster with the fields that a command line gives."""
     content = dict(cluster.content)
     if given.server:
@@ -120,10 +120,10 @@ def _overridden(cluster: _Entry, given: Overrides) -> _Entry:
         content["certificate-authority"] = str(Path(given.certificate_authority).expanduser().absolute())
     if given.insecure_skip_tls_verify:
         content["insecure-skip-tls-verify"] = True
-    return _Entry(cluster.folder, content)
+    return _Section(cluster.folder, content)
 
 
-async def _plain(named: str, cluster: _Entry, user: _Entry, given_token: str, namespace: str) -> Config:
+async def _plain(named: str, cluster: _Section, user: _Section, given_token: str, namespace: str) -> Config:
     """The configuration by a cluster and a user. Raises OSError, ValueError, ConfigError."""
     server = str(cluster.content["server"]).rstrip("/")
     server = server if "://" in server else f"http://{server}"  # as client-go reads it
@@ -195,7 +195,7 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     return given
 
 
-class _Entry(NamedTuple):
+class _Section(NamedTuple):
     """A context, cluster or user, and the folder of the file that it is from: paths in it are relative to that."""
 
     folder: Path = Path()
@@ -207,9 +207,9 @@ class _Merged(NamedTuple):
 
     named: str
     current: str
-    sections: dict[str, dict[str, _Entry]]
+    sections: dict[str, dict[str, _Section]]
 
-    def entry(self, section: str, name: str) -> _Entry:
+    def entry(self, section: str, name: str) -> _Section:
         """The entry with this name. Raises ConfigError."""
         entries = self.sections[section]
         if name not in entries:
@@ -221,7 +221,7 @@ class _Merged(NamedTuple):
 def _merge(named: str, files: list[Path]) -> _Merged:
     """Merge the files as kubectl does. Raises ConfigError."""
     current = ""
-    sections: dict[str, dict[str, _Entry]] = {section: {} for section in _SECTIONS}
+    sections: dict[str, dict[str, _Section]] = {section: {} for section in _SECTIONS}
     for path in files:
         found = _contents(path)
         current = current or str(found.get("current-context") or "")
@@ -229,7 +229,7 @@ def _merge(named: str, files: list[Path]) -> _Merged:
             for entry in found.get(section) or ():
                 if isinstance(entry, dict):
                     content = entry.get(singular)
-                    own = _Entry(path.parent, content if isinstance(content, dict) else {})
+                    own = _Section(path.parent, content if isinstance(content, dict) else {})
                     sections[section].setdefault(str(entry.get("name")), own)
     return _Merged(named, current, sections)
 
@@ -246,7 +246,7 @@ def _contents(path: Path) -> dict[str, Any]:
     return found
 
 
-def _content(entry: _Entry, field: str) -> bytes:
+def _content(entry: _Section, field: str) -> bytes:
     if data := entry.content.get(f"{field}-data"):
         return base64.b64decode(str(data), validate=True)
     if name := entry.content.get(field):
