@@ -86,7 +86,7 @@ def test_children_and_hubs_of_all_namespaces_are_listed_with_their_place(
         await status.members(HUB, everywhere=True, watch=False)
         assert [row[:3] for row in printed.rows()] == [["ns", "hub", f"hub-{number}"] for number in range(3)]
         assert printed.err == "hub far has no members yet\n"
-        with pytest.raises(CliError, match="no hub none of any namespace"):
+        with pytest.raises(CliError, match="no hub none in any namespace"):
             await status.status(Target(hub="none"), everywhere=True, watch=False)
 
     with_cluster(tmp_path, monkeypatch, test)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -74,7 +74,7 @@ async def dump(target: Target) -> int:
     return DONE
 
 
-def copies(session: Session, chosen: Selection, ids: Iterable[str] | None = None) -> Listed:
+def copies(session: Session, chosen: Selection, ids: Collection[str] | None = None) -> Listed:
     """The chosen copies by id, in natural order: those on record, and those that have not ended yet."""
     registry = session.registry
     records = registry.records
@@ -95,7 +95,7 @@ class _Printer:
     """Prints copies as rows or as data, and knows which it has printed."""
 
     def __init__(self, output: Output, chosen: Selection) -> None:
-        self._output, self._everywhere = output, chosen.everywhere
+        self._output, self._everywhere, self._watch = output, chosen.everywhere, chosen.watch
         place = ("NAMESPACE", "HUB") if chosen.everywhere else ()
         self._columns = Columns((*place, "ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "UPTIME"))
         self._shown: dict[tuple[str, str, str], dict[str, Node]] = {}  # by namespace, hub and id, then by member
@@ -113,11 +113,12 @@ class _Printer:
             self._columns.print(rows)
 
     def structured(self, found: list[tuple[Session, Listed]]) -> None:
-        """Print one list, with the namespace and hub of each child if there may be several."""
+        """Print one list, or in a watch each child, with its namespace and hub if there may be several."""
         plain = []
         for session, listed in found:
             plain += [self._plain(session, child_id, nodes) for child_id, nodes in listed]
-        structured(plain, self._output)
+        for item in plain if self._watch else [plain]:
+            structured(item, self._output)
 
     def change(self, session: Session, child_id: str, nodes: list[Node]) -> None:
         """Print those of the child's copies that are not as they were printed last, and those that are gone."""
@@ -150,9 +151,9 @@ class _Printer:
 async def _watch(scope: Scope, chosen: Selection, printer: _Printer) -> None:
     """Print each copy that changes, until cancelled."""
     async for session, ids in scope.changes():
+        now = dict(copies(session, chosen, ids))
         for child_id in sorted(ids, key=natural_order):
-            nodes = [node for _, nodes in copies(session, chosen, (child_id,)) for node in nodes]
-            printer.change(session, child_id, nodes)
+            printer.change(session, child_id, now.get(child_id, []))
 
 
 def _cells(node: Node, now: datetime) -> tuple[str, ...]:

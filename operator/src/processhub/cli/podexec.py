@@ -20,6 +20,7 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
+from processhub.cli.errors import ReaderGoneError
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import PODS
@@ -82,8 +83,11 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) ->
         if channel == _STATUS:
             return _exit_code(data, what)
         if stream := streams.get(channel):
-            stream.write(data)
-            stream.flush()
+            try:
+                stream.write(data)
+                stream.flush()
+            except BrokenPipeError as error:
+                raise ReaderGoneError from error
     raise ConnectionFailedError(f"the connection to pod {what.pod} broke; the command may still run there")
 
 

@@ -41,8 +41,8 @@ class Scope:
     @property
     def where(self) -> str:
         """The hubs in words."""
-        place = f"namespace {self.namespace}" if self.namespace else "any namespace"
-        return f"hub {self._name} of {place}" if self._name else place
+        place = f"namespace {self.namespace}" if self.namespace else "all namespaces"
+        return f"hub {self._name} in {place}" if self._name else f"hubs in {place}"
 
     @property
     def sessions(self) -> list[Session]:
@@ -136,10 +136,10 @@ async def opened_scope(target: Target, *, everywhere: bool, members: tuple[str, 
         else:
             hub = await resolve(client, namespace, target.hub, (), members)
             scope = Scope(client, namespace, hub.metadata.name)
-        with translated(f"the hubs of {scope.where} can't be read"):
+        with translated(f"{scope.where} can't be read"):
             await scope.read()
         if not scope.sessions:
-            raise CliError(f"no {'' if target.hub else 'hub in '}{scope.where}")
+            raise CliError(f"no hub {target.hub} in any namespace" if target.hub else "no hub in any namespace")
         yield scope
 
 

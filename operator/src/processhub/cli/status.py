@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
     async with opened_scope(target, everywhere=everywhere) as scope:
         if target.output in (Output.JSON, Output.YAML):
             found = [_plain(session) for session in scope.sessions]
-            structured(found if everywhere else found[0], target.output)
+            for plain in found if watch or not everywhere else [found]:
+                structured(plain, target.output)
         elif target.output is Output.NAME:
             for session in scope.sessions:
                 out(f"hub/{session.name}")
@@ -67,9 +69,9 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
                 for member in _members(session):
                     out(f"pod/{member.pod or member.name}")
         else:
-            structured(
-                [plain for session in scope.sessions for plain in _plain_members(session, everywhere)], target.output
-            )
+            each = [_plain_members(session, everywhere) for session in scope.sessions]
+            for plain in each if watch else [list(chain.from_iterable(each))]:
+                structured(plain, target.output)
         if watch:
             await rows.follow(scope, target.output, lambda session: _plain_members(session, everywhere))
     return DONE
@@ -172,9 +174,11 @@ def _plain(session: Session) -> dict[str, Any]:
 
 def _print(session: Session) -> None:
     hub = session.living_hub()
-    ready, members, children, _, why = _summary(session)
+    ready, members, children, *_ = _summary(session)
+    condition = find_condition(hub.status.conditions, "Ready")
+    why = "the operator has not answered yet" if condition is None else condition.message
     out(f"Hub:        {session.name} (namespace {session.namespace})")
-    out(f"Ready:      {ready}{f': {why}' if why else ''}")
+    out(f"Ready:      {ready}{f' ({why})' if why else ''}")
     out(f"Members:    {members or '<none>'} ready")
     out(f"Children:   {children or '<none>'} running")
     quorum = hub.status.quorum

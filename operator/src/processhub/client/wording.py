@@ -32,11 +32,11 @@ _BOUNDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below", 
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 
 
-def wrong(error: msgspec.ValidationError, given: object, kind: Any, root: str = "") -> str:
-    """The sentence for what in ``given`` does not fit the type ``kind``; ``root`` is the path of ``given``."""
+def wrong(error: msgspec.ValidationError, given: object, kind: Any) -> str:
+    """The sentence for what in ``given`` does not fit the type ``kind``."""
     match = _PLACE.fullmatch(str(error))
     what, place = (match["what"], match["place"] or "") if match else (str(error), "")
-    path = f"{root}{place}".removeprefix(".")
+    path = place.removeprefix(".")
     if found := _MISSING.fullmatch(what):
         return _missing(path, found["field"], _at(given, place))
     if found := _EXPECTED.fullmatch(what):
@@ -53,9 +53,9 @@ def wrong(error: msgspec.ValidationError, given: object, kind: Any, root: str = 
     return f"{path}: {what[:1].lower()}{what[1:]}" if path else f"{what[:1].lower()}{what[1:]}"
 
 
-def unknown_field(given: object, kind: Any, root: str = "") -> str:
+def unknown_field(given: object, kind: Any) -> str:
     """The sentence for the first field in ``given`` that the type ``kind`` does not have; empty if there is none."""
-    return _unknown(given, _info(kind), root)
+    return _unknown(given, _info(kind), "")
 
 
 def _unknown(given: object, info: inspect.Type, path: str) -> str:

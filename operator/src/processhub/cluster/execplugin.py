@@ -40,10 +40,10 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class _CredentialStatus(msgspec.Struct, frozen=True, rename="camel"):
-    token: str = ""
-    client_certificate_data: str = ""
-    client_key_data: str = ""
-    expiration_timestamp: str = ""
+    token: str | None = None
+    client_certificate_data: str | None = None
+    client_key_data: str | None = None
+    expiration_timestamp: str | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True, rename="camel"):
@@ -117,7 +117,8 @@ class ExecPlugin:
 
     def _interactive(self) -> bool:
         """Whether the plug-in may ask the user. Raises ConfigError."""
-        mode, terminal = self._spec.get("interactiveMode") or "IfAvailable", sys.stdin.isatty()
+        mode = self._spec.get("interactiveMode") or "IfAvailable"
+        terminal = sys.stdin is not None and sys.stdin.isatty()
         if mode == "Always" and not terminal:
             raise ConfigError(f"{self._what} must ask you something (interactiveMode Always); run this on a terminal")
         return mode != "Never" and terminal
@@ -145,9 +146,9 @@ class ExecPlugin:
         except ValueError as error:
             raise ConfigError(f"{self._what} gave an expirationTimestamp that is no RFC 3339 time") from error
         return Credential(
-            status.token,
-            status.client_certificate_data.encode(),
-            status.client_key_data.encode(),
+            status.token or "",
+            (status.client_certificate_data or "").encode(),
+            (status.client_key_data or "").encode(),
             float("inf") if until is None else until,
         )
 
