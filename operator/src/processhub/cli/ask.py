@@ -74,6 +74,7 @@ async def _telling_why(session: Session, child_id: str) -> AsyncIterator[None]:
     async def tell() -> None:
         await asyncio.sleep(_PATIENCE_SECONDS)
         with contextlib.suppress(ApiError):
+            await session.read()
             if why := await why_not_running(session, child_id):
                 say(f"child {child_id!r} does not run: {why}; waiting until it does")
 

@@ -31,7 +31,13 @@ _FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, R
 
 
 async def why_not_running(session: Session, child_id: str) -> str:
-    """Why the child does not run, by its object or its ChildSet; empty if nothing is known. Raises ApiError."""
+    """Why the child does not run, by its object or its ChildSet; empty if nothing is known. Raises ApiError.
+
+    The registry is asked first, because the status of an object follows it.
+    """
+    record = session.registry.records.get(child_id)
+    if record is not None and record.alive:
+        return ""
     child = (await find_children(session, (child_id,))).get(child_id)
     if child is not None:
         found = _refusal(child) or _hint_of(child)
