@@ -80,6 +80,8 @@ async def test_auth_providers_are_left_to_the_official_loader(tmp_path: Path, mo
     assert (await read_config(None, path)).namespace == "prod"
     await read_config("two", f"{path}:{path}")
     assert asked == [(path, None), (f"{path}:{path}", "two")]
+    with pytest.raises(ConfigError, match=r"its user has an auth-provider, .* leave out --server"):
+        await read_config(None, path, Overrides(server="http://other"))
 
 
 async def test_several_files_are_merged_and_the_first_of_a_name_counts(tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ async def _of_files(named: str, files: list[Path], context_name: str | None, giv
         raise ConfigError(f"kubeconfig {merged.named}: cluster {cluster_name} has no server; write its URL")
     namespace = str(context.get("namespace") or "default")
     if "auth-provider" in user.content and not given.token:
+        if given.server or given.cluster or given.user or given.certificate_authority or given.insecure_skip_tls_verify:
+            raise ConfigError(
+                f"kubeconfig {named}: its user has an auth-provider, with which the cluster and the user of the context"
+                " are used; leave out --server, --cluster, --user and the options for certificates"
+            )
         official = await load_officially(named, context_name)
         return dataclasses.replace(official, namespace=namespace)
     try:
