@@ -62,8 +62,7 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
         if target.output is Output.TABLE:
             rows.print(scope.sessions)
             for session in scope.sessions:
-                if not _members(session):
-                    say(f"hub {session.name} has no members yet")
+                _explain_unready(session)
         elif target.output is Output.NAME:
             for session in scope.sessions:
                 for member in _members(session):
@@ -132,6 +131,16 @@ def _members(session: Session) -> list[MemberStatus]:
     return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
 
 
+def _explain_unready(session: Session) -> None:
+    """Say why members are not ready, or that there is none."""
+    listed = _members(session)
+    if not listed:
+        say(f"hub {session.name} has no members yet")
+    for member in listed:
+        if member.message:
+            out(f"{member.name} is not ready: {member.message}")
+
+
 def _member_row(member: MemberStatus) -> _Row:
     return (member.name, str(member.ready), member.node, member.pod_ip, str(member.weight), str(member.children))
 
@@ -197,6 +206,7 @@ def _print(session: Session) -> None:
     if listed := _members(session):
         out("\nMembers:")
         table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), map(_member_row, listed))
+        _explain_unready(session)
     if idle := _not_running(session):
         out("\nChildren that do not run:")
         table(

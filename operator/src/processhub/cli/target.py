@@ -116,12 +116,11 @@ async def _with_them(
 def warn_of_unready(session: Session, members: set[str]) -> None:
     """Say which of these members are not ready, so that nobody takes their last reports for what is so now."""
     hub = session.living_hub()
-    ready = {member.name for member in hub.status.members if member.ready}
-    for name in sorted(members - ready):
-        say(
-            f"warning: member {name} of hub {session.name} is not ready: its children are shown as it last reported"
-            " them; see kubectl hub status"
-        )
+    known = {member.name: member for member in hub.status.members}
+    for name in sorted(name for name in members if name not in known or not known[name].ready):
+        why = known[name].message if name in known else "it is not a member any more"
+        unready = f"member {name} of hub {session.name} is not ready{why and f' ({why})'}"
+        say(f"warning: {unready}: its children are shown as it last reported them")
 
 
 def unreachable_member(session: Session, member: str, what: str, error: ApiError) -> CliError:
