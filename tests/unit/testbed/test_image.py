@@ -24,7 +24,7 @@ def test_the_image_has_the_commands_of_the_package() -> None:
     scripts, handlers = project["scripts"], project["entry-points"]["processhub.hooks"]
     assemble = (OPERATOR / "image" / "assemble.py").read_text()
 
-    assert dict(re.findall(r'^    "([a-z-]+)": "(\S+)",$', assemble, re.M)) == scripts | handlers
+    assert dict(re.findall(r'^    "([a-z_-]+)": "(\S+)",$', assemble, re.M)) == scripts | handlers
     dockerfile = (OPERATOR / "Dockerfile").read_text()
     assert {f"/opt/processhub/bin/{name}" for name in scripts} <= set(re.findall(r'"(/opt/[^"]+)"', dockerfile))
 

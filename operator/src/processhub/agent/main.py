@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from processhub.agent.enter import enter
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
 from processhub.agent.watchdog.client import WatchdogProcess
 from processhub.agent.watchdog.linux import become_subreaper
@@ -31,7 +32,11 @@ def main() -> int:
     - 70: the watchdog ended
     - 75: another holder has the member's Lease
     - 76: etcd was restored to an earlier time
+
+    ``processhub-agent exec …`` runs a command beside a child instead, and has its exit code.
     """
+    if sys.argv[1:2] == ["exec"]:
+        return enter(sys.argv[2:])
     try:
         env = read_environment(os.environ)
     except EnvironmentProblem as error:

@@ -74,6 +74,7 @@ ENV_MEMBER = "HUB_MEMBER"  # environment variable of each child: the name of its
 GATE_SOLE = "processhub.dev/sole"  # scheduling gate of a pod child's Pod, until the Pod is known to be the only one
 AUDIENCE = "processhub"  # audience of the tokens for requests to members
 
+_DIGITS = re.compile(r"([0-9]+)")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME_MAX = 253
 _LABEL_MAX = 63
@@ -160,3 +161,8 @@ def member_ordinal(hub: str, member: str) -> int | None:
     if prefix != hub or not digits.isascii() or not digits.isdigit() or (len(digits) > 1 and digits[0] == "0"):
         return None
     return int(digits)
+
+
+def natural_order(text: str) -> tuple[list[str | int], str]:
+    """A sort key that orders numbers in texts by their value: ``a-2`` is before ``a-10``."""
+    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(text))], text

@@ -15,7 +15,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.movednodes import guided_nodes
-from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
+from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal, natural_order
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
@@ -158,7 +158,9 @@ def forecast(snapshot: HubSnapshot) -> Forecast:
     return Forecast(
         children=len(snapshot.record),
         moves=tuple(move for step in plans for move in step.moves),
-        placed={child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys())},
+        placed={
+            child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys(), key=natural_order)
+        },
         unplaced=last.unplaced,
         stranded=last.stranded,
         before=before,

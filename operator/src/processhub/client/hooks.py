@@ -22,6 +22,7 @@ from processhub.api.registeredhooks import (
 )
 from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
 from processhub.client.session import Session
+from processhub.client.wording import wrong
 from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.informer import version_of
@@ -49,7 +50,7 @@ def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
         try:
             hook = msgspec.convert(entry, Hook)
         except msgspec.ValidationError as error:
-            raise InvalidHook(f"{where}: {error}") from error
+            raise InvalidHook(f"{where}: {wrong(error, entry, Hook)}") from error
         if (hook.webhook is None) == (hook.python is None):
             raise InvalidHook(f"{where} ({hook.name!r}): give exactly one of webhook and python")
         if hook.name in hooks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config, ConfigError, Impersonation
+from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.errors import (
     ApiError,
     ConnectionFailedError,
@@ -22,6 +22,7 @@ from processhub.cluster.errors import (
     GoneError,
     InvalidError,
     api_error,
+    reason_of,
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
@@ -92,15 +93,15 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, context: str | None = None, kubeconfig: str | None = None, *, impersonation: Impersonation | None = None
+        cls, context: str | None = None, kubeconfig: str | None = None, *, overrides: Overrides | None = None
     ) -> Self:
-        """A client for the kubeconfig's context or the pod's service account; ``impersonation``: instead of its own.
+        """A client for the kubeconfig's context or the pod's service account; ``overrides`` come before their fields.
 
         Raises ConfigError.
         """
 
         async def load() -> Config:
-            return await read_config(context, kubeconfig, impersonation)
+            return await read_config(context, kubeconfig, overrides)
 
         return cls(await load(), reload=load)
 
@@ -205,7 +206,7 @@ class Client:
             await self._reloaded(config)
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
+            raise ConnectionFailedError(f"watch of {kind.plural} broke: {reason_of(error)}") from error
 
     # Writing.
 
@@ -286,14 +287,14 @@ class Client:
 
     @asynccontextmanager
     async def websocket(
-        self, path: str, query: dict[str, str], protocol: str
+        self, path: str, query: Mapping[str, str | Sequence[str]], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket to a path that offers one (port-forward), with this subprotocol."""
+        """Open a WebSocket to a path that offers one (port-forward, exec), with this subprotocol."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         try:
             async with self._session.ws_connect(
-                f"{self.config.host}{path}?{urlencode(query)}",
+                f"{self.config.host}{path}?{urlencode(query, doseq=True)}",
                 protocols=(protocol,),
                 headers=await self.config.headers(),
                 **self.config.connection,
@@ -303,7 +304,7 @@ class Client:
         except aiohttp.WSServerHandshakeError as error:
             raise api_error(error.status, f"{path}: HTTP {error.status}".encode()) from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise ConnectionFailedError(f"{path}: {error or type(error).__name__}") from error
+            raise ConnectionFailedError(f"{path}: {reason_of(error)}") from error
 
     # Internal.
 
@@ -327,7 +328,7 @@ class Client:
             ) from error
         if method != "GET":
             self.writes += 1
-        limits = aiohttp.ClientTimeout(total=timeout)
+        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout)
         for attempt in (1, 2):
             config = self.config
             try:
@@ -342,7 +343,7 @@ class Client:
                 if attempt == 2 or not await self._reloaded(config):
                     raise ConnectionFailedError(f"{method} {path}: {error}") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise ConnectionFailedError(f"{method} {path}: {error or type(error).__name__}") from error
+                raise ConnectionFailedError(f"{method} {path}: {reason_of(error)}") from error
         raise AssertionError("unreachable")
 
     async def _reloaded(self, refused: Config) -> bool:
