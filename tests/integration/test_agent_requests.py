@@ -136,6 +136,22 @@ async def test_an_exception_is_a_crash_with_an_unknown_outcome_and_the_next_inca
         assert "ValueError: as told" in first.value["detail"]
 
 
+@pytest.mark.parametrize("member", [1], indirect=True)
+async def test_a_program_that_does_not_listen_is_named_as_the_cause_by_every_member(
+    member: Member, caller: Caller
+) -> None:
+    here, there = member.start_agent(), (await member.peer()).start_agent()
+    await member.write({"a": SLEEP})
+    await member.running("a")
+    await known(caller, there, "a")
+
+    replies = await asyncio.gather(*(caller.call(agent.ip, "a", {}) for agent in (here, there)))
+
+    assert [(reply.status, reply.code) for reply in replies] == [(504, "timeout")] * 2
+    cause = "not begun within 7 s: child 'a' takes no requests: it does not listen on HUB_SOCKET"
+    assert [reply.value["detail"] for reply in replies] == [cause] * 2
+
+
 @pytest.mark.parametrize("member", [4], indirect=True)
 async def test_after_a_timeout_nothing_runs_beside_the_one_that_took_too_long(
     member: Member, caller: Caller, tmp_path: Path

@@ -2,17 +2,20 @@
 
 A request is a ``POST /call`` or ``POST /cast`` on a connection of its own. Connections are not kept alive: a server may
 close one just as the next request is sent, and the outcome of that request would be unknown.
+
+The body is fetched when the child has accepted the connection. So a request to a child that does not listen yet is not
+begun anywhere, neither here nor at the member that forwarded it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
+import errno
+from collections.abc import AsyncIterator
 
 import aiohttp
 
-from processhub.agent.request import OutcomeUnknownError, Request, Response
+from processhub.agent.request import OutcomeUnknownError, Request, Response, WithdrawnError
 from processhub.api.requests import KEY_HEADER
 
 _CONNECT_SECONDS = 2.0
@@ -30,27 +33,28 @@ class ChildHttp:
     async def post(self, base: str, request: Request) -> Response:
         """Send the request as soon as the child accepts a connection; returns its answer, whatever the status.
 
-        Raises OutcomeUnknownError if the connection breaks after it was made.
+        Raises OutcomeUnknownError if the connection breaks after the request was sent, and WithdrawnError if the
+        request's sender has gone before.
         """
         session = self._open()
-        headers = {"Content-Type": request.content_type}
+        headers = {"Content-Type": request.content_type, "Content-Length": str(request.size)}
         if request.key:
             headers[KEY_HEADER] = request.key
-        body, pause = await request.content(), _AGAIN_MIN
+        pause = _AGAIN_MIN
         while True:
+            sent = _Body(request)
             try:
                 async with session.post(
-                    f"{base}/{request.kind}",
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    trace_request_ctx=request,
+                    f"{base}/{request.kind}", data=sent, headers=headers, allow_redirects=False
                 ) as answer:
                     content = await _bounded(answer)
                     return Response(answer.status, content, answer.headers.get("Content-Type", ""))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.begun:
                     raise OutcomeUnknownError(f"its connection broke: {error or type(error).__name__}") from error
+                if sent.withdrawn is not None:
+                    raise sent.withdrawn from error
+                request.obstacle = self._obstacle(base, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _AGAIN_MAX)
 
@@ -61,18 +65,40 @@ class ChildHttp:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            traces = aiohttp.TraceConfig()
-            traces.on_connection_create_end.append(_connected)
             connector: aiohttp.BaseConnector = aiohttp.TCPConnector(limit=0, force_close=True)
             if self._socket:
                 connector = aiohttp.UnixConnector(self._socket, force_close=True)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                trace_configs=[traces],
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+    def _obstacle(self, base: str, error: Exception) -> str:
+        """Why no connection to the child was made, as a clause."""
+        where = "HUB_SOCKET" if self._socket else base.removeprefix("http://")
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOENT, errno.ECONNREFUSED):
+            return f"it does not listen on {where}"
+        return f"{where} can't be reached: {error or type(error).__name__}"
+
+
+class _Body:
+    """The body of a request as aiohttp sends it: fetched when the connection is there, and sent with the headers."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.withdrawn: WithdrawnError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            content = await self._request.content()
+        except WithdrawnError as error:
+            self.withdrawn = error
+            raise
+        self._request.handed_over.set()
+        yield content
 
 
 async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
@@ -82,9 +108,3 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
         if len(content) > _ANSWER_MAX:
             raise OutcomeUnknownError(f"its answer has more than {_ANSWER_MAX} bytes")
     return bytes(content)
-
-
-async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-    request = context.trace_request_ctx
-    assert isinstance(request, Request)
-    request.handed_over.set()

@@ -265,9 +265,9 @@ class ActorRun:
 
     async def request(self, request: Request) -> Response:
         """Pass the request to the actor, which handles one message at a time."""
+        value = json.loads(await request.content())
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
-        value = json.loads(await request.content())
         request.handed_over.set()
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}

@@ -42,9 +42,10 @@ class RunHandle(Protocol):
         """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for a signal to the child."""
 
     async def request(self, request: Request) -> Response:
-        """Hand over a request whose body is complete, and return the answer.
+        """Hand over a request, and return the answer. The body is fetched when the child takes the request.
 
-        It may be cancelled only before the request is handed over. Raises OutcomeUnknownError if no answer will come.
+        It may be cancelled only before the request is handed over. Raises OutcomeUnknownError if no answer will come,
+        and WithdrawnError if the request's sender has gone before it was handed over.
         """
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from processhub.agent.children.child import Child
 from processhub.agent.problems import Problem
-from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response
+from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response, WithdrawnError
 from processhub.api.reasons import Role
 from processhub.api.slice import Settings
 
@@ -238,14 +238,7 @@ class RequestQueue:
             self.child_changed(child)
 
     async def _run(self, child: Child, queue: _ChildQueue, entry: _Entry) -> None:
-        request = entry.request
-        try:
-            await request.content()
-        except (OSError, TimeoutError) as error:
-            log.info("a request to %s was withdrawn before its turn: %s", child.id, error)
-            entry.fail(MovedError())
-            return
-        run = child.run
+        request, run = entry.request, child.run
         if run is None or not child.serving or entry.future.done():
             self._put_back(queue, entry)
             return
@@ -255,7 +248,12 @@ class RequestQueue:
         await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
         handed_over.cancel()
         if not request.begun:
-            if not work.cancelled() and (failure := work.exception()) is not None:
+            failure = None if work.cancelled() else work.exception()
+            if isinstance(failure, WithdrawnError):
+                log.info("a request to %s was withdrawn before its turn: %s", child.id, failure)
+                entry.fail(MovedError())
+                return
+            if failure is not None:
                 raise failure
             self._put_back(queue, entry)
             return
@@ -290,7 +288,8 @@ class RequestQueue:
                 504, "timeout", f"not begun within {waited}: child {child_id!r} is busy with an earlier request"
             )
         if queue.current is not None:
-            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} does not take requests")
+            why = f": {queue.current.request.obstacle}" if queue.current.request.obstacle else ""
+            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} takes no requests{why}")
         why = f": {child.state}, {child.message or child.reason}" if child is not None and child.reason else ""
         return Problem(503, "no_owner", f"not begun within {waited}: child {child_id!r} does not run{why}")
 

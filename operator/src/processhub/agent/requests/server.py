@@ -19,7 +19,7 @@ from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Handler, Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, Request
+from processhub.agent.request import JSON, Request, WithdrawnError
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.router import Router
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
@@ -196,9 +196,10 @@ class Server:
         if routed_by is not None:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
-            forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
+            length = request.content_length or 0
+            forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request), length=length)
             if kind == "cast":
-                await forwarded.content()
+                await _arrived(forwarded)
             answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
@@ -257,6 +258,13 @@ async def _fetch(request: web.Request) -> bytes:
     async with asyncio.timeout(_PEER_SECONDS):
         await _continue(request)
         return await request.read()
+
+
+async def _arrived(request: Request) -> None:
+    try:
+        await request.content()
+    except WithdrawnError as error:
+        raise Problem(503, "not_ready", f"the body of the cast did not arrive: {error}") from error
 
 
 def _json_body(body: bytes) -> bytes:
