@@ -111,6 +111,10 @@ async def test_unknown_ids_bad_bodies_and_paths_are_refused_at_once(member: Memb
     assert (reply.status, reply.code) == (400, "bad_request")
     reply = await caller.call(agent.ip, "a", {}, kind="shout")
     assert (reply.status, reply.code) == (404, "not_found")
+    for method in ("GET", "PUT"):
+        reply = await caller.send(method, url)
+        assert (reply.status, reply.code) == (405, "method_not_allowed")
+        assert "POST" in reply.headers["Allow"]
     reply = await caller.call(agent.ip, "a", {}, query="?to=all")
     assert (reply.status, reply.code) == (400, "bad_request")
     reply = await caller.call(agent.ip, "a", {}, headers={"X-Processhub-Epoch": "99"})

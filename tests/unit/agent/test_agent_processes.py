@@ -320,3 +320,43 @@ async def test_an_actor_whose_handler_hangs_is_restarted(
 
     await until(lambda: child.state == "Running" and child.restarts == 1, "its restart")
     assert child.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
+
+
+ODD_ANSWERS = """
+import processhub
+
+class Odd(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "ask":
+            return str(await self.hub.call("b", float("inf")))
+        return {"nan": [float("nan")], "half": "\\ud800", "key": {(1, 2): 3}, "fine": "\\U0001f419"}[request]
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (b'"nan"', "it has a number that is NaN or infinite; use null or a text instead"),
+        (b'"half"', "its text has U+D800, half of a surrogate pair, which is no character"),
+        (b'"key"', "keys must be str, int, float, bool or None, not tuple"),
+    ],
+    ids=["nan", "half", "key"],
+)
+async def test_an_answer_that_json_does_not_have_is_an_error_and_no_crash(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes, why: str
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD_ANSWERS)
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Python(target="odd:Odd"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.state == "Running", "its start")
+    assert child.run is not None
+
+    answer = await child.run.request(Request("call", request_))
+
+    assert answer.status == 500
+    assert answer.body.decode() == f"the answer of handle_call does not fit JSON: {why}"
+    fine = await child.run.request(Request("call", b'"fine"'))
+    assert (fine.status, fine.body) == (200, '"\U0001f419"'.encode())
+    with pytest.raises(OutcomeUnknownError, match="NotJsonError: it has a number that is NaN or infinite"):
+        await child.run.request(Request("call", b'"ask"'))

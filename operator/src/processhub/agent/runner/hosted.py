@@ -20,6 +20,7 @@ from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
+from processhub.jsontext import NotJsonError, json_text
 from processhub.requesterrors import request_error
 
 Message = dict[str, Any]
@@ -224,7 +225,12 @@ class Hosted:
                 await actor.handle_cast(message["value"])
         finally:
             self._handling = None
-        self._send({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
+        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
+        try:
+            answer["text"] = json_text(value, default=str)
+        except NotJsonError as error:
+            answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
+        self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
         """Send the state to the agent, or write it to a file as a whole, and end the actor.
@@ -264,12 +270,13 @@ class Hosted:
                 f"child {child_id!r} calls itself while it handles a message: it handles one at a time and would wait"
                 " forever"
             )
+        text = json_text(value, default=str)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._asked[number] = (loop, answer)
         self._send(
-            {"ev": "ask", "key": self.key, "ask": number, "op": operation, "id": child_id, "value": value, "to": to}
+            {"ev": "ask", "key": self.key, "ask": number, "op": operation, "id": child_id, "text": text, "to": to}
         )
         try:
             return await answer
