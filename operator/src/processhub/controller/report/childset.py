@@ -28,24 +28,28 @@ class Tally:
     """The reported states of one ChildSet's children. ``former``: the ids that run another workload."""
 
     def __init__(self) -> None:
-        self._states: dict[str, tuple[str, str]] = {}
+        self._states: dict[str, tuple[str, str, str]] = {}
         self.former: set[str] = set()
 
-    def add(self, child_id: str, state: str, reason: str = "") -> None:
+    def add(self, child_id: str, state: str, reason: str = "", last_exit: str = "") -> None:
         """Count the reported state of one active copy. A child is running if one of its copies is."""
-        if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
-            self._states[child_id] = (state, reason)
+        if self._states.get(child_id, ("", "", ""))[0] != State.RUNNING:
+            self._states[child_id] = (state, reason, last_exit)
 
     def count(self, state: State) -> int:
         """The number of children in a state."""
-        return sum(reported == state for reported, _ in self._states.values())
+        return sum(reported == state for reported, _, _ in self._states.values())
 
     @property
-    def failed(self) -> list[tuple[str, str]]:
-        """The id and the reason of each child that failed."""
-        return [
-            (child_id, reason or state) for child_id, (state, reason) in self._states.items() if state == State.FAILED
-        ]
+    def failed(self) -> list[str]:
+        """The ids of the children that failed, in order: ``set-9`` comes before ``set-10``."""
+        failed = [child_id for child_id, (state, _, _) in self._states.items() if state == State.FAILED]
+        return sorted(failed, key=_by_number)
+
+    def described(self, child_id: str) -> str:
+        """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
+        state, reason, last_exit = self._states.get(child_id, (State.PENDING, "", ""))
+        return f"{child_id} ({', '.join(part for part in (reason or state, last_exit) if part)})"
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
@@ -62,7 +66,7 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
                     continue
                 report = reports.get(child_id)
                 if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
-                    tally.add(child_id, report.state, report.reason)
+                    tally.add(child_id, report.state, report.reason, report.last_exit)
                 known_set = sets[entry.uid].known
                 if entry.workload != known_set.digest and not _as_a_hook_has_it(entry, known_set.wanted.get(child_id)):
                     tally.former.add(child_id)
@@ -130,12 +134,21 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         those = _some([f"{child_id} ({owner})" for child_id, owner in sorted(seen.taken.items())])
         message = f"{len(seen.taken)} of {desired} ids belong to others: {those}; started when those are deleted"
         return condition(False, Reason.ALREADY_STARTED, message)
+    if seen.failing:
+        maximum = seen.known.object.spec.max_failed
+        return condition(
+            False,
+            GroupReason.ROLLOUT_STOPPED,
+            f"{len(seen.failing)} of {desired} children fail with the changed template (maxFailed {maximum}): "
+            f"{_some([tally.described(child_id) for child_id in seen.failing])}; {len(seen.held)} run on with the "
+            "former one; edit spec.template",
+        )
     if tally.former:
         return condition(
             False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
         )
     if failed := tally.failed:
-        those = _some([f"{child_id} ({reason})" for child_id, reason in failed])
+        those = _some([tally.described(child_id) for child_id in failed])
         return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
     waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
     if waiting:
@@ -147,6 +160,12 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     if running < desired:
         return condition(False, Reason.PENDING, f"{running} of {desired} children running")
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
+
+
+def _by_number(child_id: str) -> tuple[str, int]:
+    """The order of ids: by the number at the end, if they have one."""
+    head, dash, number = child_id.rpartition("-")
+    return (head, int(number)) if dash and number.isascii() and number.isdigit() else (child_id, -1)
 
 
 def _some(texts: list[str]) -> str:
