@@ -191,6 +191,17 @@ async def test_a_script_that_cant_be_run_says_what_is_missing(
     assert hint in child.message
 
 
+async def test_a_missing_working_dir_is_not_called_a_missing_command(agent: tuple[Supervisor, PythonStarter]) -> None:
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Exec(command=("sleep", "1"), working_dir="/nowhere"))})
+    child = supervisor.children["a"]
+
+    await until(lambda: child.state == "Failed" and child.restarts > 1, "its failure")
+
+    assert child.reason == "WorkingDirNotFound"
+    assert child.message.startswith("workingDir /nowhere: No such file or directory (ENOENT); BackOff: restart ")
+
+
 def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF")

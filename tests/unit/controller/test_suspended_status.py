@@ -132,3 +132,14 @@ def test_an_edit_that_is_refused_leaves_a_child_running() -> None:
     found = observed(child(suspend=True, nodes=["hub-0"]), RUNS)
 
     assert not found.snapshot.children["a"].suspended
+
+
+def test_a_child_that_is_starting_says_what_limits_its_start() -> None:
+    sliced = known(RUNS, Report(uid="u", epoch=5, state="Starting", reason="Starting"))
+
+    status = child_status(child(), copies_of("a", {"hub-0": member(sliced)}), None, None, NOW)
+
+    ready = find_condition(status.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == "Starting"
+    assert ready.message == "starting on hub-0; not up yet (limited by the hub's timeouts.startSeconds)"
