@@ -142,16 +142,16 @@ class Actor:
         """
 
     async def prepare_handover(self) -> Any:
-        """Return the state to hand over to the child's next member (HotSwap). It must fit JSON, in at most 64 MiB.
+        """Return the state for the child's next run (HotSwap), at most 64 MiB that fit JSON.
 
-        No message follows. Stop here whatever the actor does by itself.
+        It is called before a move, and before the end for an edit or a suspension. No message follows. Stop here whatever the actor does by itself.
         """
         return self.state
 
     async def accept_handover(self, state: Any) -> None:
-        """Take over the state from the child's last member: after ``init``, before the child is Running.
+        """Take over the state that the last run left: after ``init``, before the child is Running.
 
-        This is called after a move that handed a state over, never after a crash.
+        This is called after a move, an edit or a suspension with a state (HotSwap), never after a crash.
         """
         self.state = state
 

@@ -7,7 +7,8 @@ import asyncio
 
 import pytest
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -27,7 +28,7 @@ class World:
     closing = False
 
     def __init__(self) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.queue = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )

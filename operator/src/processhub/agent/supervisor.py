@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.launchers import Launcher
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.handover.reports import report_lost
@@ -38,7 +39,7 @@ class Supervisor:
         handovers: Handovers,
         earlier: Callable[[str, DesiredRun], Report | None],
     ) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.news.restarted.listen(_log_restart)
         self.children = children
         self.limits = Limits()

@@ -23,7 +23,8 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
@@ -67,6 +68,7 @@ class Handovers:
         self._folder = env.run_dir / "handover"
         self._left: dict[str, _HeldState] = {}  # by id: the state that the child left here
         self._received: dict[str, _HeldState] = {}  # by id: the state that came from another member
+        self._writing: set[str] = set()  # ids of children that may write their state to a file
         # By id, for children that are to end: "", or why there is no state.
         self._ends: dict[str, asyncio.Future[str]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -80,11 +82,13 @@ class Handovers:
         self._loop = asyncio.get_running_loop()
         self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
-    def listen_to(self, news: ChildNews) -> None:
+    def listen_to(self, news: ChildNews[Child]) -> None:
         """Subscribe to the events of this member's children."""
         news.handover_ordered.listen(self.begin)
         news.handover_declined.listen(self.stays)
         news.quiesced.listen(self.quiesced)
+        news.replaced.listen(self.replace)
+        news.left.listen(self.keep)
         news.started.listen(self.started)
         news.gone.listen(self.forget)
 
@@ -105,12 +109,23 @@ class Handovers:
         """Fail the handover of a child that declined to be moved."""
         self._end(child.id, "refused")
 
+    def replace(self, child: Child) -> None:
+        """End an edited or suspended child so that it leaves its state for its next run on this member."""
+        child.leave_state(self._fresh_path(child.id))
+
+    def keep(self, child: Child, exit_status: ExitStatus) -> bool:
+        """Keep the state that the child left at its end, if any, until it runs; returns whether it left one."""
+        desired, path = child.desired, self._own_path(child.id)
+        if desired is None or (exit_status.state is None and not path.exists()):
+            return False
+        content = path if exit_status.state is None else exit_status.state
+        self._left[child.id] = _HeldState(desired.assignment.uid, content)
+        return True
+
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """Take the state that the child left at its end for a handover."""
-        desired, path = child.desired, self._own_path(child.id)
-        if desired is not None and (exit_status.state is not None or path.exists()):
-            content = path if exit_status.state is None else exit_status.state
-            self._left[child.id] = _HeldState(desired.assignment.uid, content)
+        desired = child.desired
+        if self.keep(child, exit_status):
             self._end(child.id, "")
         else:
             stateless = desired is None or isinstance(desired.workload, Exec)
@@ -156,10 +171,9 @@ class Handovers:
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        if not child.handover.leaving:  # else the child may have written it for an earlier order and be about to end
-            self._own_path(child.id).unlink(missing_ok=True)
-        child.quiesce(self._own_path(child.id), ask=ask)
+        # A child that is leaving may have written its state for an earlier order and be about to end.
+        path = self._own_path(child.id) if child.handover.leaving else self._fresh_path(child.id)
+        child.quiesce(path, ask=ask)
         return await ended
 
     def _has_left(self, child: Child, desired: DesiredRun) -> bool:
@@ -318,6 +332,7 @@ class Handovers:
     def started(self, child: Child, *_: object) -> None:
         """Discard the state of a child that runs now. After a crash it starts without that state."""
         self._starting.discard(child.id)
+        self._writing.discard(child.id)
         for held in (self._left.pop(child.id, None), self._received.pop(child.id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
@@ -328,10 +343,20 @@ class Handovers:
             task.cancel()
         self._ends.pop(child.id, None)
         self._hitches.pop(child.id, None)
+        if child.id in self._writing:
+            self._own_path(child.id).unlink(missing_ok=True)
         self.started(child)
 
     def _own_path(self, child_id: str) -> Path:
         return self._folder / f"{id_hash(child_id)}.left"
+
+    def _fresh_path(self, child_id: str) -> Path:
+        """The path that the child's state is to be written to, where no earlier state is."""
+        self._writing.add(child_id)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = self._own_path(child_id)
+        path.unlink(missing_ok=True)
+        return path
 
     def _scratch(self, path: Path) -> Path:
         """The path of the file while it is incomplete. Each attempt has its own: the last one may still be running."""
