@@ -144,7 +144,8 @@ class Actor:
     async def prepare_handover(self) -> Any:
         """Return the state for the child's next run (HotSwap), at most 64 MiB that fit JSON.
 
-        It is called before a move, and before the end for an edit or a suspension. No message follows. Stop here whatever the actor does by itself.
+        It is called before a move, and before the end for an edit or a suspension. No message follows. Stop here
+        whatever the actor does by itself.
         """
         return self.state
 
