@@ -16,7 +16,7 @@ from waiting import alive
 
 from localcluster.cluster import Cluster
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.fence import FEED
 from processhub.api.naming import slice_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -309,6 +310,40 @@ async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(wo
     }
     assert {len(runs) for runs in world.watch.runs().values()} == {2}
     never_two(world.watch)
+
+
+async def test_all_children_run_again_when_all_members_were_killed_at_once(world: World) -> None:
+    before = await started_hub(world)
+
+    async with asyncio.TaskGroup() as group:
+        for member in members_of(before):
+            group.create_task(world.kill_agent(member))
+
+    async def again() -> None:
+        after = await world.running(IDS)
+        assert all(after[child_id].pid != before[child_id].pid for child_id in IDS)
+        assert moved(before, after) == set()
+
+    await settles(again, within=60)
+    never_two(world.watch)
+
+
+async def test_members_that_all_crash_by_their_template_are_replaced_when_it_is_mended(world: World) -> None:
+    crashing = {"name": "migrate", "image": "any", "command": ["false"]}
+    members = {"replicas": 2, "template": {"spec": {"initContainers": [crashing]}}}
+    await world.hub(ready=False, members=members)
+    await world.child("waits")
+
+    async def crashes() -> None:
+        for member in ("hub-0", "hub-1"):
+            statuses = (await world.pod(member)).status.init_container_statuses
+            assert any(status.restart_count for status in statuses)
+
+    await settles(crashes)
+    await world.edit_hub(members={"template": None})
+
+    await world.hub_ready(members=2)
+    await world.ready("waits")
 
 
 async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go(world: World) -> None:

@@ -133,7 +133,7 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     agent.set_desired(9)
     assert agent.launcher.states == [None, b"1"]
     child.begun()
-    await until(lambda: child.state == State.FAILED)  # it is being ended
+    await until(lambda: child.status.state == State.FAILED)  # it is being ended
 
     agent.targets.answer = Receipt(204)
     agent.set_desired(9, to="hub-2:11")
@@ -163,7 +163,7 @@ async def test_an_edited_child_has_its_state_until_it_was_up(tmp_path: Path) -> 
     agent.set_desired(2)
     agent.set_desired(3)  # edited again before it has ended
     assert len(agent.launcher.paths) == 1
-    assert child.state == State.STOPPING
+    assert child.status.state == State.STOPPING
     child.ended(STATE)
     assert agent.launcher.states == [None, b"7"]
 

@@ -298,7 +298,7 @@ async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
 
     await asyncio.wait_for(_idle(world.child), 5)
 
-    assert world.child.reason == "Idle"
+    assert world.child.status.reason == "Idle"
     late = world.serve(2)
     await settle()
     assert len(world.asked) == 1, "no further request comes to it"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from processhub.api.meta import EnvVar, ObjectMeta, Wire
@@ -128,7 +126,6 @@ class NodeSpec(Wire, frozen=True, kw_only=True):
     """The part of NodeSpec that is read."""
 
     unschedulable: bool = False
-    taints: tuple[dict[str, Any], ...] = ()
 
 
 class NodeState(Wire, frozen=True, kw_only=True):

@@ -119,7 +119,7 @@ class PodRun:
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
         self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
-        self._was_up, child.was_up = child.was_up, False
+        self._was_up, child.history.was_up = child.history.was_up, False
         self._seen = ""  # uid of the Pod that was seen
         self._up = self._stopping = self._over = False
         self._posts: set[asyncio.Future[Response]] = set()

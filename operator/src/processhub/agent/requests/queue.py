@@ -194,7 +194,7 @@ class RequestQueue:
         queue = self._queues.get(child.id)
         if queue is not None and not queue.quiet:
             return
-        last = max(child.up_since, queue.last if queue is not None else 0.0)
+        last = max(child.history.up_since, queue.last if queue is not None else 0.0)
         self._idle[child.id] = self._loop.call_at(last + entry.idle_seconds, self._idle_for, child, entry.idle_seconds)
 
     def _idle_for(self, child: Child, seconds: int) -> None:
@@ -317,7 +317,11 @@ class RequestQueue:
         if queue.current is not None:
             why = f": {queue.current.request.obstacle}" if queue.current.request.obstacle else ""
             return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} takes no requests{why}")
-        why = f": {child.state}, {child.message or child.reason}" if child is not None and child.reason else ""
+        why = (
+            f": {child.status.state}, {child.status.message or child.status.reason}"
+            if child is not None and child.status.reason
+            else ""
+        )
         return Problem(503, "no_owner", f"not begun within {waited}: child {child_id!r} does not run{why}")
 
 
@@ -330,5 +334,5 @@ def _serves(child: Child, request: Request) -> bool:
 
 
 def _given_up(child: Child) -> Problem:
-    why = child.message or child.last_exit or child.reason
-    return Problem(503, "no_owner", f"child {child.id!r} is {child.state} and is not started again: {why}")
+    why = child.status.message or child.status.last_exit or child.status.reason
+    return Problem(503, "no_owner", f"child {child.id!r} is {child.status.state} and is not started again: {why}")

@@ -204,7 +204,7 @@ class Router:
         """The child's copies in registry order. This member's own copy has its present state."""
         copies = lookup.copies(self._slices.registry(), child_id)
         child = self._children.get(child_id)
-        state = child.state if child is not None and not child.stopping else State.STOPPING
+        state = child.status.state if child is not None and not child.stopping else State.STOPPING
         return [
             msgspec.structs.replace(copy, running=state == State.RUNNING) if copy.member == self._env.member else copy
             for copy in copies

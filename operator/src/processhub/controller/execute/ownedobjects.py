@@ -78,7 +78,7 @@ class _Kept:
 
 
 class OwnedMemory:
-    """What a leader remembers of the owned objects of one hub."""
+    """The memory of the owned objects of one hub, from one round to the next."""
 
     def __init__(self) -> None:
         self.objects: dict[str, _Kept] = {}  # By kind and name.
