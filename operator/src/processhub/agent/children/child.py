@@ -352,9 +352,9 @@ class Child:
         if self.desired is None:
             self._host.gone(self)
             return
+        if attempt is not None and attempt.leaves_state and not exit_status.fenced:
+            self._host.news.left.notify(self, exit_status)
         if attempt is None or not self.desired.same_run(attempt.desired):
-            if attempt is not None and attempt.leaves_state and not exit_status.fenced:
-                self._host.news.left.notify(self, exit_status)
             self._fresh()
             self.changed(urgent=True)
             self.advance()
