@@ -102,6 +102,25 @@ async def test_sigterm_stops_children_says_so_and_releases_the_lease(member: Mem
     assert (await member.lease()).spec.holder_identity == ""
 
 
+async def test_a_short_grace_period_of_the_pod_is_what_children_have(fenced: Member, tmp_path: Path) -> None:
+    """stopSeconds is 60: half of the 6 s is for the children, the rest to report their end and release the Lease."""
+    agent = fenced.start_agent(TERMINATION_GRACE_SECONDS="6")
+    mark = tmp_path / "mark"
+    heeds = f"trap 'sleep 1; echo done > {mark}; exit 0' TERM; while :; do sleep 0.1; done"
+    await fenced.write({"heeds": shell(heeds), "deaf": shell("trap '' TERM; while :; do sleep 0.1; done")})
+    for child_id in ("heeds", "deaf"):
+        await fenced.running(child_id)
+    began = time.monotonic()
+
+    agent.signal(signal.SIGTERM)
+
+    assert await agent.exit_code() == 0
+    assert time.monotonic() - began < 6
+    assert mark.read_text() == "done\n"
+    assert (await fenced.slice()).status.entries == {}
+    assert (await fenced.lease()).spec.holder_identity == ""
+
+
 async def test_the_lease_is_renewed_and_names_the_pod(member: Member) -> None:
     agent = member.start_agent("pod-a")
 

@@ -152,7 +152,7 @@ async def test_a_program_that_does_not_listen_is_named_as_the_cause_by_every_mem
     replies = await asyncio.gather(*(caller.call(agent.ip, "a", {}) for agent in (here, there)))
 
     assert [(reply.status, reply.code) for reply in replies] == [(504, "timeout")] * 2
-    cause = "not begun within 7 s: child 'a' takes no requests: it does not listen on HUB_SOCKET"
+    cause = "not begun within 7 s: child 'a' does not take requests: nothing accepts connections on its HUB_SOCKET"
     assert [reply.value["detail"] for reply in replies] == [cause] * 2
 
 

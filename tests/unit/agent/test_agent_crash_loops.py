@@ -70,7 +70,9 @@ class Hub:
         starter = self.starter = Looping()
         self.supervisor = supervisor_of({Exec: starter, PodWorkload: starter})
         self.reporter = StatusReporter(
-            WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
+            WriterIdentity(
+                self, "pod/nonce", "", 8080, lambda: 1, Metrics(), self._stored, lambda: False, lambda: members
+            )  # type: ignore[arg-type]
         )
         self.supervisor.news.changed.listen(self.reporter.child_changed)
         self.reporter.open()

@@ -43,7 +43,7 @@ class Server:
 
 def reporter_of(server: Server) -> StatusReporter:
     reporter = StatusReporter(
-        WriterIdentity(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
+        WriterIdentity(server, "pod/nonce", "", 8080, lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
     )
     reporter.open()
     return reporter

@@ -65,6 +65,7 @@ class World:
     async def request(self, request: Request) -> Response:
         while not self.accepts:
             await asyncio.sleep(0)
+        await request.content()
         request.handed_over.set()
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.asked.append((request, answer))
@@ -194,6 +195,29 @@ async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world:
     assert (caught.value.status, caught.value.kind) == (504, "timeout")
     assert "not begun" in caught.value.detail
     assert world.asked == []
+
+
+async def test_a_forwarded_request_counts_as_begun_only_when_the_child_takes_it(world: World) -> None:
+    fetched: list[bytes] = []
+
+    async def fetch() -> bytes:
+        fetched.append(b"0")
+        return b"0"
+
+    world.begin()
+    world.accepts = False
+    request = Request("call", None, fetch=fetch, obstacle="nothing accepts connections on its HUB_SOCKET")
+    waiting = asyncio.get_running_loop().create_task(world.queue.serve("a", request))
+    await settle()
+    assert fetched == [], "the member that forwarded it would count the child's time from here"
+
+    with pytest.raises(Problem) as late:
+        await waiting
+
+    assert (late.value.status, late.value.kind, fetched) == (504, "timeout", [])
+    assert late.value.detail == (
+        "not begun within 2 s: child 'a' does not take requests: nothing accepts connections on its HUB_SOCKET"
+    )
 
 
 async def test_a_full_queue_is_busy(world: World) -> None:

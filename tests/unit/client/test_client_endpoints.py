@@ -31,9 +31,9 @@ class Forward:
     ("address", "in_a_pod", "bases"),
     [
         (ELSEWHERE, False, []),
-        (ELSEWHERE, True, ["http://h.n.svc:8080", f"http://{ELSEWHERE}:8080"]),
-        ("127.3.4.5", False, ["http://127.3.4.5:8080"]),
-        ("::1", False, ["http://[::1]:8080"]),
+        (ELSEWHERE, True, ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
+        ("127.3.4.5", False, ["http://127.3.4.5:9090"]),
+        ("::1", False, ["http://[::1]:9090"]),
     ],
 )
 async def test_a_pods_address_is_used_only_where_it_means_that_pod(
@@ -50,7 +50,7 @@ async def test_a_pods_address_is_used_only_where_it_means_that_pod(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     if in_a_pod:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    member = MemberStatus(name="h-0", pod="h-0", pod_ip=address, ready=True)
+    member = MemberStatus(name="h-0", pod="h-0", pod_ip=address, port=9090, ready=True)
     session: Any = SimpleNamespace(
         name="h",
         namespace="n",

@@ -182,6 +182,7 @@ def _build_reporter(
             around.client,
             around.lease.identity,
             around.env.pod_ip,
+            around.env.port,
             lambda: around.lease.renewals,
             metrics,
             slices.informer.put,

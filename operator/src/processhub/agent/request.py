@@ -27,7 +27,7 @@ class MovedError(Exception):
 
 
 class WithdrawnError(Exception):
-    """The sender of a forwarded request has gone before it sent the body, so there is nothing to hand over."""
+    """The body of a forwarded request did not come: the member that forwarded it has withdrawn it."""
 
 
 async def _nothing() -> bytes:
@@ -36,10 +36,9 @@ async def _nothing() -> bytes:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A call or a cast.
+    """A call or a cast. ``fetch`` gets the body of a forwarded request when the child can take it.
 
-    ``fetch`` gets the body of a forwarded request, which has ``length`` bytes. It is called when the request's turn has
-    come and the child takes it, because from then on the sender counts the request as one that may have run.
+    ``obstacle`` says why the child could not take the request at the last try.
     """
 
     kind: str  # call or cast
@@ -47,35 +46,22 @@ class Request:
     content_type: str = JSON
     key: str = ""  # the caller's Idempotency-Key
     fetch: Callable[[], Awaitable[bytes]] = _nothing
-    length: int = 0
     handed_over: asyncio.Event = field(default_factory=asyncio.Event)  # set when the request may have run
-    obstacle: str = ""  # why the child, whose turn it is, does not take the request, as a clause
+    obstacle: str = ""
     _fetching: asyncio.Future[bytes] | None = None
 
     async def content(self) -> bytes:
-        """The body. It is fetched once, also if a call is cancelled. Raises WithdrawnError if its sender has gone."""
+        """The body. The fetch goes on if the call is cancelled, as a body is sent once. Raises WithdrawnError."""
         if self.body is None:
             if self._fetching is None:
                 self._fetching = asyncio.ensure_future(self.fetch())
-                self._fetching.add_done_callback(_settled)
             try:
                 self.body = await asyncio.shield(self._fetching)
-            except OSError as error:
+            except (OSError, TimeoutError) as error:
                 raise WithdrawnError(str(error) or type(error).__name__) from error
         return self.body
-
-    @property
-    def size(self) -> int:
-        """The number of bytes of the body, known before it is fetched."""
-        return self.length if self.body is None else len(self.body)
 
     @property
     def begun(self) -> bool:
         """Whether the request was handed to the child."""
         return self.handed_over.is_set()
-
-
-def _settled(fetching: asyncio.Future[bytes]) -> None:
-    """Retrieve the exception of a fetch that nobody waits for any more."""
-    if not fetching.cancelled():
-        fetching.exception()

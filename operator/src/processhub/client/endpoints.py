@@ -13,12 +13,12 @@ import random
 import socket
 from collections.abc import AsyncIterator
 
-from processhub.api.addresses import url_host
+from processhub.api.addresses import authority
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError
 
-_PORT = 8080
+_SERVICE_PORT = 8080
 _CONNECT_SECONDS = 1.0
 
 
@@ -39,16 +39,16 @@ class MemberEndpoints:
         if given and mine and os.environ.get("HUB_NAMESPACE") == self._session.namespace:
             yield given
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
-            yield f"http://{self._session.name}.{self._session.namespace}.svc:{_PORT}"
+            yield f"http://{self._session.name}.{self._session.namespace}.svc:{_SERVICE_PORT}"
         if self._last:
             yield self._last
         members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
         for member in random.sample(members, len(members)):
-            base = f"http://{url_host(member.pod_ip)}:{_PORT}"
-            if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip):
+            base = f"http://{authority(member.pod_ip, member.port)}"
+            if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
                 yield base
         for member in members:
-            forward = PortForward(self._session.client, self._session.namespace, member.pod, _PORT)
+            forward = PortForward(self._session.client, self._session.namespace, member.pod, member.port)
             try:
                 base = await forward.open()
             except (ApiError, TimeoutError, TypeError) as error:
@@ -76,9 +76,9 @@ class MemberEndpoints:
         self._forwards.clear()
 
 
-async def _answers(address: str) -> bool:
+async def _answers(address: str, port: int) -> bool:
     with contextlib.suppress(OSError, TimeoutError):
-        _, writer = await asyncio.wait_for(asyncio.open_connection(address, _PORT), _CONNECT_SECONDS)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), _CONNECT_SECONDS)
         writer.close()
         return True
     return False

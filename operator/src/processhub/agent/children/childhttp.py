@@ -2,25 +2,51 @@
 
 A request is a ``POST /call`` or ``POST /cast`` on a connection of its own. Connections are not kept alive: a server may
 close one just as the next request is sent, and the outcome of that request would be unknown.
-
-The body is fetched when the child has accepted the connection. So a request to a child that does not listen yet is not
-begun anywhere, neither here nor at the member that forwarded it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 
-from processhub.agent.request import OutcomeUnknownError, Request, Response, WithdrawnError
+from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.requests import KEY_HEADER
+
+if TYPE_CHECKING:
+    from aiohttp.tracing import Trace
 
 _CONNECT_SECONDS = 2.0
 _AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # seconds between two attempts to connect
 _ANSWER_MAX = 4 * 1024 * 1024
+_asked: ContextVar[Request] = ContextVar("request")  # the request that this task sends
+
+
+class _Connector(aiohttp.BaseConnector):
+    """Hands a request over once the child has accepted its connection: only then its body is fetched."""
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Connect to the child, and put the body into the request."""
+        connection, request = await super().connect(req, traces, timeout), _asked.get()
+        try:
+            await req.update_body(await request.content())
+        except BaseException:
+            connection.close()
+            raise
+        request.handed_over.set()
+        return connection
+
+
+class _TcpConnector(_Connector, aiohttp.TCPConnector):
+    """Connects to the ports of pod children."""
+
+
+class _UnixConnector(_Connector, aiohttp.UnixConnector):
+    """Connects to the socket of an exec child."""
 
 
 class ChildHttp:
@@ -30,31 +56,31 @@ class ChildHttp:
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, base: str, request: Request) -> Response:
+    async def post(self, base: str, request: Request, place: str) -> Response:
         """Send the request as soon as the child accepts a connection; returns its answer, whatever the status.
 
-        Raises OutcomeUnknownError if the connection breaks after the request was sent, and WithdrawnError if the
-        request's sender has gone before.
+        ``place`` names in messages where the child must listen. Raises OutcomeUnknownError if the connection breaks
+        after it was made, and WithdrawnError.
         """
         session = self._open()
-        headers = {"Content-Type": request.content_type, "Content-Length": str(request.size)}
+        headers = {"Content-Type": request.content_type}
         if request.key:
             headers[KEY_HEADER] = request.key
         pause = _AGAIN_MIN
+        _asked.set(request)
         while True:
-            sent = _Body(request)
             try:
                 async with session.post(
-                    f"{base}/{request.kind}", data=sent, headers=headers, allow_redirects=False
+                    f"{base}/{request.kind}",
+                    headers=headers,
+                    allow_redirects=False,
                 ) as answer:
                     content = await _bounded(answer)
                     return Response(answer.status, content, answer.headers.get("Content-Type", ""))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.begun:
                     raise OutcomeUnknownError(f"its connection broke: {error or type(error).__name__}") from error
-                if sent.withdrawn is not None:
-                    raise sent.withdrawn from error
-                request.obstacle = self._obstacle(base, error)
+                request.obstacle = f"nothing accepts connections on {place}"
             await asyncio.sleep(pause)
             pause = min(pause * 2, _AGAIN_MAX)
 
@@ -65,40 +91,15 @@ class ChildHttp:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector: aiohttp.BaseConnector = aiohttp.TCPConnector(limit=0, force_close=True)
+            connector: aiohttp.BaseConnector = _TcpConnector(limit=0, force_close=True)
             if self._socket:
-                connector = aiohttp.UnixConnector(self._socket, force_close=True)
+                connector = _UnixConnector(self._socket, force_close=True)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
-
-    def _obstacle(self, base: str, error: Exception) -> str:
-        """Why no connection to the child was made, as a clause."""
-        where = "HUB_SOCKET" if self._socket else base.removeprefix("http://")
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOENT, errno.ECONNREFUSED):
-            return f"it does not listen on {where}"
-        return f"{where} can't be reached: {error or type(error).__name__}"
-
-
-class _Body:
-    """The body of a request as aiohttp sends it: fetched when the connection is there, and sent with the headers."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.withdrawn: WithdrawnError | None = None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            content = await self._request.content()
-        except WithdrawnError as error:
-            self.withdrawn = error
-            raise
-        self._request.handed_over.set()
-        yield content
 
 
 async def _bounded(answer: aiohttp.ClientResponse) -> bytes:

@@ -262,10 +262,16 @@ class ActorRun:
 
     async def request(self, request: Request) -> Response:
         """Pass the request to the actor, which handles one message at a time."""
-        value = json.loads(await request.content())
         number = next(self._numbers)
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._requests[number] = answer
+        try:
+            value = json.loads(await request.content())
+        except BaseException:
+            self._requests.pop(number, None)
+            raise
+        if answer.done():
+            raise answer.exception() or OutcomeUnknownError("the actor has ended")
         request.handed_over.set()
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}

@@ -163,6 +163,7 @@ class _SliceStatus:
             observed_generation=self.reports.observed,
             holder=self._identity.holder,
             address=self._identity.address,
+            port=self._identity.port,
             entries=entries,
         )
         return status, size

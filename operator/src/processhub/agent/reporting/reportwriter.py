@@ -26,6 +26,7 @@ class WriterIdentity:
     client: Client
     holder: str
     address: str
+    port: int
     renewals: Callable[[], int]
     metrics: Metrics
     written: Callable[[RegistrySlice], None]

@@ -275,14 +275,7 @@ class RequestQueue:
         await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
         handed_over.cancel()
         if not request.begun:
-            failure = None if work.cancelled() else work.exception()
-            if isinstance(failure, WithdrawnError):
-                log.info("a request to %s was withdrawn before its turn: %s", child.id, failure)
-                entry.fail(MovedError())
-                return
-            if failure is not None:
-                raise failure
-            self._put_back(queue, entry)
+            self._not_begun(child, queue, entry, work)
             return
         limit = self._settings().request_seconds
         done, _ = await asyncio.wait((work,), timeout=limit)
@@ -304,6 +297,19 @@ class RequestQueue:
             queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
             entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {error}"))
 
+    def _not_begun(self, child: Child, queue: _ChildQueue, entry: _Entry, work: asyncio.Task[Response]) -> None:
+        """Handle a request that the child did not get. It waits for the next try, unless its sender withdrew it."""
+        failure = None if work.cancelled() else work.exception()
+        if isinstance(failure, WithdrawnError):
+            log.info("a request to %s was withdrawn before its turn: %s", child.id, failure)
+            entry.fail(MovedError())
+            return
+        if failure is not None and not isinstance(failure, OutcomeUnknownError):
+            raise failure
+        if failure is not None:
+            queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
+        self._put_back(queue, entry)
+
     def _put_back(self, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             queue.waiting.appendleft(entry)
@@ -315,8 +321,8 @@ class RequestQueue:
                 504, "timeout", f"not begun within {waited}: child {child_id!r} is busy with an earlier request"
             )
         if queue.current is not None:
-            why = f": {queue.current.request.obstacle}" if queue.current.request.obstacle else ""
-            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} takes no requests{why}")
+            why = queue.current.request.obstacle and f": {queue.current.request.obstacle}"
+            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} does not take requests{why}")
         why = (
             f": {child.status.state}, {child.status.message or child.status.reason}"
             if child is not None and child.status.reason
