@@ -164,6 +164,33 @@ async def test_a_guided_child_blocks_the_scale_down_of_its_member_until_it_is_fo
     untouched(before, await world.running(["other"]), ["other"])
 
 
+async def test_a_scale_down_to_nothing_names_its_children_and_is_done_by_force(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await world.child("a")
+    before = await world.running(["a"])
+
+    await world.kubectl("scale", "hub/hub", "--replicas=0")
+
+    blocked = await world.hub_condition("Balanced", "False", "Stranded")
+    assert blocked.message == (
+        "hub-0 can't be emptied: no member is left to take its 1 children (a); stop them with spec.suspend: true, or "
+        "annotate the hub with processhub.dev/force-scale-down=true"
+    )
+    untouched(before, await world.running(["a"]))
+
+    await world.edit_hub(annotations={"processhub.dev/force-scale-down": "true"})
+
+    async def gone() -> None:
+        assert not (await world.get_hub()).status.members
+        assert not alive(before["a"].pid)
+
+    await settles(gone)
+    await world.condition("a", "Placed", "False", "NoMembers")
+
+    await world.kubectl("scale", "hub/hub", "--replicas=1")
+    await world.running(["a"])
+
+
 async def test_weights_give_members_their_shares(world: World) -> None:
     await world.hub(members={"weights": {"hub-0": 3, "hub-2": 0}}, distribution={"loadCapPercent": 110})
     await world.children(IDS)

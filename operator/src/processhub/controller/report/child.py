@@ -208,7 +208,11 @@ def _ready(
     if report is None or (node.state == State.PENDING and not report.reason):
         return condition("False", Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
-    return condition("False", reason, report.message or node.last_exit)
+    message = report.message or node.last_exit
+    if node.state == State.STARTING and reason == Reason.STARTING:
+        # A member reports each start without a text: ten thousand of them would be as many kilobytes of a slice.
+        message = message or f"starting on {node.name}; not up yet (limited by the hub's timeouts.startSeconds)"
+    return condition("False", reason, message)
 
 
 def of_hub(refusal: Refusal) -> Refusal:
