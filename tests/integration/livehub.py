@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from namespaces import create_namespace, remove_namespace
 from waiting import ENDS_WITH_US, eventually
 
 import render_manifests
@@ -160,7 +161,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
     namespace = f"live-{secrets.token_hex(3)}"
     rules = render_manifests.render("-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
-    cluster.kubectl("create", "namespace", namespace)
+    await create_namespace(api, namespace)
     environment = {
         **cluster.environment(),
         "POD_NAME": "operator",
@@ -176,7 +177,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
         yield Live(cluster, api, namespace, operator)
     finally:
         await operator.stop()
-        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        await remove_namespace(api, namespace)
 
 
 @asynccontextmanager

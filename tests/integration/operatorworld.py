@@ -16,13 +16,13 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from leases import past_the_second_of_its_lease
+from namespaces import create_namespace, remove_namespace
 from operatorsite import Operators, Site
 from processwatch import ProcessWatch, Run
 from settling import PATIENCE, settles
@@ -47,7 +47,6 @@ Json = dict[str, Any]
 
 EVENTS = untyped("v1", "events")
 NODES = untyped("v1", "nodes", namespaced=False)
-NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 CONFIG_MAPS = untyped("v1", "configmaps")
 SLEEP = ["sleep", "100000"]
 SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
@@ -430,17 +429,16 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 async def new_world(site: Site) -> AsyncIterator[World]:
     """A namespace of its own, with two operators ready; all faults are undone when the block ends."""
     namespace = f"test-{secrets.token_hex(4)}"
-    await site.api.create(NAMESPACES, None, {"metadata": {"name": namespace}})
+    await create_namespace(site.api, namespace)
     made = World(site, namespace)
     await made.operators.both_ready()
     made.watch.start()
-    began = datetime.now(UTC)
     try:
         yield made
     finally:
         await made.close()
-        complaints = await made.operators.complaints(began)
-        await asyncio.to_thread(site.cluster.kubectl, "delete", "namespace", namespace, "--wait=false")
+        complaints = await made.operators.complaints()
+        await remove_namespace(site.api, namespace)
     assert complaints == []
 
 
