@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from processhub.api.addresses import url_host
 from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation
 
@@ -104,7 +102,7 @@ def _plain(path: Path, context_name: str | None) -> Config | None:
     """The configuration in the file, or None if it needs the official loader. Raises ConfigError."""
     try:
         found = _contents(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")
@@ -177,9 +175,14 @@ def _proxy(path: Path, server: str, given: str) -> str | None:
 
 
 def _contents(path: Path) -> Any:
-    """The YAML document in the file. Raises OSError, UnicodeDecodeError, YAMLError."""
+    """The YAML document in the file. Raises OSError, ValueError."""
+    import yaml  # not in a pod, which has no kubeconfig
+
     text = path.read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def _entry(path: Path, found: dict[str, Any], section: str, name: str) -> dict[str, Any]:
