@@ -1,7 +1,8 @@
-"""Namespaces of tests: made, and removed so that what is in them costs the next tests little."""
+"""Namespaces and hubs of tests, removed so that they cost the next tests little."""
 
 from __future__ import annotations
 
+from processhub.api.naming import LABEL_HUB
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
 
@@ -25,3 +26,13 @@ async def remove_namespace(api: Client, name: str) -> None:
     for kind in _MAKERS:
         await api.raw("DELETE", kind.path(name))
     await api.raw("DELETE", PODS.path(name), body={"gracePeriodSeconds": 1})
+
+
+async def remove_hub(api: Client, namespace: str, name: str) -> None:
+    """Delete the hub, its children and its pods; returns before that is done, and also if there is none."""
+    ours = {"labelSelector": f"{LABEL_HUB}={name}"}
+    await api.raw("DELETE", CHILDREN.path(namespace), query={"fieldSelector": f"spec.hub={name}"})
+    await api.raw("DELETE", HUBS.path(namespace), query={"fieldSelector": f"metadata.name={name}"})
+    for kind in (_STATEFUL_SETS, _DAEMON_SETS):
+        await api.raw("DELETE", kind.path(namespace), query=ours)
+    await api.raw("DELETE", PODS.path(namespace), query=ours, body={"gracePeriodSeconds": 1})
