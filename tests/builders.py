@@ -97,14 +97,15 @@ def make_slice(
     granted_to: str = "",
     holder: str = "",
     address: str = "",
+    port: int = 8080,
     observed_generation: int | None = None,
     status: SliceStatus | None = None,
     **metadata: Any,
 ) -> RegistrySlice:
     """A member's slice number ``index``, with what its agent reports; both by id, as text or not formatted yet.
 
-    ``granted_to`` is the holder in the spec. ``holder``, ``address`` and ``observed_generation`` (by default the
-    slice's generation) are those in the status, unless a whole ``status`` is given.
+    ``granted_to`` is the holder in the spec. ``holder``, ``address``, ``port`` and ``observed_generation`` (by
+    default the slice's generation) are those in the status, unless a whole ``status`` is given.
     """
     name = slice_name(hub, member, index)
     found = ObjectMeta(**{"name": name, "namespace": NAMESPACE, "uid": name, "generation": 1, **metadata})
@@ -127,6 +128,7 @@ def make_slice(
             observed_generation=found.generation if observed_generation is None else observed_generation,
             holder=holder,
             address=address,
+            port=port,
             entries=reported,
         ),
     )

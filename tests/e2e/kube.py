@@ -204,6 +204,11 @@ class World:
         """kubectl in the namespace."""
         return self.kube("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
 
+    def cli(self, *words: str, hub: str = "hub", timeout: float = 120) -> str:
+        """What ``kubectl hub`` prints."""
+        options = ("--namespace", self.namespace, "--hub", hub, "--context", self.kube.context)
+        return run("kubectl-hub", *words, *options, timeout=timeout, env={"KUBECONFIG": str(self.kube.kubeconfig)})
+
     def get(self, kind: str, name: str) -> Json:
         """One object."""
         return self.kube.get(kind, name, "-n", self.namespace)

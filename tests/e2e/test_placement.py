@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from images import PLAIN, PYTHON
+from images import GO, MUSL, NODE, PLAIN, PYTHON
 from kube import SLEEP, Json, Kube, World, docker, moved, settles
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
@@ -99,6 +100,40 @@ def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected
 
     assert "python" not in docker("run", "--rm", "--network=none", "--entrypoint=/bin/ls", PLAIN, "/usr/bin")
     assert world.get("pod", "hub-0")["spec"]["containers"][0]["image"] == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("image", "command", "language"),
+    [(GO, ["/counter"], "go"), (MUSL, ["counter"], "c"), (NODE, ["node", "/srv/counter.mjs"], "node")],
+    ids=["scratch", "musl", "distroless"],
+)
+def test_programs_of_bare_images_are_asked_moved_with_their_state_and_stopped(
+    world: World, images: None, image: str, command: list[str], language: str
+) -> None:
+    """The members run as any user, with a read-only root, without a shell and without a single file of Debian."""
+    security = {"runAsUser": 1_234_567_890, "runAsGroup": 0, "fsGroup": 0}
+    read_only = {"name": "agent", "securityContext": {"readOnlyRootFilesystem": True}}
+    world.hub(
+        members={
+            "replicas": 2,
+            "image": image,
+            "template": {"spec": {"securityContext": security, "containers": [read_only]}},
+        },
+        migration={"strategy": "HotSwap"},
+    )
+    world.children("a", "b", exec={"command": command})
+    places = world.running(["a", "b"])
+
+    def ask() -> Json:
+        return dict(json.loads(world.cli("call", "a", "{}", "-o", "json")))
+
+    assert [ask()["count"], ask()["count"]] == [1, 2]
+    (target,) = {"hub-0", "hub-1"} - {places["a"]}
+    world.cli("move", "a", target, "--wait")
+    assert ask() == {"count": 3, "user": 1_234_567_890, "in": language}
+
+    world.kubectl("delete", "child", "a")
+    world.running(["b"])
 
 
 def test_actors_come_from_a_package_in_the_users_image(world: World, images: None) -> None:

@@ -19,6 +19,8 @@ from localcluster.layout import ClusterError
 
 RUN = secrets.token_hex(3)
 NAMESPACE, NODE = f"admission-{RUN}", f"admission-{RUN}"
+NODE_POD = "left-vx2kq"  # of the DaemonSet of hub left
+SHARED = "shared"  # an account of the user's own, which both hubs name
 OPERATOR = f"{render_manifests.NAMESPACE}:processhub-operator"
 SLEEP = {"command": ["sleep", "infinity"]}
 Write = Callable[..., str]
@@ -29,10 +31,14 @@ def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
     cluster.kubectl("-n", NAMESPACE, "apply", "--server-side", "-f", "-", stdin=text)
 
 
+def account_of(hub: str) -> str:
+    return hub if hub == SHARED else f"processhub-{hub}"
+
+
 def pod(name: str, hub: str, **spec: Any) -> dict[str, Any]:
     # Nobody schedules it: a token needs the object alone.
     base = {
-        "serviceAccountName": f"processhub-{hub}",
+        "serviceAccountName": account_of(hub),
         "schedulerName": "nobody",
         "containers": [{"name": "agent", "image": "none"}],
     }
@@ -83,8 +89,7 @@ def hubs(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
     cluster.kubectl("create", "namespace", NAMESPACE)
     objects = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}]
-    for hub in ("left", "right"):
-        account = f"processhub-{hub}"
+    for account in ("processhub-left", "processhub-right", SHARED):
         objects += [
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},
             {
@@ -99,7 +104,12 @@ def hubs(cluster: Cluster) -> Iterator[None]:
     apply(
         cluster,
         *(pod(f"{hub}-{ordinal}", hub) for hub in ("left", "right") for ordinal in (0, 1)),
-        pod("left-on-node", "left", nodeName=NODE),
+        pod(NODE_POD, "left", nodeName=NODE),
+        pod("left-0123456789abcdef", "left", nodeName=NODE),
+        pod("other-vx2kq", "left", nodeName=NODE),
+        *(pod(f"{hub}-7", SHARED) for hub in ("left", "right")),
+        *(registry_slice(hub, f"{hub}-7") for hub in ("left", "right")),
+        *(lease(hub, f"{hub}-7") for hub in ("left", "right")),
         *(registry_slice(hub, f"{hub}-{ordinal}") for hub in ("left", "right") for ordinal in (0, 1)),
         *(lease(hub, f"{hub}-{ordinal}") for hub in ("left", "right") for ordinal in (0, 1)),
         registry_slice("left", NODE, "PerNode"),
@@ -119,7 +129,7 @@ def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFac
 
     def account(name: str, hub: str = "", bound: bool = True) -> Write:
         hub = hub or name.partition("-")[0]
-        token = ["create", "token", f"processhub-{hub}", "-n", NAMESPACE, "--duration=1h"]
+        token = ["create", "token", account_of(hub), "-n", NAMESPACE, "--duration=1h"]
         if bound:
             uid = cluster.kubectl("-n", NAMESPACE, "get", "pod", name, "-o", "jsonpath={.metadata.uid}")
             token += ["--bound-object-kind=Pod", f"--bound-object-name={name}", f"--bound-object-uid={uid}"]
@@ -169,7 +179,7 @@ def test_member_writes_its_own_slice_status_and_lease(as_member: Callable[..., W
 
 
 def test_member_of_a_per_node_hub_is_known_by_its_node(as_member: Callable[..., Write]) -> None:
-    member = as_member("left-on-node")
+    member = as_member(NODE_POD)
 
     assert "patched" in member(*status_patch(f"left.{NODE}.0"))
     assert "patched" in member(*lease_patch(f"left.{NODE}"))
@@ -195,6 +205,27 @@ def test_member_may_not_renew_anothers_lease(as_member: Callable[..., Write], na
 
     with pytest.raises(ClusterError, match=f"a member of hub left may write its own Lease only, not {name}"):
         member(*lease_patch(name))
+
+
+def test_hubs_that_share_an_account_are_told_apart_by_their_pods(as_member: Callable[..., Write]) -> None:
+    member = as_member("left-7", hub=SHARED)
+
+    assert "patched" in member(*status_patch("left.left-7.0"))
+    assert "patched" in member(*lease_patch("left.left-7"))
+    with pytest.raises(ClusterError, match="is the word of member right-7 of hub right alone"):
+        member(*status_patch("right.right-7.0"))
+    with pytest.raises(ClusterError, match=r"may write its own Lease only, not right\.right-7"):
+        member(*lease_patch("right.right-7"))
+
+
+@pytest.mark.parametrize("name", ["left-0123456789abcdef", "other-vx2kq"], ids=["pod child", "other hub"])
+def test_another_pod_of_the_same_node_and_account_is_no_member(as_member: Callable[..., Write], name: str) -> None:
+    member = as_member(name, hub="left")
+
+    with pytest.raises(ClusterError, match=f"is the word of member {NODE} of hub left alone"):
+        member(*status_patch(f"left.{NODE}.0"))
+    with pytest.raises(ClusterError, match="may write its own Lease only"):
+        member(*lease_patch(f"left.{NODE}"))
 
 
 def test_relabelling_a_lease_does_not_make_it_ones_own(as_member: Callable[..., Write]) -> None:

@@ -16,7 +16,7 @@ from waiting import alive
 
 from localcluster.cluster import Cluster
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.fence import FEED
 from processhub.api.naming import slice_name
@@ -100,6 +100,25 @@ async def test_sigterm_stops_children_says_so_and_releases_the_lease(member: Mem
     assert after.status.entries == {}
     assert after.status.observed_generation == item.metadata.generation
     assert (await member.lease()).spec.holder_identity == ""
+
+
+async def test_a_short_grace_period_of_the_pod_is_what_children_have(fenced: Member, tmp_path: Path) -> None:
+    """stopSeconds is 60: half of the 6 s is for the children, the rest to report their end and release the Lease."""
+    agent = fenced.start_agent(TERMINATION_GRACE_SECONDS="6")
+    mark = tmp_path / "mark"
+    heeds = f"trap 'sleep 1; echo done > {mark}; exit 0' TERM; while :; do sleep 0.1; done"
+    await fenced.write({"heeds": shell(heeds), "deaf": shell("trap '' TERM; while :; do sleep 0.1; done")})
+    for child_id in ("heeds", "deaf"):
+        await fenced.running(child_id)
+    began = time.monotonic()
+
+    agent.signal(signal.SIGTERM)
+
+    assert await agent.exit_code() == 0
+    assert time.monotonic() - began < 6
+    assert mark.read_text() == "done\n"
+    assert (await fenced.slice()).status.entries == {}
+    assert (await fenced.lease()).spec.holder_identity == ""
 
 
 async def test_the_lease_is_renewed_and_names_the_pod(member: Member) -> None:

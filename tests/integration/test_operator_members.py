@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import datetime
 
 import pytest
+from hubcalls import Caller
 from operatorworld import SHORT, Place, World, members_of, moved, never_two, untouched
 from settling import settles
 
@@ -17,6 +19,8 @@ pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(12)]
 LEASE_SECONDS = SHORT["leaseSeconds"]
 BUDGETS = untyped("policy/v1", "poddisruptionbudgets")
+ACCOUNTS = untyped("v1", "serviceaccounts")
+ROLE_BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
 STAY = {"distribution": {"rebalance": {"onJoin": False}}}
 
 
@@ -311,6 +315,40 @@ async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(wo
     never_two(world.watch)
 
 
+async def test_all_children_run_again_when_all_members_were_killed_at_once(world: World) -> None:
+    before = await started_hub(world)
+
+    async with asyncio.TaskGroup() as group:
+        for member in members_of(before):
+            group.create_task(world.kill_agent(member))
+
+    async def again() -> None:
+        after = await world.running(IDS)
+        assert all(after[child_id].pid != before[child_id].pid for child_id in IDS)
+        assert moved(before, after) == set()
+
+    await settles(again, within=60)
+    never_two(world.watch)
+
+
+async def test_members_that_all_crash_by_their_template_are_replaced_when_it_is_mended(world: World) -> None:
+    crashing = {"name": "migrate", "image": "any", "command": ["false"]}
+    members = {"replicas": 2, "template": {"spec": {"initContainers": [crashing]}}}
+    await world.hub(ready=False, members=members)
+    await world.child("waits")
+
+    async def crashes() -> None:
+        for member in ("hub-0", "hub-1"):
+            statuses = (await world.pod(member)).status.init_container_statuses
+            assert any(status.restart_count for status in statuses)
+
+    await settles(crashes)
+    await world.edit_hub(members={"template": None})
+
+    await world.hub_ready(members=2)
+    await world.ready("waits")
+
+
 async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go(world: World) -> None:
     before = await started_hub(world, **STAY)
     member, node = await world.member_without_operator()
@@ -340,3 +378,56 @@ async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go
     await world.hub_ready()
     untouched(before, await world.running(IDS), before.keys() - victims)
     never_two(world.watch)
+
+
+async def test_members_are_rolled_from_one_account_and_port_to_others(world: World) -> None:
+    """Each is replaced once: those that wait for their turn keep the rights of the account that they began with."""
+    for name in ("before", "after"):
+        account = {"metadata": {"name": name}, "automountServiceAccountToken": False}
+        await world.api.create(ACCOUNTS, world.namespace, account)
+    await world.hub(members={"replicas": 2, "serviceAccount": {"name": "before"}, "port": 8081})
+    await world.children(IDS)
+    await world.child("counter", python={"target": "processhub.examples:Counter"})
+    before = await world.ready(*IDS, "counter")
+    assert await subjects(world) == ["processhub-hub", "before"]
+    await all_answer(world, 8081)
+
+    await world.edit_hub(members={"serviceAccount": {"name": "after"}, "port": 9090})
+
+    async def rolled() -> None:
+        pods = [await world.pod(f"hub-{ordinal}") for ordinal in range(2)]
+        assert {pod.spec.service_account_name for pod in pods} == {"after"}
+        assert await subjects(world) == ["processhub-hub", "after"]
+
+    await settles(rolled, within=90)
+    await world.hub_ready()
+    await all_answer(world, 9090)
+    after = await world.ready(*IDS, "counter")
+    assert {name: child.status.member for name, child in after.items()} == {
+        name: child.status.member for name, child in before.items()
+    }
+    runs = world.watch.runs()
+    assert {child_id: len(runs[child_id]) for child_id in IDS} == dict.fromkeys(IDS, 2)
+    never_two(world.watch)
+
+
+async def subjects(world: World) -> list[str]:
+    """The accounts with the rights of the hub's members."""
+    binding = await world.api.get(ROLE_BINDINGS, world.namespace, "processhub-hub")
+    return [each["name"] for each in binding["subjects"]]
+
+
+async def all_answer(world: World, port: int) -> None:
+    """Every member answers a call to the one child, at this port."""
+    token = (await world.kubectl("create", "token", "default", "--audience=processhub")).strip()
+
+    async def check() -> None:
+        members = (await world.get_hub()).status.members
+        assert [member.port for member in members] == [port, port]
+        async with Caller(token) as caller:
+            for member in members:
+                url = f"http://{member.pod_ip}:{port}/v1/children/counter/call"
+                reply = await caller.send("POST", url, json={"op": "get"})
+                assert reply.status == 200, reply
+
+    await settles(check)

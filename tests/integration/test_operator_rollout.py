@@ -11,7 +11,10 @@ from clusterfolder import cluster_folder
 from localcluster import cluster as local
 from localcluster import install
 from localcluster.cluster import Cluster
+from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.layout import ClusterError, Layout
+from processhub.cluster.client import Client
+from processhub.controller.lead.prerequisites import Prerequisites
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,16 @@ def empty() -> Iterator[Cluster]:
 def with_environment(**values: str) -> tuple[str, str]:
     """helm's options for more environment variables of the operator."""
     return "--set-json", f"extraEnv={json.dumps([{'name': name, 'value': value} for name, value in values.items()])}"
+
+
+async def test_an_operator_without_crds_is_not_ready(empty: Cluster) -> None:
+    async with Client(read_kubeconfig(empty.kubeconfig).client_config()) as client:
+        missing = await Prerequisites(client, ()).check()
+
+    assert missing == (
+        "not installed in this cluster: CRD hubs.processhub.dev, children.processhub.dev, childsets.processhub.dev,"
+        " registryslices.processhub.dev; install the chart with crds.enabled=true"
+    )
 
 
 def test_an_operator_that_can_not_start_is_told_in_the_kubelets_words(empty: Cluster) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from operatorworld import SLEEP, World, untouched
+from operatorworld import CONFIG_MAPS, SLEEP, World, untouched
 from settling import settles
 
 from processhub.api.meta import find_condition
@@ -163,12 +163,16 @@ async def refuses_deletion(world: World, name: str) -> None:
 
 
 WRONG = [
-    ({"metadata": []}, "spec.members.template.metadata is []; it must be an object"),
+    ({"spec": {"nodeSelector": 5}}, "spec.members.template.spec.nodeSelector is 5; it must be an object"),
     ({"spec": {"containers": ["agent"]}}, 'spec.members.template.spec.containers[0] is "agent"; it must be an object'),
     ({"spec": {"nodeSelectr": {"zone": "a"}}}, "nodeSelectr"),
     (
         {"spec": {"containers": [{"name": "agent", "resources": {"limits": {"memory": "1GB x"}}}]}},
         "quantities must match",
+    ),
+    (
+        {"spec": {"containers": [{"name": "agent", "resources": {"requests": {"memory": "2Gi"}}}]}},
+        "must be less than or equal to memory limit of 1Gi",
     ),
     ({"spec": {"containers": [{"name": "other"}]}}, "spec.template.spec.containers[1].image: Required value"),
 ]
@@ -239,7 +243,13 @@ async def test_the_members_of_a_new_hub_with_a_wrong_template_come_once_it_is_me
     assert "spec.members.template.spec.volumes[0].name is missing or null; it must be a text" in accepted.message
     ready = await world.hub_condition("Ready", "False", "MembersNotReady")
     assert "volumes[0].name" in ready.message
-    await world.condition("waits", "Placed", "False")
+
+    async def its_child_says_where_to_look() -> None:
+        placed = find_condition((await world.get_child("waits")).status.conditions, "Placed")
+        assert placed
+        assert placed.message.endswith("(Invalid; the Hub's condition Stalled has the cause)")
+
+    await settles(its_child_says_where_to_look)
 
     await world.edit_hub(members={"template": None})
     await world.ready("waits")
@@ -292,3 +302,33 @@ async def test_a_hub_goes_on_without_a_slice_that_a_quota_refuses(world: World) 
     await world.api.delete(QUOTAS, world.namespace, "registryslices")
     await has_no(world, "Stalled")
     await world.hub_ready()
+
+
+async def test_a_hub_and_its_children_say_what_keeps_members_from_running(world: World) -> None:
+    spec = {"hard": {"pods": "1"}}
+    await world.api.create(QUOTAS, world.namespace, {"metadata": {"name": "pods"}, "spec": spec})
+    await world.hub(members={"replicas": 2, "python": {"configMap": "code"}}, ready=False)
+    await world.child("a")
+
+    async def both_are_named() -> None:
+        hub = await world.get_hub()
+        ready = find_condition(hub.status.conditions, "Ready")
+        assert ready
+        assert 'configmap "code" not found' in ready.message, ready
+        assert "exceeded quota: pods" in ready.message, ready
+        assert all(member.message for member in hub.status.members), hub.status.members
+
+    await settles(both_are_named)
+
+    async def the_child_waits_for_them() -> None:
+        placed = find_condition((await world.get_child("a")).status.conditions, "Placed")
+        assert placed
+        assert "FailedMount" in placed.message or "FailedCreate" in placed.message, placed
+
+    await settles(the_child_waits_for_them)
+
+    await world.api.create(CONFIG_MAPS, world.namespace, {"metadata": {"name": "code"}, "data": {}})
+    await world.api.delete(QUOTAS, world.namespace, "pods")
+    hub = await world.hub_ready()
+    assert [member.message for member in hub.status.members] == ["", ""]
+    await world.ready("a")

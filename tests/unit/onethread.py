@@ -21,7 +21,7 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Launchers
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Surroundings
 from processhub.agent.requests.server import Served

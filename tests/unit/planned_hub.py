@@ -6,17 +6,23 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
 from processhub.core.model.membership import Phase
-from processhub.core.model.placement import Candidate, best, child_key, child_keys
+from processhub.core.model.placement import Candidate, Keys, best, child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
 from processhub.registry.grammar import Assignment
 
 FIRST_EPOCH = 10**9
+
+
+def child_keys(ids: Iterable[str]) -> Keys:
+    """The hashes of many ids, in order."""
+    return np.array([child_key(child_id) for child_id in ids], dtype=np.uint64)
 
 
 def hub_spec(

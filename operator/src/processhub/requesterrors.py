@@ -48,7 +48,10 @@ class OutcomeUnknown(RequestFailed):
 
 
 class NoOwner(RequestFailed):
-    """503 no_owner: the child had no running copy within leaseSeconds + requestSeconds."""
+    """503: the child had no running copy within leaseSeconds + requestSeconds (``no_owner``).
+
+    Or the member that was asked can't reach the member that runs it (``unreachable``).
+    """
 
 
 class Partitioned(RequestFailed):
@@ -83,6 +86,7 @@ _BY_CODE: dict[str, type[RequestFailed]] = {
     "outcome_unknown": OutcomeUnknown,
     "no_owner": NoOwner,
     "not_ready": NoOwner,
+    "unreachable": NoOwner,
     "partitioned": Partitioned,
 }
 

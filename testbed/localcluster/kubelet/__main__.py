@@ -43,6 +43,7 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
                     await task
             finally:
                 await kubelet.close()
+                block.close()
 
 
 def _can_isolate(code: Path) -> bool:

@@ -13,6 +13,7 @@ import aiohttp
 from localcluster.kubelet.environment import Json
 from localcluster.kubelet.runtime import Run
 from localcluster.kubelet.shimcode import entry_point
+from processhub.api.addresses import url_host
 
 
 async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeout: float) -> str | None:
@@ -38,7 +39,7 @@ async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeo
 
 async def _http(action: Json, container: Json, pod_ip: str) -> str | None:
     host, port = action.get("host") or pod_ip, _port(action["port"], container)
-    url = f"{(action.get('scheme') or 'HTTP').lower()}://{host}:{port}{action.get('path') or '/'}"
+    url = f"{(action.get('scheme') or 'HTTP').lower()}://{url_host(host)}:{port}{action.get('path') or '/'}"
     headers = {"User-Agent": "kube-probe/1.34"} | {
         entry["name"]: entry.get("value", "") for entry in action.get("httpHeaders") or ()
     }

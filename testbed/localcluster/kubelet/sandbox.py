@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from localcluster.kubelet import environment, image, runtime
-from localcluster.kubelet.addresses import Block
+from localcluster.kubelet.addresses import IP_FAMILY, Block
 from localcluster.kubelet.connection import Server
 from localcluster.kubelet.environment import ContainerConfigError, Json, Place
 from localcluster.kubelet.forwarder import Forwarder
@@ -170,7 +170,8 @@ async def open_sandbox(host: Host, pod: Json, node: str, host_ip: str) -> Sandbo
     (folder / "home").mkdir(parents=True, exist_ok=True)
     forwarder = Forwarder(host.server.host, host.server.port)
     await forwarder.start()
-    place = Place(node, host_ip, host.block.take())
+    ipv6 = (metadata.get("annotations") or {}).get(IP_FAMILY) == "IPv6"
+    place = Place(node, host_ip, host.block.take(ipv6=ipv6))
 
     async def lookup(plural: str, name: str) -> Json:
         return await host.client.get(untyped("v1", plural), metadata["namespace"], name)

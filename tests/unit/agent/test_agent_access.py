@@ -1,19 +1,83 @@
-"""Who may ask, while the API server, which says so, is silent."""
+"""Who may ask, who is a member, and both while the API server, which says so, is silent."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from builders import make_client
 from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
 from processhub.agent.requests import access
 from processhub.agent.requests.access import Access
 
 WAITS = 20  # less than a request to the API server may take
+
+
+POD = "authentication.kubernetes.io/pod-name"
+
+
+@asynccontextmanager
+async def access_of(folder: Path, users: Mapping[str, object]) -> AsyncIterator[Access]:
+    """The access check of a member of hub shop in namespace n; ``users``: the user of each token."""
+
+    async def review(request: web.Request) -> web.Response:
+        token = (await request.json())["spec"]["token"]
+        return web.json_response({"status": {"authenticated": True, "audiences": ["processhub"], "user": users[token]}})
+
+    app = web.Application()
+    app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+    env = Environment("shop", "n", "h", "shop-1", "shop-1", "p", "127.0.0.1", "node", run_dir=folder)
+    async with TestServer(app) as server, make_client(str(server.make_url("")), "n") as client:
+        yield Access(env, client)
+
+
+def user(account: str, pod: str = "", namespace: str = "n") -> dict[str, object]:
+    """The user of a token, as a TokenReview names it."""
+    return {"username": f"system:serviceaccount:{namespace}:{account}", "extra": {POD: [pod]} if pod else {}}
+
+
+@pytest.mark.parametrize(
+    ("token", "member"),
+    [
+        (user("processhub-shop", "shop-0"), True),
+        (user("processhub-shop"), True),
+        (user("s3", "shop-0"), True),
+        (user("s3", "shop-xk2vq"), True),
+        (user("s3", "other-0"), False),
+        (user("processhub-shop", "other-0"), False),
+        (user("s3", "shop-0123456789abcdef"), False),
+        (user("s3"), False),
+        (user("processhub-shop", "shop-0", "elsewhere"), False),
+    ],
+    ids=[
+        "own account",
+        "own account, no pod",
+        "shared account",
+        "shared account, DaemonSet",
+        "shared account, other hub",
+        "own account, other hub",
+        "shared account, pod child",
+        "shared account, no pod",
+        "other namespace",
+    ],
+)
+async def test_members_are_known_by_their_pods_though_hubs_may_share_an_account(
+    tmp_path: Path, token: dict[str, object], member: bool
+) -> None:
+    async with access_of(tmp_path, {"t": token}) as gate:
+        if member:
+            await gate.check("Bearer t", members_only=True)
+            return
+        with pytest.raises(Problem) as refused:
+            await gate.check("Bearer t", members_only=True)
+        assert refused.value.status in (403, 503)
 
 
 async def test_a_verdict_goes_on_while_the_api_server_says_nothing(

@@ -139,7 +139,7 @@ def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty
 
     assert delays[:5] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8], abs=0.06)  # the clock goes in steps
     assert delays[-2:] == pytest.approx([30.0, 30.0], abs=0.06)
-    assert child.restarts == 13
+    assert child.history.restarts == 13
 
 
 def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, clock: Clock) -> None:
@@ -308,7 +308,7 @@ def test_restarts_outside_the_window_do_not_count(host: Supervisor, clock: Clock
         clock.pass_(61)
         child.ended(CRASH)
 
-    assert child.restarts == 5
+    assert child.history.restarts == 5
     assert len(host.launched) == 6
 
 

@@ -20,7 +20,8 @@ from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.reporting.noise import HUB_BURST, HUB_RATE
-from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.reporting.reporter import StatusReporter
+from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.child import Exec, PodWorkload
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
@@ -69,7 +70,9 @@ class Hub:
         starter = self.starter = Looping()
         self.supervisor = supervisor_of({Exec: starter, PodWorkload: starter})
         self.reporter = StatusReporter(
-            WriterIdentity(self, "pod/nonce", "", lambda: 1, Metrics(), self._stored, lambda: False, lambda: members)  # type: ignore[arg-type]
+            WriterIdentity(
+                self, "pod/nonce", "", 8080, lambda: 1, Metrics(), self._stored, lambda: False, lambda: members
+            )  # type: ignore[arg-type]
         )
         self.supervisor.news.changed.listen(self.reporter.child_changed)
         self.reporter.open()
@@ -164,7 +167,7 @@ def test_a_few_crash_loops_are_told_as_they_come() -> None:
         for _ in range(60):
             await asyncio.sleep(1.5)
             report = parse_report(hub.statuses["hub.hub-0.0"].entries["tenant-0-0"])
-            assert child.restarts - 1 <= report.restarts <= child.restarts
+            assert child.history.restarts - 1 <= report.restarts <= child.history.restarts
 
     virtualtime.run(a_minute())
 

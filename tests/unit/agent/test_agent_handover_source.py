@@ -129,7 +129,7 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     agent.set_desired(9)
     assert agent.launcher.states == [None, b"1"]
     child.begun()
-    await until(lambda: child.state == State.FAILED)  # it is being ended
+    await until(lambda: child.status.state == State.FAILED)  # it is being ended
 
     agent.targets.answer = Receipt(204)
     agent.set_desired(9, to="hub-2:11")

@@ -15,7 +15,7 @@ from processhub.agent.children.report import report_in
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.children.usage import Meter
 from processhub.agent.env import Environment
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
 from processhub.agent.requests.server import Server
@@ -126,11 +126,11 @@ async def test_over_an_outage_a_child_that_has_run_is_restarted_with_divergence_
 async def test_what_an_earlier_agent_reported_of_the_same_incarnation_goes_on(tmp_path: Path) -> None:
     parts, _, _ = parts_of(tmp_path)
     parts.slices.informer.put(own_slice(1, ENTRY, Report(uid="u", epoch=1, state="Running", restarts=3)))
-    assert parts.supervisor.children["a"].restarts == 3
+    assert parts.supervisor.children["a"].history.restarts == 3
 
     parts, _, _ = parts_of(tmp_path)
     parts.slices.informer.put(own_slice(1, ENTRY, Report(uid="another", epoch=1, state="Running", restarts=3)))
-    assert parts.supervisor.children["a"].restarts == 0
+    assert parts.supervisor.children["a"].history.restarts == 0
 
 
 async def test_an_agent_that_ends_starts_and_takes_over_nothing(tmp_path: Path) -> None:
@@ -157,6 +157,6 @@ async def test_a_removed_slice_ends_its_children_and_is_reported_in_the_first_on
 
     parts.slices._drop("h.h-0.1")
 
-    assert child.state == State.STOPPING
+    assert child.status.state == State.STOPPING
     assert report_in(child, "h.h-0.1") is None
     assert report_in(child, NAME) is not None

@@ -18,7 +18,7 @@ from processhub.agent.request import Request
 from processhub.api.requests import ANSWER_HEADER
 
 ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next
-OWNER = RoutedCopy("hub-2", ADDRESS, "Active", 3, wait=False, running=True)
+OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, running=True)
 
 
 def environment(folder: Path) -> Environment:

@@ -135,7 +135,7 @@ async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_f
     child.set_desired(entry(5, "Passive"))
     await asyncio.sleep(0)
     starter._informer._take(copy(5, "Passive", 1))
-    assert child.state == State.RUNNING
+    assert child.status.state == State.RUNNING
 
     def hears_of_the_pod() -> None:
         starter._informer._take(copy(10, "Active", 2))
@@ -148,7 +148,7 @@ async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_f
         hears()
         await asyncio.sleep(0.01)
 
-    assert (child.state, child.restarts) == (State.RUNNING, 0)
+    assert (child.status.state, child.history.restarts) == (State.RUNNING, 0)
     report = report_text(child, "slice")
     assert report is not None
     assert (parse_report(report).epoch, parse_report(report).role) == (10, "Active")

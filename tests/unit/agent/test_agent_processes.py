@@ -94,11 +94,11 @@ async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
         supervisor.set_desired({"a": desired(workload)})
         pythons.warm()
         child = supervisor.children["a"]
-        await until(lambda: child.restarts > 1, "another try")
-        assert "Too many open files" in child.message
+        await until(lambda: child.history.restarts > 1, "another try")
+        assert "Too many open files" in child.status.message
         assert free() >= ROOM
 
-    await until(lambda: child.state == "Running", "its start")
+    await until(lambda: child.status.state == "Running", "its start")
 
 
 BLOCKS = """
@@ -139,7 +139,7 @@ async def broken(supervisor: Supervisor, folder: Path) -> Child:
     """A child whose files can't be written any more."""
     supervisor.set_desired({"a": desired(Exec(command=("sh", "-c", BREAKS_ITS_FILES)), role="Passive")})
     child = supervisor.children["a"]
-    await until(lambda: child.state == "Running", "its start")
+    await until(lambda: child.status.state == "Running", "its start")
     await until((folder / id_hash("a")).is_file, "the file in place of its folder")
     return child
 
@@ -151,8 +151,8 @@ async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_on
 
     agent[0].set_desired({"a": desired(child.started_for.workload, epoch=2, run=1)})
 
-    await until(lambda: child.restarts > 0, "a start that fails too")
-    assert "File exists" in child.message
+    await until(lambda: child.history.restarts > 0, "a start that fails too")
+    assert "File exists" in child.status.message
 
 
 async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
@@ -184,11 +184,11 @@ async def test_a_script_that_cant_be_run_says_what_is_missing(
 
     supervisor.set_desired({"a": desired(Exec(command=(str(script),)))})
     child = supervisor.children["a"]
-    await until(lambda: child.message, "why it does not start")
+    await until(lambda: child.status.message, "why it does not start")
 
-    assert child.reason == "CommandNotFound"
-    assert f"command {script}: No such file or directory (ENOENT); " in child.message
-    assert hint in child.message
+    assert child.status.reason == "CommandNotFound"
+    assert f"command {script}: No such file or directory (ENOENT); " in child.status.message
+    assert hint in child.status.message
 
 
 def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
@@ -245,19 +245,19 @@ async def test_a_program_that_hangs_is_restarted_and_says_why(
     supervisor.limits.stop_seconds = 0.5
     supervisor.set_desired({"a": desired(probed(tmp_path, **liveness))})
     child = supervisor.children["a"]
-    await until(lambda: child.state == "Running", "its start")
-    first = child.pid
+    await until(lambda: child.status.state == "Running", "its start")
+    first = child.status.pid
     await until(lambda: (tmp_path / "asked").exists(), "probes that succeed")
-    assert (child.pid, child.restarts) == (first, 0)
+    assert (child.status.pid, child.history.restarts) == (first, 0)
 
     (tmp_path / "broken").touch()
-    await until(lambda: child.state == "Failed", "that it hangs")
+    await until(lambda: child.status.state == "Failed", "that it hangs")
     failure = f"its liveness probe failed 2 times in a row: {trouble}"
-    assert child.message == f"{failure}; it is being stopped"
+    assert child.status.message == f"{failure}; it is being stopped"
     (tmp_path / "broken").unlink()
 
-    await until(lambda: child.state == "Running" and child.pid != first, "its restart")
-    assert (child.restarts, child.last_exit) == (1, failure)
+    await until(lambda: child.status.state == "Running" and child.status.pid != first, "its restart")
+    assert (child.history.restarts, child.status.last_exit) == (1, failure)
 
 
 async def test_a_stopped_process_does_not_count_as_alive(
@@ -267,13 +267,13 @@ async def test_a_stopped_process_does_not_count_as_alive(
     supervisor.limits.stop_seconds = 0.5
     supervisor.set_desired({"a": desired(probed(tmp_path, http="/healthz"))})
     child = supervisor.children["a"]
-    await until(lambda: child.state == "Running", "its start")
-    first = child.pid
+    await until(lambda: child.status.state == "Running", "its start")
+    first = child.status.pid
 
     os.kill(first, signal.SIGSTOP)
 
-    await until(lambda: child.state == "Running" and child.pid != first, "its restart")
-    assert child.restarts == 1
+    await until(lambda: child.status.state == "Running" and child.status.pid != first, "its restart")
+    assert child.history.restarts == 1
 
 
 async def test_a_probe_that_does_not_end_has_failed_and_is_ended(
@@ -284,7 +284,7 @@ async def test_a_probe_that_does_not_end_has_failed_and_is_ended(
     supervisor.set_desired({"a": desired(probed(tmp_path, command=command))})
     child = supervisor.children["a"]
 
-    await until(lambda: "its command has not ended within 1 s" in child.message, "that it hangs")
+    await until(lambda: "its command has not ended within 1 s" in child.status.message, "that it hangs")
 
     last = int((tmp_path / "probe").read_text())
     await until(lambda: not alive(last), "the end of the probe")
@@ -311,12 +311,12 @@ async def test_an_actor_whose_handler_hangs_is_restarted(
     supervisor.limits.stop_seconds = 0.5
     supervisor.set_desired({"a": desired(Python(target="slow:Slow", liveness=ActorLiveness(handler_seconds=1)))})
     child = supervisor.children["a"]
-    await until(lambda: child.state == "Running", "its start")
+    await until(lambda: child.status.state == "Running", "its start")
     assert child.run is not None
     assert (await child.run.request(Request("call", b"0.1"))).status == 200
 
     with pytest.raises(OutcomeUnknownError):
         await child.run.request(Request("call", request_))
 
-    await until(lambda: child.state == "Running" and child.restarts == 1, "its restart")
-    assert child.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
+    await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
+    assert child.status.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"

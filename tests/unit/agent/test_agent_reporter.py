@@ -12,7 +12,8 @@ from waiting import until
 from builders import make_slice
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
-from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.reporting.reporter import StatusReporter
+from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
@@ -42,7 +43,7 @@ class Server:
 
 def reporter_of(server: Server) -> StatusReporter:
     reporter = StatusReporter(
-        WriterIdentity(server, "pod/nonce", "", lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
+        WriterIdentity(server, "pod/nonce", "", 8080, lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
     )
     reporter.open()
     return reporter

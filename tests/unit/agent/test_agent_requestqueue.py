@@ -64,6 +64,7 @@ class World:
     async def request(self, request: Request) -> Response:
         while not self.accepts:
             await asyncio.sleep(0)
+        await request.content()
         request.handed_over.set()
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.asked.append((request, answer))
@@ -195,6 +196,29 @@ async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world:
     assert world.asked == []
 
 
+async def test_a_forwarded_request_counts_as_begun_only_when_the_child_takes_it(world: World) -> None:
+    fetched: list[bytes] = []
+
+    async def fetch() -> bytes:
+        fetched.append(b"0")
+        return b"0"
+
+    world.begin()
+    world.accepts = False
+    request = Request("call", None, fetch=fetch, obstacle="nothing accepts connections on its HUB_SOCKET")
+    waiting = asyncio.get_running_loop().create_task(world.queue.serve("a", request))
+    await settle()
+    assert fetched == [], "the member that forwarded it would count the child's time from here"
+
+    with pytest.raises(Problem) as late:
+        await waiting
+
+    assert (late.value.status, late.value.kind, fetched) == (504, "timeout", [])
+    assert late.value.detail == (
+        "not begun within 2 s: child 'a' does not take requests: nothing accepts connections on its HUB_SOCKET"
+    )
+
+
 async def test_a_full_queue_is_busy(world: World) -> None:
     world.set_desired()
     tasks = [world.serve(number) for number in range(QUEUE_MAX)]
@@ -276,7 +300,7 @@ async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
 
     await asyncio.wait_for(_idle(world.child), 5)
 
-    assert world.child.reason == "Idle"
+    assert world.child.status.reason == "Idle"
     late = world.serve(2)
     await settle()
     assert len(world.asked) == 1, "no further request comes to it"

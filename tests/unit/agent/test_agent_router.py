@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from builders import make_client, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
+from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
@@ -30,8 +32,11 @@ from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 WAITS = 40
-HERE, OTHER = "127.0.7.1", "127.0.7.2"
+HERE, OTHER, CUT = "127.0.7.1", "127.0.7.2", "127.0.7.9"
+ADDRESSES = {"hub-1": HERE, "hub-2": OTHER, "hub-3": CUT}
+PORT_OF = {"hub-3": 9090}  # after an edit of members.port, hub-3 was rolled first
 SETTINGS = Settings(lease_seconds=WAITS, request_seconds=WAITS)
+BRIEF = Settings(lease_seconds=1, request_seconds=1)
 LOCAL = Settings(lease_seconds=WAITS, request_seconds=WAITS, on_demand=True, on_owner_lost_local=True)
 DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="module:Actor")))
 
@@ -81,7 +86,8 @@ class World:
                 member=member,
                 workloads={DIGEST: WORKLOAD},
                 settings=self.settings,
-                address=HERE if member == "hub-1" else OTHER,
+                address=ADDRESSES[member],
+                port=PORT_OF.get(member, PORT),
                 generation=self._version,
                 resource_version=str(self._version),
             )
@@ -96,17 +102,31 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
 
 @asynccontextmanager
-async def other(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[None]:
+async def other(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], member: str = "hub-2"
+) -> AsyncIterator[None]:
     """Another member that answers so."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, OTHER, PORT, reuse_address=True).start()
+    await web.TCPSite(runner, ADDRESSES[member], PORT_OF.get(member, PORT), reuse_address=True).start()
     try:
         yield
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """The member hub-3 neither takes nor refuses a connection, as behind a policy that drops packets."""
+    with ExitStack() as open_:
+        full = open_.enter_context(socket.socket())
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        full.bind((CUT, PORT_OF["hub-3"]))
+        full.listen(0)
+        open_.enter_context(socket.create_connection((CUT, PORT_OF["hub-3"])))  # never accepted: there is no more room
+        yield
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -121,6 +141,41 @@ def entry(epoch: int, *, role: str = "Active", on_demand: bool = False) -> Assig
 
 def running(epoch: int, role: str = "Active") -> Report:
     return Report(uid="u", epoch=epoch, role=role, state="Running", pid=7)
+
+
+@pytest.mark.parametrize("world", [BRIEF], indirect=True)
+@pytest.mark.parametrize("cut", [False, True], ids=["refused", "dropped"])
+async def test_a_request_whose_owner_can_not_be_reached_is_told_which_member_and_address(
+    world: World, cut: bool
+) -> None:
+    world.put("hub-3", entry(3), running(3))
+    with silent() if cut else ExitStack(), pytest.raises(Problem) as late:
+        await asyncio.wait_for(world.router.send("a", Request("call", b"1")), WAITS)
+
+    assert (late.value.status, late.value.kind) == (503, "unreachable")
+    assert late.value.detail.startswith(f"member hub-3 ({CUT}:9090) can't be reached from member hub-1: ")
+    assert late.value.detail.endswith("; child 'a' is on record there")
+
+
+async def test_a_member_is_asked_at_the_port_that_it_has_reported(world: World) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(7, headers={ANSWER_HEADER: "child"})
+
+    world.put("hub-3", entry(3), running(3))
+    async with other(answer, "hub-3"):
+        got = await asyncio.wait_for(world.router.send("a", Request("call", b"1")), WAITS)
+
+    assert got.body == b"7"
+
+
+@pytest.mark.parametrize("world", [BRIEF], indirect=True)
+async def test_a_cast_to_all_names_the_members_that_can_not_be_reached(world: World) -> None:
+    world.put("hub-3", entry(3), running(3))
+    with pytest.raises(Problem) as late:
+        await world.router.send_to_all("a", Request("cast", b"1"))
+
+    assert (late.value.status, late.value.kind) == (503, "unreachable")
+    assert late.value.detail.startswith(f"member hub-3 ({CUT}:9090) can't be reached from member hub-1: ")
 
 
 @pytest.mark.parametrize("world", [LOCAL], indirect=True)

@@ -59,8 +59,8 @@ async def test_a_partition_stops_all_children_and_its_end_starts_them_again() ->
     assert launcher.stopped == [3, 3]
     for child in supervisor.children.values():
         child.ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
-    assert {child.state for child in supervisor.children.values()} == {State.PENDING}
-    assert {child.restarts for child in supervisor.children.values()} == {0}
+    assert {child.status.state for child in supervisor.children.values()} == {State.PENDING}
+    assert {child.history.restarts for child in supervisor.children.values()} == {0}
 
     supervisor.set_desired({"c": desired("c")})
     await asyncio.sleep(0)

@@ -93,6 +93,15 @@ def test_failed_child_says_why() -> None:
     assert reasons(child(), known)[-1] == "it is Failed there (Exited: exit code 1)"
 
 
+def test_child_whose_member_is_not_ready_says_why_that_is() -> None:
+    member = {"name": BEST, "message": "container agent: ImagePullBackOff: no such image"}
+    of = make_hub("h", status={"members": [member]})
+    sentence = f"member {BEST} is not ready: {member['message']}"
+
+    assert sentence in reasons(child(), registry({"a": BEST}), of)
+    assert reasons(child(), registry({}), of)[-1] == sentence, "one without a place names the members too"
+
+
 def test_child_that_is_not_placed_says_what_holds_it_back() -> None:
     refused = child(
         conditions=[{"type": "Placed", "status": "False", "reason": "NoMembers", "message": "none is ready"}]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builders import make_hub
-from processhub.api.hub import HubSpec, Members, PythonModules
+from processhub.api.hub import MemberAccount, Members, PythonModules
 from processhub.controller.objects.template import TemplateError, pod_template
 from processhub.controller.settings import MemberDefaults, OperatorSettings, SettingsError, from_environment
 
@@ -17,17 +17,36 @@ SETTINGS = OperatorSettings(pod_name="op-0", pod_uid="o", namespace="system", im
 
 
 def rendered(
-    template: Json | None = None, *, image: str = "", modules: str = "", settings: OperatorSettings = SETTINGS
+    template: Json | None = None,
+    *,
+    image: str = "",
+    modules: str = "",
+    account: str = "",
+    port: int = 8080,
+    timeouts: Json | None = None,
+    settings: OperatorSettings = SETTINGS,
 ) -> Json:
     """The pod template of a hub."""
-    members = Members(replicas=1, image=image, template=template or {}, python=PythonModules(config_map=modules))
-    return pod_template(make_hub("shop", HubSpec(members=members)), settings)
+    members = Members(
+        replicas=1,
+        image=image,
+        template=template or {},
+        python=PythonModules(config_map=modules),
+        service_account=MemberAccount(name=account),
+        port=port,
+    )
+    return pod_template(make_hub("shop", {"members": members, "timeouts": timeouts or {}}), settings)
 
 
 def agent(template: Json) -> Json:
     """Its container ``agent``."""
     (container,) = [each for each in template["spec"]["containers"] if each["name"] == "agent"]
     return container
+
+
+def env_of(container: Json) -> Json:
+    """The values of its environment variables."""
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
 
 
 def of_agent(**fields: Any) -> Json:
@@ -72,9 +91,58 @@ def test_what_makes_the_agent_the_agent_is_refused_with_what_to_write_instead(na
         rendered(of_agent(**{name: "x" if name == "image" else ["x"]}))
 
 
-def test_the_agents_port_keeps_its_name() -> None:
-    with pytest.raises(TemplateError, match=r"ports\[8080\] is the agent's own"):
-        rendered(of_agent(ports=[{"name": "web", "containerPort": 8080}]))
+@pytest.mark.parametrize("port", [8080, 9090])
+def test_the_agents_port_keeps_its_name(port: int) -> None:
+    with pytest.raises(TemplateError, match=rf"ports\[{port}\] is the agent's own"):
+        rendered(of_agent(ports=[{"name": "web", "containerPort": port}]), port=port)
+
+
+def test_the_agent_takes_another_port_and_leaves_8080_to_children() -> None:
+    found = agent(rendered(of_agent(ports=[{"name": "web", "containerPort": 8080}]), port=9090))
+
+    assert found["ports"] == [{"name": "http", "containerPort": 9090}, {"name": "web", "containerPort": 8080}]
+    assert env_of(found)["PROCESSHUB_PORT"] == "9090"
+    assert {found[probe]["httpGet"]["port"] for probe in ("livenessProbe", "readinessProbe")} == {"http"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({}, "30"), ({"terminationGracePeriodSeconds": 5}, "5"), ({"terminationGracePeriodSeconds": None}, "30")],
+    ids=["default", "the template's", "removed"],
+)
+def test_the_agent_is_told_the_pods_grace_period(given: Json, told: str) -> None:
+    template = rendered({"spec": given})
+
+    assert env_of(agent(template))["TERMINATION_GRACE_SECONDS"] == told
+    assert str(template["spec"].get("terminationGracePeriodSeconds", 30)) == told
+
+
+def test_the_grace_period_has_time_for_the_answer_to_a_request_and_for_the_stop() -> None:
+    def grace(**timeouts: int) -> int:
+        return int(rendered(timeouts=timeouts)["spec"]["terminationGracePeriodSeconds"])
+
+    assert grace(stopSeconds=60) == grace() + 50
+    assert grace(requestSeconds=60) == grace() + 52, "children answer first; 8 s are there by default"
+
+
+@pytest.mark.parametrize("field", ["serviceAccountName", "serviceAccount"])
+def test_an_account_in_the_template_is_refused_with_the_field_that_has_one(field: str) -> None:
+    expected = rf"^spec\.members\.template\.spec\.{field} can't be set: .*spec\.members\.serviceAccount\.name"
+    with pytest.raises(TemplateError, match=expected):
+        rendered({"spec": {field: "s3"}})
+    with pytest.raises(TemplateError, match=rf"^members\.defaults\.template\.spec\.{field} can't be set"):
+        rendered(settings=defaults(template={"spec": {field: "s3"}}))
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_no_template_takes_the_account_away(empty: str | None) -> None:
+    assert rendered({"spec": {"serviceAccountName": empty}})["spec"]["serviceAccountName"] == "processhub-shop"
+
+
+def test_an_account_of_the_users_is_the_members_and_its_token_is_mounted() -> None:
+    spec = rendered(account="s3")["spec"]
+
+    assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("s3", True)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +241,7 @@ def test_without_defaults_of_the_chart_there_are_those_of_the_program() -> None:
 @pytest.mark.parametrize(
     ("template", "words"),
     [
+        ({"metadata": []}, "spec.members.template.metadata is []; it must be an object"),
         ({"spec": ["x"]}, 'spec is ["x"]; it must be an object'),
         ({"spec": {"containers": {}}}, "spec.containers is {}; it must be a list"),
         ({"spec": {"containers": ["agent"]}}, 'spec.containers[0] is "agent"; it must be an object'),

@@ -80,7 +80,7 @@ async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site
     """Nothing else looks at the binding while both hubs are quiet: members of the second would refuse all requests."""
     server, client = site
     hubs: dict[HubKey, None] = {("ns", "one"): None}
-    rights = CallRights(client, (), hubs.keys())
+    rights = CallRights(client, (), lambda: frozenset((namespace, f"processhub-{hub}") for namespace, hub in hubs))
 
     rights.look()
     async with asyncio.timeout(DEADLINE):
@@ -92,6 +92,21 @@ async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site
     await rights.close()
 
     assert sorted(subject["name"] for subject in server.binding["subjects"]) == ["processhub-one", "processhub-two"]
+
+
+async def test_an_account_keeps_its_rights_as_long_as_a_members_pod_uses_it(site: tuple[Site, Client]) -> None:
+    """A hub that is rolled from one account to another has members with both."""
+    server, client = site
+    server.answer.set()
+    subject = {"kind": "ServiceAccount", "namespace": "ns"}
+    server.binding["subjects"] = [{**subject, "name": "before"}, {**subject, "name": "long-gone"}]
+    wanted, used = frozenset({("ns", "after")}), frozenset({("ns", "before"), ("ns", "never-bound")})
+    rights = CallRights(client, (), lambda: wanted, lambda: used)
+
+    rights.look()
+    async with asyncio.timeout(DEADLINE):
+        await until(lambda: [each["name"] for each in server.binding["subjects"]] == ["before", "after"], "both")
+    await rights.close()
 
 
 async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(site: tuple[Site, Client]) -> None:

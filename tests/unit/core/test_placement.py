@@ -13,13 +13,13 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from planned_hub import child_keys
 
 from processhub.core.model.placement import (
     NOWHERE,
     Candidate,
     best,
     child_key,
-    child_keys,
     load_caps,
     place,
     rank,
@@ -201,9 +201,10 @@ def test_a_score_is_finite_and_above_zero_at_both_ends_of_the_hash(mixed: int) -
 
 _IN_A_PROCESS = """
 import json, sys
-from processhub.core.model.placement import Candidate, child_keys, place, scores
+import numpy as np
+from processhub.core.model.placement import Candidate, child_key, place, scores
 members = [Candidate(name, weight, 450) for name, weight in {("hub-0", 1), ("hub-1", 2), ("hub-2", 1), ("hub-3", 1)}]
-keys = child_keys(f"id-{n}" for n in range(1500))
+keys = np.array([child_key(f"id-{n}") for n in range(1500)], dtype=np.uint64)
 chosen = [members[i].name if i >= 0 else None for i in place(keys, members).tolist()]
 json.dump([chosen, [score.hex() for score in scores(keys[:50], "hub-1", 2).tolist()]], sys.stdout)
 """

@@ -333,6 +333,13 @@ def test_crds_are_those_of_the_source(helm: str, keep: bool) -> None:
         assert policy == ("keep" if keep else None)
 
 
+def test_every_object_of_a_namespace_is_in_the_releases_own(default: list[Manifest]) -> None:
+    """A managed cluster may refuse objects in kube-system, also a Lease for the election of a leader."""
+    namespaces = {manifest["metadata"].get("namespace") for manifest in default} - {None}
+
+    assert namespaces == {"hubs-system"}
+
+
 def test_crds_can_be_left_out(helm: str) -> None:
     assert of_kind(template(helm, "--set", "crds.enabled=false"), "CustomResourceDefinition") == []
 

@@ -15,7 +15,8 @@ EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER = 0, 1, 70, 75
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
-_MARGIN_SECONDS = 12.0  # Part of the pod's grace period that is kept for the steps after the last child has ended.
+# The part of the pod's grace period that is kept for the steps after the last child has ended: seconds, and the most.
+_MARGIN_SECONDS, _MARGIN_SHARE = 12.0, 0.5
 
 
 class Agent:
@@ -118,7 +119,8 @@ class Agent:
     async def _end_in_order(self) -> None:
         """Shut down: hand over or stop the children, write the final status, release the Lease."""
         parts, supervisor = self._parts, self._parts.supervisor
-        began, left = self._loop.time(), max(0.0, self._around.env.grace_seconds - _MARGIN_SECONDS)
+        whole = self._around.env.grace_seconds
+        began, left = self._loop.time(), max(whole - _MARGIN_SECONDS, whole * _MARGIN_SHARE)
         grace = min(supervisor.limits.stop_seconds, left)
         if parts.permit.held:
             # While the pod is terminating, the operator moves its children, and their state is handed over.

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from processhub.api.addresses import url_host
+from processhub.api.addresses import authority
 from processhub.api.naming import id_hash
 
 _REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
 _OWN = (*_REQUIRED, "HUB_TOKEN_FILE", "LOG_LEVEL", "TERMINATION_GRACE_SECONDS")  # not passed on to children
 _OWN_PREFIX = "PROCESSHUB_"  # of the agent's further variables
 _SOCKET_PATH_MAX = 99  # bytes; the longest path of a Unix socket that all systems allow
-PORT = 8080
+PORT = 8080  # unless PROCESSHUB_PORT names another
 
 
 class EnvironmentProblem(Exception):  # noqa: N818 it is shown to the user as it is
@@ -35,6 +35,7 @@ class Environment:
     pod_ip: str
     node: str
     log_level: str = "INFO"
+    port: int = PORT  # of the HTTP server
     run_dir: Path = Path("/run/processhub")
     token_file: str = "/var/run/secrets/processhub/token"  # noqa: S105 a path
     grace_seconds: float = math.inf  # seconds within which everything must have ended after a SIGTERM
@@ -43,9 +44,14 @@ class Environment:
     container: dict[str, str] = field(default_factory=dict)  # the container's variables without the agent's own
 
     @property
+    def address(self) -> str:
+        """The host and port at which this member accepts requests."""
+        return authority(self.pod_ip, self.port)
+
+    @property
     def url(self) -> str:
         """The URL at which children reach the hub. Any member would do; this one needs no DNS."""
-        return f"http://{url_host(self.pod_ip)}:{PORT}"
+        return f"http://{self.address}"
 
     def child_dir(self, child_id: str) -> Path:
         """The folder for the files of one exec child. Its path is short enough for a socket in it."""
@@ -74,6 +80,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         pod_ip=environ["POD_IP"],
         node=environ["NODE_NAME"],
         log_level=environ.get("LOG_LEVEL", "").upper() or "INFO",
+        port=_port(environ.get("PROCESSHUB_PORT", "")),
         run_dir=_run_dir(environ.get("PROCESSHUB_RUN_DIR", ""), pod_uid),
         token_file=environ.get("HUB_TOKEN_FILE") or Environment.token_file,
         grace_seconds=grace,
@@ -83,6 +90,14 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
             name: value for name, value in environ.items() if name not in _OWN and not name.startswith(_OWN_PREFIX)
         },
     )
+
+
+def _port(text: str) -> int:
+    if not text:
+        return PORT
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise EnvironmentProblem(f"PROCESSHUB_PORT={text!r} must be a port's number")
+    return int(text)
 
 
 def _run_dir(chosen: str, pod_uid: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.permit import Permit
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.supervisor import Supervisor

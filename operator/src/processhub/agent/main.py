@@ -107,7 +107,7 @@ def _surroundings(
 
     from processhub.agent.children.launchers import launch_in_pod
     from processhub.agent.children.usage import Meter
-    from processhub.agent.lease import LeaseKeeper
+    from processhub.agent.lease.keeper import LeaseKeeper
     from processhub.agent.parts import Surroundings
     from processhub.agent.peers.client import Peers
     from processhub.agent.requests.server import Server

@@ -17,14 +17,15 @@ from processhub.agent.env import Environment
 from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.health import Health
-from processhub.agent.lease import LeaseKeeper
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.link import PeerLink
 from processhub.agent.permit import Permit
 from processhub.agent.registry.earlier import EarlierReports
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.reporting.reporter import StatusReporter, WriterIdentity
+from processhub.agent.reporting.reporter import StatusReporter
+from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
@@ -181,6 +182,7 @@ def _build_reporter(
             around.client,
             around.lease.identity,
             around.env.pod_ip,
+            around.env.port,
             lambda: around.lease.renewals,
             metrics,
             slices.informer.put,

@@ -26,13 +26,20 @@ class MovedError(Exception):
     """This member does not own the child (any more), and the request was not handed to the child."""
 
 
+class WithdrawnError(Exception):
+    """The body of a forwarded request did not come: the member that forwarded it has withdrawn it."""
+
+
 async def _nothing() -> bytes:
     raise AssertionError("the body is there")
 
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A call or a cast. ``fetch`` gets the body of a forwarded request when its turn has come."""
+    """A call or a cast. ``fetch`` gets the body of a forwarded request when the child can take it.
+
+    ``obstacle`` says why the child could not take the request at the last try.
+    """
 
     kind: str  # call or cast
     body: bytes | None
@@ -40,11 +47,18 @@ class Request:
     key: str = ""  # the caller's Idempotency-Key
     fetch: Callable[[], Awaitable[bytes]] = _nothing
     handed_over: asyncio.Event = field(default_factory=asyncio.Event)  # set when the request may have run
+    obstacle: str = ""
+    _fetching: asyncio.Future[bytes] | None = None
 
     async def content(self) -> bytes:
-        """The body. Raises OSError if its sender has gone."""
+        """The body. The fetch goes on if the call is cancelled, as a body is sent once. Raises WithdrawnError."""
         if self.body is None:
-            self.body = await self.fetch()
+            if self._fetching is None:
+                self._fetching = asyncio.ensure_future(self.fetch())
+            try:
+                self.body = await asyncio.shield(self._fetching)
+            except (OSError, TimeoutError) as error:
+                raise WithdrawnError(str(error) or type(error).__name__) from error
         return self.body
 
     @property

@@ -128,12 +128,12 @@ class Supervisor:
         """The number of children by state."""
         counts = {state.value: 0 for state in State}
         for child in self.children.values():
-            counts[child.state] += 1
+            counts[child.status.state] += 1
         return counts
 
     def running(self) -> int:
         """The number of running children. May be called from any thread."""
-        return sum(child.state == State.RUNNING for child in tuple(self.children.values()))
+        return sum(child.status.state == State.RUNNING for child in tuple(self.children.values()))
 
     # For children (ChildHost).
 
@@ -192,7 +192,7 @@ class Supervisor:
 
 
 def _log_restart(child: Child) -> None:
-    log.info("restarting: %s", child.last_exit, extra={"child": child.id})
+    log.info("restarting: %s", child.status.last_exit, extra={"child": child.id})
 
 
 class _Nothing:

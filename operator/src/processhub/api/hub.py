@@ -11,11 +11,20 @@ from processhub.api.hooks import Hook
 from processhub.api.meta import Condition, ObjectMeta, Wire, find_condition
 from processhub.api.reasons import Reason
 
+AGENT_PORT = 8080  # of a member, unless members.port names another
+
 
 class PythonModules(Wire, frozen=True, kw_only=True):
     """Modules from a ConfigMap on the children's Python path."""
 
     config_map: str = ""
+
+
+class MemberAccount(Wire, frozen=True, kw_only=True):
+    """The members' ServiceAccount: one of the user's own by ``name``, or the hub's own with these annotations."""
+
+    name: str = ""
+    annotations: dict[str, str] = {}
 
 
 class Members(Wire, frozen=True, kw_only=True):
@@ -27,6 +36,8 @@ class Members(Wire, frozen=True, kw_only=True):
     weights: dict[str, int] = {}
     image: str = ""
     python: PythonModules = PythonModules()
+    service_account: MemberAccount = MemberAccount()
+    port: int = AGENT_PORT
     template: dict[str, Any] = {}
 
 
@@ -149,8 +160,10 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     name: str
     pod: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
+    port: int = AGENT_PORT
     node: str = ""
     ready: bool = False
+    message: str = ""
     weight: int = 1
     children: int = 0
     cpu: str = ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from processhub.api.meta import EnvVar, ObjectMeta, Wire
 from processhub.api.naming import ENV_CHILD_ID, ENV_MEMBER
+
+AGENT_CONTAINER = "agent"  # of a member's pod
 
 
 class LeaseSpec(Wire, frozen=True, kw_only=True):
@@ -85,21 +85,36 @@ class SchedulingGate(Wire, frozen=True, kw_only=True):
     name: str
 
 
-class Container(Wire, frozen=True, kw_only=True):
-    """The part of Container that is read: the environment variables that say which child a Pod belongs to."""
+class ContainerPort(Wire, frozen=True, kw_only=True):
+    """The part of ContainerPort that is read."""
 
+    name: str = ""
+    container_port: int = 0
+
+
+class Container(Wire, frozen=True, kw_only=True):
+    """The part of Container that is read.
+
+    That is the environment variables that say which child a Pod belongs to, and an agent's port ``http``.
+    """
+
+    name: str = ""
     env: tuple[EnvVar, ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
 
     def __post_init__(self) -> None:
         # Tens of thousands of Pods are kept in memory, and users' environments may be large.
         kept = tuple(variable for variable in self.env if variable.name in (ENV_CHILD_ID, ENV_MEMBER))
         msgspec.structs.force_setattr(self, "env", kept)
+        ports = tuple(port for port in self.ports if port.name == "http") if self.name == AGENT_CONTAINER else ()
+        msgspec.structs.force_setattr(self, "ports", ports)
 
 
 class PodSpec(Wire, frozen=True, kw_only=True):
     """The part of PodSpec that is read."""
 
     node_name: str = ""
+    service_account_name: str = ""
     containers: tuple[Container, ...] = ()
     scheduling_gates: tuple[SchedulingGate, ...] = ()
 
@@ -128,7 +143,6 @@ class NodeSpec(Wire, frozen=True, kw_only=True):
     """The part of NodeSpec that is read."""
 
     unschedulable: bool = False
-    taints: tuple[dict[str, Any], ...] = ()
 
 
 class NodeState(Wire, frozen=True, kw_only=True):

@@ -66,11 +66,15 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
-    """The status of a slice, which its member writes. ``address`` is the IP of the member's pod, "" if unknown."""
+    """The status of a slice, which its member writes.
+
+    ``address`` is the IP of the member's pod, "" if unknown. ``port``: where the member accepts requests.
+    """
 
     observed_generation: int = 0
     holder: str = ""
     address: str = ""
+    port: int = 8080
     entries: dict[str, str] = {}
 
 

@@ -27,6 +27,7 @@ from processhub.core.strategies import MemberSlot, PlacementView
 from processhub.core.strategies.hashing import Modulo
 
 _EVENTS = untyped("v1", "events")
+_MEMBERS_MAX = 3  # members that are named with the reason why they are not ready, for a child that has no place
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +127,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         conditions = child.status.conditions if child else ()
         held_back = [found for found in conditions if found.status != "True" and found.type in kinds]
         said = [f"{condition.reason}: {condition.message}" for condition in held_back]
-        return said or ["the operator has not answered yet"]
+        return [*(said or ["the operator has not answered yet"]), *_not_ready(hub)[:_MEMBERS_MAX]]
     here = record.nodes[0].name
     sentences = []
     if spec and spec.nodes:
@@ -155,6 +156,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
             sentences.append(f"{here} starts it as soon as what ran for it before has ended")
         else:
             sentences.append(f"it is moving to {waiting}, which starts it when {here} has stopped it")
+    sentences += _not_ready(hub, here)
     if hub.partitioned:
         sentences.append(f"the hub has lost its quorum: {hub.partitioned}")
     if not record.alive:
@@ -162,6 +164,12 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""
         sentences.append(f"it is {node.state} there{reason}")
     return sentences
+
+
+def _not_ready(hub: Hub, name: str = "") -> list[str]:
+    """Why members are not ready, with ``name`` that one."""
+    members = [member for member in hub.status.members if member.message and name in ("", member.name)]
+    return [f"member {member.name} is not ready: {member.message}" for member in members]
 
 
 def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:

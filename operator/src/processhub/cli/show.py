@@ -12,6 +12,7 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub as HubObject
+from processhub.api.hub import MemberStatus
 from processhub.api.naming import LABEL_MEMBER, child_object_name, child_pod_names, label_value
 from processhub.api.reasons import State
 from processhub.cli.durations import age
@@ -127,23 +128,31 @@ async def members(target: Target) -> int:
             if not listed:
                 say(f"hub {session.name} has no members yet")
                 return DONE
-            table(
-                ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"),
-                (
-                    (
-                        member.name,
-                        str(member.ready),
-                        member.node,
-                        member.pod_ip,
-                        str(member.weight),
-                        str(member.children),
-                    )
-                    for member in listed
-                ),
-            )
+            _members_table(listed)
         else:
             structured(msgspec.to_builtins(listed), target.output)
     return DONE
+
+
+def _members_table(listed: Iterable[MemberStatus]) -> None:
+    """The members, and below the table why some are not ready."""
+    table(
+        ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"),
+        (
+            (
+                member.name,
+                str(member.ready),
+                member.node,
+                member.pod_ip,
+                str(member.weight),
+                str(member.children),
+            )
+            for member in listed
+        ),
+    )
+    for member in listed:
+        if member.message:
+            out(f"{member.name} is not ready: {member.message}")
 
 
 async def dump(target: Target) -> int:

@@ -1,7 +1,7 @@
 """The endpoints at which a hub's members can be reached from this process.
 
 In a child or a member this is $HUB_URL, in another pod of the cluster the hub's Service. Outside the cluster it is a
-member's own address if that answers (the local cluster, a routed network), else a port-forward through the API server.
+port-forward through the API server, or a member's own address where that is one of this machine (the local cluster).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 from collections.abc import AsyncIterator
 
-from processhub.api.addresses import url_host
+from processhub.api.addresses import authority
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError
 
-_PORT = 8080
+_SERVICE_PORT = 8080
 _CONNECT_SECONDS = 1.0
 
 
@@ -38,16 +39,16 @@ class MemberEndpoints:
         if given and mine and os.environ.get("HUB_NAMESPACE") == self._session.namespace:
             yield given
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
-            yield f"http://{self._session.name}.{self._session.namespace}.svc:{_PORT}"
+            yield f"http://{self._session.name}.{self._session.namespace}.svc:{_SERVICE_PORT}"
         if self._last:
             yield self._last
         members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
         for member in random.sample(members, len(members)):
-            base = f"http://{url_host(member.pod_ip)}:{_PORT}"
-            if base != self._last and await _answers(member.pod_ip):
+            base = f"http://{authority(member.pod_ip, member.port)}"
+            if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
                 yield base
         for member in members:
-            forward = PortForward(self._session.client, self._session.namespace, member.pod, _PORT)
+            forward = PortForward(self._session.client, self._session.namespace, member.pod, member.port)
             try:
                 base = await forward.open()
             except (ApiError, TimeoutError, TypeError) as error:
@@ -75,9 +76,25 @@ class MemberEndpoints:
         self._forwards.clear()
 
 
-async def _answers(address: str) -> bool:
+async def _answers(address: str, port: int) -> bool:
     with contextlib.suppress(OSError, TimeoutError):
-        _, writer = await asyncio.wait_for(asyncio.open_connection(address, _PORT), _CONNECT_SECONDS)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), _CONNECT_SECONDS)
         writer.close()
+        return True
+    return False
+
+
+def _in_reach(address: str) -> bool:
+    """Whether the pod's address means that pod here: in a pod of the cluster, or as an address of this machine.
+
+    Elsewhere another network may have a host of that address, which must not get this client's token.
+    """
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return True
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe,
+    ):
+        probe.bind((address, 0))
         return True
     return False

@@ -10,7 +10,7 @@ import msgspec
 from processhub.api.child import ChildSpec, Workload
 from processhub.api.reasons import Role, State
 from processhub.registry.copies import Copy
-from processhub.registry.grammar import Assignment
+from processhub.registry.grammar import Assignment, Report
 
 
 class Processes(tuple[tuple[str, int], ...]):
@@ -105,16 +105,8 @@ def node_of(copy: SliceCopy) -> Node:
     known = entry or shown
     if known is None:
         raise ValueError(f"slice {copy.slice} says nothing of this id")
-    asleep = entry is not None and entry.asleep
     if shown is None:
-        return Node(
-            name=copy.member,
-            role=known.role,
-            state=copy.state,
-            epoch=known.epoch,
-            waiting=copy.waiting,
-            asleep=asleep,
-        )
+        shown = Report(uid=known.uid, epoch=known.epoch)
     return Node(
         name=copy.member,
         role=known.role,
@@ -127,7 +119,7 @@ def node_of(copy: SliceCopy) -> Node:
         message=shown.message,
         last_exit=shown.last_exit,
         waiting=copy.waiting,
-        asleep=asleep,
+        asleep=entry is not None and entry.asleep,
     )
 
 

@@ -43,7 +43,7 @@ class Result:
         self.errors: dict[str, ChildError] = {}
         """By id: why the child was not started."""
         self.rollback: Rollback | None = None
-        """What was rolled back, or None."""
+        """The children that were removed again, or None if nothing was rolled back."""
         self._wait = wait
 
     @property

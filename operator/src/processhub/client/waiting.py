@@ -99,20 +99,9 @@ class Start:
         self.hints.pop(child_id, None)
 
     async def _follow_children(self) -> None:
-        informer = Informer(
-            self._session.client,
-            CHILDREN,
-            self._child_changed,
-            namespace=self._session.namespace,
-            fields=f"spec.hub={self._session.name}",
-        )
-        sets = Informer(
-            self._session.client,
-            CHILD_SETS,
-            self._set_changed,
-            namespace=self._session.namespace,
-            fields=f"spec.hub={self._session.name}",
-        )
+        client, namespace, fields = self._session.client, self._session.namespace, f"spec.hub={self._session.name}"
+        informer = Informer(client, CHILDREN, self._child_changed, namespace=namespace, fields=fields)
+        sets = Informer(client, CHILD_SETS, self._set_changed, namespace=namespace, fields=fields)
         running = [asyncio.create_task(each.run()) for each in (informer, sets)]
         try:
             await informer.synced.wait()

@@ -176,6 +176,7 @@ class Client:
             "labelSelector": labels,
             "fieldSelector": fields,
         }
+        config = self.config
         try:
             # For a kind without changes the server sends nothing, not even bookmarks. After that silence the watch is
             # opened again at its last version: if the connection is dead, this fails; otherwise the watch goes on.
@@ -190,6 +191,9 @@ class Client:
                         yield [self._event(kind, line) for line in lines if line]
         except aiohttp.SocketTimeoutError:
             return
+        except aiohttp.ClientConnectorCertificateError as error:
+            await self._reloaded(config)
+            raise ConnectionFailedError(f"watch of {kind.plural} broke: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
 
@@ -314,19 +318,29 @@ class Client:
             self.writes += 1
         limits = aiohttp.ClientTimeout(total=timeout)
         for attempt in (1, 2):
+            config = self.config
             try:
                 async with self.send(method, path, query, payload, content_type, limits, accept) as answer:
                     await raise_for_status(answer)
                     return await answer.read()
             except ForbiddenError as error:
-                if error.status != 401 or attempt == 2 or not await self._reloaded():
+                if error.status != 401 or attempt == 2 or not await self._reloaded(config):
                     raise
+            except aiohttp.ClientConnectorCertificateError as error:
+                # Nothing was sent, so a write may be sent again.
+                if attempt == 2 or not await self._reloaded(config):
+                    raise ConnectionFailedError(f"{method} {path}: {error}") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise ConnectionFailedError(f"{method} {path}: {error or type(error).__name__}") from error
         raise AssertionError("unreachable")
 
-    async def _reloaded(self) -> bool:
-        """Read the credentials again, because a token file may have been rotated; returns whether that was done."""
+    async def _reloaded(self, refused: Config) -> bool:
+        """Read the credentials again, because a token or the cluster's CA may have been rotated.
+
+        Returns whether there are others now than the refused ones. They are read once in a few seconds only.
+        """
+        if self.config is not refused:
+            return True
         now = asyncio.get_running_loop().time()
         if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
             return False

@@ -1,4 +1,4 @@
-"""What runs only while this replica leads: informers, the queue of hubs, writers of statuses and Events."""
+"""The work of the leader: informers, the queue of hubs, writers of statuses and Events."""
 
 from __future__ import annotations
 

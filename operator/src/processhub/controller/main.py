@@ -15,12 +15,14 @@ from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.logs import configure_logging
+from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost
 from processhub.controller.lead.election import Election
 from processhub.controller.lead.health import serve
 from processhub.controller.lead.leaderthread import LeaderThread
+from processhub.controller.lead.prerequisites import Prerequisites
 from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings, SettingsError, from_environment
 
@@ -58,11 +60,16 @@ async def _run(settings: OperatorSettings) -> int:
         replica = Replica(
             ReplicaSurroundings(settings, client, leadership, KopfHost(client, settings.pod_name), HookReceivers)
         )
-        runner = await serve(settings.bind, settings.port, healthy=lambda: replica.healthy, ready=lambda: True)
+        needed = Prerequisites(client, settings.namespaces)
+        checking = loop.create_task(needed.run(), name="prerequisites")
+        runner = await serve(
+            settings.bind, settings.port, healthy=lambda: replica.healthy, missing=lambda: needed.missing
+        )
         try:
             async with leadership:
                 return await replica.run(stop)
         finally:
+            await cancel_all([checking])
             await runner.cleanup()
 
 

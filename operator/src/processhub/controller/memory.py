@@ -1,4 +1,4 @@
-"""What a leader remembers of the hubs between the rounds: a part for each stage, dropped with the Hub's uid."""
+"""The memory of the hubs between the rounds: a part for each stage, dropped with the Hub's uid."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The life of one replica of the operator: wait for the leader's Lease, lead until it is lost or the replica is to end.
+"""The life of one replica of the operator: it waits for the leader's Lease, and leads until it loses the Lease or ends.
 
-All that opens connections or starts threads is handed in by ``ReplicaSurroundings``. So a replica can also run in one
-thread, by a simulated API server and a simulated clock.
+``ReplicaSurroundings`` contains every part that opens connections or starts threads. So a replica can also run in one
+thread, with a simulated API server and a simulated clock.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from processhub.controller.engine import Engine
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.settings import OperatorSettings
 
-_STOP_SECONDS = 20.0  # for writes in the midst
+_STOP_SECONDS = 20.0  # for writes in flight
 
 
 class Leadership(Protocol):
     """One candidate for the leader's Lease."""
 
     async def acquire(self) -> int:
-        """Wait until the Lease is held; the term."""
+        """Wait until the Lease is held; returns the term."""
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
-        """Renew the Lease until it is lost; ``on_renewed(sent)`` after each renewal (the loop's time)."""
+        """Renew the Lease until it is lost. After each renewal, ``on_renewed`` gets the loop's time of its sending."""
 
     async def release(self) -> None:
-        """Give the Lease up, after the last write."""
+        """Give the Lease up. Call this after the last write."""
 
 
 class Host(Protocol):
-    """What starts and stops the leader's work."""
+    """The host of the leader's work, which starts and stops it; in a pod, kopf."""
 
     async def run(self, engine: Engine, ended: asyncio.Event) -> None:
         """Start the engine, and stop it when ``ended`` is set. Raises DeposedError."""
@@ -43,7 +43,7 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class ReplicaSurroundings:
-    """What a replica is built upon: the API server, the leader's Lease, what hosts its work and what hooks call."""
+    """The surroundings of a replica: the API server, the leader's Lease, the host of its work, and hooks' receivers."""
 
     settings: OperatorSettings
     client: Client
@@ -61,7 +61,7 @@ class Replica:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing that should run for ever has ended; so it is while the replica stands by."""
+        """Whether all endless tasks of the leader run. A replica that stands by has none, and is healthy."""
         return self._engine is None or self._engine.healthy
 
     async def run(self, stop: asyncio.Event) -> int:
@@ -90,7 +90,7 @@ class Replica:
             if engine.stopped.is_set():
                 await leadership.release()
         failure = next((error for task in (work, hold) if task.done() and (error := task.exception())), None)
-        # A deposed leader writes nothing more, whatever is in the midst.
+        # A deposed leader writes nothing more. Writes in flight are cancelled.
         for task in (work, hold, signalled, stopped):
             task.cancel()
         await asyncio.gather(work, hold, signalled, stopped, return_exceptions=True)
@@ -100,7 +100,7 @@ class Replica:
 
 
 async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, int]) -> int | None:
-    """The result of ``waiting``, or None where ``stop`` came first."""
+    """The result of ``waiting``, or None if ``stop`` was set first."""
     task = asyncio.create_task(waiting)
     signalled = asyncio.create_task(stop.wait())
     await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)

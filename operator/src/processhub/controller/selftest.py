@@ -19,9 +19,9 @@ from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import LEASES, untyped
 from processhub.cluster.timestamps import utc_now
+from processhub.controller.lead.prerequisites import PLURALS
 
 LEADER_LEASE = "processhub-operator"
-PLURALS = ("hubs", "children", "childsets", "registryslices")
 TIMEOUT_SECONDS = 60.0  # an operator that was just installed must start and take the Lease first
 _INTERVAL_SECONDS = 1.0
 _DEFAULT_LEASE_SECONDS = 15

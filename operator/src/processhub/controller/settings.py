@@ -22,7 +22,7 @@ def _pod_security_context() -> dict[str, Any]:
 
 
 class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What the chart's ``members.defaults`` says of all members; what a Hub says goes before it.
+    """The chart's value ``members.defaults``, which applies to all members. The fields of a Hub override it.
 
     ``image`` "" is the operator's own. ``template`` is a PodTemplateSpec, as ``spec.members.template`` of a Hub.
     """

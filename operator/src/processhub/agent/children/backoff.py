@@ -54,14 +54,17 @@ class Backoff:
 
 
 class RunHistory:
-    """The restarts of one incarnation of a child, and the time since when its present process is up."""
+    """The earlier runs of one incarnation of a child, and the time since when its present process is up."""
 
-    __slots__ = ("_backoff", "count", "up_since")
+    __slots__ = ("_backoff", "interrupted", "restarts", "tried", "up_since", "was_up")
 
     def __init__(self) -> None:
         self._backoff = Backoff()
-        self.count = 0
+        self.restarts = 0
         self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: no process is up
+        self.tried = False  # this agent has started it before
+        self.interrupted = False  # an earlier agent of this member was running it
+        self.was_up = False  # and had reported it Running
 
     def next_delay(self, now: float, limit: int, window: float) -> float | None:
         """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded."""
@@ -70,7 +73,7 @@ class RunHistory:
         self.up_since = 0.0
         if not self._backoff.allow(now, limit, window):
             return None
-        self.count += 1
+        self.restarts += 1
         return self._backoff.next_delay()
 
 

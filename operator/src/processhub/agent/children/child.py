@@ -23,6 +23,7 @@ from processhub.agent.children.attempt import Attempt
 from processhub.agent.children.backoff import RunHistory, rests
 from processhub.agent.children.handoverstate import HandoverState
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
+from processhub.agent.children.runstatus import RunStatus
 from processhub.agent.listeners import Listeners
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request
@@ -85,27 +86,19 @@ class Child:
 
     __slots__ = (
         "_attempt",
-        "_history",
         "_host",
-        "_interrupted",
         "_loop",
         "_timer",
         "desired",
         "given_up",
         "handover",
+        "history",
         "id",
         "idle",
         "in_hand",
-        "last_exit",
         "limits",
-        "message",
-        "pid",
-        "reason",
         "settled",
-        "started_at",
-        "state",
-        "tried",
-        "was_up",
+        "status",
     )
 
     def __init__(self, child_id: str, host: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
@@ -120,13 +113,8 @@ class Child:
 
     def _fresh(self) -> None:
         """Reset everything that belongs to an incarnation, because a new one is desired."""
-        self.state, self.reason, self.message = State.PENDING, "", ""
-        self.pid = 0
-        self.started_at = self.last_exit = ""
-        self._history = RunHistory()
-        self.tried = False  # this agent has started it before
-        self._interrupted = False  # an earlier agent of this member was running it
-        self.was_up = False  # and had reported it Running
+        self.status = RunStatus()
+        self.history = RunHistory()
         self.idle = False  # the child takes no more requests and waits to be stopped
         # The child is not started again until its spec changes: it has finished, or failed for good.
         self.given_up = False
@@ -137,16 +125,6 @@ class Child:
     def alive(self) -> bool:
         """Whether any process of the child may be running."""
         return self.run is not None
-
-    @property
-    def up_since(self) -> float:
-        """The time at which the present process came up, by the loop's clock; 0 if no process is up."""
-        return self._history.up_since
-
-    @property
-    def restarts(self) -> int:
-        """How often the present incarnation was restarted."""
-        return self._history.count
 
     @property
     def run(self) -> RunHandle | None:
@@ -167,7 +145,7 @@ class Child:
     def serving(self) -> bool:
         """Whether the child takes requests now: it is up, not idle, and neither stopping nor being moved."""
         away = self.stopping or self.handover.leaving or self.idle
-        return self.run is not None and self.state == State.RUNNING and not away
+        return self.run is not None and self.status.state == State.RUNNING and not away
 
     @property
     def _answers(self) -> bool:
@@ -190,7 +168,8 @@ class Child:
                 attempt.run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:
                 # By the new idleSeconds the child is not idle.
-                self.idle, self.reason, self.message = False, Reason.STARTED, ""
+                self.idle = False
+                self.status.show(self.status.state, Reason.STARTED)
             self._follow_handover(before)
             self.changed(urgent=False)
         elif desired is None:
@@ -241,15 +220,14 @@ class Child:
 
         A child that had finished stays finished. One whose policy forbids restarts is not started again.
         """
-        self._history.count, self.last_exit = report.restarts, report.last_exit
-        # A start time in the report also proves that the child has taken up its state.
-        self.started_at = report.started_at
+        self.history.restarts = report.restarts
+        self.status.started_at, self.status.last_exit = report.started_at, report.last_exit
         if report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED:
-            self.state, self.reason, self.message = State(report.state), report.reason, report.message
+            self.status.show(State(report.state), report.reason, report.message)
             self.settled = self.given_up = True
         elif report.state in (State.STARTING, State.RUNNING, State.STOPPING):
-            self._interrupted = True
-            self.was_up = report.state in (State.RUNNING, State.STOPPING)
+            self.history.interrupted = True
+            self.history.was_up = report.state in (State.RUNNING, State.STOPPING)
 
     # The run.
 
@@ -260,19 +238,19 @@ class Child:
             return
         if desired.assignment.to:
             return  # its state is being handed over; if that fails, an entry with a newer epoch follows
-        if not self._host.may_start(self, again=self.tried):
+        if not self._host.may_start(self, again=self.history.tried):
             return
         if self.handover.kept:
-            self.handover.kept = self.message = ""
-        ended_with_agent = self._interrupted and not isinstance(desired.workload, PodWorkload)
+            self.handover.kept = self.status.message = ""
+        ended_with_agent = self.history.interrupted and not isinstance(desired.workload, PodWorkload)
         if ended_with_agent and desired.assignment.restart_policy == RestartPolicy.TEMPORARY:
             self._rest(ExitStatus(Reason.EXITED, "ended with the member's container"))
             return
-        self.tried, self._interrupted = True, False
+        self.history.tried, self.history.interrupted = True, False
         attempt = self._attempt = Attempt(desired, self._loop.time())
-        self.state, self.pid = State.STARTING, 0
-        if not self.restarts and not self.reason:
-            self.reason = Reason.STARTING
+        self.status.state, self.status.pid = State.STARTING, 0
+        if not self.history.restarts and not self.status.reason:
+            self.status.reason = Reason.STARTING
         self.changed(urgent=False)
         attempt.run = self._host.launch(self, desired)
 
@@ -289,31 +267,32 @@ class Child:
 
     def running(self, pid: int) -> None:
         """Record that the child is up."""
-        self.pid = pid
+        self.status.pid = pid
         self.settled = True
         self.idle = False
-        self._history.up_since = self._loop.time()
-        self.started_at = now_seconds()
+        self.history.up_since = self._loop.time()
+        self.status.started_at = now_seconds()
         if self._attempt is None or self._attempt.stopping:
             return
         self._cancel_timer()
-        self.state, self.reason, self.message = State.RUNNING, Reason.STARTED, ""
+        self.status.show(State.RUNNING, Reason.STARTED)
         self.handover.received = ""
-        self._host.news.started.notify(self, self._history.up_since - self._attempt.began)
+        self._host.news.started.notify(self, self.history.up_since - self._attempt.began)
         self.changed(urgent=True)
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
         """Record why the child is not up. It may still come up without a new start."""
         news = (state, reason, message[:MESSAGE_MAX])
-        if self.stopping or news == (self.state, self.reason, self.message):
+        if self.stopping or news == (self.status.state, self.status.reason, self.status.message):
             return
-        self.state, self.reason, self.message = news
+        self.status.show(*news)
         self.changed(urgent=True)
 
     def is_idle(self, seconds: float) -> None:
         """Report the child as idle and take no more requests for it. The operator then stops it."""
         self.idle = True
-        self.reason, self.message = Reason.IDLE, f"no request for {seconds:g} s (idleSeconds); the operator stops it"
+        text = f"no request for {seconds:g} s (idleSeconds); the operator stops it"
+        self.status.show(self.status.state, Reason.IDLE, text)
         self.changed(urgent=True)
 
     def stop(self, grace: float) -> None:
@@ -324,7 +303,7 @@ class Child:
         self._cancel_timer()
         if not attempt.stopping:
             attempt.stopping = True
-            self.state = State.STOPPING
+            self.status.state = State.STOPPING
             self.changed(urgent=False)
             if self._answers:
                 # The stop waits for the answer. The child gets no further request.
@@ -337,7 +316,7 @@ class Child:
     def stuck(self, message: str) -> None:
         """Report that a process of the child can't be signalled. The child stays on record until that process ends."""
         log.warning("%s", message, extra={"child": self.id})
-        self.message = message[:MESSAGE_MAX]
+        self.status.message = message[:MESSAGE_MAX]
         self.changed(urgent=True)
 
     def at_rest(self) -> None:
@@ -377,15 +356,14 @@ class Child:
     def _fail(self, attempt: Attempt, verdict: ExitStatus) -> None:
         """Report the attempt as failed while its process is being stopped."""
         attempt.verdict, attempt.stopping = verdict, True
-        self.state, self.reason = State.FAILED, verdict.reason
-        self.message = f"{verdict.message}; it is being stopped"[:MESSAGE_MAX]
+        self.status.show(State.FAILED, verdict.reason, f"{verdict.message}; it is being stopped"[:MESSAGE_MAX])
         self.changed(urgent=True)
 
     def ended(self, exit_status: ExitStatus) -> None:
         """Record that nothing of the incarnation is left, and decide what follows."""
         self._cancel_timer()
         attempt, self._attempt = self._attempt, None
-        self.pid = 0
+        self.status.pid = 0
         self.settled = True
         if self.desired is None:
             self._host.gone(self)
@@ -397,23 +375,20 @@ class Child:
             return
         if attempt.verdict is not None:
             exit_status = attempt.verdict
+        self.status.last_exit = exit_status.text
         leaving, self.handover.leaving = self.handover.leaving, False
         if leaving and not exit_status.fenced:
-            self.state, self.reason, self.last_exit = State.STOPPING, "", exit_status.text
-            self.message = "its state is handed over"
+            self.status.show(State.STOPPING, message="its state is handed over")
             self._host.news.quiesced.notify(self, exit_status)
             self.changed(urgent=True)
             self.advance()  # starts again if the handover was cancelled meanwhile
-            return
-        if self._host.closing or exit_status.fenced or (attempt.stopping and attempt.verdict is None):
+        elif self._host.closing or exit_status.fenced or (attempt.stopping and attempt.verdict is None):
             # The agent ended it, and it is still desired. It starts again when the Lease allows a start.
-            self.state, self.reason, self.message, self.last_exit = State.PENDING, "", "", exit_status.text
+            self.status.show(State.PENDING)
             self.changed(urgent=True)
             self.advance()
-            return
-        self.last_exit = exit_status.text
-        if exit_status.final:
-            self.state, self.reason, self.message = State.FAILED, exit_status.reason, exit_status.message
+        elif exit_status.final:
+            self.status.show(State.FAILED, exit_status.reason, exit_status.message)
             self.given_up = True
             self.changed(urgent=True)
         elif rests(self.desired.assignment.restart_policy, exit_status):
@@ -422,9 +397,9 @@ class Child:
             self._restart(exit_status)
 
     def _rest(self, exit_status: ExitStatus) -> None:
-        self.state, self.last_exit = State.STOPPED, exit_status.text
-        self.reason = Reason.COMPLETED if exit_status.success else exit_status.reason
-        self.message = exit_status.message
+        reason = Reason.COMPLETED if exit_status.success else exit_status.reason
+        self.status.show(State.STOPPED, reason, exit_status.message)
+        self.status.last_exit = exit_status.text
         self.settled = self.given_up = True
         self.changed(urgent=True)
 
@@ -432,18 +407,17 @@ class Child:
         """Restart the child after its back-off, or let it fail for good if the restart limit is exceeded."""
         cause = exit_status.message or exit_status.text
         limit, window = self.limits.restarts_max, self.limits.restarts_window
-        delay = self._history.next_delay(self._loop.time(), limit, window)
+        delay = self.history.next_delay(self._loop.time(), limit, window)
         if delay is None:
-            self.state, self.reason, self.given_up = State.FAILED, Reason.RESTARTS_EXCEEDED, True
-            self.message = (
-                f"more than {limit} restarts in {window:g} s, the last one: {cause}"
-                "; it starts again when its spec changes"
-            )[:MESSAGE_MAX]
+            text = f"more than {limit} restarts in {window:g} s, the last one: {cause}"
+            text = f"{text}; it starts again when its spec changes"[:MESSAGE_MAX]
+            self.status.show(State.FAILED, Reason.RESTARTS_EXCEEDED, text)
+            self.given_up = True
             self.changed(urgent=True)
             return
         self._host.news.restarted.notify(self)
-        self.state, self.reason = State.FAILED, exit_status.reason
-        self.message = f"{cause}; BackOff: restart {self.restarts} after {delay:g} s"[:MESSAGE_MAX]
+        text = f"{cause}; BackOff: restart {self.history.restarts} after {delay:g} s"[:MESSAGE_MAX]
+        self.status.show(State.FAILED, exit_status.reason, text)
         if delay:
             self._timer = self._loop.call_later(delay, self._backed_off)
             self.changed(urgent=True)

@@ -7,17 +7,46 @@ close one just as the next request is sent, and the outcome of that request woul
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.requests import KEY_HEADER
 
+if TYPE_CHECKING:
+    from aiohttp.tracing import Trace
+
 _CONNECT_SECONDS = 2.0
 _AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # seconds between two attempts to connect
 _ANSWER_MAX = 4 * 1024 * 1024
+_asked: ContextVar[Request] = ContextVar("request")  # the request that this task sends
+
+
+class _Connector(aiohttp.BaseConnector):
+    """Hands a request over once the child has accepted its connection: only then its body is fetched."""
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Connect to the child, and put the body into the request."""
+        connection, request = await super().connect(req, traces, timeout), _asked.get()
+        try:
+            await req.update_body(await request.content())
+        except BaseException:
+            connection.close()
+            raise
+        request.handed_over.set()
+        return connection
+
+
+class _TcpConnector(_Connector, aiohttp.TCPConnector):
+    """Connects to the ports of pod children."""
+
+
+class _UnixConnector(_Connector, aiohttp.UnixConnector):
+    """Connects to the socket of an exec child."""
 
 
 class ChildHttp:
@@ -27,30 +56,31 @@ class ChildHttp:
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, base: str, request: Request) -> Response:
+    async def post(self, base: str, request: Request, place: str) -> Response:
         """Send the request as soon as the child accepts a connection; returns its answer, whatever the status.
 
-        Raises OutcomeUnknownError if the connection breaks after it was made.
+        ``place`` names in messages where the child must listen. Raises OutcomeUnknownError if the connection breaks
+        after it was made, and WithdrawnError.
         """
         session = self._open()
         headers = {"Content-Type": request.content_type}
         if request.key:
             headers[KEY_HEADER] = request.key
-        body, pause = await request.content(), _AGAIN_MIN
+        pause = _AGAIN_MIN
+        _asked.set(request)
         while True:
             try:
                 async with session.post(
                     f"{base}/{request.kind}",
-                    data=body,
                     headers=headers,
                     allow_redirects=False,
-                    trace_request_ctx=request,
                 ) as answer:
                     content = await _bounded(answer)
                     return Response(answer.status, content, answer.headers.get("Content-Type", ""))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.begun:
                     raise OutcomeUnknownError(f"its connection broke: {error or type(error).__name__}") from error
+                request.obstacle = f"nothing accepts connections on {place}"
             await asyncio.sleep(pause)
             pause = min(pause * 2, _AGAIN_MAX)
 
@@ -61,15 +91,12 @@ class ChildHttp:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            traces = aiohttp.TraceConfig()
-            traces.on_connection_create_end.append(_connected)
-            connector: aiohttp.BaseConnector = aiohttp.TCPConnector(limit=0, force_close=True)
+            connector: aiohttp.BaseConnector = _TcpConnector(limit=0, force_close=True)
             if self._socket:
-                connector = aiohttp.UnixConnector(self._socket, force_close=True)
+                connector = _UnixConnector(self._socket, force_close=True)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                trace_configs=[traces],
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
@@ -82,9 +109,3 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
         if len(content) > _ANSWER_MAX:
             raise OutcomeUnknownError(f"its answer has more than {_ANSWER_MAX} bytes")
     return bytes(content)
-
-
-async def _connected(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-    request = context.trace_request_ctx
-    assert isinstance(request, Request)
-    request.handed_over.set()

@@ -135,7 +135,7 @@ class ExecRun:
         """POST the request to the child's HUB_SOCKET."""
         if self._http is None:
             self._http = ChildHttp(self._socket)
-        return await self._http.post("http://child", request)
+        return await self._http.post("http://child", request, "its HUB_SOCKET")
 
     @property
     def _socket(self) -> str:

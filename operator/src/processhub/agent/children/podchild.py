@@ -14,9 +14,9 @@ from processhub.agent.env import Environment
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
-from processhub.api.addresses import url_host
+from processhub.api.addresses import authority
 from processhub.api.child import PodWorkload
-from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
+from processhub.api.kubernetes import Pod, Terminated
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
@@ -33,6 +33,7 @@ from processhub.api.reasons import Reason, State
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import PODS
+from processhub.core.model.podtrouble import exit_text, statuses, stuck_container, unscheduled, waits_for
 
 _CANNOT_RUN = ("StartError", "ContainerCannotRun")  # reasons a kubelet reports for a command that does not exist
 
@@ -119,7 +120,7 @@ class PodRun:
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
         self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
-        self._was_up, child.was_up = child.was_up, False
+        self._was_up, child.history.was_up = child.history.was_up, False
         self._seen = ""  # uid of the Pod that was seen
         self._up = self._stopping = self._over = False
         self._posts: set[asyncio.Future[Response]] = set()
@@ -147,9 +148,8 @@ class PodRun:
         pod = self._pod()
         if pod is None or not pod.status.pod_ip:
             raise OutcomeUnknownError("its pod is gone")
-        post = asyncio.ensure_future(
-            self._starter.http.post(f"http://{url_host(pod.status.pod_ip)}:{self._port}", request)
-        )
+        base, place = authority(pod.status.pod_ip, self._port), f"port {self._port} of its pod {pod.metadata.name}"
+        post = asyncio.ensure_future(self._starter.http.post(f"http://{base}", request, place))
         self._posts.add(post)
         try:
             await asyncio.wait((post,))
@@ -226,22 +226,15 @@ class Hindrance(NamedTuple):
 def hindrance(pod: Pod) -> Hindrance:
     """Why a Pod that has not ended is not Ready: the first container that fails, else what the Pod waits for."""
     name = pod.metadata.name
-    for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-        waiting = container.state.waiting
-        if waiting is None or waiting.reason in ("", "ContainerCreating", "PodInitializing"):
-            continue
-        text = f"pod {name}, container {container.name}: {waiting.reason}"
-        if waiting.message:
-            text += f": {waiting.message}"
-        last = container.last_state.terminated
+    if (stuck := stuck_container(pod)) is not None:
+        text, last = f"pod {name}, container {stuck.name}: {waits_for(stuck)}", stuck.last_state.terminated
         if last is not None:  # while it backs off, the reason of its last exit is kept
-            return Hindrance(State.FAILED, _cause(last), f"{_exit(container.name, last)}; {text}")
+            return Hindrance(State.FAILED, _cause(last), f"{exit_text(stuck.name, last)}; {text}")
         return Hindrance(State.FAILED, Reason.BACK_OFF, text)
     if pod.metadata.deletion_timestamp is not None:
         return Hindrance(State.STARTING, Reason.RESTARTING, f"pod {name} is being deleted; a new one follows")
-    for condition in pod.status.conditions:
-        if condition.type == "PodScheduled" and condition.status == "False" and not _is_gated(pod):
-            return Hindrance(State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {condition.message}")
+    if not _is_gated(pod) and (message := unscheduled(pod)) is not None:
+        return Hindrance(State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {message}")
     return Hindrance(State.STARTING, Reason.STARTING, f"pod {name} is not Ready yet{_restarted(pod)}")
 
 
@@ -253,7 +246,7 @@ def _is_gated(pod: Pod) -> bool:
 def _restarted(pod: Pod) -> str:
     for container in pod.status.container_statuses:
         if (last := container.last_state.terminated) is not None:
-            return f"; before: {_exit(container.name, last)}"
+            return f"; before: {exit_text(container.name, last)}"
     return ""
 
 
@@ -261,19 +254,13 @@ def _end(pod: Pod) -> ExitStatus:
     """The end of a Pod whose phase is final, taken from the first container that failed."""
     if pod.status.phase == "Succeeded":
         return ExitStatus(Reason.EXITED, "completed", success=True)
-    statuses: tuple[ContainerStatus, ...] = (*pod.status.init_container_statuses, *pod.status.container_statuses)
-    for container in statuses:
+    for container in statuses(pod):
         ended = container.state.terminated
         if ended is not None and ended.exit_code:
-            return ExitStatus(_cause(ended), _exit(container.name, ended), message=ended.message)
+            return ExitStatus(_cause(ended), exit_text(container.name, ended), message=ended.message)
     text = pod.status.reason or "its pod failed"  # Evicted, DeadlineExceeded, …
     return ExitStatus(Reason.EXITED, text, message=pod.status.message)
 
 
 def _cause(ended: Terminated) -> Reason:
     return Reason.COMMAND_NOT_FOUND if ended.reason in _CANNOT_RUN else Reason.EXITED
-
-
-def _exit(container: str, ended: Terminated) -> str:
-    why = f" ({ended.reason})" if ended.reason not in ("", "Error", "Completed") else ""
-    return f"container {container}: exit code {ended.exit_code}{why}"

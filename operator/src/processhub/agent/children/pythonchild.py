@@ -267,7 +267,13 @@ class ActorRun:
         """Pass the request to the actor, which handles one message at a time."""
         number = next(self._numbers)
         answer = self._requests[number] = self._loop.create_future()
-        value = json.loads(await request.content())
+        try:
+            value = json.loads(await request.content())
+        except BaseException:
+            self._requests.pop(number, None)
+            raise
+        if answer.done():
+            raise answer.exception() or OutcomeUnknownError("the actor has ended")
         request.handed_over.set()
         self._runner.send(
             {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}

@@ -15,7 +15,7 @@ def reporting_slices(child: Child) -> set[str]:
 
 def awaits_pod(child: Child) -> bool:
     """Whether the child starts as a Pod, which the operator creates once the start is reported."""
-    if child.state != State.STARTING or child.started_for is None:
+    if child.status.state != State.STARTING or child.started_for is None:
         return False
     return isinstance(child.started_for.workload, PodWorkload)
 
@@ -42,13 +42,13 @@ def report_in(child: Child, slice_name: str) -> Report | None:
         uid=entry.uid,
         epoch=entry.epoch,
         role=entry.role,
-        state=child.state,
-        pid=child.pid,
-        restarts=child.restarts,
-        started_at=child.started_at,
-        reason=child.reason,
-        last_exit=child.last_exit,
-        message=child.message,
+        state=child.status.state,
+        pid=child.status.pid,
+        restarts=child.history.restarts,
+        started_at=child.status.started_at,
+        reason=child.status.reason,
+        last_exit=child.status.last_exit,
+        message=child.status.message,
         gave=child.handover.sent,
         kept=child.handover.kept,
         got=child.handover.received,

@@ -42,9 +42,11 @@ class RunHandle(Protocol):
         """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for a signal to the child."""
 
     async def request(self, request: Request) -> Response:
-        """Hand over a request whose body is complete, and return the answer.
+        """Hand over a request when the child can take it, and return the answer.
 
-        It may be cancelled only before the request is handed over. Raises OutcomeUnknownError if no answer will come.
+        ``request.content()`` must not be called before that, because a forwarded request counts as begun then. The call
+        may be cancelled only before the request is handed over. Raises OutcomeUnknownError if no answer will come, and
+        WithdrawnError.
         """
 
 

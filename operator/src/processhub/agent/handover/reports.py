@@ -31,5 +31,7 @@ def report_lost(child: Child) -> None:
     """Report that the state was lost with an earlier agent of this member. The former member then sends it again."""
     if child.desired is not None and not child.handover.kept:
         child.handover.kept = Kept(child.desired.assignment.epoch, "lost").format()
-        child.message = "its state was lost with an earlier agent of this member; its former member sends it again"
+        child.status.message = (
+            "its state was lost with an earlier agent of this member; its former member sends it again"
+        )
         child.changed(urgent=True)

@@ -15,18 +15,16 @@ kept in memory: files for a thousand of them cost more than the rest of their ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
 
-import msgspec
 import xxhash
 
 from processhub.agent.children.child import Child, ChildNews
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.handover.heldstates import HeldState, HeldStates
 from processhub.agent.handover.reports import report_kept, report_lost, report_received, report_sent
 from processhub.agent.peers.link import PeerLink
 from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
@@ -34,7 +32,6 @@ from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, PodWorkload
-from processhub.api.naming import id_hash
 from processhub.api.reasons import State
 from processhub.registry.grammar import Assignment, HandoverOrder
 
@@ -51,22 +48,12 @@ class HandoverRefusedError(Exception):
     """A state that the target refuses, or that can't be sent. The message says why."""
 
 
-class _HeldState(msgspec.Struct, frozen=True):
-    """A state that is on this member; ``checksum`` is set if it came from another member."""
-
-    uid: str
-    content: Content
-    checksum: str = ""
-
-
 class Handovers:
     """The handovers of this member, both as source and as target."""
 
     def __init__(self, env: Environment, slices: SliceWatcher, peers: PeerLink) -> None:
-        self._env, self._slices, self._peers = env, slices, peers
-        self._folder = env.run_dir / "handover"
-        self._left: dict[str, _HeldState] = {}  # by id: the state that the child left here
-        self._received: dict[str, _HeldState] = {}  # by id: the state that came from another member
+        self._env, self._slices = env, slices
+        self._states = HeldStates(env.run_dir / "handover")
         # By id, for children that are to end: "", or why there is no state.
         self._ends: dict[str, asyncio.Future[str]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -76,7 +63,6 @@ class Handovers:
         self._starting: set[str] = set()  # ids of children that are being started with a state
         self._doubtful: dict[str, Child] = {}  # by id: children for which an earlier agent may have received a state
         self._looking = False
-        self._tries = 0
         self._loop = asyncio.get_running_loop()
         self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
@@ -107,10 +93,10 @@ class Handovers:
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """Take the state that the child left at its end for a handover."""
-        desired, path = child.desired, self._own_path(child.id)
+        desired, path = child.desired, self._states.own_path(child.id)
         if desired is not None and (exit_status.state is not None or path.exists()):
             content = path if exit_status.state is None else exit_status.state
-            self._left[child.id] = _HeldState(desired.assignment.uid, content)
+            self._states.left[child.id] = HeldState(desired.assignment.uid, content)
             self._end(child.id, "")
         else:
             stateless = desired is None or isinstance(desired.workload, Exec)
@@ -132,7 +118,7 @@ class Handovers:
                 if why:
                     report_kept(child, why)
                     return
-                held = self._left[child.id]
+                held = self._states.left[child.id]
                 checksum = await self._send(child.id, order, held)
             report_sent(child, checksum)
         except TimeoutError:
@@ -147,27 +133,25 @@ class Handovers:
 
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
+        own, uid = self._states.own_path(child.id), desired.assignment.uid
         # The child may be starting with the state that it left last time, or be ending without having done so.
-        while child.alive and (child.state == State.STARTING or self._has_left(child, desired)):  # noqa: ASYNC110 bounded by the time for all of it
+        while child.alive and (child.status.state == State.STARTING or self._states.has_left(child.id, uid)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if self._has_left(child, desired) else "stateless"
-        if isinstance(desired.workload, PodWorkload) or (child.state != State.RUNNING and not child.handover.leaving):
+            return "" if self._states.has_left(child.id, uid) else "stateless"
+        if isinstance(desired.workload, PodWorkload) or (
+            child.status.state != State.RUNNING and not child.handover.leaving
+        ):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._states.make_folder()
         if not child.handover.leaving:  # else the child may have written it for an earlier order and be about to end
-            self._own_path(child.id).unlink(missing_ok=True)
-        child.quiesce(self._own_path(child.id), ask=ask)
+            own.unlink(missing_ok=True)
+        child.quiesce(own, ask=ask)
         return await ended
 
-    def _has_left(self, child: Child, desired: DesiredRun) -> bool:
-        """Whether a state is here that the child left and has not been started with since."""
-        held = self._left.get(child.id)
-        return held is not None and held.uid == desired.assignment.uid
-
-    async def _send(self, child_id: str, order: HandoverOrder, held: _HeldState) -> str:
+    async def _send(self, child_id: str, order: HandoverOrder, held: HeldState) -> str:
         """Send the state until the target has it; returns its checksum. Raises HandoverRefusedError."""
         content = held.content
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -200,11 +184,8 @@ class Handovers:
         if not self._waits(child, uid, epoch):
             raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member}")
         assert child is not None
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        path = self._received_path(child.id, epoch)
-        scratch = self._scratch(path)
         digest, size = xxhash.xxh3_128(), 0
-        try:
+        with self._states.receiving(child.id, epoch) as (path, scratch):
             with scratch.open("wb") as file:
                 async for chunk in body:
                     size += len(chunk)
@@ -217,9 +198,7 @@ class Handovers:
             if not self._waits(child, uid, epoch):
                 raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member} any more")
             scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-        self._received[child.id] = _HeldState(uid, path, checksum)
+        self._states.received[child.id] = HeldState(uid, path, checksum)
         report_received(child, checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
@@ -231,17 +210,13 @@ class Handovers:
             return Receipt(400, "the state is not what its checksum says")
         content: Content = state.state
         if len(state.state) > STATE_IN_MESSAGE_MAX:
-            content = self._received_path(child.id, state.epoch)
-            scratch = self._scratch(content)
             try:
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-                scratch.write_bytes(state.state)
-                scratch.replace(content)
+                with self._states.receiving(child.id, state.epoch) as (content, scratch):
+                    scratch.write_bytes(state.state)
+                    scratch.replace(content)
             except OSError as error:
-                with contextlib.suppress(OSError):
-                    scratch.unlink(missing_ok=True)
                 return Receipt(500, f"it can't be kept on {self._env.member}: {error.strerror}")
-        self._received[child.id] = _HeldState(state.uid, content, state.checksum)
+        self._states.received[child.id] = HeldState(state.uid, content, state.checksum)
         report_received(child, state.checksum)
         return Receipt(204)
 
@@ -259,18 +234,12 @@ class Handovers:
 
     def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
         """The state to start the child with, or None to start it without one."""
-        held = self._here(child_id, desired.assignment)
+        held = self._states.for_entry(child_id, desired.assignment)
         if held is None:
             return None
         if held.checksum:
             self._starting.add(child_id)
         return held.content
-
-    def _here(self, child_id: str, entry: Assignment) -> _HeldState | None:
-        got, left = self._received.get(child_id), self._left.get(child_id)
-        if got is not None and entry.state and (got.uid, got.checksum) == (entry.uid, entry.state):
-            return got
-        return left if left is not None and left.uid == entry.uid else None
 
     def lacks(self, child: Child) -> bool:
         """Whether the child needs a state that is not on this member, while the source that has it is on record.
@@ -279,7 +248,7 @@ class Handovers:
         """
         desired = child.desired
         entry = desired.assignment if desired is not None else None
-        if entry is None or not entry.state or self._here(child.id, entry) is not None:
+        if entry is None or not entry.state or self._states.for_entry(child.id, entry) is not None:
             return False
         if self._source(child.id, entry) is None:
             return False
@@ -303,7 +272,7 @@ class Handovers:
         self._looking = False
         for child in list(self._doubtful.values()):
             entry = child.desired.assignment if child.desired is not None else None
-            if entry is None or not entry.wait or child.id in self._received:
+            if entry is None or not entry.wait or child.id in self._states.received:
                 del self._doubtful[child.id]
                 child.advance()  # if the start is refused again, the child is recorded again
             elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
@@ -318,9 +287,7 @@ class Handovers:
     def started(self, child: Child, *_: object) -> None:
         """Discard the state of a child that runs now. After a crash it starts without that state."""
         self._starting.discard(child.id)
-        for held in (self._left.pop(child.id, None), self._received.pop(child.id, None)):
-            if held is not None and not isinstance(held.content, bytes):
-                held.content.unlink(missing_ok=True)
+        self._states.discard(child.id)
 
     def forget(self, child: Child) -> None:
         """Discard everything about a child that was removed from this member."""
@@ -329,17 +296,6 @@ class Handovers:
         self._ends.pop(child.id, None)
         self._hitches.pop(child.id, None)
         self.started(child)
-
-    def _own_path(self, child_id: str) -> Path:
-        return self._folder / f"{id_hash(child_id)}.left"
-
-    def _scratch(self, path: Path) -> Path:
-        """The path of the file while it is incomplete. Each attempt has its own: the last one may still be running."""
-        self._tries += 1
-        return path.with_suffix(f".{self._tries}.part")
-
-    def _received_path(self, child_id: str, epoch: int) -> Path:
-        return self._folder / f"{id_hash(child_id)}.{epoch}.got"
 
 
 def _checksum(content: Content) -> str:

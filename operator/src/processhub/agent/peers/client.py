@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,15 +25,16 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from processhub.agent.env import PORT, Environment
+from processhub.agent.env import Environment
+from processhub.agent.peers.link import UnreachableError
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
-from processhub.api.addresses import url_host
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
 
 _CONNECT_SECONDS = 2.0
+_CUT_OFF_SECONDS = 10  # after which a connection counts as broken whose other end acknowledges nothing
 _TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token expires
 _ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
 _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
@@ -52,12 +54,12 @@ class Peers:
     """The other members of the hub."""
 
     def __init__(self, env: Environment) -> None:
-        self._token_file = Path(env.token_file)
+        self._member, self._token_file = env.member, Path(env.token_file)
         self._token, self._read_at = "", float("-inf")
         traces = aiohttp.TraceConfig()
         traces.on_request_chunk_sent.append(_body_goes_out)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_watched_socket),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             trace_configs=[traces],
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -79,7 +81,8 @@ class Peers:
         """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
         ``seconds`` limits the time from when the body is sent. ``changed`` is set when the registry has changed;
-        ``stands()`` then says whether the owner is still the owner. Raises Problem.
+        ``stands()`` then says whether the owner is still the owner. Raises Problem, and UnreachableError if it was not
+        sent because the owner can't be reached.
         """
         loop = asyncio.get_running_loop()
         attempt = _Attempt(request)
@@ -104,7 +107,7 @@ class Peers:
             attempt.withdrawn = True
             for task in (post, sent, news):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Problem):
+            with contextlib.suppress(asyncio.CancelledError, Problem, UnreachableError):
                 await post
         if request.begun:
             raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
@@ -113,7 +116,7 @@ class Peers:
     async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
         request = attempt.request
         url = URL(
-            f"http://{url_host(owner.address)}:{PORT}/v1/children/{quote(child_id, safe='')}/{request.kind}",
+            f"http://{owner.address}/v1/children/{quote(child_id, safe='')}/{request.kind}",
             encoded=True,
         )
         headers = {
@@ -137,7 +140,10 @@ class Peers:
             if request.begun:
                 text = f"the connection to member {owner.member} broke while child {child_id!r} was asked"
                 raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
-            return None
+            raise UnreachableError(
+                f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: "
+                f"{error or type(error).__name__}"
+            ) from error
         if ANSWER_HEADER in answer.headers:
             return Response(answer.status, body, answer.headers.get("Content-Type", ""))
         problem = read_problem(body)
@@ -182,7 +188,7 @@ class Peers:
         try:
             async with self._session.request(
                 method,
-                URL(f"http://{url_host(address)}:{PORT}{path}", encoded=True),
+                URL(f"http://{address}{path}", encoded=True),
                 data=data,
                 headers={"Authorization": f"Bearer {self.token()}"},
                 allow_redirects=False,
@@ -194,9 +200,7 @@ class Peers:
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all."""
         try:
-            async with self._session.get(
-                URL(f"http://{url_host(address)}:{PORT}/healthz"), timeout=_ANSWERS, allow_redirects=False
-            ):
+            async with self._session.get(URL(f"http://{address}/healthz"), timeout=_ANSWERS, allow_redirects=False):
                 return True
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
@@ -208,6 +212,16 @@ class Peers:
             with contextlib.suppress(OSError):
                 self._token, self._read_at = self._token_file.read_text().strip(), now
         return self._token
+
+
+def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that breaks when its other end is cut off, also while a request waits for its turn there."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _CUT_OFF_SECONDS // 2)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _CUT_OFF_SECONDS * 1000)
+    return made
 
 
 def _why(status: int, body: bytes) -> str:

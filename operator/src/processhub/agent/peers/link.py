@@ -11,6 +11,10 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
 
 
+class UnreachableError(Exception):
+    """A member did not accept the connection. Nothing was sent. The message is a sentence that names the member."""
+
+
 class PeerLink(Protocol):
     """The other members of the hub."""
 
@@ -25,7 +29,7 @@ class PeerLink(Protocol):
     ) -> Response | None:
         """Send a request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
-        Raises Problem.
+        Raises Problem, and UnreachableError if it was not sent because the owner can't be reached.
         """
 
     async def send_state(self, address: str, state: Outgoing) -> Receipt:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from processhub.api.addresses import authority
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.registry.copies import Copy, is_running, parse_copy
@@ -20,7 +21,7 @@ class RoutedCopy(msgspec.Struct, frozen=True):
     """One copy on record, for routing: the address of its member, and whether the copy runs."""
 
     member: str
-    address: str  # the member's address, "" if it has not reported one
+    address: str  # host and port of the member, "" if it has not reported them
     role: str
     epoch: int
     wait: bool
@@ -62,7 +63,7 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
         entry, known = copy.entry, found.get(copy.member)
         if known is None or known.epoch <= entry.epoch:
             found[copy.member] = RoutedCopy(
-                copy.member, item.status.address, entry.role, entry.epoch, entry.wait, copy.running
+                copy.member, _address(item), entry.role, entry.epoch, entry.wait, copy.running
             )
     return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
 
@@ -78,8 +79,13 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> R
             report = parse_report(text)
             if report.claim and report.epoch == epoch:
                 running = report.state == State.RUNNING
-                found.append(RoutedCopy(item.spec.member, item.status.address, report.role, epoch, False, running))
+                found.append(RoutedCopy(item.spec.member, _address(item), report.role, epoch, False, running))
     return min(found, key=lambda copy: copy.member, default=None)
+
+
+def _address(item: RegistrySlice) -> str:
+    """The host and port at which the slice's member accepts requests, "" if it has not reported them."""
+    return authority(item.status.address, item.status.port) if item.status.address else ""
 
 
 def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:

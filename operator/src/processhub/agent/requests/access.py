@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 _FRESH_SECONDS = 10.0
 _STALE_SECONDS = 300.0
 _MAX_WAIT_SECONDS = 1.0  # how long to wait for the API server while an earlier verdict is still usable
+# <hub>-<ordinal>, or <hub>-<five characters> of a DaemonSet. The Pods of pod children have longer names.
+_MEMBER_POD = re.compile(r".+-[a-z0-9]{1,5}")
+_POD_NAME = "authentication.kubernetes.io/pod-name"  # in the extra fields of a token that is bound to a pod
 _VERDICTS_MAX = 4096
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -36,7 +39,7 @@ class _User(msgspec.Struct, frozen=True):
     username: str = ""
     uid: str = ""
     groups: tuple[str, ...] = ()
-    extra: dict[str, Any] = {}
+    extra: dict[str, list[str]] = {}
 
 
 class _ReviewStatus(msgspec.Struct, frozen=True):
@@ -63,7 +66,7 @@ class _AccessReview(msgspec.Struct, frozen=True):
 class _Verdict:
     at: float  # monotonic seconds
     problem: tuple[int, str, str] | None  # the status, code and detail to answer with; None: access is granted
-    user: str = ""
+    member: bool = False
 
 
 class Access:
@@ -71,7 +74,7 @@ class Access:
 
     def __init__(self, env: Environment, client: Client) -> None:
         self._env, self._client = env, client
-        self._own_account = f"system:serviceaccount:{env.namespace}:{member_account(env.hub)}"
+        self._accounts = f"system:serviceaccount:{env.namespace}:"  # of the hub's namespace; the name follows
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
         self._checks: dict[bytes, asyncio.Task[_Verdict]] = {}
 
@@ -103,14 +106,14 @@ class Access:
                 verdict = check.result()
         if verdict.problem is not None:
             raise Problem(*verdict.problem)
-        if members_only and verdict.user != self._own_account:
+        if members_only and not verdict.member:
             raise Problem(403, "forbidden", f"only members of hub {self._env.hub} may send this request")
 
     async def _review(self, token: str, digest: bytes) -> _Verdict:
         now = asyncio.get_running_loop().time()
         try:
             problem, user = await self._judge(token)
-            verdict = _Verdict(now, problem, user)
+            verdict = _Verdict(now, problem, self._is_member(user))
         except ApiError as error:
             before = self._verdicts.get(digest)
             if before is not None and now - before.at < _STALE_SECONDS:
@@ -123,7 +126,19 @@ class Access:
             self._verdicts.popitem(last=False)
         return verdict
 
-    async def _judge(self, token: str) -> tuple[tuple[int, str, str] | None, str]:
+    def _is_member(self, user: _User) -> bool:
+        """Whether the token is of a member of this hub.
+
+        Hubs may share an account, and while a hub is rolled to another account its members have different ones. The pod
+        that a token is bound to is of one hub: it is named by the hub's StatefulSet or DaemonSet.
+        """
+        if not user.username.startswith(self._accounts):
+            return False
+        if pods := user.extra.get(_POD_NAME):
+            return all(_MEMBER_POD.fullmatch(pod) and pod.rpartition("-")[0] == self._env.hub for pod in pods)
+        return user.username == self._accounts + member_account(self._env.hub)
+
+    async def _judge(self, token: str) -> tuple[tuple[int, str, str] | None, _User]:
         """The status, code and detail to answer with (None grants access), and the user of the token."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
@@ -132,10 +147,10 @@ class Access:
         }
         review = msgspec.json.decode(await self._client.raw("POST", _REVIEWS, body=body), type=_Review).status
         if not review.authenticated or AUDIENCE not in review.audiences:
-            return (401, "unauthorized", f"the token is not valid for the audience {AUDIENCE}"), ""
+            return (401, "unauthorized", f"the token is not valid for the audience {AUDIENCE}"), _User()
         user = review.user
-        if user.username.startswith(f"system:serviceaccount:{self._env.namespace}:"):
-            return None, user.username
+        if user.username.startswith(self._accounts):
+            return None, user
         request = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -156,6 +171,6 @@ class Access:
         }
         answer = msgspec.json.decode(await self._client.raw("POST", _ACCESS, body=request), type=_AccessReview)
         if answer.status.allowed:
-            return None, user.username
+            return None, user
         why = f"{user.username} may not call children of hub {self._env.hub} in namespace {self._env.namespace}"
-        return (403, "forbidden", f"{why}; it needs the verb create on hubs/call there"), user.username
+        return (403, "forbidden", f"{why}; it needs the verb create on hubs/call there"), user

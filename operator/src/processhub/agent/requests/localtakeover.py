@@ -81,7 +81,7 @@ class LocalTakeover:
         epoch = copies[0].epoch
         made = self._made.get(child_id)
         if made is not None and made.assignment.epoch == epoch:
-            return RoutedCopy(self._env.member, self._env.pod_ip, Role.ACTIVE, epoch, wait=False, running=True)
+            return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=True)
         return lookup.takeover_of(self._slices.registry(), child_id, epoch)
 
     def silent(self, owner: RoutedCopy) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from processhub.agent.children.child import Child
 from processhub.agent.problems import Problem
-from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response
+from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response, WithdrawnError
 from processhub.api.reasons import Role
 from processhub.api.slice import Settings
 
@@ -169,7 +169,7 @@ class RequestQueue:
         queue = self._queues.get(child.id)
         if queue is not None and not queue.quiet:
             return
-        last = max(child.up_since, queue.last if queue is not None else 0.0)
+        last = max(child.history.up_since, queue.last if queue is not None else 0.0)
         self._idle[child.id] = self._loop.call_at(last + entry.idle_seconds, self._idle_for, child, entry.idle_seconds)
 
     def _idle_for(self, child: Child, seconds: int) -> None:
@@ -238,14 +238,7 @@ class RequestQueue:
             self.child_changed(child)
 
     async def _run(self, child: Child, queue: _ChildQueue, entry: _Entry) -> None:
-        request = entry.request
-        try:
-            await request.content()
-        except (OSError, TimeoutError) as error:
-            log.info("a request to %s was withdrawn before its turn: %s", child.id, error)
-            entry.fail(MovedError())
-            return
-        run = child.run
+        request, run = entry.request, child.run
         if run is None or not child.serving or entry.future.done():
             self._put_back(queue, entry)
             return
@@ -255,9 +248,7 @@ class RequestQueue:
         await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
         handed_over.cancel()
         if not request.begun:
-            if not work.cancelled() and (failure := work.exception()) is not None:
-                raise failure
-            self._put_back(queue, entry)
+            self._not_begun(child, queue, entry, work)
             return
         limit = self._settings().request_seconds
         done, _ = await asyncio.wait((work,), timeout=limit)
@@ -279,6 +270,19 @@ class RequestQueue:
             queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
             entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {error}"))
 
+    def _not_begun(self, child: Child, queue: _ChildQueue, entry: _Entry, work: asyncio.Task[Response]) -> None:
+        """Handle a request that the child did not get. It waits for the next try, unless its sender withdrew it."""
+        failure = None if work.cancelled() else work.exception()
+        if isinstance(failure, WithdrawnError):
+            log.info("a request to %s was withdrawn before its turn: %s", child.id, failure)
+            entry.fail(MovedError())
+            return
+        if failure is not None and not isinstance(failure, OutcomeUnknownError):
+            raise failure
+        if failure is not None:
+            queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
+        self._put_back(queue, entry)
+
     def _put_back(self, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             queue.waiting.appendleft(entry)
@@ -290,8 +294,13 @@ class RequestQueue:
                 504, "timeout", f"not begun within {waited}: child {child_id!r} is busy with an earlier request"
             )
         if queue.current is not None:
-            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} does not take requests")
-        why = f": {child.state}, {child.message or child.reason}" if child is not None and child.reason else ""
+            why = queue.current.request.obstacle and f": {queue.current.request.obstacle}"
+            return Problem(504, "timeout", f"not begun within {waited}: child {child_id!r} does not take requests{why}")
+        why = (
+            f": {child.status.state}, {child.status.message or child.status.reason}"
+            if child is not None and child.status.reason
+            else ""
+        )
         return Problem(503, "no_owner", f"not begun within {waited}: child {child_id!r} does not run{why}")
 
 
@@ -304,5 +313,5 @@ def _serves(child: Child, request: Request) -> bool:
 
 
 def _given_up(child: Child) -> Problem:
-    why = child.message or child.last_exit or child.reason
-    return Problem(503, "no_owner", f"child {child.id!r} is {child.state} and is not started again: {why}")
+    why = child.status.message or child.status.last_exit or child.status.reason
+    return Problem(503, "no_owner", f"child {child.id!r} is {child.status.state} and is not started again: {why}")

@@ -19,7 +19,7 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
-from processhub.agent.peers.link import PeerLink
+from processhub.agent.peers.link import PeerLink, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
@@ -97,39 +97,46 @@ class Router:
         ``accepted_at``: the loop's time at which a cast was accepted here, whose sender will not send it again.
         """
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
+        pause: float | None
         with self.watch.on(child_id) as changed:
             while True:
                 self._check_quorum()
                 changed.clear()
                 copies = self._copies(child_id)
                 owner = self._takeover.takeover_of(child_id, copies) or _owner(copies)
-                pause: float | None = None
+                unreached, pause = "", None
                 if not copies:
                     await self._starter.ensure(child_id)
                     pause = _AGAIN_SECONDS
                 elif owner is not None:
                     began = self._loop.time()
-                    answer = await self._offer(owner, child_id, request, changed)
+                    try:
+                        answer = await self._offer(owner, child_id, request, changed)
+                    except UnreachableError as error:
+                        answer, unreached = None, str(error)
                     if answer is not None:
                         return answer, owner.member
                     if owner.member != self._env.member and await self._takeover.take(child_id, owner):
                         continue
                     pause = _AGAIN_SECONDS
-                    if self._loop.time() - began > _HELD_SECONDS:
+                    if not unreached and self._loop.time() - began > _HELD_SECONDS:
                         deadline = self._loop.time() + self._queue.max_wait
                 if accepted_at is None:
                     self.check_stays()
                 left = deadline - self._loop.time()
                 if left <= 0:
-                    why = await self._starter.why(child_id)
-                    raise Problem(
-                        503,
-                        "no_owner",
-                        f"child {child_id!r} had no running owner for {self._queue.max_wait:g} s{why and ': ' + why}",
-                    )
+                    raise await self._too_late(child_id, unreached)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left if pause is None else min(pause, left)):
                         await changed.wait()
+
+    async def _too_late(self, child_id: str, unreached: str) -> Problem:
+        """The answer to a request that has waited too long. ``unreached``: why its owner can't be reached, or ""."""
+        if unreached:
+            return Problem(503, "unreachable", f"{unreached}; child {child_id!r} is on record there")
+        why = await self._starter.why(child_id)
+        waited = f"child {child_id!r} had no running owner for {self._queue.max_wait:g} s"
+        return Problem(503, "no_owner", f"{waited}: {why}" if why else waited)
 
     async def send_to_all(self, child_id: str, request: Request) -> list[str]:
         """Send a cast to every running copy; returns the members that took it. Raises Problem if none did."""
@@ -150,6 +157,8 @@ class Router:
                         took.append(copy.member)
             except Problem as problem:
                 problems.append(problem)
+            except UnreachableError as error:
+                problems.append(Problem(503, "unreachable", str(error)))
 
         await asyncio.gather(*(offer(copy) for copy in copies))
         if not took:
@@ -206,7 +215,7 @@ class Router:
         """The child's copies in registry order. This member's own copy has its present state."""
         copies = lookup.copies(self._slices.registry(), child_id)
         child = self._children.get(child_id)
-        state = child.state if child is not None and not child.stopping else State.STOPPING
+        state = child.status.state if child is not None and not child.stopping else State.STOPPING
         return [
             msgspec.structs.replace(copy, running=state == State.RUNNING) if copy.member == self._env.member else copy
             for copy in copies

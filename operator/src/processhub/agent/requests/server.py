@@ -13,13 +13,13 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
-from processhub.agent.env import PORT, Environment
+from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Handler, Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, Request
+from processhub.agent.request import JSON, Request, WithdrawnError
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.router import Router
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
@@ -83,14 +83,15 @@ class Server:
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._env.pod_ip, PORT, reuse_address=True).start()
+        port = self._env.port
+        await web.TCPSite(self._runner, self._env.pod_ip, port, reuse_address=True).start()
         if not self._env.pod_ip.startswith("127."):
             try:
-                await web.TCPSite(self._runner, _LOOPBACK, PORT, reuse_address=True).start()
+                await web.TCPSite(self._runner, _LOOPBACK, port, reuse_address=True).start()
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                log.warning("%s:%d is in use (host network?): listening on the pod's address only", _LOOPBACK, PORT)
+                log.warning("%s:%d is in use (host network?): listening on the pod's address only", _LOOPBACK, port)
 
     def leave(self) -> None:
         """Close each connection after its next answer, so that callers go to other members while this one ends."""
@@ -198,7 +199,10 @@ class Server:
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
             forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
             if kind == "cast":
-                await forwarded.content()
+                with contextlib.suppress(WithdrawnError):
+                    await forwarded.content()
+                if forwarded.body is None:
+                    raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
             answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
@@ -254,9 +258,12 @@ async def _continue(request: web.Request) -> None:
 
 async def _fetch(request: web.Request) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
-    async with asyncio.timeout(_PEER_SECONDS):
-        await _continue(request)
-        return await request.read()
+    try:
+        async with asyncio.timeout(_PEER_SECONDS):
+            await _continue(request)
+            return await request.read()
+    except web.RequestPayloadError as error:
+        raise OSError(str(error)) from error
 
 
 def _json_body(body: bytes) -> bytes:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import inspect
-import itertools
 import json
 import sys
 import traceback
@@ -18,11 +17,10 @@ from typing import Any
 from processhub.actor import Actor, HubHandle
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
+from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
-from processhub.requesterrors import request_error
 
-Message = dict[str, Any]
 _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
     "can_migrate", "terminate",
@@ -71,12 +69,9 @@ class Hosted:
     ) -> None:
         self.key: str = order["key"]
         self._order, self._send, self._over = order, send, over
-        self._hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
-        self._numbers = itertools.count()
-        self._asked: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[Any]]] = {}
-        self._handling: asyncio.Task[Any] | None = None  # the task in which a message is handled
         self._child = (str(order["id"]), int(order["epoch"]))
-        self._actor: Actor | None = None
+        self.requests = OutgoingRequests(self.key, self._child[0], send)
+        self._hub = HubHandle(hub.name, hub.namespace, hub.member, self.requests.ask)
         self._mailbox: deque[Message] = deque()
         self._arrived: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,14 +87,6 @@ class Hosted:
         """Queue a message behind the waiting ones."""
         self._mailbox.append(message)
         self._poke(self._arrival)
-
-    def asked(self, message: Message) -> None:
-        """Complete a request of the actor with the answer of the other child."""
-        loop, answer = self._asked.pop(message["ask"], (None, None))
-        if loop is None or answer is None:
-            return
-        with contextlib.suppress(RuntimeError):  # that loop is closed, so no task waits any more
-            loop.call_soon_threadsafe(_settle, answer, message)
 
     def stop(self, grace: float, reason: str) -> None:
         """End the actor after the message that it handles; after ``grace`` seconds its handler is cancelled."""
@@ -187,7 +174,6 @@ class Hosted:
         actor.member, actor.role, actor.hub = self._hub.member, self._order["role"], self._hub
         actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
-        self._actor = actor
         return actor
 
     async def _serve(self, actor: Actor) -> None:
@@ -215,7 +201,7 @@ class Hosted:
 
     async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
         actor.idempotency_key = message.get("idempotency", "")
-        self._handling = asyncio.current_task()
+        self.requests.handling = asyncio.current_task()
         try:
             value = None
             if operation == "call":
@@ -223,7 +209,7 @@ class Hosted:
             else:
                 await actor.handle_cast(message["value"])
         finally:
-            self._handling = None
+            self.requests.handling = None
         self._send({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
@@ -256,26 +242,6 @@ class Hosted:
             if left <= 0:
                 return False
             await asyncio.sleep(min(max(0.01, float(agreed)), left))
-
-    async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> Any:
-        """Send a request of the actor to another child, and return the answer. It runs in the loop of the caller."""
-        if child_id == self._child[0] and operation == "call" and asyncio.current_task() is self._handling:
-            raise RuntimeError(
-                f"child {child_id!r} calls itself while it handles a message: it handles one at a time and would wait"
-                " forever"
-            )
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        number = next(self._numbers)
-        self._asked[number] = (loop, answer)
-        self._send(
-            {"ev": "ask", "key": self.key, "ask": number, "op": operation, "id": child_id, "value": value, "to": to}
-        )
-        try:
-            return await answer
-        finally:
-            if self._asked.pop(number, None) is not None:
-                self._send({"ev": "unask", "key": self.key, "ask": number})
 
     async def _clean_up(self) -> None:
         """End the tasks that the actor started. A task that resists never runs again once the loop is closed."""
@@ -315,17 +281,6 @@ class Hosted:
                 stream.forget(self._child)
         self._over(self.key)
         self._send(self._end)
-
-
-def _settle(answer: asyncio.Future[Any], message: Message) -> None:
-    if answer.done():
-        return
-    if "code" in message:
-        answer.set_exception(
-            request_error(message["status"], message["code"], message["detail"], message.get("retry_after", 0))
-        )
-    else:
-        answer.set_result(message["value"])
 
 
 def _write(path: str, text: str) -> None:

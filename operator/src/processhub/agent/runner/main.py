@@ -90,7 +90,7 @@ class Runner:
             if operation == "stop":
                 found.stop(message["grace"], message.get("reason", "stop"))
             elif operation == "asked":
-                found.asked(message)
+                found.requests.answered(message)
             else:
                 found.deliver(message)
 

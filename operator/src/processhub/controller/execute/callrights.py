@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any
 
 from processhub.api.meta import PartialObject
@@ -20,7 +20,8 @@ from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import metadata_of, untyped
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.cluster.workqueue import WorkQueue
-from processhub.controller.store.hubstate import HubKey
+from processhub.controller.objects.access import accounts
+from processhub.controller.store.informers import Store
 
 BINDING = "processhub-agents"
 _BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
@@ -32,17 +33,25 @@ _RECHECK_SECONDS = 300.0
 _LOOKS, _LOOKS_PER_SECOND = 10.0, 0.1
 log = logging.getLogger(__name__)
 Subject = dict[str, Any]
+Account = tuple[str, str]  # Namespace and name.
 
 
 class CallRights:
-    """Keeps the subjects of the binding equal to the existing hubs. ``namespaces``: those served, () for all.
+    """Keeps the subjects of the binding equal to the accounts of the existing hubs. ``namespaces``: () for all.
 
-    ``hubs`` must be a live view of the hubs: it is read at each comparison.
+    ``wanted()`` returns these accounts. ``used()`` returns those that members' pods use: a subject that is there stays
+    as long as some pod uses it, because its hub may be rolled to another account.
     """
 
-    def __init__(self, client: Client, namespaces: tuple[str, ...], hubs: Collection[HubKey]) -> None:
-        self._client, self._namespaces, self._hubs = client, namespaces, hubs
-        self._kept: frozenset[HubKey] | None = None
+    def __init__(
+        self,
+        client: Client,
+        namespaces: tuple[str, ...],
+        wanted: Callable[[], frozenset[Account]],
+        used: Callable[[], frozenset[Account]] = frozenset,
+    ) -> None:
+        self._client, self._namespaces, self._wanted, self._used = client, namespaces, wanted, used
+        self._kept: frozenset[Account] | None = None
         self._kept_at = 0.0
         self._version = ""  # The resourceVersion that this operator knows.
         self._changed = False  # Whether another writer changed it since it was checked.
@@ -73,7 +82,7 @@ class CallRights:
     async def _work(self, _: str) -> float | None:
         """Bring the binding up to date; returns the seconds until it is to be checked again."""
         now = asyncio.get_running_loop().time()
-        wanted = frozenset(self._hubs)
+        wanted = self._wanted()
         if wanted == self._kept and now < self._kept_at + _RECHECK_SECONDS:
             if not self._changed:
                 return self._kept_at + _RECHECK_SECONDS - now
@@ -91,8 +100,8 @@ class CallRights:
         self._kept, self._kept_at = wanted, now
         return _RECHECK_SECONDS
 
-    async def _keep(self, wanted: frozenset[HubKey]) -> bool:
-        """Write the accounts of these hubs; returns whether it is done. A missing one is logged. Raises ApiError."""
+    async def _keep(self, wanted: frozenset[Account]) -> bool:
+        """Write these accounts; returns whether it is done. A missing binding is logged. Raises ApiError."""
         for _ in range(_TRIES):
             try:
                 binding = await self._client.get(_BINDINGS, None, BINDING)
@@ -116,12 +125,12 @@ class CallRights:
             return True
         return False
 
-    def _subjects(self, present: list[Subject], wanted: frozenset[HubKey]) -> list[Subject]:
-        ours = {(namespace, member_account(hub)) for namespace, hub in wanted}
+    def _subjects(self, present: list[Subject], ours: frozenset[Account]) -> list[Subject]:
+        staying = ours | self._used()
         kept = [
             subject
             for subject in present
-            if (subject.get("namespace", ""), subject.get("name", "")) in ours or not self._serves(subject)
+            if (subject.get("namespace", ""), subject.get("name", "")) in staying or not self._serves(subject)
         ]
         there = {(subject.get("namespace", ""), subject.get("name", "")) for subject in kept}
         added = [
@@ -131,3 +140,16 @@ class CallRights:
 
     def _serves(self, subject: Subject) -> bool:
         return not self._namespaces or subject.get("namespace") in self._namespaces
+
+
+def wanted_accounts(store: Store) -> frozenset[Account]:
+    """The accounts that the members of all hubs are to have."""
+    own = {(namespace, member_account(hub)) for namespace, hub in store.hub_keys()}
+    named = {(key[0], name) for key, hub in store.hubs.items() for name in accounts(hub)}
+    return frozenset(own | named)
+
+
+def used_accounts(store: Store) -> frozenset[Account]:
+    """The accounts that the members' pods of all hubs use."""
+    pods = (pod for state in store.states.values() for pod in state.pods.values())
+    return frozenset((pod.metadata.namespace, pod.spec.service_account_name) for pod in pods)

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
+from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, LABEL_HUB_UID, member_account, member_ordinal
 from processhub.api.reasons import Reason
+from processhub.cluster.errors import NotFoundError
+from processhub.cluster.kinds import untyped
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
 from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
+from processhub.controller.objects.access import accounts
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
@@ -21,6 +24,7 @@ from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
+_BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
 _TEMPLATE = "members can't be made as spec.members says"
 
 
@@ -28,7 +32,8 @@ async def keep_members(
     round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
 ) -> Refusal | None:
     """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
-    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub)
+    memory.former_accounts = await _former_accounts(round, memory.former_accounts)
+    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub, memory.former_accounts)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
         manifests.append(workload(round.hub, template, replicas))
@@ -44,6 +49,32 @@ async def keep_members(
 async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
     """Keep the owned objects as they were last applied, while the Hub is not accepted."""
     _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
+
+
+async def _former_accounts(round: Round, before: frozenset[str]) -> frozenset[str]:
+    """The accounts that the spec named before and that members' pods still use, as while they are rolled.
+
+    They are bound already. A Pod that somebody labelled as a member's gets its account no rights.
+    """
+    hub = round.hub
+    used = {
+        pod.spec.service_account_name
+        for pod in round.state.pods.values()
+        if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
+    }
+    used -= {"", *accounts(hub)}
+    if not used:
+        return frozenset()
+    name = member_account(hub.metadata.name)
+
+    async def bound() -> frozenset[str]:
+        try:
+            binding = await round.client.get(_BINDINGS, hub.metadata.namespace, name)
+        except NotFoundError:
+            return frozenset()
+        return frozenset(used & {subject["name"] for subject in binding.get("subjects") or ()})
+
+    return await round.steps.attempt(f"RoleBinding {name} can't be read", bound, before & used)
 
 
 async def _template(

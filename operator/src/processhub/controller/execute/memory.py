@@ -8,6 +8,7 @@ import msgspec
 
 from processhub.api.reasons import Reason
 from processhub.cluster.tokenbucket import TokenBucket
+from processhub.controller.execute.membertroubles import Looks
 from processhub.controller.execute.ownedobjects import OwnedMemory
 from processhub.controller.rounds.steps import Failures
 
@@ -28,6 +29,8 @@ class ExecuteMemory:
         self.failures: Failures = {}
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
+        self.looks: Looks = {}
+        self.former_accounts: frozenset[str] = frozenset()  # As they were last read.
         self.unconfirmed_slices: set[str] = (
             set()
         )  # Names of slices whose creation was not answered; they are not deleted.

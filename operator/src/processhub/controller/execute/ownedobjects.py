@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 Refused = ApiError | NameConflictError
 
 
-def supporting_objects(hub: Hub) -> list[Manifest]:
+def supporting_objects(hub: Hub, former_accounts: Iterable[str] = ()) -> list[Manifest]:
     """All owned objects but the workload, in the order of their creation. The workload comes last."""
-    return [*access(hub), *services(hub), disruption_budget(hub)]
+    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub)]
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -78,7 +78,7 @@ class _Kept:
 
 
 class OwnedMemory:
-    """What a leader remembers of the owned objects of one hub."""
+    """The memory of the owned objects of one hub, from one round to the next."""
 
     def __init__(self) -> None:
         self.objects: dict[str, _Kept] = {}  # By kind and name.

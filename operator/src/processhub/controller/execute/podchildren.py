@@ -66,7 +66,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.podmarks import hub_uids, identified, marks_to_put_back
 from processhub.core.model.plan import Unplaced
-from processhub.core.planning.builder import pod_there
+from processhub.core.planning.endproofs import pod_there
 from processhub.registry.workloads import decode_workload, is_pod_workload
 
 _AT_ONCE = 16

@@ -15,7 +15,7 @@ CopyKey = tuple[str, str]  # (uid, member)
 
 
 class CopyKnown(msgspec.Struct, frozen=True):
-    """What hooks know of a copy: whether it is on record, whether it has started, and its pid (0: none, or a pod's)."""
+    """A copy as hooks know it: whether it is on record, whether it has started, and its pid (0: none, or a pod's)."""
 
     registered: bool
     up: bool
@@ -25,7 +25,7 @@ class CopyKnown(msgspec.Struct, frozen=True):
 
 
 class ChildKnown(msgspec.Struct, frozen=True):
-    """What hooks know of a child. ``departed``: members that it left, while no other member has followed yet."""
+    """A child as hooks know it. ``departed``: members that it left, while no other member has followed yet."""
 
     copies: Mapping[CopyKey, CopyKnown] = {}
     departed: tuple[str, ...] = ()

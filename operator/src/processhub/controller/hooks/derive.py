@@ -38,7 +38,7 @@ class _Recovery(msgspec.Struct):
 
 
 class Tracker:
-    """What is known of one hub. The first view is the state that was found, so it gives no events."""
+    """The last known state of one hub. The first view is the state that was found, so it gives no events."""
 
     def __init__(self) -> None:
         self._begun = False

@@ -8,19 +8,21 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 
-async def serve(bind: str, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]) -> web.AppRunner:
-    """Listen on ``bind:port``; the caller must clean the runner up. Raises OSError if the port is in use."""
+async def serve(bind: str, port: int, healthy: Callable[[], bool], missing: Callable[[], str]) -> web.AppRunner:
+    """Listen on ``bind:port``; the caller must clean the runner up. Raises OSError if the port is in use.
 
-    async def answer(good: bool, word: str) -> web.Response:
-        return web.Response(text=f"{word}\n" if good else f"not {word}\n", status=200 if good else 503)
+    ``missing()``: what the replica needs and the cluster does not have, "" if all is there.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         """Whether this replica works, leader or standby: 200 or 503."""
-        return await answer(healthy(), "ok")
+        good = healthy()
+        return web.Response(text="ok\n" if good else "not ok\n", status=200 if good else 503)
 
     async def readyz(_: web.Request) -> web.Response:
-        """Whether this replica has started, to lead or to stand by: 200 or 503."""
-        return await answer(ready(), "ready")
+        """Whether this replica can lead or stand by: 200, or 503 with what is missing (CRDs, rights)."""
+        why = missing()
+        return web.Response(text=f"not ready: {why}\n" if why else "ready\n", status=503 if why else 200)
 
     async def metrics(_: web.Request) -> web.Response:
         """The replica's metrics, in Prometheus' text format."""

@@ -31,7 +31,7 @@ from processhub.api.naming import (
     label_value,
 )
 from processhub.api.reasons import RestartPolicy, Role
-from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, owner_reference
+from processhub.controller.objects.owned import SERVICE_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, owner_reference
 from processhub.registry.grammar import Assignment
 
 # The restartPolicy of a Pod whose template has none, by the child's own policy.
@@ -127,7 +127,7 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
         "HUB_EPOCH": str(place.entry.epoch),
         "HUB_ROLE": place.entry.role,
         # The Service is used, because the Pod outlives its member's pod, whose address changes.
-        "HUB_URL": f"http://{hub.metadata.name}.{hub.metadata.namespace}.svc:{AGENT_PORT}",
+        "HUB_URL": f"http://{hub.metadata.name}.{hub.metadata.namespace}.svc:{SERVICE_PORT}",
         "HUB_TOKEN_FILE": TOKEN_FILE,
     }
     # "$(" in an id must not be taken for a reference to another variable.

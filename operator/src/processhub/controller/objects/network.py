@@ -6,12 +6,13 @@ from typing import Any
 
 from processhub.api.hub import Hub
 from processhub.api.naming import headless_service
-from processhub.controller.objects.owned import AGENT_PORT, owned_metadata, selector_labels
+from processhub.controller.objects.owned import SERVICE_PORT, owned_metadata, selector_labels
 
 
 def services(hub: Hub) -> list[dict[str, Any]]:
     """Both Services of a hub."""
-    port = {"name": "http", "port": AGENT_PORT, "targetPort": "http", "protocol": "TCP"}
+    # By name: while members.port is rolled out, members have different ports.
+    port = {"name": "http", "port": SERVICE_PORT, "targetPort": "http", "protocol": "TCP"}
     plain = {
         "apiVersion": "v1",
         "kind": "Service",

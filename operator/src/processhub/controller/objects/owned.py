@@ -10,7 +10,7 @@ from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import AUDIENCE, LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_NAME
 
-AGENT_PORT = 8080
+SERVICE_PORT = 8080  # of the hub's Services, whatever members.port says
 # A token of the pod's account for requests to members. The API server does not accept it.
 TOKEN_FILE = "/var/run/secrets/processhub/token"  # noqa: S105 a path
 TOKEN_VOLUME: dict[str, Any] = {

@@ -9,16 +9,19 @@ import msgspec
 
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.naming import LABEL_HUB_UID, member_account
-from processhub.controller.objects.owned import AGENT_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, selector_labels
+from processhub.controller.objects.owned import TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, selector_labels
 from processhub.controller.settings import OperatorSettings
 
+GRACE_VARIABLE = "TERMINATION_GRACE_SECONDS"
 PYTHON_PATH = "/var/lib/processhub/python"
 AGENT_HOME = "/opt/processhub"  # processhub.agent.inject fills this folder
 _INJECTED = "/injected"
 TEMPLATE = "spec.members.template"
-_KEPT = ("metadata", "labels", "spec", "image", "command")  # fields that null does not remove
+_KEPT = ("metadata", "labels", "spec", "image", "command", "serviceAccountName")  # fields that null does not remove
 _SHOWN = 60  # characters of a wrong value that a message shows
-_GRACE_SECONDS = 20  # for the agent itself, in addition to its children's stopSeconds
+_GRACE_SECONDS = 12  # for the agent itself, after its last child has ended
+_ANSWER_SECONDS = 8  # at least, for the answers to requests that children are handling
+_KUBERNETES_GRACE_SECONDS = 30  # if the template removes the operator's
 _DEFAULTS = "members.defaults.template"  # of the chart
 # The lists of a PodTemplateSpec that go by key, as the API server merges them; all others are replaced as a whole.
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -41,6 +44,7 @@ _KEY_KINDS: dict[str, tuple[Any, str]] = {"containerPort": (int, "a number")}
 _SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _HANDLERS = frozenset(("exec", "grpc", "httpGet", "tcpSocket"))  # of a probe, which has one of them
+_ACCOUNT_FIELDS = ("serviceAccountName", "serviceAccount")  # the second is the deprecated name of the first
 _AGENTS_OWN = {
     "image": "name the image that children run in in spec.members.image",
     "command": "it is the agent's; name the programs of children in Child objects",
@@ -53,9 +57,10 @@ class TemplateError(Exception):
 
 
 def _grace(spec: HubSpec) -> int:
-    """The grace period: for handing children over, for stopping them, and for the agent's last steps."""
+    """The grace period: for handing children over, for their answers, for stopping them, and for the last steps."""
     handover = spec.migration.handover_timeout_seconds if spec.migration.hands_over else 0
-    return handover + spec.timeouts.stop_seconds + _GRACE_SECONDS
+    answers = max(_ANSWER_SECONDS, spec.timeouts.request_seconds)
+    return handover + answers + spec.timeouts.stop_seconds + _GRACE_SECONDS
 
 
 def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     base: dict[str, Any] = {
         "metadata": {"labels": labels, "annotations": {_SAFE_TO_EVICT: "run,agent"}},
         "spec": {
-            "serviceAccountName": member_account(hub.metadata.name),
+            **_account(hub),
             "terminationGracePeriodSeconds": _grace(spec),
             "enableServiceLinks": False,
             "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
@@ -81,10 +86,27 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     merged: dict[str, Any] = base
     for template, path in ((settings.member_defaults.template, _DEFAULTS), (spec.members.template, TEMPLATE)):
         merged = merge(merged, template, path)
-        _check_agent(template, path)
+        _check_agent(template, path, spec.members.port)
+        _check_account(template, path)
     # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
+    _set_grace(merged["spec"])
     return merged
+
+
+def _account(hub: Hub) -> dict[str, Any]:
+    """The fields of the members' account. Many accounts of users say that no token is mounted; an agent needs it."""
+    if name := hub.spec.members.service_account.name:
+        return {"serviceAccountName": name, "automountServiceAccountToken": True}
+    return {"serviceAccountName": member_account(hub.metadata.name)}
+
+
+def _set_grace(pod: dict[str, Any]) -> None:
+    """Give the agent the grace period as merged: within it all children must have ended."""
+    (agent,) = (container for container in pod["containers"] if container["name"] == "agent")
+    grace = pod.get("terminationGracePeriodSeconds", _KUBERNETES_GRACE_SECONDS)
+    others = [variable for variable in agent["env"] if variable["name"] != GRACE_VARIABLE]
+    agent["env"] = [*others, {"name": GRACE_VARIABLE, "value": str(grace)}]
 
 
 def merge(base: Any, over: Any, path: str = "") -> Any:
@@ -103,7 +125,7 @@ def merge(base: Any, over: Any, path: str = "") -> Any:
     """
     field = path.rpartition(".")[2]
     keys = _MERGE_KEYS.get(field)
-    if over is None or (not over and field in _AGENTS_OWN):
+    if over is None or (not over and field in (*_AGENTS_OWN, *_ACCOUNT_FIELDS)):
         return base if field in _KEPT or keys else None
     if isinstance(base, Mapping):
         return _merged_map(base, _of_kind(over, Mapping, "an object", path), path)
@@ -137,7 +159,17 @@ def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any
     )
 
 
-def _check_agent(template: Any, path: str) -> None:
+def _check_account(template: Any, path: str) -> None:
+    """Raise TemplateError if a template names an account: it would lack the rights of the hub's members."""
+    for name in _ACCOUNT_FIELDS:
+        if ((template or {}).get("spec") or {}).get(name):
+            raise TemplateError(
+                f"{path}.spec.{name} can't be set: name the account in spec.members.serviceAccount.name of the Hub,"
+                " which gives it the rights that members need"
+            )
+
+
+def _check_agent(template: Any, path: str, agents_port: int) -> None:
     """Raise TemplateError if a template changes the image, command, arguments or port of the container ``agent``."""
     for container in ((template or {}).get("spec") or {}).get("containers") or ():
         if container["name"] != "agent":
@@ -146,11 +178,11 @@ def _check_agent(template: Any, path: str) -> None:
             if container.get(name):
                 raise TemplateError(f"{path}.spec.containers[agent].{name} can't be set: {instead}")
         for port in container.get("ports") or ():
-            its_own = port["containerPort"] == AGENT_PORT and port.get("protocol", "TCP") == "TCP"
+            its_own = port["containerPort"] == agents_port and port.get("protocol", "TCP") == "TCP"
             if its_own and port.get("name", "http") != "http":
                 raise TemplateError(
-                    f"{path}.spec.containers[agent].ports[{AGENT_PORT}] is the agent's own, with the name http; give"
-                    " yours another number"
+                    f"{path}.spec.containers[agent].ports[{agents_port}] is the agent's own, with the name http; give"
+                    " yours another number, or the agent's in spec.members.port"
                 )
 
 
@@ -178,9 +210,10 @@ def _agent(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
             _field("NODE_NAME", "spec.nodeName"),
             _field("HUB_MEMBER", "spec.nodeName" if per_node else "metadata.name"),
             {"name": "HUB_TOKEN_FILE", "value": TOKEN_FILE},
+            {"name": "PROCESSHUB_PORT", "value": str(hub.spec.members.port)},
             {"name": "PROCESSHUB_PYTHON_PATH", "value": PYTHON_PATH if hub.spec.members.python.config_map else ""},
         ],
-        "ports": [{"name": "http", "containerPort": AGENT_PORT}],
+        "ports": [{"name": "http", "containerPort": hub.spec.members.port}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 2},
         "livenessProbe": {
             "httpGet": {"path": "/healthz", "port": "http"},

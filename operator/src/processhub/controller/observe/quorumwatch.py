@@ -1,7 +1,8 @@
 """The quorum of a hub from round to round: the members lately live, the most ever live, whether it is partitioned.
 
-What must outlive a leader is on record: in the slices that the hub is partitioned, in Hub.status the most members ever
-live and the number required. The members lately live are not on record. A new leader starts with those that it sees.
+The facts that must outlive a leader are on record. The slices say that the hub is partitioned. Hub.status has the most
+members ever live and the number required. The members lately live are not on record. A new leader starts with those
+that it sees.
 """
 
 from __future__ import annotations

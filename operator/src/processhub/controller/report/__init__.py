@@ -1,1 +1,1 @@
-"""What users see: the status of Hubs, Children and ChildSets, and Events."""
+"""The reports that users see: the status of Hubs, Children and ChildSets, and Events."""

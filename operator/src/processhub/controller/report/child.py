@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from types import MappingProxyType
 
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
+from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
+from processhub.core.model.podtrouble import Trouble
 from processhub.registry.copies import Copy
 from processhub.registry.grammar import Report
 
@@ -84,15 +87,19 @@ def child_status(
     unplaced: Unplaced | None,
     now: str,
     first_started_at: str = "",
+    troubles: Mapping[str, Trouble] = MappingProxyType({}),
 ) -> ChildStatus:
-    """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed."""
+    """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed.
+
+    ``troubles``: members that are not ready, with the cause.
+    """
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
     nodes = tuple(node_of(copy) for copy in own)
     generation = child.metadata.generation
     conditions = (
         _accepted(refusal, generation),
         _placed(own, refusal, unplaced, generation),
-        _ready(own, nodes, refusal, unplaced, generation),
+        _ready(own, nodes, refusal, unplaced, generation, troubles),
     )
     first = nodes[0] if nodes else None
     return ChildStatus(
@@ -151,6 +158,7 @@ def _ready(
     refusal: Refusal | None,
     unplaced: Unplaced | None,
     generation: int,
+    troubles: Mapping[str, Trouble],
 ) -> Condition:
     def condition(status: str, reason: str, message: str = "") -> Condition:
         return Condition(type="Ready", status=status, reason=reason, message=message, observed_generation=generation)
@@ -178,7 +186,7 @@ def _ready(
     if node.state == State.PENDING and own[0].host.judgement.restarting:
         return condition("False", Reason.PENDING, f"member {node.name} restarts; started again when it is back")
     if report is None or (node.state == State.PENDING and not report.reason):
-        return condition("False", Reason.PENDING, f"waiting for member {node.name} to start it")
+        return condition("False", Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
     return condition("False", reason, report.message or node.last_exit)
 

@@ -6,11 +6,13 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
+from types import MappingProxyType
 
 import msgspec
 
 from processhub.api.drained import parse_drained
 from processhub.api.hub import (
+    AGENT_PORT,
     ChildCounts,
     Hub,
     HubStatus,
@@ -28,14 +30,17 @@ from processhub.controller.objects.owned import selector_labels
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
+from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
+from processhub.core.model.podtrouble import Trouble
 from processhub.core.model.quorum import Verdict
 from processhub.registry.copies import is_current
 
 REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # Of the registry: children, and bytes as stored.
+_CAUSES_MAX = 4  # Causes in the message of Ready.
 MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 
 
@@ -67,12 +72,13 @@ def hub_status(
     refusal: Refusal | None = None,
     trouble: tuple[str, str] | None = None,
     followed: int | None = None,
+    troubles: Mapping[str, Trouble] = MappingProxyType({}),
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
     ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
-    Accepted and Stalled have that generation.
+    Accepted and Stalled have that generation. ``troubles``: members that are not ready, with the cause.
     """
     generation = hub.metadata.generation
     followed = followed or generation
@@ -85,14 +91,13 @@ def hub_status(
     quorum = observation.quorum
     conditions = [
         _accepted(hub, refusal),
-        _ready(hub, wanted, ready, desired, running, quorum, trouble, followed),
+        _ready(hub, wanted, ready, desired, running, quorum, trouble, followed, troubles),
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, followed),
         _balanced(hub, plan, followed),
     ]
     if trouble is not None:
         conditions.append(condition_of("Stalled", True, *trouble, generation))
     labels = selector_labels(hub)
-    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, tuple(conditions), now),
         observed_generation=generation,
@@ -100,7 +105,7 @@ def hub_status(
         ready_replicas=len(ready),
         selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
-        members=tuple(_member(member, load[member.name]) for member in islice(members.values(), MEMBERS_MAX)),
+        members=_members(observation, troubles),
         children=ChildCounts(
             desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
         ),
@@ -150,14 +155,22 @@ def _registry_node(copy: MemberCopy) -> RegistryNode:
     return RegistryNode(name=node.name, pod=node.pod, role=node.role, state=node.state, pid=node.pid, epoch=node.epoch)
 
 
-def _member(member: Member, children: int) -> MemberStatus:
+def _members(observation: Observation, troubles: Mapping[str, Trouble]) -> tuple[MemberStatus, ...]:
+    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
+    shown = islice(observation.members.values(), MEMBERS_MAX)
+    return tuple(_member(member, load[member.name], troubles.get(member.name)) for member in shown)
+
+
+def _member(member: Member, children: int, trouble: Trouble | None) -> MemberStatus:
     pod, usage = member.pod, member.usage
     return MemberStatus(
         name=member.name,
         pod=pod.metadata.name if pod else "",
         pod_ip=pod.status.pod_ip if pod else "",
+        port=agent_port(pod) if pod else AGENT_PORT,
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
+        message=trouble.text if trouble and not member.ready else "",
         weight=member.weight,
         children=children,
         cpu=f"{usage.cpu}m" if usage else "",
@@ -181,6 +194,7 @@ def _ready(
     quorum: Verdict,
     trouble: tuple[str, str] | None,
     generation: int,
+    troubles: Mapping[str, Trouble],
 ) -> Condition:
     if quorum.partitioned:
         return condition_of("Ready", False, Reason.PARTITIONED, quorum.why, generation)
@@ -190,14 +204,27 @@ def _ready(
     if len(wanted) > MEMBERS_MAX:
         unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
     if not wanted or len(ready) < len(wanted):
-        absent = [member.name for member in wanted if not member.ready]
-        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {listed(absent, 5) or 'all'}{unlisted}"
+        absent = {member.name: troubles.get(member.name, Trouble()) for member in wanted if not member.ready}
+        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {_causes(absent) or 'all'}{unlisted}"
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
     message = f"{running} of {desired} children running{unlisted}"
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
+
+
+def _causes(absent: Mapping[str, Trouble]) -> str:
+    """The members that are not ready, those with the same cause together.
+
+    For example ``shop-0, shop-2: container agent: ImagePullBackOff: …; shop-1``.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, trouble in absent.items():
+        groups.setdefault(trouble.text, []).append(name)
+    parts = [f"{listed(names, 5)}{text and ': '}{text}" for text, names in groups.items()]
+    more = sum(len(names) for names in list(groups.values())[_CAUSES_MAX:])
+    return "; ".join(parts[:_CAUSES_MAX]) + (f"; and {more} more" if more else "")
 
 
 def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:

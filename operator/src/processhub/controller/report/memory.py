@@ -11,6 +11,7 @@ import msgspec
 
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
+from processhub.core.model.podtrouble import Trouble
 
 
 class Away(msgspec.Struct, frozen=True):
@@ -27,8 +28,17 @@ class ReportMemory:
         self.phases: dict[str, str] = {}  # Member → phase in the round before.
         self.seen_live: set[str] = set()  # members
         self.away: dict[str, Away] = {}  # by member
+        self.troubles: Mapping[str, Trouble] = {}  # Members that are not ready, with the cause.
         self.unplaced: dict[str, Unplaced] = {}  # by child's id
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
         self.first_started: dict[str, str] = {}  # Child's uid → when it was first seen to run, until its status has it.
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
+        self.troubled: set[str] = set()  # Members whose children are to say something else than in the round before.
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.
+
+    def take_troubles(self, troubles: Mapping[str, Trouble]) -> None:
+        """Take the causes that this round has found."""
+        before, self.troubles = self.troubles, troubles
+        names = before.keys() | troubles.keys()
+        nothing = Trouble()
+        self.troubled = {name for name in names if before.get(name, nothing).brief != troubles.get(name, nothing).brief}

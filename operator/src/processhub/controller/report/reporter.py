@@ -90,7 +90,7 @@ class Reporter:
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         for name, member in members.items():
-            if memory.phases.get(name) != str(member.phase):
+            if memory.phases.get(name) != str(member.phase) or name in memory.troubled:
                 for known in member.slices:
                     changed |= known.assignments.keys() | known.reports.keys()
         changed |= _differing(plan.unplaced, memory.unplaced)
@@ -114,7 +114,16 @@ class Reporter:
         hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
         trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
-        compute = partial(hub_status, hub, observation, plan, refusal=refusal, trouble=trouble, followed=followed)
+        compute = partial(
+            hub_status,
+            hub,
+            observation,
+            plan,
+            refusal=refusal,
+            trouble=trouble,
+            followed=followed,
+            troubles=memory.troubles,
+        )
         self._write_hub(hub, memory, lambda: compute(now_seconds()), round.requeue)
 
     def report_sets(self, round: Round, plan: Plan) -> None:
@@ -174,7 +183,7 @@ class Reporter:
         copies = copies_of(child.id, observation.members)
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
-        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started)
+        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started, memory.troubles)
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):

@@ -16,7 +16,7 @@ from processhub.controller.store.informers import Store
 
 
 class Requeue:
-    """When the next round of a hub is due without any event. ``after``: seconds, or None if no round was asked for."""
+    """The next round of a hub without any event: due ``after`` so many seconds, or never (None)."""
 
     def __init__(self) -> None:
         self.after: float | None = None
@@ -27,11 +27,11 @@ class Requeue:
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One round: what all of its stages need.
+    """The inputs of one round, which all of its stages share.
 
     - ``hub``: the Hub with the spec that the round follows, which is its present one or the last accepted one.
-    - ``state``: what the store has of the hub.
-    - ``term``: this leader's.
+    - ``state``: the hub's objects in the store.
+    - ``term``: the term of this leader.
     - ``now()`` returns monotonic seconds.
     - ``requeue``: when the next round is due without any event.
     - ``changed``: the ids of the children that changed since the round before or change in this one.

@@ -63,6 +63,12 @@ class OwnedWatch:
         item = informer.items.get((namespace, name))
         return ABSENT if item is None else mark_of(item.metadata)
 
+    def uid(self, kind: str, namespace: str, name: str) -> str:
+        """The uid of an object, "" if it is not known to exist."""
+        informer = self._informer(kind, namespace)
+        item = informer.items.get((namespace, name)) if informer else None
+        return item.metadata.uid if item else ""
+
     def take(self, kind: str, item: PartialObject) -> None:
         """Take the answer to an apply of this operator, which wakes no hub."""
         if informer := self._informer(kind, item.metadata.namespace):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from processhub.api.kubernetes import Pod
-
-AGENT_CONTAINER = "agent"
+from processhub.api.hub import AGENT_PORT
+from processhub.api.kubernetes import AGENT_CONTAINER, Pod
 
 
 class MemberPods(dict[str, Pod]):
@@ -60,3 +59,9 @@ def agent_ends(pod: Pod) -> list[str]:
     if status.restart_count and status.state.running and status.state.running.started_at:
         moments.append(status.state.running.started_at)
     return moments
+
+
+def agent_port(pod: Pod) -> int:
+    """The port of the pod's agent. While members.port is rolled out, it differs between members."""
+    ports = (port.container_port for container in pod.spec.containers for port in container.ports)
+    return next(ports, AGENT_PORT)

@@ -19,7 +19,7 @@ Flood, 2014), so a score costs no hashing. Nothing depends on the process, its h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 
 import msgspec
@@ -44,11 +44,6 @@ class Candidate(msgspec.Struct, frozen=True):
 def child_key(child_id: str) -> int:
     """The 64-bit hash of a child's id."""
     return xxhash.xxh3_64_intdigest(child_id.encode())
-
-
-def child_keys(ids: Iterable[str]) -> Keys:
-    """The hashes of many ids, in order; shape (n,)."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(child_id.encode()) for child_id in ids), dtype=np.uint64)
 
 
 def scores(keys: Keys, member: str, weight: int = 1) -> Scores:

@@ -6,7 +6,7 @@ Both planners use it: ``single`` plans one copy of each child, ``replicated`` se
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 
 import msgspec
@@ -17,6 +17,8 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.endproofs import EndProofs
+from processhub.core.planning.roundbudget import RoundBudget
 from processhub.registry.grammar import Assignment
 
 # Why a request to move a child is refused.
@@ -42,16 +44,9 @@ class PlanBuilder:
         self.imbalance: tuple[str, str] | None = None
         self.last_placed = snapshot.last_placed
         self.next_epoch = snapshot.next_epoch
-        self.budget = snapshot.move_budget
-        self.pending_moves = 0
-        self.moving = 0
-        self.restarts = self.pending_restarts = 0
+        self.budget = RoundBudget(snapshot.move_budget)
+        self.proofs = EndProofs(snapshot, self.members)
         self.load: Counter[str] = Counter()
-        self.settled = all(member.settled or member.phase is Phase.GONE for member in snapshot.members)
-        self._possibly_running: dict[str, list[str]] = {}  # id → the members that may still run it
-        for member in snapshot.members:
-            for child_id in () if member.phase is Phase.GONE else member.possibly_running:
-                self._possibly_running.setdefault(child_id, []).append(member.name)
         for member in snapshot.members:
             # A member that was lost or is being emptied takes its share again when it returns.
             leaves = member.phase is Phase.GONE or member.draining
@@ -61,10 +56,6 @@ class PlanBuilder:
     @cached_property
     def _wanted_members(self) -> MemberNames:
         return MemberNames(member.name for member in self.snapshot.members if member.wanted)
-
-    @cached_property
-    def _late_members(self) -> MemberNames:
-        return MemberNames(member.name for member in self.snapshot.members if not member.settled)
 
     def remove_unwanted(self) -> None:
         """Remove the entries of children that should not be on record. The removal is the order to stop."""
@@ -88,10 +79,10 @@ class PlanBuilder:
             imbalance=self.imbalance,
             last_placed=self.last_placed,
             next_epoch=self.next_epoch,
-            pending_moves=self.pending_moves,
-            moving=self.moving,
-            restarts=self.restarts,
-            pending_restarts=self.pending_restarts,
+            pending_moves=self.budget.pending_moves,
+            moving=self.budget.moving,
+            restarts=self.budget.restarts,
+            pending_restarts=self.budget.pending_restarts,
         )
 
     def leave_alone(self, places: Iterable[OnRecord]) -> None:
@@ -155,19 +146,13 @@ class PlanBuilder:
 
     def due(self, child: DesiredChild, entry: Assignment) -> DesiredChild:
         """The child as its entry should be now. If many change at once, those over the budget keep their workload."""
-        if entry.workload == child.workload or not child.paced:
+        if entry.workload == child.workload or not child.paced or self.budget.restart():
             return child
-        if self.budget <= 0:
-            self.pending_restarts += 1
-            return msgspec.structs.replace(child, workload=entry.workload)
-        self.budget -= 1
-        self.restarts += 1
-        return child
+        return msgspec.structs.replace(child, workload=entry.workload)
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
         """Write the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
-        self.budget -= 1
-        self.moving += 1
+        self.budget.begin_move()
         self.load[source] -= 1
         self.load[target] += 1
         # The target's entry gets a new epoch at once, so that any reader of both entries knows which is newer.
@@ -230,41 +215,6 @@ class PlanBuilder:
         limit = self.snapshot.spec.members.max_children
         return {name: max(0, min(cap, limit) - self.load[name]) for name, cap in caps.items()}
 
-    def blocked(
-        self, child_id: str, besides: Collection[str] = (), besides_pods_of: Collection[str] = ()
-    ) -> Unplaced | None:
-        """Why ``child_id`` may not start or become active yet: a member may still run it, or a Pod.
-
-        A child counts as ended only with proof (docs/protocol.md, rules 7 and 23). Members in ``besides`` are not
-        considered, nor are Pods that were created for members in ``besides_pods_of``.
-        """
-        if not self.settled:
-            return Unplaced(
-                Reason.WAITING, f"waiting until {self._late_members.some} confirmed what it runs after a leader change"
-            )
-        for name in self._possibly_running.get(child_id, ()):
-            if name not in besides:
-                return Unplaced(
-                    Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop on {name}"
-                )
-        for pod in self.snapshot.pods.get(child_id, ()):
-            if pod.member not in besides_pods_of:
-                return pod_there(child_id, pod.text)
-        for on_record in self.snapshot.record.get(child_id, ()):
-            holder = self.members.get(on_record.member)
-            if on_record.member not in besides and holder is not None and holder.phase is not Phase.GONE:
-                return Unplaced(Reason.ALREADY_STARTED, f"{child_id!r} is still on record on {on_record.member}")
-        return None
-
-    def passive_pods(self, child_id: str, places: Collection[OnRecord]) -> set[str]:
-        """The members, of these places, whose Pods of the child are passive and always were."""
-        pods = self.snapshot.pods.get(child_id, ())
-        return {
-            place.member
-            for place in places
-            if all(pod.passive_for(place) for pod in pods if pod.member == place.member)
-        }
-
     def assignment(
         self, child: DesiredChild, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
     ) -> Assignment:
@@ -291,13 +241,6 @@ class PlanBuilder:
     def put(self, member: str, child_id: str, entry: Assignment | None) -> None:
         """Set the child's entry in the member's slice; None removes it."""
         self.changes.setdefault(member, {})[child_id] = entry
-
-
-def pod_there(child_id: str, text: str) -> Unplaced:
-    """The reason for a child that must wait for the end of a Pod."""
-    return Unplaced(
-        Reason.ALREADY_STARTED, f"an earlier {child_id!r} has not yet been seen to stop: its pod {text} is still there"
-    )
 
 
 def takes(member: MemberView) -> bool:

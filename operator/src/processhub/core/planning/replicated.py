@@ -20,12 +20,13 @@ from processhub.core.planning.builder import (
     NOT_PLACED,
     PINNED,
     REFUSED,
-    pod_there,
     same_attributes,
     takes,
     unavailable,
 )
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
+from processhub.core.planning.copyroom import room_for, shares
+from processhub.core.planning.endproofs import pod_there
 from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
 from processhub.core.planning.spread import spread
@@ -87,14 +88,13 @@ class ReplicaPlanner(Roles):
             child_id, name = held.child.id, move.member
             if full := self.full(name):
                 self.move_results[child_id] = full.message
-            elif self.budget <= 0 or child_id in self.members[name].possibly_running:
-                self.pending_moves += 1
+            elif self.budget.spent or child_id in self.members[name].possibly_running:
+                self.budget.put_off()
             elif child_id in short:
-                self.moving += 1
+                self.budget.moving += 1
                 self.asked_for[child_id] = name  # one copy is lacking anyway
             else:
-                self.budget -= 1
-                self.moving += 1
+                self.budget.begin_move()
                 self.load[name] += 1
                 role = Role.PASSIVE if self.standby else Role.ACTIVE
                 self.put(name, child_id, self.assignment(held.child, role=role))
@@ -108,11 +108,11 @@ class ReplicaPlanner(Roles):
             return
         # Bound children need no rank, because their members are named.
         ranks = self.strategy.ranks([held.child for held in lacking], self.view)
-        room = self._room_for(sum(self.copies - len(held.staying) for held in lacking))
+        room = room_for(self, sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
             leaving = len(held.kept) - len(held.staying)
-            if leaving and self.budget <= 0:
-                self.pending_moves += leaving
+            if leaving and self.budget.spent:
+                self.budget.put_off(leaving)
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
             queue = (
@@ -207,7 +207,7 @@ class ReplicaPlanner(Roles):
         elif child.movable and len(kept) == self.copies and move is None:
             self.steady.append(held)
         else:
-            self.moving += len(kept) - len(staying)
+            self.budget.moving += len(kept) - len(staying)
 
     def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         """Stop all copies of a suspended child. They keep their places, and the active one its role."""
@@ -261,7 +261,7 @@ class ReplicaPlanner(Roles):
         if victim is None or len(others) < min(wanted, len(self.open)) or not others:
             return kept
         if victim.up and not all(place.tried for place in others):
-            self.moving += 1
+            self.budget.moving += 1
             return kept  # the new copy is not up yet
         self.put(victim.member, child.id, None)
         self.load[victim.member] -= 1
@@ -308,7 +308,7 @@ class ReplicaPlanner(Roles):
             return move  # that copy is the surplus one
         else:
             if move.step is not CopyStep.ADD:
-                self.moving += 1
+                self.budget.moving += 1
             return move
         return None
 
@@ -336,7 +336,7 @@ class ReplicaPlanner(Roles):
         if held.kept:
             return self.snapshot.formed
         # The child is not on record at all: nothing of an earlier child may be left.
-        if blocked := self.blocked(child.id):
+        if blocked := self.proofs.blocked(child.id):
             self.unplaced[child.id] = blocked
         elif not self.snapshot.formed or not any(takes(member) for member in self.snapshot.members):
             names = listed(child.nodes)
@@ -383,8 +383,8 @@ class ReplicaPlanner(Roles):
         leaving = [place.member for place in held.kept if place not in held.staying]
         for name, source in zip(chosen, [*self.lost_copies.get(child_id, ()), *leaving], strict=False):
             lost = source not in leaving
-            self.budget -= not lost
-            self.moving += not lost
+            if not lost:
+                self.budget.begin_move()
             why = f"{source} was lost" if lost else f"{source} is drained"
             self.moves.append(Move(child_id, source, name, why, lost=lost))
 
@@ -401,30 +401,13 @@ class ReplicaPlanner(Roles):
 
     # Joins.
 
-    def _room_for(self, more: int) -> dict[str, int]:
-        """The room of each open member; by the capacity alone if the strategy has no load cap."""
-        if self.strategy.capped or self.strategy.balances:
-            return self.room(more)
-        limit = self.snapshot.spec.members.max_children
-        return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
-
-    def _shares(self) -> dict[str, int]:
-        """How many more copies each open member may have until it has its share by weight."""
-        weights = sum(member.weight for member in self.open)
-        total = sum(self.load[member.name] for member in self.open)
-        limit = self.snapshot.spec.members.max_children
-        return {
-            member.name: max(0, min(limit, total * member.weight // weights) - self.load[member.name])
-            for member in self.open
-        }
-
     def _copy_onto(self, joiners: set[str]) -> set[str]:
         """Add copies on the joining members; returns the members that need more rounds.
 
         The copies with the lowest rank leave once the new ones are up.
         """
         unfinished: set[str] = set()
-        room = self._shares() if self.strategy.balances else self._room_for(0)
+        room = shares(self) if self.strategy.balances else room_for(self, 0)
         ranks = self.strategy.ranks([held.child for held in self.steady], self.view)
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names
@@ -433,19 +416,17 @@ class ReplicaPlanner(Roles):
             for name in best:
                 if name in present or room.get(name, 0) <= 0 or held.child.id in self.members[name].possibly_running:
                     continue
-                if self.budget <= 0:
-                    self.pending_moves += 1
-                    unfinished.add(name)
+                unfinished.add(name)
+                if self.budget.spent:
+                    self.budget.put_off()
                     continue
-                self.budget -= 1
-                self.moving += 1
+                self.budget.begin_move()
                 room[name] -= 1
                 self.load[name] += 1
                 role = Role.PASSIVE if self.standby else Role.ACTIVE
                 self.put(name, held.child.id, self.assignment(held.child, role=role))
                 out = next((place.member for place in held.kept if place.member not in best), "")
                 self.moves.append(Move(held.child.id, out, name, f"{name} joined"))
-                unfinished.add(name)
         return unfinished
 
 

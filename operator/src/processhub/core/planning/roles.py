@@ -18,8 +18,9 @@ from processhub.api.reasons import Role
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.builder import PlanBuilder, pod_there
+from processhub.core.planning.builder import PlanBuilder
 from processhub.core.planning.copymove import CopyMove, CopyStep
+from processhub.core.planning.endproofs import pod_there
 from processhub.core.planning.placementview import placement_view
 from processhub.core.strategies.base import Strategy
 
@@ -58,7 +59,7 @@ class Roles(PlanBuilder):
     def can_follow(self, child: DesiredChild, places: list[OnRecord], active: OnRecord) -> bool:
         """Whether only the active copy itself prevents another one from being active; while it ends, none is."""
         besides = {active.member, *self._heard(child, places)}
-        return not self.blocked(child.id, besides, {active.member, *self.passive_pods(child.id, places)})
+        return not self.proofs.blocked(child.id, besides, {active.member, *self.proofs.passive_pods(child.id, places)})
 
     def give_roles(
         self, child: DesiredChild, kept: list[OnRecord], places: tuple[OnRecord, ...], move: CopyMove | None
@@ -96,10 +97,10 @@ class Roles(PlanBuilder):
             return False
         if not self.can_follow(child, kept, active):
             return False
-        if self.budget <= 0:
-            self.pending_moves += 1
+        if self.budget.spent:
+            self.budget.put_off()
             return False
-        self.budget -= 1
+        self.budget.left -= 1  # it counts as moving already
         self.moves.append(Move(child.id, active.member, move.member, "a move was requested"))
         return True
 
@@ -122,7 +123,7 @@ class Roles(PlanBuilder):
                 self.keep_asleep(child, place)
             return
         if self.standby and role == Role.ACTIVE and (
-            blocked := self.blocked(child.id, self._heard(child, kept), self.passive_pods(child.id, kept))
+            blocked := self.proofs.blocked(child.id, self._heard(child, kept), self.proofs.passive_pods(child.id, kept))
         ):  # fmt: skip
             self.unplaced[child.id] = blocked
             return
@@ -187,7 +188,7 @@ class Roles(PlanBuilder):
             # No copy can take its place, so it waits for the member that had the active copy.
             return max(active, key=lambda place: place.entry.epoch) if active else None
         besides = self._heard(child, places)
-        if blocked := self.blocked(child.id, besides=besides, besides_pods_of=self.passive_pods(child.id, places)):
+        if blocked := self.proofs.blocked(child.id, besides, self.proofs.passive_pods(child.id, places)):
             self.unplaced[child.id] = blocked
             return None
         ranked, asked = self.ranked(child), move.there if move is not None else None

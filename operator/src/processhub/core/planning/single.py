@@ -29,7 +29,7 @@ class SingleCopyPlanner(ChildSteps):
         """Find a member for each child that has none."""
         ready: list[DesiredChild] = []
         for child in self.new:
-            if blocked := self.blocked(child.id):
+            if blocked := self.proofs.blocked(child.id):
                 self.unplaced[child.id] = blocked
             elif child.nodes:
                 self._place_bound(child, child.nodes[0])
@@ -79,8 +79,7 @@ class SingleCopyPlanner(ChildSteps):
 
     def drain(self) -> None:
         """Move children off the members that are to be emptied, within the budget."""
-        now = self.leaving[: max(self.budget, 0)]
-        self.pending_moves += len(self.leaving) - len(now)
+        now = self.leaving[: self.budget.allow(len(self.leaving))]
         if not now:
             return
         view = placement_view(self, self.strategy, len(now))
@@ -88,7 +87,7 @@ class SingleCopyPlanner(ChildSteps):
         chosen = strategy.place([child for child, _ in now], view)
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
             if index == NOWHERE:
-                self.pending_moves += 1
+                self.budget.put_off()
             else:
                 self.begin_move(child, source, view.slots[index].name, f"{source} is drained")
 
@@ -110,8 +109,8 @@ class SingleCopyPlanner(ChildSteps):
 
     def detect_imbalance(self) -> None:
         """Check the loads for an imbalance, once nothing else is under way."""
-        restless = self.moving or self.pending_moves or any(member.joining for member in self.snapshot.members)
-        if not restless and not self.joining:
+        restless = self.budget.moving or self.budget.pending_moves or self.joining
+        if not restless and not any(member.joining for member in self.snapshot.members):
             self.imbalance = self.strategy.imbalance(placement_view(self, self.strategy, 0))
 
     def _place_bound(self, child: DesiredChild, name: str) -> None:
@@ -153,11 +152,11 @@ class SingleCopyPlanner(ChildSteps):
         source = sources.get(child_id)
         if source is None and child.refused:
             return REFUSED
-        if source is not None and self.budget > 0:
+        if source is not None and not self.budget.spent:
             begun.add(child_id)
             self.begin_move(child, source, name, "a move was requested")
         else:
-            self.pending_moves += 1
+            self.budget.put_off()
         return None
 
     def _ends_up_on(self, child_id: str, places: tuple[OnRecord, ...]) -> str:
@@ -184,7 +183,7 @@ class SingleCopyPlanner(ChildSteps):
             order = wanting[np.argsort(-drawn[wanting], kind="stable")]
             room = slots[joiner.name].room if self.strategy.capped else slots[joiner.name].space
             take = min(len(order), room)
-            now = min(take, max(self.budget, 0))
+            now = self.budget.allow(take)
             for position in order[:now].tolist():
                 child, source = movable[position]
                 if self.mode(child, source, joiner.name, by_choice=True) is MigrationMode.LATER:
@@ -193,7 +192,6 @@ class SingleCopyPlanner(ChildSteps):
                     continue
                 left.add(source)
                 self.begin_move(child, source, joiner.name, f"{joiner.name} {self._why(joiner)}")
-            self.pending_moves += take - now
             if take > now:
                 unfinished.add(joiner.name)
             if len(order) > take:

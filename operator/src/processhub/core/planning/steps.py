@@ -187,8 +187,8 @@ class ChildSteps(PlanBuilder):
         """Update the entry to the child's spec; returns whether it must wait for something now."""
         entry = place.entry
         if entry.role != Role.ACTIVE and (
-            blocked := self.blocked(
-                child.id, besides=(place.member,), besides_pods_of=self.passive_pods(child.id, (place,))
+            blocked := self.proofs.blocked(
+                child.id, besides=(place.member,), besides_pods_of=self.proofs.passive_pods(child.id, (place,))
             )
         ):
             # The hub kept several copies, and the active one may still run, so nothing else changes here. Nor is the
@@ -196,7 +196,7 @@ class ChildSteps(PlanBuilder):
             self.unplaced[child.id] = blocked
             return True
         besides = (place.member, *self._waiting(child.id))
-        if entry.to and (blocked := self.blocked(child.id, besides, besides_pods_of=(place.member,))):
+        if entry.to and (blocked := self.proofs.blocked(child.id, besides, besides_pods_of=(place.member,))):
             # Its target was taken for gone and has returned: it may have started the child, and is not proven to have
             # ended it.
             self.unplaced[child.id] = blocked
@@ -226,10 +226,10 @@ class ChildSteps(PlanBuilder):
             self._stay_until_taken(child, self.members[place.member], unavailable(child.nodes[0]))
         elif full := self.full(target.name):
             self._stay_until_taken(child, self.members[place.member], full)
-        elif self.budget > 0:
+        elif not self.budget.spent:
             self.begin_move(child, place.member, target.name, "its nodes were changed")
         else:
-            self.pending_moves += 1
+            self.budget.put_off()
 
     def _stay_until_taken(self, child: DesiredChild, member: MemberView, why: Unplaced) -> None:
         """Keep the child where it is until the member that it is bound to takes it, unless a drain by force ends it."""
@@ -272,7 +272,7 @@ class ChildSteps(PlanBuilder):
             if resumes:
                 self.keep_asleep(child, target)
             return
-        self.moving += not resumes
+        self.budget.moving += not resumes
         if not child.bound:
             self.unsteady.append((child, member.name))
         if target.entry.asleep and running and child.id in member.possibly_running:
@@ -283,7 +283,7 @@ class ChildSteps(PlanBuilder):
                 self.release_source(child, source, target)
         if running:
             return
-        blocked = self.blocked(child.id, besides=(member.name,))
+        blocked = self.proofs.blocked(child.id, besides=(member.name,))
         if blocked is None:
             self.put(member.name, child.id, self.assignment(child, state=target.got or target.entry.state))
         elif resumes or child.id in self.snapshot.pods:
@@ -305,7 +305,7 @@ class ChildSteps(PlanBuilder):
             case Step.AGAIN:
                 self.put(target.member, child.id, self.assignment(child, wait=True))
             case Step.DEFER:
-                self.moving -= 1
+                self.budget.moving -= 1
                 self.load[target.member] -= 1
                 self.put(target.member, child.id, None)
                 self.deferred.append(child.id)
@@ -328,7 +328,7 @@ class ChildSteps(PlanBuilder):
             self.put(target.member, child.id, None)
             self.load[source.member] += 1
         else:
-            self.moving += 1
+            self.budget.moving += 1
             self.load[target.member] += 1
             edited = self.due(child, target.entry)
             if has_lost(target):

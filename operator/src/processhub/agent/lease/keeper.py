@@ -15,37 +15,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import msgspec
-
 from processhub.agent.env import Environment
+from processhub.agent.lease.record import LeaseRecord
+from processhub.agent.lease.validity import Deadlines, Renewal, Validity
 from processhub.agent.listeners import Listeners
 from processhub.agent.loopthread import LoopThread
 from processhub.agent.watchdog.linux import boottime
 from processhub.api.kubernetes import Lease
-from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
 from processhub.api.slice import Settings
-from processhub.api.usage import Usage, format_usage
+from processhub.api.usage import Usage
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
-from processhub.cluster.kinds import LEASES
-from processhub.cluster.timestamps import now_micros
+from processhub.cluster.errors import ApiError
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3  # how often a Lease is read that another holder has or that does not exist yet
 _RETRY_SECONDS = 0.5
 _RELEASE_SECONDS = 3.0
 _STUCK_SECONDS = 45.0  # longer than any one request may take
-
-
-class Deadlines(Protocol):
-    """Receives the deadlines until which children may run under the Lease."""
-
-    def set(self, stop_at: float, kill_at: float) -> None:
-        """Send stop signals at ``stop_at``, SIGKILL at ``kill_at`` (seconds of the Lease's clock); 0 0: never."""
 
 
 class LeaseLoop(Protocol):
@@ -88,25 +77,27 @@ class LeaseKeeper:
     ) -> None:
         self.taken: Listeners[int] = Listeners()
         self.other_holder: Listeners[str] = Listeners()
-        self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
-        self.session = 0
         self.renewals = self.failures = 0
-        self.beat = clock()  # time of the last progress of the Lease's loop, for /healthz
-        self._env, self._settings, self._feed, self._connect, self._clock = env, settings, feed, connect, clock
-        self._name = lease_name(env.hub, env.member)
-        self._usage: Usage | None = None
+        self._record, self._validity = LeaseRecord(env), Validity(settings, feed, clock)
+        self._connect, self._clock = connect, clock
+        self._beat = clock()  # time of the last progress of the Lease's loop, for /healthz
         self._main = asyncio.get_running_loop()
         self._missed = 0  # failures since the last renewal
-        self._renewed = 0.0  # by the clock, just before the last successful renewal was sent; 0: not held
-        # Seconds that the last renewal wrote into the Lease: its observers wait no longer than that.
-        self._granted = settings.lease_seconds
-        self._lease: Lease | None = None
         self._place = place or LoopThread("lease")
-        self._loop = self._place.loop
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
     # For the agent's main thread.
+
+    @property
+    def identity(self) -> str:
+        """The name of this agent as the holder of the Lease."""
+        return self._record.identity
+
+    @property
+    def session(self) -> int:
+        """The number of the session in which the Lease was taken; 0 before the first one."""
+        return self._validity.session
 
     def start(self) -> None:
         """Start to take the Lease."""
@@ -114,58 +105,39 @@ class LeaseKeeper:
 
     def set_usage(self, usage: Usage) -> None:
         """Send this usage with all further renewals."""
-        self._usage = usage
+        self._record.usage = usage
 
     def apply(self, settings: Settings) -> None:
         """Use changed settings from now on."""
-        if settings != self._settings:
-            self._loop.call_soon_threadsafe(self._apply, settings)
+        if settings != self._validity.settings:
+            self._place.loop.call_soon_threadsafe(self._apply, settings)
 
     def held(self, session: int) -> bool:
-        """Whether the Lease, as taken in ``session``, is valid now by this machine's clock.
-
-        With fencing it counts as lost from the stop deadline on, because whatever starts after that would be killed.
-        """
-        return session == self.session > 0 and self._clock() < self._renewed + self._valid_seconds()
-
-    def _valid_seconds(self) -> float:
-        return self._seconds() * (2 / 3 if self._settings.fence else 1.0)
-
-    def _seconds(self) -> int:
-        """The seconds for which the last renewal is valid. A longer leaseSeconds counts from the next renewal on."""
-        return min(self._settings.lease_seconds, self._granted)
+        """Whether the Lease, as taken in ``session``, is valid now by this machine's clock."""
+        return self._validity.holds(session)
 
     @property
     def alive(self) -> bool:
         """Whether the Lease's loop has made progress lately, or has not been started yet."""
-        longest = max(self._settings.lease_seconds, _STUCK_SECONDS)
-        return not self._place.running or self._clock() - self.beat < longest
+        longest = max(self._validity.settings.lease_seconds, _STUCK_SECONDS)
+        return not self._place.running or self._clock() - self._beat < longest
 
     async def release(self) -> None:
         """Release the Lease (best effort, for some seconds at most) and end the loop."""
         if not self._place.running:
             return
-        future = asyncio.run_coroutine_threadsafe(self._release(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._release(), self._place.loop)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(future), _RELEASE_SECONDS + 1)
 
     # On the Lease's own thread.
 
     def _begin(self) -> None:
-        self._task = self._loop.create_task(self._keep())
+        self._task = self._place.loop.create_task(self._keep())
 
     def _apply(self, settings: Settings) -> None:
-        self._settings = settings
-        self._feed_watchdog()
+        self._validity.apply(settings)
         self._hurry.set()
-
-    def _feed_watchdog(self) -> None:
-        settings = self._settings
-        if settings.fence and self._renewed:
-            seconds = self._seconds()
-            self._feed.set(self._renewed + seconds * 2 / 3, self._renewed + seconds - 1)
-        else:
-            self._feed.set(0, 0)
 
     async def _keep(self) -> None:
         while True:
@@ -177,9 +149,9 @@ class LeaseKeeper:
             except ApiError as error:
                 self._missed += 1
                 if self._missed <= 2:
-                    log.warning("the member's Lease %s: %s; retrying", self._name, error.message)
+                    log.warning("the member's Lease %s: %s; retrying", self._record.name, error.message)
             except Exception:
-                log.exception("the member's Lease %s can't be kept; retrying", self._name)
+                log.exception("the member's Lease %s can't be kept; retrying", self._record.name)
             await self._rest(_RETRY_SECONDS)
 
     async def _rest(self, seconds: float) -> None:
@@ -187,18 +159,18 @@ class LeaseKeeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
-        self.beat = self._clock()
+        self._beat = self._clock()
 
     async def _take(self, client: Client) -> None:
         """Wait until the Lease is free, and take it. It may also turn out to be held by this agent still."""
         seen: tuple[str, str] | None = None
         since = 0.0
         while True:
-            lease = await self._look(client)
+            lease = await self._record.read(client)
             if lease is not None:
                 holder = lease.spec.holder_identity or ""
                 if holder == self.identity:
-                    self._lease = lease
+                    self._record.held = lease
                     return
                 if self.session and holder:
                     self._report_other(holder)
@@ -206,38 +178,24 @@ class LeaseKeeper:
                 mark = (holder, lease.spec.renew_time or "")
                 if mark != seen:
                     seen, since = mark, self._clock()
-                    if holder and not self._same_pod(holder):
+                    if holder and not self._record.same_pod(holder):
                         log.info("the Lease is held by %s; waiting until it is released or expires", holder)
-                max_wait = max(self._settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
-                if not holder or self._same_pod(holder) or self._clock() - since > max_wait:
+                max_wait = max(self._validity.settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
+                if not holder or self._record.same_pod(holder) or self._clock() - since > max_wait:
                     if await self._write(client, lease, taking=True):
                         return
                     continue
             await self._rest(_POLL_SECONDS)
 
-    def _same_pod(self, holder: str) -> bool:
-        """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
-        return holder.startswith(self._env.pod_uid + "/")
-
-    async def _look(self, client: Client) -> Lease | None:
-        try:
-            lease = await client.get(LEASES, self._env.namespace, self._name, timeout=5)
-        except NotFoundError:
-            return None
-        if lease.metadata.labels.get(LABEL_HUB_UID, self._env.hub_uid) != self._env.hub_uid:
-            log.warning("the Lease %s belongs to a hub of another uid; waiting", self._name)
-            return None
-        return lease
-
     async def _renew(self, client: Client) -> bool:
         """Wait for a fifth of the Lease's duration and renew it; False if the Lease must be read again."""
-        interval = self._seconds() / 5
-        await self._rest(max(0.0, self._renewed + interval - self._clock()) if self._renewed else 0.0)
-        if self._lease is None:
+        interval = self._validity.interval
+        await self._rest(self._validity.until_renewal())
+        if self._record.held is None:
             return False
         try:
             async with asyncio.timeout(interval):
-                return await self._write(client, self._lease, taking=False)
+                return await self._write(client, self._record.held, taking=False)
         except (ApiError, TimeoutError) as error:
             self.failures += 1
             self._missed += 1
@@ -248,63 +206,31 @@ class LeaseKeeper:
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
         """Renew the Lease, or take it over. Returns False on a conflict: another client wrote it in between."""
-        began, seconds = self._clock(), self._settings.lease_seconds
-        now = now_micros()
-        spec = msgspec.structs.replace(
-            lease.spec,
-            holder_identity=self.identity,
-            lease_duration_seconds=seconds,
-            renew_time=now,
-        )
-        if taking:
-            spec = msgspec.structs.replace(
-                spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
-            )
-        metadata = lease.metadata
-        if (usage := self._usage) is not None:
-            annotations = {**metadata.annotations, ANNOTATION_LOAD: format_usage(usage)}
-            metadata = msgspec.structs.replace(metadata, annotations=annotations)
-        body = msgspec.structs.replace(lease, metadata=metadata, spec=spec)
-        try:
-            self._lease = await client.replace(LEASES, self._env.namespace, self._name, body)
-        except (ConflictError, NotFoundError):
-            self._lease = None
+        began, seconds = self._clock(), self._validity.settings.lease_seconds
+        if not await self._record.write(client, lease, seconds, taking=taking):
             return False
         self.renewals += 1
         if self._missed:
             log.info("the member's Lease is renewed again after %d failures", self._missed)
             self._missed = 0
-        # Sent after the Lease had expired (or children were ordered to stop): its observers may have reassigned the
-        # children.
-        fresh = taking or not self._renewed or began >= self._renewed + self._valid_seconds()
-        # Sent in time and answered late: in between, the Lease counted as lost, and starts were delayed.
-        late = not fresh and self._clock() >= self._renewed + self._valid_seconds()
-        if fresh:
-            self.session += 1
-        self._renewed, self._granted = began, seconds
-        self._feed_watchdog()
-        if fresh:
+        renewal = self._validity.renew(began, seconds, taken=taking)
+        if renewal is Renewal.ANEW:
             log.info("holding the member's Lease as %s", self.identity)
-        if fresh or late:
+        if renewal is not Renewal.IN_TIME:
             self._main.call_soon_threadsafe(self.taken.notify, self.session)
         return True
 
     def _report_other(self, holder: str) -> None:
         log.error("the member's Lease is held by %s now: this agent ends", holder)
-        self._renewed = 0.0
+        self._validity.lose()
         self._main.call_soon_threadsafe(self.other_holder.notify, holder)
 
     async def _release(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        if self._renewed:
+        if self._validity.renewed_at:
             with contextlib.suppress(ApiError, TimeoutError):
                 async with asyncio.timeout(_RELEASE_SECONDS), await self._connect() as client:
-                    lease = await client.get(LEASES, self._env.namespace, self._name)
-                    if lease.spec.holder_identity == self.identity:
-                        spec = msgspec.structs.replace(lease.spec, holder_identity="")
-                        await client.replace(
-                            LEASES, self._env.namespace, self._name, msgspec.structs.replace(lease, spec=spec)
-                        )
+                    await self._record.release(client)
         self._place.stop()

@@ -1,0 +1,76 @@
+"""The states of children that are on this member: those that children left here, and those from other members.
+
+Small states of actors are kept in memory, all others in files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from processhub.agent.peers.statesender import Content
+from processhub.api.naming import id_hash
+from processhub.registry.grammar import Assignment
+
+
+class HeldState(msgspec.Struct, frozen=True):
+    """A state that is on this member; ``checksum`` is set if it came from another member."""
+
+    uid: str
+    content: Content
+    checksum: str = ""
+
+
+class HeldStates:
+    """The states by id. ``folder`` is where the files are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.left: dict[str, HeldState] = {}  # by id: the state that the child left here
+        self.received: dict[str, HeldState] = {}  # by id: the state that came from another member
+        self._folder = folder
+        self._tries = 0
+
+    def has_left(self, child_id: str, uid: str) -> bool:
+        """Whether a state is here that the child left and has not been started with since."""
+        held = self.left.get(child_id)
+        return held is not None and held.uid == uid
+
+    def for_entry(self, child_id: str, entry: Assignment) -> HeldState | None:
+        """The state that is here for a start by this entry, or None."""
+        got = self.received.get(child_id)
+        if got is not None and entry.state and (got.uid, got.checksum) == (entry.uid, entry.state):
+            return got
+        return self.left[child_id] if self.has_left(child_id, entry.uid) else None
+
+    def discard(self, child_id: str) -> None:
+        """Remove the states of the child, with their files."""
+        for held in (self.left.pop(child_id, None), self.received.pop(child_id, None)):
+            if held is not None and not isinstance(held.content, bytes):
+                held.content.unlink(missing_ok=True)
+
+    def own_path(self, child_id: str) -> Path:
+        """The path at which the child leaves its state."""
+        return self._folder / f"{id_hash(child_id)}.left"
+
+    def make_folder(self) -> None:
+        """Create the folder, if this is the first handover."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+
+    @contextlib.contextmanager
+    def receiving(self, child_id: str, epoch: int) -> Iterator[tuple[Path, Path]]:
+        """The path of a received state, and the path where it is to be written first.
+
+        Each attempt has a scratch file of its own, because the last one may still be running. It is removed at the end.
+        """
+        self.make_folder()
+        self._tries += 1
+        path = self._folder / f"{id_hash(child_id)}.{epoch}.got"
+        scratch = path.with_suffix(f".{self._tries}.part")
+        try:
+            yield path, scratch
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""The Lease object of a member at the API server, as one agent reads and writes it."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import msgspec
+
+from processhub.agent.env import Environment
+from processhub.api.kubernetes import Lease
+from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
+from processhub.api.usage import Usage, format_usage
+from processhub.cluster.client import Client
+from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.kinds import LEASES
+from processhub.cluster.timestamps import now_micros
+
+log = logging.getLogger(__name__)
+
+
+class LeaseRecord:
+    """The Lease of the member. ``identity`` is this agent's name as its holder, new for each process."""
+
+    def __init__(self, env: Environment) -> None:
+        self.name = lease_name(env.hub, env.member)
+        self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
+        self.usage: Usage | None = None  # is sent with each renewal, so it needs no write of its own
+        self.held: Lease | None = None  # as this agent last wrote it; None: it must be read again
+        self._env = env
+
+    def same_pod(self, holder: str) -> bool:
+        """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
+        return holder.startswith(self._env.pod_uid + "/")
+
+    async def read(self, client: Client) -> Lease | None:
+        """The Lease as it is now; None if there is none, or it belongs to another hub."""
+        try:
+            lease = await client.get(LEASES, self._env.namespace, self.name, timeout=5)
+        except NotFoundError:
+            return None
+        if lease.metadata.labels.get(LABEL_HUB_UID, self._env.hub_uid) != self._env.hub_uid:
+            log.warning("the Lease %s belongs to a hub of another uid; waiting", self.name)
+            return None
+        return lease
+
+    async def write(self, client: Client, lease: Lease, seconds: int, *, taking: bool) -> bool:
+        """Renew the Lease, or take it over. Returns False on a conflict: another client wrote it in between."""
+        now = now_micros()
+        spec = msgspec.structs.replace(
+            lease.spec, holder_identity=self.identity, lease_duration_seconds=seconds, renew_time=now
+        )
+        if taking:
+            spec = msgspec.structs.replace(
+                spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
+            )
+        metadata = lease.metadata
+        if (usage := self.usage) is not None:
+            annotations = {**metadata.annotations, ANNOTATION_LOAD: format_usage(usage)}
+            metadata = msgspec.structs.replace(metadata, annotations=annotations)
+        body = msgspec.structs.replace(lease, metadata=metadata, spec=spec)
+        try:
+            self.held = await client.replace(LEASES, self._env.namespace, self.name, body)
+        except (ConflictError, NotFoundError):
+            self.held = None
+            return False
+        return True
+
+    async def release(self, client: Client) -> None:
+        """Clear the holder, if it is still this agent."""
+        lease = await client.get(LEASES, self._env.namespace, self.name)
+        if lease.spec.holder_identity == self.identity:
+            spec = msgspec.structs.replace(lease.spec, holder_identity="")
+            await client.replace(LEASES, self._env.namespace, self.name, msgspec.structs.replace(lease, spec=spec))

@@ -1,0 +1,117 @@
+"""The pace at which the status of one slice is written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from processhub.agent.reporting.noise import NoiseBudget
+from processhub.cluster.tokenbucket import TokenBucket
+
+_BURST, _PER_SECOND = 10, 1.0  # writes at once, and writes a second after that
+_GATHER_SECONDS = 0.1  # between two writes while many children change
+_GATHER_FEW, _FEW = 0.01, 8  # between two writes after a write of few changes
+_GATHER_MAX = 0.3  # the longest of these pauses, after a slow write
+_LINGER_SECONDS = 0.05  # a change for which no client waits is written with the next one, or after this time
+_BUSY_MAX = 0.5  # a write waits no longer than this for more changes of a series
+_LOOK_SECONDS = 0.02  # between two checks whether such a series is over
+
+
+class Pace:
+    """Decides when the next write is due. ``busy()`` is true while more changes will follow soon."""
+
+    def __init__(self, budget: NoiseBudget, busy: Callable[[], bool]) -> None:
+        self._budget, self._busy = budget, busy
+        self._bucket = TokenBucket(_PER_SECOND, _BURST)
+        self._wake = asyncio.Event()  # a change is to be written
+        self._urgent = asyncio.Event()  # set too if a client may wait for it
+        self._pressing = asyncio.Event()  # set too if it is more than a crash loop's noise
+        self._since = 0.0  # the loop's time of the first change that is not written yet
+        self._last = self._gap = 0.0  # when the last write was begun, and the least seconds to the next
+        self._closing = False
+
+    @property
+    def pressing(self) -> bool:
+        """Whether a change is to be written that is more than a crash loop's noise."""
+        return self._pressing.is_set()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to write, and nothing will follow."""
+        return self._closing and not self._wake.is_set()
+
+    def hurry(self) -> None:
+        """Record that a client may wait for a change."""
+        self._urgent.set()
+
+    def kick(self, *, pressing: bool) -> None:
+        """Have a change written soon; one that is not ``pressing`` waits for the budget."""
+        if pressing:
+            self._pressing.set()
+        if not self._wake.is_set():
+            self._since = asyncio.get_running_loop().time()
+            self._wake.set()
+
+    def again(self, *, pressing: bool) -> None:
+        """Have the changes of a failed write written again."""
+        self._wake.set()
+        if pressing:
+            self._pressing.set()
+
+    def close(self) -> None:
+        """Wait no longer: write what is left, and end."""
+        self._closing = True
+        self._urgent.set()
+
+    async def due(self) -> bool:
+        """Wait for a change and until its write is due; returns whether it is pressing."""
+        await self._wake.wait()
+        await self._gather()
+        pressing = self._pressing.is_set()
+        for event in (self._wake, self._urgent, self._pressing):
+            event.clear()
+        return pressing
+
+    async def _gather(self) -> None:
+        """Wait until the next write is due: at once for an urgent change after a quiet time, else a little later."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            now = loop.time()
+            # Changes that wait for the budget are written together, so that a quick child has no advantage.
+            if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
+                await _up_to(rest, self._pressing)
+                continue
+            rest = max(self._bucket.wait(now), self._last + self._gap - now)
+            if not self._urgent.is_set():
+                rest = max(rest, self._since + _LINGER_SECONDS - now)
+                if rest > 0:
+                    await _up_to(rest, self._urgent)
+                    continue
+            if rest <= 0 and self._busy() and now < self._since + _BUSY_MAX:
+                rest = _LOOK_SECONDS
+            if rest <= 0:
+                break
+            await asyncio.sleep(rest)
+        await asyncio.sleep(0)  # changes that the same event made are written with it
+        self._bucket.take(loop.time())
+
+    def gathered(self, changes: int) -> None:
+        """Set the pause after a write of so many changes: with many children, the next one carries more."""
+        self._gap = _GATHER_FEW if changes <= _FEW else _GATHER_SECONDS
+
+    def begin(self, size: int, *, noise: bool) -> None:
+        """Count a write of ``size`` bytes. One that fails counts too, because it may have been stored all the same."""
+        self._last = asyncio.get_running_loop().time()
+        self._budget.spend(self._last, size, noise=noise)
+
+    def end(self) -> None:
+        """Record that the write has succeeded. After a slow write the pause is longer: the server is busy."""
+        self._gap = max(self._gap, min(asyncio.get_running_loop().time() - self._last, _GATHER_MAX))
+
+
+async def _up_to(seconds: float, event: asyncio.Event) -> None:
+    """Wait for the event, for ``seconds`` at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

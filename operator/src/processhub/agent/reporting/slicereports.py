@@ -1,0 +1,68 @@
+"""The reports of the children of one slice, as entries of its status."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from processhub.agent.children.child import Child
+from processhub.agent.children.report import awaits_pod, report_in, report_text, reporting_slices
+from processhub.agent.reporting.noise import FEW, is_noise
+from processhub.agent.reporting.statusfit import fit
+from processhub.api.reasons import State
+from processhub.api.slice import RegistrySlice, stored_bytes
+from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
+
+_ENVELOPE = 2048  # bytes of an object beside its spec and its entries
+
+
+class SliceReports:
+    """The entries to report, taken from the changed children only when a status is composed."""
+
+    def __init__(self) -> None:
+        self.dirty: dict[str, Child] = {}  # by id: the children whose report may have changed
+        self.observed = 0  # the observedGeneration to report: a child that is not listed then has ended
+        self._spec_size = 0  # bytes of the spec as stored
+        self._entries: dict[str, str] = {}
+        self._turns: dict[str, int] = {}  # by id: how often the report of the child's present incarnation has changed
+        self._named: Collection[str] = ()  # the children in the last status that was composed
+
+    def measure(self, item: RegistrySlice) -> None:
+        """Take the size of a changed spec."""
+        self._spec_size = stored_bytes(item.spec)
+
+    def concerns(self, child: Child, name: str) -> bool:
+        """Whether the child is reported, or was reported, in the slice of this name."""
+        return child.id in self._entries or name in reporting_slices(child)
+
+    def is_noise(self, child: Child, name: str) -> bool:
+        """Whether the child only goes on in a crash loop of which some rounds are reported already."""
+        before = self._entries.get(child.id)
+        if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
+            return False
+        after, reported = report_in(child, name), parse_report(shorten_report(before, 0))
+        if after is None or (awaits_pod(child) and reported.state != State.STARTING):
+            return False
+        return is_noise(reported, after)
+
+    def compose(self, item: RegistrySlice) -> tuple[dict[str, str], int]:
+        """The entries to write into the slice's status, and the bytes that the object then takes."""
+        for child_id, child in self.dirty.items():
+            self._enter(child_id, report_text(child, item.metadata.name))
+        self.dirty.clear()
+        entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named)
+        self._named = entries
+        if whole:
+            self.observed = item.metadata.generation
+        return entries, self._spec_size + size + _ENVELOPE
+
+    def _enter(self, child_id: str, text: str | None) -> None:
+        """Take a child's report (None: it has none), and count how often its present incarnation has changed it."""
+        if text is None:
+            self._entries.pop(child_id, None)
+            self._turns.pop(child_id, None)
+            return
+        before, self._entries[child_id] = self._entries.get(child_id), text
+        if before is None or not same_incarnation(before, text):
+            self._turns.pop(child_id, None)
+        elif before != text:
+            self._turns[child_id] = self._turns.get(child_id, 0) + 1

@@ -1,0 +1,114 @@
+"""What a replica needs of the cluster before it can lead: the CRDs are served, and its account has the rights.
+
+A replica that lacks one of them is not ready, so that ``helm install --wait`` fails instead of leaving an operator that
+does nothing. A standby checks the same: it may have to lead at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import msgspec
+
+from processhub.api.meta import GROUP, VERSION
+from processhub.cluster.client import Client
+from processhub.cluster.errors import NotFoundError
+
+PLURALS = ("hubs", "children", "childsets", "registryslices")
+_AGAIN_SECONDS, _RECHECK_SECONDS = 2.0, 60.0  # Until the next check if something is missing, and if nothing is.
+_SERVED = f"/apis/{GROUP}/{VERSION}"
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+# API group, resource with its subresource, verbs. The chart's ClusterRole has more, without which single steps fail.
+_IN_NAMESPACES = (
+    *((GROUP, plural, ("list", "watch")) for plural in PLURALS),
+    *((GROUP, f"{plural}/status", ("patch",)) for plural in ("hubs", "children", "childsets")),
+    (GROUP, "registryslices", ("create", "update", "delete")),
+    ("", "pods", ("list", "watch")),
+    ("coordination.k8s.io", "leases", ("list", "watch", "create")),
+    ("apps", "statefulsets", ("patch",)),
+)
+_IN_THE_CLUSTER = (("", "nodes", ("list", "watch")),)
+log = logging.getLogger(__name__)
+
+
+class _Resource(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _Resources(msgspec.Struct, frozen=True):
+    resources: tuple[_Resource, ...] = ()
+
+
+class _Permission(msgspec.Struct, frozen=True):
+    allowed: bool = False
+
+
+class _RightReview(msgspec.Struct, frozen=True):
+    status: _Permission = _Permission()
+
+
+class Prerequisites:
+    """Checks what is needed again and again. ``missing`` is a sentence about what is not there, "" if all is."""
+
+    def __init__(self, client: Client, namespaces: tuple[str, ...]) -> None:
+        self._client, self._namespaces = client, namespaces
+        self.missing = "the CRDs and the rights of this operator's account are not checked yet"
+
+    async def run(self) -> None:
+        """Check until cancelled. While the API server does not answer, the latest result stands."""
+        while True:
+            try:
+                self._take(await self.check())
+            except Exception as error:  # noqa: BLE001 without further checks it would stay unready, or ready, for ever
+                log.info("it can't be checked whether all is there: %s", error)
+            await asyncio.sleep(_AGAIN_SECONDS if self.missing else _RECHECK_SECONDS)
+
+    async def check(self) -> str:
+        """Check once; returns a sentence about the first thing that is missing, or "". Raises ApiError."""
+        try:
+            served = msgspec.json.decode(await self._client.raw("GET", _SERVED), type=_Resources)
+        except NotFoundError:
+            served = _Resources()
+        names = {resource.name for resource in served.resources}
+        if absent := [f"{plural}.{GROUP}" for plural in PLURALS if plural not in names]:
+            return f"not installed in this cluster: CRD {', '.join(absent)}; install the chart with crds.enabled=true"
+        asked = list(self._asked())
+        answers = await asyncio.gather(*(self._may(*right) for right in asked))
+        for (namespace, group, resource, verb), allowed in zip(asked, answers, strict=True):
+            if not allowed:
+                where = f" in namespace {namespace}" if namespace else ""
+                return (
+                    f"this operator's account may not {verb} {resource}{group and '.'}{group}{where}; the chart's"
+                    " ClusterRoles processhub-operator and processhub-operator-cluster have that right"
+                )
+        return ""
+
+    def _take(self, missing: str) -> None:
+        """Log each result once."""
+        if missing == self.missing:
+            return
+        self.missing = missing
+        if missing:
+            log.error("not ready: %s", missing)
+        else:
+            log.info("ready: the CRDs are served, and this operator's account has its rights")
+
+    def _asked(self) -> Iterator[tuple[str, str, str, str]]:
+        for namespace in self._namespaces or ("",):
+            for group, resource, verbs in _IN_NAMESPACES:
+                yield from ((namespace, group, resource, verb) for verb in verbs)
+        for group, resource, verbs in _IN_THE_CLUSTER:
+            yield from (("", group, resource, verb) for verb in verbs)
+
+    async def _may(self, namespace: str, group: str, resource: str, verb: str) -> bool:
+        name, _, subresource = resource.partition("/")
+        attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes | ({"namespace": namespace} if namespace else {})},
+        }
+        answer = await self._client.raw("POST", _REVIEWS, body=body)
+        return msgspec.json.decode(answer, type=_RightReview).status.allowed
