@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from namespaces import create_namespace, remove_namespace
+from ownclusters import make_room
 from podworld import Pods
 
 from localcluster import cluster as local
@@ -41,6 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     With KEEP_CLUSTER_LOGS=DIR the logs of its control plane and kubelet are copied there at the end.
     """
     layout = Layout(tmp_path_factory.mktemp("cluster"))
+    make_room(layout)
     watcher = guard.start(layout)
     try:
         running = local.up(layout, nodes=NODES)

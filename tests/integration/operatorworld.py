@@ -24,6 +24,7 @@ import pytest_asyncio
 from leases import past_the_second_of_its_lease
 from namespaces import create_namespace, remove_namespace
 from operatorsite import Operators, Site
+from ownclusters import make_room
 from processwatch import ProcessWatch, Run
 from settling import PATIENCE, settles
 from waiting import alive
@@ -412,6 +413,8 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     kept = os.environ.get("OPERATOR_CLUSTER")
     layout = Layout(Path(kept) if kept else tmp_path_factory.mktemp("operated"))
     layout.root.mkdir(parents=True, exist_ok=True)
+    if not kept:
+        await asyncio.to_thread(make_room, layout)
     watcher = None if kept else guard.start(layout)
     try:
         cluster = await asyncio.to_thread(local.up, layout, len(REGIONS))
