@@ -40,13 +40,13 @@ async def run(words: Sequence[str], environment: Mapping[str, str], stdin: str) 
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
-        told, tell = os.pipe()
+        reading, writing = os.pipe()
         try:
             request = json.dumps({"words": list(words), "environment": dict(environment)}).encode()
-            await asyncio.to_thread(_send, request, [given.fileno(), out.fileno(), err.fileno(), tell])
+            socket.send_fds(_server(), [request], [given.fileno(), out.fileno(), err.fileno(), writing])
         finally:
-            os.close(tell)
-        code = await asyncio.wait_for(_all_of(told), _SECONDS)
+            os.close(writing)
+        code = await asyncio.wait_for(_all_of(reading), _SECONDS)
         said, complaint = (_content(file) for file in (out, err))
         assert code, f"kubectl-hub {' '.join(words)} ended without an exit code: {complaint}"
         return Finished(said, complaint, int(code))
@@ -55,10 +55,6 @@ async def run(words: Sequence[str], environment: Mapping[str, str], stdin: str) 
 def _content(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode()
-
-
-def _send(request: bytes, descriptors: list[int]) -> None:
-    socket.send_fds(_server(), [request], descriptors)
 
 
 @functools.cache
