@@ -152,6 +152,8 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
             *(f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"),
             *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            # It takes a seventh of the time of each request. The limits of requests at once hold without it.
+            "--enable-priority-and-fairness=false",
             # So that the process kubelet can ask for a client certificate before it shows logs.
             *(f"--kubelet-client-certificate={certificate}", f"--kubelet-client-key={key}"),
         ],
