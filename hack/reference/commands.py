@@ -21,14 +21,16 @@ def page() -> str:
     """The page: every verb with its arguments and options. Options that all verbs have are listed once."""
     group: Any = typer.main.get_command(app)
     verbs = list(_verbs(group, typer.Context(group, info_name=_NAME)))
-    common = [record for record in _options(*verbs[0]) if all(_has(verb, record) for verb in verbs)]
+    on_hub = [verb for verb in verbs if _has(verb, code("--hub NAME"))]  # the others are about this program alone
+    common = [record for record in _options(*on_hub[0]) if all(_has(verb, record[0]) for verb in on_hub)]
     index = [(link(code(context.command_path), context.command_path), words(verb.help)) for verb, context in verbs]
     parts = [
         f"# {_NAME}",
-        f"{words(group.help)} The program is `kubectl-hub` (`pip install ./operator`); kubectl calls it as `{_NAME}` "
-        "where it is on PATH.",
+        f"{words(group.help)} The program is `kubectl-hub` (`pip install './operator[cli]'`); kubectl calls it as "
+        f"`{_NAME}` where it is on PATH.",
         table(("verb", "description"), index),
         "## Options of every verb",
+        "`completion` and `options` have none of them.",
         table(("option", "description"), common),
         "## Exit codes",
         prose(_after_colon(main.main.__doc__ or "")),
@@ -68,6 +70,7 @@ def _arguments(verb: Any, context: Any) -> list[tuple[str, str]]:
 def _options(verb: Any, context: Any) -> list[tuple[str, str]]:
     found = []
     for parameter in verb.params:
+        parameter.hidden = False  # what a verb's help leaves to `kubectl hub options` is on the page
         if parameter.param_type_name == "option" and (record := parameter.get_help_record(context)):
             many = " May be given several times." if parameter.multiple else ""
             _described(parameter, context)
@@ -83,9 +86,9 @@ def _described(parameter: Any, context: Any) -> str:
     )
 
 
-def _has(verb: tuple[Any, Any], record: tuple[str, str]) -> bool:
+def _has(verb: tuple[Any, Any], option: str) -> bool:
     """Whether the verb has this option, with any default."""
-    return any(option == record[0] for option, _ in _options(*verb))
+    return any(name == option for name, _ in _options(*verb))
 
 
 def _after_colon(docstring: str) -> str:

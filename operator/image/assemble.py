@@ -29,6 +29,7 @@ COMMANDS = {
     "processhub-inject": "processhub.agent.inject:main",
     "processhub-selftest": "processhub.controller.selftest:main",
     "kubectl-hub": "processhub.cli.main:main",
+    "kubectl_complete-hub": "processhub.cli.kubectlcomplete:main",
 }
 HANDLERS = {
     "enrich": "processhub.examples:enrich",

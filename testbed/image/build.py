@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,11 @@ from processhub import __version__
 _OPERATOR = CHECKOUT / "operator"
 _LOCKS = (_OPERATOR / "requirements.lock", _OPERATOR / "image" / "build.lock")
 _CONTEXT = ("Dockerfile", "requirements.lock", "image", "src")
-# Platforms of a wheel that may be used: CPython 3.11 on glibc 2.28 or older, x86-64.
-_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)] + ["manylinux2014_x86_64"]
+
+
+def platforms(machine: str) -> list[str]:
+    """The platforms of wheels that an image of this architecture may have: glibc 2.28 or older."""
+    return [f"manylinux_2_{minor}_{machine}" for minor in range(5, 29)] + [f"manylinux2014_{machine}"]
 
 
 def build(tag: str, base: str) -> str:
@@ -65,21 +69,22 @@ def build(tag: str, base: str) -> str:
 
 
 def wheels() -> Path:
-    """The folder of all locked wheels, from the cache or fetched. Raises ImageError."""
+    """The folder of all locked wheels for this machine, from the cache or fetched. Raises ImageError."""
+    machine = platform.machine()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _LOCKS)).hexdigest()[:12]
-    folder = cache_root().parent / f"wheels-{digest}"
+    folder = cache_root().parent / f"wheels-{machine}-{digest}"
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".wheels-", dir=folder.parent) as scratch:
         target = Path(scratch) / "wheels"
-        platforms = [option for platform in _PLATFORMS for option in ("--platform", platform)]
+        allowed = [option for name in platforms(machine) for option in ("--platform", name)]
         for lock in _LOCKS:
             command = [
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"),
                 *("--require-hashes", "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp"),
                 *("--abi", "cp311", "--abi", "abi3", "--abi", "none"),
-                *(*platforms, "--dest", str(target), "--requirement", str(lock)),
+                *(*allowed, "--dest", str(target), "--requirement", str(lock)),
             ]
             answer = subprocess.run(command, capture_output=True, text=True, check=False)
             if answer.returncode != 0:

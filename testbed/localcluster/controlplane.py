@@ -162,6 +162,7 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
             *(f"--root-ca-file={authority}", f"--service-account-private-key-file={key}"),
             "--leader-elect=false",  # on a busy disk it would lose its Lease and end
             *("--node-monitor-period=1s", f"--node-monitor-grace-period={NODE_MONITOR_GRACE_SECONDS}s"),
+            "--horizontal-pod-autoscaler-sync-period=2s",
             # Pod addresses are loopback ones, which EndpointSlices refuse: these controllers would retry forever.
             "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -114,27 +115,68 @@ class Operators:
         return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A process that was ended, as it is to be started again."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    log: Path
+
+
 class ControlPlane:
-    """The API server's process."""
+    """The processes of the control plane."""
 
     def __init__(self, site: Site) -> None:
         self._marker = f"LOCALCLUSTER_ID={site.cluster.record.id}".encode()
+        self._api, self._etcd = site.api, Path(site.cluster.record.data) / "etcd"
 
-    def api_server(self) -> int:
-        """Its pid."""
+    def restart_api_server(self, *options: str) -> None:
+        """End it and start it again with the same arguments and these."""
+        self._start(self._end("kube-apiserver"), *options)
+
+    def back_up(self, folder: Path) -> None:
+        """Copy etcd's data, as it is at one moment, into this folder."""
+        etcd = self._pid("etcd")
+        os.kill(etcd, signal.SIGSTOP)
+        try:
+            shutil.copytree(self._etcd, folder)
+        finally:
+            os.kill(etcd, signal.SIGCONT)
+
+    async def restore(self, folder: Path) -> None:
+        """End the control plane, put etcd's data back from this folder, and start it again."""
+        clients = [self._end(name) for name in ("kube-scheduler", "kube-controller-manager")]
+        servers = [self._end(name) for name in ("kube-apiserver", "etcd")]
+        shutil.rmtree(self._etcd)
+        shutil.copytree(folder, self._etcd)
+        for process in reversed(servers):
+            self._start(process)
+
+        async def answers() -> None:
+            with contextlib.suppress(ApiError):
+                await self._api.raw("GET", "/readyz")
+                return
+            raise AssertionError("the API server is not ready")
+
+        await settles(answers, within=60)
+        for process in clients:
+            self._start(process)
+
+    def _pid(self, name: str) -> int:
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
             with contextlib.suppress(OSError):
                 program = (folder / "cmdline").read_bytes().partition(b"\0")[0]
                 ours = self._marker in (folder / "environ").read_bytes().split(b"\0")
-                if ours and program.endswith(b"kube-apiserver"):
+                if ours and program.endswith(b"/" + name.encode()):
                     return int(folder.name)
-        raise AssertionError("no kube-apiserver runs")
+        raise AssertionError(f"no {name} runs")
 
-    def restart_api_server(self, *options: str) -> None:
-        """End it and start it again with the same arguments and these."""
-        pid = self.api_server()
+    def _end(self, name: str) -> Ended:
+        """End a process."""
+        pid = self._pid(name)
         folder = Path(f"/proc/{pid}")
         arguments = [word.decode() for word in (folder / "cmdline").read_bytes().split(b"\0")[:-1]]
         pairs = (word.decode().partition("=") for word in (folder / "environ").read_bytes().split(b"\0") if word)
@@ -150,10 +192,13 @@ class ControlPlane:
         os.close(held)
         while alive(pid):
             time.sleep(0.02)
-        with open(log, "ab") as output:
+        return Ended(arguments, environment, log)
+
+    def _start(self, process: Ended, *options: str) -> None:
+        with open(process.log, "ab") as output:
             subprocess.Popen(
-                [*arguments, *options],
-                env=environment,
+                [*process.arguments, *options],
+                env=process.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -332,6 +332,12 @@ class World:
         if on:
             self._undo.append(lambda: self.cordon(node, False))
 
+    async def label_node(self, node: str, label: str, value: str | None) -> None:
+        """Give the node a label, or take it off; without it at the end of the test."""
+        await self.api.patch(NODES, None, node, {"metadata": {"labels": {label: value}}})
+        if value is not None:
+            self._undo.append(lambda: self.label_node(node, label, None))
+
     @contextlib.contextmanager
     def stopped(self, pids: Iterable[int]) -> Iterator[None]:
         """SIGSTOP for the block."""

@@ -54,8 +54,8 @@ def helm(own: Cluster) -> Iterator[Helm]:
     """
     program = render_manifests.helm()
 
-    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [program, *arguments, "--namespace", NAMESPACE]
+    def run(*arguments: str, check: bool = True, namespace: str = NAMESPACE) -> subprocess.CompletedProcess[str]:
+        command = [program, *arguments, "--namespace", namespace]
         answer = subprocess.run(command, env=own.environment(), capture_output=True, text=True, timeout=120)
         assert not check or answer.returncode == 0, answer.stdout + answer.stderr
         return answer
@@ -66,10 +66,14 @@ def helm(own: Cluster) -> Iterator[Helm]:
     own.kubectl("-n", NAMESPACE, "delete", "lease", "processhub-operator", "--ignore-not-found")
 
 
+CHART = str(ROOT / "charts" / "processhub")
+# Without operator pods: what is tested here is the release itself.
+BARE = (CHART, "--create-namespace", "--set", "replicas=0", "--wait")
+
+
 def install(helm: Helm, *options: str) -> str:
-    """Install without operator pods: what is tested here is the release itself."""
-    chart = str(ROOT / "charts" / "processhub")
-    return helm("install", "processhub", chart, "--create-namespace", "--set", "replicas=0", "--wait", *options).stdout
+    """Install without operator pods."""
+    return helm("install", "processhub", *BARE, *options).stdout
 
 
 def names(cluster: Cluster, *what: str) -> list[str]:
@@ -205,13 +209,35 @@ def test_install_again_takes_the_kept_crds_over(helm: Helm, own: Cluster) -> Non
     assert names(own, "hubs", "-n", "default") == ["kept"]
 
 
-def test_plain_manifest_installs_without_helm(helm: Helm, own: Cluster) -> None:
+def test_kept_crds_are_taken_over_under_another_name_and_namespace(helm: Helm, own: Cluster) -> None:
+    install(helm)
+    own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
+    helm("uninstall", "processhub", "--wait")
+
+    refused = helm("install", "ph", *BARE, namespace="elsewhere", check=False)
+    helm("install", "ph", *BARE, "--take-ownership", namespace="elsewhere")
+
+    assert "invalid ownership metadata" in refused.stderr
+    assert names(own, "hubs", "-n", "default") == ["kept"]
+    helm("uninstall", "ph", "--wait", namespace="elsewhere")
+    assert names(own, "hubs", "-n", "default") == ["kept"]
+    install(helm, "--take-ownership")
+
+
+def test_plain_manifest_installs_without_helm_and_helm_takes_it_over(helm: Helm, own: Cluster) -> None:
     manifest = str(ROOT / "manifests" / "install.yaml")
 
     own.kubectl("apply", "--server-side", "--force-conflicts", "-f", manifest)
     own.kubectl("apply", "-f", manifest, "--dry-run=server")
 
     assert "processhub-operator" in names(own, "deployments", "-n", render_manifests.NAMESPACE)
+    namespace = render_manifests.NAMESPACE
+    refused = helm("install", "processhub", *BARE, namespace=namespace, check=False)
+    assert "invalid ownership metadata" in refused.stderr
+    helm("install", "processhub", *BARE, "--take-ownership", "--force-conflicts", namespace=namespace)
+    helm("uninstall", "processhub", "--wait", namespace=namespace)
+    assert names(own, "crds", "-l", "app.kubernetes.io/name=processhub") == CRDS
+    install(helm, "--take-ownership")
     own.kubectl("delete", "namespace", render_manifests.NAMESPACE, "--wait=false")
     own.kubectl("delete", KINDS, "-l=app.kubernetes.io/name=processhub")
 
@@ -256,7 +282,10 @@ def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> Non
     own.kubectl(*("wait", "child", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=60s", timeout=70)
     before = running(), pods()
 
-    helm("upgrade", *release, "--set", "logLevel=debug")
+    helm("upgrade", *release, "--set", "networkPolicy.enabled=true", "--set", "metrics.grafanaDashboard.enabled=true")
+    policies = [f"processhub-{name}" for name in names(own, "hubs", "-n", "default")]
+    until(lambda: names(own, "networkpolicies", "-n", "default") == policies, "the operator makes them")
+    assert "processhub-dashboard" in names(own, "configmaps", "-n", NAMESPACE)
     answer = helm("test", "processhub", "--logs")
 
     assert "leads and 4 CRDs are served" in answer.stdout + answer.stderr

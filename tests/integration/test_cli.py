@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from livehub import SLEEP, Live, live
 from waiting import alive, eventually
 
 from localcluster.cluster import Cluster
+from processhub import __version__
 from processhub.cluster.client import Client
-from processhub.cluster.kinds import untyped
+from processhub.cluster.kinds import PODS, untyped
+from processhub.cluster.kubeconfig import read_config
 
 HUB = "shop"
 TALK = "echo out; echo err >&2; i=0; while true; do i=$((i+1)); echo tick $i; sleep 0.1; done"
@@ -41,8 +44,7 @@ def cli(product: Live) -> Cli:
 async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
     started = await cli("start story a/b --wait --tag eu --exec -- sleep 1000")
     assert started.code == 0, started.err
-    assert started.out.splitlines()[0].startswith("child/")
-    assert "running on shop-" in started.out
+    assert "story running on shop-" in started.out
 
     listed = {row[0]: row for row in (await cli("list")).rows}
     assert listed["story"][3] == "Running"
@@ -72,7 +74,7 @@ async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> 
     assert [choice["member"] for choice in told["candidates"]] in (["shop-0", "shop-1"], ["shop-1", "shop-0"])
 
     stopped = await cli("stop story a/b --wait")
-    assert (stopped.code, stopped.out.splitlines()[0]) == (0, "child/story stopped")
+    assert (stopped.code, stopped.out.splitlines()[0]) == (0, "story stopped")
     assert not alive(pid)
     assert (await cli("where story")).code == 1
 
@@ -178,13 +180,126 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
     assert (await cli("stop chatty quiet --wait")).code == 0
 
 
+async def test_who_reads_a_log_that_was_rotated_is_told_so(cli: Cli, product: Live) -> None:
+    name = await product.hub(replicas=1)
+    assert (await cli(f"start silent --hub {name} --wait --exec -- sleep 1000")).code == 0
+    assert (await cli(f"start once --hub {name} --wait --exec -- sh -c", "echo once; sleep 1000")).code == 0
+    assert (await cli(f"start chatty --hub {name} --wait --exec -- sh -c", TALK)).code == 0
+
+    async def ticking() -> bool:
+        return "tick 25" in (await cli(f"logs chatty --hub {name}")).out
+
+    await eventually(ticking, "lines in the log", within=30)
+    assert (await cli(f"logs once --hub {name}")).out == "once\n"
+    quiet = await cli(f"logs silent --hub {name}")
+    assert (quiet.out, quiet.err, quiet.code) == ("", f"child 'silent' has printed nothing on {name}-0 so far\n", 0)
+
+    pod = await product.api.get(PODS, product.namespace, f"{name}-0")
+    (log,) = (product.cluster.layout.kubelet_root / "pods" / pod.metadata.uid / "logs" / "agent").iterdir()
+    log.write_bytes(b"".join(line for line in log.read_bytes().splitlines(True)[-5:] if b'"tick ' in line))
+
+    gone = await cli(f"logs once --hub {name}")
+    assert (gone.out, gone.code) == ("", 1)
+    assert gone.err.startswith(f"error: the log of pod {name}-0 begins at ")
+    assert gone.err.endswith("keeps only the newest lines of all children, and none is of this one; a collector of logs"
+                             " keeps all\n")  # fmt: skip
+    rest = await cli(f"logs chatty --hub {name}")
+    assert rest.out.startswith("tick ")
+    assert (rest.err.startswith("warning: the log of pod"), rest.code) == (True, 0)
+
+
+async def test_a_call_that_waits_says_at_once_why_the_child_does_not_run(cli: Cli, product: Live) -> None:
+    await product.child("lazy", HUB, suspend=True)
+
+    answer = await cli("call lazy {} --timeout 3")
+
+    why = "Suspended: spec.suspend is true"
+    assert answer.code == 124
+    assert answer.err.splitlines() == [
+        f"child 'lazy' does not run: {why}; waiting until it does",
+        f"error: child 'lazy' has not answered within 3 s ({why}); it may still carry out the request",
+    ]
+    assert (await cli("stop lazy --wait")).code == 0
+
+
+async def test_a_list_is_watched_until_it_is_interrupted(cli: Cli) -> None:
+    process = await cli.begin("list", "-w", "--tag", "seen", "-o", "name")
+    assert (await cli("start hidden --wait --exec -- sleep 1000")).code == 0
+    assert (await cli("start shown --tag seen --wait --exec -- sleep 1000")).code == 0
+    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"child/shown\n"
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+
+    assert process.returncode == 130
+    everywhere = (await cli("list -A --hub shop -o json")).json
+    assert {(one["namespace"], one["hub"]) for one in everywhere} == {(cli.product.namespace, HUB)}
+    assert (await cli("stop hidden shown --wait")).code == 0
+
+
+async def test_what_kubectl_takes_before_the_kubeconfig(cli: Cli, product: Live, tmp_path: Path) -> None:
+    """A server, its certificates and an exec plug-in that stand in no kubeconfig; and no kubectl on PATH."""
+    config = await read_config(None, product.kubeconfig)
+    (tmp_path / "ca.crt").write_bytes(config.credentials.authority)
+    credential = {
+        "clientCertificateData": config.credentials.certificate.decode(),
+        "clientKeyData": config.credentials.key.decode(),
+    }
+    version = "client.authentication.k8s.io/v1"
+    answer = {"apiVersion": version, "kind": "ExecCredential", "status": credential}
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    plugin = {"apiVersion": version, "command": "/bin/cat", "args": [str(tmp_path / "answer")]}
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(json.dumps({"users": [{"name": "u", "user": {"exec": plugin}}]}))
+    program = shutil.which("kubectl-hub", path=product.cluster.environment()["PATH"])
+    assert program is not None
+    options = f"--server {config.host} --certificate-authority {tmp_path / 'ca.crt'} --user u --request-timeout 20s"
+
+    process = await cli.begin(
+        *f"status {options} -o json".split(), program=(program,), KUBECONFIG=str(kubeconfig), PATH=str(tmp_path)
+    )
+    out, err = await process.communicate()
+    assert (err, process.returncode) == (b"", 0)
+    assert json.loads(out)["hub"] == HUB
+    versions = await cli(f"version {options} -o json", KUBECONFIG=str(kubeconfig))
+    assert versions.json["client"] == __version__
+    assert versions.json["server"].startswith("v1.")
+
+
+async def test_a_word_is_completed_to_an_id(cli: Cli) -> None:
+    asked = {"_KUBECTL_HUB_COMPLETE": "complete_bash", "COMP_WORDS": "kubectl-hub where fi", "COMP_CWORD": "2"}
+
+    assert (await cli("ignored", **asked)).out == "fixed\n"
+
+
+async def test_a_command_runs_beside_a_child_with_its_environment(cli: Cli) -> None:
+    spec = {"exec": {"command": ["sleep", "1000"], "env": [{"name": "COLOUR", "value": "blue"}], "workingDir": "/tmp"}}
+    python = {"python": {"target": "processhub.examples:Counter"}}
+    assert (await cli("start beside --wait -f -", stdin=json.dumps(spec))).code == 0
+    assert (await cli("start beside-python --wait -f -", stdin=json.dumps(python))).code == 0
+    show = 'echo "$HUB_CHILD_ID $HUB_MEMBER $COLOUR $PWD $HUB_EPOCH"; echo trouble >&2; exit 7'
+
+    ran = await cli("exec beside -- sh -c", show)
+    (_, member, *_), *_ = (await cli("where beside")).rows
+    assert (ran.code, ran.err) == (7, "trouble\n")
+    assert ran.out.split()[:4] == ["beside", member, "blue", "/tmp"]
+    assert int(ran.out.split()[4]) > 0
+    assert (await cli("exec beside-python -- sh -c", show)).out.split()[0] == "beside-python"
+    missing = await cli("exec beside -- no-such-program")
+    assert (missing.code, missing.err) == (
+        127,
+        "error: no-such-program: there is no such program in the member's container\n",
+    )
+    assert (await cli("exec nobody --hub shop -- true")).err.startswith("error: no child 'nobody' in hub shop")
+    assert (await cli("stop beside beside-python --wait")).code == 0
+
+
 async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> None:
     containers = [{"name": "main", "image": "none", "command": ["sh", "-c", TALK]}]
     spec = {"pod": {"template": {"spec": {"terminationGracePeriodSeconds": 1, "containers": containers}}}}
 
     started = await cli("start in-a-pod --wait --timeout 60 -f -", stdin=json.dumps(spec))
     assert (started.code, started.err) == (0, "")
-    assert started.out.startswith("child/in-a-pod running on shop-")
+    assert started.out.startswith("in-a-pod running on shop-")
     assert "pid" not in started.out
 
     (where,) = (await cli("where in-a-pod")).rows
@@ -199,6 +314,8 @@ async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> N
     assert len((await cli("logs in-a-pod --tail 2")).out.splitlines()) == 2
     explained = (await cli("explain in-a-pod")).out
     assert "(Running, epoch " in explained
+    ran = await cli("exec in-a-pod -- sh -c", "echo $HUB_CHILD_ID")
+    assert (ran.out, ran.err, ran.code) == ("in-a-pod\n", "", 0)
     assert (await cli("stop in-a-pod --wait --timeout 60")).code == 0
 
 
@@ -325,7 +442,9 @@ BAD: list[tuple[str, str, int]] = [
     ("list --hub shop --kubeconfig {nobody}", "ask for the role view in that namespace", 1),
     ("list --hub shop --as nobody", "ask for the role view in that namespace", 1),
     ("list --hub shop --kubeconfig {disguised}", "ask for the role view in that namespace", 1),
-    ("list --as-group ops", "error: --as-group needs --as, the user to impersonate", 2),
+    ("drain shop-0 --hub shop --as viewer", "ask for the role edit in that namespace", 1),
+    ("list -A --as viewer", "ask for the role view in all namespaces, or name one", 1),
+    ("where GOCOUNTER", "error: no hub of namespace {ns} has a child 'GOCOUNTER'; it has the hubs ", 1),
     ("list --kubeconfig {stranger}", "the credentials are not valid", 1),
     ("list --kubeconfig {nowhere}", "the API server does not answer", 1),
 ]
@@ -333,7 +452,10 @@ BAD: list[tuple[str, str, int]] = [
 
 @pytest_asyncio.fixture(scope="module")
 async def guided(product: Live) -> str:
-    """A guided hub with a child whose member is not there; and a hub without members."""
+    """A guided hub with a child whose member is not there; a hub without members; a user who may only look."""
+    kinds = ",".join(f"{kind}.processhub.dev" for kind in ("hubs", "children", "childsets", "registryslices"))
+    await product.kubectl("create", "role", "viewer", "--verb=get,list,watch", f"--resource={kinds}")
+    await product.kubectl("create", "rolebinding", "viewer", "--role=viewer", "--user=viewer")
     await product.hub("empty", replicas=0, ready=False, children=[{"id": "fixed", "exec": SLEEP}])
     name = await product.hub("guided", replicas=1, distribution={"strategy": "Guided"})
     await product.child("waits", name, nodes=["guided-7"])

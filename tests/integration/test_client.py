@@ -15,6 +15,7 @@ from waiting import alive, eventually
 import processhub
 from localcluster.cluster import Cluster
 from processhub import Hub, HubError
+from processhub.api.naming import child_object_names
 from processhub.client.errors import (
     ChildMappingMismatch,
     ChildNotFound,
@@ -167,17 +168,36 @@ async def test_child_made_under_another_name_is_known_by_its_id(product: Live, h
     assert "its/id" not in await product.children(hub.name)
 
 
-async def test_name_that_another_hubs_child_has_is_told_and_that_child_stays(product: Live, hub: Hub) -> None:
+async def test_id_whose_name_another_hubs_child_has_is_started_under_another_name(product: Live, hub: Hub) -> None:
     other = await product.hub(ready=False, replicas=0)
     theirs = await product.child("taken", other)
 
-    result = await hub.start_children(sleepers("taken"))
-    assert result.errors["taken"].reason == "NameConflict"
-    assert f"taken by child 'taken' of hub {other}" in result.errors["taken"].message
-
-    stopped = await hub.stop_children(["taken"])
-    assert stopped.errors["taken"].reason == "NotFound"
+    result = await hub.start_children(sleepers("taken"), wait=True, timeout=20)
+    assert result.ok, result.errors
+    assert result.objects["taken"] != "taken"
+    again = await hub.start_children(sleepers("taken"))
+    assert again.errors["taken"].reason == "AlreadyStarted"
+    stopped = await hub.stop_children(["taken"], wait=True, timeout=20)
+    assert stopped.ok, stopped.errors
+    assert stopped.objects == result.objects
+    rolled = await hub.start_children(
+        [*sleepers("taken"), {"id": "bad", "exec": {"command": ["/no"]}}], wait=True, timeout=20, on_failure="rollback"
+    )
+    assert rolled.rollback
+    assert set(rolled.rollback.removed) == {"taken", "bad"}
     assert (await product.children(other))["taken"].metadata.uid == theirs.metadata.uid
+
+
+async def test_id_both_of_whose_names_are_taken_is_told(product: Live, hub: Hub) -> None:
+    other = await product.hub(ready=False, replicas=0)
+    names = child_object_names(hub.name, "theirs")
+    for name in names:
+        await product.child(name, other)
+
+    error = (await hub.start_children(sleepers("theirs"))).errors["theirs"]
+
+    assert error.reason == "NameConflict"
+    assert error.message.startswith(f"child/{names[0]} and child/{names[1]} exist")
 
 
 async def test_child_that_can_not_start_is_an_error_and_the_others_run(hub: Hub) -> None:

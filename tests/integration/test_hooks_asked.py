@@ -420,7 +420,12 @@ async def test_the_client_registers_and_cancels_hooks(product: Live, ears: Recei
         with pytest.raises(InvalidHook, match=r"not registered: .*'no_such:f' is not known; there are "):
             await hub.register_hook_handlers([in_python("x", "ChildStarted", "no_such:f")])
         stored: Any = await product.api.get(HUBS, product.namespace, name)
-        assert [hook.name for hook in stored.spec.hooks] == ["present", "audit"]
+        assert [hook.name for hook in stored.spec.hooks] == ["present"], "its manifest can be applied again"
+        assert stored.status.hooks.in_effect == ("present", "audit")
+        await hub.cancel_hook_handlers(["present"])
+        await hub.start_children([{"id": "c2", "exec": SLEEP}], wait=True, timeout=20)
+        await ears.once("ChildStarted", "audit", child="c2")
+        assert not ears.received("present", child="c2"), "one of the spec can be cancelled too"
 
 
 async def test_hooks_of_many_clients_at_once_are_all_registered(product: Live, ears: Receiver) -> None:
@@ -430,7 +435,7 @@ async def test_hooks_of_many_clients_at_once_are_all_registered(product: Live, e
     async with product.connect(name) as hub:
         await asyncio.gather(*(hub.register_hook_handlers([ears.hook(each, "ChildMoved")]) for each in names))
         stored: Any = await product.api.get(HUBS, product.namespace, name)
-        assert sorted(hook.name for hook in stored.spec.hooks) == names
+        assert sorted(stored.status.hooks.in_effect) == names
         await hub.cancel_hook_handlers(names)
 
 

@@ -357,12 +357,13 @@ async def test_a_paused_hub_is_left_alone_and_its_members_restart_what_crashes(w
 
 
 async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
-    await world.hub("one", **TWO, ready=False)
-    await world.hub("two", **TWO, ready=False)
+    static = {"children": [{"id": "static", "exec": {"command": ["sleep", "99999"]}}]}
+    await world.hub("one", **TWO, **static, ready=False)
+    await world.hub("two", **TWO, **static, ready=False)
     await world.children(["a", "b", "c"], "one")
     await world.child("a-of-two", "two", id="a", command=["sleep", "99999"])
-    one = await world.running(["a", "b", "c"], "one")
-    two = await world.running(["a"], "two")
+    one = await world.running(["a", "b", "c", "static"], "one")
+    two = await world.running(["a", "static"], "two")
 
     assert {place.member.rpartition("-")[0] for place in one.values()} == {"one"}
     assert {place.member.rpartition("-")[0] for place in two.values()} == {"two"}
@@ -371,7 +372,7 @@ async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
 
     await world.condition("a", "Accepted", "False", "HubNotFound")
     await world.no_process("a", "one", within=120)  # garbage collection learns of new CRDs every 30 s
-    untouched(two, await world.running(["a"], "two"))
+    untouched(two, await world.running(["a", "static"], "two"))
     started_once(world.watch.runs("two"))
 
 

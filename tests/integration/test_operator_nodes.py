@@ -72,6 +72,30 @@ async def test_a_cordoned_nodes_member_gets_its_share_back_when_it_is_uncordoned
     never_two(world.watch)
 
 
+async def test_a_node_that_no_longer_fits_loses_its_member_and_the_hub_is_ready(world: World) -> None:
+    """Also where the Hub's own node selection shrinks."""
+    for node in NODES:
+        await world.label_node(node, world.namespace, "yes")
+    spec = {"nodeSelector": {world.namespace: "yes"}}
+    await world.hub(members={"mode": "PerNode", "template": {"spec": spec}}, migration={"holdSeconds": 1})
+    await world.children(IDS)
+    await world.running(IDS)
+
+    await world.label_node("node-1", world.namespace, None)
+
+    await world.hub_ready(members=2)
+    after = await world.running(IDS)
+    assert {place.member for place in after.values()} == {"node-0", "node-2"}
+    assert {item.spec.member for item in await world.slices()} == {"node-0", "node-2"}
+
+    spec["nodeSelector"]["kubernetes.io/hostname"] = "node-2"
+    await world.edit_hub(members={"template": {"spec": spec}})
+
+    await world.hub_ready(members=1)
+    assert {place.member for place in (await world.running(IDS)).values()} == {"node-2"}
+    never_two(world.watch)
+
+
 async def test_two_hubs_bound_to_two_regions(world: World) -> None:
     example = (CHECKOUT / "manifests" / "examples" / "09-regions.yaml").read_text()
 

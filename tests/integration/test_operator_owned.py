@@ -14,9 +14,11 @@ from operatorworld import World, new_world
 from settling import settles
 
 from processhub.api.kubernetes import Lease
+from processhub.api.meta import Condition, find_condition
 from processhub.api.naming import ANNOTATION_MODE, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
 from processhub.api.slice import RegistrySlice
-from processhub.cluster.kinds import LEASES, SLICES, Kind, untyped
+from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, SLICES, Kind, untyped
+from processhub.controller.store.ownedwatch import OWNED_KINDS
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(6)]
@@ -234,6 +236,56 @@ async def test_marks_of_leases_are_put_back(hub: World, mark: str, value: str | 
         assert after.metadata.annotations.get(ANNOTATION_MODE) == before.metadata.annotations[ANNOTATION_MODE]
 
     await back(as_before)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(SLICES, "hub.hub-0.0"), (LEASES, "hub.hub-0")], ids=["slice", "lease"])
+async def test_owners_of_slices_and_leases_are_put_back(hub: World, kind: Kind[Any], name: str) -> None:
+    before = (await hub.api.get(kind, hub.namespace, name)).metadata
+
+    await hub.api.patch(kind, hub.namespace, name, {"metadata": {"ownerReferences": None}})
+
+    async def as_before() -> None:
+        after = (await hub.api.get(kind, hub.namespace, name)).metadata
+        assert (after.uid, after.owner_references) == (before.uid, before.owner_references)
+
+    await back(as_before)
+
+
+async def test_labels_annotations_and_conditions_of_others_stay(hub: World) -> None:
+    others = {"example.org/team": "x"}
+    owned: list[tuple[Kind[Any], str]] = [(metadata_of_kind(KINDS[kind]), name) for kind, name in OWNED]
+    for kind, name in [*owned, (SLICES, "hub.hub-0.0"), (LEASES, "hub.hub-0"), (HUBS, "hub"), (CHILDREN, "c0")]:
+        drift = {} if kind in (HUBS, CHILDREN) else {LABEL_HUB: None}
+        marks = {"labels": others | drift, "annotations": others}
+        await hub.api.patch(kind, hub.namespace, name, {"metadata": marks})
+    for kind, name in ((HUBS, "hub"), (CHILDREN, "c0")):
+        conditions = (await hub.api.get(kind, hub.namespace, name)).status.conditions
+        approved = Condition(type="Approved", status="True", reason="Done", last_transition_time="2026-01-01T00:00:00Z")
+        status = {"status": {"conditions": [*conditions, approved]}}
+        await hub.api.patch(kind, hub.namespace, name, status, subresource="status")
+
+    await hub.edit_child("c0", tags=["edited"])  # Both statuses are written again.
+    await hub.edit_hub(distribution={"rebalance": {"onJoin": False}})
+    await hub.hub_observed()
+    await hub.condition("c0", "Ready", "True")
+
+    async def put_back_beside_them() -> None:
+        for kind, name in [*owned, (SLICES, "hub.hub-0.0"), (LEASES, "hub.hub-0")]:
+            metadata = (await hub.api.get(kind, hub.namespace, name)).metadata
+            assert metadata.labels.get(LABEL_HUB) == "hub"
+            assert (metadata.labels.items() >= others.items()) & (metadata.annotations.items() >= others.items())
+
+    await back(put_back_beside_them)
+    for kind, name in ((HUBS, "hub"), (CHILDREN, "c0")):
+        item = await hub.api.get(kind, hub.namespace, name)
+        assert item.metadata.labels.items() >= others.items()
+        assert find_condition(item.status.conditions, "Approved") == approved, (kind.plural, item.status.conditions)
+    await hub.edit_child("c0", tags=None)
+
+
+def metadata_of_kind(kind: Kind[Any]) -> Kind[Any]:
+    """The kind with structs for its metadata."""
+    return next(known for known in OWNED_KINDS.values() if known.plural == kind.plural)
 
 
 async def told(hub: World, beginning: str) -> None:

@@ -13,11 +13,12 @@ from operatorsite import Site
 from operatorworld import SLEEP, World, new_world
 from settling import settles, stays
 
-from processhub.api.meta import API_VERSION
-from processhub.cluster.kinds import Kind, untyped
+from processhub.api.meta import API_VERSION, find_condition
+from processhub.cluster.kinds import HUBS, Kind, untyped
 
 pytest_plugins = ("operatorworld",)
-STATEFUL_SETS = untyped("apps/v1", "statefulsets")
+STATEFUL_SETS, DEPLOYMENTS = untyped("apps/v1", "statefulsets"), untyped("apps/v1", "deployments")
+ACCOUNTS = untyped("v1", "serviceaccounts")
 KINDS = {
     "Hub": untyped(API_VERSION, "hubs"),
     "Child": untyped(API_VERSION, "children"),
@@ -291,6 +292,28 @@ async def test_a_workload_of_the_hubs_name_that_is_not_its_own_is_left_alone(ans
 
     await answered.api.delete(STATEFUL_SETS, answered.namespace, "taken")
     await answered.hub_ready("taken")
+
+
+async def test_a_hub_whose_objects_would_have_the_names_of_the_operators_overwrites_none(answered: World) -> None:
+    """The account of its members would be the operator's own."""
+    namespace, api = answered.operators.namespace, answered.api
+    before = [await api.get(kind, namespace, "processhub-operator") for kind in (ACCOUNTS, DEPLOYMENTS)]
+    hub = {"apiVersion": API_VERSION, "kind": "Hub", "metadata": {"name": "operator"}, "spec": {}}
+    await api.create(HUBS, namespace, hub)
+    try:
+
+        async def refused() -> None:
+            accepted = find_condition((await api.get(HUBS, namespace, "operator")).status.conditions, "Accepted")
+            assert accepted
+            assert accepted.reason == "NameConflict"
+            assert "ServiceAccount processhub-operator exists and is not this hub's" in accepted.message
+
+        await settles(refused)
+        after = [await api.get(kind, namespace, "processhub-operator") for kind in (ACCOUNTS, DEPLOYMENTS)]
+        assert [item["metadata"]["uid"] for item in after] == [item["metadata"]["uid"] for item in before]
+        assert after[0]["metadata"]["resourceVersion"] == before[0]["metadata"]["resourceVersion"]
+    finally:
+        await api.delete(HUBS, namespace, "operator")
 
 
 async def test_a_hub_that_is_corrected_is_accepted(answered: World) -> None:

@@ -23,10 +23,12 @@ from processhub.controller.engine import Engine
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.report import childqueue
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
-from processhub.controller.settings import OperatorSettings
+from processhub.controller.settings import MemberNetwork, OperatorSettings
 from processhub.controller.store.informers import Store
 
 CONFIG_MAPS = untyped("v1", "configmaps")
+POLICIES = untyped("networking.k8s.io/v1", "networkpolicies")
+OWN = {"app.kubernetes.io/name": "processhub", "processhub.dev/hub": "hub"}  # labels of the pods of the hub
 
 
 class GatedClient(Client):
@@ -60,10 +62,10 @@ class GatedClient(Client):
 
 
 @asynccontextmanager
-async def engine_with(client: GatedClient, namespace: str) -> AsyncIterator[Engine]:
+async def engine_with(client: GatedClient, namespace: str, **settings: Any) -> AsyncIterator[Engine]:
     """An engine at work in the namespace; the gates are open at its end."""
-    settings = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,))
-    engine = Engine(client, settings, 1, HookReceivers())
+    given = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,), **settings)
+    engine = Engine(client, given, 1, HookReceivers())
     await engine.start()
     try:
         yield engine
@@ -275,6 +277,35 @@ async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_members_have_a_network_policy_as_long_as_the_chart_says_so(api: Client, namespace: str) -> None:
+    peers = ({"namespaceSelector": {"matchLabels": {"team": "callers"}}},)
+    await api.create(HUBS, namespace, hub_manifest())
+
+    async def policies() -> list[dict[str, Any]]:
+        listed, _ = await api.list(POLICIES, namespace)
+        return [each["spec"] for each in listed]
+
+    async def kept() -> None:
+        (spec,) = await policies()
+        (ingress,) = spec["ingress"]
+        assert spec["policyTypes"] == ["Ingress"]
+        assert ingress["ports"] == [{"port": "http", "protocol": "TCP"}]
+        assert ingress["from"] == [{"podSelector": {"matchLabels": OWN}}, *peers]
+
+    async with GatedClient(api.config) as client:
+        client.gate.set()
+        async with engine_with(client, namespace, member_network=MemberNetwork(peers=peers)):
+            await settles(kept)
+            await api.patch(POLICIES, namespace, "processhub-hub", {"spec": {"ingress": []}})
+            await settles(kept)
+        async with engine_with(client, namespace):
+
+            async def none() -> None:
+                assert await policies() == []
+
+            await settles(none)
 
 
 def rounds() -> float:

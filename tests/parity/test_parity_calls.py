@@ -15,6 +15,7 @@ from sharedhubs import WAIT, at_rest, edited, without_quorum
 from waiting import alive, eventually, until
 
 from processhub import Hub, HubError
+from processhub.api.registeredhooks import parse_registered_hooks
 from processhub.client.errors import InvalidHook
 from processhub.cluster.kinds import HUBS
 
@@ -194,11 +195,13 @@ async def test_hooks_are_registered_edited_and_cancelled(product: Live, plain: H
     with pytest.raises(InvalidHook, match="has a hook audit already"):
         await plain.register_hook_handlers([audit])
 
-    editor = "sed -i 's/priority: 7/priority: 9/'"
+    editor = """sed -i 's/"priority":7/"priority":9/'"""
     edit = await cli.begin("-n", product.namespace, "edit", "hub", "plain", program=("kubectl",), KUBE_EDITOR=editor)
     _, said = await edit.communicate()
     assert edit.returncode == 0, said
-    assert [hook.priority for hook in (await product.api.get(HUBS, product.namespace, "plain")).spec.hooks] == [9]
+    stored = await product.api.get(HUBS, product.namespace, "plain")
+    assert [hook.priority for hook in parse_registered_hooks(stored.metadata).registered] == [9]
+    assert stored.spec.hooks == ()
 
     await plain.cancel_hook_handlers(["audit"])
     await started(plain, sleepers("unaudited"))

@@ -50,6 +50,7 @@ class MemoryApi:
         self.changes: list[tuple[int, str, Key, Json]] = []
         self.writes: list[tuple[float, str, Key, Json]] = []  # the loop's time, the method, what was stored
         self._made = 0
+        self._rewinds = 0
         self._changed = asyncio.Event()
 
     @property
@@ -94,6 +95,19 @@ class MemoryApi:
             raise Refused(404, "NotFound")
         self._store("DELETED", key, copy.deepcopy(self.objects[key]))
         del self.objects[key]
+
+    def rewind(self, version: int) -> None:
+        """Put back all objects as they were at this version, as a restore of etcd does. All watches break."""
+        del self.changes[version:]
+        self.objects = {}
+        for _, kind, key, item in self.changes:
+            if kind == "DELETED":
+                del self.objects[key]
+            else:
+                self.objects[key] = item
+        self._rewinds += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _store(self, kind: str, key: Key, item: Json) -> Json:
         item["metadata"]["resourceVersion"] = str(self.version + 1)
@@ -168,10 +182,12 @@ class MemoryApi:
                 raise Refused(409, "Conflict")
 
     async def watch(self, url: str) -> AsyncIterator[bytes]:
-        """The lines of a watch; it never ends."""
+        """The lines of a watch; it never ends, but breaks when the objects are put back."""
         key, _, query = _parsed(url)
-        seen = int(query["resourceVersion"])
+        seen, rewinds = int(query["resourceVersion"]), self._rewinds
         while True:
+            if rewinds != self._rewinds:
+                raise aiohttp.ClientConnectionError("the API server has ended")
             for version, kind, at, item in self.changes[seen:]:
                 if _listed(key, at, item, query):
                     yield json.dumps({"type": kind, "object": item}).encode() + b"\n"

@@ -188,6 +188,7 @@ class Cluster:
         self.stops: dict[str, asyncio.Event] = {}
         self.replicas: dict[str, Replica] = {}
         self.agents: dict[str, Agent] = {}
+        self._leases: dict[str, LeaseKeeper] = {}
         self.machines: list[Machine] = []
         self.tasks: dict[str, asyncio.Task[int]] = {}
 
@@ -220,6 +221,12 @@ class Cluster:
         self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
         self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
 
+    async def kill_replica(self, name: str) -> None:
+        """End what a replica that has ended has left: in a pod it ends with the process."""
+        engine = self.replicas[name]._engine
+        if engine is not None and not engine.stopped.is_set():
+            await engine.stop()
+
     async def _run_members(self) -> None:
         """What the controller of StatefulSets and the kubelets do."""
         workload = Key("statefulsets", "ns", "hub")
@@ -232,14 +239,22 @@ class Cluster:
 
     def _start_member(self, name: str, workload: Json) -> None:
         owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub", "uid": "s", "controller": True}
-        labels = dict(workload["spec"]["template"]["metadata"]["labels"])
-        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        template = workload["spec"]["template"]["metadata"]
+        metadata = {"name": name, "ownerReferences": [owner]} | {
+            marks: dict(template[marks]) for marks in ("labels", "annotations")
+        }
         ready = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
-        pod = self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
-        uid, hub_uid = pod["metadata"]["uid"], self.api.get("hubs", "hub")["metadata"]["uid"]
+        self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
+        self.start_agent(name)
+
+    def start_agent(self, name: str) -> None:
+        """Start the container of a member's pod, for the first time or again."""
+        uid, hub_uid = self.api.get("pods", name)["metadata"]["uid"], self.api.get("hubs", "hub")["metadata"]["uid"]
         env = Environment("hub", "ns", hub_uid, name, name, uid, "10.0.0.1", "node", run_dir=self._folder)
         loop, machine = asyncio.get_running_loop(), Machine(name, self.log)
         self.machines.append(machine)
+        if (before := self._leases.pop(name, None)) is not None and before._task is not None:
+            before._task.cancel()  # In a pod its thread ends with the process.
 
         async def connect() -> MemoryClient:
             return self.client(name)
@@ -247,10 +262,12 @@ class Cluster:
         def clock() -> float:
             return BOOTED + loop.time()
 
+        place = SameLoop()
+        self._leases[name] = LeaseKeeper(env, Settings(), machine, connect=connect, place=place, clock=clock)
         around = Surroundings(
             env=env,
             client=self.client(name),
-            lease=LeaseKeeper(env, Settings(), machine, connect=connect, place=SameLoop(), clock=clock),
+            lease=self._leases[name],
             peers=NoPeers(),  # type: ignore[arg-type]
             watchdog=machine,
             launchers=lambda *_: Launchers({Exec: machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""The parts of a kubelet's HTTPS interface that logs and port-forwards reach through the API server."""
+"""The parts of a kubelet's HTTPS interface that logs, port-forwards and commands reach through the API server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
+from localcluster.kubelet import execserver
 from localcluster.kubelet.connection import Server
 from localcluster.kubelet.node import KUBELET_PORT, Node
 from localcluster.kubelet.service import FaultError, Kubelet
@@ -32,6 +33,7 @@ async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIte
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", container_logs)
     application.router.add_get("/portForward/{namespace}/{pod}", port_forward)
     application.router.add_get("/portForward/{namespace}/{pod}/{uid}", port_forward)
+    application.router.add_get("/exec/{namespace}/{pod}/{container}", execserver.handler(kubelet))
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     context = server.serving_context()

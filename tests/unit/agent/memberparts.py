@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
+from processhub.registry.grammar import Report
 
 
 class AlwaysPermitted:
@@ -33,9 +35,15 @@ class NoHandovers:
         return None
 
 
-def supervisor_of(launchers: Mapping[type, Any], handovers: Handovers | None = None) -> Supervisor:
-    """A supervisor of no children yet, which an earlier agent has reported nothing of."""
-    supervisor = Supervisor({}, launchers, AlwaysPermitted(), handovers or NoHandovers(), lambda *_: None)  # type: ignore[arg-type]
+def supervisor_of(
+    launchers: Mapping[type, Any],
+    handovers: Handovers | None = None,
+    earlier: Report | None = None,
+    restarts: RestartLog | None = None,
+) -> Supervisor:
+    """A supervisor of no children yet. ``earlier``: what an earlier agent has reported of each."""
+    moves: Any = handovers or NoHandovers()
+    supervisor = Supervisor({}, launchers, AlwaysPermitted(), moves, lambda *_: earlier, restarts)  # type: ignore[arg-type]
     if handovers is not None:
         handovers.listen_to(supervisor.news)
     return supervisor

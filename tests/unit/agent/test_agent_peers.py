@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 
 from processhub.agent.env import PORT, Environment
@@ -17,12 +18,12 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
 from processhub.api.requests import ANSWER_HEADER
 
-ADDRESS = "127.0.7.2"  # the other member's; this one's end has the next
+ADDRESS = "127.0.9.2"  # the other member's; this one's end has the next
 OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, running=True)
 
 
 def environment(folder: Path) -> Environment:
-    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.7.1", "node", run_dir=folder)
+    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.9.1", "node", run_dir=folder)
 
 
 @asynccontextmanager
@@ -51,6 +52,26 @@ async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_o
 
     assert answer is None
     assert not request.begun, "the next owner would count its time from here, and not look whether it is still one"
+
+
+async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_the_outcome_open(
+    tmp_path: Path,
+) -> None:
+    """docs/operations.md says what such a proxy takes; what it can't take is that nothing is run twice."""
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # though the request waits in the owner's queue
+        await reader.read(1)
+        writer.close()
+
+    request, peers = Request("call", b"1"), Peers(environment(tmp_path))
+    async with await asyncio.start_server(proxy, ADDRESS, PORT, reuse_address=True):
+        with pytest.raises(Problem) as told:
+            await peers.forward(OWNER, "a", request, 40, asyncio.Event(), lambda: True)
+    await peers.close()
+
+    assert (told.value.status, told.value.kind) == (502, "outcome_unknown")
 
 
 async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:

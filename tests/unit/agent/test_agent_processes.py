@@ -28,10 +28,12 @@ from processhub.agent.logs import LogSink
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
+from processhub.agent.watchdog import client as watchdogclient
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
 from processhub.api.child import ActorLiveness, Exec, Liveness, Python
 from processhub.api.meta import EnvVar
 from processhub.api.naming import id_hash
+from processhub.api.reasons import Reason
 from processhub.registry.grammar import Assignment
 
 ROOM = 3  # for one pipe and not for a second one
@@ -60,6 +62,20 @@ def hardly_any_descriptors() -> Iterator[None]:
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cgroup of the container, as the next watchdog sees it: 256 MiB, of which hardly any are used."""
+    folder = tmp_path / "cgroup"
+    folder.mkdir()
+    (folder / "memory.max").write_text(f"{256 * 2**20}\n")
+    (folder / "memory.current").write_text("1000\n")
+    begin = (
+        f"import pathlib; from processhub.agent.watchdog import memory; memory.CGROUP = pathlib.Path({str(folder)!r})"
+    )
+    monkeypatch.setattr(watchdogclient, "_MAIN", watchdogclient._MAIN.replace("; main()", f"; {begin}; main()"))
+    return folder
 
 
 @pytest.fixture
@@ -167,6 +183,24 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
 
 
 @pytest.mark.parametrize(
+    "workload", [Exec(command=("sleep", "1000")), Python(target="processhub.examples:Counter")], ids=["exec", "python"]
+)
+async def test_a_child_that_is_ended_for_its_memory_says_so(
+    cgroup: Path, agent: tuple[Supervisor, PythonStarter], workload: Exec | Python
+) -> None:
+    supervisor = agent[0]
+    supervisor.set_desired({"a": desired(workload, restart_policy="Temporary")})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "it runs")
+
+    (cgroup / "memory.current").write_text(f"{255 * 2**20}\n")
+
+    await until(lambda: child.status.state == "Stopped", "it is ended")
+    assert child.status.reason == Reason.OUT_OF_MEMORY
+    assert "more than any other child, when hardly anything was left of the member's 256 MiB" in child.status.message
+
+
+@pytest.mark.parametrize(
     ("content", "hint"),
     [
         (b"#!/bin/sh\r\nexit 0\r\n", "ends with a carriage return: save the file with Unix line ends (LF)"),
@@ -189,6 +223,17 @@ async def test_a_script_that_cant_be_run_says_what_is_missing(
     assert child.status.reason == "CommandNotFound"
     assert f"command {script}: No such file or directory (ENOENT); " in child.status.message
     assert hint in child.status.message
+
+
+async def test_a_missing_working_dir_is_not_called_a_missing_command(agent: tuple[Supervisor, PythonStarter]) -> None:
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Exec(command=("sleep", "1"), working_dir="/nowhere"))})
+    child = supervisor.children["a"]
+
+    await until(lambda: child.status.state == "Failed" and child.history.restarts > 1, "its failure")
+
+    assert child.status.reason == "WorkingDirNotFound"
+    assert child.status.message.startswith("workingDir /nowhere: No such file or directory (ENOENT); BackOff: restart ")
 
 
 def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
@@ -320,3 +365,43 @@ async def test_an_actor_whose_handler_hangs_is_restarted(
 
     await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
     assert child.status.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
+
+
+ODD_ANSWERS = """
+import processhub
+
+class Odd(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "ask":
+            return str(await self.hub.call("b", float("inf")))
+        return {"nan": [float("nan")], "half": "\\ud800", "key": {(1, 2): 3}, "fine": "\\U0001f419"}[request]
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (b'"nan"', "it has a number that is NaN or infinite; use null or a text instead"),
+        (b'"half"', "its text has U+D800, half of a surrogate pair, which is no character"),
+        (b'"key"', "keys must be str, int, float, bool or None, not tuple"),
+    ],
+    ids=["nan", "half", "key"],
+)
+async def test_an_answer_that_json_does_not_have_is_an_error_and_no_crash(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes, why: str
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD_ANSWERS)
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Python(target="odd:Odd"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "its start")
+    assert child.run is not None
+
+    answer = await child.run.request(Request("call", request_))
+
+    assert answer.status == 500
+    assert answer.body.decode() == f"the answer of handle_call does not fit JSON: {why}"
+    fine = await child.run.request(Request("call", b'"fine"'))
+    assert (fine.status, fine.body) == (200, '"\U0001f419"'.encode())
+    with pytest.raises(OutcomeUnknownError, match="NotJsonError: it has a number that is NaN or infinite"):
+        await child.run.request(Request("call", b'"ask"'))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from pathlib import Path
 
+import msgspec
 from memberparts import supervisor_of
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.report import report_text
+from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Settings
-from processhub.registry.grammar import Assignment
+from processhub.registry.grammar import Assignment, Report, parse_report
 
 
 class Launcher:
@@ -78,3 +83,46 @@ async def test_settings_that_change_amid_a_partition_stop_nothing_twice() -> Non
     supervisor.apply(Settings(partitioned=True, lease_seconds=20))
 
     assert len(launcher.stopped) == 1
+
+
+def crashing(folder: Path, earlier: Report | None) -> Child:
+    """The child of an agent of the pod with this folder; it may be restarted twice in ten minutes."""
+    supervisor = supervisor_of({Exec: Launcher()}, earlier=earlier, restarts=RestartLog(lambda name: folder / name))
+    supervisor.apply(Settings(restarts_max=2, restarts_window_seconds=600))
+    supervisor.set_desired({"a": desired("a")})
+    return supervisor.children["a"]
+
+
+def crash(child: Child) -> Report:
+    child.running(7)
+    child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
+    text = report_text(child, "s")
+    assert text is not None
+    return parse_report(text)
+
+
+async def test_the_window_of_restarts_outlives_the_container(tmp_path: Path) -> None:
+    said = crash(crashing(tmp_path, None))
+    assert said.restarts == 1
+    for restarts in (2, 2):
+        said = crash(crashing(tmp_path, msgspec.structs.replace(said, state="Running")))
+        assert said.restarts == restarts
+
+    assert (said.state, said.reason) == (State.FAILED, Reason.RESTARTS_EXCEEDED)
+
+
+async def test_restarts_of_another_incarnation_or_before_a_restart_of_the_machine_do_not_count(tmp_path: Path) -> None:
+    crash(crashing(tmp_path, None))
+    kept, now = RestartLog(lambda name: tmp_path / name), asyncio.get_running_loop().time()
+    assert len(kept.times("a", desired("a"), now)) == 1
+
+    other = Assignment(uid="u-a", epoch=2, workload="w")
+    assert kept.times("a", dataclasses.replace(desired("a"), assignment=other), now) == []
+    assert kept.times("a", desired("a"), 0.0) == []
+
+
+async def test_restarts_that_can_t_be_kept_end_no_agent(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("no folder")
+
+    assert crash(crashing(tmp_path, None)).restarts == 1
+    assert RestartLog(lambda name: tmp_path / name).times("a", desired("a"), 1e9) == []

@@ -16,6 +16,7 @@ from waiting import ENDS_WITH_US, alive, until
 from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.watchdog.client import Feed
 from processhub.agent.watchdog.linux import boottime
+from processhub.agent.watchdog.memory import MemoryGuard
 
 WATCHDOG = "from processhub.agent.watchdog.main import main; main()"
 # Each child of this watchdog ends after the watchdog has listed it and before it is looked at: the moment in which its
@@ -108,6 +109,10 @@ class Agent:
         """The watchdog's message of that name, if it has come."""
         self._heard += self._inbox.read()
         return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
+
+    def ends(self) -> list[str]:
+        """The keys of the processes that are said to have ended, in this order."""
+        return [said["key"] for said in self._heard if said["ev"] == "exited"]
 
     def end(self) -> None:
         self.socket.close()
@@ -360,3 +365,84 @@ async def test_sigkill_goes_to_the_group_whatever_gets_the_stop_signal(agent: Ag
 
     await until(lambda: agent.hear("exited"), "its end")
     assert not alive(last)
+
+
+# Where the container's cgroup is this test's, as a container with 256 MiB has it.
+IN_A_CGROUP = """
+from pathlib import Path
+from processhub.agent.watchdog import main, memory
+memory.CGROUP = Path("cgroup")
+main.main()
+"""
+EATER = 'import time; taken = bytearray(64 * 2**20); open("note", "w").close(); time.sleep(1000)'
+EATS = f"exec {sys.executable} -c '{EATER}'"
+MIB = 2**20
+
+
+def uses(folder: Path, used: int, cache: int = 0, limit: str = str(256 * MIB)) -> Path:
+    """Have the cgroup say that so many MiB are used, of which so many are page cache."""
+    cgroup = folder / "cgroup"
+    cgroup.mkdir(exist_ok=True)
+    texts = {"memory.max": limit, "memory.stat": f"anon 1\nactive_file {cache * MIB}\ninactive_file 0\n"}
+    for name, text in {**texts, "memory.current": str(used * MIB)}.items():
+        (cgroup / "new").write_text(text + "\n")
+        (cgroup / "new").rename(cgroup / name)
+    return cgroup
+
+
+@pytest.fixture
+def contained(tmp_path: Path) -> Iterator[Agent]:
+    uses(tmp_path, 100)
+    agent = Agent(tmp_path, IN_A_CGROUP)
+    yield agent
+    agent.end()
+
+
+async def test_the_greatest_eater_is_ended_before_the_container_runs_out_of_memory(
+    contained: Agent, tmp_path: Path
+) -> None:
+    contained.spawn("sleep 1000", "small")
+    contained.spawn(EATS, "great")
+    await until(lambda: contained.hear("started", "small"), "the small one runs")
+    await until((tmp_path / "note").exists, "the great one has taken its memory")
+    assert contained.hear("exited", "great") is None, "nothing is short"
+
+    uses(tmp_path, 250)
+
+    ended = await until(lambda: contained.hear("exited", "great"), "it is ended")
+    assert contained.ends()[0] == "great", "before any other"
+    used, limit = ended["memory"]
+    assert ended["status"] == -signal.SIGKILL
+    assert 64 <= used // MIB < 128
+    assert limit == 256 * MIB
+
+
+@pytest.mark.parametrize(
+    ("used", "cache", "limit", "short"),
+    [
+        (100, 0, str(256 * MIB), False),
+        (250, 0, str(256 * MIB), True),
+        (250, 60, str(256 * MIB), False),  # the kernel takes the page cache back by itself
+        (250, 0, "max", False),
+    ],
+)
+def test_memory_is_short_when_hardly_any_is_left_beside_the_page_cache(
+    tmp_path: Path, used: int, cache: int, limit: str, short: bool
+) -> None:
+    assert MemoryGuard(uses(tmp_path, used, cache, limit)).is_short(1000.0) is short
+
+
+def test_the_less_memory_is_left_the_sooner_it_is_looked_at_again(tmp_path: Path) -> None:
+    guard, looks = MemoryGuard(uses(tmp_path, 0)), []
+    for used in (0, 100, 200, 240):
+        uses(tmp_path, used)
+        guard.is_short(1000.0)
+        looks.append(guard.next_look)
+
+    assert looks == sorted(looks, reverse=True)
+    assert looks[0] <= 1000.25
+    assert looks[-1] == 1000.02
+
+
+def test_without_a_cgroup_there_is_nothing_to_guard(tmp_path: Path) -> None:
+    assert MemoryGuard(tmp_path).limit == 0

@@ -62,7 +62,7 @@ def test_child_on_its_best_member_is_there_by_its_score() -> None:
 def test_child_on_a_later_choice_names_the_members_before() -> None:
     (sentence,) = reasons(child(), registry({"a": LAST}))
 
-    assert sentence.startswith(f"{LAST} is its choice number 3: when it was placed, {BEST}, {SECOND} was full")
+    assert sentence.startswith(f"{LAST} is its choice number 3: when it was placed, {BEST}, {SECOND} were full")
 
 
 def test_pinned_child_waits_for_its_member() -> None:
@@ -107,7 +107,7 @@ def test_child_that_is_not_placed_says_what_holds_it_back() -> None:
         conditions=[{"type": "Placed", "status": "False", "reason": "NoMembers", "message": "none is ready"}]
     )
 
-    assert reasons(refused, registry({})) == ["NoMembers: none is ready"]
+    assert reasons(refused, registry({})) == ["none is ready"]
     assert reasons(child(), registry({})) == ["the operator has not answered yet"]
 
 

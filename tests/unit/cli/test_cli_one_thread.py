@@ -4,67 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import virtualtime
 import yaml
-from onethread import Cluster, running_hub
+from clihub import HUB, JSON, MEMBERS, NAMES, YAML, Printed, started, with_cluster
+from onethread import Cluster
 
-from processhub.cli import explain, moves, plan, quorum, show, start, stop, target, top
+from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
-from processhub.cli.options import Output, Target
-from processhub.cluster.client import Client
 from processhub.cluster.kinds import HUBS
-
-HUB = Target()
-NAMES = Target(output=Output.NAME)
-JSON = Target(output=Output.JSON)
-YAML = Target(output=Output.YAML)
-MEMBERS = ["hub-0", "hub-1", "hub-2"]
-
-
-def with_cluster(
-    folder: Path, patch: pytest.MonkeyPatch, test: Callable[[Cluster], Awaitable[None]], **spec: Any
-) -> None:
-    """Run the test beside a hub with this spec; whatever connects to a cluster gets to this one."""
-
-    async def main() -> None:
-        async with running_hub(folder, **spec) as cluster:
-
-            async def connect(*_: object, **__: object) -> Client:
-                return cluster.client("user")
-
-            with patch.context() as patched:
-                patched.setattr(Client, "connect", connect)
-                patched.delenv("HUB_NAME", raising=False)
-                await test(cluster)
-
-    virtualtime.run(main())
-
-
-async def started(*ids: str, pinned: bool = False) -> None:
-    order = start.Order(ids=ids, exec=True, command=("x",), pinned=pinned)
-    assert await start.start_children(order, HUB, on_failure="continue", wait=True, timeout="30s") == DONE
-
-
-class Printed:
-    """What the verbs have printed since it was asked last."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.err = ""
-
-    def text(self) -> str:
-        read = self._capsys.readouterr()
-        self.err = read.err
-        return read.out
-
-    def rows(self) -> list[list[str]]:
-        """The cells of a table, without its header."""
-        return [line.split() for line in self.text().splitlines()[1:]]
 
 
 @pytest.fixture
@@ -76,34 +25,34 @@ def test_a_hub_and_its_children_are_printed_as_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
-        await show.list_children(HUB, None)
+        await listing.list_children(HUB)
         assert printed.text() == ""
         assert printed.err == "no children in hub hub of namespace ns\n"
 
         await started("a", "b")
         places = {child_id: next(iter(cluster.runs_on()[child_id])) for child_id in ("a", "b")}
         assert sorted(printed.text().splitlines()) == [
-            f"child/{child_id} running on {places[child_id]} (pid 7)" for child_id in ("a", "b")
+            f"{child_id} running on {places[child_id]} (pid 7)" for child_id in ("a", "b")
         ]
         await cluster.until(lambda: cluster.reported_running("a", "b"), "that is reported")
 
-        await show.list_children(HUB, None)
+        await listing.list_children(HUB)
         assert [row[:5] for row in printed.rows()] == [
             [child_id, places[child_id], "Active", "Running", "7"] for child_id in ("a", "b")
         ]
         await show.where("a", HUB)
         assert printed.rows() == [["a", places["a"], places["a"], "node", "Active", "Running", "7"]]
-        await show.members(HUB)
+        await status.members(HUB, everywhere=False, watch=False)
         counts = {name: str(list(places.values()).count(name)) for name in MEMBERS}
         assert printed.rows() == [[name, "True", "node", "10.0.0.1", "1", counts[name]] for name in MEMBERS]
         await explain.explain("a", HUB)
         history = printed.text()
         assert "Placed" in history
         assert f"on {places['a']}" in history
-        await show.list_children(HUB, places["a"])
+        await listing.list_children(HUB, listing.Selection(places["a"]))
         assert "a" in [row[0] for row in printed.rows()]
         with pytest.raises(CliError, match="hub hub has no member 'hub-9'; it has hub-0, hub-1, hub-2"):
-            await show.list_children(HUB, "hub-9")
+            await listing.list_children(HUB, listing.Selection("hub-9"))
 
     with_cluster(tmp_path, monkeypatch, test)
 
@@ -116,7 +65,7 @@ def test_a_hub_and_its_children_are_printed_as_data_and_as_names(
         (member,) = cluster.runs_on()["a"]
         printed.text()
 
-        await show.list_children(JSON, None)
+        await listing.list_children(JSON)
         (listed,) = json.loads(printed.text())
         assert (listed["id"], listed["nodes"][0]["name"], listed["nodes"][0]["pod"]) == ("a", member, member)
         await show.where("a", JSON)
@@ -124,17 +73,17 @@ def test_a_hub_and_its_children_are_printed_as_data_and_as_names(
         await show.lookup("a", HUB)
         looked_up = yaml.safe_load(printed.text())
         assert (looked_up["spec"]["exec"], looked_up["nodes"]) == ({"command": ["x"]}, listed["nodes"])
-        await show.dump(YAML)
+        await listing.dump(YAML)
         assert yaml.safe_load(printed.text())["a"]["uid"] == looked_up["uid"]
-        await show.members(JSON)
+        await status.members(JSON, everywhere=False, watch=False)
         assert [item["name"] for item in json.loads(printed.text())] == MEMBERS
 
-        for verb in (show.list_children(NAMES, None), show.where("a", NAMES), show.lookup("a", NAMES)):
+        for verb in (listing.list_children(NAMES), show.where("a", NAMES), show.lookup("a", NAMES)):
             await verb
             assert printed.text() == "child/a\n"
-        await show.members(NAMES)
+        await status.members(NAMES, everywhere=False, watch=False)
         assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
-        await show.dump(HUB)
+        await listing.dump(HUB)
         assert [row[0] for row in printed.rows()] == ["a"]
 
     with_cluster(tmp_path, monkeypatch, test)
@@ -195,10 +144,10 @@ def test_children_are_stopped_and_waited_for_and_each_outcome_is_printed(
 
         assert await stop.await_children(["a", "b"], HUB, timeout="5s") == DONE
         assert [line.split()[:3] for line in printed.text().splitlines()] == [
-            [f"child/{child_id}", "running", "on"] for child_id in ("a", "b")
+            [child_id, "running", "on"] for child_id in ("a", "b")
         ]
         assert await stop.stop_children(["a", "c"], HUB, wait=True, timeout="30s") == FAILED
-        assert printed.text() == "child/a stopped\n"
+        assert printed.text() == "a stopped\n"
         assert printed.err.startswith("error: child c not stopped: NotFound:")
         assert cluster.runs_on()["a"] == set()
         assert await stop.await_children(["a"], HUB, timeout="1s") == FAILED
@@ -240,7 +189,7 @@ def test_a_child_is_moved_and_a_member_drained_and_given_back(
         printed.text()
 
         assert await moves.move("0", there, HUB, wait=True, timeout="30s") == DONE
-        assert printed.text() == f"child/0 running on {there}\n"
+        assert printed.text() == f"0 running on {there}\n"
         assert cluster.runs_on()["0"] == {there}
         assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
         assert printed.text() == f"member/{there} drained\n"

@@ -10,7 +10,9 @@ import typer
 import typer.main
 
 from processhub.cli.app import app
-from processhub.cli.options import IdArgument, Output, Target, Work, on_hub
+from processhub.cli.main import main
+from processhub.cli.options import IdArgument, Work, on_hub
+from processhub.cli.shared import Output, Target
 
 
 def verbs(group: Any) -> Iterator[Any]:
@@ -22,19 +24,39 @@ def verbs(group: Any) -> Iterator[Any]:
             yield command
 
 
+ABOUT_THIS_PROGRAM = {"completion", "options"}
+OF_ALL = [
+    ["--hub"],
+    ["-n", "--namespace"],
+    ["--context"],
+    ["--kubeconfig"],
+    ["-o", "--output"],
+    ["--as"],
+    ["--as-group"],
+    ["--as-uid"],
+    ["--cluster"],
+    ["--user"],
+    ["-s", "--server"],
+    ["--token"],
+    ["--certificate-authority"],
+    ["--tls-server-name"],
+    ["--insecure-skip-tls-verify"],
+    ["--request-timeout"],
+]
+
+
 @pytest.mark.parametrize("verb", list(verbs(typer.main.get_command(app))), ids=lambda verb: verb.name)
 def test_every_verb_ends_its_help_with_the_options_of_all(verb: Any) -> None:
     options = [parameter.opts for parameter in verb.params if parameter.param_type_name == "option"]
 
-    assert options[-7:] == [
-        ["--hub"],
-        ["-n", "--namespace"],
-        ["--context"],
-        ["--kubeconfig"],
-        ["--as"],
-        ["--as-group"],
-        ["-o", "--output"],
-    ]
+    assert options[-16:] == ([] if verb.name in ABOUT_THIS_PROGRAM else OF_ALL)
+
+
+def test_the_options_that_help_leaves_out_are_listed_by_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["options"]) == 0
+
+    listed = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert [[name.split()[0] for name in names.split(", ")] for names in listed] == OF_ALL[5:]
 
 
 def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
@@ -61,9 +83,10 @@ def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
 
 
 def test_a_verb_gets_a_target_and_its_own_options_and_the_work_has_the_exit_code() -> None:
-    line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k --as u --as-group g --as-group h -o yaml"
+    line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k --as u --as-group g --as-group h -o yaml -s url"
+    target = Target("h", "ns", "c", "k", Output.YAML, "u", ["g", "h"], server="url")
 
-    assert run(line) == ([Target("h", "ns", "c", "k", "u", ["g", "h"], Output.YAML), "a", 3, True], 7)
+    assert run(line) == ([target, "a", 3, True], 7)
 
 
 @pytest.mark.parametrize("output", [Output.TABLE, Output.JSON])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from processhub.cli.durations import age, seconds
 from processhub.cli.errors import UsageError
 from processhub.cli.main import main, split_command, verb_first
-from processhub.cli.output import table
 
 CHILD = """
 apiVersion: processhub.dev/v1alpha1
@@ -29,6 +29,7 @@ FILES = {
     "old.yaml": "apiVersion: processhub.dev/v1\nkind: Child\nmetadata: {name: a}\nspec: {}",
     "no-spec.yaml": "apiVersion: processhub.dev/v1alpha1\nkind: Child\nmetadata: {name: a}",
     "no-id.yaml": "exec: {command: [sleep]}\n---\nexec: {command: [sleep]}",
+    "typo.yaml": CHILD.replace("command", "comand"),
     "two-hubs.yaml": f"{CHILD}---{CHILD.replace('my-hub', 'other')}",
     "binary.yaml": "\x00\x01",
     "hub.yaml": f"{HUB}spec: {{members: {{replicas: many}}}}",
@@ -36,9 +37,11 @@ FILES = {
 }
 
 BAD: list[tuple[str, str, int]] = [
-    ("frob", "no such command 'frob'; see 'kubectl hub", 2),
+    ("frob", "no such command 'frob'; see 'kubectl hub --help'", 2),
+    ("lits", "no such command 'lits'; did you mean 'list'?; see 'kubectl hub --help'", 2),
+    ("delete a", "no such command 'delete'; did you mean 'stop'?; see 'kubectl hub --help'", 2),
     ("list --frob", "no such option: --frob; see 'kubectl hub list --help'", 2),
-    ("list -o xml", "invalid value for '-o' / '--output'", 2),
+    ("list -o xml", "invalid value for '-o' / '--output': 'xml' is not one of 'table', 'json', 'yaml', 'name'; see", 2),
     ("list extra", "got unexpected extra argument", 2),
     ("where", "missing argument 'ID'; see 'kubectl hub where --help'", 2),
     ("stop", "missing argument 'ID…'", 2),
@@ -64,10 +67,22 @@ BAD: list[tuple[str, str, int]] = [
     ("start b -f child.yaml", "file child.yaml has no child 'b'; it has a", 2),
     ("start -f two-hubs.yaml", "the children name different hubs: my-hub, other", 2),
     ("start -f child.yaml --hub other", "the children name different hubs: my-hub, other", 2),
-    ("logs a --tail -1", "invalid value for '--tail'", 2),
-    ("plan --add many", "invalid value for '--add'", 2),
+    ("logs a --tail -1", "invalid value for '--tail': it must be at least 0; see", 2),
+    ("plan --add many", "invalid value for '--add': it must be a whole number; see", 2),
+    ("plan --add 1001", "invalid value for '--add': it must be at most 1000; see", 2),
+    ("plan -f good-hub.yaml -f typo.yaml", "typo.yaml, document 1: exec.command is missing; 'comand' is no field", 2),
+    ("exec a", "exec needs the command to run: exec ID -- CMD ARG…", 2),
+    ("exec a --", "exec needs the command to run: exec ID -- CMD ARG…", 2),
+    ("list --request-timeout soon", "--request-timeout 'soon' is not a duration", 2),
+    ("list --as-group ops", "--as-group and --as-uid need --as, the user to impersonate", 2),
+    ("list --insecure-skip-tls-verify --certificate-authority f", "takes any certificate: leave out --certif", 2),
+    (
+        "list -s https://127.0.0.1:9",
+        "GET /apis/processhub.dev/v1alpha1/namespaces/default/hubs: no connection to 127.0.0.1:9: Connection refused",
+        1,
+    ),
     ("plan -f child.yaml", "the files need the Hub to plan for; they have none", 2),
-    ("plan -f hub.yaml", "hub.yaml, document 1: Expected `int`, got `str` - at `$.spec.members.replicas`", 2),
+    ("plan -f hub.yaml", "hub.yaml, document 1: spec.members.replicas must be a whole number, not text", 2),
     (
         "plan -f good-hub.yaml --remove my-hub-9",
         "no member 'my-hub-9' to remove; it has my-hub-0, my-hub-1, my-hub-2",
@@ -120,7 +135,8 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--help"])
 
     said = capsys.readouterr().out
-    verbs = "start stop await list where lookup call cast members explain plan drain undrain move dump top logs quorum"
+    verbs = "start stop await list where lookup call cast members explain plan drain undrain move dump top logs exec"
+    verbs += " status version completion options quorum"
     assert all(f"\n  {verb} " in said for verb in verbs.split())
 
 
@@ -143,28 +159,6 @@ def test_common_options_may_stand_before_the_verb() -> None:
     ]
     assert verb_first(["list"]) == ["list"]
     assert verb_first(["--help"]) == ["--help"]
-
-
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_table_is_plain_columns_but_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [("a", "Running"), ("long\nid", "")]
-    table(("ID", "STATE"), rows)
-    assert capsys.readouterr().out == "ID        STATE\na         Running\nlong?id   <none>\n"
-
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    table(("ID", "STATE"), rows)
-    assert "\x1b[32mRunning" in terminal.getvalue()
-    assert "long?id" in terminal.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -201,3 +195,18 @@ def test_durations(text: str, value: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
+
+
+@pytest.mark.parametrize(("package", "verb"), [("typer", "list"), ("numpy", "plan")])
+def test_a_package_that_only_the_extra_brings_is_named(package: str, verb: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from processhub.cli.main import main; sys.exit(main([{verb!r}]))"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        f"error: kubectl hub needs the Python package {package}; install ProcessHub with its extra cli: "
+        "pip install './operator[cli]'\n"
+    )

@@ -11,7 +11,7 @@ import pytest
 from builders import make_child
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_MOVE_REFUSED
+from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_NODES
 from processhub.api.reasons import Role
 from processhub.client import moves
 from processhub.client.errors import HubError
@@ -27,15 +27,15 @@ class Order:
     id = "a"
 
     def __init__(self, *nodes: str, on: tuple[str, ...] = (), refuses: str = "") -> None:
-        self.spec = ChildSpec(hub="hub", nodes=nodes)
-        self.mapped: list[str] | None = None
+        self.spec, self.nodes = ChildSpec(hub="hub", nodes=nodes), nodes
+        self.mapped: tuple[str, ...] | None = None
         self.given: str | None = None
         self.refused = _OLD
         self._refuses = refuses
         self.records: dict[str, Any] = {}
         self._be_on(*on)
 
-    async def map_to(self, nodes: list[str]) -> None:
+    async def map_to(self, nodes: tuple[str, ...]) -> None:
         self.mapped = nodes
         self._be_on(*nodes)
 
@@ -88,21 +88,21 @@ async def test_the_one_copy_is_mapped_to_the_one_member(order_of: Any, nodes: tu
 
     await move(order, "Guided")
 
-    assert (order.mapped, order.given) == (["hub-1"], None)
+    assert (order.mapped, order.given) == (("hub-1",), None)
 
 
 @pytest.mark.parametrize(
     ("nodes", "on", "mapped"),
     [
-        (("hub-0", "hub-2"), ("hub-2", "hub-0"), ["hub-1", "hub-0"]),
-        (("hub-0", "hub-2"), (), ["hub-1", "hub-0"]),
-        ((), ("hub-0", "hub-2"), ["hub-1", "hub-2"]),
-        ((), ("hub-0", "hub-1"), ["hub-1", "hub-0"]),
-        ((), (), ["hub-1"]),
+        (("hub-0", "hub-2"), ("hub-2", "hub-0"), ("hub-1", "hub-0")),
+        (("hub-0", "hub-2"), (), ("hub-1", "hub-0")),
+        ((), ("hub-0", "hub-2"), ("hub-1", "hub-2")),
+        ((), ("hub-0", "hub-1"), ("hub-1", "hub-0")),
+        ((), (), ("hub-1",)),
     ],
 )
 async def test_of_several_copies_the_active_one_is_mapped_anew(
-    order_of: Any, nodes: tuple[str, ...], on: tuple[str, ...], mapped: list[str]
+    order_of: Any, nodes: tuple[str, ...], on: tuple[str, ...], mapped: tuple[str, ...]
 ) -> None:
     order = order_of(Order(*nodes, on=on))
 
@@ -124,7 +124,7 @@ async def test_what_an_earlier_order_was_answered_is_no_answer_to_a_mapping(orde
 
     await move(order, "Guided")
 
-    assert (order.mapped, order.refused) == (["hub-1"], _OLD)
+    assert (order.mapped, order.refused) == (("hub-1",), _OLD)
 
 
 async def test_the_refusal_of_the_order_that_was_given_is_the_answer(order_of: Any) -> None:
@@ -140,8 +140,9 @@ async def test_a_mapping_takes_an_earlier_refusal_off() -> None:
     async def patch(*request: Any) -> None:
         sent.append(request)
 
-    child = make_child(uid="u1")
-    await OnChild(cast(Any, SimpleNamespace(client=SimpleNamespace(patch=patch))), child).map_to(["hub-1"])
+    child = make_child(uid="u1", spec={"nodes": ["hub-0"]})
+    await OnChild(cast(Any, SimpleNamespace(client=SimpleNamespace(patch=patch))), child).map_to(("hub-1",))
 
-    metadata = {"uid": "u1", "annotations": {ANNOTATION_MOVE_REFUSED: None}}
-    assert sent == [(CHILDREN, "ns", "a", {"metadata": metadata, "spec": {"nodes": ["hub-1"]}})]
+    moved = '{"nodes":["hub-1"],"insteadOf":["hub-0"]}'
+    metadata = {"uid": "u1", "annotations": {ANNOTATION_NODES: moved, ANNOTATION_MOVE_REFUSED: None}}
+    assert sent == [(CHILDREN, "ns", "a", {"metadata": metadata})]

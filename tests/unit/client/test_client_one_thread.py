@@ -11,6 +11,7 @@ import virtualtime
 from memoryapi import Key
 from onethread import Cluster, running_hub
 
+from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
 from processhub.client.session import Session, find_hub
@@ -68,7 +69,9 @@ def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: P
     with_hub(tmp_path, test)
 
 
-def test_a_list_of_processes_is_of_all_or_of_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_asked_is_an_error_and_a_list_of_processes_is_of_all_or_of_one_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
         await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
         with pytest.raises(HubError, match="scope is 'all'; it is 'global' or 'local'"):
@@ -76,6 +79,9 @@ def test_a_list_of_processes_is_of_all_or_of_one_member(tmp_path: Path, monkeypa
         monkeypatch.delenv("HUB_MEMBER", raising=False)
         with pytest.raises(HubError, match="this process runs in no member"):
             hub.process_list("local")
+        for value, why in ((float("inf"), "a number that is NaN or infinite"), ("\udc80", r"its text has U\+DC80")):
+            with pytest.raises(HubError, match=f"the request to child '1' does not fit JSON: .*{why}"):
+                await hub.call("1", [value])
 
         monkeypatch.setenv("HUB_MEMBER", "hub-1")
 
@@ -205,7 +211,9 @@ def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path
 def test_hooks_that_are_registered_are_the_hubs_until_they_are_cancelled(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         def hooks() -> list[str]:
-            return [hook["name"] for hook in cluster.api.get("hubs", "hub")["spec"].get("hooks", ())]
+            stored = cluster.api.get("hubs", "hub")
+            assert "hooks" not in stored["spec"], "its manifest can be applied again"
+            return list(stored["status"]["hooks"]["inEffect"])
 
         webhook = {"event": "ChildStarted", "webhook": {"url": "http://audit.example"}}
         await hub.register_hook_handlers([{"name": "a", **webhook}, {"name": "b", **webhook}])
@@ -225,6 +233,55 @@ def test_hooks_that_are_registered_are_the_hubs_until_they_are_cancelled(tmp_pat
         assert hooks() == ["b"]
 
     with_hub(tmp_path, test)
+
+
+def test_a_cancelled_hook_of_the_spec_is_called_again_when_it_is_edited(tmp_path: Path) -> None:
+    declared = {"name": "a", "event": "ChildMoved", "webhook": {"url": "http://audit.example"}}
+
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        async def is_called(*names: str) -> None:
+            await cluster.until(
+                lambda: cluster.api.get("hubs", "hub")["status"]["hooks"]["inEffect"] == list(names), f"{names}"
+            )
+
+        await is_called("a")
+        await hub.cancel_hook_handlers(["a"])
+        await is_called()
+        cluster.api.update(Key("hubs", "ns", "hub"), lambda item: item["spec"].update(suspend=False))
+        await is_called()
+        for priority in (5, 0):
+            changed = [{**declared, "priority": priority} if priority else declared]
+            cluster.api.update(Key("hubs", "ns", "hub"), lambda item, hooks=changed: item["spec"].update(hooks=hooks))
+            await is_called("a")
+            await cluster.until(
+                lambda: ANNOTATION_HOOKS not in cluster.api.get("hubs", "hub")["metadata"].get("annotations", {}),
+                "the cancellation is over, so that the edit can be undone",
+            )
+        await is_called("a")
+
+    with_hub(tmp_path, test, hooks=[declared])
+
+
+def test_an_annotation_of_a_move_that_can_t_be_read_is_removed_with_a_word(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children("a"), child_mapping={"a": ["hub-1"]}, wait=True, timeout=30)
+        (key,) = (key for key in cluster.api.objects if key.plural == "children")
+
+        cluster.api.update(key, lambda item: item["metadata"]["annotations"].update({ANNOTATION_NODES: "hub-2"}))
+
+        def gone() -> bool:
+            return ANNOTATION_NODES not in cluster.api.objects[key]["metadata"]["annotations"]
+
+        await cluster.until(gone, "it is removed")
+        assert cluster.runs_on()["a"] == {"hub-1"}
+
+        def said() -> bool:
+            events = [item for key, item in cluster.api.objects.items() if key.plural == "events"]
+            return any("use kubectl hub move, or write a JSON object" in event["message"] for event in events)
+
+        await cluster.until(said, "the Child has an Event")
+
+    with_hub(tmp_path, test, distribution={"strategy": "Guided"})
 
 
 def test_a_child_of_a_set_is_moved_alone_and_is_stopped_with_its_set(tmp_path: Path) -> None:
@@ -270,10 +327,20 @@ def test_a_child_of_a_guided_hub_is_moved_by_its_nodes(tmp_path: Path) -> None:
         await hub.start_children(children("a"), child_mapping={"a": ["hub-1"]}, wait=True, timeout=30)
         assert cluster.runs_on()["a"] == {"hub-1"}
 
+        (key,) = (key for key in cluster.api.objects if key.plural == "children")
+
         await hub.migrate_child("a", "hub-2", wait=True)
 
         assert cluster.runs_on()["a"] == {"hub-2"}
-        (item,) = (item for key, item in cluster.api.objects.items() if key.plural == "children")
-        assert item["spec"]["nodes"] == ["hub-2"]
+        assert cluster.api.objects[key]["spec"]["nodes"] == ["hub-1"], "its manifest can be applied again"
+        cluster.api.update(key, lambda child: child["spec"].update(tags=["eu"]))
+        await hub.migrate_child("a", "hub-0", wait=True)
+        assert cluster.runs_on()["a"] == {"hub-0"}, "an edit of another field ends no move"
+
+        cluster.api.update(key, lambda child: child["spec"].update(nodes=["hub-2"]))
+        await cluster.until(lambda: cluster.runs_on()["a"] == {"hub-2"}, "the edit wins")
+        cluster.api.update(key, lambda child: child["spec"].update(nodes=["hub-1"]))
+        await cluster.until(lambda: cluster.runs_on()["a"] == {"hub-1"}, "the move is over")
+        assert ANNOTATION_NODES not in cluster.api.objects[key]["metadata"]["annotations"]
 
     with_hub(tmp_path, test, distribution={"strategy": "Guided"})

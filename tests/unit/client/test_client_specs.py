@@ -24,7 +24,7 @@ GUIDED = hub(distribution={"strategy": "Guided"})
 REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
     ("nothing", [], {}, NoChildren, "no children given"),
     ("no id", [{"exec": SLEEP}], {}, InvalidChild, "children[0].id: an id is needed"),
-    ("id that is a number", [{"id": 5, "exec": SLEEP}], {}, InvalidChild, "children[0]: expected `str`"),
+    ("id that is a number", [{"id": 5, "exec": SLEEP}], {}, InvalidChild, "children[0]: id must be text, not a whole"),
     ("id too long", [{"id": "ä" * 127, "exec": SLEEP}], {}, InvalidChild, "254 bytes of UTF-8 are too many"),
     ("id with NUL", [{"id": "a\0", "exec": SLEEP}], {}, InvalidChild, "contains control characters"),
     ("id with a C1 control", [{"id": "a\x85", "exec": SLEEP}], {}, InvalidChild, "contains control characters"),
@@ -46,7 +46,13 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
         InvalidChild,
         "it has exec and python",
     ),
-    ("wrong type", [{"id": "a", "exec": {"command": "sleep"}}], {}, InvalidChild, "expected `array`, got `str`"),
+    (
+        "wrong type",
+        [{"id": "a", "exec": {"command": "sleep"}}],
+        {},
+        InvalidChild,
+        "exec.command must be a list, not text",
+    ),
     ("not a mapping", ["a"], {}, InvalidChild, "children[0]: expected a mapping such as"),
     ("another hub", [{"id": "a", "hub": "other", "exec": SLEEP}], {}, InvalidChild, "the call goes to hub 'my-hub'"),
     ("tags as a text", [{"id": "a", "exec": SLEEP}], {"tags": "eu"}, InvalidChild, "write a list, ['eu']"),

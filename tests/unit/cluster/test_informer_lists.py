@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from builders import client_of
 from processhub.api.child import Child
+from processhub.cluster import informer as module
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN
 
@@ -47,7 +49,7 @@ class Site:
         return web.json_response(answer)
 
 
-async def changes_by(*lists: Json | int) -> tuple[list[str], list[str]]:
+async def changes_by(*lists: Json | int, on_rewound: Callable[[], None] | None = None) -> tuple[list[str], list[str]]:
     """What an informer that gets these lists says of its objects, ``+`` and ``-``, and which of them it can't read."""
     said, broken = list[str](), list[str]()
 
@@ -57,7 +59,13 @@ async def changes_by(*lists: Json | int) -> tuple[list[str], list[str]]:
     site, app = Site(*lists), web.Application()
     app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
     async with client_of(app) as client:
-        informer = Informer(client, CHILDREN, change, on_broken=lambda metadata, _: broken.append(metadata.name))
+        informer = Informer(
+            client,
+            CHILDREN,
+            change,
+            on_broken=lambda metadata, _: broken.append(metadata.name),
+            on_rewound=on_rewound,
+        )
         following = asyncio.create_task(informer.run())
         async with asyncio.timeout(DEADLINE):
             await site.done.wait()
@@ -79,3 +87,73 @@ async def test_a_list_that_is_older_than_what_was_seen_or_fails_removes_nothing(
 
 async def test_an_object_that_can_t_be_read_any_more_is_not_gone() -> None:
     assert await changes_by(listed(10, child("a", 5)), listed(12, child("a", 11, hub=7))) == (["+a"], ["a"])
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second list that is older is believed."""
+    monkeypatch.setattr(module, "REWOUND_SECONDS", 0.01)
+
+
+OLDER = listed(9, child("b", 4))
+BUMPED = listed(30, child("a", 3), child("b", 4))  # as after a restore with --bump-revision
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("older", "said"), [(OLDER, ["+a", "+b", "+b", "-a"]), (BUMPED, ["+a", "+b", "+a", "+b"])], ids=["older", "bumped"]
+)
+async def test_lists_that_stay_older_are_those_of_a_restored_etcd(older: Json, said: list[str]) -> None:
+    assert await changes_by(listed(20, child("a", 15), child("b", 16)), older, older) == (said, [])
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_an_older_list_that_is_followed_by_a_newer_one_was_a_mistake() -> None:
+    before = listed(20, child("a", 15))
+
+    assert await changes_by(before, listed(9), before, listed(9), before) == (["+a"], [])
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_who_has_to_begin_anew_is_told_and_keeps_what_is_known_until_then() -> None:
+    rewound = list[str]()
+
+    said = await changes_by(
+        listed(20, child("a", 15)), OLDER, OLDER, listed(21, child("a", 15)), on_rewound=lambda: rewound.append("once")
+    )
+
+    assert said == (["+a"], [])
+    assert rewound == ["once"]
+
+
+class Quiet:
+    """An API server whose watches end at once. Its objects are those of an earlier time after the first list."""
+
+    def __init__(self) -> None:
+        self.lists = 0
+
+    async def children(self, request: web.Request) -> web.Response:
+        if "watch" in request.query:
+            return web.Response()
+        assert request.query["fieldSelector"] == "spec.hub=hub"  # An account may be bound to it.
+        whole = request.query.get("limit") != "1"
+        self.lists += whole
+        return web.json_response(listed(20, child("a", 15)) if whole and self.lists == 1 else OLDER)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_watch_does_not_go_on_at_a_version_that_is_yet_to_come() -> None:
+    """It would be silent for as long as it takes to come."""
+    site, app, gone = Quiet(), web.Application(), asyncio.Event()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
+
+    async with client_of(app) as client:
+        following = asyncio.create_task(
+            Informer(
+                client, CHILDREN, lambda old, new: gone.set() if new is None else None, fields="spec.hub=hub"
+            ).run()
+        )
+        async with asyncio.timeout(DEADLINE):
+            await gone.wait()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

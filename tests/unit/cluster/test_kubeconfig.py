@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 
 from processhub.cluster import kubeconfig
 from processhub.cluster.client import Client
-from processhub.cluster.config import ConfigError, Impersonation
+from processhub.cluster.config import Config, ConfigError, Impersonation, Overrides
 from processhub.cluster.kinds import HUBS
 from processhub.cluster.kubeconfig import read_config
 
@@ -67,19 +69,60 @@ async def test_insecure_cluster_is_not_verified(tmp_path: Path) -> None:
     assert config.ssl.verify_mode is ssl.CERT_NONE
 
 
-async def test_exec_plugins_are_left_to_the_official_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_auth_providers_are_left_to_the_official_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    async def official(path: str, context: str | None) -> Any:
+    async def official(path: str, context: str | None) -> Config:
         asked.append((path, context))
+        return Config("http://h", "", False, kubeconfig._constant_token(""))
 
     monkeypatch.setattr(kubeconfig, "load_officially", official)
-    path = written(tmp_path, user={"exec": {"command": "aws"}})
-    await read_config(None, path)
-    monkeypatch.setenv("KUBECONFIG", f"{path}:{path}")
-    await read_config(None, None)
+    path = written(tmp_path, user={"auth-provider": {"name": "oidc"}})
 
-    assert asked == [(path, None), (f"{path}:{path}", None)]
+    assert (await read_config(None, path)).namespace == "prod"
+    await read_config("two", f"{path}:{path}")
+    assert asked == [(path, None), (f"{path}:{path}", "two")]
+    with pytest.raises(ConfigError, match=r"its user has an auth-provider, .* leave out --server"):
+        await read_config(None, path, Overrides(server="http://other"))
+
+
+async def test_several_files_are_merged_and_the_first_of_a_name_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    (second / "token").write_text("secret of second")
+    one = written(first, contexts=[], clusters=[{"name": "c", "cluster": {"server": "http://first"}}], users=[])
+    two = written(second, user={"tokenFile": "token"}, **{"current-context": "two"})
+
+    config = await read_config(None, f"{one}:{two}:{tmp_path / 'none'}")
+
+    assert (config.host, config.namespace) == ("http://first", "prod")
+    assert await config.token() == "Bearer secret of second"
+
+
+async def test_options_come_before_the_fields_of_the_kubeconfig(tmp_path: Path) -> None:
+    given = Overrides(server="http://other", token="given", tls_server_name="n", request_timeout=3, user="v")
+    users = [{"name": "u", "user": {"token": "secret"}}, {"name": "v", "user": {"token": "of v"}}]
+    path = written(tmp_path, users=users)
+
+    config = await read_config(None, path, given)
+    assert (config.host, config.namespace, config.server_hostname) == ("http://other", "prod", "n")
+    assert (await config.token(), config.request_timeout) == ("Bearer given", 3)
+    assert await (await read_config(None, path, Overrides(user="v"))).token() == "Bearer of v"
+    with pytest.raises(ConfigError, match="has no cluster 'd'; it has c"):
+        await read_config(None, path, Overrides(cluster="d"))
+    with pytest.raises(ConfigError, match="has no user 'w'; it has u, v"):
+        await read_config(None, path, Overrides(user="w"))
+
+
+async def test_a_server_that_is_named_needs_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service_account(tmp_path, monkeypatch, authority="")
+
+    config = await read_config(None, None, Overrides(server="https://h", token="t", insecure_skip_tls_verify=True))
+
+    assert (config.host, config.namespace, await config.token()) == ("https://h", "default", "Bearer t")
+    assert isinstance(config.ssl, ssl.SSLContext)
+    assert config.ssl.verify_mode is ssl.CERT_NONE
 
 
 BAD: list[tuple[str, str | None, dict[str, Any], str]] = [
@@ -93,6 +136,7 @@ BAD: list[tuple[str, str | None, dict[str, Any], str]] = [
         {"user": {"client-certificate-data": "%%", "client-key-data": "%%"}, "cluster": {"server": "https://h"}},
         "credentials can't be read",
     ),
+    ("cluster without a server", None, {"cluster": {"server": ""}}, "cluster c has no server; write its URL"),
     ("missing token file", None, {"user": {"tokenFile": "nowhere"}}, "credentials can't be read"),
 ]
 
@@ -190,7 +234,8 @@ async def test_the_user_to_impersonate_goes_with_every_request(tmp_path: Path) -
 
 
 async def test_the_user_that_is_named_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
-    config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}), Impersonation("root", ("ops",)))
+    given = Overrides(impersonation=Impersonation("root", ("ops",)))
+    config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}), given)
 
     assert (await config.headers()).getall("Impersonate-User") == ["root"]
     assert (await config.headers()).getall("Impersonate-Group") == ["ops"]
@@ -279,3 +324,18 @@ async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
 
     assert found.metadata.resource_version == "7"
     assert asked == ["GET http://api.invalid:8080/apis/processhub.dev/v1alpha1/namespaces/prod/hubs/n HTTP/1.1"]
+
+
+def test_a_user_without_a_home_has_a_kubeconfig_nowhere() -> None:
+    """OpenShift runs pods as users that are in no /etc/passwd."""
+    program = """
+import os, pwd
+del os.environ["HOME"]
+pwd.getpwuid = lambda uid: {}[uid]
+from processhub.cluster.kubeconfig import DEFAULT_KUBECONFIG
+print(DEFAULT_KUBECONFIG)
+"""
+
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert answer.stdout == "/.kube/config\n"

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from builders import client_of
+from processhub.controller.errors import UnauthorizedError
 from processhub.controller.lead import election as module
 from processhub.controller.lead.election import Election
 
@@ -127,3 +128,20 @@ async def test_a_lead_counts_from_when_the_lease_was_asked_for(site: tuple[Site,
 
     assert not renewals
     assert loop.time() - began < RENEW_DEADLINE / 2
+
+
+async def test_a_candidate_whose_token_is_not_accepted_any_more_ends(
+    site: tuple[Site, Election], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, election = site
+    monkeypatch.setattr(module, "STANDBY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "REJECTED_SECONDS", 0.1)
+
+    server.reads = [401, 503] * 20
+    async with asyncio.timeout(DEADLINE):
+        await election.acquire()
+    await election.release()
+    server.reads = [401] * 1000
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(UnauthorizedError, match="rollout restart deployment processhub-operator"):
+            await election.acquire()

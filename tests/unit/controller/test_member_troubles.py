@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -105,6 +106,8 @@ class Site:
         }
         self.reads: list[str] = []
         self.refused = False
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def warn(self, reason: str, message: str, at: str = "2026-01-01T00:00:01Z", **about: str) -> None:
         event = {"metadata": {"name": f"e{len(self.events)}", "namespace": "ns"}, "type": "Warning", "reason": reason}
@@ -112,6 +115,7 @@ class Site:
 
     async def list(self, request: web.Request) -> web.Response:
         self.reads.append(request.query["fieldSelector"])
+        await self.answers.wait()
         if self.refused:
             return web.json_response({"kind": "Status", "message": "may not list events"}, status=403)
         wanted = dict(part.split("=", 1) for part in request.query["fieldSelector"].split(","))
@@ -204,6 +208,19 @@ async def test_events_are_read_after_some_seconds_then_less_and_less_often() -> 
     site.reads.clear()
     await looked_up(site, members[0], at=tuple(map(float, range(300))))
     assert len(site.reads) < 12
+
+
+async def test_a_slow_api_server_delays_no_round_and_what_was_found_stands() -> None:
+    site, member, looks = Site(), make_member("shop-0"), Looks()
+    site.warn("FailedCreate", "exceeded quota: two", kind="StatefulSet", name="shop")
+    async with client_of(site.app()) as client:
+        await troubles_at(client, looks, 0.0, member)
+        found = await troubles_at(client, looks, 2.0, member)
+        assert found["shop-0"].brief == "FailedCreate"
+        site.answers.clear()
+        async with asyncio.timeout(20):
+            assert await troubles_at(client, looks, 100.0, member) == found
+        site.answers.set()
 
 
 async def test_an_operator_that_may_not_read_events_goes_on_without_them() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client import REGISTRY
 from waiting import until
 
 from builders import client_of
@@ -30,6 +31,21 @@ def a_slice(term: int) -> dict[str, Any]:
         "metadata": {"name": "hub.hub-0.0", "namespace": "ns", "uid": "s", "resourceVersion": "5", "generation": 1},
         "spec": {"hub": "hub", "hubUid": "hub-uid", "member": "hub-0", "term": term, "format": 1},
     }
+
+
+PAUSED: dict[str, Any] = {
+    "apiVersion": "processhub.dev/v1alpha1",
+    "kind": "Hub",
+    "metadata": {
+        "name": "hub",
+        "namespace": "ns",
+        "uid": "hub-uid",
+        "resourceVersion": "5",
+        "annotations": {"processhub.dev/paused": "true"},
+    },
+    "spec": {},
+    "status": {"replicas": 2},
+}
 
 
 def _kind(plural: str) -> dict[str, Any]:
@@ -110,15 +126,18 @@ async def test_a_new_leader_goes_on_when_the_api_server_fails_for_a_moment(
     """It has the Lease: until it has begun nobody places anything."""
     server, client = site
     server.items["registryslices"] = [a_slice(TERM - 1)]
+    server.items["hubs"] = [PAUSED]
     engine = Engine(client, SETTINGS, TERM, HookReceivers())
     server.refuse = {("PATCH", "registryslices"): 2} if now else {}
     server.refuse_then = {("GET", "leases"): 2}
 
     async with asyncio.timeout(DEADLINE):
         await engine.start()
+    pods = REGISTRY.get_sample_value("processhub_hub_members", {"namespace": "ns", "hub": "hub"})
     await engine.stop()
 
     assert server.items["registryslices"][0]["spec"]["term"] == TERM
+    assert pods == 2, "metrics show the statuses of the hubs"
 
 
 async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Client]) -> None:

@@ -59,6 +59,10 @@ class Site:
         metadata = {"name": request.match_info["name"], "namespace": "ns", "uid": "u", "resourceVersion": "9"}
         return web.json_response({"spec": {"hub": "hub"}, **body, "metadata": metadata})
 
+    async def read(self, request: web.Request) -> web.Response:
+        metadata = {"name": request.match_info["name"], "namespace": "ns", "uid": "u", "resourceVersion": "8"}
+        return web.json_response({"metadata": metadata, "spec": {"hub": "hub"}})
+
 
 def _no(status: int) -> web.Response:
     return web.json_response({"kind": "Status", "message": "no"}, status=status)
@@ -72,6 +76,7 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
     app.add_routes([web.patch("/api/v1/namespaces/ns/pods/{name}", site.write)])
     status = "/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}/status"
     app.add_routes([web.put(status, site.write), web.patch(status, site.write)])
+    app.add_routes([web.get(status.removesuffix("/status"), site.read)])
     async with client_of(app) as client:
         yield site, client
 

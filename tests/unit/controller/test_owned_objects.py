@@ -27,7 +27,7 @@ from processhub.controller.store.ownedwatch import OWNED_KINDS, OwnedWatch
 Json = dict[str, Any]
 HUB = make_hub()
 SETTINGS = OperatorSettings(pod_name="o", pod_uid="", namespace="ns")
-MANIFESTS = [*supporting_objects(HUB), workload(HUB, pod_template(HUB, SETTINGS), 3)]
+MANIFESTS = [*supporting_objects(HUB, SETTINGS), workload(HUB, pod_template(HUB, SETTINGS), 3)]
 PLURALS = {kind.plural: name for name, kind in OWNED_KINDS.items()}
 WITH_GENERATION = {"poddisruptionbudgets", "statefulsets"}
 

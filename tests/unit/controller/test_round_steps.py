@@ -11,6 +11,7 @@ import pytest
 import virtualtime
 from a_round import a_round
 from aiohttp import web
+from memoryapi import MemoryApi, MemoryClient, Wire
 from slicesite import SliceSite, rounds_on, two_members
 
 from builders import client_of, make_hub, make_member, make_slice
@@ -297,8 +298,11 @@ def test_a_child_sleeps_by_its_newest_entry() -> None:
 @pytest.mark.parametrize(
     ("hub", "sentence"),
     [
-        ("other", "child/worker is there and of hub 'other'; delete it, or give the entry another id"),
-        ("hub", "child/worker is there and not made by this hub; delete it, or give the entry another id"),
+        (
+            "other",
+            "child/worker and child/hub-worker-38cf678d5f exist and have another id or hub; delete or rename one",
+        ),
+        ("hub", "child/worker has this id and was not made by the hub; delete it, or give the entry another id"),
     ],
 )
 async def test_a_static_child_whose_name_another_child_has_is_reported(hub: str, sentence: str) -> None:
@@ -320,6 +324,26 @@ async def test_a_static_child_whose_name_another_child_has_is_reported(hub: str,
 
     (failure,) = failures.values()
     assert failure.why == sentence
+
+
+@pytest.mark.parametrize(
+    "spec", [{"hub": "other"}, {"hub": "hub", "id": "another"}], ids=["of another hub", "of another id"]
+)
+async def test_a_static_child_whose_name_another_child_has_gets_another_name(spec: dict[str, str]) -> None:
+    api = MemoryApi()
+    api.create("children", {"metadata": {"name": "worker"}, "spec": spec})
+    hub = make_hub(spec=HubSpec(children=(ChildSpec(id="worker"),)))
+    client, failures = MemoryClient(api, Wire()), Failures()
+    store = Store(client, (), lambda key: None)
+
+    for _ in range(2):
+        await sync_static_children(a_round(hub, client=client, store=store, failures=failures))
+
+    assert not failures
+    assert {key.name: item["spec"] for key, item in api.objects.items()} == {
+        "worker": spec,
+        "hub-worker-38cf678d5f": {"hub": "hub", "id": "worker"},
+    }
 
 
 class Leases:

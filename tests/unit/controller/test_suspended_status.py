@@ -9,9 +9,9 @@ import observing
 import pytest
 
 from builders import known_slice, make_child, make_hub, make_member, make_slice
-from processhub.api.child import Child
+from processhub.api.child import Child, ChildStatus
 from processhub.api.hub import HubSpec
-from processhub.api.meta import find_condition
+from processhub.api.meta import Condition, find_condition
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
@@ -132,3 +132,24 @@ def test_an_edit_that_is_refused_leaves_a_child_running() -> None:
     found = observed(child(suspend=True, nodes=["hub-0"]), RUNS)
 
     assert not found.snapshot.children["a"].suspended
+
+
+def test_conditions_of_other_writers_stay() -> None:
+    approved = Condition(type="example.org/Approved", status="True", reason="Done")
+    before = make_child("a", {"suspend": True}, status=ChildStatus(conditions=(approved,)), generation=1)
+
+    status = child_status(before, [], SUSPENDED, None, NOW)
+
+    assert [condition.type for condition in status.conditions] == ["Accepted", "Placed", "Ready", approved.type]
+    assert status.conditions[-1] == approved
+
+
+def test_a_child_that_is_starting_says_what_limits_its_start() -> None:
+    sliced = known(RUNS, Report(uid="u", epoch=5, state="Starting", reason="Starting"))
+
+    status = child_status(child(), copies_of("a", {"hub-0": member(sliced)}), None, None, NOW)
+
+    ready = find_condition(status.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == "Starting"
+    assert ready.message == "starting on hub-0; not up yet (limited by the hub's timeouts.startSeconds)"

@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from renderedchart import CHART, ROOT, Manifest, of_kind, one, operator_pod, template
 
 import render_manifests
 from processhub.controller.settings import MemberDefaults, from_environment
 
-ROOT = Path(__file__).resolve().parents[3]
-CHART = ROOT / "charts" / "processhub"
 VALUES = sorted((CHART / "ci").glob("*.yaml"))
-Manifest = dict[str, Any]
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 
 
@@ -27,24 +25,9 @@ def helm() -> str:
     return render_manifests.helm()
 
 
-def template(helm: str, *options: str) -> list[Manifest]:
-    command = [helm, "template", "processhub", str(CHART), "-n", "hubs-system", *options]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [document for document in yaml.load_all(answer.stdout, Loader=yaml.CSafeLoader) if document]
-
-
 @pytest.fixture(scope="session")
 def default(helm: str) -> list[Manifest]:
     return template(helm)
-
-
-def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
-    return found
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    return [each for each in manifests if each["kind"] == kind]
 
 
 def grants(role: Manifest) -> Iterator[tuple[str, str, list[str]]]:
@@ -109,12 +92,6 @@ def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
 
 
-def operator_pod(manifests: list[Manifest]) -> Manifest:
-    """The operator's pod template."""
-    template: Manifest = one(manifests, "Deployment", "processhub-operator")["spec"]["template"]
-    return template
-
-
 def test_the_image_can_be_pinned_by_its_digest(helm: str) -> None:
     digest = f"sha256:{'0' * 64}"
     pod = operator_pod(template(helm, "--set", f"image.digest={digest}", "--set", "image.tag=1.2.3"))["spec"]
@@ -156,6 +133,8 @@ def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
     settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "system"})
 
     assert settings.image_pull_secrets == ("registry", "mirror")
+    assert settings.member_network is not None
+    assert [list(peer) for peer in settings.member_network.peers] == [["podSelector"], ["namespaceSelector"]]
     assert settings.member_defaults.image == "registry.example/team/base:1"
     assert settings.member_defaults.resources["requests"] == {"cpu": "250m", "memory": "256Mi"}
     assert settings.member_defaults.template["spec"]["priorityClassName"] == "hubs"
@@ -169,7 +148,9 @@ def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest
     (container,) = operator_pod(default)["spec"]["containers"]
     named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
-    assert from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"}).member_defaults == MemberDefaults()
+    settings = from_environment({**named, "POD_NAME": "op", "POD_NAMESPACE": "s"})
+    assert settings.member_defaults == MemberDefaults()
+    assert settings.member_network is None, "no NetworkPolicy unless networkPolicy.enabled"
 
 
 def test_pods_are_for_linux_nodes(helm: str, default: list[Manifest]) -> None:
@@ -188,9 +169,26 @@ def test_the_autoscaler_may_remove_the_operators_node(default: list[Manifest]) -
     assert pod["metadata"]["annotations"][annotation] == ",".join(local)
 
 
-@pytest.mark.parametrize("enabled", ["true", "false"])
-def test_a_parent_chart_may_have_a_condition_for_it(helm: str, enabled: str) -> None:
-    assert operator_pod(template(helm, "--set", f"enabled={enabled}", "--set", "global.team=hubs"))
+def parent(folder: Path) -> Path:
+    """A chart with this one as a conditional part, as a user writes it."""
+    part = {"name": "processhub", "version": "0.1.0", "alias": "hubs", "condition": "hubs.enabled", "tags": ["workers"]}
+    folder.joinpath("charts").mkdir(parents=True)
+    folder.joinpath("charts", "processhub").symlink_to(CHART)
+    chart = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part]}
+    folder.joinpath("Chart.yaml").write_text(json.dumps(chart))
+    values = {"global": {"storageClass": "fast"}, "hubs": {"enabled": True, "replicas": 1, "global": {"team": "hubs"}}}
+    folder.joinpath("values.yaml").write_text(json.dumps(values))
+    return folder
+
+
+def test_a_parent_chart_has_it_as_a_conditional_part(helm: str, tmp_path: Path) -> None:
+    chart = parent(tmp_path / "platform")
+
+    manifests = template(helm, chart=chart)
+
+    assert one(manifests, "Deployment", "processhub-operator")["spec"]["replicas"] == 1
+    assert len(of_kind(manifests, "CustomResourceDefinition")) == 4
+    assert template(helm, "--set", "hubs.enabled=false", chart=chart) == []
 
 
 def test_a_private_ca_can_be_mounted(helm: str) -> None:
@@ -209,17 +207,13 @@ def test_more_objects_are_objects_or_templates(helm: str) -> None:
     assert (note["metadata"]["namespace"], note["data"]) == ("hubs-system", {"release": "processhub"})
 
 
-@pytest.mark.parametrize(
-    ("kind", "endpoints"), [("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")]
-)
-def test_metrics_of_hubs_keep_their_own_namespace(helm: str, kind: str, endpoints: str) -> None:
-    (monitor,) = of_kind(template(helm, "-f", str(CHART / "ci" / "everything-values.yaml")), kind)
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_the_budget_blocks_no_drain(helm: str, replicas: int) -> None:
+    spec = one(template(helm, "--set", f"replicas={replicas}"), "PodDisruptionBudget", "processhub-operator")["spec"]
 
-    (endpoint,) = monitor["spec"][endpoints]
-    assert endpoint["honorLabels"] is True
-    assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
-    pod = operator_pod(template(helm))
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert spec["maxUnavailable"] == 1
+    assert "minAvailable" not in spec
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_two_operators_by_default_on_different_nodes_where_possible(default: list[Manifest]) -> None:
@@ -228,7 +222,6 @@ def test_two_operators_by_default_on_different_nodes_where_possible(default: lis
     assert deployment["replicas"] == 2
     spread = deployment["template"]["spec"]["topologySpreadConstraints"]
     assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
-    assert one(default, "PodDisruptionBudget", "processhub-operator")["spec"]["maxUnavailable"] == 1
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
@@ -370,14 +363,11 @@ def test_lease_renewals_overtake_other_writes(default: list[Manifest]) -> None:
 
 
 def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manifest]) -> None:
-    assert of_kind(default, "NetworkPolicy") == of_kind(default, "ServiceMonitor") == []
+    assert of_kind(default, "NetworkPolicy") == []
     assert len(of_kind(default, "Service")) == 1
 
     everything = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
 
-    (monitor,) = of_kind(everything, "ServiceMonitor")
-    assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    assert monitor["spec"]["endpoints"][0]["interval"] == "15s"
     (policy,) = of_kind(everything, "NetworkPolicy")
     assert policy["spec"]["ingress"][0]["from"]
     assert of_kind(template(helm, "--set", "metrics.enabled=false"), "Service") == []

@@ -77,7 +77,8 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run make in a folder with what it reads of a checkout before anything is installed."""
     (checkout / "operator").mkdir(parents=True)
     (checkout / "testbed" / "localcluster").mkdir(parents=True)
-    for name in ("Makefile", "operator/pyproject.toml", *(f"testbed/localcluster/{module}.py" for module in MODULES)):
+    pins = ("operator/pyproject.toml", "operator/constraints.txt")
+    for name in ("Makefile", *pins, *(f"testbed/localcluster/{module}.py" for module in MODULES)):
         shutil.copy(CHECKOUT / name, checkout / name)
     command = ["make", f"PYTHON={sys.executable}", *arguments]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)

@@ -8,10 +8,11 @@ import logging
 from processhub.agent.parts import Surroundings, build_parts
 from processhub.agent.tasks import Tasks
 from processhub.cluster.errors import ApiError
+from processhub.cluster.informer import REWOUND_SECONDS
 
 log = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER = 0, 1, 70, 75
+EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER, EXIT_REWOUND = 0, 1, 70, 75, 76
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
@@ -27,12 +28,15 @@ class Agent:
         self._around = around
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._ending: asyncio.Task[None] | None = None
+        self._rewound = False
         self._tasks = Tasks()
         self._parts = build_parts(around, self._tasks.begin)
         self._tasks.failed.listen(self._part_failed)
         around.watchdog.lost.listen(self._watchdog_lost)
         around.lease.taken.listen(self._lease_taken)
         around.lease.other_holder.listen(self._other_holder)
+        around.lease.rewound.listen(self._begin_anew)
+        self._parts.slices.rewound.listen(self._begin_anew)
 
     async def run(self) -> int:
         """Run until ``terminate`` is called or until an error ends the agent; returns the exit code."""
@@ -97,7 +101,26 @@ class Agent:
         """End the agent at once: another holder of the Lease runs this member's children now."""
         self._finish(EXIT_OTHER_HOLDER)
 
+    def _begin_anew(self) -> None:
+        """End all children at once and, later, the agent: etcd was restored to an earlier time.
+
+        What this agent knows has never happened, and another member may run a child that is this one's now. By the time
+        that this agent ends, each other member has noticed too, or has lost its Lease (docs/protocol.md, rule 4).
+        """
+        if self._rewound or self._exit.done():
+            return
+        self._rewound = True
+        seconds = self._parts.slices.settings.lease_seconds + REWOUND_SECONDS
+        log.error("etcd was restored to an earlier time: all children end, and the agent begins anew in %g s", seconds)
+        self._parts.permit.close()
+        self._parts.server.leave()
+        self._tasks.begin(self._parts.reporter.flush(0))
+        self._around.watchdog.close()
+        self._loop.call_later(seconds, self._finish, EXIT_REWOUND)
+
     def _watchdog_lost(self) -> None:
+        if self._rewound:
+            return
         log.error("the watchdog ended: its children ended with it, and this agent ends too")
         self._finish(EXIT_NO_WATCHDOG)
 

@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from processhub.agent.enter import enter
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
 from processhub.agent.watchdog.client import WatchdogProcess
 from processhub.agent.watchdog.linux import become_subreaper
@@ -31,7 +32,12 @@ def main() -> int:
     - 2: not run in a member's pod, or no API server is configured
     - 70: the watchdog ended
     - 75: another holder has the member's Lease
+    - 76: etcd was restored to an earlier time
+
+    ``processhub-agent exec …`` runs a command beside a child instead, and has its exit code.
     """
+    if sys.argv[1:2] == ["exec"]:
+        return enter(sys.argv[2:])
     try:
         env = read_environment(os.environ)
     except EnvironmentProblem as error:
@@ -46,7 +52,8 @@ def main() -> int:
         code = _serve(env, watchdog, nofile)
     finally:
         _end_all(watchdog)
-        shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own folder, which no process uses any more
+        if code == 0:  # Else the container is started again, and goes on by what is kept there.
+            shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own folder, which no process uses any more
         # Skip the interpreter's own clean-up: there is nothing to clean, and a thread might delay it.
         sys.stdout.flush()
         os._exit(code)

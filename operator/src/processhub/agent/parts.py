@@ -13,6 +13,7 @@ from typing import Protocol
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
+from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.env import Environment
 from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
@@ -133,7 +134,9 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
     requests = _build_requests(around, slices, permit, children)
     launchers = around.launchers(requests.router.ask, begin)
     earlier = EarlierReports(slices, around.lease.identity)
-    supervisor = Supervisor(children, launchers.by_workload, permit, handovers, earlier.of)
+    supervisor = Supervisor(
+        children, launchers.by_workload, permit, handovers, earlier.of, RestartLog(around.env.child_dir)
+    )
     inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor)
     parts = Parts(
         slices=slices,
@@ -225,6 +228,7 @@ def _observe(parts: Parts, around: Surroundings) -> None:
         {
             "processhub_agent_lease_renewals": lambda: around.lease.renewals,
             "processhub_agent_lease_failures": lambda: around.lease.failures,
+            "processhub_agent_casts_failed": lambda: parts.requests.queue.casts_failed,
             "processhub_agent_log_lines_dropped": around.lines_dropped,
         },
         {"processhub_agent_requests_waiting": lambda: parts.requests.queue.waiting},

@@ -8,8 +8,10 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.launchers import Launcher
+from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.handover.reports import report_lost
 from processhub.agent.handover.transfer import Handovers
@@ -27,7 +29,8 @@ class Supervisor:
     """All children of this member, by id.
 
     ``launchers`` are by type of workload. ``earlier(id, desired)`` is the report of an earlier agent of this member.
-    ``news`` has the listeners for the children's events.
+    ``restarts`` keeps the times of restarts over an end of the container. ``news`` has the listeners for the children's
+    events.
     """
 
     def __init__(
@@ -37,14 +40,17 @@ class Supervisor:
         permit: Permit,
         handovers: Handovers,
         earlier: Callable[[str, DesiredRun], Report | None],
+        restarts: RestartLog | None = None,
     ) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.news.restarted.listen(_log_restart)
         self.children = children
         self.limits = Limits()
         self.settings = Settings()
         self._launchers, self._permit, self._handovers = launchers, permit, handovers
-        self._earlier = earlier
+        self._earlier, self._restarts = earlier, restarts
+        if restarts is not None:
+            self.news.restarted.listen(restarts.keep)
         self._empty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -77,6 +83,8 @@ class Supervisor:
                 child = self.children[child_id] = Child(child_id, self, self.limits, self._loop)
                 if report := self._earlier(child_id, desired):
                     child.adopt(report)
+                    if self._restarts is not None:
+                        child.history.backoff.restore(self._restarts.times(child_id, desired, self._loop.time()))
             child.set_desired(desired)
 
     def advance(self) -> None:

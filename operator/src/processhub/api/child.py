@@ -94,7 +94,7 @@ class ChildStatus(Wire, frozen=True, kw_only=True):
     """The status of a Child, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
-    observed_generation: int = 0
+    observed_generation: int = -1
     id: str = ""
     member: str = ""
     role: str = ""

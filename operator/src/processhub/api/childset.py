@@ -12,6 +12,8 @@ class ChildSetSpec(Wire, frozen=True, kw_only=True):
     hub: str
     replicas: int | None = None
     ids: tuple[str, ...] = ()
+    max_failed: int | str = "10%"
+    min_ready_seconds: int = 2
     template: ChildSpec
 
 
@@ -19,11 +21,12 @@ class ChildSetStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The status of a ChildSet, which the operator writes. The counts are of children."""
 
     conditions: tuple[Condition, ...] = ()
-    observed_generation: int = 0
+    observed_generation: int = -1
     desired: int = 0
     running: int = 0
     pending: int = 0
     failed: int = 0
+    selector: str = ""
 
 
 class ChildSet(Wire, frozen=True, kw_only=True, omit_defaults=False):

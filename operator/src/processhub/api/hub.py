@@ -205,11 +205,26 @@ class RegistryEntry(Wire, frozen=True, kw_only=True, omit_defaults=False):
     nodes: tuple[RegistryNode, ...] = ()
 
 
+class RejectedHook(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """A hook that a client registered, and why it is not called."""
+
+    name: str
+    message: str = ""
+
+
+class HookStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The names of the hooks that are called, and those that can't be; ``observed``: of which annotation."""
+
+    in_effect: tuple[str, ...] = ()
+    rejected: tuple[RejectedHook, ...] = ()
+    observed: str = ""
+
+
 class HubStatus(Wire, frozen=True, kw_only=True):
     """The status of a Hub, which the operator writes."""
 
     conditions: tuple[Condition, ...] = ()
-    observed_generation: int = 0
+    observed_generation: int = -1
     replicas: int = 0
     ready_replicas: int = 0
     selector: str = ""
@@ -219,6 +234,7 @@ class HubStatus(Wire, frozen=True, kw_only=True):
     quorum: Quorum | None = None
     registry: tuple[RegistryEntry, ...] = ()
     registry_size: int = 0
+    hooks: HookStatus | None = None
 
 
 class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from processhub.api.meta import EnvVar, ObjectMeta, Wire
@@ -143,6 +145,7 @@ class NodeSpec(Wire, frozen=True, kw_only=True):
     """The part of NodeSpec that is read."""
 
     unschedulable: bool = False
+    taints: tuple[dict[str, Any], ...] = ()
 
 
 class NodeState(Wire, frozen=True, kw_only=True):

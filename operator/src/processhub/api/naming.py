@@ -14,7 +14,7 @@ LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_HUB = "processhub.dev/hub"
 """The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"
-"""The Hub's uid. It distinguishes the hub's Pods from those of an earlier Hub of the same name."""
+"""The Hub's uid. It distinguishes the hub's objects from those of an earlier Hub of the same name."""
 LABEL_MEMBER = "processhub.dev/member"
 """The member's name; with more than 63 characters it is shortened and gets a hash."""
 LABEL_CHILD = "processhub.dev/child"
@@ -35,6 +35,12 @@ On a ChildSet the value is a JSON object: ids of children of the set, and the me
 """
 ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
 """The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet it is a JSON object, by id."""
+ANNOTATION_NODES = "processhub.dev/nodes"
+"""An order, on a Child of a Guided hub (``kubectl hub move``): a JSON object with the members that run the child, and
+the spec.nodes that they replace. An edit of spec.nodes ends it, and the operator removes it."""
+ANNOTATION_HOOKS = "processhub.dev/hooks"
+"""An order, on a Hub: a JSON object with the hooks that clients registered, and the ones of spec.hooks that they
+cancelled. An edit of spec.hooks wins over both."""
 
 ANNOTATION_CHILD_ID = "processhub.dev/child-id"
 """On a Child and on a pod child's Pod: the child's id."""
@@ -48,6 +54,8 @@ ANNOTATION_RUN = "processhub.dev/run"
 """On a pod child's Pod: the epoch under which it was started. Its epoch is later if it was made active since."""
 ANNOTATION_ROLE = "processhub.dev/role"
 """On a pod child's Pod: the role."""
+ANNOTATION_TEMPLATE = "processhub.dev/template"
+"""On a member's pod: the hash of the pod template that it was made by."""
 ANNOTATION_WORKLOAD = "processhub.dev/workload"
 """On a pod child's Pod: the hash of its workload."""
 ANNOTATION_TERM = "processhub.dev/term"
@@ -66,6 +74,7 @@ ENV_MEMBER = "HUB_MEMBER"  # environment variable of each child: the name of its
 GATE_SOLE = "processhub.dev/sole"  # scheduling gate of a pod child's Pod, until the Pod is known to be the only one
 AUDIENCE = "processhub"  # audience of the tokens for requests to members
 
+_DIGITS = re.compile(r"([0-9]+)")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME_MAX = 253
 _LABEL_MAX = 63
@@ -86,6 +95,14 @@ def child_object_name(child_id: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", child_id.lower()).strip("-")[:40].strip("-")
     digits = id_hash(child_id)[:10]
     return f"{slug}-{digits}" if slug else f"child-{digits}"
+
+
+def child_object_names(hub: str, child_id: str) -> tuple[str, str]:
+    """The names that a Child object for an id of this hub may get: the second one if another child has the first.
+
+    Names are unique in a namespace, and ids only in a hub.
+    """
+    return child_object_name(child_id), child_object_name(f"{hub}/{child_id}")
 
 
 def child_pod_name(hub: str, hub_uid: str, child_id: str, member: str = "") -> str:
@@ -144,3 +161,8 @@ def member_ordinal(hub: str, member: str) -> int | None:
     if prefix != hub or not digits.isascii() or not digits.isdigit() or (len(digits) > 1 and digits[0] == "0"):
         return None
     return int(digits)
+
+
+def natural_order(text: str) -> tuple[list[str | int], str]:
+    """A sort key that orders numbers in texts by their value: ``a-2`` is before ``a-10``."""
+    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(text))], text

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from processhub.cli.options import (
+    EverywhereOption,
     IdArgument,
     IdsArgument,
     MemberArgument,
     OnFailureOption,
-    Output,
-    Target,
+    Shell,
     TimeoutOption,
     WaitOption,
+    WatchOption,
     Work,
+    member_names,
     on_hub,
 )
+from processhub.cli.shared import MORE_OPTIONS, Output, Target, hidden_options
 
 app = typer.Typer(
     name="kubectl hub",
@@ -34,7 +38,7 @@ quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup
 
 @dataclass
 class CommandLine:
-    """The command after ``start … --exec --``."""
+    """The command after ``start … --exec --`` or ``exec … --``."""
 
     words: list[str] | None = None
 
@@ -42,7 +46,12 @@ class CommandLine:
 command_line = CommandLine()
 
 
-@app.command()
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a verb, whose help ends with where the other options are."""
+    return app.command(name, epilog=MORE_OPTIONS)
+
+
+@command()
 @on_hub()
 def start(
     target: Target,
@@ -80,7 +89,7 @@ def start(
     return start_children(order, target, on_failure=on_failure.value, wait=wait, timeout=timeout)
 
 
-@app.command()
+@command()
 @on_hub()
 def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Stop children; with --wait, until their processes have ended."""
@@ -89,7 +98,7 @@ def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout:
     return stop_children(ids, target, wait=wait, timeout=timeout)
 
 
-@app.command("await")
+@command("await")
 @on_hub()
 def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") -> Work:
     """Wait until children run."""
@@ -98,20 +107,31 @@ def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") 
     return await_children(ids, target, timeout=timeout)
 
 
-@app.command("list")
+@command("list")
 @on_hub()
 def list_(
     target: Target,
     *,
-    member: Annotated[str | None, typer.Option("--member", help="Only those on this member.", metavar="MEMBER")] = None,
+    member: Annotated[
+        str | None,
+        typer.Option("--member", help="Only those on this member.", metavar="MEMBER", autocompletion=member_names),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="Only those with this tag, or all of these.", metavar="TAG")
+    ] = None,
+    everywhere: EverywhereOption = False,
+    watch: WatchOption = False,
 ) -> Work:
-    """List the children on record, and those that have not ended yet."""
-    from processhub.cli.show import list_children
+    """List the children on record, and those that have not ended yet.
 
-    return list_children(target, member)
+    UPTIME is the time since the child's process was started.
+    """
+    from processhub.cli.listing import Selection, list_children
+
+    return list_children(target, Selection(member, tuple(tag or ()), everywhere, watch))
 
 
-@app.command()
+@command()
 @on_hub()
 def where(target: Target, child: IdArgument) -> Work:
     """Show where a child runs: member, pod, Kubernetes node, pid."""
@@ -120,7 +140,7 @@ def where(target: Target, child: IdArgument) -> Work:
     return show.where(child, target)
 
 
-@app.command()
+@command()
 @on_hub()
 def lookup(target: Target, child: IdArgument) -> Work:
     """Show a child's spec and its copies."""
@@ -129,25 +149,34 @@ def lookup(target: Target, child: IdArgument) -> Work:
     return show.lookup(child, target)
 
 
-@app.command()
+@command()
 @on_hub()
-def members(target: Target) -> Work:
+def status(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
+    """Show how the hub does: its conditions, its members, and the children that do not run."""
+    from processhub.cli.status import status as show_status
+
+    return show_status(target, everywhere=everywhere, watch=watch)
+
+
+@command()
+@on_hub()
+def members(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
     """List the hub's members."""
-    from processhub.cli import show
+    from processhub.cli.status import members as list_members
 
-    return show.members(target)
+    return list_members(target, everywhere=everywhere, watch=watch)
 
 
-@app.command()
+@command()
 @on_hub(output=Output.JSON)
 def dump(target: Target) -> Work:
     """Print the whole registry."""
-    from processhub.cli import show
+    from processhub.cli.listing import dump as print_registry
 
-    return show.dump(target)
+    return print_registry(target)
 
 
-@app.command()
+@command()
 @on_hub()
 def explain(target: Target, child: IdArgument) -> Work:
     """Explain why a child is where it is: candidates, scores, cap, pin, conditions, history."""
@@ -156,7 +185,7 @@ def explain(target: Target, child: IdArgument) -> Work:
     return explain_child(child, target)
 
 
-@app.command()
+@command()
 @on_hub()
 def plan(
     target: Target,
@@ -174,7 +203,7 @@ def plan(
     return plan_changes(target, add=add, remove=tuple(remove or ()), files=tuple(file or ()))
 
 
-@app.command()
+@command()
 @on_hub()
 def logs(
     target: Target,
@@ -191,7 +220,26 @@ def logs(
     return print_logs(child, target, follow=follow, tail=tail)
 
 
-@app.command()
+@command("exec")
+@on_hub()
+def exec_(
+    target: Target,
+    child: IdArgument,
+    *,
+    stdin: Annotated[bool, typer.Option("-i", "--stdin", help="Pass standard input to the command.")] = False,
+    terminal: Annotated[bool, typer.Option("-t", "--tty", help="With -i: give the command a terminal.")] = False,
+) -> Work:
+    """Run a command beside a child, with its environment and in its working directory: exec ID -- CMD.
+
+    The command runs in the container that the child runs in: its member's, or that of its own Pod. The exit code is the
+    command's own.
+    """
+    from processhub.cli.execute import execute
+
+    return execute(child, command_line.words, target, stdin=stdin, terminal=terminal)
+
+
+@command()
 @on_hub()
 def call(
     target: Target,
@@ -206,7 +254,7 @@ def call(
     return ask.call(child, request, target, timeout=timeout)
 
 
-@app.command()
+@command()
 @on_hub()
 def cast(
     target: Target,
@@ -222,7 +270,7 @@ def cast(
     return ask.cast(child, message, target, everywhere=everywhere, timeout=timeout)
 
 
-@app.command()
+@command()
 @on_hub()
 def drain(
     target: Target,
@@ -240,7 +288,7 @@ def drain(
     return moves.drain(member, target, force=force, wait=wait, timeout=timeout)
 
 
-@app.command()
+@command()
 @on_hub()
 def undrain(target: Target, member: MemberArgument) -> Work:
     """Allow a drained member to take children again, like a member that joins."""
@@ -249,7 +297,7 @@ def undrain(target: Target, member: MemberArgument) -> Work:
     return moves.undrain(member, target)
 
 
-@app.command()
+@command()
 @on_hub()
 def move(
     target: Target,
@@ -259,7 +307,7 @@ def move(
     wait: WaitOption = False,
     timeout: TimeoutOption = "30s",
 ) -> Work:
-    """Move a child to a member; on a Guided hub its spec.nodes is changed.
+    """Move a child to a member; on a Guided hub it stays there until its spec.nodes is edited.
 
     If the child has several copies, the one on the member becomes the active one. If it has no copy there, the active
     copy moves there; if all copies are active, the lowest-ranked one.
@@ -269,7 +317,7 @@ def move(
     return moves.move(child, member, target, wait=wait, timeout=timeout)
 
 
-@app.command()
+@command()
 @on_hub()
 def top(target: Target) -> Work:
     """Show the CPU and memory that members' children use, and the children with the most restarts."""
@@ -281,10 +329,47 @@ def top(target: Target) -> Work:
 app.add_typer(quorum, name="quorum")
 
 
-@quorum.command()
+@quorum.command(epilog=MORE_OPTIONS)
 @on_hub()
 def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Make the number of members that are live now the hub's size. The others count as gone for good."""
     from processhub.cli.quorum import reset as reset_quorum
 
     return reset_quorum(target, wait=wait, timeout=timeout)
+
+
+@command()
+@on_hub()
+def version(
+    target: Target,
+    *,
+    client: Annotated[bool, typer.Option("--client", help="Only this program's; no cluster is asked.")] = False,
+) -> Work:
+    """Print the versions of this program, of the operator and of the API server."""
+    from processhub.cli.version import version as print_versions
+
+    return print_versions(target, client_only=client)
+
+
+@app.command()
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
+) -> None:
+    """Print the script by which a shell completes kubectl-hub: source <(kubectl hub completion bash).
+
+    kubectl completes "kubectl hub" itself if the program kubectl_complete-hub, which is installed with kubectl-hub, is
+    on PATH.
+    """
+    from processhub.cli.completion import script
+
+    raise typer.Exit(script(app, shell))
+
+
+@app.command()
+def options() -> None:
+    """List the options for the API server, which every verb has."""
+    from processhub.cli.output import out
+
+    rows = hidden_options()
+    width = max(len(names) for names, _ in rows)
+    out("\n".join(f"  {names:<{width}}  {text}" for names, text in rows))

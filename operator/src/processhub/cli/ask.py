@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -10,11 +12,15 @@ from typing import Any
 
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
-from processhub.cli.options import Output, Target
-from processhub.cli.output import out, structured
-from processhub.cli.target import impersonation_of, resolve
+from processhub.cli.output import out, say, structured
+from processhub.cli.shared import Output, Target
+from processhub.cli.target import connection, resolve
 from processhub.client.hub import Hub
-from processhub.client.session import Session, connected
+from processhub.client.session import Session
+from processhub.client.waiting import why_not_running
+from processhub.cluster.errors import ApiError
+
+_PATIENCE_SECONDS = 0.5  # how long an answer may take before the reason is looked for
 
 
 async def call(child_id: str, request: str, target: Target, *, timeout: str) -> int:
@@ -24,7 +30,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
     answer as JSON in one line.
     """
     value, limit = _json(request), seconds(timeout)
-    async with _hub(child_id, target) as hub:
+    async with _hub(child_id, target) as (hub, session), _telling_why(session, child_id):
         answer = await hub.call(child_id, value, limit)
     if target.output in (Output.JSON, Output.YAML):
         structured(answer, target.output)
@@ -38,7 +44,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
 async def cast(child_id: str, message: str, target: Target, *, everywhere: bool, timeout: str) -> int:
     """Send a message to a child; with ``everywhere``, print the members that accepted it. Returns the exit code."""
     value, limit = _json(message), seconds(timeout)
-    async with _hub(child_id, target) as hub:
+    async with _hub(child_id, target) as (hub, session), _telling_why(session, child_id):
         members = await hub.cast(child_id, value, "all" if everywhere else "one", timeout=limit)
     if target.output in (Output.JSON, Output.YAML):
         structured({"id": child_id, "members": members}, target.output)
@@ -48,20 +54,36 @@ async def cast(child_id: str, message: str, target: Target, *, everywhere: bool,
 
 
 @asynccontextmanager
-async def _hub(child_id: str, target: Target) -> AsyncIterator[Hub]:
+async def _hub(child_id: str, target: Target) -> AsyncIterator[tuple[Hub, Session]]:
     """Open the hub's client without reading the registry, because the member that gets the request has its own."""
-    async with connected(target.namespace, target.context, target.kubeconfig, impersonation_of(target)) as (
-        client,
-        namespace,
-    ):
+    async with connection(target) as (client, namespace):
         hub = await resolve(client, namespace, target.hub, (child_id,))
         session = Session(client, namespace, hub)
         attached = Hub.attached(session)
         try:
-            yield attached
+            yield attached, session
         finally:
             await attached.close_requests()
             await session.close()
+
+
+@asynccontextmanager
+async def _telling_why(session: Session, child_id: str) -> AsyncIterator[None]:
+    """Say why the child does not run, as soon as that is known, while the block waits for its answer."""
+
+    async def tell() -> None:
+        await asyncio.sleep(_PATIENCE_SECONDS)
+        with contextlib.suppress(ApiError):
+            await session.read()
+            if why := await why_not_running(session, child_id):
+                say(f"child {child_id!r} does not run: {why}; waiting until it does")
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 def _json(text: str) -> Any:

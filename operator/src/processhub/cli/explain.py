@@ -11,11 +11,13 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.movednodes import moved_nodes
+from processhub.api.naming import ANNOTATION_NODES
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured, table
-from processhub.cli.target import opened
+from processhub.cli.shared import Output, Target
+from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
 from processhub.client.records import Record
 from processhub.client.resolve import find_children
@@ -70,6 +72,7 @@ async def explain(child_id: str, target: Target) -> int:
             if asks is None and record is None:
                 raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
             events = await _history(session, asks) if asks else []
+        warn_of_unready(session, {node.name for node in record.nodes} if record else set())
         choices = candidates(hub, child_id, session.registry.records)
         found = Explanation(
             child_id=child_id,
@@ -126,22 +129,19 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         kinds = ("Accepted", "Ready") if isinstance(child, ChildSet) else ("Accepted", "Placed")
         conditions = child.status.conditions if child else ()
         held_back = [found for found in conditions if found.status != "True" and found.type in kinds]
-        said = [f"{condition.reason}: {condition.message}" for condition in held_back]
+        said = dict.fromkeys(condition.message or condition.reason for condition in held_back)
         return [*(said or ["the operator has not answered yet"]), *_not_ready(hub)[:_MEMBERS_MAX]]
     here = record.nodes[0].name
     sentences = []
-    if spec and spec.nodes:
-        sentences.append(f"its spec.nodes names {', '.join(spec.nodes)} ({strategy})")
+    if named := _named_by(hub, child):
+        sentences.append(named)
     elif strategy == "ConsistentHashing" and choices:
         names = [choice.member for choice in choices if choice.weight > 0]
         place = names.index(here) + 1 if here in names else 0
         if place == 1:
             sentences.append(f"{here} has the highest score of the {len(names)} members")
         elif place:
-            sentences.append(
-                f"{here} is its choice number {place}: when it was placed, {', '.join(names[: place - 1])} was full "
-                "(loadCapPercent), away or not yet there, or it was moved by hand; a child on record stays where it is"
-            )
+            sentences.append(_later_choice(here, names[: place - 1]))
         else:
             sentences.append(f"{here} is not a member any more; the child moves when it is proven to have ended there")
     elif strategy != "ConsistentHashing":
@@ -164,6 +164,24 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""
         sentences.append(f"it is {node.state} there{reason}")
     return sentences
+
+
+def _named_by(hub: Hub, child: Child | ChildSet | None) -> str:
+    """What names the members of a guided child, or ""."""
+    strategy = hub.spec.distribution.strategy
+    if strategy == "Guided" and isinstance(child, Child) and (moved := moved_nodes(child)):
+        return f"moved to {', '.join(moved)} by hand; there until its spec.nodes is edited ({ANNOTATION_NODES})"
+    nodes = () if child is None else (child.spec.template if isinstance(child, ChildSet) else child.spec).nodes
+    return f"its spec.nodes names {', '.join(nodes)} ({strategy})" if nodes else ""
+
+
+def _later_choice(here: str, better: list[str]) -> str:
+    """Why the child is on ``here``, although it scores higher on the members ``better``."""
+    were = "was" if len(better) == 1 else "were"
+    return (
+        f"{here} is its choice number {len(better) + 1}: when it was placed, {', '.join(better)} {were} full "
+        "(loadCapPercent), away or not yet there, or it was moved by hand; a child on record stays where it is"
+    )
 
 
 def _not_ready(hub: Hub, name: str = "") -> list[str]:
@@ -237,6 +255,16 @@ def _print(found: Explanation) -> None:
         out(f"Member:    {node.name} ({node.state}{pid}, epoch {node.epoch}, {node.restarts} restarts)")
     else:
         out("Member:    none")
+    if record and len(record.nodes) > 1:
+        out("\nCopies:")
+        table(
+            ("MEMBER", "ROLE", "STATE", "PID", "EPOCH", "RESTARTS"),
+            (
+                (node.name, node.role, node.state, str(node.pid or ""), str(node.epoch), str(node.restarts))
+                for node in record.nodes
+            ),
+        )
+        out("")
     for index, sentence in enumerate(found.reasons):
         out(f"{'Why:' if not index else '':<11}{sentence}")
     out("\nCandidates, by score:")

@@ -15,6 +15,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.meta import API_VERSION
 from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
+from processhub.client.wording import wrong
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,7 +60,7 @@ def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
     try:
         item = msgspec.convert(found, ChildSet)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {wrong(error, found, ChildSet)}") from error
     if not item.metadata.name:
         raise UsageError(f"{where}: the ChildSet has no metadata.name")
     if (item.spec.replicas is None) == ("ids" not in found["spec"]):

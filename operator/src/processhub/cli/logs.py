@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from processhub.cli.errors import DONE, CliError
-from processhub.cli.options import Output, Target
+from processhub.cli.errors import DONE, FAILED, CliError
 from processhub.cli.output import out, say
 from processhub.cli.podlog import pod_log
+from processhub.cli.shared import Output, Target
 from processhub.cli.show import on_record, own_pod, pod_of
-from processhub.cli.target import opened
+from processhub.cli.target import opened, unreachable_member
+from processhub.client.records import Node
 from processhub.client.session import Session
-from processhub.cluster.errors import NotFoundError
+from processhub.cluster.errors import ApiError, NotFoundError
 
 _CONTAINER = "agent"
 
@@ -23,6 +25,7 @@ _CONTAINER = "agent"
 class _LogLine(msgspec.Struct):
     child: str = ""
     hub: str = ""
+    time: str = ""
     stream: str = ""  # the agent's own lines about a child have none
     message: str = ""
 
@@ -34,19 +37,52 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
     """Print the lines that the child itself wrote on its present member; returns the exit code."""
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
-        member = record.nodes[0].name
-        pod = await own_pod(session, child_id, record, member) or pod_of(session.living_hub(), member)
+        node = record.nodes[0]
+        pod = await own_pod(session, child_id, record, node.name) or pod_of(session.living_hub(), node.name)
         workload = record.spec.pod
         own = workload.template["spec"]["containers"][0]["name"] if workload is not None else ""
         if not pod:
-            raise CliError(f"child {child_id!r} is on {record.nodes[0].name}, which has no pod now; try again later")
+            raise CliError(f"child {child_id!r} is on {node.name}, which has no pod now; try again later")
+        log = _Log(session, pod, own, child_id, target.output, _Seen())
         try:
-            await _print(_Log(session, pod, own, child_id, target.output), follow=follow, tail=tail)
+            await _print(log, follow=follow, tail=tail)
         except NotFoundError:
             raise CliError(f"child {child_id!r} is on pod {pod}, which does not exist now; try again later") from None
+        except ApiError as error:
+            raise unreachable_member(session, node.name, f"the log of pod {pod} can't be read", error) from error
+        code = _say_what_is_missing(log, node) if not own else DONE
         if follow:
             say(f"the log of pod {pod} ended; child {child_id!r} may run elsewhere: kubectl hub where")
+    return code
+
+
+def _say_what_is_missing(log: _Log, node: Node) -> int:
+    """Say why a child's lines are not there, as far as that is known; returns the exit code.
+
+    The kubelet keeps only the newest part of a container's log, which all children of a member share. A quiet child's
+    lines go when a loud one writes.
+    """
+    rotated = bool(node.started_at and log.seen.begins > node.started_at)
+    begins = (
+        f"the log of pod {log.pod} begins at {log.seen.begins[:19]}Z, but child {log.child_id!r} was started at"
+        f" {node.started_at}: the kubelet keeps only the newest lines of all children"
+    )
+    if rotated and not log.seen.lines:
+        say(f"error: {begins}, and none is of this one; a collector of logs keeps all")
+        return FAILED
+    if rotated:
+        say(f"warning: {begins}")
+    elif not log.seen.lines:
+        say(f"child {log.child_id!r} has printed nothing on {node.name} so far")
     return DONE
+
+
+@dataclass
+class _Seen:
+    """The log as it was read: the time of its first line, and the number of the child's."""
+
+    begins: str = ""
+    lines: int = 0
 
 
 class _Log(NamedTuple):
@@ -57,6 +93,7 @@ class _Log(NamedTuple):
     container: str
     child_id: str
     output: Output
+    seen: _Seen
 
 
 async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
@@ -88,5 +125,7 @@ async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
             line = _decoder.decode(raw)
         except msgspec.DecodeError:
             continue  # not one of the agent's lines
+        log.seen.begins = log.seen.begins or line.time
         if line.child == log.child_id and line.stream and line.hub in ("", session.name):
+            log.seen.lines += 1
             yield raw.decode(errors="replace") if log.output is Output.JSON else line.message

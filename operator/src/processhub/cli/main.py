@@ -7,8 +7,6 @@ import sys
 
 from processhub.cli.errors import FAILED, INTERRUPTED, USAGE, CliError, ReaderGoneError, explained
 
-_WITH_VALUE = {"--hub", "-n", "--namespace", "--context", "--kubeconfig", "-o", "--output"}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 interrupted."""
@@ -22,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        known = explained(error)
+        known = _missing_package(error) or explained(error)
         if known is None:
             if os.environ.get("PROCESSHUB_DEBUG"):
                 raise
@@ -33,6 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
         return known.code
 
 
+def _missing_package(error: Exception) -> CliError | None:
+    """The failure where the package was installed without the extra that the command line needs."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or name == __package__.partition(".")[0]:
+        return None
+    return CliError(
+        f"kubectl hub needs the Python package {name}; install ProcessHub with its extra cli: "
+        "pip install './operator[cli]'"
+    )
+
+
 def _run(arguments: list[str]) -> int:
     from processhub.cli.app import app, command_line
 
@@ -40,39 +49,46 @@ def _run(arguments: list[str]) -> int:
     command_line.words = command
     import typer
 
+    from processhub.cli.shared import COMPLETION_VARIABLE
+
+    if COMPLETION_VARIABLE in os.environ:
+        from processhub.cli.completion import register_shells
+
+        register_shells()
+    named = {"prog_name": "kubectl hub", "complete_var": COMPLETION_VARIABLE}
     try:
-        outcome = app(arguments or ["--help"], prog_name="kubectl hub", standalone_mode=False)
+        outcome = app(arguments or ["--help"], **named, standalone_mode=False)
     except typer.TyperException as error:
+        from processhub.cli.usage import sentence
+
         verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-        raise CliError(_usage_sentence(error, verb), getattr(error, "exit_code", USAGE)) from error
+        raise CliError(sentence(error, verb), getattr(error, "exit_code", USAGE)) from error
     if outcome == INTERRUPTED:
         raise KeyboardInterrupt  # typer turns it into an exit code
     return outcome if isinstance(outcome, int) else 0
 
 
 def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
-    """Split off the words after ``start … --exec --``: the child's command line, which is not read as options."""
-    if "--" in arguments and "--exec" in arguments[: arguments.index("--")]:
+    """Split off the words after ``start … --exec --`` or ``exec … --``: a command line, not read as options."""
+    if "--" in arguments:
         cut = arguments.index("--")
-        return arguments[:cut], arguments[cut + 1 :]
+        if "--exec" in arguments[:cut] or arguments[0] == "exec":
+            return arguments[:cut], arguments[cut + 1 :]
     return arguments, None
 
 
 def verb_first(arguments: list[str]) -> list[str]:
     """Move the options that are before the verb behind it: ``kubectl-hub -n prod list``."""
+    from processhub.cli.shared import before_verbs
+
+    with_value, flags = before_verbs()
     index = 0
     while index < len(arguments) and arguments[index].startswith("-"):
         name, equals, _ = arguments[index].partition("=")
-        if name not in _WITH_VALUE:
+        if name not in with_value | flags:
             return arguments
-        index += 1 if equals else 2
+        index += 1 if equals or name in flags else 2
     return [*arguments[index : index + 1], *arguments[:index], *arguments[index + 1 :]] if index else arguments
-
-
-def _usage_sentence(error: Exception, verb: str) -> str:
-    text = error.format_message() if hasattr(error, "format_message") else str(error)
-    text = text.strip().rstrip(".")
-    return f"{text[:1].lower()}{text[1:]}; see 'kubectl hub {verb + ' ' if verb else ''}--help'"
 
 
 def _say(text: str) -> None:

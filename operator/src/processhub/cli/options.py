@@ -1,4 +1,4 @@
-"""The options that several verbs share, and the decorator that adds those that every verb has.
+"""The options that several verbs have, and the decorator that adds those of every verb.
 
 Nothing heavy is imported here, because ``--help`` reads this module.
 """
@@ -6,22 +6,23 @@ Nothing heavy is imported here, because ``--help`` reads this module.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
 from inspect import signature
-from typing import Annotated, Any, Concatenate
+from typing import Annotated, Any, Concatenate, get_args
 
 import typer
 
+from processhub.cli.shared import Output, Target
 
-class Output(StrEnum):
-    """The values of -o."""
 
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-    NAME = "name"
+class Shell(StrEnum):
+    """The shells that can be made to complete command lines."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
 
 
 class OnFailureOption(StrEnum):
@@ -31,34 +32,38 @@ class OnFailureOption(StrEnum):
     ROLLBACK = "rollback"
 
 
-@dataclass(frozen=True)
-class Target:
-    """The options that every verb has, in the order of its help: the hub, and the output format.
+def _child_ids(context: typer.Context, incomplete: str) -> list[str]:
+    from processhub.cli.candidates import child_ids
 
-    A field is None if its option is missing.
-    """
-
-    hub: Annotated[
-        str | None,
-        typer.Option("--hub", help="The hub; optional if there is only one, or HUB_NAME is set.", metavar="NAME"),
-    ] = None
-    namespace: Annotated[
-        str | None, typer.Option("-n", "--namespace", help="The namespace; by default the context's.", metavar="NS")
-    ] = None
-    context: Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.", metavar="NAME")] = None
-    kubeconfig: Annotated[str | None, typer.Option("--kubeconfig", help="The kubeconfig.", metavar="FILE")] = None
-    user: Annotated[
-        str | None, typer.Option("--as", help="Act with the rights of this user instead of your own.", metavar="USER")
-    ] = None
-    groups: Annotated[
-        list[str] | None, typer.Option("--as-group", help="A group of that user; may be repeated.", metavar="GROUP")
-    ] = None
-    output: Annotated[Output, typer.Option("-o", "--output", help="The output format.")] = Output.TABLE
+    return child_ids(context, incomplete)
 
 
-IdsArgument = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False)]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The child's id.", show_default=False)]
-MemberArgument = Annotated[str, typer.Argument(metavar="MEMBER", help="The member's name.", show_default=False)]
+def member_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The members that a word may be completed to."""
+    from processhub.cli.candidates import member_names as found
+
+    return found(context, incomplete)
+
+
+def _hub_names(context: typer.Context, incomplete: str) -> list[str]:
+    from processhub.cli.candidates import hub_names
+
+    return hub_names(context, incomplete)
+
+
+IdsArgument = Annotated[
+    list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False, autocompletion=_child_ids)
+]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The child's id.", show_default=False, autocompletion=_child_ids)
+]
+MemberArgument = Annotated[
+    str, typer.Argument(metavar="MEMBER", help="The member's name.", show_default=False, autocompletion=member_names)
+]
+EverywhereOption = Annotated[
+    bool, typer.Option("-A", "--all-namespaces", help="All hubs of all namespaces, or those named --hub.")
+]
+WatchOption = Annotated[bool, typer.Option("-w", "--watch", help="Go on, and print what changes.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 TimeoutOption = Annotated[str, typer.Option("--timeout", help="How long to wait: 30, 30s, 1m30s.", metavar="TIME")]
 
@@ -73,6 +78,8 @@ def on_hub(output: Output = Output.TABLE) -> Callable[[Verb], Callable[..., None
     """
     shared = dict(signature(Target, eval_str=True).parameters)
     shared["output"] = shared["output"].replace(default=output)
+    _, hub = get_args(shared["hub"].annotation)
+    hub.autocompletion = _hub_names
 
     def command_of(verb: Verb) -> Callable[..., None]:
         @wraps(verb)

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ConnectionFailedError, api_error
+from processhub.cluster.errors import ConnectionFailedError, api_error, reason_of
 
 _LINE_MAX = 2**20
 
@@ -34,4 +34,4 @@ async def pod_log(client: Client, namespace: str, pod: str, *, container: str, f
             if rest:
                 yield rest
     except (aiohttp.ClientError, OSError) as error:
-        raise ConnectionFailedError(f"the log of pod {pod} broke off: {error or type(error).__name__}") from error
+        raise ConnectionFailedError(f"the log of pod {pod} broke off: {reason_of(error)}") from error

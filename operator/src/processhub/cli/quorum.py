@@ -10,8 +10,8 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import Timeout
 from processhub.client.session import Session, translated

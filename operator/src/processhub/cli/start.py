@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from processhub.api.naming import child_object_name
+from processhub.api.naming import child_object_name, natural_order
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
 from processhub.cli.files import child_spec, documents
-from processhub.cli.options import Output, Target
-from processhub.cli.output import out, say, structured
+from processhub.cli.output import named, out, say, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub
@@ -85,21 +85,29 @@ def report(result: Result, output: Output, *, wait: bool) -> int:
         structured(_plain(result), output)
     else:
         for child_id, processes in result.started.items():
-            name = f"child/{child_object_name(child_id)}"
+            name = result.objects.get(child_id) or child_object_name(child_id)
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
-            out(name if output is Output.NAME else f"{name} {f'running on {places}' if places else 'created'}")
+            if output is Output.NAME:
+                out(f"child/{name}")
+            else:
+                out(f"{named(child_id, name)} {f'running on {places}' if places else 'created'}")
     failures(result.errors, "started")
     if result.rollback is not None:
         say(f"rolled back: {len(result.rollback.removed)} children removed again")
-        for child_id, error in sorted(result.rollback.left.items()):
+        for child_id, error in in_order(result.rollback.left):
             say(f"error: child {child_id} could not be removed: {error}")
     return code_of(result.errors)
 
 
 def failures(errors: dict[str, ChildError], what: str) -> None:
     """Print a sentence for each child to stderr."""
-    for child_id, error in sorted(errors.items()):
+    for child_id, error in in_order(errors):
         say(f"error: child {child_id} not {what}: {error}")
+
+
+def in_order(errors: dict[str, ChildError]) -> list[tuple[str, ChildError]]:
+    """The errors by id, in natural order."""
+    return sorted(errors.items(), key=lambda pair: natural_order(pair[0]))
 
 
 def code_of(errors: dict[str, ChildError]) -> int:

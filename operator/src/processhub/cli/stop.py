@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
-from processhub.cli.options import Output, Target
-from processhub.cli.output import out, structured
+from processhub.cli.output import named, out, structured
+from processhub.cli.shared import Output, Target
 from processhub.cli.start import code_of, failures, report
 from processhub.cli.target import opened
 from processhub.client.errors import ChildrenFailed, Timeout
@@ -24,8 +24,11 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
         structured({"stopped": result.stopped, "errors": errors}, target.output)
     else:
         for child_id in result.stopped:
-            name = f"child/{child_object_name(child_id)}"
-            out(name if target.output is Output.NAME else f"{name} {'stopped' if wait else 'stopping'}")
+            name = result.objects.get(child_id) or child_object_name(child_id)
+            if target.output is Output.NAME:
+                out(f"child/{name}")
+            else:
+                out(f"{named(child_id, name)} {'stopped' if wait else 'stopping'}")
     failures(result.errors, "stopped")
     return code_of(result.errors)
 

@@ -10,19 +10,44 @@ from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.slice import RegistrySlice
+from processhub.cli.durations import seconds
 from processhub.cli.errors import CliError, UsageError
-from processhub.cli.options import Target
+from processhub.cli.output import say
+from processhub.cli.shared import Target
+from processhub.client.errors import names
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client
-from processhub.cluster.config import Impersonation
+from processhub.cluster.config import Impersonation, Overrides
+from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, SLICES
 
 
-def impersonation_of(target: Target) -> Impersonation | None:
-    """Whose rights count, by --as and --as-group; None where the kubeconfig says. Raises UsageError."""
-    if target.groups and not target.user:
-        raise UsageError("--as-group needs --as, the user to impersonate")
-    return Impersonation(target.user, tuple(target.groups or ())) if target.user else None
+def overrides_of(target: Target) -> Overrides:
+    """What the command line says in place of the kubeconfig. Raises UsageError."""
+    if (target.as_groups or target.as_uid) and not target.as_user:
+        raise UsageError("--as-group and --as-uid need --as, the user to impersonate")
+    if target.insecure and target.authority:
+        raise UsageError("--insecure-skip-tls-verify takes any certificate: leave out --certificate-authority")
+    limit = target.request_timeout
+    user = Impersonation(target.as_user, tuple(target.as_groups or ()), target.as_uid or "") if target.as_user else None
+    return Overrides(
+        cluster=target.cluster or "",
+        user=target.user or "",
+        server=target.server or "",
+        token=target.token or "",
+        certificate_authority=target.authority or "",
+        tls_server_name=target.tls_server_name or "",
+        insecure_skip_tls_verify=target.insecure,
+        impersonation=user,
+        request_timeout=None if limit in (None, "0") else seconds(limit, "--request-timeout"),
+    )
+
+
+@asynccontextmanager
+async def connection(target: Target) -> AsyncIterator[tuple[Client, str]]:
+    """A client of the cluster that the options name, and the namespace. Raises UsageError, Unreachable."""
+    async with connected(target.namespace, target.context, target.kubeconfig, overrides_of(target)) as found:
+        yield found
 
 
 @asynccontextmanager
@@ -30,10 +55,7 @@ async def opened(
     target: Target, *, ids: Iterable[str] = (), members: Iterable[str] = (), follow: bool = False
 ) -> AsyncIterator[Session]:
     """Open the hub's session, with its registry read once or followed. Raises CliError and the client's errors."""
-    async with connected(target.namespace, target.context, target.kubeconfig, impersonation_of(target)) as (
-        client,
-        namespace,
-    ):
+    async with connection(target) as (client, namespace):
         hub = await resolve(client, namespace, target.hub, tuple(ids), tuple(members))
         session = Session(client, namespace, hub)
         try:
@@ -55,7 +77,7 @@ async def resolve(
         if not hubs:
             raise CliError(f"no hub in namespace {namespace}; create one, or name another namespace with -n")
         if len(hubs) > 1 and (ids or members):
-            hubs = await _with_them(client, namespace, hubs, ids, members) or hubs
+            hubs = await _with_them(client, namespace, hubs, ids, members)
     if len(hubs) > 1:
         listed = ", ".join(hub.metadata.name for hub in hubs)
         raise UsageError(f"which hub of namespace {namespace}? name one with --hub: {listed}")
@@ -65,7 +87,10 @@ async def resolve(
 async def _with_them(
     client: Client, namespace: str, hubs: list[Hub], ids: tuple[str, ...], members: tuple[str, ...]
 ) -> list[Hub]:
-    """The hubs that have one of the members, or one of the ids on record or as an object."""
+    """The hubs that have one of the members, or one of the ids on record or as an object. Raises CliError if none has.
+
+    Hubs that start children on demand may have any id.
+    """
     slices, _ = await client.list(SLICES, namespace)
     known = [item for item in slices if isinstance(item, RegistrySlice)]
     having = {item.spec.hub for item in known if item.spec.member in members}
@@ -75,4 +100,33 @@ async def _with_them(
         having = {item.spec.hub for item in children if isinstance(item, Child) and item.id in ids}
         sets, _ = await client.list(CHILD_SETS, namespace)
         having |= {item.spec.hub for item in sets if isinstance(item, ChildSet) and any(map(item.has, ids))}
-    return [hub for hub in hubs if hub.metadata.name in having]
+        having |= {hub.metadata.name for hub in hubs if any(spec.id in ids for spec in hub.spec.children)}
+    found = [hub for hub in hubs if hub.metadata.name in having]
+    found = found or [hub for hub in hubs if ids and hub.spec.on_demand]
+    if found:
+        return found
+    listed = ", ".join(hub.metadata.name for hub in hubs)
+    what = f"a child {names(map(repr, ids))}" if ids else f"a member {names(map(repr, members))}"
+    if having:
+        gone = names(having)
+        raise CliError(f"{what[2:]} is of hub {gone}, which is not in namespace {namespace}; it has the hubs {listed}")
+    raise CliError(f"no hub of namespace {namespace} has {what}; it has the hubs {listed}")
+
+
+def warn_of_unready(session: Session, members: set[str]) -> None:
+    """Say which of these members are not ready, so that nobody takes their last reports for what is so now."""
+    hub = session.living_hub()
+    known = {member.name: member for member in hub.status.members}
+    for name in sorted(name for name in members if name not in known or not known[name].ready):
+        why = known[name].message if name in known else "it is not a member any more"
+        unready = f"member {name} of hub {session.name} is not ready{why and f' ({why})'}"
+        say(f"warning: {unready}: its children are shown as it last reported them")
+
+
+def unreachable_member(session: Session, member: str, what: str, error: ApiError) -> CliError:
+    """The failure of a request that goes through the member's kubelet, which may be what can't be reached."""
+    if 0 < error.status < 500:
+        return CliError(f"{what}: {error.message}")
+    placed = {item.name: item for item in session.living_hub().status.members}.get(member)
+    node = f" on node {placed.node}" if placed and placed.node else ""
+    return CliError(f"{what}: member {member}{node} can't be reached: {error.message}")

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from processhub.api.hub import MemberStatus
+from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE
-from processhub.cli.options import Output, Target
 from processhub.cli.output import out, say, structured, table
+from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.records import Record
 
@@ -19,7 +20,7 @@ _CHILDREN = 10
 async def top(target: Target) -> int:
     """Print each member's children, CPU and memory as its agent reports them, and the copies with the most restarts."""
     async with opened(target) as session:
-        members = sorted(session.living_hub().status.members, key=lambda member: member.name)
+        members = sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
         restarted = most_restarts(session.registry.records)
         if target.output is Output.NAME:
             for member in members:
@@ -50,7 +51,7 @@ def most_restarts(records: dict[str, Record]) -> list[dict[str, Any]]:
         for node in record.nodes
         if node.restarts
     ]
-    return sorted(copies, key=lambda copy: (-int(str(copy["restarts"])), str(copy["id"])))[:_CHILDREN]
+    return sorted(copies, key=lambda copy: (-int(str(copy["restarts"])), natural_order(str(copy["id"]))))[:_CHILDREN]
 
 
 def _row(member: MemberStatus) -> tuple[str, str, str, str, str]:

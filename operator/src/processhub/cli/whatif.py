@@ -14,7 +14,8 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal
+from processhub.api.movednodes import guided_nodes
+from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal, natural_order
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
@@ -69,13 +70,15 @@ def from_cluster(
     names = {member.name for member in hub.status.members} | {
         node.name for record in records.values() for node in record.nodes
     }
+    guided = hub.spec.distribution.strategy == "Guided"
     desired: dict[str, DesiredChild] = {}
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
-        bound[child.id] = child.spec
+        nodes = guided_nodes(child) if guided else child.spec.nodes
+        spec = bound[child.id] = msgspec.structs.replace(child.spec, nodes=nodes)
         if child.id not in records and accepted and not child.spec.suspend:
-            desired[child.id] = _desired(msgspec.structs.replace(child.spec, id=child.id), child.metadata.uid)
+            desired[child.id] = _desired(msgspec.structs.replace(spec, id=child.id), child.metadata.uid)
     for item in sets:
         accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
         template = item.spec.template
@@ -88,17 +91,25 @@ def from_cluster(
                 desired[child_id] = _desired(msgspec.structs.replace(template, id=child_id), item.metadata.uid)
     record: dict[str, tuple[OnRecord, ...]] = {}
     for child_id, known in records.items():
-        spec = bound.get(child_id)
+        known_spec = bound.get(child_id)
         # Taken from the registry: edits that have not been applied yet are no moves.
         desired[child_id] = _desired(
-            msgspec.structs.replace(known.spec, nodes=spec.nodes, pinned=spec.pinned, origin=spec.origin)
-            if spec
+            msgspec.structs.replace(
+                known.spec, nodes=known_spec.nodes, pinned=known_spec.pinned, origin=known_spec.origin
+            )
+            if known_spec
             else known.spec,
             known.uid,
         )
         record[child_id] = tuple(OnRecord(node.name, _entry(desired[child_id], node)) for node in known.nodes)
         if any(node.asleep for node in known.nodes):
             desired[child_id] = msgspec.structs.replace(desired[child_id], suspended=True)
+    members = _members(hub, names)
+    return HubSnapshot(spec=hub.spec, members=members, children=desired, record=record, next_epoch=_NO_LIMIT**2)
+
+
+def _members(hub: Hub, names: Iterable[str]) -> tuple[MemberView, ...]:
+    """The members of these names, as the Hub's status has them."""
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     known_members = {member.name: member for member in hub.status.members}
     members = []
@@ -107,7 +118,7 @@ def from_cluster(
         view = _member(hub, name, Phase.LIVE if status is not None and status.ready else Phase.HELD)
         usage = parse_usage(f"cpu={status.cpu} memory={status.memory} children={status.children}") if status else None
         members.append(msgspec.structs.replace(view, draining=name in drained, usage=usage))
-    return HubSnapshot(spec=hub.spec, members=tuple(members), children=desired, record=record, next_epoch=_NO_LIMIT**2)
+    return tuple(members)
 
 
 def at_rest(snapshot: HubSnapshot) -> HubSnapshot:
@@ -147,7 +158,9 @@ def forecast(snapshot: HubSnapshot) -> Forecast:
     return Forecast(
         children=len(snapshot.record),
         moves=tuple(move for step in plans for move in step.moves),
-        placed={child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys())},
+        placed={
+            child_id: places[child_id] for child_id in sorted(places.keys() - snapshot.record.keys(), key=natural_order)
+        },
         unplaced=last.unplaced,
         stranded=last.stranded,
         before=before,

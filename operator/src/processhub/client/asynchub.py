@@ -165,18 +165,20 @@ class AsyncHub:
     async def register_hook_handlers(self, handlers: Iterable[Mapping[str, Any]]) -> None:
         """Add hooks, each written as in the Hub's spec.hooks, and return when the operator has applied them.
 
-        Raises InvalidHook (a name that exists already, a hook that is not valid; nothing is changed), HubNotFound,
-        Timeout (no operator applied them), Unreachable.
+        They are kept in an annotation of the Hub; its spec is not changed. A hook of spec.hooks with the name of one of
+        them takes its place. Raises InvalidHook (a name that exists already, a hook that is not valid; nothing is
+        changed), HubNotFound, Timeout (no operator applied them), Unreachable.
         """
         hooks = parse_hooks(handlers)
         with translated(f"hooks of hub {self.name} can't be registered"):
             await register(self._session, hooks)
 
     async def cancel_hook_handlers(self, names: Iterable[str]) -> None:
-        """Remove the hooks of these names, and return when the hub has none of them.
+        """Cancel the hooks of these names, and return when the hub calls none of them.
 
-        Raises InvalidHook if one does not exist (nothing is changed). It is also raised if the hub's spec, from which
-        they are removed, is not accepted: they are called until it is. Raises HubNotFound, Timeout, Unreachable.
+        One of the Hub's spec.hooks stays there and is not called until it is edited. Raises InvalidHook if one does not
+        exist (nothing is changed), or if the Hub's last edit is not accepted and the spec before it has another hook of
+        that name. Raises HubNotFound, Timeout, Unreachable.
         """
         with translated(f"hooks of hub {self.name} can't be cancelled"):
             await cancel(self._session, names)
@@ -309,10 +311,11 @@ class AsyncHub:
     async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """Move a child to a member; with ``wait`` return when it runs there.
 
-        On a Guided hub the child's ``spec.nodes`` is changed. On other hubs it is moved once, and a later join may move
-        it again. If the child has several copies, the one on ``member`` becomes the active one. If it has no copy
-        there, the active copy moves there; if all copies are active, the lowest-ranked one. Raises HubError if the move
-        is not possible (no such child or member, not ready, drained, full, pinned), Timeout, HubNotFound, Unreachable.
+        On a Guided hub the child stays there until its ``spec.nodes`` is edited. On other hubs it is moved once, and a
+        later join may move it again. If the child has several copies, the one on ``member`` becomes the active one. If
+        it has no copy there, the active copy moves there; if all copies are active, the lowest-ranked one. Raises
+        HubError if the move is not possible (no such child or member, not ready, drained, full, pinned), Timeout,
+        HubNotFound, Unreachable.
         """
         with translated(f"child {child_id!r} can't be moved"):
             await moves.move_child(self._session, child_id, member, wait=wait, timeout=timeout)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from processhub.api.addresses import authority
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
-from processhub.cluster.errors import ApiError
+from processhub.cluster.errors import ApiError, reason_of
 
 _SERVICE_PORT = 8080
 _CONNECT_SECONDS = 1.0
@@ -28,6 +28,7 @@ class MemberEndpoints:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._last = ""
+        self._names: dict[str, str] = {}  # by base URL: the member there, in words
         self._forwards: dict[str, PortForward] = {}  # by base URL
         self.troubles: list[str] = []  # why members could not be reached in the last pass
 
@@ -45,6 +46,7 @@ class MemberEndpoints:
         members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
         for member in random.sample(members, len(members)):
             base = f"http://{authority(member.pod_ip, member.port)}"
+            self._names[base] = f"member {member.name} at {authority(member.pod_ip, member.port)}"
             if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
                 yield base
         for member in members:
@@ -53,10 +55,15 @@ class MemberEndpoints:
                 base = await forward.open()
             except (ApiError, TimeoutError, TypeError) as error:
                 await forward.close()
-                self.troubles.append(f"port-forward to pod {member.pod}: {error or type(error).__name__}")
+                self.troubles.append(f"member {member.name} by a port-forward to its pod: {reason_of(error)}")
                 continue
             self._forwards[base] = forward
+            self._names[base] = f"member {member.name} by a port-forward to pod {member.pod}"
             yield base
+
+    def named(self, base: str) -> str:
+        """What is at the base URL, in words."""
+        return self._names.get(base, base)
 
     def worked(self, base: str) -> None:
         """Record that a member answered at the base URL."""

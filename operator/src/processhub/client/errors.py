@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
+from processhub.api.naming import natural_order
 from processhub.client.results import ChildError, Result
 from processhub.requesterrors import (
     BadRequest,
@@ -112,7 +113,7 @@ class ClientReason(StrEnum):
 
 def names(ids: Iterable[str]) -> str:
     """The ids as text, at most ten of them: ``a, b, c and 4990 more``."""
-    listed = sorted(ids)
+    listed = sorted(ids, key=natural_order)
     more = len(listed) - _NAMED
     text = ", ".join(listed[:_NAMED])
     return f"{text} and {more} more" if more > 0 else text

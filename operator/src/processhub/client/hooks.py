@@ -1,21 +1,31 @@
-"""Registers and cancels hooks of a running hub, by edits of its spec.hooks that keep the edits of others."""
+"""Registers and cancels hooks of a running hub, by its annotation. Its spec, which has hooks too, is not changed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from processhub.api.hooks import Hook, PythonHandler, Webhook
-from processhub.api.hub import Hub
+from processhub.api.hub import HookStatus, Hub
 from processhub.api.meta import find_condition
+from processhub.api.naming import ANNOTATION_HOOKS
+from processhub.api.registeredhooks import (
+    RegisteredHooks,
+    RegisteredHooksError,
+    format_registered_hooks,
+    observed_mark,
+    parse_registered_hooks,
+)
 from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
 from processhub.client.session import Session
+from processhub.client.wording import wrong
 from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS
 
 TAKEN_SECONDS = 15.0  # time within which an operator must apply the edit
@@ -40,7 +50,7 @@ def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
         try:
             hook = msgspec.convert(entry, Hook)
         except msgspec.ValidationError as error:
-            raise InvalidHook(f"{where}: {error}") from error
+            raise InvalidHook(f"{where}: {wrong(error, entry, Hook)}") from error
         if (hook.webhook is None) == (hook.python is None):
             raise InvalidHook(f"{where} ({hook.name!r}): give exactly one of webhook and python")
         if hook.name in hooks:
@@ -56,76 +66,102 @@ async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
 
     Raises InvalidHook, HubNotFound, Timeout, ApiError.
     """
+    ours = {hook.name for hook in hooks}
 
-    def added(present: tuple[Hook, ...]) -> tuple[Hook, ...]:
-        there = {hook.name for hook in present}
-        if taken := [hook.name for hook in hooks if hook.name in there]:
+    def added(hub: Hub, present: RegisteredHooks) -> RegisteredHooks:
+        if taken := sorted(ours & {hook.name for hook in present.in_effect(hub.spec.hooks)}):
             raise InvalidHook(
                 f"hub {session.name} has a hook {names(taken)} already; cancel that, or take another name"
             )
-        return (*present, *hooks)
+        return msgspec.structs.replace(present, registered=(*_without(present.registered, ours), *hooks))
 
-    before = _refused(session.living_hub())
-    try:
-        edited = await _edit(session, added)
-    except InvalidError as error:
-        raise InvalidHook(f"hub {session.name} rejects the hooks: {error.message}") from error
-    hub = await _observed(session, edited)
-    if before is None and (refused := _refused(hub)) is not None:
-        # The operator applies no later edit of a Hub that is not accepted, which is worse than a hub without these
-        # hooks.
-        ours = {hook.name for hook in hooks}
-        await _edit(session, lambda present: tuple(hook for hook in present if hook.name not in ours))
-        raise InvalidHook(f"not registered: {refused}")
+    await _check(session, hooks)
+    hub = await _observed(session, await _edit(session, added))
+    rejected = {hook.name: hook.message for hook in (hub.status.hooks or HookStatus()).rejected}
+    if refused := [rejected[hook.name] for hook in hooks if hook.name in rejected]:
+        await _edit(
+            session,
+            lambda _, present: msgspec.structs.replace(present, registered=_without(present.registered, ours)),
+        )
+        raise InvalidHook(f"not registered: {'; '.join(refused)}")
 
 
 async def cancel(session: Session, wanted: Iterable[str]) -> None:
-    """Remove the hooks of these names, and wait until the operator has applied that.
+    """Cancel the hooks of these names, and wait until the operator has applied that.
 
-    Raises InvalidHook if one does not exist, or if the spec that they are removed from is not in effect; HubNotFound,
-    Timeout, ApiError.
+    Raises InvalidHook if one does not exist, or if the hub is reconciled by an earlier spec that has another hook of
+    that name; HubNotFound, Timeout, ApiError.
     """
     if isinstance(wanted, str):
         raise InvalidHook(f"names is the text {wanted!r}; write a list, [{wanted!r}]")
     gone = set(wanted)
 
-    def left(present: tuple[Hook, ...]) -> tuple[Hook, ...]:
-        if strangers := gone - {hook.name for hook in present}:
-            there = names(hook.name for hook in present) or "none"
-            raise InvalidHook(f"hub {session.name} has no hook {names(strangers)}; there are: {there}")
-        return tuple(hook for hook in present if hook.name not in gone)
+    def left(hub: Hub, present: RegisteredHooks) -> RegisteredHooks:
+        there = [hook.name for hook in present.in_effect(hub.spec.hooks)]
+        if strangers := gone - set(there):
+            raise InvalidHook(f"hub {session.name} has no hook {names(strangers)}; there are: {names(there) or 'none'}")
+        declared = tuple(hook for hook in hub.spec.hooks if hook.name in gone)
+        return RegisteredHooks(
+            registered=_without(present.registered, gone), cancelled=(*_without(present.cancelled, gone), *declared)
+        )
 
     hub = await _observed(session, await _edit(session, left))
-    if (refused := _refused(hub)) is not None and not _is_followed(hub):
-        hooks = names(repr(name) for name in gone)
+    if still := gone & set((hub.status.hooks or HookStatus()).in_effect):
         raise InvalidHook(
-            f"hub {session.name} has no hook {hooks} in its spec any more, but that spec is not in effect: {refused}"
+            f"hook {names(still)} of hub {session.name} is cancelled, but the hub is reconciled by an earlier spec, "
+            f"which has another hook of that name: {_refused(hub)}"
         )
 
 
-async def _edit(session: Session, change: Callable[[tuple[Hook, ...]], tuple[Hook, ...]]) -> Hub:
-    """Write the changed hooks and return the Hub. If another write came first, the change is made again."""
+def _without(hooks: tuple[Hook, ...], gone: Collection[str]) -> tuple[Hook, ...]:
+    return tuple(hook for hook in hooks if hook.name not in gone)
+
+
+async def _edit(session: Session, change: Callable[[Hub, RegisteredHooks], RegisteredHooks]) -> Hub:
+    """Write the changed annotation and return the Hub. If another write came first, the change is made again."""
     for _ in range(_TRIES):
         try:
             hub = await session.client.get(HUBS, session.namespace, session.name)
         except NotFoundError as error:
             raise HubNotFound(f"hub {session.name} in namespace {session.namespace} was deleted") from error
-        metadata = {"uid": hub.metadata.uid, "resourceVersion": hub.metadata.resource_version}
-        patch = {"metadata": metadata, "spec": {"hooks": change(hub.spec.hooks)}}
         try:
-            return await with_retries(partial(session.client.patch, HUBS, session.namespace, session.name, patch))
+            present = parse_registered_hooks(hub.metadata)
+        except RegisteredHooksError as error:
+            raise InvalidHook(f"hub {session.name}: {error}; mend it, or remove it") from error
+        # A copy that differs from spec.hooks has no effect any more. Kept, it would have one if the edit were undone.
+        cancelled = tuple(hook for hook in present.cancelled if hook in hub.spec.hooks)
+        changed = change(hub, msgspec.structs.replace(present, cancelled=cancelled))
+        metadata = {
+            "uid": hub.metadata.uid,
+            "resourceVersion": hub.metadata.resource_version,
+            "annotations": {ANNOTATION_HOOKS: format_registered_hooks(changed)},
+        }
+        try:
+            return await with_retries(
+                partial(session.client.patch, HUBS, session.namespace, session.name, {"metadata": metadata})
+            )
         except ConflictError:
             await asyncio.sleep(_POLL_SECONDS)  # the Hub was written after it was read
     raise Timeout(f"hub {session.name} is edited too often: its hooks could not be changed in {_TRIES} attempts")
 
 
+async def _check(session: Session, hooks: tuple[Hook, ...]) -> None:
+    """Have the API server check the hooks as those of spec.hooks, by a dry run. Raises InvalidHook, ApiError."""
+    patch = {"metadata": {"uid": session.living_hub().metadata.uid}, "spec": {"hooks": hooks}}
+    try:
+        await with_retries(partial(session.client.patch, HUBS, session.namespace, session.name, patch, dry_run=True))
+    except InvalidError as error:
+        raise InvalidHook(f"hub {session.name} rejects the hooks: {error.message}") from error
+
+
 async def _observed(session: Session, edited: Hub) -> Hub:
-    """Wait until the operator has observed the edit; returns the Hub, whose hooks are in effect then."""
+    """Wait until the operator has observed the edit, or a later one; returns the Hub with the result."""
     try:
         async with asyncio.timeout(TAKEN_SECONDS):
             while True:
                 hub = session.living_hub()
-                if hub.status.observed_generation >= edited.metadata.generation:
+                seen = version_of(hub.metadata.resource_version) >= version_of(edited.metadata.resource_version)
+                if seen and (hub.status.hooks or HookStatus()).observed == observed_mark(hub.metadata):
                     return hub
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
@@ -134,15 +170,9 @@ async def _observed(session: Session, edited: Hub) -> Hub:
         ) from None
 
 
-def _refused(hub: Hub) -> str | None:
+def _refused(hub: Hub) -> str:
     accepted = find_condition(hub.status.conditions, "Accepted")
-    return accepted.message if accepted is not None and accepted.status == "False" else None
-
-
-def _is_followed(hub: Hub) -> bool:
-    """Whether the hub is reconciled by its present spec. A hub whose only error is in its template is."""
-    ready = find_condition(hub.status.conditions, "Ready")
-    return ready is None or ready.observed_generation >= hub.status.observed_generation
+    return accepted.message if accepted is not None and accepted.status == "False" else ""
 
 
 def _check_fields(given: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> None:

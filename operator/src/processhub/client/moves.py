@@ -62,7 +62,7 @@ async def move_child(session: Session, child_id: str, member: str, *, wait: bool
     order = await _order_of(session, child_id)
     guided, copies = hub.spec.distribution.strategy == "Guided", hub.spec.keeps_copies
     record = session.registry.records.get(child_id)
-    nodes = order.spec.nodes
+    nodes = order.nodes
     mapped, ordered = guided and not (copies and member in nodes), False
     _check(hub, order, record, member, guided=guided)
     if not mapped:
@@ -70,7 +70,7 @@ async def move_child(session: Session, child_id: str, member: str, *, wait: bool
             await order.give(member)
             ordered = True
     elif nodes != (member,):
-        await order.map_to(_mapping(nodes, record, member) if copies else [member])
+        await order.map_to(_mapping(nodes, record, member) if copies else (member,))
     if wait:
         await _moved(session, order, member, timeout, ordered=ordered)
 
@@ -87,14 +87,14 @@ async def _order_of(session: Session, child_id: str) -> OnChild | OnSet:
     raise HubError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
 
 
-def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> list[str]:
-    """The spec.nodes with ``member`` first, in place of the active copy's member. The first copy is the active one."""
+def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> tuple[str, ...]:
+    """The nodes with ``member`` first, in place of the active copy's member. The first copy is the active one."""
     placed = tuple(node.name for node in record.nodes) if record is not None else ()
     nodes = nodes or placed  # the hub was made Guided later, so the other copies stay where they are
     kept = [name for name in nodes if name != member]
     if member not in nodes and kept:
         kept.remove(placed[0] if placed and placed[0] in kept else kept[-1])
-    return [member, *kept]
+    return (member, *kept)
 
 
 def known_member(hub: Hub, name: str) -> MemberStatus:

@@ -1,4 +1,4 @@
-"""Orders to move a child. They are annotations of its Child, or of the ChildSet that it belongs to."""
+"""Orders to move a child. They are annotations of its Child, or of the ChildSet that it belongs to, never its spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
-from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
+from processhub.api.movednodes import format_moved_nodes, guided_nodes
+from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, ANNOTATION_NODES
 from processhub.api.setorders import SetOrderError, format_set_orders, parse_set_orders
 from processhub.client.errors import HubError
 from processhub.client.session import Session
@@ -42,14 +43,23 @@ class OnChild:
         """The child's spec."""
         return self._child.spec
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The members that run the child on a Guided hub."""
+        return guided_nodes(self._child)
+
     async def give(self, member: str) -> None:
         """Order the child to be moved to ``member``. Raises ApiError."""
         await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_TO: member, ANNOTATION_MOVE_REFUSED: None}}})
 
-    async def map_to(self, nodes: list[str]) -> None:
-        """Change the child's spec.nodes. Raises ApiError."""
-        # An earlier refusal would look like the answer to this change, so it is removed.
-        await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_REFUSED: None}}, "spec": {"nodes": nodes}})
+    async def map_to(self, nodes: tuple[str, ...]) -> None:
+        """Have these members run the child until its spec.nodes are edited. Raises ApiError."""
+        # An earlier refusal would look like the answer to this order, so it is removed.
+        annotations = {
+            ANNOTATION_NODES: format_moved_nodes(nodes, self._child.spec.nodes),
+            ANNOTATION_MOVE_REFUSED: None,
+        }
+        await self._patch({"metadata": {"annotations": annotations}})
 
     async def _patch(self, patch: dict[str, Any]) -> None:
         metadata = self._child.metadata
@@ -74,6 +84,11 @@ class OnSet:
         """The child's spec: the template of the set."""
         return self._owner.spec.template
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The members that run the children of the set on a Guided hub."""
+        return self._owner.spec.template.nodes
+
     async def give(self, member: str) -> None:
         """Order the child to be moved to ``member``. Raises HubError, ApiError."""
         for _ in range(_ATTEMPTS):
@@ -93,7 +108,7 @@ class OnSet:
             return
         raise HubError(f"childset/{self._owner.metadata.name} changes too quickly; try again")
 
-    async def map_to(self, nodes: list[str]) -> None:
+    async def map_to(self, nodes: tuple[str, ...]) -> None:
         """Raise HubError, because all children of a ChildSet share its spec.nodes."""
         raise HubError(
             f"child {self.id!r} is of childset/{self._owner.metadata.name}, whose spec.template.nodes names where all "

@@ -17,11 +17,15 @@ from processhub.client.endpoints import MemberEndpoints
 from processhub.client.errors import HubError, NoOwner, OutcomeUnknown, RequestFailed, Timeout
 from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
+from processhub.client.waiting import why_not_running
+from processhub.cluster.errors import ApiError, reason_of
+from processhub.jsontext import NotJsonError, json_text
 from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.25  # the first pause; it doubles each time
 _ATTEMPTS = 3  # at one base URL: a Service may lead to another member each time
+_WHY_SECONDS = 2.0  # for the reason of a time-out
 _KEEP_SECONDS = 15.0  # members keep connections for longer than this
 
 
@@ -64,8 +68,8 @@ class Requests:
 
     async def _send(self, child_id: str, kind: str, query: str, value: Any, timeout: float | None, key: str) -> _Reply:
         try:
-            body = json.dumps(value, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
+            body = json_text(value).encode()
+        except NotJsonError as error:
             raise HubError(f"the request to child {child_id!r} does not fit JSON: {error}") from error
         path = f"/v1/children/{quote(child_id, safe='')}/{kind}{query}"
         headers = {"Content-Type": "application/json", **({KEY_HEADER: key} if key else {})}
@@ -73,8 +77,10 @@ class Requests:
             async with asyncio.timeout(timeout):
                 reply = await self._to_some_member(child_id, path, body, headers)
         except TimeoutError:
+            why = await self._why(child_id)
             raise Timeout(
-                f"child {child_id!r} has not answered within {timeout:g} s; it may still carry out the request"
+                f"child {child_id!r} has not answered within {timeout:g} s{why and f' ({why})'}; it may still carry out"
+                " the request"
             ) from None
         if ANSWER_HEADER in reply.headers:
             if reply.status < 400:
@@ -89,6 +95,13 @@ class Requests:
             problem.detail or f"a member of hub {self._session.name} answered with status {reply.status}",
             float(retry_after) if retry_after.isdigit() else 0.0,
         )
+
+    async def _why(self, child_id: str) -> str:
+        """Why the child does not run, if that is known soon."""
+        with contextlib.suppress(ApiError, TimeoutError):
+            async with asyncio.timeout(_WHY_SECONDS):
+                return await why_not_running(self._session, child_id)
+        return ""
 
     async def _to_some_member(self, child_id: str, path: str, body: bytes, headers: dict[str, str]) -> _Reply:
         """Send the request to the members in turn; returns the first answer of one that accepts it.
@@ -133,16 +146,16 @@ class Requests:
                 ) as answer:
                     reply = _Reply(answer.status, answer.headers, await answer.read())
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                tried.append(f"{base} ({error})")
+                tried.append(f"{self._endpoints.named(base)} ({reason_of(error)})")
                 return None
             except (aiohttp.ClientError, OSError) as error:
                 if sent.is_set():
-                    text = f"the connection to {base} broke while child {child_id!r} was asked"
-                    raise OutcomeUnknown(f"{text}: {error or type(error).__name__}", 0, "outcome_unknown") from error
-                tried.append(f"{base} ({error or type(error).__name__})")
+                    text = f"the connection to {self._endpoints.named(base)} broke while child {child_id!r} was asked"
+                    raise OutcomeUnknown(f"{text}: {reason_of(error)}", 0, "outcome_unknown") from error
+                tried.append(f"{self._endpoints.named(base)} ({reason_of(error)})")
                 continue
             if ANSWER_HEADER not in reply.headers and (problem := read_problem(reply.body)).code == "not_ready":
-                tried.append(f"{base} ({problem.detail})")
+                tried.append(f"{self._endpoints.named(base)} ({problem.detail})")
                 continue
             if reply.status != 401 or fresh:
                 return reply

@@ -42,6 +42,8 @@ class Result:
         """By id: the ``(member, pid)`` of each copy; empty if the call did not wait, and the child was only created."""
         self.errors: dict[str, ChildError] = {}
         """By id: why the child was not started."""
+        self.objects: dict[str, str] = {}
+        """By id: the name of the Child object that the call has created or found."""
         self.rollback: Rollback | None = None
         """The children that were removed again, or None if nothing was rolled back."""
         self._wait = wait
@@ -72,6 +74,8 @@ class StopResult:
         """The ids that were ordered to stop; if the call waited, those that have ended."""
         self.errors: dict[str, ChildError] = {}
         """By id: why the child was not stopped."""
+        self.objects: dict[str, str] = {}
+        """By id: the name of the Child object that was deleted."""
 
     @property
     def ok(self) -> bool:

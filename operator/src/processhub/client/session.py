@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
-from processhub.cluster.config import ConfigError, Impersonation
+from processhub.cluster.config import ConfigError, Overrides
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
@@ -104,11 +105,11 @@ async def connected(
     namespace: str | None = None,
     context: str | None = None,
     kubeconfig: str | None = None,
-    impersonation: Impersonation | None = None,
+    overrides: Overrides | None = None,
 ) -> AsyncIterator[tuple[Client, str]]:
     """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable."""
     try:
-        client = await Client.connect(context, kubeconfig, impersonation=impersonation)
+        client = await Client.connect(context, kubeconfig, overrides=overrides)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:
@@ -126,8 +127,8 @@ async def find_hub(client: Client, namespace: str, name: str) -> Hub:
     raise HubNotFound(f"hub {name} not found in namespace {namespace}; {there}")
 
 
-async def list_hubs(client: Client, namespace: str) -> list[Hub]:
-    """The namespace's hubs, by name. Raises ApiError, or HubNotFound if the cluster does not know hubs at all."""
+async def list_hubs(client: Client, namespace: str | None) -> list[Hub]:
+    """The hubs of the namespace, or of all, by name. Raises ApiError, or HubNotFound if the CRDs are not installed."""
     try:
         items, _ = await client.list(HUBS, namespace)
     except NotFoundError as error:
@@ -152,12 +153,17 @@ class translated:  # noqa: N801 reads as a word in `with translated("…")`
 def unreachable(what: str, error: ApiError) -> HubError:
     """The client's error for an error of the API, with ``what`` (a clause) in front."""
     if isinstance(error, ForbiddenError):
-        hint = (
-            "ask for the role view in that namespace, or edit to start and stop"
-            if error.status == 403
-            else "the credentials are not valid"
-        )
+        hint = _role_for(error.message) if error.status == 403 else "the credentials are not valid"
         return Unreachable(f"{what}: {error.message}; {hint}")
     if isinstance(error, ConnectionFailedError):
         return Unreachable(f"{what}: the API server does not answer: {error.message}")
     return Unreachable(f"{what}: {error.message}")
+
+
+def _role_for(message: str) -> str:
+    """The role to ask for, by the API server's message, as ``User "x" cannot list resource "hubs" in API group``."""
+    found = re.search(r"cannot (\w+) resource", message)
+    role = "view" if found is None or found[1] in ("get", "list", "watch") else "edit"
+    if "at the cluster scope" in message:
+        return f"ask for the role {role} in all namespaces, or name one"
+    return f"ask for the role {role} in that namespace"

@@ -19,6 +19,7 @@ from processhub.client.errors import (
     NoChildren,
     names,
 )
+from processhub.client.wording import unknown_field, wrong
 
 ChildLike = Mapping[str, Any] | ChildSpec
 
@@ -87,7 +88,9 @@ def parse_child(given: ChildLike, where: str) -> ChildSpec:
         try:
             spec = msgspec.convert(dict(given), ChildSpec)
         except msgspec.ValidationError as error:
-            raise InvalidChild(f"{where}: {_lower_first(str(error))}") from error
+            raise InvalidChild(f"{where}: {wrong(error, given, ChildSpec)}") from error
+        if unknown := unknown_field(given, ChildSpec):
+            raise InvalidChild(f"{where}: {unknown}")
     else:
         raise InvalidChild(f'{where}: expected a mapping such as {{"id": "a", "exec": {{…}}}}, got {given!r}')
     check_id(spec.id, f"{where}.id")
@@ -172,7 +175,3 @@ def _refuse_text(value: object, where: str) -> None:
 def _own_member(hub: str) -> str:
     """The member of this hub in which this process runs, or ""."""
     return os.environ.get("HUB_MEMBER", "") if os.environ.get("HUB_NAME", hub) == hub else ""
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -11,7 +11,7 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_START, child_object_name
+from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_START, child_object_names
 from processhub.api.reasons import Reason
 from processhub.client.childsets import list_sets, owner_among
 from processhub.client.errors import ChildError, ClientReason
@@ -113,7 +113,7 @@ class StartCall:
         """Remove everything that this call created, and nothing else, and wait until it has ended."""
         unknown = await self._find_created()
         removal = Removal(self._session)
-        await removal.delete({child_id: (child_object_name(child_id), uid) for child_id, uid in self.created.items()})
+        await removal.delete({child_id: (self._name_of(child_id), uid) for child_id, uid in self.created.items()})
         await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
         before = self.result.rollback
         self.result.started.clear()
@@ -144,12 +144,23 @@ class StartCall:
             self._fail(child_id, error.reason, error.message)
 
     async def _create(self, child_id: str) -> None:
+        """Create the child, under its second name if another child has the first."""
+        for name in child_object_names(self._session.name, child_id):
+            self.result.objects[child_id] = name
+            if await self._create_as(child_id, name):
+                return
+        taken = " and ".join(f"child/{name}" for name in child_object_names(self._session.name, child_id))
+        text = f"{taken} exist and have another id or hub; create yours under another name with spec.id {child_id!r}"
+        self._fail(child_id, Reason.NAME_CONFLICT, text)
+
+    async def _create_as(self, child_id: str, name: str) -> bool:
+        """Create the child under this name; False if another child has the name."""
         session, spec = self._session, self._specs[child_id]
-        body = manifest(spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
+        body = manifest(name, spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
         try:
             child = await with_retries(lambda: session.client.create(CHILDREN, session.namespace, body))
         except AlreadyExistsError:
-            await self._name_taken(child_id, body["metadata"]["name"])
+            return await self._name_taken(child_id, name)
         except ConnectionFailedError as error:
             self._unconfirmed.add(child_id)
             self._fail(child_id, ClientReason.UNREACHABLE, f"{error.message}; whether it was created is not known")
@@ -165,29 +176,34 @@ class StartCall:
             self._fail(child_id, error.reason or ClientReason.UNREACHABLE, error.message)
         else:
             self._created(child_id, child)
+        return True
 
-    async def _name_taken(self, child_id: str, name: str) -> None:
-        """Handle a name that exists: created by this call (a request that was sent twice), or by another for any id."""
+    async def _name_taken(self, child_id: str, name: str) -> bool:
+        """Handle a name that exists: created by this call (a request that was sent twice), or by another for this id.
+
+        Returns False if another child has the name.
+        """
         try:
             existing = await with_retries(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
         except ApiError as error:
             self._unconfirmed.add(child_id)
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} existed a moment ago: {error.message}")
-            return
+            return True
         if existing.metadata.annotations.get(ANNOTATION_START) == self._mark:
             self._created(child_id, existing)
         elif existing.spec.hub != self._session.name or existing.id != child_id:
-            self._fail(
-                child_id,
-                Reason.NAME_CONFLICT,
-                f"the object's name child/{name} is taken by child {existing.id!r} of hub {existing.spec.hub}; "
-                f"create yours under another name with spec.id {child_id!r}",
-            )
+            return False
         else:
             self._exists(child_id, existing)
+        return True
+
+    def _name_of(self, child_id: str) -> str:
+        """The name of the object that this call has created, or tried to create."""
+        return self.result.objects[child_id]
 
     def _exists(self, child_id: str, existing: Child) -> None:
         name, same = existing.metadata.name, _same(existing, self._specs[child_id])
+        self.result.objects[child_id] = name
         if existing.metadata.deletion_timestamp is not None:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} is being deleted; try again when it is gone")
         elif self._check_existing:
@@ -217,7 +233,7 @@ class StartCall:
         async def look(child_id: str) -> None:
             try:
                 child = await with_retries(
-                    lambda: self._session.client.get(CHILDREN, self._session.namespace, child_object_name(child_id))
+                    lambda: self._session.client.get(CHILDREN, self._session.namespace, self._name_of(child_id))
                 )
             except NotFoundError:
                 return
@@ -233,12 +249,12 @@ class StartCall:
         return unknown
 
 
-def manifest(spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
-    """The Child object to create for this spec."""
+def manifest(name: str, spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
+    """The Child object to create for this spec, with this name."""
     return {
         "apiVersion": API_VERSION,
         "kind": "Child",
-        "metadata": {"name": child_object_name(spec.id), "annotations": annotations},
+        "metadata": {"name": name, "annotations": annotations},
         "spec": spec,
     }
 

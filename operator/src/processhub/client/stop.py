@@ -57,6 +57,9 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     await removal.delete({child_id: (child.metadata.name, child.metadata.uid) for child_id, child in found.items()})
     if wait:
         await removal.wait(deadline)
+    names = {child_id: name for child_id, (name, _) in quick.items()}
+    names |= {child_id: child.metadata.name for child_id, child in found.items()}
+    result.objects = {child_id: names[child_id] for child_id in removal.ordered}
     result.errors.update(removal.errors)
     result.stopped = [child_id for child_id in wanted if child_id not in result.errors]
     return result

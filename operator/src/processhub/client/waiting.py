@@ -14,8 +14,10 @@ from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
+from processhub.client.childsets import find_owner
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
+from processhub.client.resolve import find_children
 from processhub.client.session import Session
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
@@ -25,7 +27,31 @@ _QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the A
 _SETTLE_SECONDS = 1.0
 _SETTLE_SECONDS_EACH = 0.005
 _SETTLE_AT_MOST = 5  # the wait is at most so many times longer, however often slices change
-_FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
+_FINAL = {
+    Reason.COMMAND_NOT_FOUND,
+    Reason.WORKING_DIR_NOT_FOUND,
+    Reason.IMPORT_ERROR,
+    Reason.START_TIMEOUT,
+    Reason.RESTARTS_EXCEEDED,
+}
+
+
+async def why_not_running(session: Session, child_id: str) -> str:
+    """Why the child does not run, by its object or its ChildSet; empty if nothing is known. Raises ApiError.
+
+    The registry is asked first, because the status of an object follows it.
+    """
+    record = session.registry.records.get(child_id)
+    if record is not None and record.alive:
+        return ""
+    child = (await find_children(session, (child_id,))).get(child_id)
+    if child is not None:
+        found = _refusal(child) or _hint_of(child)
+        return str(found) if found else ""
+    owner = await find_owner(session, child_id)
+    conditions = owner.status.conditions if owner is not None else ()
+    refused = find_condition(conditions, "Accepted")
+    return f"{refused.reason}: {refused.message}" if refused is not None and refused.status == "False" else ""
 
 
 class Start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
-from processhub.cluster.config import Config, ConfigError, Impersonation
+from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.errors import (
     ApiError,
     ConnectionFailedError,
@@ -22,6 +22,7 @@ from processhub.cluster.errors import (
     GoneError,
     InvalidError,
     api_error,
+    reason_of,
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
@@ -92,15 +93,15 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, context: str | None = None, kubeconfig: str | None = None, *, impersonation: Impersonation | None = None
+        cls, context: str | None = None, kubeconfig: str | None = None, *, overrides: Overrides | None = None
     ) -> Self:
-        """A client for the kubeconfig's context or the pod's service account; ``impersonation``: instead of its own.
+        """A client for the kubeconfig's context or the pod's service account; ``overrides`` come before their fields.
 
         Raises ConfigError.
         """
 
         async def load() -> Config:
-            return await read_config(context, kubeconfig, impersonation)
+            return await read_config(context, kubeconfig, overrides)
 
         return cls(await load(), reload=load)
 
@@ -155,6 +156,16 @@ class Client:
                 return items, page.metadata.resource_version
             query["continue"] = page.metadata.next_token
 
+    async def latest_version(
+        self, kind: Kind[Any], namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> str:
+        """The resourceVersion that a list would have now, by a consistent read of one object at most."""
+        query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
+        accept = _accept(kind, "PartialObjectMetadataList")
+        body = await self._request("GET", kind.path(namespace), query=query, accept=accept)
+        with _readable(kind.plural):
+            return msgspec.json.decode(body, type=_Raw).metadata.resource_version
+
     async def watch(
         self,
         kind: Kind[T],
@@ -195,7 +206,7 @@ class Client:
             await self._reloaded(config)
             raise ConnectionFailedError(f"watch of {kind.plural} broke: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ConnectionFailedError(f"watch of {kind.plural} broke: {error or type(error).__name__}") from error
+            raise ConnectionFailedError(f"watch of {kind.plural} broke: {reason_of(error)}") from error
 
     # Writing.
 
@@ -219,10 +230,11 @@ class Client:
         *,
         content_type: str = MERGE_PATCH,
         subresource: str | None = None,
+        dry_run: bool = False,
     ) -> T:
-        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as stored."""
-        path = kind.path(namespace, name, subresource)
-        return self._decode(kind, await self._request("PATCH", path, body=body, content_type=content_type))
+        """Send a merge patch (or a JSON patch by ``content_type``); returns the object as it is, or would be."""
+        path, query = kind.path(namespace, name, subresource), {"dryRun": "All"} if dry_run else None
+        return self._decode(kind, await self._request("PATCH", path, query=query, body=body, content_type=content_type))
 
     async def apply(
         self,
@@ -275,14 +287,14 @@ class Client:
 
     @asynccontextmanager
     async def websocket(
-        self, path: str, query: dict[str, str], protocol: str
+        self, path: str, query: Mapping[str, str | Sequence[str]], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket to a path that offers one (port-forward), with this subprotocol."""
+        """Open a WebSocket to a path that offers one (port-forward, exec), with this subprotocol."""
         if self._session is None:
             raise RuntimeError("the client is closed; use it inside 'async with'")
         try:
             async with self._session.ws_connect(
-                f"{self.config.host}{path}?{urlencode(query)}",
+                f"{self.config.host}{path}?{urlencode(query, doseq=True)}",
                 protocols=(protocol,),
                 headers=await self.config.headers(),
                 **self.config.connection,
@@ -292,7 +304,7 @@ class Client:
         except aiohttp.WSServerHandshakeError as error:
             raise api_error(error.status, f"{path}: HTTP {error.status}".encode()) from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise ConnectionFailedError(f"{path}: {error or type(error).__name__}") from error
+            raise ConnectionFailedError(f"{path}: {reason_of(error)}") from error
 
     # Internal.
 
@@ -316,7 +328,7 @@ class Client:
             ) from error
         if method != "GET":
             self.writes += 1
-        limits = aiohttp.ClientTimeout(total=timeout)
+        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout)
         for attempt in (1, 2):
             config = self.config
             try:
@@ -331,7 +343,7 @@ class Client:
                 if attempt == 2 or not await self._reloaded(config):
                     raise ConnectionFailedError(f"{method} {path}: {error}") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise ConnectionFailedError(f"{method} {path}: {error or type(error).__name__}") from error
+                raise ConnectionFailedError(f"{method} {path}: {reason_of(error)}") from error
         raise AssertionError("unreachable")
 
     async def _reloaded(self, refused: Config) -> bool:

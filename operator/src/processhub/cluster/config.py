@@ -56,6 +56,24 @@ class Impersonation:
 
 
 @dataclass(frozen=True)
+class Overrides:
+    """What a command line says in place of the kubeconfig, as kubectl's options of these names; empty: nothing.
+
+    ``cluster`` and ``user`` are names of entries of the kubeconfig. ``request_timeout`` is in seconds.
+    """
+
+    cluster: str = ""
+    user: str = ""
+    server: str = ""
+    token: str = ""
+    certificate_authority: str = ""
+    tls_server_name: str = ""
+    insecure_skip_tls_verify: bool = False
+    impersonation: Impersonation | None = None
+    request_timeout: float | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """The address of an API server, and how to authenticate there."""
 
@@ -68,6 +86,7 @@ class Config:
     credentials: Credentials = Credentials()  # the files that ``ssl`` was made from, for programs that make their own
     impersonation: Impersonation = Impersonation()
     proxy: str | None = None
+    request_timeout: float | None = None  # seconds for each request, in place of the client's own limits
 
     async def headers(self) -> CIMultiDict[str]:
         """The headers that say who asks; some come several times."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import aiohttp
 import msgspec
 
 
@@ -41,6 +43,10 @@ class AlreadyExistsError(ConflictError):
 
 class GoneError(ApiError):
     """410: the resourceVersion is too old, and the client must list again."""
+
+
+class StaleListError(ApiError):
+    """A list is older than what was seen before it. The API server does not answer this; an informer finds it."""
 
 
 class InvalidError(ApiError):
@@ -82,6 +88,17 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 # Server-side apply answers like this, with 500, if a field of the body is not in the schema.
 _NOT_OF_THE_SCHEMA = ("failed to create typed patch object", "failed to convert new object")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a connection could not be made or broke, in the system's words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"the certificate of {error.host}:{error.port} is not accepted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0  # negative ones are those of name resolution, with a text of their own
+        text = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        return f"no connection to {error.host}:{error.port}: {text}"
+    return str(error) or type(error).__name__
 
 
 def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiError:

@@ -1,7 +1,11 @@
 """A thin informer: it lists and watches a kind, and keeps the decoded objects in a dict.
 
 Each new list is compared with the known objects, so a deletion that was missed (after a 410) is noticed. A list that
-fails, or is older than what was seen, removes nothing.
+fails removes nothing.
+
+A list is a consistent read, so it is never older than what was seen before it. If one is, either the API server has
+made a mistake, or etcd was restored to an earlier time and what was seen has never happened. A mistake does not last.
+So such a list is refused, and if all lists are older for ``REWOUND_SECONDS``, the later one is taken to be true.
 """
 
 from __future__ import annotations
@@ -9,24 +13,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from processhub.api.meta import ObjectMeta
+from processhub.api.meta import GROUP, ObjectMeta
 from processhub.cluster.client import Client, Undecodable, WatchEvent
-from processhub.cluster.errors import ApiError, GoneError, UnavailableError
+from processhub.cluster.errors import ApiError, GoneError, StaleListError, UnavailableError
 from processhub.cluster.kinds import Kind
 
 T = TypeVar("T")
 Key = tuple[str, str]
 log = logging.getLogger(__name__)
 
+# No API server answers with older objects for so long: a consistent read takes 3 s at most, or fails.
+REWOUND_SECONDS = 15.0
 _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 10.0
+_STALE_AGAIN_SECONDS = 1.0  # until the list after one that is older than what was seen
 
 
 def version_of(resource_version: str) -> int:
     """A resourceVersion as a number. Versions are comparable within one kind (officially since Kubernetes 1.35)."""
     return int(resource_version or 0)
+
+
+class _Staleness:
+    """For how long all lists have been older than what was seen."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._version = 0  # of the last such list
+
+    def seconds(self, version: int, now: float) -> float:
+        """Take a list that is older; returns the seconds since the first one. Lists of one history don't go back."""
+        if self._since is None or version < self._version:
+            self._since = now
+        self._version = version
+        return now - self._since
 
 
 class Informer(Generic[T]):
@@ -36,6 +58,9 @@ class Informer(Generic[T]):
     deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct; the error is None
     when an object is deleted of which no version did. ``on_reconnect()`` is called when watching works again after a
     failure.
+
+    ``on_rewound()`` is called when etcd was restored to an earlier time. Without it, the objects of that time replace
+    the known ones. With it the known ones stay: who decides by them has to begin anew.
     """
 
     def __init__(
@@ -49,10 +74,11 @@ class Informer(Generic[T]):
         fields: str = "",
         on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
+        on_rewound: Callable[[], None] | None = None,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
-        self._on_broken, self._on_reconnect = on_broken, on_reconnect
-        self._namespace, self._labels, self._fields = namespace, labels, fields
+        self._on_broken, self._on_reconnect, self._on_rewound = on_broken, on_reconnect, on_rewound
+        self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
         self._unread: dict[Key, ObjectMeta] = {}
@@ -60,6 +86,7 @@ class Informer(Generic[T]):
         self.seen = 0  # the highest resourceVersion seen
         self.relists = 0
         self.connected = False  # false from a failure until the next list
+        self._staleness = _Staleness()
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
@@ -74,6 +101,7 @@ class Informer(Generic[T]):
                         self._on_reconnect()
                 while True:
                     version = await self._follow(version)
+                    await self._check_watch()
             except GoneError:
                 log.info("watch of %s is too old, listing again", self._kind.plural)
             except ApiError as error:
@@ -81,7 +109,8 @@ class Informer(Generic[T]):
                 log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, backoff)
                 retry_after = error.retry_after if isinstance(error, UnavailableError) else 0.0
                 await asyncio.sleep(max(retry_after, backoff * random.uniform(0.5, 1.0)))  # noqa: S311 jitter only
-                backoff = min(backoff * 2, _BACKOFF_MAX)
+                longest = _STALE_AGAIN_SECONDS if isinstance(error, StaleListError) else _BACKOFF_MAX
+                backoff = min(backoff * 2, longest)
 
     def covers(self, plural: str, namespace: str) -> bool:
         """Whether objects of this kind and namespace are kept here."""
@@ -98,17 +127,21 @@ class Informer(Generic[T]):
             self._take(item)
 
     async def _relist(self) -> str:
-        items, version = await self._client.list(self._kind, self._namespace, labels=self._labels, fields=self._fields)
-        if version_of(version) < self.seen:
-            raise ApiError(0, "StaleList", f"a list at {version} is older than {self.seen}, which was seen")
+        items, version = await self._client.list(self._kind, self._namespace, **self._selected)
+        rewound = self._is_older(items, version_of(version))
+        if rewound:
+            self._check_rewound(version_of(version))
+            self.seen = 0
+        self._staleness = _Staleness()
         self.relists += 1
         present = set()
         for item in items:
             metadata = _metadata(item)
             present.add(metadata.key)
-            self._take(item)
+            self._take(item, rewound=rewound)
         for key, known in list(self.items.items()):
-            if key not in present and version_of(_metadata(known).resource_version) <= version_of(version):
+            older = version_of(_metadata(known).resource_version) <= version_of(version)
+            if key not in present and (older or rewound):
                 del self.items[key]
                 self._on_change(known, None)
         for key, metadata in list(self._unread.items()):
@@ -118,15 +151,48 @@ class Informer(Generic[T]):
         self.synced.set()
         return version
 
+    def _is_older(self, items: Sequence[T | Undecodable], version: int) -> bool:
+        """Whether a list is older than what was seen: as a whole, or in an object that it should have seen change.
+
+        The version of a whole list does not go back where etcd is restored with ``--bump-revision``.
+        """
+        if version < self.seen:
+            return True
+        for item in items:
+            metadata = _metadata(item)
+            known = self.items.get(metadata.key)
+            if known is not None and (old := _metadata(known)).uid == metadata.uid:
+                before = version_of(old.resource_version)
+                if version_of(metadata.resource_version) < before <= version:
+                    return True
+        return False
+
+    def _check_rewound(self, version: int) -> None:
+        """Check that etcd was restored to an earlier time, after a list that is older. Raises StaleListError if not."""
+        text = f"a list at {version} is older than what was seen, at {self.seen}"
+        if self._staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
+            raise StaleListError(0, "StaleList", text)
+        log.error("%s: %s, for %g s: was etcd restored from a backup?", self._kind.plural, text, REWOUND_SECONDS)
+        if self._on_rewound:
+            self._on_rewound()
+            raise StaleListError(0, "StaleList", text)
+
     async def _follow(self, version: str) -> str:
-        async for batch in self._client.watch(
-            self._kind, self._namespace, version, labels=self._labels, fields=self._fields
-        ):
+        async for batch in self._client.watch(self._kind, self._namespace, version, **self._selected):
             for event in batch:
                 version = _metadata(event.object).resource_version
                 self._event(event)
             self.seen = max(self.seen, version_of(version))
         return version
+
+    async def _check_watch(self) -> None:
+        """Check that the version at which the watch goes on has existed. Raises ApiError.
+
+        A watch from a version that is yet to come is silent until it comes, which may be days after etcd was restored.
+        """
+        version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
+        if version < self.seen:
+            raise StaleListError(0, "StaleList", f"the latest version, {version}, is older than what was seen")
 
     def _event(self, event: WatchEvent) -> None:
         if event.type in ("ADDED", "MODIFIED"):
@@ -150,13 +216,19 @@ class Informer(Generic[T]):
             if self._on_broken:
                 self._on_broken(metadata, None)
 
-    def _take(self, item: T | Undecodable) -> None:
+    def _take(self, item: T | Undecodable, *, rewound: bool = False) -> None:
+        """Take an object as it is. An older one than the known one is ignored, unless the list was ``rewound``."""
         metadata = _metadata(item)
         known = self.items.get(metadata.key)
         if known is not None:
             old = _metadata(known)
-            if version_of(old.resource_version) >= version_of(metadata.resource_version):
+            if old.resource_version == metadata.resource_version and old.uid == metadata.uid:
                 return
+            if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
+                return
+            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item):
+                log.error("%s %s/%s has changed without a new generation", self._kind.plural, *metadata.key)
+                self._on_rewound()
             if old.uid != metadata.uid:
                 # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
@@ -173,6 +245,16 @@ class Informer(Generic[T]):
         self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item
         self._on_change(known, item)
+
+
+def _contradicts(known: Any, now: Any) -> bool:
+    """Whether a custom resource has another spec under the same generation: the known one has never happened.
+
+    So it is where etcd was restored to a time that was seconds ago, and its revisions have caught up.
+    """
+    before, after = _metadata(known), _metadata(now)
+    same = before.uid == after.uid and before.generation == after.generation
+    return same and not isinstance(now, Undecodable) and bool(known.spec != now.spec)
 
 
 def _metadata(item: Any) -> ObjectMeta:

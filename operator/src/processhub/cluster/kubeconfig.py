@@ -1,78 +1,73 @@
 """The configuration of the API client: from a kubeconfig, else from the pod's service account.
 
-Certificates and tokens, in one file, are read at once. Exec plugins, auth providers and several merged files are left
-to the official client's loader, which takes 0.4 s of CPU time to import: a command line feels that on every call, and a
-hub's members at every start.
+Several files are merged as kubectl does. Only auth providers are left to the official client's loader, which takes
+0.4 s of CPU time to import: a command line feels that on every call, and a hub's members at every start. That loader
+knows no certificates of exec plug-ins, and does not keep their credentials until they expire.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import dataclasses
 import inspect
 import os
 import ssl
-import tempfile
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from processhub.api.addresses import url_host
-from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation
+from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation, Overrides
+from processhub.cluster.execplugin import ExecPlugin, load_certificate
 
-DEFAULT_KUBECONFIG = Path("~/.kube/config").expanduser()
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_PLAIN_CLUSTER = {
-    "server",
-    "certificate-authority",
-    "certificate-authority-data",
-    "insecure-skip-tls-verify",
-    "tls-server-name",
-    "disable-compression",
-    "extensions",
-    "proxy-url",
-}
-_PLAIN_USER = {
-    "client-certificate",
-    "client-certificate-data",
-    "client-key",
-    "client-key-data",
-    "token",
-    "tokenFile",
-    "as",
-    "as-uid",
-    "as-groups",
-    "as-user-extra",
-}
 _PROXIES = ("http", "https")  # schemes of proxies that aiohttp knows
 _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
+def _default_kubeconfig() -> Path:
+    path = Path("~/.kube/config")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # A user that the cluster chose has no home where HOME is not set.
+        return Path("/") / path.relative_to("~")
+
+
+DEFAULT_KUBECONFIG = _default_kubeconfig()
+
+
 async def read_config(
-    context: str | None = None, kubeconfig: str | None = None, impersonation: Impersonation | None = None
+    context: str | None = None, kubeconfig: str | None = None, overrides: Overrides | None = None
 ) -> Config:
     """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod.
 
-    ``impersonation`` takes the place of the kubeconfig's own. Raises ConfigError.
+    ``overrides`` come before the kubeconfig's own fields. Raises ConfigError.
     """
+    given = overrides or Overrides()
+    named, files = _files(kubeconfig)
+    if not files and not given.server:
+        config = _of_pod(DEFAULT_KUBECONFIG)
+    else:
+        config = await _of_files(named, files, context, given)
+    return dataclasses.replace(
+        config,
+        impersonation=given.impersonation or config.impersonation,
+        request_timeout=given.request_timeout,
+    )
+
+
+def _files(kubeconfig: str | None) -> tuple[str, list[Path]]:
+    """The kubeconfig as it was named, and its files that exist. Raises ConfigError."""
     named = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    config = None if os.pathsep in named else _plain_or_of_pod(named, context)
-    if config is None:
-        config = await load_officially(named or str(DEFAULT_KUBECONFIG), context)
-    return dataclasses.replace(config, impersonation=impersonation) if impersonation else config
-
-
-def _plain_or_of_pod(named: str, context: str | None) -> Config | None:
-    path = Path(named or DEFAULT_KUBECONFIG).expanduser()
-    if path.is_file():
-        return _plain(path, context)
-    if named:
-        raise ConfigError(f"kubeconfig {path} not found; name one that exists with --kubeconfig or KUBECONFIG")
-    return _of_pod(path)
+    paths = [Path(name).expanduser() for name in named.split(os.pathsep) if name] or [DEFAULT_KUBECONFIG]
+    files = [path for path in paths if path.is_file()]
+    if not files and named:
+        raise ConfigError(f"kubeconfig {named} not found; name one that exists with --kubeconfig or KUBECONFIG")
+    return os.pathsep.join(map(str, files)), files
 
 
 def _of_pod(looked_for: Path) -> Config:
@@ -98,51 +93,90 @@ def _of_pod(looked_for: Path) -> Config:
     )
 
 
-def _plain(path: Path, context_name: str | None) -> Config | None:
-    """The configuration in the file, or None if it needs the official loader. Raises ConfigError."""
+async def _of_files(named: str, files: list[Path], context_name: str | None, given: Overrides) -> Config:
+    """The configuration of the merged files. Raises ConfigError."""
+    merged = _merge(named, files)
+    name = context_name or merged.current
+    if not name and not given.server:
+        raise ConfigError(f"kubeconfig {merged.named} has no current-context; name one with --context")
+    context = merged.entry("contexts", name).content if name else {}
+    cluster_name, user_name = given.cluster or str(context.get("cluster") or ""), given.user or context.get("user")
+    cluster = merged.entry("clusters", cluster_name) if cluster_name or not given.server else _Section()
+    user = merged.entry("users", str(user_name)) if user_name else _Section()
+    cluster = _overridden(cluster, given)
+    if not cluster.content.get("server"):
+        raise ConfigError(f"kubeconfig {merged.named}: cluster {cluster_name} has no server; write its URL")
+    namespace = str(context.get("namespace") or "default")
+    if "auth-provider" in user.content and not given.token:
+        if given.server or given.cluster or given.user or given.certificate_authority or given.insecure_skip_tls_verify:
+            raise ConfigError(
+                f"kubeconfig {named}: its user has an auth-provider, with which the cluster and the user of the context"
+                " are used; leave out --server, --cluster, --user and the options for certificates"
+            )
+        official = await load_officially(named, context_name)
+        return dataclasses.replace(official, namespace=namespace)
     try:
-        found = _contents(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")
-    name = context_name or str(found.get("current-context") or "")
-    if not name:
-        raise ConfigError(f"kubeconfig {path} has no current-context; name one with --context")
-    context = _entry(path, found, "contexts", name)
-    cluster = _entry(path, found, "clusters", str(context.get("cluster", "")))
-    user = _entry(path, found, "users", str(context["user"])) if context.get("user") else {}
-    if cluster.keys() - _PLAIN_CLUSTER or user.keys() - _PLAIN_USER or not cluster.get("server"):
-        return None
-    server = str(cluster["server"]).rstrip("/")
-    token = _constant_token(str(user["token"])) if user.get("token") else _constant_token("")
-    try:
-        if user.get("tokenFile"):
-            token_file = path.parent / str(user["tokenFile"])
-            token_file.read_text()
-            token = _token_of_file(token_file)
-        credentials = Credentials(
-            authority=_content(path.parent, cluster, "certificate-authority"),
-            certificate=_content(path.parent, user, "client-certificate"),
-            key=_content(path.parent, user, "client-key"),
-            verify=not cluster.get("insecure-skip-tls-verify"),
-        )
-        tls = _tls(credentials) if server.startswith("https") else False
+        return await _plain(merged.named, cluster, user, given.token, namespace)
     except (OSError, ValueError, binascii.Error) as error:
-        raise ConfigError(f"kubeconfig {path}, context {name}: credentials can't be read: {error}") from error
+        raise ConfigError(f"kubeconfig {merged.named}, context {name}: credentials can't be read: {error}") from error
+
+
+def _overridden(cluster: _Section, given: Overrides) -> _Section:
+    """The cluster with the fields that a command line gives."""
+    content = dict(cluster.content)
+    if given.server:
+        content["server"] = given.server
+    if given.tls_server_name:
+        content["tls-server-name"] = given.tls_server_name
+    if given.certificate_authority:
+        content.pop("certificate-authority-data", None)
+        content["certificate-authority"] = str(Path(given.certificate_authority).expanduser().absolute())
+    if given.insecure_skip_tls_verify:
+        content["insecure-skip-tls-verify"] = True
+    return _Section(cluster.folder, content)
+
+
+async def _plain(named: str, cluster: _Section, user: _Section, given_token: str, namespace: str) -> Config:
+    """The configuration by a cluster and a user. Raises OSError, ValueError, ConfigError."""
+    server = str(cluster.content["server"]).rstrip("/")
+    server = server if "://" in server else f"http://{server}"  # as client-go reads it
+    credentials = Credentials(
+        authority=_content(cluster, "certificate-authority"),
+        certificate=_content(user, "client-certificate"),
+        key=_content(user, "client-key"),
+        verify=not cluster.content.get("insecure-skip-tls-verify"),
+    )
+    token = given_token or str(user.content.get("token") or "")
+    bearer = _constant_token(token)
+    plugin = None
+    if not token and user.content.get("tokenFile"):
+        token_file = user.folder / str(user.content["tokenFile"])
+        token_file.read_text()
+        bearer = _token_of_file(token_file)
+    elif not token and user.content.get("exec"):
+        plugin = ExecPlugin(
+            named, user.folder, user.content["exec"], {**cluster.content, "server": server}, credentials
+        )
+        found = await plugin.credential()
+        if found.certificate:
+            credentials = dataclasses.replace(credentials, certificate=found.certificate, key=found.key)
+        bearer = plugin.authorization
+    tls = _tls(credentials) if server.startswith("https") else False
+    if plugin is not None and isinstance(tls, ssl.SSLContext):
+        plugin.use(tls)
     return Config(
         host=server,
-        namespace=str(context.get("namespace") or "default"),
+        namespace=namespace,
         ssl=tls,
-        token=token,
-        server_hostname=cluster.get("tls-server-name") or None,
+        token=bearer,
+        server_hostname=cluster.content.get("tls-server-name") or None,
         credentials=credentials,
-        impersonation=_impersonation(path, user),
-        proxy=_proxy(path, server, str(cluster.get("proxy-url") or "")),
+        impersonation=_impersonation(named, user.content),
+        proxy=_proxy(named, server, str(cluster.content.get("proxy-url") or "")),
     )
 
 
-def _impersonation(path: Path, user: dict[str, Any]) -> Impersonation:
+def _impersonation(path: str, user: Mapping[str, Any]) -> Impersonation:
     """The ``as`` fields of a kubeconfig's user. Raises ConfigError where they are not what kubectl knows."""
     groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
     if not isinstance(groups, list | tuple) or not isinstance(extra, dict):
@@ -157,7 +191,7 @@ def _impersonation(path: Path, user: dict[str, Any]) -> Impersonation:
     )
 
 
-def _proxy(path: Path, server: str, given: str) -> str | None:
+def _proxy(path: str, server: str, given: str) -> str | None:
     """The proxy through which the server is reached, as kubectl finds it: proxy-url, else HTTPS_PROXY and NO_PROXY.
 
     Raises ConfigError where it is of a kind that can't be used.
@@ -174,31 +208,64 @@ def _proxy(path: Path, server: str, given: str) -> str | None:
     return given
 
 
-def _contents(path: Path) -> Any:
-    """The YAML document in the file. Raises OSError, ValueError."""
+class _Section(NamedTuple):
+    """A context, cluster or user, and the folder of the file that it is from: paths in it are relative to that."""
+
+    folder: Path = Path()
+    content: Mapping[str, Any] = MappingProxyType({})
+
+
+class _Merged(NamedTuple):
+    """The kubeconfig that several files make. Of entries with one name, that of the first file counts."""
+
+    named: str
+    current: str
+    sections: dict[str, dict[str, _Section]]
+
+    def entry(self, section: str, name: str) -> _Section:
+        """The entry with this name. Raises ConfigError."""
+        entries = self.sections[section]
+        if name not in entries:
+            there = ", ".join(sorted(entries)) or "none"
+            raise ConfigError(f"kubeconfig {self.named} has no {_SECTIONS[section]} {name!r}; it has {there}")
+        return entries[name]
+
+
+def _merge(named: str, files: list[Path]) -> _Merged:
+    """Merge the files as kubectl does. Raises ConfigError."""
+    current = ""
+    sections: dict[str, dict[str, _Section]] = {section: {} for section in _SECTIONS}
+    for path in files:
+        found = _contents(path)
+        current = current or str(found.get("current-context") or "")
+        for section, singular in _SECTIONS.items():
+            for entry in found.get(section) or ():
+                if isinstance(entry, dict):
+                    content = entry.get(singular)
+                    own = _Section(path.parent, content if isinstance(content, dict) else {})
+                    sections[section].setdefault(str(entry.get("name")), own)
+    return _Merged(named, current, sections)
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    """The kubeconfig in the file. Raises ConfigError."""
     import yaml  # not in a pod, which has no kubeconfig
 
-    text = path.read_text(encoding="utf-8")
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        text = path.read_text(encoding="utf-8")
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a wrong date, text that is not UTF-8
+        raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")
+    return found
 
 
-def _entry(path: Path, found: dict[str, Any], section: str, name: str) -> dict[str, Any]:
-    entries = {str(entry.get("name")): entry for entry in found.get(section) or () if isinstance(entry, dict)}
-    if name not in entries:
-        singular = _SECTIONS[section]
-        there = ", ".join(sorted(entries)) or "none"
-        raise ConfigError(f"kubeconfig {path} has no {singular} {name!r}; it has {there}")
-    return dict(entries[name].get(_SECTIONS[section]) or {})
-
-
-def _content(folder: Path, section: dict[str, Any], field: str) -> bytes:
-    if data := section.get(f"{field}-data"):
+def _content(entry: _Section, field: str) -> bytes:
+    if data := entry.content.get(f"{field}-data"):
         return base64.b64decode(str(data), validate=True)
-    if name := section.get(field):
-        return (folder / str(name)).read_bytes()
+    if name := entry.content.get(field):
+        return (entry.folder / str(name)).read_bytes()
     return b""
 
 
@@ -224,11 +291,7 @@ def _token_of_file(path: Path) -> Callable[[], Awaitable[str | None]]:
 def _tls(credentials: Credentials) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=credentials.authority.decode() or None)
     if credentials.certificate and credentials.key:
-        # The ssl module reads these from a file only, so they are in a private one while it does.
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(credentials.certificate + b"\n" + credentials.key)
-            file.flush()
-            context.load_cert_chain(file.name)
+        load_certificate(context, credentials.certificate, credentials.key)
     if not credentials.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -238,22 +301,22 @@ def _tls(credentials: Credentials) -> ssl.SSLContext:
 
 
 async def load_officially(path: str, context: str | None) -> Config:
-    """Read the configuration with the official client's loader, which supports all kinds. Raises ConfigError."""
+    """Read the configuration with the official client's loader, which knows auth providers. Raises ConfigError."""
     try:
         from kubernetes.aio import config as loader
         from kubernetes.aio.client.configuration import Configuration
-    except ImportError as error:  # it is not in the image
+    except ImportError as error:  # The image and the bare package do not have it.
         raise ConfigError(
-            f"kubeconfig {path} names a plug-in or several files; that needs the Python package kubernetes"
+            f"kubeconfig {path} names an auth-provider; that needs the Python package kubernetes: "
+            "pip install kubernetes"
         ) from error
 
     load: Any = loader.load_kube_config
-    list_contexts: Any = loader.list_kube_config_contexts
     settings: Any = Configuration()
+    merged = _merge(path, [Path(name) for name in path.split(os.pathsep)])
+    chosen = merged.entry("contexts", context or merged.current).content
     try:
         await load(config_file=path, context=context, client_configuration=settings)
-        contexts, active = list_contexts(config_file=path)
-        chosen = next((entry for entry in contexts if entry["name"] == context), active) if context else active
         credentials = Credentials(
             authority=_read(settings.ssl_ca_cert),
             certificate=_read(settings.cert_file),
@@ -261,43 +324,28 @@ async def load_officially(path: str, context: str | None) -> Config:
             verify=bool(settings.verify_ssl),
         )
         tls = _tls(credentials) if settings.host.startswith("https") else False
-        user = _first(path, "users", str(chosen["context"].get("user") or ""))
-        cluster = _first(path, "clusters", str(chosen["context"].get("cluster") or ""))
-        host = settings.host.rstrip("/")
-        impersonation = _impersonation(Path(path), user)
-        proxy = _proxy(Path(path), host, str(cluster.get("proxy-url") or ""))
     except (loader.ConfigException, OSError, ValueError) as error:
         raise ConfigError(f"kubeconfig {path} can't be used: {error}; set KUBECONFIG or --context") from error
+    host = settings.host.rstrip("/")
+    # The official loader keeps only some fields of these.
+    user = merged.entry("users", str(chosen.get("user") or "")).content
+    cluster = merged.entry("clusters", str(chosen.get("cluster") or "")).content
 
     async def token() -> str | None:
-        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes the token of an exec plug-in
+        value = settings.get_api_key_with_prefix("BearerToken")  # also refreshes it
         found: str | None = await value if inspect.isawaitable(value) else value
         return found
 
     return Config(
         host=host,
-        namespace=str(chosen["context"].get("namespace") or "default"),
+        namespace=str(chosen.get("namespace") or "default"),
         ssl=tls,
         token=token,
         server_hostname=getattr(settings, "tls_server_name", None) or None,
         credentials=credentials,
-        impersonation=impersonation,
-        proxy=proxy,
+        impersonation=_impersonation(path, user),
+        proxy=_proxy(path, host, str(cluster.get("proxy-url") or "")),
     )
-
-
-def _first(named: str, section: str, name: str) -> dict[str, Any]:
-    """The entry of that name in the first of the merged files that has one, {} if none has.
-
-    The official loader keeps only some fields of it.
-    """
-    for file in named.split(os.pathsep):
-        path = Path(file).expanduser()
-        if file and path.is_file():
-            found = _contents(path) or {}
-            with contextlib.suppress(ConfigError):
-                return _entry(path, found, section, name)
-    return {}
 
 
 def _read(name: str | None) -> bytes:

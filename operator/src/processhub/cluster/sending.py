@@ -8,8 +8,8 @@ from typing import Protocol
 
 import aiohttp
 
-from processhub.cluster.config import Config
-from processhub.cluster.errors import api_error
+from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.errors import ForbiddenError, api_error
 
 
 class _Content(Protocol):
@@ -56,7 +56,10 @@ class Sending:
         self._answer: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = await self._config.headers()
+        try:
+            headers = await self._config.headers()
+        except ConfigError as error:  # an exec plug-in gave no new credential
+            raise ForbiddenError(401, "Unauthorized", str(error)) from error
         headers["Accept"] = self._accept
         if self._method != "GET":
             # The answer to a write repeats what was written. To compress it costs more than to send it.

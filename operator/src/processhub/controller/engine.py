@@ -9,6 +9,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.concurrency import cancel_all
+from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
@@ -26,9 +27,11 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.store = Store(client, settings.namespaces, self.wake)
+        self.store = Store(client, settings.namespaces, self.wake, self._rewound)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
+        self.over = asyncio.Event()  # This leader must stop, and another begin: ``failure`` says why.
+        self.failure: DeposedError | None = None
 
     @property
     def healthy(self) -> bool:
@@ -39,6 +42,15 @@ class Engine:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
+
+    def give_up(self, why: DeposedError) -> None:
+        """Ask the replica to stop this leader, so that another begins with nothing in memory."""
+        self.failure = self.failure or why
+        self.over.set()
+
+    def _rewound(self) -> None:
+        """Give up, because nothing that this leader knows of generations, reports and Leases can be relied on."""
+        self.give_up(DeposedError("etcd was restored to an earlier time: another leader begins"))
 
     def answered(self, sent: float) -> None:
         """Note that the API server took a write that was sent at this time of the loop."""
@@ -62,12 +74,14 @@ class Engine:
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)
+        metrics.HUBS.follow(lambda: list(self.store.hubs.values()))
         for key in list(self.store.states):
             self._queue.add(key)
         log.info("started with %d hubs", len(self.store.hubs))
 
     async def stop(self) -> None:
         """Stop all work. No write follows."""
+        metrics.HUBS.stop()
         if self._queue is not None:
             await self._queue.close()
         # Hooks get seconds for queued events. The other writes must have ended before: this replica may be deposed.
@@ -81,6 +95,9 @@ class Engine:
         assert self._reconciler is not None
         try:
             return await self._reconciler.reconcile(key)
+        except DeposedError as error:
+            self.give_up(error)
+            return None
         except Exception:
             metrics.FAILED_ROUNDS.inc()
             raise

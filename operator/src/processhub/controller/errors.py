@@ -4,7 +4,11 @@ from __future__ import annotations
 
 
 class DeposedError(Exception):
-    """A slice has a higher term than this leader, so another leader is newer."""
+    """This leader must not go on: a slice has a higher term, or what it knows of the cluster does not hold any more."""
+
+
+class UnauthorizedError(Exception):
+    """The API server does not accept this process's token any more; the message says what to do."""
 
 
 class NameConflictError(Exception):

@@ -16,7 +16,7 @@ from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.logs import configure_logging
 from processhub.controller.concurrency import cancel_all
-from processhub.controller.errors import DeposedError
+from processhub.controller.errors import DeposedError, UnauthorizedError
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost
 from processhub.controller.lead.election import Election
@@ -40,7 +40,7 @@ def main() -> int:
     configure_logging(settings.log_level)
     try:
         return uvloop.run(_run(settings))
-    except (ConfigError, DeposedError) as error:
+    except (ConfigError, DeposedError, UnauthorizedError) as error:
         log.error("%s", error)
         return 1
 

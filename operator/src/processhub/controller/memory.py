@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from processhub.api.hub import Hub
+from processhub.api.hub import Hub, HubSpec
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.report.memory import ReportMemory
@@ -22,6 +22,8 @@ class HubMemory:
         self.uid = uid
         self.accepted: Hub | None = None  # As it was when its spec was last accepted.
         self.refused_edit: Refusal | None = None  # Why the present spec is not accepted.
+        # A spec, the mark of the Hub's annotation of hooks, and the spec with the hooks of both.
+        self.hooks: tuple[HubSpec, str, HubSpec] | None = None
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()

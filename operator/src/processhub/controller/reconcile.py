@@ -13,6 +13,8 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
+from processhub.controller.execute.earlierhubs import remove_leftovers
+from processhub.controller.execute.endedorders import remove_ended_cancellations, remove_ended_moves
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -127,6 +129,7 @@ class Reconciler:
 
     async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
         """The round of a Hub that is not accepted: its objects are kept, and its Children report why."""
+        await remove_leftovers(round)
         await put_marks_back(round, memory.execute)
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
@@ -139,7 +142,7 @@ class Reconciler:
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:
-            return members_now(round, memory.observe)
+            return members_now(round, memory.observe, memory.execute.template.last_good)
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
@@ -155,17 +158,23 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
         await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        await remove_ended_moves(round)
+        await remove_ended_cancellations(round, memory.accepted)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
         replicas = replicas_of(round.hub, observation, plan)
         refused = await keep_members(round, self._settings, memory.execute, replicas)
-        troubles = await member_troubles(round, memory.execute.looks, members_now(round, memory.observe))
+        troubles = await member_troubles(
+            round, memory.execute.looks, members_now(round, memory.observe, memory.execute.template.last_good)
+        )
         unmade = round.steps.trouble() if not round.state.pods else None
         unplaced = with_troubles(plan.unplaced, troubles, unmade[0] if unmade else "")
         plan = msgspec.structs.replace(plan, unplaced=unplaced)
         await label_pods(round, members.values())
         await put_marks_back(round, memory.execute)
+        await remove_leftovers(round)
+        memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
@@ -193,7 +202,7 @@ class Reconciler:
     ) -> None:
         """Report the round by Events, hooks and statuses."""
         quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
-        members = members_now(round, memory.observe)
+        members = members_now(round, memory.observe, memory.execute.template.last_good)
         fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
         self.hooks.after_round(round.hub, fresh, plan, round.changed)
         self.reporter.report_hub(round, memory.report, plan, refusal, followed)

@@ -65,7 +65,7 @@ class Replica:
         return self._engine is None or self._engine.healthy
 
     async def run(self, stop: asyncio.Event) -> int:
-        """Run until ``stop`` is set (0) or leadership is lost (1). Raises DeposedError."""
+        """Run until ``stop`` is set (0) or leadership is lost (1). Raises DeposedError if another has to lead."""
         term = await _unless(stop, self._around.leadership.acquire())
         if term is None:
             return 0
@@ -73,14 +73,19 @@ class Replica:
         return await self._lead(self._engine, stop)
 
     async def _lead(self, engine: Engine, stop: asyncio.Event) -> int:
-        """Lead until ``stop`` is set (0) or the Lease is lost (1). The Lease is kept until all work has stopped."""
+        """Lead until ``stop`` is set (0) or the Lease is lost (1). The Lease is kept until all work has stopped.
+
+        Raises DeposedError.
+        """
         metrics.LEADER.set(1)
         leadership, ended = self._around.leadership, asyncio.Event()
         work = asyncio.create_task(self._around.host.run(engine, ended), name="host")
         hold = asyncio.create_task(leadership.hold(engine.answered), name="lease")
         signalled = asyncio.create_task(stop.wait(), name="signal")
         stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
-        await asyncio.wait((work, hold, signalled, stopped), return_when=asyncio.FIRST_COMPLETED)
+        over = asyncio.create_task(engine.over.wait(), name="over")
+        tasks = (work, hold, signalled, stopped, over)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         metrics.LEADER.set(0)
         deposed = hold.done()
         if not deposed:
@@ -91,10 +96,10 @@ class Replica:
                 await leadership.release()
         failure = next((error for task in (work, hold) if task.done() and (error := task.exception())), None)
         # A deposed leader writes nothing more. Writes in flight are cancelled.
-        for task in (work, hold, signalled, stopped):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(work, hold, signalled, stopped, return_exceptions=True)
-        if failure is not None:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if failure is not None or (failure := engine.failure) is not None:
             raise failure
         return 1 if deposed else 0
 

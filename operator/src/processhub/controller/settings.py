@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class SettingsError(Exception):
@@ -33,8 +35,20 @@ class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     template: dict[str, Any] = {}
 
 
+class MemberNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The NetworkPolicy of the members of each hub, the chart's ``networkPolicy.members``.
+
+    ``peers`` (NetworkPolicyPeers) may reach the members' port, in addition to the hub's own pods; () means any.
+    """
+
+    peers: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="from")
+
+
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``bind`` is the HTTP port's address."""
+    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``bind`` is the HTTP port's address.
+
+    Where ``member_network`` is None, members get no NetworkPolicy.
+    """
 
     pod_name: str
     pod_uid: str
@@ -44,6 +58,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     member_defaults: MemberDefaults = MemberDefaults()
+    member_network: MemberNetwork | None = None
     bind: str = "0.0.0.0"
     port: int = 8080
     log_level: str = "INFO"
@@ -60,10 +75,8 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSetting
     port = environ.get("PORT", "8080")
     if not port.isdigit():
         raise SettingsError(f"PORT={port!r} is not a number")
-    try:
-        defaults = msgspec.json.decode(environ.get("PROCESSHUB_MEMBER_DEFAULTS") or "{}", type=MemberDefaults)
-    except msgspec.DecodeError as error:
-        raise SettingsError(f"PROCESSHUB_MEMBER_DEFAULTS (the chart's members.defaults): {error}") from error
+    defaults = _json(environ, "PROCESSHUB_MEMBER_DEFAULTS", "members.defaults", MemberDefaults) or MemberDefaults()
+    network = _json(environ, "PROCESSHUB_MEMBER_NETWORK", "networkPolicy.members", MemberNetwork)
     return OperatorSettings(
         pod_name=name,
         pod_uid=environ.get("POD_UID", ""),
@@ -73,10 +86,21 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSetting
         image_pull_policy=environ.get("PROCESSHUB_IMAGE_PULL_POLICY", "IfNotPresent"),
         image_pull_secrets=_list(environ.get("PROCESSHUB_IMAGE_PULL_SECRETS", "")),
         member_defaults=defaults,
+        member_network=network,
         bind=environ.get("POD_IP") or "0.0.0.0",
         port=int(port),
         log_level=environ.get("LOG_LEVEL", "INFO").upper(),
     )
+
+
+def _json(environ: Mapping[str, str], name: str, value: str, kind: type[T]) -> T | None:
+    """The JSON in a variable that has this value of the chart; None if it is not set. Raises SettingsError."""
+    if not environ.get(name):
+        return None
+    try:
+        return msgspec.json.decode(environ[name], type=kind)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{name} (the chart's {value}): {error}") from error
 
 
 def _list(text: str) -> tuple[str, ...]:

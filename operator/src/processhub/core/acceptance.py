@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from processhub.api.child import ChildSpec
+from processhub.api.hooks import Hook
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
 from processhub.core.listing import MemberNames
@@ -143,14 +144,27 @@ def _hooks(spec: HubSpec) -> Refusal | None:
         if hook.name in names:
             return Refusal(Reason.INVALID, f"spec.hooks names {hook.name!r} twice; give each hook a name of its own")
         names.add(hook.name)
-        if (hook.webhook is None) == (hook.python is None):
-            return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: give exactly one of webhook and python")
-        if hook.webhook is not None and not hook.webhook.url.startswith(("http://", "https://")):
-            return Refusal(
-                Reason.INVALID,
-                f"spec.hooks {hook.name!r}: webhook.url {hook.webhook.url!r} must begin with http:// or https://",
-            )
+        if why := _unfit_hook(hook):
+            return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: {why}")
     return None
+
+
+def refuse_registered_hook(hook: Hook) -> str:
+    """Why a hook of the Hub's annotation can't be called, or "". No schema checks that annotation."""
+    if not 1 <= len(hook.name) <= 63:
+        return "name must have 1 to 63 characters"
+    if why := _unfit_hook(hook):
+        return why
+    seconds = hook.receiver.timeout_seconds
+    return "" if 1 <= seconds <= 30 else f"timeoutSeconds is {seconds}; write 1 to 30"
+
+
+def _unfit_hook(hook: Hook) -> str:
+    if (hook.webhook is None) == (hook.python is None):
+        return "give exactly one of webhook and python"
+    if hook.webhook is not None and not hook.webhook.url.startswith(("http://", "https://")):
+        return f"webhook.url {hook.webhook.url!r} must begin with http:// or https://"
+    return ""
 
 
 def _static_children(spec: HubSpec) -> Refusal | None:
@@ -250,13 +264,13 @@ def refuse_size(workload: str) -> Refusal | None:
     )
 
 
-def unknown_member(spec: ChildSpec, members: MemberNames) -> Refusal | None:
-    """Refuse a Child whose spec.nodes name a member that the hub does not have."""
+def unknown_member(spec: ChildSpec, members: MemberNames, field: str = "spec.nodes") -> Refusal | None:
+    """Refuse a Child whose nodes, which are those of ``field``, name a member that the hub does not have."""
     for node in spec.nodes:
         if node not in members:
             return Refusal(
                 Reason.INVALID_CHILD_MAPPING,
-                f"spec.nodes: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
+                f"{field}: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
             )
     return None
 

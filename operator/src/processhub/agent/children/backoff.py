@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.api.reasons import RestartPolicy
@@ -26,6 +27,15 @@ class Backoff:
     def __init__(self) -> None:
         self._delay = 0.0
         self._times: deque[float] = deque()  # when each restart within the limit's window happened
+
+    @property
+    def times(self) -> list[float]:
+        """When the restarts within the limit's window happened."""
+        return list(self._times)
+
+    def restore(self, times: Iterable[float]) -> None:
+        """Count restarts that an earlier agent of this pod made."""
+        self._times.extend(times)
 
     def ran(self, seconds: float) -> None:
         """Record how many seconds the run that ended was up."""
@@ -56,10 +66,10 @@ class Backoff:
 class RunHistory:
     """The earlier runs of one incarnation of a child, and the time since when its present process is up."""
 
-    __slots__ = ("_backoff", "interrupted", "restarts", "tried", "up_since", "was_up")
+    __slots__ = ("backoff", "interrupted", "restarts", "tried", "up_since", "was_up")
 
     def __init__(self) -> None:
-        self._backoff = Backoff()
+        self.backoff = Backoff()
         self.restarts = 0
         self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: no process is up
         self.tried = False  # this agent has started it before
@@ -69,12 +79,12 @@ class RunHistory:
     def next_delay(self, now: float, limit: int, window: float) -> float | None:
         """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded."""
         if self.up_since:
-            self._backoff.ran(now - self.up_since)
+            self.backoff.ran(now - self.up_since)
         self.up_since = 0.0
-        if not self._backoff.allow(now, limit, window):
+        if not self.backoff.allow(now, limit, window):
             return None
         self.restarts += 1
-        return self._backoff.next_delay()
+        return self.backoff.next_delay()
 
 
 def rests(policy: str, exit_status: ExitStatus) -> bool:

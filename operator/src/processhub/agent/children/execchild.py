@@ -17,7 +17,7 @@ from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.commands import missing_interpreter, workload_problem
 from processhub.agent.children.liveness import LivenessProbe
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
-from processhub.agent.children.runs import ExitStatus, RunHandle
+from processhub.agent.children.runs import ExitStatus, RunHandle, out_of_memory
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
@@ -196,7 +196,7 @@ class ExecRun:
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
             exit_status = ExitStatus(
-                Reason.COMMAND_NOT_FOUND,
+                Reason.WORKING_DIR_NOT_FOUND,
                 "not started",
                 message=f"workingDir {self._workload.working_dir}: {text}{name}",
             )
@@ -217,7 +217,7 @@ class ExecRun:
             " (spec.members.template), or have the program stay the container's user"
         )
 
-    def exited(self, status: int, fenced: bool) -> None:
+    def exited(self, status: int, fenced: bool, memory: tuple[int, int] | None = None) -> None:
         """Report the end: the process ended, and nothing of its process tree is left."""
         if self._leave_to is not None:
             try:
@@ -226,7 +226,9 @@ class ExecRun:
                 pass  # the child left no state
             except OSError as error:
                 log.error("its handover state can't be kept: %s", error, extra={"child": self._child.id})
-        self._end(ExitStatus(Reason.EXITED, exit_text(status, fenced), success=status == 0, fenced=fenced))
+        text, why = exit_text(status, fenced), out_of_memory(memory) if memory else ""
+        reason = Reason.OUT_OF_MEMORY if why else Reason.EXITED
+        self._end(ExitStatus(reason, text, success=status == 0, fenced=fenced, message=why))
 
     # Internal.
 

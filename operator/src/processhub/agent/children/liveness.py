@@ -34,7 +34,7 @@ class CommandProbe:
         """The kernel does not let the command be signalled."""
         self._settle(f"its command runs as user {user} and can't be ended")
 
-    def exited(self, status: int, fenced: bool) -> None:
+    def exited(self, status: int, fenced: bool, memory: tuple[int, int] | None = None) -> None:
         """The command has ended."""
         self._settle("" if status == 0 else f"its command ended with {status}")
 

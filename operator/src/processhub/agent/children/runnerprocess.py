@@ -13,6 +13,7 @@ import msgspec
 
 from processhub.agent.children.execchild import exit_text
 from processhub.agent.children.output import Encode, open_pipes, tagged
+from processhub.agent.children.runs import out_of_memory
 from processhub.agent.env import Environment
 from processhub.agent.frames import Inbox, Message, Outbox
 from processhub.agent.logs import LogSink
@@ -34,6 +35,7 @@ class RunnerProcess:
         self.pid = 0
         self.up = False  # the runner has reported that it is ready
         self.last_words = ""  # the last line on stderr that no actor wrote
+        self.out_of_memory = ""  # why it was killed, if for that
         self._watchdog, self._python = watchdog, python
         self._loop = asyncio.get_running_loop()
         encoders = {number: self._encoder(env, stream) for number, stream in ((1, "stdout"), (2, "stderr"))}
@@ -94,11 +96,13 @@ class RunnerProcess:
         """Log that the kernel refuses signals to a process of the runner."""
         log.warning("process %d of the runner %d can't be signalled: it runs as user %d", pid, self.pid, user)
 
-    def exited(self, status: int, fenced: bool) -> None:
+    def exited(self, status: int, fenced: bool, memory: tuple[int, int] | None = None) -> None:
         """Report the end: the process ended, and nothing of its process tree is left."""
         self.listen()  # read the last messages that it sent
         self._close()
-        self.process_ended(exit_text(status, fenced), Reason.EXITED, fenced=fenced)
+        self.out_of_memory = out_of_memory(memory) if memory else ""
+        reason = Reason.OUT_OF_MEMORY if memory else Reason.EXITED
+        self.process_ended(exit_text(status, fenced), reason, fenced=fenced)
 
     # Internal.
 

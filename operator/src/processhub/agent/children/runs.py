@@ -23,6 +23,15 @@ class ExitStatus:
     state: bytes | None = None  # the state that the child left, if it is small enough for a message
 
 
+def out_of_memory(memory: tuple[int, int]) -> str:
+    """Why a process was killed that used most of the container's memory. ``memory``: the bytes used, and the limit."""
+    used, limit = memory
+    return (
+        f"it used {used // 2**20} MiB, more than any other child, when hardly anything was left of the member's "
+        f"{limit // 2**20} MiB; have it use less, or raise the memory limit in spec.members.template of the hub"
+    )
+
+
 class RunHandle(Protocol):
     """The handle of a started incarnation, for all kinds of workload."""
 

@@ -58,8 +58,8 @@ class LeaseKeeper:
 
     ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
     after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
-    notifies of another holder. Both notify on the thread that made the keeper. The latest usage is sent with each
-    renewal, so it needs no write of its own.
+    notifies of another holder. ``rewound`` notifies that etcd was restored to an earlier time. All notify on the thread
+    that made the keeper. The latest usage is sent with each renewal, so it needs no write of its own.
 
     ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
     separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
@@ -77,6 +77,7 @@ class LeaseKeeper:
     ) -> None:
         self.taken: Listeners[int] = Listeners()
         self.other_holder: Listeners[str] = Listeners()
+        self.rewound: Listeners[()] = Listeners()
         self.renewals = self.failures = 0
         self._record, self._validity = LeaseRecord(env), Validity(settings, feed, clock)
         self._connect, self._clock = connect, clock
@@ -166,13 +167,16 @@ class LeaseKeeper:
         seen: tuple[str, str] | None = None
         since = 0.0
         while True:
+            known = self._record.rewound
             lease = await self._record.read(client)
+            if self._record.rewound and not known:
+                self._main.call_soon_threadsafe(self.rewound.notify)
             if lease is not None:
                 holder = lease.spec.holder_identity or ""
                 if holder == self.identity:
                     self._record.held = lease
                     return
-                if self.session and holder:
+                if self.session and holder and not self._record.rewound:
                     self._report_other(holder)
                     return
                 mark = (holder, lease.spec.renew_time or "")

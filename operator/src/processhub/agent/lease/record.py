@@ -13,6 +13,7 @@ from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
 from processhub.api.usage import Usage, format_usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES
 from processhub.cluster.timestamps import now_micros
 
@@ -20,13 +21,19 @@ log = logging.getLogger(__name__)
 
 
 class LeaseRecord:
-    """The Lease of the member. ``identity`` is this agent's name as its holder, new for each process."""
+    """The Lease of the member. ``identity`` is this agent's name as its holder, new for each process.
+
+    ``rewound`` is true from when the Lease was found to be older than this agent has written it. A consistent read is
+    never older than a write that was answered before it, so etcd was restored to a time before that write.
+    """
 
     def __init__(self, env: Environment) -> None:
         self.name = lease_name(env.hub, env.member)
         self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
         self.usage: Usage | None = None  # is sent with each renewal, so it needs no write of its own
         self.held: Lease | None = None  # as this agent last wrote it; None: it must be read again
+        self.rewound = False
+        self._written = 0  # the resourceVersion of the last write
         self._env = env
 
     def same_pod(self, holder: str) -> bool:
@@ -42,6 +49,7 @@ class LeaseRecord:
         if lease.metadata.labels.get(LABEL_HUB_UID, self._env.hub_uid) != self._env.hub_uid:
             log.warning("the Lease %s belongs to a hub of another uid; waiting", self.name)
             return None
+        self.rewound = self.rewound or version_of(lease.metadata.resource_version) < self._written
         return lease
 
     async def write(self, client: Client, lease: Lease, seconds: int, *, taking: bool) -> bool:
@@ -64,6 +72,7 @@ class LeaseRecord:
         except (ConflictError, NotFoundError):
             self.held = None
             return False
+        self._written = version_of(self.held.metadata.resource_version)
         return True
 
     async def release(self, client: Client) -> None:

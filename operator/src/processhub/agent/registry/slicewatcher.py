@@ -39,6 +39,12 @@ class DesiredRun:
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
+    def continues(self, other: DesiredRun) -> bool:
+        """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
+        mine, theirs = self.assignment, other.assignment
+        same = (mine.uid, mine.role, type(self.workload)) == (theirs.uid, theirs.role, type(other.workload))
+        return same and isinstance(self.workload, Exec | Python)
+
 
 class _OwnSlice:
     """One of this member's slices, parsed. Only entries whose text changed are parsed again."""
@@ -92,6 +98,8 @@ class SliceWatcher:
     - ``settings_changed``: changed settings, from the own slice with the highest term. The hub counts as partitioned
       while any own slice says so.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
+
+    ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
     """
 
     def __init__(self, client: Client, env: Environment, identity: str) -> None:
@@ -99,11 +107,17 @@ class SliceWatcher:
         self.own_changed: Listeners[RegistrySlice | None, str] = Listeners()
         self.settings_changed: Listeners[Settings] = Listeners()
         self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
+        self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
-            client, SLICES, self._changed, namespace=env.namespace, labels=self._labels
+            client,
+            SLICES,
+            self._changed,
+            namespace=env.namespace,
+            labels=self._labels,
+            on_rewound=self.rewound.notify,
         )
         self.settings = Settings()
         self._settings_term = -1

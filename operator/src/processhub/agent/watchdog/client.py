@@ -36,10 +36,11 @@ class Watcher(Protocol):
     def stuck(self, pid: int, user: int) -> None:
         """The kernel does not let process ``pid`` of the tree be signalled: it runs as another user."""
 
-    def exited(self, status: int, fenced: bool) -> None:
+    def exited(self, status: int, fenced: bool, memory: tuple[int, int] | None = None) -> None:
         """Handle the end of the process and all below it.
 
-        ``status`` is the exit code, or minus the number of the signal that ended the process.
+        ``status`` is the exit code, or minus the number of the signal that ended the process. ``memory``: it was killed
+        because it used most of the container's memory, of which hardly any was left; the bytes used and the limit.
         """
 
 
@@ -165,7 +166,8 @@ class WatchdogClient:
             elif event == "stuck":
                 self._watchers[key].stuck(message["pid"], message["user"])
             elif event == "exited":
-                self._watchers.pop(key).exited(message["status"], message["fenced"])
+                memory = message["memory"]
+                self._watchers.pop(key).exited(message["status"], message["fenced"], tuple(memory) if memory else None)
         if self._inbox.closed:
             self._loop.remove_reader(self._socket.fileno())
             self.lost.notify()

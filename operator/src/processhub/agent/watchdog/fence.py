@@ -32,6 +32,7 @@ class Fence:
         self.timer = BootTimer()
         self.stop_at = self.kill_at = 0.0
         self._stopped = False
+        self.broken = False  # a process that must end now can't be ended: only the container's end does it
 
     @property
     def closed(self) -> bool:

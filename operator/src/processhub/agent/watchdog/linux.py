@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PF_FORKNOEXEC = 0x40  # kernel flag of a process that was forked and has not called exec since
 # Positions in /proc/<pid>/stat, counted from behind the name.
-_STATE, _PARENT, _SESSION, _FLAGS, _THREADS, _BEGAN = 0, 1, 3, 6, 17, 19
+_STATE, _PARENT, _SESSION, _FLAGS, _THREADS, _BEGAN, _RESIDENT = 0, 1, 3, 6, 17, 19, 21
 _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 _REFUSED_SECONDS = 0.1  # A process that can't be ended for so long is not waited for.
@@ -100,6 +100,22 @@ def descendants(roots: Iterable[int]) -> list[int]:
         found.append(pid)
         todo.extend(below.get(pid, ()))
     return found
+
+
+def resident_pages(roots: Iterable[int]) -> dict[int, int]:
+    """The pages in memory of each of these processes and all that is below it."""
+    found = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208 as above
+        if name.isdecimal() and (fields := _fields(int(name))):
+            found[int(name)] = int(fields[_PARENT]), int(fields[_RESIDENT])
+    sums = dict.fromkeys(roots, 0)
+    for pid, (_, pages) in found.items():
+        above = pid
+        while above in found and above not in sums:
+            above = found[above][0]
+        if above in sums:
+            sums[above] += pages
+    return sums
 
 
 def end_all(seconds: float) -> None:

@@ -40,6 +40,7 @@ from processhub.agent.watchdog.linux import (
     user_of,
 )
 from processhub.agent.watchdog.managedprocess import ManagedProcess
+from processhub.agent.watchdog.memory import MemoryGuard, memory_of
 
 # This variable marks all processes that a managed process starts, whatever their session or parent.
 MARK = "PROCESSHUB_WARD"
@@ -61,10 +62,10 @@ class Watchdog:
         self._ending: dict[str, ManagedProcess] = {}  # the main process was reaped, others of its tree may be left
         self._unmarked: dict[int, int] = {}  # by pid: in how many looks in a row an orphan had no mark
         self._sweep_at = 0.0  # CLOCK_BOOTTIME of the earliest next look at the tree
+        self._memory = MemoryGuard()
         self._epoll = select.epoll()
         self._reports: dict[int, ManagedProcess] = {}
         self._writing = False
-        self._cannot_fence = False  # a process that must end now can't be ended: only the container's end does it
         # Part of all marks: a watchdog restarted in the same container must not take old marks for its own.
         self._nonce = f"{os.getpid()}.{time.time_ns()}"
 
@@ -81,7 +82,7 @@ class Watchdog:
             end_all(_END_SECONDS)
 
     def _serve(self, wake: int) -> None:
-        while not (self._inbox.closed or self._outbox.closed or self._cannot_fence):
+        while not (self._inbox.closed or self._outbox.closed or self._fence.broken):
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
                     self._outbox.flush()
@@ -95,6 +96,7 @@ class Watchdog:
                 elif fd in self._reports:
                     self._launched(fd)
             self._deadlines()
+            self._guard_memory()
             self._reap()
             self._sweep()
             self._poll_for_writing()
@@ -103,6 +105,8 @@ class Watchdog:
         times = [process.kill_at for process in self._stopping.values()]
         if self._ending:
             times.append(self._sweep_at)
+        if self._by_pid and self._memory.limit:
+            times.append(self._memory.next_look)
         return max(0.0, min(times) - boottime()) if times else None
 
     def _poll_for_writing(self) -> None:
@@ -195,11 +199,23 @@ class Watchdog:
             for process in self._by_pid.values():
                 process.fenced = True
                 if due == "kill":
-                    self._cannot_fence |= not self._signal(process, signal.SIGKILL)
+                    self._fence.broken |= not self._signal(process, signal.SIGKILL)
                 elif not process.kill_at:
                     # It also gets its SIGKILL if the Lease is renewed by then: a process that is stopping is of no more
                     # use, least of all a runner in which other actors have ended already.
                     self._stop(process, self._fence.kill_at - now)
+
+    def _guard_memory(self) -> None:
+        """End the process whose tree uses most if the container runs out of memory, one at a time."""
+        now = boottime()
+        if not self._by_pid or not self._memory.limit or now < self._memory.next_look or not self._memory.is_short(now):
+            return
+        if any(process.over_memory for process in self._processes.values()):
+            return  # Something of it is left, whose memory is not free yet.
+        used = memory_of(self._by_pid)
+        process = self._by_pid[max(used, key=lambda pid: used[pid])]
+        if self._signal(process, signal.SIGKILL):
+            process.over_memory = used[process.pid], self._memory.limit
 
     def _signal(self, process: ManagedProcess, signum: int) -> bool:
         """Signal the process group. If the kernel refuses, report that to the agent and return False."""
@@ -302,7 +318,10 @@ class Watchdog:
         if process.failure:
             self._failed(process.key, process.failure)
         else:
-            self._outbox.send({"ev": "exited", "key": process.key, "status": process.status, "fenced": process.fenced})
+            report: Message = {"ev": "exited", "key": process.key, "status": process.status, "fenced": process.fenced}
+            self._outbox.send({**report, "memory": process.over_memory})
+            if process.over_memory:
+                self._memory.settle(boottime())
 
 
 def main() -> None:

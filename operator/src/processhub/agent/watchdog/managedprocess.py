@@ -21,6 +21,8 @@ class ManagedProcess:
     status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
     fenced: bool = False
     began: int = 0  # clock ticks after the machine's start
+    # What it used, and the limit (bytes), if it is ended because the container was running out of memory.
+    over_memory: tuple[int, int] | None = None
     reported_stuck: bool = False  # whether the agent knows that the kernel refuses a signal
     kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 

@@ -6,8 +6,10 @@ Events only. They are read for members that have not been ready for some seconds
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +27,7 @@ from processhub.core.model.podtrouble import Trouble, cause, trouble_of
 _LOOKED_AT = 5  # Members of a hub whose Events are read. The others mostly have the same cause.
 _PATIENCE_SECONDS = 2.0  # A member that is not ready for a shorter time just starts.
 _FIRST_SECONDS, _LONGEST_SECONDS = 5.0, 60.0  # Between two looks at the same Events; doubled each time.
+_SLOW_SECONDS = 1.0  # For all looks of one round.
 _CRASHING = timedelta(minutes=10)  # After so long without a crash the kubelet's back-off begins anew.
 _COMBINED = "(combined from similar events): "
 _EVENTS = untyped("v1", "events")
@@ -55,30 +58,37 @@ async def member_troubles(round: Round, looks: Looks, members: Mapping[str, Memb
     unready = [member for member in members.values() if member.wanted and not member.ready]
     for name in looks.keys() - {member.name for member in unready}:
         del looks[name]
-    troubles: dict[str, Trouble] = {}
     recent = (utc_now() - _CRASHING).isoformat()
-    for number, member in enumerate(unready):
-        known = trouble_of(member.pod, recent) if member.pod else Trouble()
-        if not known and number < _LOOKED_AT and not round.hub.spec.suspend:
-            known = await _look(round, looks, member)
-        troubles[member.name] = known
-    return troubles
+    troubles = {member.name: trouble_of(member.pod, recent) if member.pod else Trouble() for member in unready}
+    unexplained = [member for member in unready if not troubles[member.name]]
+    if not round.hub.spec.suspend:
+        await _look(round, looks, unexplained[:_LOOKED_AT])
+    return {name: trouble or (looks[name].found if name in looks else trouble) for name, trouble in troubles.items()}
 
 
-async def _look(round: Round, looks: Looks, member: Member) -> Trouble:
-    """The cause by Events and rights, as it was found at the latest look."""
-    now, uid = round.now(), member.pod.metadata.uid if member.pod else ""
-    look = looks.get(member.name)
-    if look is None or look.uid != uid:
-        look = looks[member.name] = _Look(uid, now + _PATIENCE_SECONDS)
-    if now >= look.due:
-        try:
-            look.found = await _trouble_of_pod(round, member.pod) if member.pod else await _unmade(round, member.name)
-        except ApiError as error:  # For example an operator that is newer than its ClusterRole.
-            log.info("hub %s/%s: no cause is found for %s: %s", *round.hub.metadata.key, member.name, error.message)
-        look.due, look.pause = now + look.pause, min(2 * look.pause, _LONGEST_SECONDS)
-    round.again_in(max(0.05, look.due - now))
-    return look.found
+async def _look(round: Round, looks: Looks, members: Sequence[Member]) -> None:
+    """Look for the causes that are due to be looked for. A slow API server must not delay the round: some are left."""
+    now, due = round.now(), []
+    for member in members:
+        uid = member.pod.metadata.uid if member.pod else ""
+        look = looks.get(member.name)
+        if look is None or look.uid != uid:
+            look = looks[member.name] = _Look(uid, now + _PATIENCE_SECONDS)
+        if now >= look.due:
+            look.due, look.pause = now + look.pause, min(2 * look.pause, _LONGEST_SECONDS)
+            due.append(_find(round, member, look))
+        round.again_in(max(0.05, look.due - now))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SLOW_SECONDS):
+            await asyncio.gather(*due)
+
+
+async def _find(round: Round, member: Member, look: _Look) -> None:
+    """Look for the cause by Events and rights. If that fails, what was found before stands."""
+    try:
+        look.found = await _trouble_of_pod(round, member.pod) if member.pod else await _unmade(round, member.name)
+    except ApiError as error:  # For example an operator that is newer than its ClusterRole.
+        log.info("hub %s/%s: no cause is found for %s: %s", *round.hub.metadata.key, member.name, error.message)
 
 
 async def _unmade(round: Round, name: str) -> Trouble:

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, LABEL_HUB_UID, member_account, member_ordinal
+from processhub.api.naming import (
+    ANNOTATION_FORCE_SCALE_DOWN,
+    ANNOTATION_TEMPLATE,
+    LABEL_HUB_UID,
+    member_account,
+    member_ordinal,
+)
 from processhub.api.reasons import Reason
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.memory import CheckedTemplate, ExecuteMemory
-from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, supporting_objects
+from processhub.controller.execute.ownedobjects import OwnedObjects, Refused, fingerprint, supporting_objects
 from processhub.controller.objects.access import accounts
+from processhub.controller.objects.network import network_policy_name
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.observe.observation import Observation
@@ -33,12 +40,15 @@ async def keep_members(
 ) -> Refusal | None:
     """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
     memory.former_accounts = await _former_accounts(round, memory.former_accounts)
-    owned, manifests = OwnedObjects(round, memory.owned), supporting_objects(round.hub, memory.former_accounts)
+    owned = OwnedObjects(round, memory.owned)
+    manifests = supporting_objects(round.hub, settings, memory.former_accounts)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
         manifests.append(workload(round.hub, template, replicas))
     refused = await owned.keep(manifests)
     _note_refused(round.steps, refused)
+    if settings.member_network is None:
+        await _remove_policy(round, owned)
     conflict = next((error for error in refused.values() if isinstance(error, NameConflictError)), None)
     if conflict is not None:
         return Refusal(Reason.NAME_CONFLICT, str(conflict))
@@ -77,6 +87,14 @@ async def _former_accounts(round: Round, before: frozenset[str]) -> frozenset[st
     return await round.steps.attempt(f"RoleBinding {name} can't be read", bound, before & used)
 
 
+async def _remove_policy(round: Round, owned: OwnedObjects) -> None:
+    """Delete the NetworkPolicy of the members, which is there if the chart's networkPolicy was enabled before."""
+    name = network_policy_name(round.hub)
+    if uid := owned.left_over("NetworkPolicy", name):
+        step = f"NetworkPolicy {name} can't be deleted"
+        await round.steps.take(step, lambda: owned.remove("NetworkPolicy", name, uid))
+
+
 async def _template(
     round: Round, settings: OperatorSettings, checked: CheckedTemplate, owned: OwnedObjects, replicas: int
 ) -> dict[str, Any] | None:
@@ -88,9 +106,13 @@ async def _template(
 
     async def check() -> None:
         template = pod_template(hub, settings)
+        digest = fingerprint(template)[:16]
+        metadata = template["metadata"]
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), ANNOTATION_TEMPLATE: digest}
         if template != checked.last_good:
             await owned.check(workload(hub, template, replicas))
-        checked.last_good, checked.generation = template, hub.metadata.generation
+            round.again_in(0.0)  # In the mode PerNode the template decides which nodes have a member.
+        checked.last_good, checked.digest, checked.generation = template, digest, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
         await round.steps.take(_TEMPLATE, check)

@@ -16,10 +16,15 @@ SLICE_WRITES = (5.0, 20.0)  # The rate a second and the burst of writes of one s
 
 
 class CheckedTemplate(msgspec.Struct):
-    """The members' pod template that the API server last accepted, and the checked generation of the Hub."""
+    """The members' pod template that the API server last accepted, its hash, and the checked generation of the Hub."""
 
     generation: int = 0
+    digest: str = ""
     last_good: dict[str, Any] | None = None
+
+    def digest_for(self, generation: int) -> str:
+        """The hash of the template for this generation of the Hub, which no pod has before it is checked."""
+        return self.digest if self.generation == generation else f"unchecked {generation}"
 
 
 class ExecuteMemory:
@@ -35,6 +40,8 @@ class ExecuteMemory:
             set()
         )  # Names of slices whose creation was not answered; they are not deleted.
         self.deleted_at: dict[str, float] = {}  # Uid of a Child whose lifetime is over → when its deletion was sent.
+        # Uid of a Child on demand with ttlSeconds → when this leader first saw it.
+        self.waiting_since: dict[str, float] = {}
         # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
         self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.

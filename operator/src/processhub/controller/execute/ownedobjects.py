@@ -1,4 +1,6 @@
-"""Keeps the objects that a Hub owns as they should be. It adopts no others (docs/protocol.md, rule 14).
+"""Keeps the objects that a Hub owns as they should be.
+
+It takes over those of an earlier Hub of its name, and no others (docs/protocol.md, rule 14).
 
 An object is applied when its manifest has changed, when the watch shows a change after the last apply, and every five
 minutes.
@@ -6,6 +8,7 @@ minutes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
@@ -21,10 +24,12 @@ from processhub.cluster.errors import ApiError, ConflictError, NamespaceTerminat
 from processhub.cluster.kinds import untyped
 from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.errors import BeingDeletedError, NameConflictError
+from processhub.controller.execute.earlierhubs import WORKLOADS, check_absent, delete, earlier_uid, take_over
 from processhub.controller.objects.access import access
 from processhub.controller.objects.disruption import disruption_budget
-from processhub.controller.objects.network import services
+from processhub.controller.objects.network import network_policy, services
 from processhub.controller.rounds.round import Round
+from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
 
 MANAGER = "processhub-operator"
@@ -33,6 +38,7 @@ _REPAIR_BURST = 10.0  # So many times an object is put back at once.
 _REPAIR_SECONDS = 30.0  # Between two repairs, if somebody goes on changing the object.
 _CONFLICT_SECONDS = 0.2  # Until an object is checked again that changed while it was applied.
 _TAKEN_SECONDS = 1.0  # Until it is checked again whether a name is free.
+_UNSEEN_SECONDS = 30.0  # Until it is checked again whether an object exists that nothing is known of yet.
 _BACKOFF_MAX = 30.0  # Between two tries of an object that the API server refuses, at most; from a second on.
 _UNKNOWN = "somebody"
 Manifest = dict[str, Any]
@@ -42,9 +48,11 @@ log = logging.getLogger(__name__)
 Refused = ApiError | NameConflictError
 
 
-def supporting_objects(hub: Hub, former_accounts: Iterable[str] = ()) -> list[Manifest]:
+def supporting_objects(hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = ()) -> list[Manifest]:
     """All owned objects but the workload, in the order of their creation. The workload comes last."""
-    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub)]
+    network = settings.member_network
+    policies = [] if network is None else [network_policy(hub, network)]
+    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies]
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -117,6 +125,21 @@ class OwnedObjects:
         """Keep the manifests of the latest round, while the Hub is refused. The result is that of ``keep``."""
         return await self.keep(self._memory.manifests)
 
+    def left_over(self, kind: str, name: str) -> str:
+        """The uid of an object of the hub that is not wanted any more; empty if there is none.
+
+        If it is not known yet, another round is asked for.
+        """
+        hub = self._hub.metadata
+        if self._watch.look(kind, hub.namespace, name) is None:
+            self._round.again_in(_UNSEEN_SECONDS)
+        return self._watch.uid_of_owned(kind, hub.namespace, name, hub.uid)
+
+    async def remove(self, kind: str, name: str, uid: str) -> None:
+        """Delete the object with this uid. Raises ApiError."""
+        with contextlib.suppress(NotFoundError, ConflictError):  # It is gone, or another one has its name.
+            await self._client.delete(OWNED_KINDS[kind], self._hub.metadata.namespace, name, uid=uid)
+
     async def check(self, manifest: Manifest) -> None:
         """Check the manifest by a dry run. Raises ApiError.
 
@@ -162,8 +185,13 @@ class OwnedObjects:
         except NotFoundError:
             said = f"{title} was deleted; it is made again"
         else:
+            metadata = msgspec.convert(present["metadata"], ObjectMeta)
+            if metadata.deletion_timestamp is None and (uid := earlier_uid(self._hub, metadata)):
+                await self._of_earlier_hub(manifest["kind"], metadata, uid)
+                kept.due = now + _CONFLICT_SECONDS
+                return
             _check_owner(self._hub, manifest["kind"], present)
-            before = mark_of(msgspec.convert(present["metadata"], ObjectMeta))
+            before = mark_of(metadata)
             version = {"resourceVersion": present["metadata"]["resourceVersion"]}
             body = {**manifest, "metadata": {**manifest["metadata"], **version}}
             kept.changed_by = _last_manager(present)
@@ -174,6 +202,17 @@ class OwnedObjects:
         if foreign and before != after:
             self._emit(said)
         kept.applied(digest, after, now)
+
+    async def _of_earlier_hub(self, kind: str, metadata: ObjectMeta, uid: str) -> None:
+        """Take over an object of an earlier Hub of this name. A workload is deleted, with the Pods that it made.
+
+        Raises ApiError, and NameConflictError if that Hub is not absent.
+        """
+        await check_absent(self._round, uid)
+        if kind in WORKLOADS:
+            await delete(self._round, WORKLOADS[kind], metadata)
+        else:
+            await take_over(self._round, OWNED_KINDS[kind], metadata)
 
     def _slow_down(self, manifest: Manifest, kept: _Kept, now: float) -> None:
         """Put the object back less often, as somebody changes it again each time, and post that once."""
@@ -216,12 +255,6 @@ def _check_owner(hub: Hub, kind: str, present: Manifest) -> None:
     controlled = any(owner.get("controller") for owner in owners)
     if ours or (not controlled and (metadata.get("labels") or {}).get(LABEL_HUB_UID) == hub.metadata.uid):
         return  # If somebody removed the reference, the label still names the owner.
-    if any((owner["kind"], owner["name"]) == (hub.kind, hub.metadata.name) for owner in owners):
-        # Garbage collection deletes it. If the CRDs were installed just before, this takes half a minute.
-        raise NameConflictError(
-            f"{kind} {metadata['name']} of an earlier hub of this name is still being deleted; made again when it is"
-            " gone"
-        )
     raise NameConflictError(
         f"{kind} {metadata['name']} exists and is not this hub's; delete or rename it, or give the hub another name"
     )

@@ -11,88 +11,132 @@ import msgspec
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_name, id_hash
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    LABEL_CHILD,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_NAME,
+    child_object_names,
+    id_hash,
+)
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
 from processhub.controller.errors import NameConflictError
+from processhub.controller.execute.earlierhubs import check_absent, earlier_uid, take_over
 from processhub.controller.objects.owned import owner_reference
 from processhub.controller.rounds.round import Round
 
+_LOOK_AGAIN_SECONDS = 0.2  # After a Child has changed that was about to be taken over.
 log = logging.getLogger(__name__)
 
 
 async def sync_static_children(round: Round) -> None:
-    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own."""
+    """Create, change and delete static Children so that they equal the Hub's spec. Each is a step of its own.
+
+    Those of an earlier Hub of this name are taken over first, and are then treated like the Hub's own.
+    """
     hub, state, steps = round.hub, round.state, round.steps
-    owned = {
-        known.child.metadata.name: known.child
-        for known in state.children.values()
-        if known.child.metadata.owned_by(hub.metadata.uid)
-    }
-    desired = {child_object_name(entry.id): _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    await _take_over(round)
+    owned = [known.child for known in state.children.values() if known.child.metadata.owned_by(hub.metadata.uid)]
+    desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    kept = {child.id: child for child in owned if child.id in desired}
     work = []
-    for name, spec in desired.items():
-        child = owned.get(name)
-        if child is None and name in state.children:
-            what, done = (
-                f"the name of static child {spec.id!r} is taken",
-                partial(_refuse, hub, state.children[name].child),
-            )
-        elif child is None:
-            what, done = f"static child {spec.id!r} can't be made", partial(_create, round, name, spec)
+    for child_id, spec in desired.items():
+        child = kept.get(child_id)
+        if child is None:
+            what, done = f"static child {child_id!r} can't be made", partial(_create, round, spec)
         elif child.spec != spec:
-            what = f"static child {spec.id!r} can't be changed to what spec.children says"
+            what = f"static child {child_id!r} can't be changed to what spec.children says"
             done = partial(_replace, round, child, spec)
         else:
             continue
         work.append(steps.take(what, done, about=child))
-    for name, child in owned.items():
-        if name not in desired and child.metadata.deletion_timestamp is None:
+    for child in owned:
+        if kept.get(child.id) is not child and child.metadata.deletion_timestamp is None:
             what = f"child {child.id!r}, which spec.children no longer has, can't be deleted"
             work.append(steps.take(what, partial(_delete, round, child), about=child))
     await gather_all(*work)
 
 
-async def _refuse(hub: Hub, child: Child) -> None:
-    raise _taken(hub, child)
+async def _take_over(round: Round) -> None:
+    """Take over the static Children of an earlier Hub of this name, and give the Hub's own their label back."""
+    work, metadata = [], round.hub.metadata
+    for known in list(round.state.children.values()):
+        child, marks = known.child, known.child.metadata
+        marked = LABEL_HUB_UID in marks.labels or marks.owner_references  # Most Children have neither.
+        if not marked or marks.deletion_timestamp is not None:
+            continue
+        if uid := earlier_uid(round.hub, marks):
+            work.append(_mark(round, child, uid))
+        elif marks.owned_by(metadata.uid) and marks.labels.get(LABEL_HUB_UID) != metadata.uid:
+            work.append(_mark(round, child, ""))
+    await gather_all(*work)
 
 
-def _taken(hub: Hub, child: Child) -> NameConflictError:
-    """Why no static child can have the name of this Child."""
-    metadata = child.metadata
-    title, owners = f"child/{metadata.name}", metadata.owner_references
-    if metadata.deletion_timestamp or any((it.kind, it.name) == ("Hub", hub.metadata.name) for it in owners):
-        return NameConflictError(f"{title} of an earlier hub of this name is still being deleted; made when it is gone")
-    whose = f"of hub {child.spec.hub!r}" if child.spec.hub != hub.metadata.name else "not made by this hub"
-    return NameConflictError(f"{title} is there and {whose}; delete it, or give the entry another id")
+async def _mark(round: Round, child: Child, uid: str) -> None:
+    async def mark() -> None:
+        if uid:
+            await check_absent(round, uid)
+        try:
+            await take_over(round, CHILDREN, child.metadata)
+        except (NotFoundError, ConflictError) as error:
+            log.info("static child %s has changed, looking again: %s", child.metadata.name, error.message)
+            round.again_in(_LOOK_AGAIN_SECONDS)
+
+    await round.steps.take(f"static child {child.id!r} can't be marked as this hub's", mark, about=child)
+
+
+def _taken(child: Child) -> NameConflictError:
+    """Why no static child can be made beside this Child."""
+    title = f"child/{child.metadata.name}"
+    if child.metadata.deletion_timestamp:
+        return NameConflictError(f"{title} is still being deleted; made when it is gone")
+    return NameConflictError(
+        f"{title} has this id and was not made by the hub; delete it, or give the entry another id"
+    )
 
 
 def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
     return msgspec.structs.replace(entry, hub=hub.metadata.name)
 
 
-async def _create(round: Round, name: str, spec: ChildSpec) -> None:
-    hub = round.hub
-    manifest: dict[str, Any] = {
+async def _create(round: Round, spec: ChildSpec) -> None:
+    """Create the static child, under its second name if another child has the first. Raises NameConflictError."""
+    namespace, names = round.hub.metadata.namespace, child_object_names(round.hub.metadata.name, spec.id)
+    for name in names:
+        try:
+            child = await round.client.create(CHILDREN, namespace, _manifest(round.hub, name, spec))
+        except AlreadyExistsError:
+            child = await round.client.get(CHILDREN, namespace, name)
+            if (child.spec.hub, child.id) != (spec.hub, spec.id):
+                continue
+            if not child.metadata.owned_by(round.hub.metadata.uid):
+                raise _taken(child) from None
+        round.store.put("children", child)
+        return
+    taken = " and ".join(f"child/{name}" for name in names)
+    raise NameConflictError(f"{taken} exist and have another id or hub; delete or rename one")
+
+
+def _manifest(hub: Hub, name: str, spec: ChildSpec) -> dict[str, Any]:
+    return {
         "apiVersion": API_VERSION,
         "kind": "Child",
         "metadata": {
             "name": name,
-            "labels": {LABEL_NAME: "processhub", LABEL_HUB: hub.metadata.name, LABEL_CHILD: id_hash(spec.id)},
+            "labels": {
+                LABEL_NAME: "processhub",
+                LABEL_HUB: hub.metadata.name,
+                LABEL_HUB_UID: hub.metadata.uid,
+                LABEL_CHILD: id_hash(spec.id),
+            },
             "annotations": {ANNOTATION_CHILD_ID: spec.id},
             "ownerReferences": [owner_reference(hub)],
         },
         "spec": spec,
     }
-    namespace = hub.metadata.namespace
-    try:
-        child = await round.client.create(CHILDREN, namespace, manifest)
-    except AlreadyExistsError:
-        child = await round.client.get(CHILDREN, namespace, name)
-        if not child.metadata.owned_by(hub.metadata.uid):
-            raise _taken(hub, child) from None
-    round.store.put("children", child)
 
 
 async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:

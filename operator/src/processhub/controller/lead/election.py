@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
+from http import HTTPStatus
 
 import msgspec
 
@@ -24,13 +26,16 @@ from processhub.api.naming import ANNOTATION_TERM
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES, SLICES
 from processhub.cluster.timestamps import now_micros
+from processhub.controller.errors import UnauthorizedError
 
 LEASE_NAME = "processhub-operator"
 LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10
 RETRY_SECONDS = 2.0
+REJECTED_SECONDS = 30.0  # until a candidate ends whose token is not accepted: kubelets replace tokens in time
 STANDBY_SECONDS = 1.0  # between two looks of a standby, so that it takes a released Lease within 3 s
 log = logging.getLogger(__name__)
 
@@ -59,15 +64,27 @@ class Election:
         self._lease: Lease | None = None
         self._writing = asyncio.Lock()  # a renewal under way would make the release conflict, or undo it
         self.term = 0
+        self._highest = 0  # the highest term that was seen, which is not lost where etcd is restored to an earlier time
 
     async def acquire(self) -> int:
-        """Wait until this candidate holds the Lease; returns the term, which is higher than any before."""
+        """Wait until this candidate holds the Lease; returns the term, which is higher than any before.
+
+        Raises UnauthorizedError: a replica without valid credentials must not look like a standby.
+        """
+        loop, rejected_at = asyncio.get_running_loop(), math.inf
         while True:
             try:
                 if await self._try():
                     return self.term
+                rejected_at = math.inf
             except ApiError as error:
                 log.warning("leader election: %s", error.message)
+                rejected_at = min(rejected_at, loop.time()) if error.status == HTTPStatus.UNAUTHORIZED else math.inf
+            if loop.time() - rejected_at >= REJECTED_SECONDS:
+                raise UnauthorizedError(
+                    "the API server does not accept this pod's token; if the ServiceAccount was created again, restart"
+                    " the pods: kubectl rollout restart deployment processhub-operator"
+                )
             await asyncio.sleep(STANDBY_SECONDS)
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
@@ -123,10 +140,11 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             lease = None
-        if lease is not None and not self._free(lease):
-            return False
-        before = int(lease.metadata.annotations.get(ANNOTATION_TERM, "0")) if lease else 0
-        self.term = max(before, await self._highest_term()) + 1
+        if lease is not None:
+            self._highest = max(self._highest, _term_of(lease))
+            if not self._free(lease):
+                return False
+        self._highest = self.term = max(self._highest, await self._highest_term()) + 1
         now, self._taken_at = now_micros(), asyncio.get_running_loop().time()
         spec = LeaseSpec(
             holder_identity=self.identity,
@@ -184,10 +202,32 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             return False
+        if self._lease is not None and _version(lease) < _version(self._lease):
+            log.error("the leader Lease is older than it was written: was etcd restored from a backup?")
+            await self._keep_term(lease)
+            return False
         if lease.spec.holder_identity != self.identity:
             return False
         self._lease = lease
         return True
 
+    async def _keep_term(self, lease: Lease) -> None:
+        """Write this leader's term into the Lease of an earlier time, so that the next one's is above it.
+
+        Raises ApiError.
+        """
+        if _term_of(lease) < self.term:
+            version = lease.metadata.resource_version
+            metadata = {"resourceVersion": version, "annotations": {ANNOTATION_TERM: str(self.term)}}
+            await self._client.patch(LEASES, self._namespace, LEASE_NAME, {"metadata": metadata})
+
     async def _write(self, lease: Lease) -> None:
         self._lease = await self._client.replace(LEASES, self._namespace, LEASE_NAME, lease)
+
+
+def _term_of(lease: Lease) -> int:
+    return int(lease.metadata.annotations.get(ANNOTATION_TERM, "0"))
+
+
+def _version(lease: Lease) -> int:
+    return version_of(lease.metadata.resource_version)

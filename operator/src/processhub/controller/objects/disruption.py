@@ -14,5 +14,10 @@ def disruption_budget(hub: Hub) -> dict[str, Any]:
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": owned_metadata(hub, hub.metadata.name),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector_labels(hub)}},
+        "spec": {
+            "maxUnavailable": 1,
+            # A member that is not ready anyway keeps no node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector_labels(hub)},
+        },
     }

@@ -31,6 +31,11 @@ def selector_labels(hub: Hub) -> dict[str, str]:
     return {LABEL_NAME: "processhub", LABEL_COMPONENT: "agent", LABEL_HUB: hub.metadata.name}
 
 
+def selector_of(hub: Hub) -> str:
+    """The same labels as text, as autoscalers read them."""
+    return ",".join(f"{key}={value}" for key, value in sorted(selector_labels(hub).items()))
+
+
 def owner_reference(owner: Hub | Child | ChildSet) -> dict[str, Any]:
     """The Hub, Child or ChildSet as the controlling owner: deleting it deletes the object."""
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,7 @@ from processhub.api.naming import (
 )
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
+from processhub.controller.observe.nodefit import has_pod
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.leases import KnownLease
 from processhub.controller.store.slices import KnownSlice
@@ -94,10 +96,12 @@ def observe_members(
     now: float,
     *,
     leases_observed: bool,
+    template: Mapping[str, Any] | None = None,
 ) -> dict[str, Member]:
     """Judge all members, by name and in order: those that are wanted, and those of which some object is left.
 
     ``restarting_since`` is kept between calls: member → when (monotonic seconds) its restart was first seen.
+    ``template`` is the members' pod template, if it is known. In the mode PerNode it says which nodes have a member.
     """
     per_node, pod_of = hub.spec.members.mode == "PerNode", _pod_of(hub, state)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
@@ -107,7 +111,7 @@ def observe_members(
     for name in sorted(names | _replica_names(hub), key=lambda name: _order(hub, name)):
         pod = pod_of.get(name)
         node = nodes.get(("", name if per_node else pod.spec.node_name if pod else ""))
-        wanted = node is not None if per_node else _in_replicas(hub, name)
+        wanted = _on_node(node, pod, template) if per_node else _in_replicas(hub, name)
         lease = state.leases.of_member(name)
         own = tuple(slices.get(name, ()))
         facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
@@ -119,10 +123,7 @@ def observe_members(
             ordered_away=facts.ordered_away or name in drained,
         )
         judgement = judge(facts)
-        if judgement.restarting:
-            restarting_since.setdefault(name, now)
-        elif judgement.phase is Phase.LIVE:
-            restarting_since.pop(name, None)
+        _note_restart(restarting_since, name, judgement, now)
         members[name] = Member(
             name=name,
             wanted=wanted,
@@ -136,6 +137,13 @@ def observe_members(
             zone=node.metadata.labels.get(LABEL_ZONE, "") if node else "",
         )
     return members
+
+
+def _note_restart(restarting_since: dict[str, float], name: str, judgement: Judgement, now: float) -> None:
+    if judgement.restarting:
+        restarting_since.setdefault(name, now)
+    elif judgement.phase is Phase.LIVE:
+        restarting_since.pop(name, None)
 
 
 async def proven_members(
@@ -276,6 +284,13 @@ def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:
         if pod.spec.node_name:
             by_node[pod.spec.node_name] = pod
     return by_node
+
+
+def _on_node(node: KubernetesNode | None, pod: Pod | None, template: Mapping[str, Any] | None) -> bool:
+    """Whether the DaemonSet has a member on the node."""
+    if node is None or template is None:
+        return node is not None
+    return has_pod(template, node, there=pod is not None and pod.metadata.deletion_timestamp is None)
 
 
 def _in_replicas(hub: Hub, name: str) -> bool:

@@ -9,7 +9,14 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_ROLE, LABEL_MEMBER, label_value, run_of
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_NODES,
+    ANNOTATION_ROLE,
+    LABEL_MEMBER,
+    label_value,
+    run_of,
+)
 from processhub.api.reasons import Reason, Role
 from processhub.controller.objects.childpod import name_and_node
 from processhub.controller.observe.facts import Facts
@@ -35,6 +42,8 @@ from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
 from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.registry.copies import is_current
+
+_NODES_OF_MOVE = f"annotation {ANNOTATION_NODES} (kubectl hub move)"
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,7 +266,7 @@ def _wanted_children(
         chosen[child_id] = known
         refusal = facts.refusals[name]
         if refusal is None and guided:
-            refusal = unknown_member(known.child.spec, names_of_members)
+            refusal = unknown_member(known.spec, names_of_members, _NODES_OF_MOVE if known.moved else "spec.nodes")
         if refusal is not None:
             refusals[name] = refusal
             if last_good := as_on_record(known.wanted, record.get(child_id, ()), guided):

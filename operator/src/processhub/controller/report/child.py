@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from types import MappingProxyType
 
+import msgspec
+
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
+from processhub.controller.report.kstatus import of_child
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
+from processhub.core.model.snapshot import DesiredChild
 from processhub.registry.copies import Copy
 from processhub.registry.grammar import Report
 
@@ -80,6 +84,9 @@ def node_of(copy: MemberCopy) -> NodeStatus:
     )
 
 
+CONDITIONS = ("Accepted", "Placed", "Ready")  # the types of the operator's own conditions of a Child
+
+
 def child_status(
     child: Child,
     copies: list[MemberCopy],
@@ -88,21 +95,26 @@ def child_status(
     now: str,
     first_started_at: str = "",
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
+    wanted: DesiredChild | None = None,
 ) -> ChildStatus:
     """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed.
 
-    ``troubles``: members that are not ready, with the cause.
+    ``troubles``: members that are not ready, with the cause. ``wanted``: the child as its latest spec asks for it, or
+    None if it asks for none.
     """
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
     nodes = tuple(node_of(copy) for copy in own)
     generation = child.metadata.generation
-    conditions = (
+    ready = _ready(own, nodes, refusal, unplaced, generation, troubles)
+    conditions: tuple[Condition, ...] = (
         _accepted(refusal, generation),
         _placed(own, refusal, unplaced, generation),
-        _ready(own, nodes, refusal, unplaced, generation, troubles),
+        ready,
     )
+    if (abnormal := of_child(own, ready, refusal, unplaced, wanted)) is not None:
+        conditions = (*conditions, abnormal)
     first = nodes[0] if nodes else None
-    return ChildStatus(
+    status = ChildStatus(
         conditions=merge_conditions(child.status.conditions, conditions, now),
         observed_generation=generation,
         id=child.id,
@@ -112,6 +124,14 @@ def child_status(
         first_started_at=first_started_at or child.status.first_started_at,
         nodes=nodes[:NODES_MAX],
     )
+    return with_others_conditions(status, child.status)
+
+
+def with_others_conditions(status: ChildStatus, present: ChildStatus) -> ChildStatus:
+    """The status with the conditions that other writers have added to the ``present`` one."""
+    own = [condition for condition in status.conditions if condition.type in CONDITIONS]
+    others = [condition for condition in present.conditions if condition.type not in CONDITIONS]
+    return msgspec.structs.replace(status, conditions=(*own, *others))
 
 
 def _uid(copy: MemberCopy) -> str:
@@ -188,7 +208,11 @@ def _ready(
     if report is None or (node.state == State.PENDING and not report.reason):
         return condition("False", Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
-    return condition("False", reason, report.message or node.last_exit)
+    message = report.message or node.last_exit
+    if node.state == State.STARTING and reason == Reason.STARTING:
+        # A member reports each start without a text: ten thousand of them would be as many kilobytes of a slice.
+        message = message or f"starting on {node.name}; not up yet (limited by the hub's timeouts.startSeconds)"
+    return condition("False", reason, message)
 
 
 def of_hub(refusal: Refusal) -> Refusal:

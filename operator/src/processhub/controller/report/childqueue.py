@@ -16,6 +16,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
+from processhub.controller.report.child import with_others_conditions
 from processhub.controller.report.deferredwrites import DeferredWrites
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -152,7 +153,10 @@ class ChildStatuses:
             body = msgspec.structs.replace(child, status=status)
             return await self._client.replace(CHILDREN, namespace, name, body, subresource="status")
         except ConflictError:
-            patch = {"metadata": {"uid": child.metadata.uid}, "status": _complete(status)}
+            present = await self._client.get(CHILDREN, namespace, name)
+            status = with_others_conditions(status, present.status)
+            metadata = {"uid": child.metadata.uid, "resourceVersion": present.metadata.resource_version}
+            patch = {"metadata": metadata, "status": _complete(status)}
             return await self._client.patch(CHILDREN, namespace, name, patch, subresource="status")
 
 

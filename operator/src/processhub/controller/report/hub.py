@@ -23,13 +23,15 @@ from processhub.api.hub import (
     Summary,
 )
 from processhub.api.meta import Condition, condition_of, merge_conditions
-from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.api.slice import stored_bytes
-from processhub.controller.objects.owned import selector_labels
+from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
+from processhub.controller.report.hubprogress import Work, of_hub
+from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
@@ -48,19 +50,21 @@ def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     """The status of a Hub that is not accepted: its children run on, and nothing is changed."""
     generation = hub.metadata.generation
     conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
+    abnormal = of_refusal(refusal, generation)
     if not hub.status.conditions:
         conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
-    conditions.append(condition_of("Stalled", True, refusal.reason, refusal.message, generation))
-    kept = [condition for condition in hub.status.conditions if condition.type not in ("Accepted", "Stalled")]
-    return _replace_conditions(hub, (*conditions, *kept), now)
+    kept = [condition for condition in hub.status.conditions if condition.type not in ("Accepted", *ABNORMAL)]
+    return _replace_conditions(hub, (*conditions, *kept, abnormal), now)
 
 
 def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubStatus:
     """The status of a Hub for which nothing can be done now. ``trouble``: reason and message."""
-    kept = [condition for condition in hub.status.conditions if condition.type != "Stalled"]
+    generation = hub.metadata.generation
+    kept = tuple(condition for condition in hub.status.conditions if condition.type not in ABNORMAL)
     if trouble is not None:
-        kept.append(condition_of("Stalled", True, *trouble, hub.metadata.generation))
-    return _replace_conditions(hub, tuple(kept), now)
+        return _replace_conditions(hub, (*kept, stalled(*trouble, generation)), now)
+    waits = reconciling(Reason.UPDATING, "this operator has not taken the hub over yet", generation)
+    return _replace_conditions(hub, (*kept, waits), now)
 
 
 def hub_status(
@@ -73,46 +77,49 @@ def hub_status(
     trouble: tuple[str, str] | None = None,
     followed: int | None = None,
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
+    template: str = "",
+    failing: bool = False,
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
     ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
-    Accepted and Stalled have that generation. ``troubles``: members that are not ready, with the cause.
+    Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
+    ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
     """
-    generation = hub.metadata.generation
-    followed = followed or generation
     members = observation.members
     registry, counts = registry_of(members)
     wanted = [member for member in members.values() if member.wanted]
     ready = [member for member in wanted if member.ready]
     desired = len(observation.snapshot.to_run)
-    running, failed = counts[State.RUNNING], counts[State.FAILED]
-    quorum = observation.quorum
-    conditions = [
+    running = counts[State.RUNNING]
+    quorum, generation = observation.quorum, followed or hub.metadata.generation
+    is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
+    conditions = (
         _accepted(hub, refusal),
-        _ready(hub, wanted, ready, desired, running, quorum, trouble, followed, troubles),
-        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, followed),
-        _balanced(hub, plan, followed),
-    ]
-    if trouble is not None:
-        conditions.append(condition_of("Stalled", True, *trouble, generation))
-    labels = selector_labels(hub)
+        is_ready,
+        condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
+        _balanced(hub, plan, generation),
+        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing)),
+    )
     return HubStatus(
-        conditions=merge_conditions(hub.status.conditions, tuple(conditions), now),
-        observed_generation=generation,
+        conditions=merge_conditions(hub.status.conditions, conditions, now),
+        observed_generation=hub.metadata.generation,
         replicas=sum(member.pod is not None for member in members.values()),
         ready_replicas=len(ready),
-        selector=",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+        selector=selector_of(hub),
         summary=Summary(members=f"{len(ready)}/{len(wanted)}", children=f"{running}/{desired}"),
         members=_members(observation, troubles),
-        children=ChildCounts(
-            desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed
-        ),
+        children=_child_counts(desired, counts),
         quorum=Quorum(required=quorum.required, live=quorum.live, largest_seen=quorum.largest_seen),
         registry=registry,
         registry_size=len(observation.snapshot.record),
     )
+
+
+def _child_counts(desired: int, counts: Counter[str]) -> ChildCounts:
+    running, failed = counts[State.RUNNING], counts[State.FAILED]
+    return ChildCounts(desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed)
 
 
 def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
@@ -229,25 +236,32 @@ def _causes(absent: Mapping[str, Trouble]) -> str:
 
 def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
     if plan.stranded:
-        member, ids = next(iter(sorted(plan.stranded.items())))
-        by_order = member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
-        remedy = (
-            f"stop them with kubectl hub drain {member} --force"
-            if by_order
-            else "annotate the hub with processhub.dev/force-scale-down=true"
-        )
-        return condition_of(
-            "Balanced",
-            False,
-            GroupReason.STRANDED,
-            f"{member} can't be emptied: {len(ids)} children are bound to it ({', '.join(ids[:5])}); delete or rebind "
-            f"them, or {remedy}",
-            generation,
-        )
+        return condition_of("Balanced", False, GroupReason.STRANDED, _why_stranded(hub, plan), generation)
     if plan.moving or plan.pending_moves:
         message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
         return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
     return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
+
+
+def _why_stranded(hub: Hub, plan: Plan) -> str:
+    """Why a member can't be emptied, and what helps."""
+    member, ids = next(iter(sorted(plan.stranded.items())))
+    ordinal = member_ordinal(hub.metadata.name, member)
+    if member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+        remedy = f"stop them with kubectl hub drain {member} --force"
+    elif ordinal is not None and ordinal >= hub.spec.members.replicas:
+        remedy = f"annotate the hub with {ANNOTATION_FORCE_SCALE_DOWN}=true"
+    else:
+        remedy = "have its node take pods again (kubectl uncordon)"
+    named = ", ".join(ids[:5])
+    if plan.no_member_left:
+        return (
+            f"{member} can't be emptied: no member is left to take its {len(ids)} children ({named}); stop them with "
+            f"spec.suspend: true, or {remedy}"
+        )
+    return (
+        f"{member} can't be emptied: {len(ids)} children are bound to it ({named}); delete or rebind them, or {remedy}"
+    )
 
 
 def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:

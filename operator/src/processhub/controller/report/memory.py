@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from processhub.api.hub import HookStatus
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
@@ -33,6 +34,8 @@ class ReportMemory:
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
         self.first_started: dict[str, str] = {}  # Child's uid → when it was first seen to run, until its status has it.
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
+        self.template = ""  # The digest of the pod template that members shall have.
+        self.hooks: HookStatus | None = None  # For the Hub's status.
         self.troubled: set[str] = set()  # Members whose children are to say something else than in the round before.
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.
 

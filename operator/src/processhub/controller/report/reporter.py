@@ -19,6 +19,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
+from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -123,8 +124,10 @@ class Reporter:
             trouble=trouble,
             followed=followed,
             troubles=memory.troubles,
+            template=memory.template,
+            failing=round.steps.failing,
         )
-        self._write_hub(hub, memory, lambda: compute(now_seconds()), round.requeue)
+        self._write_hub(hub, memory, lambda: _with_hooks(compute(now_seconds()), memory), round.requeue)
 
     def report_sets(self, round: Round, plan: Plan) -> None:
         """Write the statuses of the hub's ChildSets after a round."""
@@ -134,7 +137,7 @@ class Reporter:
         def compute() -> dict[str, ChildSetStatus]:
             counted = tallies(observation.sets, observation.members)
             return {
-                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds())
+                uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
                 for uid, seen in observation.sets.items()
             }
 
@@ -147,7 +150,7 @@ class Reporter:
         hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
         self._observed.pop(key, None)
         self._mark(key, round.state.children)
-        self._write_hub(hub, memory, lambda: refused_status(hub, refusal, now_seconds()), waiting)
+        self._write_hub(hub, memory, lambda: _with_hooks(refused_status(hub, refusal, now_seconds()), memory), waiting)
         self._refuse_sets(key, round.state, of_hub(refusal), waiting)
         if waiting.after is not None:
             round.again_in(_REFUSED_SECONDS)
@@ -183,7 +186,11 @@ class Reporter:
         copies = copies_of(child.id, observation.members)
         refusal, unplaced = observation.refusals.get(child.metadata.name), memory.unplaced.get(child.id)
         started = first_started(child, copies, memory)
-        return child, child_status(child, copies, refusal, unplaced, now_seconds(), started, memory.troubles)
+        wanted = observation.snapshot.children.get(child.id)
+        if wanted is not None and wanted.uid != child.metadata.uid:
+            wanted = None
+        status = child_status(child, copies, refusal, unplaced, now_seconds(), started, memory.troubles, wanted)
+        return child, status
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
@@ -212,6 +219,11 @@ class Reporter:
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:
             self._writer.children.mark((key[0], name))
+
+
+def _with_hooks(status: HubStatus, memory: ReportMemory) -> HubStatus:
+    """The status of a Hub with the hooks that were last found to be in effect."""
+    return msgspec.structs.replace(status, hooks=memory.hooks)
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:

@@ -100,6 +100,7 @@ def _lasting_of_hub(status: HubStatus) -> tuple[object, ...]:
         status.replicas,
         status.ready_replicas,
         status.quorum,
+        status.hooks,
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
         [(member.name, member.pod, member.node, member.ready, member.weight) for member in status.members],
     )
@@ -117,6 +118,7 @@ def _lasting_of_set(status: ChildSetStatus) -> tuple[object, ...]:
         if condition.reason in _COUNTED
         else (condition.type, condition.status, condition.reason)
         for condition in status.conditions
+        if condition.type != "Reconciling" or condition.reason not in _COUNTED
     ]
     return status.observed_generation, status.desired, *conditions
 

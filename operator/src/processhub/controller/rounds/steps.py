@@ -167,6 +167,11 @@ class Steps:
             text = f"{about_hub - _EVENTS_MAX} more steps fail; the operator's log names them"
             self._events.about_hub(self._hub, EventReason.REFUSED, text, warning=True)
 
+    @property
+    def failing(self) -> bool:
+        """Whether a step of this round failed, reported or not."""
+        return any(what in self._taken for what in self._failures)
+
     def trouble(self) -> tuple[str, str] | None:
         """The reason and message of the present failures for the Hub's condition, or None."""
         taken = [self._failures[what] for what in self._failures if what in self._taken]

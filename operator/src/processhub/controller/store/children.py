@@ -9,7 +9,8 @@ import msgspec
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_MOVE_TO
+from processhub.api.movednodes import moved_nodes
+from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES
 from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -18,13 +19,15 @@ from processhub.registry.workloads import encode_workload
 class KnownChild(msgspec.Struct, frozen=True):
     """A Child with what is derived from its spec: the planner's view and the workload's JSON.
 
-    ``spec`` is the Child's. If the Child is on demand, it has the workload and lifetimes of the Hub's template.
+    ``spec`` is the Child's. If the Child is on demand, it has the workload and lifetimes of the Hub's template. If it
+    was moved on a Guided hub, it has the nodes of the move, and ``moved`` is true.
     """
 
     child: Child
     wanted: DesiredChild
     workload: str  # JSON.
     spec: ChildSpec
+    moved: bool = False
 
     @property
     def metadata(self) -> ObjectMeta:
@@ -43,6 +46,7 @@ class Children(dict[str, KnownChild]):
     - ``by_id``: child's id → object names.
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
     - ``move_requests``: object name → the member of its move request.
+    - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
     """
 
     def __init__(self) -> None:
@@ -50,7 +54,9 @@ class Children(dict[str, KnownChild]):
         self.by_id: dict[str, set[str]] = {}
         self.expiring: set[str] = set()
         self.move_requests: dict[str, str] = {}
+        self.ended_moves: set[str] = set()
         self._template: OnDemand | None = None
+        self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
 
@@ -58,7 +64,8 @@ class Children(dict[str, KnownChild]):
         """Take a new or changed Child."""
         name = child.metadata.name
         before = self.get(name)
-        if before is not None and before.child.metadata.generation == child.metadata.generation:
+        same = before is not None and before.child.metadata.generation == child.metadata.generation
+        if before is not None and same and _move_of(before.child) == _move_of(child):
             # Only metadata or status changed. What is derived from the spec stays.
             self[name] = msgspec.structs.replace(before, child=child)
         else:
@@ -68,6 +75,10 @@ class Children(dict[str, KnownChild]):
             self.move_requests[name] = member
         else:
             self.move_requests.pop(name, None)
+        if _move_of(child) and moved_nodes(child) is None:
+            self.ended_moves.add(name)
+        else:
+            self.ended_moves.discard(name)
         self.by_id.setdefault(child.id, set()).add(name)
 
     def drop(self, child: Child) -> bool:
@@ -80,20 +91,24 @@ class Children(dict[str, KnownChild]):
         self.expiring.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
+        self.ended_moves.discard(name)
         names = self.by_id.get(child.id, set())
         names.discard(name)
         if not names:
             self.by_id.pop(child.id, None)
         return True
 
-    def take_template(self, template: OnDemand | None) -> None:
-        """Take the Hub's present spec.onDemand, which has the workload of children on demand."""
-        if template == self._template:
+    def take_hub(self, hub: HubSpec) -> None:
+        """Take the Hub's spec: the workload of children on demand, and whether moves by nodes are in effect."""
+        template, guided = hub.on_demand, hub.distribution.strategy == "Guided"
+        changed, self._template = template != self._template, template
+        turned, self._guided = guided != self._guided, guided
+        if not changed and not turned:
             return
-        self._template = template
         for known in list(self.values()):
-            if known.child.spec.on_demand:
+            if (changed and known.child.spec.on_demand) or (turned and _move_of(known.child)):
                 self._derive(known.child)
+                self._refusals.pop(known.child.metadata.name, None)
 
     def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
         """Object name → why the Child is not accepted, or None. Computed once for each spec of Child and Hub."""
@@ -103,20 +118,26 @@ class Children(dict[str, KnownChild]):
         if len(self._refusals) < len(self):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]
-                self._refusals[name] = refuse_child(known.child.spec, hub) or refuse_size(known.workload)
+                spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
+                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload)
         return self._refusals
 
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
-        known = self[name] = _known(child, self._template)
+        known = self[name] = _known(child, self._template, moved_nodes(child) if self._guided else None)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
 
 
-def _known(child: Child, template: OnDemand | None) -> KnownChild:
-    spec = child.spec
+def _move_of(child: Child) -> str:
+    return child.metadata.annotations.get(ANNOTATION_NODES, "")
+
+
+def _known(child: Child, template: OnDemand | None, moved: tuple[str, ...] | None) -> KnownChild:
+    spec = child.spec if moved is None else msgspec.structs.replace(child.spec, nodes=moved)
     if spec.on_demand and template is not None:
         spec = on_demand_spec(spec, template)
     digest, text = encode_workload(spec)
-    return KnownChild(child, desired_child(spec, child.id, child.metadata.uid, digest), text, spec)
+    desired = desired_child(spec, child.id, child.metadata.uid, digest)
+    return KnownChild(child, desired, text, spec, moved is not None)

@@ -6,9 +6,9 @@ Nothing is decided here. Informers and the operator's own writes change the stat
 from __future__ import annotations
 
 from processhub.api.child import Child
-from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.kubernetes import Lease, LeaseSpec, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, lease_name
+from processhub.api.naming import LABEL_COMPONENT, LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.children import Children
 from processhub.controller.store.childsets import ChildSets
@@ -51,13 +51,33 @@ class HubState:
         self.slices.belong_to(hub_uid)
         self.leases.belong_to(hub_uid)
 
-    def leftovers(self) -> list[str]:
-        """The objects that are left of an earlier Hub of this name, each as "kind name"."""
-        pods = (name for name, pod in self.pods.items() if pod.metadata.labels.get(LABEL_HUB_UID) != self.hub_uid)
+    @property
+    def begun(self) -> bool:
+        """Whether a member has run something for the present Hub, or was to."""
+        slices = (known.present for known in self.slices.values())
+        return any(item.spec.entries or item.status.holder for item in slices)
+
+    def leftover_pods(self) -> list[Pod]:
+        """The members' pods that are left of an earlier Hub of this name."""
         return [
-            *(f"registryslice {name}" for name in self.slices.older),
-            *(f"lease {name}" for name in self.leases.older),
-            *(f"pod {name}" for name in pods),
+            pod
+            for pod in self.pods.values()
+            if pod.metadata.labels.get(LABEL_HUB_UID) != self.hub_uid
+            # The label of a hub alone proves nothing, as other objects may have it too.
+            and (pod.metadata.owner_references or pod.metadata.labels.get(LABEL_COMPONENT) == "agent")
+        ]
+
+    def leftovers(self) -> list[str]:
+        """What is left of an earlier Hub of this name, each as a clause that says what is awaited."""
+        return [
+            *(f"pod {pod.metadata.name} of an earlier hub of this name is still there" for pod in self.leftover_pods()),
+            *(
+                f"lease {name} of an earlier hub of this name is still held, by {known.lease.spec.holder_identity}"
+                for name, known in self.leases.older.items()
+                if known.lease.spec.holder_identity
+            ),
+            *(f"registryslice {name} of an earlier hub of this name is still there" for name in self.slices.older),
+            *(f"lease {name} of an earlier hub of this name is still there" for name in self.leases.older),
         ]
 
     def forget_unanswered(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections import ChainMap
 from collections.abc import Callable, Iterator, KeysView
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, LABEL_HUB
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
@@ -40,9 +41,18 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """The objects of all hubs. ``wake(key)`` is called for each change that a round of the hub may need."""
+    """The objects of all hubs. ``wake(key)`` is called for each change that a round of the hub may need.
 
-    def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[HubKey], None]) -> None:
+    ``rewound()`` is called when etcd was restored to an earlier time, so that what is known here has never happened.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespaces: tuple[str, ...],
+        wake: Callable[[HubKey], None],
+        rewound: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client, self._namespaces, self._wake = client, namespaces, wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
@@ -55,16 +65,16 @@ class Store:
         self.children: list[Informer[Child]] = []
         self.leases: list[Informer[Lease]] = []
         for namespace in namespaces or (None,):
-            self._add(Informer(client, HUBS, self._hub, namespace=namespace, on_broken=self._broken_hub))
-            self.children.append(self._add(Informer(client, CHILDREN, self._child, namespace=namespace)))
-            self._add(Informer(client, CHILD_SETS, self._child_set, namespace=namespace))
-            self.slices.append(self._add(Informer(client, SLICES, self._slice, namespace=namespace)))
-            self._add(Informer(client, PODS, self._pod, namespace=namespace, labels=LABEL_HUB))
-            leases = Informer(
-                client, LEASES, self._lease, namespace=namespace, labels=LABEL_HUB, on_reconnect=self._lease_watch_back
+            made = partial(Informer[Any], client, namespace=namespace, on_rewound=rewound)
+            self._add(made(HUBS, self._hub, on_broken=self._broken_hub))
+            self.children.append(self._add(made(CHILDREN, self._child)))
+            self._add(made(CHILD_SETS, self._child_set))
+            self.slices.append(self._add(made(SLICES, self._slice)))
+            self._add(made(PODS, self._pod, labels=LABEL_HUB))
+            self.leases.append(
+                self._add(made(LEASES, self._lease, labels=LABEL_HUB, on_reconnect=self._lease_watch_back))
             )
-            self.leases.append(self._add(leases))
-        self.nodes = self._add(Informer(client, NODES, self._node))
+        self.nodes = self._add(Informer(client, NODES, self._node, on_rewound=rewound))
         # Planning does not wait for these: an operator may be newer than its ClusterRole.
         self.owned = OwnedWatch(client, namespaces, self._wake_known)
 
@@ -319,8 +329,9 @@ class Store:
             self._wake(key)  # A renewal alone needs no round.
 
     def _node(self, old: KubernetesNode | None, new: KubernetesNode | None) -> None:
-        if old is not None and new is not None and old.spec == new.spec and old.status == new.status:
-            return  # Only labels or a heartbeat changed.
+        same = old is not None and new is not None and old.metadata.labels == new.metadata.labels
+        if same and old is not None and new is not None and (old.spec, old.status) == (new.spec, new.status):
+            return  # Only a heartbeat.
         for key in self.hubs:
             self._wake(key)
 
@@ -351,7 +362,8 @@ def _same_marks(old: Lease, new: Lease) -> bool:
 
 
 def _same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
-    return old.metadata.annotations.get(ANNOTATION_MOVE_TO) == new.metadata.annotations.get(ANNOTATION_MOVE_TO)
+    before, after = old.metadata.annotations, new.metadata.annotations
+    return all(before.get(order) == after.get(order) for order in (ANNOTATION_MOVE_TO, ANNOTATION_NODES))
 
 
 def _same_metadata(old: Hub, new: Hub) -> bool:

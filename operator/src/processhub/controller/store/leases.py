@@ -6,6 +6,7 @@ import msgspec
 
 from processhub.api.kubernetes import Lease
 from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, lease_name
+from processhub.core.model.membership import LEASE_GRACE_SECONDS
 
 
 class KnownLease(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class Leases(dict[str, KnownLease]):
     def __init__(self, hub: str) -> None:
         super().__init__()
         self._hub = hub
-        self.older: dict[str, Lease] = {}
+        self.older: dict[str, KnownLease] = {}
         self.unwatched: set[str] = set()
 
     def put(self, lease: Lease, now: float, hub_uid: str) -> None:
@@ -44,13 +45,10 @@ class Leases(dict[str, KnownLease]):
             made_for = hub_of_lease(lease, self._hub)
             if made_for != hub_uid:
                 if made_for:
-                    self.older[lease.metadata.name] = lease
+                    self.older[lease.metadata.name] = _seen(self.older.get(lease.metadata.name), lease, now)
                 return
-        same = known is not None and known.lease.metadata.uid == lease.metadata.uid and known.lease.spec == lease.spec
-        renewed_at = known.renewed_at if known is not None and same else now
-        renewing = known is not None and (known.renewing if same else known.lease.metadata.uid == lease.metadata.uid)
-        changed_at = known.changed_at if known is not None and same else now
-        self[lease.metadata.name] = KnownLease(lease, renewed_at, renewing, changed_at)
+        self.older.pop(lease.metadata.name, None)
+        self[lease.metadata.name] = _seen(known, lease, now)
         self.unwatched.discard(lease.metadata.name)
 
     def unwatch(self, name: str, keep: bool) -> None:
@@ -79,16 +77,38 @@ class Leases(dict[str, KnownLease]):
             if (made_for := hub_of_lease(held.lease, self._hub)) != hub_uid:
                 self.forget(name)
                 if made_for:
-                    self.older[name] = held.lease
+                    self.older[name] = held
 
     def restart_clocks(self, now: float) -> None:
         """Restart the clocks of all Leases, as they could not be observed until ``now`` (docs/protocol.md, rule 11)."""
-        for name, known in self.items():
-            self[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
+        for leases in (self, self.older):
+            for name, known in leases.items():
+                leases[name] = KnownLease(known.lease, now, changed_at=known.changed_at)
 
     def of_member(self, member: str) -> KnownLease | None:
         """The member's Lease."""
         return self.get(lease_name(self._hub, member))
+
+
+def over_in(known: KnownLease, now: float, lease_seconds: int, *, observed: bool) -> float:
+    """Seconds until the Lease proves that its holder runs nothing: it is released, or expires without a renewal.
+
+    ``lease_seconds`` is the Hub's; the longer one of it and the Lease's own counts. ``observed``: whether a renewal
+    would have been seen (docs/protocol.md, rule 11).
+    """
+    spec = known.lease.spec
+    if not spec.holder_identity:
+        return 0.0
+    limit = max(lease_seconds, spec.lease_duration_seconds or 0) + LEASE_GRACE_SECONDS
+    return max(0.0, limit - (now - known.renewed_at)) if observed else limit
+
+
+def _seen(known: KnownLease | None, lease: Lease, now: float) -> KnownLease:
+    """The Lease as it is seen ``now``, after ``known`` was seen."""
+    renewed = known is not None and known.lease.metadata.uid == lease.metadata.uid
+    if known is not None and renewed and known.lease.spec == lease.spec:
+        return KnownLease(lease, known.renewed_at, known.renewing, known.changed_at)
+    return KnownLease(lease, now, renewed, now)
 
 
 def hub_of_lease(lease: Lease, hub: str) -> str:

@@ -20,6 +20,7 @@ OWNED_KINDS: dict[str, Kind[PartialObject]] = {
     "RoleBinding": metadata_of("rbac.authorization.k8s.io/v1", "rolebindings"),
     "Service": metadata_of("v1", "services"),
     "PodDisruptionBudget": metadata_of("policy/v1", "poddisruptionbudgets"),
+    "NetworkPolicy": metadata_of("networking.k8s.io/v1", "networkpolicies"),
     "StatefulSet": metadata_of("apps/v1", "statefulsets"),
     "DaemonSet": metadata_of("apps/v1", "daemonsets"),
 }
@@ -68,6 +69,14 @@ class OwnedWatch:
         informer = self._informer(kind, namespace)
         item = informer.items.get((namespace, name)) if informer else None
         return item.metadata.uid if item else ""
+
+    def uid_of_owned(self, kind: str, namespace: str, name: str, owner: str) -> str:
+        """The uid of an existing object that the ``owner`` with this uid owns; empty if there is none."""
+        informer = self._informer(kind, namespace)
+        item = informer.items.get((namespace, name)) if informer is not None else None
+        if item is None or item.metadata.deletion_timestamp is not None or not item.metadata.owned_by(owner):
+            return ""
+        return item.metadata.uid
 
     def take(self, kind: str, item: PartialObject) -> None:
         """Take the answer to an apply of this operator, which wakes no hub."""

@@ -1,0 +1,68 @@
+"""The guard of the container's memory: the process that uses most is ended before the kernel ends the container.
+
+On cgroup v2 a container that exceeds its limit is ended with all of its processes (memory.oom.group). So one child that
+takes all of the memory would end its siblings and the agent, and nothing would say which child it was. The guard reads
+how much is used more often the less is left. The page cache does not count, as the kernel takes it back by itself. A
+child that takes the rest between two looks still ends the container.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from processhub.agent.watchdog.linux import resident_pages
+
+CGROUP = Path("/sys/fs/cgroup")  # of the container, as it sees it
+_RESERVE, _LEAST_RESERVE = 0.05, 8 * 2**20  # of the limit, and bytes at least: so much is kept free
+_FASTEST = 2**30  # bytes a second: nothing is taken to use up memory faster
+_SOONEST_SECONDS, _LATEST_SECONDS = 0.02, 0.25  # between two looks
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class MemoryGuard:
+    """What the container uses of its memory. Without a limit, or on cgroup v1, there is nothing to guard."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or CGROUP
+        self.limit = self._number("memory.max")  # bytes, 0: none
+        self.next_look = 0.0  # CLOCK_BOOTTIME seconds
+
+    def is_short(self, now: float) -> bool:
+        """Look, and return whether less than the reserve is free. ``now``: CLOCK_BOOTTIME seconds."""
+        self.limit = self._number("memory.max")  # it may be changed while the container runs
+        free = self.limit - self._number("memory.current")
+        reserve = max(_LEAST_RESERVE, int(self.limit * _RESERVE))
+        if free < reserve:
+            free += self._page_cache()
+        until_short = max(0, free - reserve) / _FASTEST
+        self.next_look = now + min(_LATEST_SECONDS, max(_SOONEST_SECONDS, until_short))
+        return self.limit > 0 and free < reserve
+
+    def settle(self, now: float) -> None:
+        """Look no sooner than the kernel has taken back what a process that ended ``now`` has used."""
+        self.next_look = now + _LATEST_SECONDS
+
+    def _page_cache(self) -> int:
+        fields = (line.partition(" ") for line in self._text("memory.stat").splitlines())
+        return sum(_number(value) for name, _, value in fields if name in ("active_file", "inactive_file"))
+
+    def _number(self, name: str) -> int:
+        return _number(self._text(name))
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self._folder / name).read_text()
+        except OSError:
+            return ""
+
+
+def _number(text: str) -> int:
+    """The number, or 0 for the word ``max`` and for what can't be read: the watchdog must not end because of it."""
+    return int(text) if text.strip().isdecimal() else 0
+
+
+def memory_of(roots: Iterable[int]) -> dict[int, int]:
+    """The bytes in memory of each of these processes and all that is below it."""
+    return {pid: pages * _PAGE for pid, pages in resident_pages(roots).items()}

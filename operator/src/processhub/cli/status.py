@@ -1,0 +1,221 @@
+"""``kubectl hub status`` and ``members``: how a hub does, or all hubs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from processhub.api.hub import MemberStatus
+from processhub.api.meta import find_condition
+from processhub.api.naming import natural_order
+from processhub.api.reasons import State
+from processhub.cli.conditions import first_against
+from processhub.cli.durations import age
+from processhub.cli.errors import DONE
+from processhub.cli.output import Columns, out, say, structured, table
+from processhub.cli.scope import Scope, opened_scope, say_unplaced
+from processhub.cli.shared import Output, Target
+from processhub.client.records import Node
+from processhub.client.session import Session
+
+_NAMED = 20  # children that do not run are listed up to this number
+_Row = tuple[str, ...]
+
+
+async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
+    """Print the hub's conditions, members and what does not run; with -A or --watch a row for each hub."""
+    async with opened_scope(target, everywhere=everywhere) as scope:
+        if target.output in (Output.JSON, Output.YAML):
+            found = [_plain(session) for session in scope.sessions]
+            for plain in found if watch or not everywhere else [found]:
+                structured(plain, target.output)
+        elif target.output is Output.NAME:
+            for session in scope.sessions:
+                out(f"hub/{session.name}")
+        elif not everywhere and not watch:
+            _print(scope.sessions[0])
+        place = ("NAMESPACE", "HUB") if everywhere else ("HUB",)
+        header = (*place, "READY", "MEMBERS", "CHILDREN", "REASON", "MESSAGE")
+        rows = _Rows(header, lambda session: [(*_place(session, everywhere), *_summary(session))])
+        if target.output is Output.TABLE and (everywhere or watch):
+            rows.print(scope.sessions)
+        if watch:
+            await rows.follow(scope, target.output, _plain)
+    return DONE
+
+
+async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
+    """Print the hub's members as its status has them; returns the exit code."""
+    async with opened_scope(target, everywhere=everywhere) as scope:
+        header = ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN")
+        rows = _Rows(
+            ("NAMESPACE", "HUB", *header) if everywhere else header,
+            lambda session: [
+                (*(_place(session, everywhere) if everywhere else ()), *_member_row(member))
+                for member in _members(session)
+            ],
+        )
+        if target.output is Output.TABLE:
+            rows.print(scope.sessions)
+            for session in scope.sessions:
+                _explain_unready(session)
+        elif target.output is Output.NAME:
+            for session in scope.sessions:
+                for member in _members(session):
+                    out(f"pod/{member.pod or member.name}")
+        else:
+            each = [_plain_members(session, everywhere) for session in scope.sessions]
+            for plain in each if watch else [list(chain.from_iterable(each))]:
+                structured(plain, target.output)
+        if watch:
+            await rows.follow(scope, target.output, lambda session: _plain_members(session, everywhere))
+    return DONE
+
+
+class _Rows:
+    """Rows of hubs, of which only those that changed are printed again."""
+
+    def __init__(self, header: _Row, rows_of: Callable[[Session], list[_Row]]) -> None:
+        self._columns, self._rows_of = Columns(header), rows_of
+        self._shown: dict[tuple[str, str], list[_Row]] = {}  # by namespace and hub
+
+    def print(self, sessions: list[Session]) -> None:
+        """Print the rows of these hubs that are not as they were printed last."""
+        rows = [row for session in sessions for row in self._new(session)]
+        if rows:
+            self._columns.print(rows)
+
+    async def follow(self, scope: Scope, output: Output, plain: Callable[[Session], Any]) -> None:
+        """Print the rows or the data of each hub that changes, until cancelled."""
+        for session in scope.sessions:
+            self._new(session)
+        async for session, _ in scope.changes():
+            if session.hub is None:
+                say(f"hub {session.name} of namespace {session.namespace} was deleted")
+                self._shown.pop((session.namespace, session.name), None)
+            elif output is Output.TABLE:
+                self.print([session])
+            elif self._new(session):
+                out(f"hub/{session.name}") if output is Output.NAME else structured(plain(session), output)
+
+    def _new(self, session: Session) -> list[_Row]:
+        rows, key = self._rows_of(session), (session.namespace, session.name)
+        before, self._shown[key] = self._shown.get(key, []), rows
+        return [row for row in rows if row not in before]
+
+
+def _place(session: Session, everywhere: bool) -> _Row:
+    return (session.namespace, session.name) if everywhere else (session.name,)
+
+
+def _summary(session: Session) -> _Row:
+    """The readiness, members, children and the first reason that is against it."""
+    status = session.living_hub().status
+    ready = find_condition(status.conditions, "Ready")
+    against = first_against(status.conditions)
+    counts = status.summary
+    return (
+        ready.status if ready else "Unknown",
+        counts.members if counts else "",
+        counts.children if counts else "",
+        against.reason if against else "",
+        against.message if against else "" if ready else "the operator has not answered yet",
+    )
+
+
+def _members(session: Session) -> list[MemberStatus]:
+    return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
+
+
+def _explain_unready(session: Session) -> None:
+    """Say why members are not ready, or that there is none."""
+    listed = _members(session)
+    if not listed:
+        say(f"hub {session.name} has no members yet")
+    for member in listed:
+        if member.message:
+            out(f"{member.name} is not ready: {member.message}")
+
+
+def _member_row(member: MemberStatus) -> _Row:
+    return (member.name, str(member.ready), member.node, member.pod_ip, str(member.weight), str(member.children))
+
+
+def _plain_members(session: Session, everywhere: bool) -> list[dict[str, Any]]:
+    place = {"namespace": session.namespace, "hub": session.name} if everywhere else {}
+    return [{**place, **msgspec.to_builtins(member)} for member in _members(session)]
+
+
+def _not_running(session: Session) -> list[tuple[str, Node]]:
+    """The copies that should run and do not."""
+    records = session.registry.records
+    return [
+        (child_id, node)
+        for child_id in sorted(records, key=natural_order)
+        for node in records[child_id].nodes
+        if not node.waiting and not node.asleep and node.state not in (State.RUNNING, State.STOPPED)
+    ]
+
+
+def _plain(session: Session) -> dict[str, Any]:
+    hub = session.living_hub()
+    plain: dict[str, Any] = msgspec.to_builtins(hub.status)
+    return {
+        "hub": session.name,
+        "namespace": session.namespace,
+        "conditions": plain.get("conditions", []),
+        "members": plain.get("members", []),
+        "children": plain.get("children"),
+        "quorum": plain.get("quorum"),
+        "notRunning": [
+            {
+                "id": child_id,
+                **{("member" if key == "name" else key): value for key, value in msgspec.to_builtins(node).items()},
+            }
+            for child_id, node in _not_running(session)
+        ],
+    }
+
+
+def _print(session: Session) -> None:
+    hub = session.living_hub()
+    ready, members, children, *_ = _summary(session)
+    condition = find_condition(hub.status.conditions, "Ready")
+    why = "the operator has not answered yet" if condition is None else condition.message
+    out(f"Hub:        {session.name} (namespace {session.namespace})")
+    out(f"Ready:      {ready}{f' ({why})' if why else ''}")
+    out(f"Members:    {members or '<none>'} ready")
+    out(f"Children:   {children or '<none>'} running")
+    quorum = hub.status.quorum
+    if quorum and quorum.required:
+        out(f"Quorum:     {quorum.live} live, {quorum.required} needed")
+    now = datetime.now(UTC)
+    if hub.status.conditions:
+        out("\nConditions:")
+        table(
+            ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE"),
+            (
+                (item.type, item.status, item.reason, age(item.last_transition_time, now), item.message)
+                for item in hub.status.conditions
+            ),
+        )
+    if listed := _members(session):
+        out("\nMembers:")
+        table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), map(_member_row, listed))
+        _explain_unready(session)
+    if idle := _not_running(session):
+        out("\nChildren that do not run:")
+        table(
+            ("ID", "MEMBER", "STATE", "RESTARTS", "REASON", "MESSAGE"),
+            (
+                (child_id, node.name, node.state, str(node.restarts), node.reason, node.message or node.last_exit)
+                for child_id, node in idle[:_NAMED]
+            ),
+        )
+        if len(idle) > _NAMED:
+            say(f"and {len(idle) - _NAMED} more: kubectl hub list --hub {session.name} -n {session.namespace}")
+    say_unplaced(session)

@@ -1,0 +1,115 @@
+"""The conditions Reconciling and Stalled of a Hub: what of its latest edit is still under way (see kstatus.py)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.meta import Condition, find_condition
+from processhub.api.naming import ANNOTATION_TEMPLATE
+from processhub.api.reasons import GroupReason, Reason
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.observation import Observation
+from processhub.controller.report.child import copies_by_id
+from processhub.controller.report.kstatus import ABNORMAL, UNDER_WAY, change_under_way, reconciling, stalled
+from processhub.core.listing import listed
+from processhub.core.model.plan import Plan
+
+_NAMED = 3  # Names in a message.
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a round of a hub left to do.
+
+    ``template``: the digest of the pod template that members shall have, or "". ``failing``: a step failed, and is not
+    reported yet.
+    """
+
+    observation: Observation
+    plan: Plan
+    template: str = ""
+    failing: bool = False
+
+
+def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
+    """The one condition of a Hub, or none. ``trouble``: why it is refused, or what the operator can't do for it."""
+    found = _of_hub(hub, ready, trouble, work)
+    return () if found is None else (found,)
+
+
+def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> Condition | None:
+    generation, members = hub.metadata.generation, work.observation.members
+    if trouble is not None:
+        return stalled(*trouble, generation)
+    leaving = [member.name for member in members.values() if not member.wanted and member.pod is not None]
+    if stuck := [name for name in leaving if name in work.plan.stranded]:
+        message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound to it; see the condition Balanced"
+        return stalled(GroupReason.STRANDED, message, generation)
+    if work.failing:
+        return reconciling(Reason.UPDATING, "a request to the API server failed, and is sent again", generation)
+    if leaving:
+        return reconciling(Reason.UPDATING, f"{listed(leaving, _NAMED)} is being removed", generation)
+    if ready.reason in (GroupReason.MEMBERS_NOT_READY, Reason.PARTITIONED):
+        return reconciling(ready.reason, ready.message, generation)
+    former = [member.name for member in members.values() if member.wanted and _is_former(member, work.template)]
+    if former:
+        message = f"{len(former)} members still have the former template: {listed(former, _NAMED)}"
+        return reconciling(Reason.UPDATING, message, generation)
+    if _was_done(hub) or hub.spec.suspend:
+        return None  # Later moves, as by load, are no work on the latest edit.
+    return _rest(hub, generation, work)
+
+
+def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
+    """The condition by what is left of an edit when all members are there."""
+    plan, observation = work.plan, work.observation
+    if plan.moving or plan.pending_moves or plan.pending_restarts:
+        message = f"{plan.moving} children moving, {plan.pending_moves + plan.pending_restarts} to be moved"
+        return reconciling(GroupReason.REBALANCING, message, generation)
+    unsettled = [
+        member.name
+        for member in observation.members.values()
+        if member.wanted and (member.joining or member.settled_by not in ("", observation.fingerprint))
+    ]
+    if unsettled and hub.spec.distribution.rebalance.on_join:
+        message = f"{listed(unsettled, _NAMED)} has not taken its share of children yet"
+        return reconciling(GroupReason.REBALANCING, message, generation)
+    if starting := _static_under_way(hub, observation):
+        message = f"{len(starting)} of {len(hub.spec.children)} in spec.children: {listed(starting, _NAMED)}"
+        return reconciling(Reason.UPDATING, message, generation)
+    return None
+
+
+def _was_done(hub: Hub) -> bool:
+    """Whether this generation of the Hub was reported as done before."""
+    known = hub.status.observed_generation >= hub.metadata.generation
+    return known and not any(find_condition(hub.status.conditions, name) for name in ABNORMAL)
+
+
+def _is_former(member: Member, template: str) -> bool:
+    return (
+        bool(template)
+        and member.pod is not None
+        and member.pod.metadata.annotations.get(ANNOTATION_TEMPLATE) != template
+    )
+
+
+def _static_under_way(hub: Hub, observation: Observation) -> list[str]:
+    """The ids of spec.children that do not run by their latest spec yet, and may."""
+    found = []
+    ids = {spec.id for spec in hub.spec.children if not spec.suspend}
+    copies = copies_by_id(ids, observation.members) if ids else {}
+    for spec in hub.spec.children:
+        if spec.id not in ids:
+            continue
+        known = observation.chosen.get(spec.id)
+        if known is not None and known.child.metadata.name in observation.refusals:
+            continue  # The Child says why.
+        if known is None or msgspec.structs.replace(known.child.spec, hub="") != spec:
+            found.append(spec.id)
+            continue
+        own = [copy for copy in copies.get(spec.id, []) if copy.concerns(known.child.metadata.uid)]
+        wanted = observation.snapshot.children.get(spec.id)
+        if not own or change_under_way(own, wanted) or own[0].state in UNDER_WAY:
+            found.append(spec.id)
+    return found

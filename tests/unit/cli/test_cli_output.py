@@ -1,0 +1,121 @@
+"""Tables as people and programs read them, the names of children in output, and the completion of words."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from processhub.api.naming import natural_order
+from processhub.cli import kubectlcomplete
+from processhub.cli.main import main
+from processhub.cli.output import Columns, named, table
+from processhub.client.errors import names
+
+LONG = "z" * 250
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_table_is_plain_columns_but_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a", "Running"), ("long\nid", "")]
+    table(("ID", "STATE"), rows)
+    assert capsys.readouterr().out == "ID        STATE\na         Running\nlong?id   <none>\n"
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    table(("ID", "STATE"), rows)
+    assert "\x1b[32mRunning" in terminal.getvalue()
+    assert "long?id" in terminal.getvalue()
+
+
+def test_table_fits_the_terminal_and_keeps_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    table(("ID", "STATE", "MESSAGE"), [(LONG, "Running", "v" * 100), ("b", "Failed", "short")])
+
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert terminal.getvalue().count("z") == 250
+    assert terminal.getvalue().count("v") == 100
+    assert lines[-1].split() == ["b", "Failed", "short"]
+
+
+def test_wide_characters_take_the_room_that_a_terminal_gives_them(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("ID", "STATE"), [("東京 🐙", "Running"), ("e\u0301", "Failed"), ("plain", "Failed")])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "ID        STATE",
+        "東京 🐙   Running",
+        "e\u0301         Failed",
+        "plain     Failed",
+    ]
+
+
+def test_later_rows_stand_under_the_same_header(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = Columns(("ID", "STATE"))
+    columns.print([("abcdef", "Running")])
+    columns.print([("b", "Failed"), (LONG, "Failed")])
+
+    assert capsys.readouterr().out.splitlines() == [
+        "ID       STATE",
+        "abcdef   Running",
+        "b        Failed",
+        f"{LONG}   Failed",
+    ]
+
+
+def test_a_child_is_named_by_what_a_shell_takes_for_its_id() -> None:
+    assert named("web-1") == "web-1"
+    assert named("ünïcode/東京 🐙") == "'ünïcode/東京 🐙' (child/n-code-66994bf936)"
+
+
+def test_numbers_in_ids_are_ordered_by_value() -> None:
+    assert sorted(["w-10", "w-9", "w", "10", "9", "w-9a"], key=natural_order) == ["9", "10", "w", "w-9", "w-9a", "w-10"]
+    assert names({"w-10", "w-9"}) == "w-9, w-10"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_a_shell_gets_a_script_that_asks_this_program(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+
+    script = capfd.readouterr().out
+    assert "kubectl-hub" in script
+    assert f"complete_{shell}" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [(["sta"], ["start", "status"]), (["list", "--mem"], ["--member"]), (["where", ""], [])]
+)
+def test_kubectl_gets_words_and_a_directive(
+    words: list[str], found: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+
+    assert kubectlcomplete.main(words) == 0
+    *lines, directive = capfd.readouterr().out.splitlines()
+    assert [line.partition("\t")[0] for line in lines if line] == found
+    assert directive == ":4"
+
+
+def test_the_version_is_printed_where_there_is_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+
+    assert main(["version", "--client", "-o", "json"]) == 0
+    assert '"client": "' in capsys.readouterr().out
+    assert main(["version"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("Client: ")
+    assert said.err == "error: kubeconfig /nowhere not found; name one that exists with --kubeconfig or KUBECONFIG\n"

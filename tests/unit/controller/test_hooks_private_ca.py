@@ -1,0 +1,66 @@
+"""A webhook behind a certificate authority of the user's own, mounted as the chart's README says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+
+# In a process of its own, as the operator is one: authorities are read when aiohttp is imported.
+OPERATOR = """
+import asyncio, sys
+from processhub.api.hooks import Webhook
+from processhub.controller.hooks.hubevent import CloudEventText
+from processhub.controller.hooks.webhook import HookError, new_session, post
+
+async def main(url):
+    async with new_session() as session:
+        try:
+            print((await post(session, Webhook(url=url), CloudEventText("1", {}, b"{}"))).decode())
+        except HookError as error:
+            print(error)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+async def receiver(tmp_path: Path) -> AsyncIterator[str]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="taken")
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}/"
+    await runner.cleanup()
+
+
+async def called(url: str, **environ: str) -> str:
+    """What the operator's process says of its call."""
+    command = (sys.executable, "-c", OPERATOR, url)
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environ}, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    return said.decode().strip()
+
+
+async def test_a_hook_is_verified_by_the_authority_that_is_mounted(receiver: str, tmp_path: Path) -> None:
+    assert "certificate verify failed" in await called(receiver)
+
+    assert await called(receiver, SSL_CERT_FILE=str(tmp_path / "ca.crt")) == "taken"

@@ -1,0 +1,257 @@
+"""Every version of an object that is ever stored, by the rules of kstatus: nothing is Current before it is done.
+
+Argo CD's health of each is that of docs/how-to/argocd-cm.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import virtualtime
+from memoryapi import Json, Key
+from onethread import Cluster, running_hub
+
+from argohealth import health, scripts
+from builders import make_child, make_hub
+from kstatus import kstatus
+from processhub.api.hub import HubStatus
+from processhub.api.meta import condition_of
+from processhub.controller.report.child import MemberCopy, child_status
+from processhub.controller.report.hub import stalled_status
+from processhub.core.model.membership import Judgement, Phase
+from processhub.core.model.snapshot import desired_child
+from processhub.registry.grammar import Report
+
+EXEC = {"exec": {"command": ["x"]}}
+OTHER = {"exec": {"command": ["y"]}}
+STEADY = Judgement(Phase.LIVE, draining=False, restarting=False, recheck_seconds=None, why="")
+HEALTH = {"Current": {"Healthy"}, "Failed": {"Degraded"}, "InProgress": {"Progressing", "Suspended"}}
+
+
+class Story:
+    """The results for one object, one after the other."""
+
+    def __init__(self, cluster: Cluster, plural: str, name: str) -> None:
+        self.cluster, self.key, self._told = cluster, Key(plural, "ns", name), 0
+
+    def spec(self, **fields: Any) -> None:
+        """Edit the spec."""
+        self.cluster.api.update(self.key, lambda item: item["spec"].update(fields))
+
+    async def until(self, *results: str) -> None:
+        """Wait for the last of these results. They are what the object has been since the last call, in this order."""
+        await self.cluster.until(lambda: self._results()[-1:] == [results[-1]], f"{self.key.name}: {self._now()}")
+        assert self._results() == list(results), self._now()
+        self._told = len(self.cluster.api.changes)
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """The reasons of the conditions that hold, by type."""
+        conditions = self.cluster.api.objects[self.key]["status"]["conditions"]
+        return {found["type"]: found["reason"] for found in conditions if found["status"] == "True"}
+
+    def _results(self) -> list[str]:
+        items = [item for _, _, key, item in self.cluster.api.changes[self._told :] if key == self.key]
+        for item in map(as_read, items):
+            assert health(item)[0] in HEALTH[kstatus(item)], (health(item), self._conditions(item))
+        return [result for result, _ in groupby(kstatus(as_read(item)) for item in items)]
+
+    def _now(self) -> Any:
+        return self._results(), self._conditions(self.cluster.api.objects[self.key])
+
+    def _conditions(self, item: Json) -> Any:
+        return item.get("status", {}).get("conditions")
+
+
+def as_read(item: Json) -> Json:
+    """The object with the default that the API server fills in."""
+    return {"status": {"observedGeneration": -1}, **item}
+
+
+def in_hub(folder: Path, test: Callable[[Cluster], Awaitable[None]], **spec: Any) -> None:
+    async def main() -> None:
+        async with running_hub(folder, **spec) as cluster:
+            await test(cluster)
+
+    virtualtime.run(main())
+
+
+def starts(cluster: Cluster, child_id: str) -> int:
+    return sum(begins and started == child_id for _, started, _, begins in cluster.log)
+
+
+def test_a_child_is_current_when_it_runs_by_its_latest_spec(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **EXEC}})
+        child = Story(cluster, "children", "a")
+        await child.until("InProgress", "Current")
+        assert starts(cluster, "a") == 1
+
+        child.spec(**OTHER)
+        await child.until("InProgress", "Current")
+        assert starts(cluster, "a") == 2
+
+        child.spec(tags=["eu"])
+        await child.until("InProgress", "Current")
+
+        child.spec(nodes=["hub-0"])
+        await child.until("InProgress", "Failed")
+        assert child.conditions["Ready"] == "Started", "the last good one runs on"
+        assert child.conditions["Stalled"] == "InvalidChildMapping"
+
+        cluster.api.update(child.key, lambda item: item["spec"].pop("nodes"))
+        await child.until("InProgress", "Current")
+        child.spec(suspend=True)
+        await child.until("InProgress")
+        await cluster.until(lambda: not cluster.runs_on()["a"], "it is stopped")
+        await cluster.until(lambda: health(cluster.api.objects[child.key])[0] == "Suspended", "and is said to be")
+        child.spec(suspend=False)
+        await child.until("InProgress", "Current")
+        assert starts(cluster, "a") == 3
+
+    in_hub(tmp_path, test)
+
+
+def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
+    """A tool that applies both at once must not give up because of the order."""
+
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "other", **EXEC}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: "status" in cluster.api.objects[child.key], "it is seen")
+        await child.until("InProgress")
+        assert child.conditions == {"Reconciling": "HubNotFound"}
+
+    in_hub(tmp_path, test)
+
+
+def test_a_child_of_a_guided_hub_is_current_where_it_is_to_be(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", "nodes": ["hub-0"], **EXEC}})
+        child = Story(cluster, "children", "a")
+        await child.until("InProgress", "Current")
+
+        child.spec(nodes=["hub-1"])
+        await child.until("InProgress", "Current")
+        assert cluster.runs_on()["a"] == {"hub-1"}
+
+    in_hub(tmp_path, test, distribution={"strategy": "Guided"})
+
+
+def test_a_child_set_is_current_when_it_has_the_children_of_its_latest_spec_and_no_others(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        spec = {"hub": "hub", "replicas": 4, "template": EXEC}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        web = Story(cluster, "childsets", "web")
+        await web.until("InProgress", "Current")
+        assert len(cluster.runs_on()) == 4
+
+        web.spec(replicas=6)
+        await web.until("InProgress", "Current")
+        assert len(cluster.runs_on()) == 6
+
+        web.spec(template=OTHER)
+        await web.until("InProgress", "Current")
+        assert [starts(cluster, f"web-{number}") for number in range(6)] == [2] * 6
+
+        web.spec(replicas=2)
+        await web.until("InProgress", "Current")
+        assert {child_id for child_id, members in cluster.runs_on().items() if members} == {"web-0", "web-1"}
+
+        web.spec(template={"nodes": ["hub-0"], **OTHER})
+        await web.until("InProgress", "Failed")
+        assert web.conditions["Stalled"] == "InvalidChildMapping"
+
+    in_hub(tmp_path, test)
+
+
+def test_a_hub_is_current_when_its_members_and_static_children_are_as_its_latest_spec_has_them(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        hub = Story(cluster, "hubs", "hub")
+        await hub.until("InProgress", "Current")
+
+        hub.spec(children=[{"id": "a", **EXEC}])
+        await hub.until("InProgress", "Current")
+        assert starts(cluster, "a") == 1
+        hub.spec(children=[{"id": "a", **OTHER}])
+        await hub.until("InProgress", "Current")
+        assert starts(cluster, "a") == 2
+
+        hub.spec(members={"replicas": 4})
+        await hub.until("InProgress", "Current")
+        assert cluster.api.objects[hub.key]["status"]["readyReplicas"] == 4
+
+        hub.spec(distribution={"strategy": "Nearest"})
+        await hub.until("InProgress", "Failed")
+        assert hub.conditions["Stalled"] == "UnknownStrategy"
+        hub.spec(distribution={"strategy": "ConsistentHashing"})
+        await hub.until("InProgress", "Current")
+
+    in_hub(tmp_path, test)
+
+
+def test_a_hub_is_not_current_while_a_member_has_the_former_template(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        hub = Story(cluster, "hubs", "hub")
+        await hub.until("InProgress", "Current")
+
+        hub.spec(members={"replicas": 3, "template": {"metadata": {"labels": {"tier": "gold"}}}})
+        workload = Key("statefulsets", "ns", "hub")
+        template = cluster.api.objects[workload]["spec"]["template"]["metadata"]
+        await cluster.until(lambda: hub.conditions.get("Reconciling") == "Updating", "it is seen")
+        assert template["annotations"] != cluster.api.objects[workload]["spec"]["template"]["metadata"]["annotations"]
+
+        for number in range(3):  # as the controller of StatefulSets does, by new pods
+            await hub.until("InProgress")
+            marks = cluster.api.objects[workload]["spec"]["template"]["metadata"]["annotations"]
+            pod = Key("pods", "ns", f"hub-{number}")
+            cluster.api.update(pod, lambda item, marks=marks: item["metadata"].update(annotations=marks))
+        await hub.until("Current")
+
+    in_hub(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "reason", "restarts", "status", "shown"),
+    [
+        ("Permanent", "Failed", "Exited", 4, "InProgress", "Degraded"),
+        ("Permanent", "Failed", "RestartsExceeded", 4, "Failed", "Degraded"),
+        ("Temporary", "Failed", "Exited", 0, "Failed", "Degraded"),
+        ("Temporary", "Stopped", "Completed", 0, "InProgress", "Healthy"),
+        ("Permanent", "Starting", "", 0, "InProgress", "Progressing"),
+    ],
+)
+def test_a_child_that_ended(policy: Any, state: str, reason: str, restarts: int, status: str, shown: str) -> None:
+    """A tool that waits gives up where nothing happens by itself any more."""
+    item = make_child("a", {**EXEC, "restartPolicy": policy}, generation=1)
+    wanted = desired_child(item.spec, "a", "u", "w")
+    report = Report(uid="u", epoch=1, state=state, reason=reason, restarts=restarts, message="exit code 1")
+    copy = MemberCopy("hub-0", wanted.entry(1), report, SimpleNamespace(pod=None, judgement=STEADY))
+
+    found = msgspec.structs.replace(item, status=child_status(item, [copy], None, None, "now", "", wanted))
+
+    plain = msgspec.json.decode(msgspec.json.encode(found))
+    assert (kstatus(plain), health(plain)[0]) == (status, shown)
+
+
+@pytest.mark.parametrize(("trouble", "status"), [(None, "InProgress"), (("Refused", "no rights"), "Failed")])
+def test_a_hub_that_can_t_be_reconciled_is_not_current_by_what_it_was(
+    trouble: tuple[str, str] | None, status: str
+) -> None:
+    ready = condition_of("Ready", True, "MembersReady", "", 1)
+    hub = make_hub(generation=2, status=HubStatus(conditions=(ready,), observed_generation=1))
+
+    found = msgspec.structs.replace(hub, status=stalled_status(hub, trouble, "now"))
+
+    assert kstatus(msgspec.json.decode(msgspec.json.encode(found))) == status
+
+
+def test_each_kind_has_the_same_script() -> None:
+    assert scripts().keys() == {"Hub", "Child", "ChildSet"}
+    assert len(set(scripts().values())) == 1

@@ -1,0 +1,128 @@
+"""etcd is restored to an earlier time, under operators and agents that run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import virtualtime
+from memoryapi import Key
+from onethread import Cluster, running_hub
+
+from processhub.agent.app import EXIT_REWOUND
+from processhub.controller.errors import DeposedError
+from processhub.registry.grammar import parse_assignment
+
+IDS = ("a", "b", "c", "d")
+LEADER = Key("leases", "ns", "processhub-operator")
+
+
+def add(cluster: Cluster, *ids: str) -> None:
+    for child_id in ids:
+        spec = {"hub": "hub", "exec": {"command": ["x"]}}
+        cluster.api.create("children", {"metadata": {"name": child_id}, "spec": spec})
+
+
+@asynccontextmanager
+async def restarting(cluster: Cluster) -> AsyncIterator[dict[str, int]]:
+    """Start each process again that ends, as a kubelet does; the exit codes of those that did, by name."""
+    codes: dict[str, int] = {}
+
+    async def restart() -> None:
+        while True:
+            for name, task in list(cluster.tasks.items()):
+                if task.done():
+                    codes[name] = 1 if isinstance(task.exception(), DeposedError) else task.result()
+                    if name in cluster.agents:
+                        cluster.start_agent(name)
+                    else:
+                        await cluster.kill_replica(name)
+                        cluster.start_replica(name)
+            await asyncio.sleep(0.5)
+
+    kubelet = asyncio.create_task(restart())
+    yield codes
+    kubelet.cancel()
+
+
+def running(cluster: Cluster) -> set[str]:
+    """The children that have a process."""
+    return {child_id for child_id, members in cluster.runs_on().items() if members}
+
+
+def term_of(cluster: Cluster) -> int:
+    return int(cluster.api.objects[LEADER]["metadata"]["annotations"]["processhub.dev/term"])
+
+
+def epochs(cluster: Cluster) -> dict[str, int]:
+    found = {}
+    for key, item in cluster.api.objects.items():
+        if key.plural == "registryslices":
+            found |= {child_id: parse_assignment(text).epoch for child_id, text in item["spec"]["entries"].items()}
+    return found
+
+
+# Leases that are renewed every 3 s show it at once. If none was renewed since the backup, the lists do.
+@pytest.mark.parametrize("lost_seconds", [0.0, 5.0])
+def test_all_goes_on_by_the_restored_objects_and_nothing_runs_twice(tmp_path: Path, lost_seconds: float) -> None:
+    async def main() -> None:
+        quorum = {"strategy": "StaticQuorum", "quorumSize": 2}
+        async with running_hub(tmp_path, partitionTolerance=quorum) as cluster:
+            api = cluster.api
+            add(cluster, *IDS)
+            await cluster.until(lambda: cluster.reported_running(*IDS), "all children run")
+            backup, (source,) = api.version, cluster.runs_on()["a"]
+
+            # What happens from here on will never have happened.
+            cluster.start_replica("operator-1")
+            drained = {"metadata": {"annotations": {"processhub.dev/drained": source}}}
+            api.update(Key("hubs", "ns", "hub"), lambda item: item["metadata"].update(drained["metadata"]))
+            await cluster.until(lambda: not cluster.runs_on()["a"] & {source, None}, "it stopped")
+            add(cluster, "later")
+            await cluster.until(lambda: cluster.reported_running(*IDS, "later"), "all children run elsewhere")
+            assert cluster.runs_on()["a"] != {source}
+            await asyncio.sleep(lost_seconds)
+            term, used = term_of(cluster), max(epochs(cluster).values())
+
+            async with restarting(cluster) as codes:
+                api.rewind(backup)
+                await cluster.until(lambda: "operator-0" in codes, "the leader begins anew")
+                await cluster.until(lambda: running(cluster) == set(IDS), "what never happened is undone", within=120)
+                await cluster.until(lambda: cluster.reported_running(*IDS), "the others run", within=60)
+                if lost_seconds:
+                    assert codes == {"operator-0": 1} | dict.fromkeys(cluster.agents, EXIT_REWOUND)
+                    assert cluster.runs_on()["a"] == {source}
+                assert term_of(cluster) > term
+                add(cluster, "new")
+                await cluster.until(lambda: cluster.reported_running(*IDS, "new"), "children are placed again")
+                assert epochs(cluster)["new"] > used
+
+    virtualtime.run(main())
+
+
+def test_a_new_term_is_above_all_that_a_standby_has_seen(tmp_path: Path) -> None:
+    """The leader that has used the highest term ends in the same moment, and can write nothing."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            api, backup = cluster.api, cluster.api.version
+            cluster.start_replica("operator-1")
+            await asyncio.sleep(2)
+            cluster.stops["operator-0"].set()
+            assert await cluster.tasks["operator-0"] == 0
+            await cluster.until(lambda: term_of(cluster) == 2, "the other one leads")
+            cluster.start_replica("operator-0")
+            await asyncio.sleep(2)
+            cluster.stops["operator-1"].set()
+            cluster.wires["operator-1"].whole.clear()
+
+            async with restarting(cluster):
+                api.rewind(backup)
+                await cluster.until(lambda: term_of(cluster) > 2, "a leader with a higher term", within=60)
+                cluster.wires["operator-1"].whole.set()
+                await asyncio.sleep(60)
+
+    virtualtime.run(main())
