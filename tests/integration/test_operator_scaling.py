@@ -127,8 +127,11 @@ async def test_down_and_up_again_amid_the_moves_loses_and_doubles_nothing(world:
     await world.edit_hub(members={"replicas": 3})
 
     await world.hub_ready(members=3)
-    after = await world.running(IDS)
-    assert {place.member for place in after.values()} == {place.member for place in before.values()}
+
+    async def spread_again() -> None:
+        assert members_of(await world.running(IDS)).keys() == members_of(before).keys()
+
+    await settles(spread_again)
     never_two(world.watch)
 
 
