@@ -84,7 +84,13 @@ def node_of(copy: MemberCopy) -> NodeStatus:
     )
 
 
-CONDITIONS = ("Accepted", "Placed", "Ready", "Reconciling", "Stalled")  # the types of the operator's own conditions of a Child
+CONDITIONS = (
+    "Accepted",
+    "Placed",
+    "Ready",
+    "Reconciling",
+    "Stalled",
+)  # the types of the operator's own conditions of a Child
 
 
 def child_status(
