@@ -424,3 +424,18 @@ def test_a_child_whose_edit_is_refused_is_not_moved_by_choice() -> None:
 
     assert hub.where() == before
     assert not hub.members["hub-2"].joining
+
+
+def test_a_member_that_is_scaled_away_and_back_before_it_is_gone_takes_its_share_again() -> None:
+    hub = PlannedHub(3)
+    hub.want(children_of(30))
+    hub.rest()
+    before = hub.where()
+
+    hub.change("hub-2", wanted=False, draining=True)
+    hub.rest()
+    assert not hub.on("hub-2")
+    hub.change("hub-2", wanted=True, draining=False)
+    hub.rest()
+
+    assert hub.where() == before

@@ -48,9 +48,10 @@ class PlanBuilder:
         self.proofs = EndProofs(snapshot, self.members)
         self.load: Counter[str] = Counter()
         for member in snapshot.members:
-            # A member that was lost or is being emptied takes its share again when it returns.
-            leaves = member.phase is Phase.GONE or member.draining
-            if leaves and member.wanted and not member.joining and snapshot.formed:
+            # A member that was lost or is being emptied takes its share again when it returns. So does one that is not
+            # wanted any more, if it is wanted again before it is gone.
+            leaves = member.draining if member.phase is not Phase.GONE else member.wanted
+            if leaves and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
 
     @cached_property
