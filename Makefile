@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 PY := PYTHONPATH=testbed:hack $(BIN)/python
 MADE := $(VENV)/.made
 STAMP := $(VENV)/.installed
-PYTEST := $(BIN)/pytest
+# Where the environment forbids Python to write byte code, each test process would compile all test modules again.
+PYTEST := env --unset=PYTHONDONTWRITEBYTECODE $(BIN)/pytest
 UV_VERSION := 0.13.9
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/processhub
 

@@ -1,5 +1,7 @@
 """Checks that the rules of docs/protocol.md agree with the places that cite them and the tests that check them.
 
+The tests that docs/field-report.md names are checked too.
+
 ``python hack/check_rules.py`` prints one sentence for each failure, with file and line, and exits 1 if there is one.
 """
 
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
+WITH_TESTS = (PROTOCOL, "docs/field-report.md")  # pages that name tests
 # Citations are looked for in files of these kinds in these places.
 _PLACES = ("*.md", "charts", "docs", "examples", "hack", "operator", "tests")
 _KINDS = (".md", ".py", ".sh", ".tpl", ".yaml")
@@ -51,7 +54,9 @@ def failures(root: Path) -> list[Failure]:
     """All failures in the checkout ``root``, by file and line."""
     text = (root / PROTOCOL).read_text()
     rules = rules_of(text)
-    found = [*_bad_headings(text), *_missing_tests(root, text)]
+    found = list(_bad_headings(text))
+    for page in WITH_TESTS:
+        found += _missing_tests(root, page)
     found += [
         Failure(PROTOCOL, rule.line, f"rule {rule.number} names no test that holds it")
         for rule in rules
@@ -89,16 +94,17 @@ def _bad_headings(text: str) -> Iterator[Failure]:
         before = content or before
 
 
-def _missing_tests(root: Path, text: str) -> Iterator[Failure]:
-    """Tests that the protocol names and that do not exist."""
+def _missing_tests(root: Path, page: str) -> Iterator[Failure]:
+    """Tests that the page names and that do not exist."""
     known: dict[str, set[str]] = {}
+    text = (root / page).read_text() if (root / page).is_file() else ""
     for match in _TEST.finditer(text):
         path, name = match["path"], match["name"]
         if path not in known:
             known[path] = _tests(root / path)
         if name not in known[path]:
             what = f"{path} has no test {name}" if (root / path).is_file() else f"there is no {path}"
-            yield Failure(PROTOCOL, _line(text, match.start()), what)
+            yield Failure(page, _line(text, match.start()), what)
 
 
 def _tests(path: Path) -> set[str]:

@@ -7,6 +7,7 @@ planner reads is built by ``planned_hub.py``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,6 +37,12 @@ from processhub.registry.grammar import Assignment, Report, format_assignment, f
 HUB, HUB_UID, NAMESPACE, MEMBER = "hub", "hub-uid", "ns", "hub-0"
 NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing answers there
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
+
+
+def loopback(number: int) -> str:
+    """One of four addresses that no other test process has, for servers on a port that is always the same."""
+    place = (os.getpid() * 4 + number) & 0xFFFF
+    return f"127.1.{place >> 8}.{place & 0xFF}"
 
 
 def make_hub(

@@ -2,8 +2,9 @@
 
 Tests that share a slow fixture (an operator and its hubs, a cluster) go to one process, which makes it once. And a
 process keeps to one kind of cluster while there are tests for it: each cluster that it brings up takes five seconds of
-a core, and then some of each second. All other tests go to whoever is free. xdist's own groups have no effect on this
-pytest, and know nothing of fixtures of the session.
+a core, and then some of each second until the process turns to the other kind (tests/integration/ownclusters.py). All
+other tests go to whoever is free. xdist's own groups have no effect on this pytest, and know nothing of fixtures of the
+session.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ _COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "e
 _READY_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
 _LAST_LINES = 5
+# With Go's default of 100 a seventh of the API server's time is garbage collection. This costs it 150 MiB of memory.
+_GOGC = "400"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _run(name: str, command: list[str | Path], record: Record) -> subprocess.Pop
     with open(logs(record) / f"{name}.log", "ab") as log:
         return subprocess.Popen(
             command,
-            env={**os.environ, MARKER: record.id},
+            env={"GOGC": _GOGC, **os.environ, MARKER: record.id},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -150,6 +152,8 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
             *(f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"),
             *(f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}"),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            # It takes a seventh of the time of each request. The limits of requests at once hold without it.
+            "--enable-priority-and-fairness=false",
             # So that the process kubelet can ask for a client certificate before it shows logs.
             *(f"--kubelet-client-certificate={certificate}", f"--kubelet-client-key={key}"),
         ],

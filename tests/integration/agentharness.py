@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import yaml
-from waiting import ENDS_WITH_US
+from waiting import ENDS_WITH_US, pauses
 
 from processhub.api.child import Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
@@ -50,10 +50,14 @@ _addresses = itertools.count(1)
 
 
 async def until(
-    condition: Callable[[], Awaitable[T | None] | T | None], seconds: float = 40, what: str = "", every: float = 0.02
+    condition: Callable[[], Awaitable[T | None] | T | None],
+    seconds: float = 40,
+    what: str = "",
+    every: float | None = None,
 ) -> T:
     """The first true value of ``condition``; AssertionError with ``what`` after the deadline."""
     deadline = time.monotonic() + seconds
+    pause = itertools.repeat(every) if every else pauses()
     while True:
         value = condition()
         if isinstance(value, Awaitable):
@@ -61,7 +65,7 @@ async def until(
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
-        await asyncio.sleep(every)
+        await asyncio.sleep(next(pause))
 
 
 def shell(script: str, *, stop_signal: str = "SIGTERM", env: dict[str, str] | None = None, cwd: str = "") -> Workload:

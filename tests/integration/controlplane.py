@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from namespaces import create_namespace, remove_namespace
+from ownclusters import make_room
 from podworld import Pods
 
 from localcluster import cluster as local
@@ -24,7 +26,6 @@ from localcluster.faults import Faults
 from localcluster.kubelet.connection import read_kubeconfig
 from localcluster.layout import Layout
 from processhub.cluster.client import Client
-from processhub.cluster.kinds import untyped
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: what the tests interrupt would not hear of it.
@@ -32,7 +33,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest.register_assert_rewrite("operatorworld", "operatorsite", "settling")  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
-NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     With KEEP_CLUSTER_LOGS=DIR the logs of its control plane and kubelet are copied there at the end.
     """
     layout = Layout(tmp_path_factory.mktemp("cluster"))
+    make_room(layout)
     watcher = guard.start(layout)
     try:
         running = local.up(layout, nodes=NODES)
@@ -78,9 +79,9 @@ async def api(cluster: Cluster) -> AsyncIterator[Client]:
 async def namespace(api: Client) -> AsyncIterator[str]:
     """A namespace of this test's own; its deletion is not waited for."""
     name = f"test-{secrets.token_hex(4)}"
-    await api.create(NAMESPACES, None, {"metadata": {"name": name}})
+    await create_namespace(api, name)
     yield name
-    await api.delete(NAMESPACES, None, name)
+    await remove_namespace(api, name)
 
 
 @pytest.fixture

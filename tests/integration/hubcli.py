@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import commandforks
 from livehub import Live
 
 
@@ -33,13 +35,11 @@ class Cli:
         self.product, self.hub = product, hub
 
     async def begin(self, *words: str, program: tuple[str, ...] = ("kubectl-hub",), **env: str) -> Any:
-        """The process of a command."""
-        defaults = {"HUB_NAMESPACE": self.product.namespace, "HUB_NAME": self.hub}
-        environment = self.product.cluster.environment() | defaults | env
+        """The process of a command, started as users start it."""
         return await asyncio.create_subprocess_exec(
             *program,
             *words,
-            env=environment,
+            env=self._environment(env),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -47,6 +47,8 @@ class Cli:
 
     async def __call__(self, line: str, *more: str, stdin: str = "", **env: str) -> Answer:
         """Run ``line`` (parted by spaces) and ``more`` (as they are)."""
-        process = await self.begin(*line.split(" "), *more, **env)
-        out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 90)
-        return Answer(out.decode(), err.decode(), process.returncode)
+        return Answer(*await commandforks.run([*line.split(" "), *more], self._environment(env), stdin))
+
+    def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        defaults = {"HUB_NAMESPACE": self.product.namespace, "HUB_NAME": self.hub}
+        return self.product.cluster.environment() | defaults | env

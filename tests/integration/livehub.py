@@ -8,12 +8,13 @@ import os
 import secrets
 import socket
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from namespaces import create_namespace, remove_hub, remove_namespace
 from waiting import ENDS_WITH_US, eventually
 
 import render_manifests
@@ -80,7 +81,7 @@ class Live:
 
     def __init__(self, cluster: Cluster, api: Client, namespace: str, operator: Operator) -> None:
         self.cluster, self.api, self.namespace, self.operator = cluster, api, namespace, operator
-        self._named = Counter[str]()  # hubs of each test that have no name of their own
+        self._unnamed: defaultdict[str, list[str]] = defaultdict(list)  # hubs of each test that it gave no name
 
     @property
     def kubeconfig(self) -> str:
@@ -103,8 +104,11 @@ class Live:
         await self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     async def hub(self, name: str = "", *, replicas: int = 2, ready: bool = True, **spec: Any) -> str:
-        """Create a hub and wait until its members are ready; its name."""
-        name = name or self._name()
+        """Create a hub and wait until its members are ready; its name.
+
+        One without a name is removed when another test asks for one: a standing hub costs as long as it is there.
+        """
+        name = name or await self._next_name()
         members = {"replicas": replicas, **spec.pop("members", {})}
         manifest = {
             "apiVersion": API_VERSION,
@@ -122,11 +126,15 @@ class Live:
         data = {_ACTORS.name: _ACTORS.read_text()}
         await self.api.create(_CONFIG_MAPS, self.namespace, {"metadata": {"name": "actors"}, "data": data})
 
-    def _name(self) -> str:
+    async def _next_name(self) -> str:
         """The same in each run of a test: where its children are placed goes by it."""
         test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
-        self._named[test] += 1
-        return f"h{zlib.crc32(f'{test} {self._named[test]}'.encode()):08x}"
+        for former in self._unnamed.keys() - {test}:
+            for name in self._unnamed.pop(former):
+                await remove_hub(self.api, self.namespace, name)
+        name = f"h{zlib.crc32(f'{test} {len(self._unnamed[test]) + 1}'.encode()):08x}"
+        self._unnamed[test].append(name)
+        return name
 
     async def ready(self, name: str, replicas: int) -> None:
         """Wait until so many members of the hub are ready."""
@@ -160,7 +168,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
     namespace = f"live-{secrets.token_hex(3)}"
     rules = render_manifests.render("-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
-    cluster.kubectl("create", "namespace", namespace)
+    await create_namespace(api, namespace)
     environment = {
         **cluster.environment(),
         "POD_NAME": "operator",
@@ -176,7 +184,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
         yield Live(cluster, api, namespace, operator)
     finally:
         await operator.stop()
-        cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+        await remove_namespace(api, namespace)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from settling import PATIENCE, settles
@@ -19,7 +17,6 @@ from waiting import alive
 from localcluster import rollout
 from localcluster.cluster import Cluster
 from localcluster.faults import Faults
-from localcluster.layout import ClusterError
 from processhub.api.kubernetes import Lease, Pod
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
@@ -43,7 +40,7 @@ class Operators:
     namespace = rollout.NAMESPACE
 
     def __init__(self, site: Site) -> None:
-        self._site, self.api, self.faults = site, site.api, site.faults
+        self.api, self.faults = site.api, site.faults
 
     async def lease(self) -> Lease:
         """The leader Lease."""
@@ -98,16 +95,16 @@ class Operators:
 
         await settles(check)
 
-    async def logs(self, pod: str, *options: str) -> str:
+    async def logs(self, pod: str, **query: str) -> str:
         """What an operator pod says."""
-        return await asyncio.to_thread(self._site.cluster.kubectl, "-n", self.namespace, "logs", pod, *options)
+        return (await self.api.raw("GET", PODS.path(self.namespace, pod, "log"), query=query)).decode()
 
-    async def complaints(self, since: datetime) -> list[str]:
-        """What the operators said since then that no user should ever read: errors but for a lost leadership."""
+    async def complaints(self) -> list[str]:
+        """What the operators said that no user should ever read: errors but for a lost leadership."""
         found = []
         for item in await self.pods():
-            with contextlib.suppress(ClusterError):
-                said = await self.logs(item.metadata.name, f"--since-time={since.isoformat()}")
+            with contextlib.suppress(ApiError):
+                said = await self.logs(item.metadata.name)
                 found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
         # kopf calls it an error that it will ask an API server that is not up yet again.
         return [line for line in found if "leadership lost" not in line and "will retry" not in line]

@@ -16,14 +16,15 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from leases import past_the_second_of_its_lease
+from namespaces import create_namespace, remove_namespace
 from operatorsite import Operators, Site
+from ownclusters import make_room
 from processwatch import ProcessWatch, Run
 from settling import PATIENCE, settles
 from waiting import alive
@@ -47,7 +48,6 @@ Json = dict[str, Any]
 
 EVENTS = untyped("v1", "events")
 NODES = untyped("v1", "nodes", namespaced=False)
-NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 CONFIG_MAPS = untyped("v1", "configmaps")
 SLEEP = ["sleep", "100000"]
 SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
@@ -419,6 +419,8 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     kept = os.environ.get("OPERATOR_CLUSTER")
     layout = Layout(Path(kept) if kept else tmp_path_factory.mktemp("operated"))
     layout.root.mkdir(parents=True, exist_ok=True)
+    if not kept:
+        await asyncio.to_thread(make_room, layout)
     watcher = None if kept else guard.start(layout)
     try:
         cluster = await asyncio.to_thread(local.up, layout, len(REGIONS))
@@ -436,17 +438,16 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 async def new_world(site: Site) -> AsyncIterator[World]:
     """A namespace of its own, with two operators ready; all faults are undone when the block ends."""
     namespace = f"test-{secrets.token_hex(4)}"
-    await site.api.create(NAMESPACES, None, {"metadata": {"name": namespace}})
+    await create_namespace(site.api, namespace)
     made = World(site, namespace)
     await made.operators.both_ready()
     made.watch.start()
-    began = datetime.now(UTC)
     try:
         yield made
     finally:
         await made.close()
-        complaints = await made.operators.complaints(began)
-        await asyncio.to_thread(site.cluster.kubectl, "delete", "namespace", namespace, "--wait=false")
+        complaints = await made.operators.complaints()
+        await remove_namespace(site.api, namespace)
     assert complaints == []
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 _TICK = os.sysconf("SC_CLK_TCK")
 _YOUNG_SECONDS = 5.0  # a process may become another program, and so a child, this long after its start
 _PAUSE_SECONDS = 0.03
+_LATER = 0.5  # a young process is looked at again when it is older by this share of its age: most become one at once
 
 
 @dataclass
@@ -45,6 +46,7 @@ class ProcessWatch:
         self._live: dict[int, Run] = {}  # by pidfd
         self._pids: dict[int, Run] = {}
         self._foreign: set[int] = set()
+        self._young: dict[int, float] = {}  # when each is to be looked at again
         self._overlaps: dict[tuple[int, int], tuple[Run, Run]] = {}
         self._poll = select.epoll()
         self._ending = threading.Event()
@@ -66,17 +68,17 @@ class ProcessWatch:
 
     def live(self, hub: str = "hub") -> dict[str, list[Run]]:
         """The processes that are there now, by id."""
-        self._scan()
+        self._scan(whole=True)
         return self._by_id(hub, live=True)
 
     def runs(self, hub: str = "hub") -> dict[str, list[Run]]:
         """All processes that were ever seen, by id."""
-        self._scan()
+        self._scan(whole=True)
         return self._by_id(hub, live=False)
 
     def overlaps(self) -> list[tuple[Run, Run]]:
         """The pairs of processes of one id that were alive at one moment."""
-        self._scan()
+        self._scan(whole=True)
         with self._lock:
             return list(self._overlaps.values())
 
@@ -90,10 +92,10 @@ class ProcessWatch:
 
     def _watch(self) -> None:
         while not self._ending.is_set():
-            self._scan()
+            self._scan(whole=False)
             self._ending.wait(_PAUSE_SECONDS)
 
-    def _scan(self) -> None:
+    def _scan(self, *, whole: bool) -> None:
         with self._lock:
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
             if self._live:
@@ -108,8 +110,11 @@ class ProcessWatch:
                 run.seen = now
             entries = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}  # noqa: PTH208 quicker
             self._foreign &= entries
+            for pid in self._young.keys() - entries:
+                del self._young[pid]
             for pid in entries - self._foreign - self._pids.keys():
-                self._look(pid, now)
+                if whole or now >= self._young.get(pid, 0.0):
+                    self._look(pid, now)
 
     def _look(self, pid: int, now: float) -> None:
         if pid in self._pids:
@@ -132,6 +137,9 @@ class ProcessWatch:
             os.close(fd)
             if now - started > _YOUNG_SECONDS:
                 self._foreign.add(pid)
+                self._young.pop(pid, None)
+            else:
+                self._young[pid] = now + _LATER * (now - started)
             return
         if parent not in self._foreign:
             self._look(parent, now)  # it may be as new as this one
@@ -153,6 +161,7 @@ class ProcessWatch:
         self._runs.append(run)
         self._namesakes[run.hub, run.id].append(run)
         self._live[fd] = self._pids[pid] = run  # type: ignore[assignment]
+        self._young.pop(pid, None)
         self._poll.register(fd, select.EPOLLIN)
 
     def _compare(self, run: Run) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from waiting import pauses
 
 from processhub.cluster.errors import NotFoundError
 
@@ -13,19 +16,20 @@ T = TypeVar("T")
 PATIENCE = 40.0  # for what takes a second or two on an idle machine
 
 
-async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float = 0.1) -> T:
+async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float | None = None) -> T:
     """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error.
 
-    A ValueError too: so many are not there yet as it unpacks.
+    A ValueError too: so many are not there yet as it unpacks. ``every``: seconds between two looks.
     """
     deadline = time.monotonic() + within
+    pause = itertools.repeat(every) if every else pauses()
     while True:
         try:
             return await check()
         except (AssertionError, NotFoundError, LookupError, ValueError):
             if time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(every)
+        await asyncio.sleep(next(pause))
 
 
 async def stays(check: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -124,7 +124,7 @@ async def test_the_stop_signal_is_the_workloads(cluster: Cluster, namespace: str
     [
         (program("no-such-program"), "CommandNotFound", "no-such-program"),
         (program("/etc/passwd"), "CommandNotFound", "Permission denied"),
-        (shell("true", cwd="/no/such/folder"), "CommandNotFound", "/no/such/folder"),
+        (shell("true", cwd="/no/such/folder"), "WorkingDirNotFound", "/no/such/folder"),
         (program("sh", "a\0b"), "CommandNotFound", "NUL"),
         (program("sh", "x" * 200_000), "CommandNotFound", "too long"),
         (program("sh", "-c", "exit 3"), "Exited", "exit code 3"),

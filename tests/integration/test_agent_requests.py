@@ -111,6 +111,10 @@ async def test_unknown_ids_bad_bodies_and_paths_are_refused_at_once(member: Memb
     assert (reply.status, reply.code) == (400, "bad_request")
     reply = await caller.call(agent.ip, "a", {}, kind="shout")
     assert (reply.status, reply.code) == (404, "not_found")
+    for method in ("GET", "PUT"):
+        reply = await caller.send(method, url)
+        assert (reply.status, reply.code) == (405, "method_not_allowed")
+        assert "POST" in reply.headers["Allow"]
     reply = await caller.call(agent.ip, "a", {}, query="?to=all")
     assert (reply.status, reply.code) == (400, "bad_request")
     reply = await caller.call(agent.ip, "a", {}, headers={"X-Processhub-Epoch": "99"})
@@ -134,6 +138,22 @@ async def test_an_exception_is_a_crash_with_an_unknown_outcome_and_the_next_inca
         assert {reply.status for reply in rest} == {200}
         assert (first.status, first.code) == (502, "outcome_unknown")
         assert "ValueError: as told" in first.value["detail"]
+
+
+@pytest.mark.parametrize("member", [1], indirect=True)
+async def test_a_program_that_does_not_listen_is_named_as_the_cause_by_every_member(
+    member: Member, caller: Caller
+) -> None:
+    here, there = member.start_agent(), (await member.peer()).start_agent()
+    await member.write({"a": SLEEP})
+    await member.running("a")
+    await known(caller, there, "a")
+
+    replies = await asyncio.gather(*(caller.call(agent.ip, "a", {}) for agent in (here, there)))
+
+    assert [(reply.status, reply.code) for reply in replies] == [(504, "timeout")] * 2
+    cause = "not begun within 7 s: child 'a' does not take requests: nothing accepts connections on its HUB_SOCKET"
+    assert [reply.value["detail"] for reply in replies] == [cause] * 2
 
 
 @pytest.mark.parametrize("member", [4], indirect=True)

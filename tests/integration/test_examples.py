@@ -20,7 +20,17 @@ from ownstrategy import installed
 from processhub.cluster.client import Client
 
 EXAMPLES = ROOT / "examples"
-NAMES = ["guided", "replicated", "handover", "choke-point", "hooks", "partition", "own-strategy"]
+NAMES = [
+    "program",
+    "python-code",
+    "guided",
+    "replicated",
+    "handover",
+    "choke-point",
+    "hooks",
+    "partition",
+    "own-strategy",
+]
 
 
 @pytest.fixture(scope="module")

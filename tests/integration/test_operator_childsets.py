@@ -170,6 +170,40 @@ async def test_a_changed_template_rolls_within_the_budget_over_a_change_of_leade
     never_two(world.watch)
 
 
+async def test_a_template_that_fails_stops_its_roll_out_and_the_former_runs_on(world: World) -> None:
+    await world.hub(**TWO)
+    everyone = ids("set", 20)
+    await child_set(world, replicas=20)
+    before = await world.running(everyone)
+
+    patch = '{"spec": {"template": {"exec": {"command": ["sh", "-c", "exit 9"]}}}}'
+    await world.kubectl("patch", "childset", "set", "--type=merge", "-p", patch)
+
+    await told(world, "set", "Ready", "False", "RolloutStopped", "2 of 20 children fail with the changed template")
+    rest = everyone[2:]
+
+    async def rest_runs_on() -> None:
+        runs = await world.record()
+        untouched(before, {child_id: runs[child_id][0] for child_id in rest}, rest)
+
+    await rest_runs_on()
+
+    async def with_the_cause() -> None:
+        item = await told(world, "set", "Ready", "False", "RolloutStopped", "set-0 (Exited, exit code 9)")
+        assert "18 run on with the former one" in item.status.conditions[1].message
+
+    await settles(with_the_cause)
+    holder = await world.operators.kill_leader()
+    await world.operators.leader_after(holder)
+    await told(world, "set", "Ready", "False", "RolloutStopped", "18 run on")
+    await rest_runs_on()
+
+    patch = '{"spec": {"template": {"exec": {"command": ["sleep", "99999"]}}, "maxFailed": "50%"}}'
+    await world.kubectl("patch", "childset", "set", "--type=merge", "-p", patch)
+    await told(world, "set", "Ready", "True", "Started", "20 of 20")
+    never_two(world.watch)
+
+
 async def test_a_leader_killed_amid_the_start_of_many_loses_and_doubles_nothing(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=300)

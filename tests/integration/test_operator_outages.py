@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from namespaces import NAMESPACES
 from operatorsite import ControlPlane, Operators
-from operatorworld import NAMESPACES, SHORT, World, never_two, untouched
+from operatorworld import SHORT, World, never_two, untouched
 from settling import settles
 
 from processhub.cluster.errors import ApiError, NotFoundError
@@ -86,7 +87,7 @@ async def forget(world: World, operators: Operators, names: list[str]) -> bool:
         assert not record.keys() & set(names)
 
     await settles(seen)
-    said = await operators.logs(pod, "--tail=200")
+    said = await operators.logs(pod, tailLines="200")
     return await operators.holder() == holder and "watch of children is too old, listing again" in said
 
 

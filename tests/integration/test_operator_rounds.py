@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from operatorworld import NAMESPACES, SHORT, SLEEP
+from namespaces import NAMESPACES
+from operatorworld import SHORT, SLEEP
 from prometheus_client import REGISTRY
 from settling import settles, stays
 

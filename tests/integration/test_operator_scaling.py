@@ -127,8 +127,11 @@ async def test_down_and_up_again_amid_the_moves_loses_and_doubles_nothing(world:
     await world.edit_hub(members={"replicas": 3})
 
     await world.hub_ready(members=3)
-    after = await world.running(IDS)
-    assert {place.member for place in after.values()} == {place.member for place in before.values()}
+
+    async def spread_again() -> None:
+        assert members_of(await world.running(IDS)).keys() == members_of(before).keys()
+
+    await settles(spread_again)
     never_two(world.watch)
 
 
@@ -162,6 +165,33 @@ async def test_a_guided_child_blocks_the_scale_down_of_its_member_until_it_is_fo
     refused = await world.condition("bound", "Placed", "False")
     assert "hub-1" in refused.message
     untouched(before, await world.running(["other"]), ["other"])
+
+
+async def test_a_scale_down_to_nothing_names_its_children_and_is_done_by_force(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await world.child("a")
+    before = await world.running(["a"])
+
+    await world.kubectl("scale", "hub/hub", "--replicas=0")
+
+    blocked = await world.hub_condition("Balanced", "False", "Stranded")
+    assert blocked.message == (
+        "hub-0 can't be emptied: no member is left to take its 1 children (a); stop them with spec.suspend: true, or "
+        "annotate the hub with processhub.dev/force-scale-down=true"
+    )
+    untouched(before, await world.running(["a"]))
+
+    await world.edit_hub(annotations={"processhub.dev/force-scale-down": "true"})
+
+    async def gone() -> None:
+        assert not (await world.get_hub()).status.members
+        assert not alive(before["a"].pid)
+
+    await settles(gone)
+    await world.condition("a", "Placed", "False", "NoMembers")
+
+    await world.kubectl("scale", "hub/hub", "--replicas=1")
+    await world.running(["a"])
 
 
 async def test_weights_give_members_their_shares(world: World) -> None:

@@ -18,6 +18,7 @@ _SHOWN = {
     "kubectl get hubs,children": r"^hub\.processhub\.dev/shop ",
     "kubectl hub where poller-1": r"^poller-1 +shop-\d .* Running +\d+$",
     "kubectl hub plan --add 1": r"nothing was changed",
+    "curl -sS": r'^\d+\{"id": ?"counter"',
     "kubectl hub members": r"^shop-3 +True",
 }
 

@@ -333,6 +333,18 @@ async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Liv
         assert reply.headers["Retry-After"] == "1"
         assert (await caller.call(ips[0], "one", {})).status == 200
 
+        # A burst beyond onDemand.max: whoever is refused leaves no Child, which would start when another ends.
+        await product.kubectl("patch", "hub", name, "--type=merge", '--patch={"spec": {"onDemand": {"max": 8}}}')
+
+        async def raised() -> bool:
+            return [(await caller.call(ip, "four", {})).status for ip in ips] == [200, 200]
+
+        await eventually(raised, "both members read the new limit")
+        replies = await asyncio.gather(*(caller.call(ips[at % 2], f"burst-{at}", {}) for at in range(12)))
+        assert Counter(reply.status for reply in replies) == {200: 4, 429: 8}
+        served = {f"burst-{at}" for at, reply in enumerate(replies) if reply.status == 200}
+        assert set(await product.children(name)) == {"one", "two", "three", "four"} | served
+
 
 def shared(folder: Path) -> dict[str, Any]:
     """A member template with this folder of the machine at its own path."""

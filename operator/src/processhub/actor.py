@@ -44,7 +44,8 @@ class HubHandle:
 
         ``timeout`` (seconds) covers all waiting. Without it the hub's own limits apply. Raises HubError's subclasses of
         processhub.requesterrors: OutcomeUnknown, NoOwner, ChildNotFound, Busy, Timeout, Partitioned. Raises
-        RuntimeError if an actor calls itself while it handles a message.
+        RuntimeError if an actor calls itself while it handles a message, and ValueError if the request does not fit
+        JSON.
         """
         return await self._limited("call", child_id, request, "one", timeout)
 
@@ -119,7 +120,11 @@ class Actor:
         """Prepare the actor; ``args`` are those of the Child. The child is Running when this returns."""
 
     async def handle_call(self, request: Any) -> Any:
-        """Answer a request; the result goes back as JSON. An exception is a crash: the caller gets OutcomeUnknown."""
+        """Answer a request. An exception is a crash: the caller gets OutcomeUnknown.
+
+        The result goes back as JSON. For one that does not fit JSON, such as NaN, the caller gets status 500 and the
+        reason, and the actor runs on.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define handle_call")
 
     async def handle_cast(self, message: Any) -> None:
@@ -137,16 +142,17 @@ class Actor:
         """
 
     async def prepare_handover(self) -> Any:
-        """Return the state to hand over to the child's next member (HotSwap). It must fit JSON, in at most 64 MiB.
+        """Return the state for the child's next run (HotSwap), at most 64 MiB that fit JSON.
 
-        No message follows. Stop here whatever the actor does by itself.
+        It is called before a move, and before the end for an edit or a suspension. No message follows. Stop here
+        whatever the actor does by itself.
         """
         return self.state
 
     async def accept_handover(self, state: Any) -> None:
-        """Take over the state from the child's last member: after ``init``, before the child is Running.
+        """Take over the state that the last run left: after ``init``, before the child is Running.
 
-        This is called after a move that handed a state over, never after a crash.
+        This is called after a move, an edit or a suspension with a state (HotSwap), never after a crash.
         """
         self.state = state
 

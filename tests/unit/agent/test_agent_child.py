@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.report import report_text
 from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -58,7 +59,7 @@ class Supervisor:
     closing = False
 
     def __init__(self) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.open = True
         self.launched: list[DesiredRun] = []
         self.orders: list[str] = []

@@ -7,7 +7,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 import xxhash
 from memberparts import supervisor_of
 
@@ -32,6 +34,7 @@ class Launcher:
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
         self.paths: list[Path] = []
+        self.stops = 0
 
     def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         self.states.append(state.read_bytes() if isinstance(state, Path) else state)
@@ -40,7 +43,8 @@ class Launcher:
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
         self.paths.append(path)
 
-    def stop(self, grace: float) -> None: ...
+    def stop(self, grace: float) -> None:
+        self.stops += 1
 
     def give_up(self) -> None: ...
 
@@ -89,9 +93,9 @@ class Agent:
         handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
         self.supervisor = supervisor_of({Python: self.launcher}, handovers)
 
-    def set_desired(self, epoch: int, to: str = "") -> Child:
-        entry = Assignment(uid="u", epoch=epoch, workload="w", to=to)
-        self.supervisor.set_desired({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
+    def set_desired(self, epoch: int, to: str = "", **fields: Any) -> Child:
+        entry = Assignment(uid="u", epoch=epoch, workload="w", to=to, **fields)
+        self.supervisor.set_desired({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)})
         return self.supervisor.children["a"]
 
 
@@ -139,3 +143,83 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     await until(lambda: child.handover.sent or child.handover.kept)
 
     assert (child.handover.sent, child.handover.kept) == (f"11:{xxhash.xxh3_128_hexdigest(b'1')}", "")
+
+
+def edited(tmp_path: Path, seconds: int = WAITS) -> tuple[Agent, Child]:
+    """A child that runs, in a hub whose handovers may take so long."""
+    agent = Agent(tmp_path)
+    agent.supervisor.apply(Settings(handover_seconds=seconds))
+    child = agent.set_desired(1)
+    child.running(7)
+    return agent, child
+
+
+STATE = ExitStatus(Reason.EXITED, "stopped", state=b"7")
+
+
+async def test_an_edited_child_has_its_state_until_it_was_up(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path)
+
+    agent.set_desired(2)
+    agent.set_desired(3)  # edited again before it has ended
+    assert len(agent.launcher.paths) == 1
+    assert child.status.state == State.STOPPING
+    child.ended(STATE)
+    assert agent.launcher.states == [None, b"7"]
+
+    child.ended(ExitStatus(Reason.IMPORT_ERROR, "not started"))
+    assert agent.launcher.states == [None, b"7", b"7"], "it was never up: what it had left is not lost"
+    child.running(8)
+    child.ended(ExitStatus(Reason.EXITED, "exit code 1"))
+    await until(lambda: len(agent.launcher.states) == 4)
+    assert agent.launcher.states[-1] is None, "after a crash it starts afresh"
+
+
+async def test_a_suspended_child_has_its_state_when_it_is_resumed(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path)
+
+    agent.set_desired(2, wait=True, asleep=True)
+    child.ended(STATE)
+    assert agent.launcher.states == [None]
+
+    agent.set_desired(3)
+    assert agent.launcher.states == [None, b"7"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fields"), [(0, {}), (WAITS, {"role": "Passive"}), (WAITS, {"uid": "another"})],
+    ids=["cold", "another role", "another child"],
+)  # fmt: skip
+async def test_it_starts_afresh_in_another_role_as_another_child_and_without_hot_swap(
+    tmp_path: Path, seconds: int, fields: dict[str, Any]
+) -> None:
+    agent, child = edited(tmp_path, seconds)
+    entry = Assignment(**{"uid": "u", "epoch": 2, "workload": "w", **fields})
+
+    agent.supervisor.set_desired({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=True)})
+    child.ended(STATE)
+
+    assert agent.launcher.paths == []
+    assert agent.launcher.states == [None, None]
+
+
+async def test_an_actor_that_leaves_no_state_in_time_is_stopped(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path, seconds=1)
+    agent.set_desired(2)
+    assert agent.launcher.stops == 0
+
+    await until(lambda: agent.launcher.stops)
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
+
+    assert agent.launcher.states == [None, None]
+
+
+async def test_nothing_is_left_of_a_child_that_is_deleted_while_it_leaves_its_state(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path)
+    agent.set_desired(2)
+    agent.launcher.paths[0].write_bytes(b"7")
+
+    agent.supervisor.set_desired({"a": None})
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
+
+    assert not list((tmp_path / "handover").iterdir())

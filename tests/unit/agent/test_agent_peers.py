@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from builders import loopback
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
@@ -18,12 +19,12 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
 from processhub.api.requests import ANSWER_HEADER
 
-ADDRESS = "127.0.9.2"  # the other member's; this one's end has the next
+HERE, ADDRESS = loopback(1), loopback(2)  # the second is the other member's
 OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, running=True)
 
 
 def environment(folder: Path) -> Environment:
-    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.9.1", "node", run_dir=folder)
+    return Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from builders import make_client
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.podchild import PodStarter, hindrance
 from processhub.agent.children.report import report_text
 from processhub.agent.children.runs import Limits, RunHandle
@@ -93,7 +94,7 @@ class Alone:
     closing = False
 
     def __init__(self, starter: PodStarter) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.starter = starter
 
     def may_start(self, child: Child, *, again: bool) -> bool:

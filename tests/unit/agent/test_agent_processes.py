@@ -225,6 +225,17 @@ async def test_a_script_that_cant_be_run_says_what_is_missing(
     assert hint in child.status.message
 
 
+async def test_a_missing_working_dir_is_not_called_a_missing_command(agent: tuple[Supervisor, PythonStarter]) -> None:
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Exec(command=("sleep", "1"), working_dir="/nowhere"))})
+    child = supervisor.children["a"]
+
+    await until(lambda: child.status.state == "Failed" and child.history.restarts > 1, "its failure")
+
+    assert child.status.reason == "WorkingDirNotFound"
+    assert child.status.message.startswith("workingDir /nowhere: No such file or directory (ENOENT); BackOff: restart ")
+
+
 def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF")
@@ -354,3 +365,43 @@ async def test_an_actor_whose_handler_hangs_is_restarted(
 
     await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
     assert child.status.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
+
+
+ODD_ANSWERS = """
+import processhub
+
+class Odd(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "ask":
+            return str(await self.hub.call("b", float("inf")))
+        return {"nan": [float("nan")], "half": "\\ud800", "key": {(1, 2): 3}, "fine": "\\U0001f419"}[request]
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (b'"nan"', "it has a number that is NaN or infinite; use null or a text instead"),
+        (b'"half"', "its text has U+D800, half of a surrogate pair, which is no character"),
+        (b'"key"', "keys must be str, int, float, bool or None, not tuple"),
+    ],
+    ids=["nan", "half", "key"],
+)
+async def test_an_answer_that_json_does_not_have_is_an_error_and_no_crash(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes, why: str
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD_ANSWERS)
+    supervisor, _ = agent
+    supervisor.set_desired({"a": desired(Python(target="odd:Odd"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "its start")
+    assert child.run is not None
+
+    answer = await child.run.request(Request("call", request_))
+
+    assert answer.status == 500
+    assert answer.body.decode() == f"the answer of handle_call does not fit JSON: {why}"
+    fine = await child.run.request(Request("call", b'"fine"'))
+    assert (fine.status, fine.body) == (200, '"\U0001f419"'.encode())
+    with pytest.raises(OutcomeUnknownError, match="NotJsonError: it has a number that is NaN or infinite"):
+        await child.run.request(Request("call", b'"ask"'))

@@ -7,7 +7,8 @@ import asyncio
 
 import pytest
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.runs import ExitStatus, Limits
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -27,7 +28,7 @@ class World:
     closing = False
 
     def __init__(self) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.queue = RequestQueue(
             lambda child_id: self.child if child_id == "a" else None, lambda: self.may_serve, lambda: SETTINGS
         )
@@ -270,6 +271,27 @@ async def test_a_message_goes_after_the_child(world: World) -> None:
     await settle()
 
     assert moved == [1]
+
+
+async def test_a_cast_that_the_child_does_not_know_is_logged_and_counted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.begin()
+    for number in range(3):
+        world.queue.deliver("a", Request("cast", b"%d" % number), lambda: None)
+    await settle()
+
+    world.asked[0][1].set_result(Response(404, b"no such path"))
+    await settle()
+    world.asked[1][1].set_result(Response(202, b""))
+    await settle()
+    world.asked[2][1].set_exception(OutcomeUnknownError("it crashed"))
+    await settle()
+
+    assert world.queue.casts_failed == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "a cast was not handled: the child answered POST /cast with status 404"
+    ], "one line for many"
 
 
 async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it_can(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from memberparts import supervisor_of
 
-from builders import make_client, make_slice
+from builders import loopback, make_client, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
 from processhub.agent.peers.statesender import Content
@@ -32,7 +32,7 @@ from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
 WAITS = 40
-HERE, OTHER, CUT = "127.0.7.1", "127.0.7.2", "127.0.7.9"
+HERE, OTHER, CUT = loopback(1), loopback(2), loopback(3)
 ADDRESSES = {"hub-1": HERE, "hub-2": OTHER, "hub-3": CUT}
 PORT_OF = {"hub-3": 9090}  # after an edit of members.port, hub-3 was rolled first
 SETTINGS = Settings(lease_seconds=WAITS, request_seconds=WAITS)

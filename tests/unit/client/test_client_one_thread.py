@@ -69,7 +69,9 @@ def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: P
     with_hub(tmp_path, test)
 
 
-def test_a_list_of_processes_is_of_all_or_of_one_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_asked_is_an_error_and_a_list_of_processes_is_of_all_or_of_one_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
         await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
         with pytest.raises(HubError, match="scope is 'all'; it is 'global' or 'local'"):
@@ -77,6 +79,9 @@ def test_a_list_of_processes_is_of_all_or_of_one_member(tmp_path: Path, monkeypa
         monkeypatch.delenv("HUB_MEMBER", raising=False)
         with pytest.raises(HubError, match="this process runs in no member"):
             hub.process_list("local")
+        for value, why in ((float("inf"), "a number that is NaN or infinite"), ("\udc80", r"its text has U\+DC80")):
+            with pytest.raises(HubError, match=f"the request to child '1' does not fit JSON: .*{why}"):
+                await hub.call("1", [value])
 
         monkeypatch.setenv("HUB_MEMBER", "hub-1")
 

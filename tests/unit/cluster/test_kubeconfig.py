@@ -152,7 +152,13 @@ async def test_bad_kubeconfig_is_told_in_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("{", "can't be read"), ("- a", "is not a kubeconfig"), ("", "is not a kubeconfig")]
+    ("text", "sentence"),
+    [
+        ("{", "can't be read"),
+        ("a: 2026-13-01", "can't be read"),
+        ("- a", "is not a kubeconfig"),
+        ("", "is not a kubeconfig"),
+    ],
 )
 async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "config"

@@ -17,6 +17,7 @@ from processhub.api.meta import Condition, find_condition
 from processhub.api.reasons import Reason, State
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
+from processhub.controller.observe.ownership import wanted_of
 from processhub.controller.report.childset import Tally, child_set_status, refused_set_status, tallies
 from processhub.controller.store.childsets import KnownSet, SeenSet, known_set, refuse_set, shared_ids
 from processhub.controller.store.hubstate import HubState
@@ -357,8 +358,45 @@ def test_children_are_counted_by_what_their_members_report() -> None:
     found = tallies({"uid-x": SeenSet(known)}, {"hub-0": member})["uid-x"]
 
     assert (found.count(State.RUNNING), found.count(State.FAILED)) == (1, 1)
-    assert found.failed == [("x-1", "ImportError")]
+    assert found.failed == ["x-1"]
+    assert found.described("x-1") == "x-1 (ImportError)"
     assert not found.former
+
+
+def test_failed_children_are_named_in_order_with_their_exits() -> None:
+    known = known_set(child_set(replicas=12), None)
+    state = state_of(entries=dict.fromkeys(("x-10", "x-9", "x-2", "x-1"), "uid-x"))
+    entries = state.slices["hub.hub-0.0"].present.spec.entries
+    failed = Report(uid="uid-x", epoch=1, state="Failed", reason="Exited", last_exit="exit code 9")
+    state.put_slice(make_slice(entries, dict.fromkeys(entries, failed)))
+    seen = SeenSet(known)
+
+    tally = tallies({"uid-x": seen}, {"hub-0": make_member("hub-0", *state.slices.values())})["uid-x"]
+
+    assert ready(child_set_status(seen, tally, {}, NOW).conditions).message == (
+        "4 of 12 children failed: x-1 (Exited, exit code 9), x-2 (Exited, exit code 9), x-9 (Exited, exit code 9) and"
+        " 1 more"
+    )
+
+
+def test_a_roll_out_that_stopped_says_so_and_the_others_are_wanted_as_they_are() -> None:
+    known = known_set(child_set(replicas=3), None)
+    seen = SeenSet(known, held={"x-1": "former", "x-2": "former"}, failing=("x-0",))
+    tally = Tally()
+    tally.add("x-0", State.FAILED, "Exited", "exit code 9")
+    tally.former = {"x-1", "x-2"}
+
+    condition = ready(child_set_status(seen, tally, {}, NOW).conditions)
+
+    assert (condition.status, condition.reason) == ("False", "RolloutStopped")
+    assert condition.message == (
+        "1 of 3 children fail with the changed template (maxFailed 10%): x-0 (Exited, exit code 9); 2 run on with the "
+        "former one; edit spec.template"
+    )
+    wanted = wanted_of(seen, HUB, {})
+    assert {child_id: child.workload for child_id, child in wanted.items()} == {
+        "x-0": known.digest, "x-1": "former", "x-2": "former",
+    }  # fmt: skip
 
 
 # a changed template

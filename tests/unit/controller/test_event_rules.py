@@ -28,7 +28,7 @@ from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import OnRecord
-from processhub.registry.grammar import Assignment, Kept
+from processhub.registry.grammar import Assignment, Kept, Report
 
 LOST = Phase.GONE
 ENTRY = Assignment(uid="u", epoch=5, workload="w")
@@ -65,9 +65,12 @@ class Leader:
         )
         return msgspec.structs.replace(seen, **fields)
 
-    def round(self, observation: Observation, plan: Plan | None = None) -> list[tuple[str, str, str, str]]:
-        """The Events of one round."""
+    def round(
+        self, observation: Observation, plan: Plan | None = None, changed: tuple[str, ...] = ()
+    ) -> list[tuple[str, str, str, str]]:
+        """The Events of one round, in which these children have changed."""
         round = a_round(self.hub, self.state, events=self.events)
+        round.changed.update(changed)
         emit(round, observation, plan or plan_of(), self.memory, self.quorum)
         self.memory.phases = {name: member.phase for name, member in observation.members.items()}
         return self.posted()
@@ -223,3 +226,20 @@ async def test_marks_of_a_pod_that_somebody_changed_are_announced_on_the_pods_ch
         ("Child", "PodChanged", "somebody changed it", "Warning"),
         ("Hub", "PodChanged", "somebody changed it", "Warning"),
     ]
+
+
+async def test_a_crash_loop_is_a_warning_once_for_each_cause() -> None:
+    leader = Leader()
+
+    def ends(restarts: int, last_exit: str, epoch: int = 5) -> list[tuple[str, str, str, str]]:
+        report = Report(uid="u", epoch=epoch, state="Failed", reason="Exited", restarts=restarts, last_exit=last_exit)
+        member = make_member("one", make_slice({"a": ENTRY}, {"a": report}, holder="x/1"), holder="x/1")
+        leader.memory.seen_live.add("one")
+        return leader.round(leader.observation(member), changed=("a",))
+
+    assert ends(2, "exit code 1") == [], "it may be a moment's trouble"
+    message = "it keeps ending on one and is restarted with back-off: Exited, exit code 1"
+    assert ends(3, "exit code 1") == [("Child", "BackOff", message, "Warning")]
+    assert ends(4, "exit code 1") == []
+    assert ends(5, "killed by SIGKILL") != []
+    assert ends(9, "exit code 9", epoch=4) == [], "of an earlier incarnation"

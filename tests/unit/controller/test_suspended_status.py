@@ -142,3 +142,14 @@ def test_conditions_of_other_writers_stay() -> None:
 
     assert [condition.type for condition in status.conditions] == ["Accepted", "Placed", "Ready", approved.type]
     assert status.conditions[-1] == approved
+
+
+def test_a_child_that_is_starting_says_what_limits_its_start() -> None:
+    sliced = known(RUNS, Report(uid="u", epoch=5, state="Starting", reason="Starting"))
+
+    status = child_status(child(), copies_of("a", {"hub-0": member(sliced)}), None, None, NOW)
+
+    ready = find_condition(status.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == "Starting"
+    assert ready.message == "starting on hub-0; not up yet (limited by the hub's timeouts.startSeconds)"

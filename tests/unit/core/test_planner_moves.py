@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 from planned_hub import (
     LOOSE,
     PlannedHub,
@@ -225,6 +227,40 @@ def test_with_nowhere_to_go_a_drain_waits() -> None:
     assert not planned.entries
     assert planned.pending_moves == sum(name == "hub-1" for name in home.values())
     assert hub.where() == home
+
+
+@pytest.mark.parametrize("change", [{"wanted": False, "draining": True}, {"draining": True}], ids=["scaled", "drained"])
+def test_children_that_no_member_is_left_for_run_on_and_are_named(change: dict[str, Any]) -> None:
+    """Scaled to 0, or with every member drained: they can't move, and nobody said that they shall end."""
+    hub = resting(members=2, children=4)
+    home = hub.where()
+
+    for name in ("hub-0", "hub-1"):
+        hub.change(name, **change)
+    planned = hub.step()
+
+    assert not planned.entries
+    assert planned.pending_moves == 0, "nothing would ever come of these moves"
+    assert planned.no_member_left
+    stranded = {child_id: name for name, ids in planned.stranded.items() for child_id in ids}
+    assert stranded == home
+
+    hub.change("hub-1", wanted=True, draining=False)
+    hub.rest()
+    assert set(hub.where().values()) == {"hub-1"}
+
+
+def test_drained_by_force_they_end_and_start_on_the_next_member() -> None:
+    hub = resting(members=1, children=2)
+    hub.change("hub-0", draining=True, forced=True)
+
+    hub.rest()
+    assert not hub.where()
+    assert {why.reason for why in plan(hub.snapshot()).unplaced.values()} == {Reason.NO_MEMBERS}
+
+    hub.change("hub-0", draining=False, forced=False)
+    hub.rest()
+    assert set(hub.where()) == set(hub.children)
 
 
 # determinism

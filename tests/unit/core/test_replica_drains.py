@@ -199,3 +199,23 @@ def test_a_joiner_takes_no_more_than_its_share_of_balanced_copies(strategy: str)
     hub.rest(budget=4)
 
     assert 10 <= len(hub.on("hub-3")) <= 15
+
+
+@pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
+def test_copies_that_no_member_is_left_for_run_on_until_they_are_stopped_by_force(model: str) -> None:
+    hub = replicated(2, model)
+    hub.want([child("a")])
+    hub.rest()
+    roles = hub.roles("a")
+
+    for name in list(hub.members):
+        hub.change(name, draining=True)
+    hub.rest()
+    assert hub.roles("a") == roles
+    assert plan(hub.snapshot()).stranded == dict.fromkeys(roles, ("a",))
+
+    for name in list(hub.members):
+        hub.change(name, forced=True)
+    hub.rest()
+    assert not hub.roles("a")
+    assert plan(hub.snapshot()).unplaced["a"].reason is Reason.NO_MEMBERS

@@ -101,3 +101,9 @@ def test_a_rule_has_its_anchor_and_its_number_for_itself(checkout: Path) -> None
 
     assert without == [f'{PROTOCOL}:11: {rule(2)} has no <a id="rule-2"></a> before its heading']
     assert twice == [f"{PROTOCOL}:19: {rule(2)} is there twice"]
+
+
+def test_a_test_that_the_field_report_names_and_that_is_not_there_is_refused(checkout: Path) -> None:
+    put(checkout, "docs/field-report.md", f"| it | `{TEST}`<br>`tests/unit/test_it.py::test_it_does_not` |\n")
+
+    assert said(checkout) == ["docs/field-report.md:1: tests/unit/test_it.py has no test test_it_does_not"]

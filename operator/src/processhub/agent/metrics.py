@@ -13,6 +13,7 @@ Asked = dict[str, Callable[[], int]]
 COUNTERS = {
     "processhub_agent_lease_renewals": "Successful renewals of the member's Lease.",
     "processhub_agent_lease_failures": "Failed renewals of the member's Lease.",
+    "processhub_agent_casts_failed": "Casts that were accepted, and that the child did not handle.",
     "processhub_agent_log_lines_dropped": "Lines of output dropped: the log is read too slowly.",
 }
 GAUGES = {"processhub_agent_requests_waiting": "Requests that wait for this member's children."}

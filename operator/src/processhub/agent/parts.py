@@ -228,6 +228,7 @@ def _observe(parts: Parts, around: Surroundings) -> None:
         {
             "processhub_agent_lease_renewals": lambda: around.lease.renewals,
             "processhub_agent_lease_failures": lambda: around.lease.failures,
+            "processhub_agent_casts_failed": lambda: parts.requests.queue.casts_failed,
             "processhub_agent_log_lines_dropped": around.lines_dropped,
         },
         {"processhub_agent_requests_waiting": lambda: parts.requests.queue.waiting},

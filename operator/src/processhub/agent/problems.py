@@ -13,11 +13,15 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 class Problem(Exception):  # noqa: N818 RFC 9457's word
-    """An error answer: HTTP status, last part of the problem type, detail, and Retry-After in whole seconds."""
+    """An error answer: HTTP status, last part of the problem type, and detail.
 
-    def __init__(self, status: int, kind: str, detail: str, retry_after: int = 0) -> None:
+    ``retry_after`` is in whole seconds; ``allow`` lists the methods that a path has, for status 405.
+    """
+
+    def __init__(self, status: int, kind: str, detail: str, retry_after: int = 0, *, allow: str = "") -> None:
         super().__init__(detail)
-        self.status, self.kind, self.detail, self.retry_after = status, kind, detail, retry_after
+        self.status, self.kind, self.detail = status, kind, detail
+        self.retry_after, self.allow = retry_after, allow
 
 
 @web.middleware
@@ -31,7 +35,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < 400:
             raise
         kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status, "bad_request")
-        return respond(Problem(error.status, kind, f"{request.method} {request.path}: {error.reason}"))
+        detail, allow = f"{request.method} {request.path}: {error.reason}", error.headers.get("Allow", "")
+        return respond(Problem(error.status, kind, detail, allow=allow))
 
 
 def respond(problem: Problem) -> web.Response:
@@ -46,6 +51,8 @@ def respond(problem: Problem) -> web.Response:
     answer = web.Response(body=msgspec.json.encode(body), status=problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after:
         answer.headers["Retry-After"] = str(problem.retry_after)
+    if problem.allow:
+        answer.headers["Allow"] = problem.allow
     if problem.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

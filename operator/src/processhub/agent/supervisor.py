@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.launchers import Launcher
 from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
@@ -41,7 +42,7 @@ class Supervisor:
         earlier: Callable[[str, DesiredRun], Report | None],
         restarts: RestartLog | None = None,
     ) -> None:
-        self.news = ChildNews()
+        self.news: ChildNews[Child] = ChildNews()
         self.news.restarted.listen(_log_restart)
         self.children = children
         self.limits = Limits()

@@ -12,6 +12,8 @@ class ChildSetSpec(Wire, frozen=True, kw_only=True):
     hub: str
     replicas: int | None = None
     ids: tuple[str, ...] = ()
+    max_failed: int | str = "10%"
+    min_ready_seconds: int = 2
     template: ChildSpec
 
 

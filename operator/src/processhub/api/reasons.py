@@ -77,9 +77,11 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     """The child was ended because it used most of the member's memory, of which hardly any was left."""
     COMMAND_NOT_FOUND = "CommandNotFound"
-    """The program of an exec child, or of a Pod's container, can't be found or run."""
+    """The program of an exec child or of a Pod's container can't be found or run. It is tried again, with back-off."""
+    WORKING_DIR_NOT_FOUND = "WorkingDirNotFound"
+    """The workingDir of an exec child does not exist, or can't be entered. It is tried again, with back-off."""
     IMPORT_ERROR = "ImportError"
-    """The module or class of a python child can't be loaded."""
+    """The module or class of a python child can't be loaded. It is tried again, with back-off."""
     RESTARTS_EXCEEDED = "RestartsExceeded"
     """The child ended more than restarts.max times within restarts.windowSeconds: Failed until its spec changes."""
 
@@ -101,8 +103,13 @@ class GroupReason(StrEnum):
     """Balanced is True: no move is under way or due."""
     REBALANCING = "Rebalancing"
     """Balanced: children are being moved, or are still to be moved. The message counts them."""
+    ROLLOUT_STOPPED = "RolloutStopped"
+    """Ready of a ChildSet: maxFailed children fail with the changed template. The others run on with the former one."""
     STRANDED = "Stranded"
-    """Balanced: a member that is to be removed or is drained has guided or pinned children. The message names them."""
+    """Balanced: a member that is to be removed or is drained has children that no other member may take.
+
+    They are guided or pinned, or no member is left. The message names them.
+    """
     REFUSED = "Refused"
     """Stalled of a Hub: the API server rejects something that the hub needs (a quota, a policy, rights)."""
     UNAVAILABLE = "Unavailable"
@@ -130,6 +137,8 @@ class EventReason(StrEnum):
     """Hub: it has a quorum again, and its children start."""
     HEALED = "Healed"
     """Hub with Divergence: a member that was cut off is back, and ends its copies of children that run elsewhere."""
+    BACK_OFF = "BackOff"
+    """Child: it keeps ending, and is restarted with back-off. The message has the cause; a new cause is a new Event."""
     REJECTED = "Rejected"
     """Child or ChildSet: it is not accepted, with the condition's reason and message."""
     PAUSED = "Paused"

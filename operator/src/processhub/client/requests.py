@@ -19,6 +19,7 @@ from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
 from processhub.client.waiting import why_not_running
 from processhub.cluster.errors import ApiError, reason_of
+from processhub.jsontext import NotJsonError, json_text
 from processhub.requesterrors import request_error
 
 _CONNECT_SECONDS = 2.0
@@ -67,8 +68,8 @@ class Requests:
 
     async def _send(self, child_id: str, kind: str, query: str, value: Any, timeout: float | None, key: str) -> _Reply:
         try:
-            body = json.dumps(value, separators=(",", ":")).encode()
-        except (TypeError, ValueError) as error:
+            body = json_text(value).encode()
+        except NotJsonError as error:
             raise HubError(f"the request to child {child_id!r} does not fit JSON: {error}") from error
         path = f"/v1/children/{quote(child_id, safe='')}/{kind}{query}"
         headers = {"Content-Type": "application/json", **({KEY_HEADER: key} if key else {})}

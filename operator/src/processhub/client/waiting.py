@@ -27,7 +27,13 @@ _QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the A
 _SETTLE_SECONDS = 1.0
 _SETTLE_SECONDS_EACH = 0.005
 _SETTLE_AT_MOST = 5  # the wait is at most so many times longer, however often slices change
-_FINAL = {Reason.COMMAND_NOT_FOUND, Reason.IMPORT_ERROR, Reason.START_TIMEOUT, Reason.RESTARTS_EXCEEDED}
+_FINAL = {
+    Reason.COMMAND_NOT_FOUND,
+    Reason.WORKING_DIR_NOT_FOUND,
+    Reason.IMPORT_ERROR,
+    Reason.START_TIMEOUT,
+    Reason.RESTARTS_EXCEEDED,
+}
 
 
 async def why_not_running(session: Session, child_id: str) -> str:

@@ -20,8 +20,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import yaml
-
 from processhub.api.addresses import url_host
 from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation, Overrides
 from processhub.cluster.execplugin import ExecPlugin, load_certificate
@@ -251,10 +249,12 @@ def _merge(named: str, files: list[Path]) -> _Merged:
 
 def _contents(path: Path) -> dict[str, Any]:
     """The kubeconfig in the file. Raises ConfigError."""
+    import yaml  # not in a pod, which has no kubeconfig
+
     try:
         text = path.read_text(encoding="utf-8")
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 safe either way
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a wrong date, text that is not UTF-8
         raise ConfigError(f"kubeconfig {path} can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"kubeconfig {path} is not a kubeconfig: it contains a {type(found).__name__}, not a mapping")

@@ -17,14 +17,13 @@ import asyncio
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Protocol
 
 from processhub.agent.children.attempt import Attempt
 from processhub.agent.children.backoff import RunHistory, rests
+from processhub.agent.children.childhost import ChildHost
 from processhub.agent.children.handoverstate import HandoverState
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
 from processhub.agent.children.runstatus import RunStatus
-from processhub.agent.listeners import Listeners
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request
 from processhub.api.child import PodWorkload
@@ -35,50 +34,6 @@ from processhub.registry.grammar import Report
 log = logging.getLogger(__name__)
 _EXIT_MAX = 200  # the longest text of an exit, in characters
 MESSAGE_MAX = 500  # the longest message, in characters, that a report carries
-
-
-class ChildHost(Protocol):
-    """The part of the supervisor that a child calls."""
-
-    news: ChildNews
-
-    @property
-    def closing(self) -> bool:
-        """Whether the agent is shutting down. No child is started from then on."""
-
-    def may_start(self, child: Child, *, again: bool) -> bool:
-        """Whether the child may start now; ``again``: the same incarnation has run here before.
-
-        A start that needs a handed-over state is refused while that state is not here, and the loss is reported.
-        """
-
-    def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
-        """Start the child. Its outcome arrives as calls of ``child.begun``, ``child.running`` and ``child.ended``."""
-
-    def changed(self, child: Child, *, urgent: bool) -> None:
-        """Handle a change of the child's report; ``urgent``: a client may wait for it."""
-
-    def gone(self, child: Child) -> None:
-        """Remove the child: nothing of it runs, and it is not desired."""
-
-
-class ChildNews:
-    """The events of a member's children, for the parts that act on them; one object for all children.
-
-    The supervisor sends ``changed`` and ``gone``. The child itself sends all others.
-    """
-
-    def __init__(self) -> None:
-        # The child's report changed; the flag says whether a client may wait for it.
-        self.changed: Listeners[Child, bool] = Listeners()
-        self.gone: Listeners[Child] = Listeners()  # nothing of the child runs, and it is not desired
-        self.started: Listeners[Child, float] = Listeners()  # the child runs; the number is the seconds since its start
-        self.restarted: Listeners[Child] = Listeners()  # the child is being restarted
-        # The child's state is to be handed over to another member.
-        self.handover_ordered: Listeners[Child, DesiredRun] = Listeners()
-        self.handover_declined: Listeners[Child] = Listeners()  # the child declined to be moved
-        # The child ended for a handover; it may have left a state.
-        self.quiesced: Listeners[Child, ExitStatus] = Listeners()
 
 
 class Child:
@@ -101,7 +56,7 @@ class Child:
         "status",
     )
 
-    def __init__(self, child_id: str, host: ChildHost, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, child_id: str, host: ChildHost[Child], limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.id = child_id
         self._host, self.limits, self._loop = host, limits, loop
         self.desired: DesiredRun | None = None
@@ -160,7 +115,15 @@ class Child:
         attempt = self._attempt
         if attempt is not None and attempt.run is not None:
             if desired is None or not desired.same_run(attempt.desired):
-                self.stop(self.limits.stop_seconds)
+                if (
+                    desired is not None
+                    and self.serving
+                    and self.limits.handover_seconds
+                    and desired.continues(attempt.desired)
+                ):
+                    self._host.news.replaced.notify(self)
+                elif desired is None or not attempt.leaves_state:
+                    self.stop(self.limits.stop_seconds)
                 return
             before, attempt.desired = attempt.desired, desired
             entry = desired.assignment
@@ -208,6 +171,27 @@ class Child:
             attempt.held_back = lambda run: run.hand_over(path, grace, ask=ask)
         else:
             attempt.run.hand_over(path, grace, ask=ask)
+
+    def leave_state(self, path: Path) -> None:
+        """End the child for its next run here, with its state at ``path`` or in its exit status."""
+        attempt = self._attempt
+        if attempt is None or attempt.run is None:
+            return
+        grace = self.limits.stop_seconds
+        self._cancel_timer()
+        attempt.stopping = attempt.leaves_state = True
+        attempt.held_back = lambda run: self._leave(run, path, grace)
+        self.status.state = State.STOPPING
+        self.changed(urgent=False)
+        if self._answers:
+            self._timer = self._loop.call_later(self.limits.request_seconds, self._go_on)
+        else:
+            self._go_on()
+
+    def _leave(self, run: RunHandle, path: Path, grace: float) -> None:
+        run.hand_over(path, grace, ask=False)
+        # An actor may be busy for long. Then it is stopped, without its state.
+        self._timer = self._loop.call_later(self.limits.handover_seconds, run.stop, grace)
 
     def stays(self) -> None:
         """Serve requests again: the child declined to be moved."""
@@ -368,6 +352,8 @@ class Child:
         if self.desired is None:
             self._host.gone(self)
             return
+        if attempt is not None and attempt.leaves_state and not exit_status.fenced:
+            self._host.news.left.notify(self, exit_status)
         if attempt is None or not self.desired.same_run(attempt.desired):
             self._fresh()
             self.changed(urgent=True)

@@ -196,7 +196,7 @@ class ExecRun:
         name = f" ({errno.errorcode[number]})" if number in errno.errorcode else ""
         if what == "cwd":
             exit_status = ExitStatus(
-                Reason.COMMAND_NOT_FOUND,
+                Reason.WORKING_DIR_NOT_FOUND,
                 "not started",
                 message=f"workingDir {self._workload.working_dir}: {text}{name}",
             )

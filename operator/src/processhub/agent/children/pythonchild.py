@@ -19,9 +19,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
@@ -41,8 +38,8 @@ _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the st
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # share of a handover's time in which an actor may defer it
 _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
-# Sends an actor's request: (call or cast, id, value, to) → the answer, as ``value`` or as status, code and detail.
-Ask = Callable[[str, str, Any, str], Awaitable[Message]]
+# Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``value`` or as status, code and detail.
+Ask = Callable[[str, str, str, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -220,7 +217,7 @@ class ActorRun:
         self._state: bytes | None = None  # the state that the actor left
         self.order = 0  # number of the latest handover order; answers to earlier orders are ignored
         self._numbers = itertools.count()
-        self._requests: dict[int, asyncio.Future[Any]] = {}  # handed over and not answered yet
+        self._requests: dict[int, asyncio.Future[Response]] = {}  # handed over and not answered yet
         self._liveness = workload.liveness
         self._asks: dict[int, asyncio.Task[None]] = {}  # the actor's requests to other children
         entry = desired.assignment
@@ -266,7 +263,8 @@ class ActorRun:
     async def request(self, request: Request) -> Response:
         """Pass the request to the actor, which handles one message at a time."""
         number = next(self._numbers)
-        answer = self._requests[number] = self._loop.create_future()
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        self._requests[number] = answer
         try:
             value = json.loads(await request.content())
         except BaseException:
@@ -280,7 +278,7 @@ class ActorRun:
         )
         hangs = self._watch_handler()
         try:
-            return Response(200, msgspec.json.encode(await answer))
+            return await answer
         finally:
             if hangs is not None:
                 hangs.cancel()
@@ -296,8 +294,12 @@ class ActorRun:
     def answered(self, message: Message) -> None:
         """Complete a request that the actor has handled."""
         answer = self._requests.pop(message["call"], None)
-        if answer is not None and not answer.done():
-            answer.set_result(message["value"])
+        if answer is None or answer.done():
+            return
+        if "bad" in message:
+            answer.set_result(Response(500, message["bad"].encode(), "text/plain; charset=utf-8"))
+        else:
+            answer.set_result(Response(200, message["text"].encode()))
 
     def asks(self, message: Message) -> None:
         """Send the actor's request to another child."""
@@ -311,7 +313,7 @@ class ActorRun:
             task.cancel()
 
     async def _ask(self, message: Message) -> None:
-        answer = await self._runner.ask(message["op"], message["id"], message["value"], message.get("to", "one"))
+        answer = await self._runner.ask(message["op"], message["id"], message["text"], message.get("to", "one"))
         self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
 
     def ended(self, exit_status: ExitStatus) -> None:

@@ -30,6 +30,7 @@ class HeldStates:
     def __init__(self, folder: Path) -> None:
         self.left: dict[str, HeldState] = {}  # by id: the state that the child left here
         self.received: dict[str, HeldState] = {}  # by id: the state that came from another member
+        self._writing: set[str] = set()  # ids of children that may write their state to a file
         self._folder = folder
         self._tries = 0
 
@@ -47,6 +48,9 @@ class HeldStates:
 
     def discard(self, child_id: str) -> None:
         """Remove the states of the child, with their files."""
+        if child_id in self._writing:
+            self._writing.remove(child_id)
+            self.own_path(child_id).unlink(missing_ok=True)
         for held in (self.left.pop(child_id, None), self.received.pop(child_id, None)):
             if held is not None and not isinstance(held.content, bytes):
                 held.content.unlink(missing_ok=True)
@@ -54,6 +58,14 @@ class HeldStates:
     def own_path(self, child_id: str) -> Path:
         """The path at which the child leaves its state."""
         return self._folder / f"{id_hash(child_id)}.left"
+
+    def fresh_path(self, child_id: str) -> Path:
+        """The same path, with no earlier state there."""
+        self.make_folder()
+        self._writing.add(child_id)
+        path = self.own_path(child_id)
+        path.unlink(missing_ok=True)
+        return path
 
     def make_folder(self) -> None:
         """Create the folder, if this is the first handover."""

@@ -20,7 +20,8 @@ from collections.abc import AsyncIterator, Iterable
 
 import xxhash
 
-from processhub.agent.children.child import Child, ChildNews
+from processhub.agent.children.child import Child
+from processhub.agent.children.childhost import ChildNews
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
@@ -66,11 +67,13 @@ class Handovers:
         self._loop = asyncio.get_running_loop()
         self._sender = StateSender(peers.send_state, peers.send_states, lambda: self._under_way)
 
-    def listen_to(self, news: ChildNews) -> None:
+    def listen_to(self, news: ChildNews[Child]) -> None:
         """Subscribe to the events of this member's children."""
         news.handover_ordered.listen(self.begin)
         news.handover_declined.listen(self.stays)
         news.quiesced.listen(self.quiesced)
+        news.replaced.listen(self.replace)
+        news.left.listen(self.keep)
         news.started.listen(self.started)
         news.gone.listen(self.forget)
 
@@ -91,12 +94,23 @@ class Handovers:
         """Fail the handover of a child that declined to be moved."""
         self._end(child.id, "refused")
 
+    def replace(self, child: Child) -> None:
+        """End an edited or suspended child so that it leaves its state for its next run on this member."""
+        child.leave_state(self._states.fresh_path(child.id))
+
+    def keep(self, child: Child, exit_status: ExitStatus) -> bool:
+        """Keep the state that the child left at its end, if any, until it runs; returns whether it left one."""
+        desired, path = child.desired, self._states.own_path(child.id)
+        if desired is None or (exit_status.state is None and not path.exists()):
+            return False
+        content = path if exit_status.state is None else exit_status.state
+        self._states.left[child.id] = HeldState(desired.assignment.uid, content)
+        return True
+
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """Take the state that the child left at its end for a handover."""
-        desired, path = child.desired, self._states.own_path(child.id)
-        if desired is not None and (exit_status.state is not None or path.exists()):
-            content = path if exit_status.state is None else exit_status.state
-            self._states.left[child.id] = HeldState(desired.assignment.uid, content)
+        desired = child.desired
+        if self.keep(child, exit_status):
             self._end(child.id, "")
         else:
             stateless = desired is None or isinstance(desired.workload, Exec)
@@ -133,7 +147,7 @@ class Handovers:
 
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
-        own, uid = self._states.own_path(child.id), desired.assignment.uid
+        uid = desired.assignment.uid
         # The child may be starting with the state that it left last time, or be ending without having done so.
         while child.alive and (child.status.state == State.STARTING or self._states.has_left(child.id, uid)):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
@@ -145,10 +159,9 @@ class Handovers:
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
-        self._states.make_folder()
-        if not child.handover.leaving:  # else the child may have written it for an earlier order and be about to end
-            own.unlink(missing_ok=True)
-        child.quiesce(own, ask=ask)
+        # A child that is leaving may have written its state for an earlier order and be about to end.
+        path = self._states.own_path(child.id) if child.handover.leaving else self._states.fresh_path(child.id)
+        child.quiesce(path, ask=ask)
         return await ended
 
     async def _send(self, child_id: str, order: HandoverOrder, held: HeldState) -> str:

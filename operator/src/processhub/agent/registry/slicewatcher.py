@@ -39,6 +39,12 @@ class DesiredRun:
         mine, theirs = self.assignment, other.assignment
         return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
 
+    def continues(self, other: DesiredRun) -> bool:
+        """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
+        mine, theirs = self.assignment, other.assignment
+        same = (mine.uid, mine.role, type(self.workload)) == (theirs.uid, theirs.role, type(other.workload))
+        return same and isinstance(self.workload, Exec | Python)
+
 
 class _OwnSlice:
     """One of this member's slices, parsed. Only entries whose text changed are parsed again."""

@@ -18,6 +18,7 @@ from processhub.cluster.kinds import CHILDREN
 from processhub.registry.grammar import is_on_demand
 
 _LOOKED_SECONDS = 0.5  # how long a look-up or a creation of an id is remembered
+_DECIDED_SECONDS = 60.0  # how long the operator may take to place a created child, or to delete it for want of a place
 _RETRY_AFTER = 1
 
 
@@ -36,6 +37,7 @@ class OnDemandStarter:
     ) -> None:
         self._env, self._client, self._settings, self._registry = env, client, settings, registry
         self._ensured: dict[str, float] = {}
+        self._created: dict[str, float] = {}  # by id: when this member created the child, or found that it exists
         self._ensuring: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(self, child_id: str) -> None:
@@ -68,13 +70,17 @@ class OnDemandStarter:
         else:
             await self._start(child_id)
         now = asyncio.get_running_loop().time()
-        for old in [known for known, at in self._ensured.items() if now - at > _LOOKED_SECONDS]:
-            del self._ensured[old]
+        _forget(self._ensured, now - _LOOKED_SECONDS)
         self._ensured[child_id] = now
 
     async def _start(self, child_id: str) -> None:
         """Create the child. It may exist already: another member or a user may have created it."""
-        self._check_room(child_id)
+        now = asyncio.get_running_loop().time()
+        _forget(self._created, now - _DECIDED_SECONDS)
+        if not self._has_room():
+            await self._check_undecided(child_id)
+            return
+        self._created.setdefault(child_id, now)
         what = f"child {child_id!r} can't be started on demand"
         for name in self._names(child_id):
             try:
@@ -110,23 +116,29 @@ class OnDemandStarter:
             "spec": {"hub": self._env.hub, "id": child_id, "onDemand": True, "origin": self._env.member},
         }
 
-    def _check_room(self, child_id: str) -> None:
-        """Raise Problem if the hub has as many on-demand children as onDemand.max allows.
-
-        The operator places no more than that. Here the children are counted that it has placed.
-        """
+    def _has_room(self) -> bool:
+        """Whether the operator has placed fewer on-demand children than onDemand.max allows."""
         limit = self._settings().on_demand_max
         if not limit:
-            return
+            return True
         ids = {known for item in self._registry() for known, text in item.spec.entries.items() if is_on_demand(text)}
-        if len(ids) >= limit:
-            raise Problem(
-                429,
-                "busy",
-                f"child {child_id!r} does not exist, and the hub has its {limit} on-demand children"
-                " (spec.onDemand.max)",
-                _RETRY_AFTER,
-            )
+        return len(ids) < limit
+
+    async def _check_undecided(self, child_id: str) -> None:
+        """Raise Problem unless a child that this member created still exists: the operator has not decided on it yet.
+
+        The operator deletes a child that it has no room for. Refused before that, the child might still be started.
+        """
+        if child_id in self._created and await self._read(child_id) is not None:
+            return
+        self._created.pop(child_id, None)
+        raise Problem(
+            429,
+            "busy",
+            f"child {child_id!r} does not exist, and the hub has its {self._settings().on_demand_max} on-demand"
+            " children (spec.onDemand.max)",
+            _RETRY_AFTER,
+        )
 
     async def _read(self, child_id: str) -> Child | None:
         for name in self._names(child_id):
@@ -149,3 +161,9 @@ class OnDemandStarter:
             return None
         except ApiError as error:
             raise Problem(503, "not_ready", f"child/{name} can't be looked up: {error.message}") from error
+
+
+def _forget(times: dict[str, float], before: float) -> None:
+    """Remove the ids whose time is before this one."""
+    for child_id in [child_id for child_id, at in times.items() if at < before]:
+        del times[child_id]

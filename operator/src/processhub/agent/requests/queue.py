@@ -21,22 +21,36 @@ from processhub.api.slice import Settings
 log = logging.getLogger(__name__)
 QUEUE_MAX = 1000  # requests that wait for one child
 _RETRY_AFTER = 1  # seconds
+_LOG_SECONDS = 10.0  # between two log lines about the failed casts of one child
 _AFTERMATH_SECONDS = 0.25  # how long to pause after a broken connection, which often means that the child has ended
 
 
 class _Entry:
-    """A request in the queue; ``moved`` takes back a cast if the child leaves this member before its turn."""
+    """A request in the queue.
 
-    __slots__ = ("arrived", "future", "moved", "request")
+    The sender of a cast does not wait for its outcome. ``moved`` takes a cast back if the child leaves this member
+    before its turn, ``failed`` reports why it was not handled.
+    """
+
+    __slots__ = ("arrived", "failed", "future", "moved", "request")
 
     def __init__(
-        self, request: Request, future: asyncio.Future[Response], arrived: float, moved: Callable[[], None] | None
+        self,
+        request: Request,
+        future: asyncio.Future[Response],
+        arrived: float,
+        moved: Callable[[], None] | None,
+        failed: Callable[[str], None],
     ) -> None:
-        self.request, self.future, self.arrived, self.moved = request, future, arrived, moved
+        self.request, self.future, self.arrived = request, future, arrived
+        self.moved, self.failed = moved, failed
 
     def answer(self, answer: Response) -> None:
-        if not self.future.done():
-            self.future.set_result(answer)
+        if self.future.done():
+            return
+        self.future.set_result(answer)
+        if self.moved is not None and answer.status >= 400:
+            self.failed(f"the child answered POST /{self.request.kind} with status {answer.status}")
 
     def fail(self, error: Exception) -> None:
         if self.future.done():
@@ -48,13 +62,13 @@ class _Entry:
         if isinstance(error, MovedError):
             self.moved()
         else:
-            log.info("a cast was not delivered: %s", error)
+            self.failed(str(error))
 
 
 class _ChildQueue:
     """The waiting requests of one child, and the request that it handles."""
 
-    __slots__ = ("current", "last", "pause_until", "task", "waiting", "work")
+    __slots__ = ("current", "last", "logged_at", "pause_until", "task", "waiting", "work")
 
     def __init__(self, now: float) -> None:
         self.waiting: deque[_Entry] = deque()
@@ -63,6 +77,7 @@ class _ChildQueue:
         self.work: asyncio.Task[Response] | None = None  # the child's part of it
         self.pause_until = 0.0  # the loop's time before which nothing is handed over
         self.last = now  # the loop's time at which a request last left the queue or was finished
+        self.logged_at = float("-inf")  # the loop's time at which a cast that failed was last logged
 
     @property
     def quiet(self) -> bool:
@@ -84,6 +99,7 @@ class RequestQueue:
         self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
         self._queues: dict[str, _ChildQueue] = {}
         self._idle: dict[str, asyncio.TimerHandle] = {}  # by id: when a child with idleSeconds is checked for idleness
+        self.casts_failed = 0  # casts that were accepted and not handled
         self._loop = asyncio.get_running_loop()
 
     # For the router.
@@ -115,6 +131,15 @@ class RequestQueue:
         Raises Problem and MovedError as ``serve`` does.
         """
         self._put(child_id, request, moved)
+
+    def cast_failed(self, child_id: str, why: str) -> None:
+        """Count a cast that was accepted and not handled. Of many for one child, one in 10 s is logged."""
+        self.casts_failed += 1
+        queue, now = self._queues.get(child_id), self._loop.time()
+        if queue is None or now - queue.logged_at >= _LOG_SECONDS:
+            log.warning("a cast was not handled: %s", why, extra={"child": child_id})
+        if queue is not None and now - queue.logged_at >= _LOG_SECONDS:
+            queue.logged_at = now
 
     @property
     def max_wait(self) -> float:
@@ -193,7 +218,9 @@ class RequestQueue:
             raise Problem(
                 429, "busy", f"{QUEUE_MAX} requests wait for child {child_id!r} already; try again later", _RETRY_AFTER
             )
-        entry = _Entry(request, self._loop.create_future(), self._loop.time(), moved)
+        entry = _Entry(
+            request, self._loop.create_future(), self._loop.time(), moved, lambda why: self.cast_failed(child_id, why)
+        )
         queue.waiting.append(entry)
         self._watch(child)
         self._pump(child_id, queue)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -30,7 +29,6 @@ from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
-log = logging.getLogger(__name__)
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
 
@@ -182,9 +180,9 @@ class Router:
         except MovedError:
             raise stale from None
 
-    async def ask(self, operation: str, child_id: str, value: Any, to: str) -> dict[str, Any]:
-        """Send the request of an actor of this member; returns ``value``, or ``status``, ``code`` and ``detail``."""
-        request = Request(operation, json.dumps(value, separators=(",", ":")).encode())
+    async def ask(self, operation: str, child_id: str, text: str, to: str) -> dict[str, Any]:
+        """Send the request (JSON) of an actor here; returns ``value``, or ``status``, ``code`` and ``detail``."""
+        request = Request(operation, text.encode())
         try:
             if operation == "cast" and to == "all":
                 return {"value": await self.send_to_all(child_id, request)}
@@ -281,7 +279,7 @@ class Router:
                 try:
                     await self._send(child_id, request, accepted_at)
                 except Problem as problem:
-                    log.warning("a cast was not delivered: %s", problem.detail, extra={"child": child_id})
+                    self._queue.cast_failed(child_id, problem.detail)
         finally:
             del self._following[child_id], self._followers[child_id]
 

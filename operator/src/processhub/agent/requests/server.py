@@ -153,8 +153,13 @@ class Server:
     async def _child(self, request: web.Request) -> web.Response:
         """One child on record: its copies, the active one first."""
         self._check_synced()
-        child_id = _decoded(request.rel_url.raw_path.removeprefix(_CHILDREN))
+        encoded = request.rel_url.raw_path.removeprefix(_CHILDREN)
+        child_id = _decoded(encoded)
         entry = lookup.child(self._slices.registry(), child_id)
+        if entry is None and encoded.endswith(("/call", "/cast")):
+            raise Problem(
+                405, "method_not_allowed", f"send requests to a child by POST, not {request.method}", allow="POST"
+            )
         if entry is None:
             raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
         return _json(entry)

@@ -20,6 +20,7 @@ from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
+from processhub.jsontext import NotJsonError, json_text
 
 _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
@@ -210,7 +211,12 @@ class Hosted:
                 await actor.handle_cast(message["value"])
         finally:
             self.requests.handling = None
-        self._send({"ev": "answer", "key": self.key, "call": message["call"], "value": value})
+        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
+        try:
+            answer["text"] = json_text(value, default=str)
+        except NotJsonError as error:
+            answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
+        self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
         """Send the state to the agent, or write it to a file as a whole, and end the actor.

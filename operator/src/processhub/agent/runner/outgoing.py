@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from processhub.jsontext import json_text
 from processhub.requesterrors import request_error
 
 Message = dict[str, Any]
@@ -29,12 +30,13 @@ class OutgoingRequests:
                 f"child {child_id!r} calls itself while it handles a message: it handles one at a time and would wait"
                 " forever"
             )
+        text = json_text(value, default=str)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._waiting[number] = (loop, answer)
         self._send(
-            {"ev": "ask", "key": self._key, "ask": number, "op": operation, "id": child_id, "value": value, "to": to}
+            {"ev": "ask", "key": self._key, "ask": number, "op": operation, "id": child_id, "text": text, "to": to}
         )
         try:
             return await answer

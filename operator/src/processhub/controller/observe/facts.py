@@ -16,6 +16,7 @@ from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members
 from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.observe.rollouts import Rollout
 from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import KnownSet
@@ -40,6 +41,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     - ``deferred``: the children that are not to be moved for a while.
     - ``rebalance_target``: the member that is to get children because loads differ, or "".
     - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
+    - ``rollouts``: by ChildSet's uid, the roll-outs of changed templates that are under way.
     """
 
     hub: Hub
@@ -60,6 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     deferred: frozenset[str]
     rebalance_target: str
     applied_moves: Mapping[str, AppliedMoves]
+    rollouts: Mapping[str, Rollout]
 
 
 def members_now(round: Round, memory: ObserveMemory, template: Mapping[str, Any] | None) -> dict[str, Member]:
@@ -93,12 +96,13 @@ def learn(
     quorum = _quorum(round, members, memory, now, rules)
     for member in members.values():
         _take_proofs(member, state, memory)
+    set_refusals = state.sets.refusals(hub.spec)
     return Facts(
         hub=hub,
         state=state,
         members=members,
         refusals=state.children.refusals(hub.spec),
-        set_refusals=state.sets.refusals(hub.spec),
+        set_refusals=set_refusals,
         contested=state.sets.contested(state.children.by_id.keys()),
         fingerprint=memory.fingerprint,
         formed=formed,
@@ -112,7 +116,20 @@ def learn(
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
         applied_moves=memory.applied_moves,
+        rollouts=_rollouts(round, members, memory, set_refusals),
     )
+
+
+def _rollouts(
+    round: Round, members: Mapping[str, Member], memory: ObserveMemory, refusals: Mapping[str, Refusal | None]
+) -> dict[str, Rollout]:
+    """The roll-outs that are under way. The round is repeated when the next child of one is proven."""
+    accepted = [known for known in round.state.sets.values() if refusals[known.metadata.name] is None]
+    found = memory.rollouts.look(accepted, members, round.now())
+    for rollout in found.values():
+        if rollout.again_in is not None:
+            round.again_in(rollout.again_in)
+    return found
 
 
 def _quorum(

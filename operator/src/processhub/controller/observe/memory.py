@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.observe.rollouts import RolloutWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.core.model.plan import Plan
 from processhub.core.strategies.cooldown import RebalanceCooldown
@@ -97,6 +98,7 @@ class ObserveMemory:
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
         self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
+        self.rollouts = RolloutWatch()
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # The member that is to get children, because loads have differed for long.
 

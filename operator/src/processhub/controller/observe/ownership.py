@@ -47,7 +47,14 @@ def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
             refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")
         elif refusal is None and hub.spec.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
-        found[known.metadata.uid] = SeenSet(known, refusal, taken.get(known.metadata.uid, {}))
+        rollout = facts.rollouts.get(known.metadata.uid)
+        found[known.metadata.uid] = SeenSet(
+            known,
+            refusal,
+            taken.get(known.metadata.uid, {}),
+            held=rollout.held if rollout is not None else {},
+            failing=rollout.failed if rollout is not None and rollout.stopped else (),
+        )
     return found
 
 
@@ -64,9 +71,13 @@ def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredCh
             child_id: as_on_record(child, record.get(child_id, ()), guided) for child_id, child in known.wanted.items()
         }
         return {child_id: child for child_id, child in kept.items() if child is not None}
-    if not seen.taken:
+    if not seen.taken and not seen.held:
         return known.wanted
-    return {child_id: child for child_id, child in known.wanted.items() if child_id not in seen.taken}
+    return {
+        child_id: msgspec.structs.replace(child, workload=seen.held[child_id]) if child_id in seen.held else child
+        for child_id, child in known.wanted.items()
+        if child_id not in seen.taken
+    }
 
 
 def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecord, ...]) -> KnownChild | KnownSet:

@@ -11,7 +11,7 @@ from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import ABNORMAL, of_child
+from processhub.controller.report.kstatus import of_child
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
@@ -84,7 +84,13 @@ def node_of(copy: MemberCopy) -> NodeStatus:
     )
 
 
-CONDITIONS = ("Accepted", "Placed", "Ready", *ABNORMAL)  # the types of the operator's own conditions of a Child
+CONDITIONS = (
+    "Accepted",
+    "Placed",
+    "Ready",
+    "Reconciling",
+    "Stalled",
+)  # the types of the operator's own conditions of a Child
 
 
 def child_status(
@@ -208,7 +214,11 @@ def _ready(
     if report is None or (node.state == State.PENDING and not report.reason):
         return condition("False", Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
-    return condition("False", reason, report.message or node.last_exit)
+    message = report.message or node.last_exit
+    if node.state == State.STARTING and reason == Reason.STARTING:
+        # A member reports each start without a text: ten thousand of them would be as many kilobytes of a slice.
+        message = message or f"starting on {node.name}; not up yet (limited by the hub's timeouts.startSeconds)"
+    return condition("False", reason, message)
 
 
 def of_hub(refusal: Refusal) -> Refusal:

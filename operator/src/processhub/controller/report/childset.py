@@ -32,25 +32,33 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._states: dict[str, tuple[str, str]] = {}
+        self._states: dict[str, tuple[str, str, str]] = {}
         self.former: set[str] = set()
         self.ending: set[str] = set()
 
-    def add(self, child_id: str, state: str, reason: str = "") -> None:
+    def add(self, child_id: str, state: str, reason: str = "", last_exit: str = "") -> None:
         """Count the reported state of one active copy. A child is running if one of its copies is."""
-        if self._states.get(child_id, ("", ""))[0] != State.RUNNING:
-            self._states[child_id] = (state, reason)
+        if self._states.get(child_id, ("", "", ""))[0] != State.RUNNING:
+            self._states[child_id] = (state, reason, last_exit)
 
     def count(self, state: State) -> int:
         """The number of children in a state."""
-        return sum(reported == state for reported, _ in self._states.values())
+        return sum(reported == state for reported, _, _ in self._states.values())
 
     @property
-    def failed(self) -> list[tuple[str, str]]:
-        """The id and the reason of each child that failed."""
-        return [
-            (child_id, reason or state) for child_id, (state, reason) in self._states.items() if state == State.FAILED
-        ]
+    def failed(self) -> list[str]:
+        """The ids of the children that failed, in order: ``set-9`` comes before ``set-10``."""
+        failed = [child_id for child_id, (state, _, _) in self._states.items() if state == State.FAILED]
+        return sorted(failed, key=_by_number)
+
+    def reason(self, child_id: str) -> str:
+        """The reason that the child's member reports; empty if it reports none."""
+        return self._states.get(child_id, ("", "", ""))[1]
+
+    def described(self, child_id: str) -> str:
+        """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
+        state, reason, last_exit = self._states.get(child_id, (State.PENDING, "", ""))
+        return f"{child_id} ({', '.join(part for part in (reason or state, last_exit) if part)})"
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
@@ -70,7 +78,7 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[
                     continue
                 report = reports.get(child_id)
                 if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
-                    tally.add(child_id, report.state, report.reason)
+                    tally.add(child_id, report.state, report.reason, report.last_exit)
                 known_set = sets[entry.uid].known
                 wanted = known_set.wanted[child_id]
                 if differs(entry, wanted) and not _as_a_hook_has_it(entry, wanted):
@@ -145,8 +153,10 @@ def _abnormal(seen: SeenSet, tally: Tally, ready: Condition) -> Condition | None
     if refusal is not None and refusal.reason is not Reason.SUSPENDED:
         return of_refusal(refusal, generation)
     temporary = seen.known.object.spec.template.restart_policy == "Temporary"
-    if lost := [it for it in tally.failed if temporary or it[1] == Reason.RESTARTS_EXCEEDED]:
-        those = _some([f"{child_id} ({reason})" for child_id, reason in lost])
+    if seen.failing:
+        return stalled(ready.reason, ready.message, generation)
+    if lost := [it for it in tally.failed if temporary or tally.reason(it) == Reason.RESTARTS_EXCEEDED]:
+        those = _some([tally.described(child_id) for child_id in lost])
         return stalled(GroupReason.CHILDREN_FAILED, f"{len(lost)} children are not started again: {those}", generation)
     if tally.ending:
         return reconciling(Reason.STOPPING, f"{len(tally.ending)} children are being stopped", generation)
@@ -166,12 +176,21 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         those = _some([f"{child_id} ({owner})" for child_id, owner in sorted(seen.taken.items())])
         message = f"{len(seen.taken)} of {desired} ids belong to others: {those}; started when those are deleted"
         return condition(False, Reason.ALREADY_STARTED, message)
+    if seen.failing:
+        maximum = seen.known.object.spec.max_failed
+        return condition(
+            False,
+            GroupReason.ROLLOUT_STOPPED,
+            f"{len(seen.failing)} of {desired} children fail with the changed template (maxFailed {maximum}): "
+            f"{_some([tally.described(child_id) for child_id in seen.failing])}; {len(seen.held)} run on with the "
+            "former one; edit spec.template",
+        )
     if tally.former:
         return condition(
             False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
         )
     if failed := tally.failed:
-        those = _some([f"{child_id} ({reason})" for child_id, reason in failed])
+        those = _some([tally.described(child_id) for child_id in failed])
         return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
     waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
     if waiting:
@@ -183,6 +202,12 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     if running < desired:
         return condition(False, Reason.PENDING, f"{running} of {desired} children running")
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
+
+
+def _by_number(child_id: str) -> tuple[str, int]:
+    """The order of ids: by the number at the end, if they have one."""
+    head, dash, number = child_id.rpartition("-")
+    return (head, int(number)) if dash and number.isascii() and number.isdigit() else (child_id, -1)
 
 
 def _some(texts: list[str]) -> str:

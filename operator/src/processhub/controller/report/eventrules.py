@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
-from processhub.api.reasons import EventReason, Reason
+from processhub.api.reasons import EventReason, Reason, State
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
@@ -24,9 +24,11 @@ from processhub.core.planning.handover import goes_to
 from processhub.core.strategies import Strategy
 from processhub.core.strategies.custom import CustomDistribution
 from processhub.core.strategies.migration import CustomMigration, MigrationStrategy
+from processhub.registry.copies import is_current
 from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED,)
+_LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +60,7 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
             elif child_id not in observation.snapshot.record:
                 events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}")
     _emit_deferred(events, hub, observation, plan)
+    _emit_crash_loops(round, observation)
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
     for uid, seen in observation.sets.items():
@@ -112,6 +115,24 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
             why = kept.text or "it does not want to be moved now"
             message = f"stays on {place.member} instead of moving to {goes_to(place)}: {why}"
             events.about_child(hub, known.child, EventReason.MOVE_DEFERRED, message, warning=bool(kept.text))
+
+
+def _emit_crash_loops(round: Round, observation: Observation) -> None:
+    """Post which Children keep ending. Those of a ChildSet are named in its status: there may be thousands of them."""
+    if not (ids := round.changed & observation.chosen.keys()):
+        return
+    for member in observation.members.values():
+        for known in member.slices:
+            reports = member.reports_in(known)
+            for child_id in ids & reports.keys():
+                report, child = reports[child_id], observation.chosen[child_id].child
+                entry = known.assignments.get(child_id)
+                if entry is None or entry.uid != child.metadata.uid or not is_current(entry, report):
+                    continue
+                if report.state == State.FAILED and report.restarts >= _LOOP_RESTARTS:
+                    cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
+                    message = f"it keeps ending on {member.name} and is restarted with back-off: {cause}"
+                    round.events.about_child(round.hub, child, EventReason.BACK_OFF, message, warning=True)
 
 
 def _announced_with(plan: Plan, move: Move) -> str:

@@ -23,7 +23,7 @@ from processhub.api.hub import (
     Summary,
 )
 from processhub.api.meta import Condition, condition_of, merge_conditions
-from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.api.slice import stored_bytes
 from processhub.controller.objects.owned import selector_of
@@ -236,25 +236,32 @@ def _causes(absent: Mapping[str, Trouble]) -> str:
 
 def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
     if plan.stranded:
-        member, ids = next(iter(sorted(plan.stranded.items())))
-        by_order = member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
-        remedy = (
-            f"stop them with kubectl hub drain {member} --force"
-            if by_order
-            else "annotate the hub with processhub.dev/force-scale-down=true"
-        )
-        return condition_of(
-            "Balanced",
-            False,
-            GroupReason.STRANDED,
-            f"{member} can't be emptied: {len(ids)} children are bound to it ({', '.join(ids[:5])}); delete or rebind "
-            f"them, or {remedy}",
-            generation,
-        )
+        return condition_of("Balanced", False, GroupReason.STRANDED, _why_stranded(hub, plan), generation)
     if plan.moving or plan.pending_moves:
         message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
         return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
     return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
+
+
+def _why_stranded(hub: Hub, plan: Plan) -> str:
+    """Why a member can't be emptied, and what helps."""
+    member, ids = next(iter(sorted(plan.stranded.items())))
+    ordinal = member_ordinal(hub.metadata.name, member)
+    if member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+        remedy = f"stop them with kubectl hub drain {member} --force"
+    elif ordinal is not None and ordinal >= hub.spec.members.replicas:
+        remedy = f"annotate the hub with {ANNOTATION_FORCE_SCALE_DOWN}=true"
+    else:
+        remedy = "have its node take pods again (kubectl uncordon)"
+    named = ", ".join(ids[:5])
+    if plan.no_member_left:
+        return (
+            f"{member} can't be emptied: no member is left to take its {len(ids)} children ({named}); stop them with "
+            f"spec.suspend: true, or {remedy}"
+        )
+    return (
+        f"{member} can't be emptied: {len(ids)} children are bound to it ({named}); delete or rebind them, or {remedy}"
+    )
 
 
 def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:

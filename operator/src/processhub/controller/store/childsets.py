@@ -42,11 +42,17 @@ class KnownSet(msgspec.Struct, frozen=True):
 
 
 class SeenSet(msgspec.Struct, frozen=True):
-    """A ChildSet in one round: why it is not accepted, and the ids that others have (id → who)."""
+    """A ChildSet in one round: why it is not accepted, and the ids that others have (id → who).
+
+    ``held``: the former workload of each child whose turn in a roll-out has not come, by id. ``failing``: the children
+    for which the roll-out has stopped.
+    """
 
     known: KnownSet
     refusal: Refusal | None = None
     taken: Mapping[str, str] = {}
+    held: Mapping[str, str] = {}
+    failing: tuple[str, ...] = ()
 
 
 class ChildSets(dict[str, KnownSet]):

@@ -34,7 +34,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unplaced: Mapping[str, Unplaced]
     moves: tuple[Move, ...] = ()  # the moves that this plan begins, both by choice and after a loss
     joining: Mapping[str, bool] = {}  # member → whether it counts as joining, if that changes
-    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → its bound children, which can't leave
+    stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → its children that can't leave
+    no_member_left: bool = False  # they can't leave because no member is to take children any more, bound or not
     move_results: Mapping[str, str] = {}  # finished requests by id: "" if carried out, else the reason why not
     # Children that stay because they declined a move, or because their state could not be handed over.
     deferred: tuple[str, ...] = ()

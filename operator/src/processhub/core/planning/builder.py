@@ -57,6 +57,11 @@ class PlanBuilder:
     def _wanted_members(self) -> MemberNames:
         return MemberNames(member.name for member in self.snapshot.members if member.wanted)
 
+    @cached_property
+    def no_member_left(self) -> bool:
+        """Whether no member is to take children, now or later: each is to be emptied, or has weight 0."""
+        return not any(member.wanted and not member.draining and member.weight > 0 for member in self.snapshot.members)
+
     def remove_unwanted(self) -> None:
         """Remove the entries of children that should not be on record. The removal is the order to stop."""
         children = self.snapshot.children
@@ -75,6 +80,7 @@ class PlanBuilder:
             deferred=tuple(self.deferred),
             joining={name: value for name, value in self.joining.items() if flags[name] != value},
             stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
+            no_member_left=bool(self.stranded) and self.no_member_left,
             move_results=self.move_results,
             imbalance=self.imbalance,
             last_placed=self.last_placed,
@@ -167,6 +173,14 @@ class PlanBuilder:
         if member.draining:
             return f"member {name} is drained"
         return "" if takes(member) else f"member {name} is not ready"
+
+    def leave_nowhere(self, child: DesiredChild, member: MemberView) -> None:
+        """Keep a child on a member that is to be emptied while no other is to take it, or stop it by force."""
+        if member.forced:
+            self.put(member.name, child.id, None)
+            self.unplaced[child.id] = Unplaced(Reason.NO_MEMBERS, "all members are drained; placed when one is not")
+        else:
+            self.stranded.setdefault(member.name, []).append(child.id)
 
     def lost(self, name: str) -> bool:
         """Whether the member is proven to run nothing, and is not waited for."""

@@ -187,11 +187,14 @@ class ReplicaPlanner(Roles):
             ):
                 self.put(place.member, child.id, None)
                 self.lost_copies.setdefault(child.id, []).append(place.member)
-            else:
+                continue
+            self.load[place.member] += 1
+            if member.draining and self.no_member_left and not child.bound:
+                self.leave_nowhere(child, member)
+            elif child.bound and member.draining and not (member.forced and member.wanted):
+                self.stranded.setdefault(member.name, []).append(child.id)
+            if self.changes.get(place.member, {}).get(child.id, place.entry) is not None:
                 kept.append(place)
-                self.load[place.member] += 1
-                if child.bound and member.draining and not (member.forced and member.wanted):
-                    self.stranded.setdefault(member.name, []).append(child.id)
         staying = [place for place in kept if self._stays(child, place.member)]
         move = self._requested(child, kept, staying)
         kept = self._without_surplus(child, kept, staying, move)

@@ -247,7 +247,11 @@ class ChildSteps(PlanBuilder):
             self.put(member.name, child.id, self.assignment(child, wait=True))
             self.unplaced[child.id] = unavailable(member.name)
             return
-        if not child.bound:
+        if child.bound:
+            return
+        if self.no_member_left:
+            self.leave_nowhere(child, member)
+        else:
             self.leaving.append((child, member.name))
 
     def _continue_move(self, child: DesiredChild, running: list[OnRecord], target: OnRecord) -> None:

@@ -1,0 +1,38 @@
+"""Namespaces and hubs of tests, removed so that they cost the next tests little."""
+
+from __future__ import annotations
+
+from processhub.api.naming import LABEL_HUB
+from processhub.cluster.client import Client
+from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
+
+NAMESPACES = untyped("v1", "namespaces", namespaced=False)
+_STATEFUL_SETS, _DAEMON_SETS = untyped("apps/v1", "statefulsets"), untyped("apps/v1", "daemonsets")
+_MAKERS = (CHILDREN, HUBS, _STATEFUL_SETS, _DAEMON_SETS)  # objects for which others are made or written, in order
+
+
+async def create_namespace(api: Client, name: str) -> None:
+    """Create the namespace."""
+    await api.create(NAMESPACES, None, {"metadata": {"name": name}})
+
+
+async def remove_namespace(api: Client, name: str) -> None:
+    """Delete the namespace and end its pods; returns before that is done.
+
+    Kubernetes empties a namespace after five seconds. As long as there are hubs and StatefulSets, the operator works
+    for them, and the controller manager tries again and again to make the pods that are gone.
+    """
+    await api.delete(NAMESPACES, None, name)
+    for kind in _MAKERS:
+        await api.raw("DELETE", kind.path(name))
+    await api.raw("DELETE", PODS.path(name), body={"gracePeriodSeconds": 1})
+
+
+async def remove_hub(api: Client, namespace: str, name: str) -> None:
+    """Delete the hub, its children and its pods; returns before that is done, and also if there is none."""
+    ours = {"labelSelector": f"{LABEL_HUB}={name}"}
+    await api.raw("DELETE", CHILDREN.path(namespace), query={"fieldSelector": f"spec.hub={name}"})
+    await api.raw("DELETE", HUBS.path(namespace), query={"fieldSelector": f"metadata.name={name}"})
+    for kind in (_STATEFUL_SETS, _DAEMON_SETS):
+        await api.raw("DELETE", kind.path(namespace), query=ours)
+    await api.raw("DELETE", PODS.path(namespace), query=ours, body={"gracePeriodSeconds": 1})
