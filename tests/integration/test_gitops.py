@@ -42,28 +42,34 @@ async def ears() -> AsyncIterator[Receiver]:
 
 
 class Followed:
-    """Every version of one object, from a watch."""
+    """Every version of one object, from a watch. Each ``until`` looks at the edits since the last one."""
 
     def __init__(self, product: Live, kind: str, name: str) -> None:
         self._product, self._kind, self._name = product, kind, name
         self.versions: list[Json] = []
+        self._seen = 0  # generations
 
     async def run(self, version: str) -> None:
         """Watch from this resourceVersion on until cancelled."""
         kind, namespace = KINDS[self._kind], self._product.namespace
-        async for events in self._product.api.watch(kind, namespace, version, fields=f"metadata.name={self._name}"):
-            self.versions += [event.object for event in events if event.type in ("ADDED", "MODIFIED")]
+        while True:
+            async for events in self._product.api.watch(kind, namespace, version, fields=f"metadata.name={self._name}"):
+                self.versions += [event.object for event in events if event.type in ("ADDED", "MODIFIED")]
+                version = max([version, *(item["metadata"]["resourceVersion"] for item in self.versions)], key=int)
 
     async def until(self, *results: str) -> Json:
-        """Wait for the last of these results, which are all that there were since the last call; the object."""
-        await until(lambda: self._results()[-1:] == [results[-1]], f"{self._name} {results[-1]}", within=90)
+        """Wait for the last of these results, which are all that there were of the latest edits; the object."""
+        try:
+            await until(lambda: self._results()[-1:] == [results[-1]], f"{self._name} {results[-1]}", within=60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self._results()}, {self.versions[-1:]}") from error
         assert self._results() == list(results), [item.get("status") for item in self.versions]
-        last = self.versions[-1]
-        self.versions = []
-        return last
+        self._seen = self.versions[-1]["metadata"]["generation"]
+        return self.versions[-1]
 
     def _results(self) -> list[str]:
-        return [result for result, _ in groupby(map(kstatus, self.versions))]
+        edited = (item for item in self.versions if item["metadata"]["generation"] > self._seen)
+        return [result for result, _ in groupby(map(kstatus, edited))]
 
 
 @contextlib.asynccontextmanager
@@ -176,7 +182,6 @@ async def test_objects_are_current_only_when_their_latest_edit_is_in_effect(prod
             (child, ("child", "told-a", {"nodes": ["told-0"]}), "InvalidChildMapping"),
         ):
             kind, name, spec = patch
-            item.versions = []
             await product.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps({"spec": spec}))
             refused = await item.until("InProgress", "Failed")
             assert health(refused)[0] == "Degraded"
