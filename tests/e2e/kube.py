@@ -204,10 +204,11 @@ class World:
         """kubectl in the namespace."""
         return self.kube("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
 
-    def cli(self, *words: str, hub: str = "hub", timeout: float = 120) -> str:
+    def cli(self, verb: str, *words: str, hub: str = "hub", stdin: str | None = None, timeout: float = 120) -> str:
         """What ``kubectl hub`` prints."""
         options = ("--namespace", self.namespace, "--hub", hub, "--context", self.kube.context)
-        return run("kubectl-hub", *words, *options, timeout=timeout, env={"KUBECONFIG": str(self.kube.kubeconfig)})
+        environment = {"KUBECONFIG": str(self.kube.kubeconfig)}
+        return run("kubectl-hub", verb, *options, *words, stdin=stdin, timeout=timeout, env=environment)
 
     def get(self, kind: str, name: str) -> Json:
         """One object."""

@@ -96,8 +96,11 @@ def test_guided_children_run_on_the_member_or_node_that_they_name(world: World) 
 def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected(world: World, images: None) -> None:
     world.hub(members={"replicas": 2, "image": PLAIN})
     world.children(*IDS, exec={"command": SLEEP})
-    world.running(IDS)
+    places = world.running(IDS)
+    show = ("--", "sh", "-c", "echo $HUB_CHILD_ID on $HUB_MEMBER; cat")
 
+    assert world.cli("exec", "c3", *show) == f"c3 on {places['c3']}\n"
+    assert world.cli("exec", "-i", "c3", *show, stdin="what is sent\n") == f"c3 on {places['c3']}\nwhat is sent\n"
     assert "python" not in docker("run", "--rm", "--network=none", "--entrypoint=/bin/ls", PLAIN, "/usr/bin")
     assert world.get("pod", "hub-0")["spec"]["containers"][0]["image"] == PLAIN
 
