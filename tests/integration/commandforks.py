@@ -103,7 +103,10 @@ def _serve(requests: socket.socket) -> None:
             os.environ.clear()
             os.environ.update(order["environment"])
             sys.argv = ["kubectl-hub", *order["words"]]
-            code = main()
+            try:
+                code = main()
+            except SystemExit as end:  # click ends so where a shell asks it for completions
+                code = end.code
             sys.stdout.flush()
             sys.stderr.flush()
             os.write(descriptors[3], str(code).encode())

@@ -131,6 +131,10 @@ class ControlPlane:
         self._marker = f"LOCALCLUSTER_ID={site.cluster.record.id}".encode()
         self._api, self._etcd = site.api, Path(site.cluster.record.data) / "etcd"
 
+    def api_server(self) -> int:
+        """The pid of the API server."""
+        return self._pid("kube-apiserver")
+
     def restart_api_server(self, *options: str) -> None:
         """End it and start it again with the same arguments and these."""
         self._start(self._end("kube-apiserver"), *options)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
 from clusterfolder import ROOT
 from waiting import ENDS_WITH_US
 
@@ -63,15 +64,20 @@ def blocks(path: Path) -> list[Block]:
 
 
 def check_form(path: Path) -> None:
-    """What is not run says why and what covers it, no command hides in a block of another kind, links work."""
+    """Check a page: what is not run says why and what covers it, and no command hides in a block of another kind.
+
+    Manifests are YAML, and links lead somewhere.
+    """
     text = path.read_text()
     for block in blocks(path):
         if block.comment not in ("", ANOTHER, THAT):
             assert block.covered_by, f"{block.where}: {block.comment}"
             assert (ROOT / block.covered_by).exists(), f"{block.where}: no {block.covered_by}"
     fences = re.findall(r"^```(\w*)$", text, re.M)[::2]
-    assert set(fences) <= {"sh", "python", "text", ""}, fences
-    assert sum(map(bool, fences)) == len(blocks(path))
+    assert set(fences) <= {"sh", "python", "text", "yaml", ""}, fences
+    for manifests in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S):
+        assert all(isinstance(manifest, dict) for manifest in yaml.safe_load_all(manifests)), manifests
+    assert sum(fence not in ("", "yaml") for fence in fences) == len(blocks(path))
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert "://" in target or (path.parent / target).exists(), target
 
