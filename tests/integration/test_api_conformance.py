@@ -67,11 +67,11 @@ async def test_a_name_is_had_once(server: ApiServer) -> None:
 
 
 async def test_a_name_is_made_where_only_its_beginning_is_given(server: ApiServer) -> None:
-    body = {"metadata": {"generateName": "made."}}
+    body = {"metadata": {"generateName": "made-"}}
     names = {(await server.client.create(CONFIG_MAPS, server.namespace, body))["metadata"]["name"] for _ in range(3)}
 
     assert len(names) == 3
-    assert all(name.startswith("made.") and name != "made." for name in names)
+    assert all(name.startswith("made-") and name != "made-" for name in names)
 
 
 async def test_what_is_not_there_is_not_found(server: ApiServer) -> None:

@@ -104,8 +104,11 @@ async def test_a_status_that_is_applied_loses_what_is_left_out(server: ApiServer
     assert less["status"]["selector"] == "c=d"
     assert "readyReplicas" not in less["status"]
     assert less["spec"] == item["spec"]
+    other = server.body(HUBS, name, metadata={"uid": "u"}, status={"selector": "e=f"})
+    assert (await server.apply(HUBS, other, "one", subresource="status"))["status"]["selector"] == "e=f"
+    old = server.body(HUBS, name, metadata={"resourceVersion": item["metadata"]["resourceVersion"]}, status={})
     with pytest.raises(ConflictError):
-        await server.apply(HUBS, server.body(HUBS, name, metadata={"uid": "u"}, status={}), "one", subresource="status")
+        await server.apply(HUBS, old, "one", subresource="status")
 
 
 async def test_an_apply_can_be_of_the_object_as_it_was_read(server: ApiServer) -> None:

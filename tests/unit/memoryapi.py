@@ -32,7 +32,6 @@ from processhub.cluster.timestamps import now_seconds, utc_now
 Json = dict[str, Any]
 _LATENCY = 0.002  # seconds
 _BOOKMARK_SECONDS = 60.0  # between two bookmarks
-_BOOKMARK_BEFORE_END = 2.0  # seconds
 _POD_GRACE = 30
 _STATUS_APART = {"hubs", "children", "childsets", "registryslices", "pods", "statefulsets", "daemonsets"}
 _VERSION_NEEDED = {"hubs", "children", "childsets", "registryslices", "leases"}  # to replace one
@@ -321,7 +320,8 @@ class MemoryApi:
                 raise Refused(422, "Invalid", str(error)) from error
             changed = item
         elif write.content_type == APPLY_PATCH:
-            self._check(key, body["metadata"])
+            ignored = {"uid": None} if part else {}  # a status is applied to whatever has the name
+            self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
             given["metadata"] = {} if part else body["metadata"]
             shape, who = Shape(schema_of(key.plural)), (write.manager, part)
@@ -353,7 +353,7 @@ class MemoryApi:
         check_selected(key, query)
         seen, rewinds, loop = int(query["resourceVersion"]), self._rewinds, asyncio.get_running_loop()
         end = loop.time() + float(query.get("timeoutSeconds", "inf"))
-        mark = min(loop.time() + _BOOKMARK_SECONDS, end - _BOOKMARK_BEFORE_END) if _has_bookmarks(query) else end
+        mark = min(loop.time() + _BOOKMARK_SECONDS, end) if _has_bookmarks(query) else end
         if seen < self.compacted:
             yield _line("ERROR", status_of(Refused(410, "Expired", f"too old resource version: {seen}")))
             return
@@ -366,8 +366,7 @@ class MemoryApi:
                 yield line
             if mark <= loop.time() < end:
                 yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
-                last = end - _BOOKMARK_BEFORE_END
-                mark = min(mark + _BOOKMARK_SECONDS, last) if mark < last else end
+                mark = min(mark + _BOOKMARK_SECONDS, end)
             if self.version > seen:
                 continue  # somebody has written while a line was taken
             with contextlib.suppress(TimeoutError):
