@@ -30,7 +30,9 @@ from processhub.cluster.client import Client
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Begun in the background by a shell without job control: what the tests interrupt would not hear of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-pytest.register_assert_rewrite("operatorworld", "operatorsite", "settling")  # before a test imports from it
+pytest.register_assert_rewrite(
+    "apiservers", "operatorworld", "operatorsite", "settling"
+)  # before a test imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 

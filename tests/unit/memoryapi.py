@@ -1,45 +1,62 @@
 """An API server in memory, and a client of it that opens no connection.
 
-It keeps what operator and agents rest on: uids, generations, resourceVersions, conditional writes, and watches in the
-order of the writes. An apply owns all that it names; nobody admits, defaults or collects anything.
+It keeps what operator and agents rest on, as tests/integration/test_api_conformance.py shows beside a real API server.
+What the controller manager does is done when ``collect_garbage`` is called. Nobody is refused for who they are: there
+are no users, roles and admission policies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import copy
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
+from memorypatches import Owners, PatchError, Shape, applied, merged, patch_json, updated
+from memoryrequests import Key, Refused, check_selected, is_selected, status_of
+from memoryschemas import complete_object, errors, schema_of
 
 from processhub.cluster.client import APPLY_PATCH, JSON_PATCH, Client
 from processhub.cluster.config import Config
 from processhub.cluster.sending import Answer
-from processhub.cluster.timestamps import now_seconds
+from processhub.cluster.timestamps import now_seconds, utc_now
 
 Json = dict[str, Any]
 _LATENCY = 0.002  # seconds
-_STATUS_APART = {"hubs", "children", "childsets", "registryslices", "pods", "statefulsets"}
+_BOOKMARK_SECONDS = 60.0  # between two bookmarks
+_POD_GRACE = 30
+_STATUS_APART = {"hubs", "children", "childsets", "registryslices", "pods", "statefulsets", "daemonsets"}
+_VERSION_NEEDED = {"hubs", "children", "childsets", "registryslices", "leases"}  # to replace one
+_MADE_BY_REPLACE = {"leases"}
+_KEPT = ("uid", "name", "namespace", "generation", "creationTimestamp", "deletionTimestamp",
+         "deletionGracePeriodSeconds", "managedFields")  # fmt: skip
 
 
-class Key(NamedTuple):
-    """Where an object is."""
+@dataclass
+class _Write:
+    """A write that somebody requests."""
 
-    plural: str
-    namespace: str
-    name: str
+    method: str
+    body: Any
+    content_type: str | None
+    subresource: str
+    manager: str
+    owners: Owners | None = None  # after an apply
 
-
-class Refused(Exception):  # noqa: N818 it is an answer
-    """An error that the API server answers with."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code} {reason}")
-        self.code, self.reason = code, reason
+    def sign(self, metadata: Json) -> None:
+        """Note who has written last, in each way."""
+        way = {"manager": self.manager, "operation": "Apply" if self.owners is not None else "Update"}
+        way |= {"subresource": self.subresource} if self.subresource else {}
+        others = [entry for entry in metadata.get("managedFields", ()) if not way.items() <= entry.items()]
+        metadata["managedFields"] = [*others, way | {"time": now_seconds()}]
 
 
 class MemoryApi:
@@ -49,9 +66,13 @@ class MemoryApi:
         self.objects: dict[Key, Json] = {}
         self.changes: list[tuple[int, str, Key, Json]] = []
         self.writes: list[tuple[float, str, Key, Json]] = []  # the loop's time, the method, what was stored
+        self.compacted = 0  # an older version can't be watched or listed any more
         self._made = 0
         self._rewinds = 0
         self._changed = asyncio.Event()
+        # Of each change: the object before it, and after it the owners of its fields where it was ever applied.
+        self._past: list[tuple[Json | None, Owners | None]] = []
+        self._writing: _Write | None = None
 
     @property
     def version(self) -> int:
@@ -64,58 +85,153 @@ class MemoryApi:
 
     def create(self, plural: str, body: Json, namespace: str = "ns") -> Json:
         """Store a new object, with its status where it has one."""
-        metadata = body.setdefault("metadata", {})
-        if namespace:
-            metadata["namespace"] = namespace
-        self._made += 1
-        name = metadata.setdefault("name", f"{metadata.get('generateName', '')}{self._made}")
-        key = Key(plural, namespace, name)
-        if key in self.objects:
-            raise Refused(409, "AlreadyExists")
-        metadata |= {"uid": f"uid-{self._made}", "generation": 1, "creationTimestamp": now_seconds()}
-        return self._store("ADDED", key, body)
+        key, item = self._new(plural, body, namespace)
+        return self._store("ADDED", key, item)
 
     def update(self, key: Key, change: Callable[[Json], None]) -> Json:
         """Store the object as ``change`` leaves it. A changed spec is a new generation."""
-        if key not in self.objects:
-            raise Refused(404, "NotFound")
-        before = self.objects[key]
-        after = copy.deepcopy(before)
-        change(after)
-        after["metadata"] |= {name: before["metadata"][name] for name in ("uid", "name", "generation")}
-        if after == before:
-            return before
-        after["metadata"]["generation"] += after.get("spec") != before.get("spec")
-        return self._store("MODIFIED", key, after)
+        after, owners = self._changed_by(key, change)
+        if after is self.objects[key]:
+            return after
+        metadata = after["metadata"]
+        awaited = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds") or key.plural == "namespaces"
+        gone = "deletionTimestamp" in metadata and not awaited
+        return self._store("DELETED" if gone else "MODIFIED", key, after, owners)
 
     def delete(self, plural: str, name: str, namespace: str = "ns") -> None:
         """Remove the object."""
         key = Key(plural, namespace, name)
-        if key not in self.objects:
-            raise Refused(404, "NotFound")
-        self._store("DELETED", key, copy.deepcopy(self.objects[key]))
-        del self.objects[key]
+        self._store("DELETED", key, copy.deepcopy(self._present(key)))
+
+    def compact(self) -> None:
+        """Forget the past, as etcd does after some minutes."""
+        self.compacted = self.version
 
     def rewind(self, version: int) -> None:
         """Put back all objects as they were at this version, as a restore of etcd does. All watches break."""
-        del self.changes[version:]
-        self.objects = {}
-        for _, kind, key, item in self.changes:
-            if kind == "DELETED":
-                del self.objects[key]
-            else:
-                self.objects[key] = item
+        del self.changes[version:], self._past[version:]
+        self.objects = self._as_of(version)
+        self.compacted = min(self.compacted, version)
         self._rewinds += 1
+        self._wake()
+
+    def collect_garbage(self) -> None:
+        """Do what the controller manager does in time: remove what a deleted owner or namespace leaves."""
+        before = -1
+        while before != self.version:
+            before = self.version
+            uids = {item["metadata"]["uid"] for item in self.objects.values()}
+            for key in list(self.objects):
+                self._collect_if_left(key, uids)
+
+    def _collect_if_left(self, key: Key, uids: set[str]) -> None:
+        if key.plural == "namespaces":
+            if self._is_terminating(key) and not any(other.namespace == key.name for other in self.objects):
+                self.delete(key.plural, key.name, key.namespace)
+            return
+        owners = self._present(key)["metadata"].get("ownerReferences") or []
+        present = [owner for owner in owners if owner["uid"] in uids]
+        if (owners and not present) or self._is_terminating(Key("namespaces", "", key.namespace)):
+            self.end(key)
+        elif owners != present:
+            self.update(key, lambda item: item["metadata"].update(ownerReferences=present))
+
+    def end(self, key: Key, grace: int | None = None) -> None:
+        """Delete the object as a request does: at once, or when its finalizers or the processes of a Pod are gone."""
+        metadata, seconds = self._present(key)["metadata"], 0
+        pod = self.objects[key] if key.plural == "pods" else {}
+        if pod.get("spec", {}).get("nodeName") and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+            seconds = pod["spec"].get("terminationGracePeriodSeconds", _POD_GRACE) if grace is None else grace
+        if not (metadata.get("finalizers") or seconds or key.plural == "namespaces"):
+            self.delete(key.plural, key.name, key.namespace)
+        elif not metadata.get("deletionTimestamp") or seconds < metadata.get("deletionGracePeriodSeconds", 0):
+            stamp = (utc_now() + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            item = copy.deepcopy(self.objects[key])
+            item["metadata"] |= {"deletionTimestamp": stamp, "deletionGracePeriodSeconds": seconds}
+            item["metadata"]["generation"] += "deletionTimestamp" not in metadata
+            if key.plural == "namespaces":
+                item["status"] = {"phase": "Terminating"}
+            self._store("MODIFIED", key, item, self._owners(key))
+
+    def _new(self, plural: str, body: Json, namespace: str) -> tuple[Key, Json]:
+        metadata = body.setdefault("metadata", {})
+        if namespace:
+            metadata["namespace"] = namespace
+        name = metadata.setdefault("name", f"{metadata.get('generateName', '')}{self._made + 1}")
+        key = Key(plural, namespace, name)
+        if key in self.objects:
+            raise Refused(409, "AlreadyExists", f'{plural} "{name}" already exists')
+        metadata |= {"uid": f"uid-{self._made + 1}", "generation": 1, "creationTimestamp": now_seconds()}
+        self._admit(key, body)
+        return key, body
+
+    def _admit(self, key: Key, item: Json, before: Json | None = None) -> None:
+        """Complete the object by its schema. Raises Refused where the schema refuses it."""
+        if (schema := schema_of(key.plural)) is None:
+            return
+        complete_object(schema, item)
+        if item != before and (found := list(errors(schema, item, before))):
+            raise Refused(422, "Invalid", f'{key.plural} "{key.name}" is invalid: {"; ".join(found)}')
+
+    def _changed_by(self, key: Key, change: Callable[[Json], None]) -> tuple[Json, Owners | None]:
+        """The object as ``change`` leaves it, not stored, and the owners of its fields."""
+        writing, self._writing = self._writing, None
+        before, owners = self._present(key), self._owners(key)
+        after = copy.deepcopy(before)
+        change(after)
+        kept = {name: before["metadata"][name] for name in _KEPT if name in before["metadata"]}
+        after["metadata"] |= kept | {"resourceVersion": before["metadata"]["resourceVersion"]}
+        self._admit(key, after, before)
+        if writing is not None and writing.owners is not None:
+            owners = writing.owners
+        elif owners is not None and after != before:
+            owners = updated(before, after, Shape(schema_of(key.plural)), owners)
+        if owners is not None and writing is not None and (after != before or owners != self._owners(key)):
+            writing.sign(after["metadata"])
+        if after == before:
+            return before, owners
+        after["metadata"]["generation"] += after.get("spec") != before.get("spec")
+        return after, owners
+
+    def _store(self, kind: str, key: Key, item: Json, owners: Owners | None = None) -> Json:
+        item["metadata"]["resourceVersion"] = str(self.version + 1)
+        self._made += kind == "ADDED"
+        self._past.append((self.objects.get(key), owners))
+        if kind == "DELETED":
+            del self.objects[key]
+        else:
+            self.objects[key] = item
+        self.changes.append((self.version + 1, kind, key, item))
+        self._wake()
+        return item
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _store(self, kind: str, key: Key, item: Json) -> Json:
-        item["metadata"]["resourceVersion"] = str(self.version + 1)
-        self.objects[key] = item
-        self.changes.append((self.version + 1, kind, key, item))
-        self._changed.set()
-        self._changed = asyncio.Event()
-        return item
+    def _present(self, key: Key) -> Json:
+        if key not in self.objects:
+            raise Refused(404, "NotFound", f'{key.plural} "{key.name}" not found')
+        return self.objects[key]
+
+    def _past_of(self, key: Key) -> tuple[Json | None, Owners | None]:
+        return self._past[int(self.objects[key]["metadata"]["resourceVersion"]) - 1]
+
+    def _owners(self, key: Key) -> Owners | None:
+        return self._past_of(key)[1]
+
+    def _is_terminating(self, key: Key) -> bool:
+        return key in self.objects and "deletionTimestamp" in self.objects[key]["metadata"]
+
+    def _as_of(self, version: int) -> dict[Key, Json]:
+        """The objects as they were at this version."""
+        objects: dict[Key, Json] = {}
+        for _, kind, key, item in self.changes[:version]:
+            if kind == "DELETED":
+                del objects[key]
+            else:
+                objects[key] = item
+        return objects
 
     # over HTTP, without HTTP
 
@@ -124,76 +240,151 @@ class MemoryApi:
         key, subresource, query = _parsed(url)
         if method == "GET":
             return self._read(key, query)
-        body = json.loads(payload or b"{}")
-        now = asyncio.get_running_loop().time()
-        if "dryRun" in query:
-            return dict(copy.deepcopy(self.objects.get(key) or body))
+        body, dry = json.loads(payload or b"{}"), "dryRun" in query
         if method == "DELETE":
             self._check(key, body.get("preconditions", {}))
-            self.delete(key.plural, key.name, key.namespace)
-            self.writes.append((now, method, key, {}))
+            if not dry:
+                self.end(key, body.get("gracePeriodSeconds"))
+                self._note(method, key, {})
             return {}
-        if method == "POST":
-            body.pop("status", None)
-            stored = self.create(key.plural, body, key.namespace)
-        elif content_type == APPLY_PATCH and key not in self.objects:
-            if subresource:
-                raise Refused(404, "NotFound")
-            body["metadata"].pop("resourceVersion", None)
-            stored = self.create(key.plural, body, key.namespace)
-        else:
-            stored = self.update(key, lambda item: self._change(key, item, method, body, content_type, subresource))
-        self.writes.append((now, method, key, stored))
+        write = _Write(method, body, content_type, subresource, query.get("fieldManager", "Python"))
+        makes = content_type == APPLY_PATCH or (method == "PUT" and key.plural in _MADE_BY_REPLACE)
+        if method == "POST" or (makes and key not in self.objects and not subresource):
+            return self._create(key, write, dry=dry)
+
+        def change(item: Json) -> None:
+            self._change(key, item, write)
+
+        self._writing = write
+        if dry:
+            return self._changed_by(key, change)[0]
+        stored = self.update(key, change)
+        self._note(method, key, stored)
         return stored
+
+    def _create(self, key: Key, write: _Write, *, dry: bool) -> Json:
+        body = write.body
+        self._check_namespace(key.namespace)
+        metadata = body.setdefault("metadata", {})
+        if write.method != "POST" and metadata.get("uid"):
+            raise Refused(409, "Conflict", "the object that is to be changed is not there")
+        if key.plural in _STATUS_APART:
+            body.pop("status", None)
+        if dry:
+            return self._new(key.plural, body, key.namespace)[1]
+        _, owners = applied({"metadata": {}}, body, Shape(schema_of(key.plural)), {}, (write.manager, ""))
+        stored = self.create(key.plural, body, key.namespace)
+        if write.content_type == APPLY_PATCH:
+            write.owners = owners
+            write.sign(stored["metadata"])
+            self._past[-1] = (None, owners)
+        self._note(write.method, key._replace(name=stored["metadata"]["name"]), stored)
+        return stored
+
+    def _check_namespace(self, name: str) -> None:
+        """Refuse objects in a namespace that is not there; a server that was given no Namespace has all."""
+        if name and any(key.plural == "namespaces" for key in self.objects):
+            key = Key("namespaces", "", name)
+            self._present(key)
+            if self._is_terminating(key):
+                raise Refused(403, "Forbidden", f"namespace {name} is being terminated", "NamespaceTerminating")
+
+    def _note(self, method: str, key: Key, stored: Json) -> None:
+        self.writes.append((asyncio.get_running_loop().time(), method, key, stored))
 
     def _read(self, key: Key, query: dict[str, str]) -> Json:
         if key.name:
-            if key not in self.objects:
-                raise Refused(404, "NotFound")
-            return self.objects[key]
-        found = [item for at, item in self.objects.items() if _listed(key, at, item, query)]
-        return {"metadata": {"resourceVersion": str(self.version)}, "items": found}
+            return self._present(key)
+        check_selected(key, query)
+        version, start, objects = self.version, None, self.objects
+        if token := query.get("continue"):
+            version, start = json.loads(base64.urlsafe_b64decode(token))
+            if version < self.compacted:
+                raise Refused(410, "Expired", "the provided continue parameter is too old")
+            objects = self._as_of(version)
+        names = sorted([*at[1:]] for at, item in objects.items() if _listed(key, at, item, query))
+        rest = [name for name in names if start is None or name > start]
+        page = rest[: int(query.get("limit") or len(rest))]
+        metadata = {"resourceVersion": str(version)}
+        if len(page) < len(rest):
+            metadata["continue"] = base64.urlsafe_b64encode(json.dumps([version, page[-1]]).encode()).decode()
+        return {"metadata": metadata, "items": [objects[Key(key.plural, *name)] for name in page]}
 
-    def _change(self, key: Key, item: Json, method: str, body: Any, content_type: str | None, subresource: str) -> None:
-        if content_type == JSON_PATCH:
-            for operation in body:
-                _patch(item, operation)
-            return
-        self._check(key, body.get("metadata", {}))
-        if subresource:
-            item[subresource] = (
-                body[subresource] if method == "PUT" else _merged(item.get(subresource, {}), body[subresource])
-            )
-            return
-        changed = body if method == "PUT" else _merged(item, body)
-        if key.plural in _STATUS_APART:
+    def _change(self, key: Key, item: Json, write: _Write) -> None:
+        """Change the object as the request says."""
+        before, body, part = copy.deepcopy(item), write.body, write.subresource
+        if write.content_type == JSON_PATCH:
+            try:
+                patch_json(item, body)
+            except PatchError as error:
+                raise Refused(422, "Invalid", str(error)) from error
+            changed = item
+        elif write.content_type == APPLY_PATCH:
+            ignored = {"uid": None} if part else {}  # a status is applied to whatever has the name
+            self._check(key, body["metadata"] | ignored)
+            given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
+            given["metadata"] = {} if part else body["metadata"]
+            shape, who = Shape(schema_of(key.plural)), (write.manager, part)
+            changed, write.owners = applied(before, given, shape, self._owners(key), who)
+        else:
+            self._check(key, body.get("metadata", {}))
+            if write.method == "PUT" and key.plural in _VERSION_NEEDED and not body["metadata"].get("resourceVersion"):
+                raise Refused(422, "Invalid", "metadata.resourceVersion: must be specified for an update")
+            changed = body if write.method == "PUT" else merged(item, body)
+        if part:
+            changed = before | ({part: changed[part]} if part in changed else {})
+        elif key.plural in _STATUS_APART:
             changed = {name: value for name, value in changed.items() if name != "status"}
-            changed |= {"status": item["status"]} if "status" in item else {}
+            changed |= {"status": before["status"]} if "status" in before else {}
+        changed = copy.deepcopy(changed)
         item.clear()
-        item.update(copy.deepcopy(changed))
+        item.update(changed)
 
     def _check(self, key: Key, expected: Json) -> None:
         """The preconditions of a write."""
-        if key not in self.objects:
-            raise Refused(404, "NotFound")
-        present = self.objects[key]["metadata"]
+        present = self._present(key)["metadata"]
         for field in ("uid", "resourceVersion"):
             if expected.get(field) not in (None, "", present[field]):
-                raise Refused(409, "Conflict")
+                raise Refused(409, "Conflict", f"{key.plural} {key.name}: {field} is {present[field]}")
 
     async def watch(self, url: str) -> AsyncIterator[bytes]:
-        """The lines of a watch; it never ends, but breaks when the objects are put back."""
+        """The lines of a watch, with bookmarks where they are allowed; it breaks when the objects are put back."""
         key, _, query = _parsed(url)
-        seen, rewinds = int(query["resourceVersion"]), self._rewinds
-        while True:
+        check_selected(key, query)
+        seen, rewinds, loop = int(query["resourceVersion"]), self._rewinds, asyncio.get_running_loop()
+        end = loop.time() + float(query.get("timeoutSeconds", "inf"))
+        mark = min(loop.time() + _BOOKMARK_SECONDS, end) if _has_bookmarks(query) else end
+        if seen < self.compacted:
+            yield _line("ERROR", status_of(Refused(410, "Expired", f"too old resource version: {seen}")))
+            return
+        while loop.time() < end:
             if rewinds != self._rewinds:
                 raise aiohttp.ClientConnectionError("the API server has ended")
-            for version, kind, at, item in self.changes[seen:]:
-                if _listed(key, at, item, query):
-                    yield json.dumps({"type": kind, "object": item}).encode() + b"\n"
-                seen = version
-            await self._changed.wait()
+            lines = [line for change in self.changes[seen:] for line in self._lines(key, query, *change)]
+            seen = max(seen, self.version)
+            for line in lines:
+                yield line
+            if mark <= loop.time() < end:
+                yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
+                mark = min(mark + _BOOKMARK_SECONDS, end)
+            if self.version > seen:
+                continue  # somebody has written while a line was taken
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(None if mark == float("inf") else mark):
+                    await self._changed.wait()
             await asyncio.sleep(_LATENCY)
+
+    def _lines(self, key: Key, query: dict[str, str], version: int, kind: str, at: Key, item: Json) -> Iterator[bytes]:
+        """What a watch gets for a change: an object that it does not select any more is deleted to it."""
+        if at.plural != key.plural:
+            return
+        before, _ = self._past[version - 1]
+        is_old = before is not None and _listed(key, at, before, query)
+        if kind != "DELETED" and _listed(key, at, item, query):
+            yield _line("MODIFIED" if is_old else "ADDED", item)
+        elif is_old and before is not None:
+            last = before["metadata"] | {"resourceVersion": item["metadata"]["resourceVersion"]}
+            yield _line("DELETED", before | {"metadata": last})
 
 
 class _Answer:
@@ -202,6 +393,8 @@ class _Answer:
         self._body, self._lines = body, lines
 
     async def read(self) -> bytes:
+        if self._lines is not None:
+            return b"".join([line async for line in self._lines])
         return json.dumps(self._body).encode()
 
     def iter_any(self) -> AsyncIterator[bytes]:
@@ -241,7 +434,7 @@ class MemoryClient(Client):
         accept: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
         """The answer to one request, after a moment."""
-        url = path + "?" + "&".join(f"{name}={value}" for name, value in (query or {}).items() if value)
+        url = path + "?" + urlencode({name: value for name, value in (query or {}).items() if value})
 
         @asynccontextmanager
         async def sending() -> AsyncIterator[Answer]:
@@ -254,8 +447,7 @@ class MemoryClient(Client):
             try:
                 body = self._api.request(method, url, payload, content_type)
             except Refused as refused:
-                status = {"kind": "Status", "reason": refused.reason, "message": refused.reason, "code": refused.code}
-                yield _Answer(refused.code, status)
+                yield _Answer(refused.code, status_of(refused))
                 return
             await asyncio.sleep(_LATENCY)
             yield _Answer(200, body)
@@ -282,51 +474,12 @@ def _parsed(url: str) -> tuple[Key, str, dict[str, str]]:
 
 
 def _listed(wanted: Key, at: Key, item: Json, query: dict[str, str]) -> bool:
-    labels = item["metadata"].get("labels") or {}
-    fields = [term.partition("=") for term in query.get("fieldSelector", "").split(",") if term]
-    return (
-        at.plural == wanted.plural
-        and wanted.namespace in ("", at.namespace)
-        and all(_field(item, name) == value for name, _, value in fields)
-        and all(_has_label(labels, term) for term in query.get("labelSelector", "").split(",") if term)
-    )
+    return at.plural == wanted.plural and wanted.namespace in ("", at.namespace) and is_selected(item, query)
 
 
-def _field(item: Json, path: str) -> Any:
-    for part in path.split("."):
-        item = item.get(part, {})
-    return item
+def _has_bookmarks(query: dict[str, str]) -> bool:
+    return query.get("allowWatchBookmarks") in ("1", "true")
 
 
-def _has_label(labels: dict[str, str], term: str) -> bool:
-    name, equals, value = term.partition("=")
-    assert not name.endswith("!"), "no part that is tested excludes labels"
-    return labels.get(name) == value if equals else name in labels
-
-
-def _merged(before: Any, patch: Any) -> Any:
-    """A JSON merge patch (RFC 7386)."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(before) if isinstance(before, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = _merged(merged.get(name), value)
-    return merged
-
-
-def _patch(item: Json, operation: Json) -> None:
-    """One operation of a JSON patch (RFC 6902) on an object's fields."""
-    *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
-    place: Any = item
-    for name in parents:
-        place = place[name]
-    if operation["op"] == "test":
-        if place.get(last) != operation["value"]:
-            raise Refused(422, "Invalid")
-    elif operation["op"] == "remove":
-        del place[last]
-    else:
-        place[last] = operation["value"]
+def _line(kind: str, item: Json) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"

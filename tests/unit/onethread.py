@@ -235,6 +235,9 @@ class Cluster:
             for ordinal in range(replicas):
                 if f"hub-{ordinal}" not in self.agents:
                     self._start_member(f"hub-{ordinal}", self.api.objects[workload])
+            for key, item in list(self.api.objects.items()):
+                if key.plural == "pods" and "deletionTimestamp" in item["metadata"]:
+                    self.api.delete(key.plural, key.name, key.namespace)
             await asyncio.sleep(0.1)
 
     def _start_member(self, name: str, workload: Json) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from localcluster.kubelet.service import FaultError, Kubelet
+from localcluster.kubelet.service import Kubelet
 from localcluster.kubelet.shimcode import entry_point
 
 _PROTOCOL = "v4.channel.k8s.io"
@@ -32,10 +32,7 @@ def handler(kubelet: Kubelet) -> Callable[[web.Request], Awaitable[web.StreamRes
 
 async def _run_command(kubelet: Kubelet, request: web.Request) -> web.StreamResponse:
     place = request.match_info
-    try:
-        worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
-    except FaultError as error:
-        raise web.HTTPNotFound(text=str(error)) from error
+    worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
     supervisor = worker.supervisors.get(place["container"])
     run = supervisor.run if supervisor is not None else None
     if run is None or not run.alive or not run.pid:

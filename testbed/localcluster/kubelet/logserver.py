@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
@@ -29,7 +29,7 @@ async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIte
     async def port_forward(request: web.Request) -> web.StreamResponse:
         return await _port_forward(kubelet, request)
 
-    application = web.Application()
+    application = web.Application(middlewares=[_not_found])
     application.router.add_get("/containerLogs/{namespace}/{pod}/{container}", container_logs)
     application.router.add_get("/portForward/{namespace}/{pod}", port_forward)
     application.router.add_get("/portForward/{namespace}/{pod}/{uid}", port_forward)
@@ -45,13 +45,21 @@ async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIte
         await runner.cleanup()
 
 
+@web.middleware
+async def _not_found(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer 404 where the pod does not run on this kubelet."""
+    try:
+        return await handler(request)
+    except FaultError as error:
+        raise web.HTTPNotFound(text=str(error)) from error
+
+
 async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamResponse:
     place, query = request.match_info, request.query
     container = place["container"]
-    try:
-        worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
-    except FaultError as error:
-        raise web.HTTPNotFound(text=str(error)) from error
+    worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
     supervisor = worker.supervisors.get(container)
     if supervisor is None or worker.sandbox is None:
         raise web.HTTPBadRequest(text=f'container "{container}" in pod "{place["pod"]}" is waiting to start')
@@ -79,10 +87,7 @@ async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamR
 async def _port_forward(kubelet: Kubelet, request: web.Request) -> web.StreamResponse:
     """Forward one port by WebSocket, the form that programs use; kubectl's own, over SPDY, is not served."""
     place = request.match_info
-    try:
-        worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
-    except FaultError as error:
-        raise web.HTTPNotFound(text=str(error)) from error
+    worker = kubelet.pod(f"{place['namespace']}/{place['pod']}")
     if worker.sandbox is None:
         raise web.HTTPBadRequest(text=f'pod "{place["pod"]}" is not running')
     port = int(request.query["port"])

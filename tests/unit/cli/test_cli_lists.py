@@ -38,7 +38,13 @@ async def watching(verb: Coroutine[Any, Any, int]) -> AsyncIterator[None]:
 
 def other_namespace(cluster: Cluster) -> None:
     """A hub in another namespace, of which no operator is in charge."""
-    condition = {"type": "Ready", "status": "False", "reason": "MembersNotReady", "message": "far-0 has no node"}
+    condition = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "MembersNotReady",
+        "message": "far-0 has no node",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
     cluster.api.create("hubs", {"metadata": {"name": "far"}, "spec": {}, "status": {"conditions": [condition]}}, "away")
 
 

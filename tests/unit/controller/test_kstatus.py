@@ -124,7 +124,7 @@ def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "other", **EXEC}})
         child = Story(cluster, "children", "a")
-        await cluster.until(lambda: "status" in cluster.api.objects[child.key], "it is seen")
+        await cluster.until(lambda: "conditions" in cluster.api.objects[child.key]["status"], "it is seen")
         await child.until("InProgress")
         assert child.conditions == {"Reconciling": "HubNotFound"}
 

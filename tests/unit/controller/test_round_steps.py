@@ -340,9 +340,9 @@ async def test_a_static_child_whose_name_another_child_has_gets_another_name(spe
         await sync_static_children(a_round(hub, client=client, store=store, failures=failures))
 
     assert not failures
-    assert {key.name: item["spec"] for key, item in api.objects.items()} == {
-        "worker": spec,
-        "hub-worker-38cf678d5f": {"hub": "hub", "id": "worker"},
+    assert {key.name: (item["spec"]["hub"], item["spec"].get("id", "")) for key, item in api.objects.items()} == {
+        "worker": (spec["hub"], spec.get("id", "")),
+        "hub-worker-38cf678d5f": ("hub", "worker"),
     }
 
 

@@ -60,7 +60,7 @@ class HeldStates:
         return self._folder / f"{id_hash(child_id)}.left"
 
     def fresh_path(self, child_id: str) -> Path:
-        """The same path, with no earlier state there."""
+        """The path at which the child leaves its state, once no earlier state is there."""
         self.make_folder()
         self._writing.add(child_id)
         path = self.own_path(child_id)

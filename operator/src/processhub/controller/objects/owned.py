@@ -32,7 +32,7 @@ def selector_labels(hub: Hub) -> dict[str, str]:
 
 
 def selector_of(hub: Hub) -> str:
-    """The same labels as text, as autoscalers read them."""
+    """The labels that select the hub's member pods, as text. Autoscalers read them in this form."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector_labels(hub).items()))
 
 

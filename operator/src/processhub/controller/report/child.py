@@ -11,7 +11,7 @@ from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import of_child
+from processhub.controller.report.kstatus import ABNORMAL, of_child
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
@@ -84,13 +84,7 @@ def node_of(copy: MemberCopy) -> NodeStatus:
     )
 
 
-CONDITIONS = (
-    "Accepted",
-    "Placed",
-    "Ready",
-    "Reconciling",
-    "Stalled",
-)  # the types of the operator's own conditions of a Child
+CONDITIONS = ("Accepted", "Placed", "Ready", *ABNORMAL)  # The types of the operator's own conditions of a Child.
 
 
 def child_status(

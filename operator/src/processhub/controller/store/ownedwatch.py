@@ -66,17 +66,15 @@ class OwnedWatch:
 
     def uid(self, kind: str, namespace: str, name: str) -> str:
         """The uid of an object, "" if it is not known to exist."""
-        informer = self._informer(kind, namespace)
-        item = informer.items.get((namespace, name)) if informer else None
-        return item.metadata.uid if item else ""
+        metadata = self._metadata(kind, namespace, name)
+        return metadata.uid if metadata is not None else ""
 
     def uid_of_owned(self, kind: str, namespace: str, name: str, owner: str) -> str:
         """The uid of an existing object that the ``owner`` with this uid owns; empty if there is none."""
-        informer = self._informer(kind, namespace)
-        item = informer.items.get((namespace, name)) if informer is not None else None
-        if item is None or item.metadata.deletion_timestamp is not None or not item.metadata.owned_by(owner):
+        metadata = self._metadata(kind, namespace, name)
+        if metadata is None or metadata.deletion_timestamp is not None or not metadata.owned_by(owner):
             return ""
-        return item.metadata.uid
+        return metadata.uid
 
     def take(self, kind: str, item: PartialObject) -> None:
         """Take the answer to an apply of this operator, which wakes no hub."""
@@ -86,6 +84,11 @@ class OwnedWatch:
                 informer.put(item)
             finally:
                 self._taking = False
+
+    def _metadata(self, kind: str, namespace: str, name: str) -> ObjectMeta | None:
+        informer = self._informer(kind, namespace)
+        item = informer.items.get((namespace, name)) if informer is not None else None
+        return item.metadata if item is not None else None
 
     def _informer(self, kind: str, namespace: str) -> Informer[PartialObject] | None:
         plural = OWNED_KINDS[kind].plural

@@ -1,0 +1,188 @@
+"""What patches make of an object: merge patches, JSON patches, and server-side apply with its field owners."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+Path = tuple[Any, ...]  # names of fields, and the keys of a list's items
+Owners = Mapping[tuple[str, str], frozenset[Path]]  # by manager and subresource
+UPDATE = ("", "")  # the owner of whatever was not applied
+# Kubernetes' own lists whose items are merged by their keys, by the name of the field.
+_KEYS = {
+    "conditions": ("type",),
+    "containers": ("name",),
+    "env": ("name",),
+    "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
+    "ownerReferences": ("uid",),
+    "ports": ("port", "containerPort", "protocol"),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
+}
+_KEY_DEFAULTS = {"protocol": "TCP"}
+_SETS = {"finalizers"}
+_ATOMIC = {"selector", "labelSelector", "nodeSelector"}
+_OWNED_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
+
+
+class PatchError(Exception):
+    """A JSON patch that can't be made: a test fails, or there is no such place."""
+
+
+def merged(before: Any, patch: Any) -> Any:
+    """A JSON merge patch (RFC 7386)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merged(result.get(name), value)
+    return result
+
+
+def patch_json(item: Json, operations: Iterable[Json]) -> None:
+    """Make a JSON patch (RFC 6902) of ``test``, ``add``, ``replace`` and ``remove``. Raises PatchError."""
+    for operation in operations:
+        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
+        try:
+            place: Any = item
+            for name in parents:
+                place = place[int(name)] if isinstance(place, list) else place[name]
+            _operate(place, last, operation)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise PatchError(f"{operation['op']} of {operation['path']}: there is no such place") from error
+
+
+def _operate(place: Any, last: str, operation: Json) -> None:
+    name = int(last) if isinstance(place, list) and last != "-" else last
+    match operation["op"]:
+        case "test":
+            if place[name] != operation["value"]:
+                raise PatchError(f"testing value {operation['path']} failed")
+        case "remove":
+            del place[name]
+        case "add" if isinstance(place, list):
+            place.insert(len(place) if last == "-" else int(last), operation["value"])
+        case "add":
+            place[name] = operation["value"]
+        case "replace":
+            place[name]
+            place[name] = operation["value"]
+        case other:
+            raise AssertionError(f"no part that is tested sends a JSON patch with {other}")
+
+
+class Shape(NamedTuple):
+    """How values are merged: by the schema of a custom resource, or by the name of a field of Kubernetes' own."""
+
+    schema: Json | None
+    name: str = ""
+
+    def field(self, name: str) -> Shape:
+        """The shape of a field."""
+        if self.schema is None or (name == "metadata" and not self.name):
+            return Shape(None, name)
+        inner = self.schema.get("properties", {}).get(name) or self.schema.get("additionalProperties")
+        return Shape(inner if isinstance(inner, dict) else {}, name)
+
+    def parts(self, value: Any) -> dict[Any, tuple[Any, Shape]] | None:
+        """The parts that have owners of their own, by the last element of their paths; None: it is owned as a whole."""
+        if isinstance(value, dict):
+            return None if self._is_atomic() else {name: (each, self.field(name)) for name, each in value.items()}
+        if not isinstance(value, list):
+            return None
+        item = Shape(None if self.schema is None else self.schema.get("items", {}), "[]")
+        if self._is_set():
+            return {("=", each): (each, item) for each in value}
+        keys = self._keys()
+        return {_key_of(each, keys): (each, item) for each in value} if keys else None
+
+    def _is_atomic(self) -> bool:
+        return self.name in _ATOMIC if self.schema is None else self.schema.get("x-kubernetes-map-type") == "atomic"
+
+    def _is_set(self) -> bool:
+        return self.name in _SETS if self.schema is None else self.schema.get("x-kubernetes-list-type") == "set"
+
+    def _keys(self) -> tuple[str, ...]:
+        return (
+            _KEYS.get(self.name, ()) if self.schema is None else (*self.schema.get("x-kubernetes-list-map-keys", ()),)
+        )
+
+
+def _key_of(item: Json, keys: tuple[str, ...]) -> Path:
+    return ("k", *(item.get(key, _KEY_DEFAULTS.get(key)) for key in keys))
+
+
+def _leaves(value: Any, shape: Shape, at: Path = ()) -> dict[Path, Any]:
+    """All that has an owner, by its path. An item of a list has one as well as its fields; its value there is None."""
+    parts = shape.parts(value)
+    if not parts:
+        return {at: value}
+    is_item = bool(at) and isinstance(at[-1], tuple) and at[-1][0] == "k"
+    found: dict[Path, Any] = {at: None} if is_item else {}
+    for name, (each, inner) in parts.items():
+        found |= _leaves(each, inner, (*at, name))
+    return found
+
+
+def _owned(item: Json, shape: Shape) -> dict[Path, Any]:
+    """The same of an object, of whose metadata only some has owners."""
+    metadata = {name: item["metadata"][name] for name in _OWNED_METADATA if item["metadata"].get(name)}
+    rest = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata")}
+    return _leaves(rest | ({"metadata": metadata} if metadata else {}), shape) if rest or metadata else {}
+
+
+def updated(before: Json, after: Json, shape: Shape, owners: Owners) -> Owners:
+    """The owners after a write that is no apply: whatever it has changed belongs to nobody who applied it."""
+    old, new = _owned(before, shape), _owned(after, shape)
+    changed = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
+    kept = {who: frozenset(path for path in paths if path in new) - changed for who, paths in owners.items()}
+    return kept | {UPDATE: kept.get(UPDATE, frozenset()) | changed}
+
+
+def applied(before: Json, body: Json, shape: Shape, owners: Owners | None, who: tuple[str, str]) -> tuple[Json, Owners]:
+    """The object after an apply by force, and its owners. What its manager alone owned and has left out is removed."""
+    old = _owned(before, shape)
+    owners = owners if owners is not None else {UPDATE: frozenset(old)}
+    metadata = {name: body["metadata"][name] for name in _OWNED_METADATA if name in body["metadata"]}
+    body = {**body, "metadata": metadata}
+    after: Json = _merged_by_keys(before, body, shape)
+    given = _owned(body, shape)
+    others = {each: paths for each, paths in owners.items() if each != who}
+    needed = {path[:length] for paths in (given, *others.values()) for path in paths for length in range(len(path) + 1)}
+    for path in sorted(owners.get(who, frozenset()) - needed, key=len):  # an item of a list before its fields
+        _remove(after, path, shape)
+    new = _owned(after, shape)
+    taken = {path for path, value in given.items() if old.get(path) != value}
+    kept = {each: frozenset(path for path in paths if path in new and path not in taken)
+            for each, paths in others.items()}  # fmt: skip
+    return after, {**kept, who: frozenset(given)}
+
+
+def _merged_by_keys(before: Any, given: Any, shape: Shape) -> Any:
+    parts, present = shape.parts(given), shape.parts(before)
+    if parts is None or present is None or type(before) is not type(given):
+        return copy.deepcopy(given)
+    result = {name: value for name, (value, _) in present.items()}
+    for name, (value, inner) in parts.items():
+        result[name] = _merged_by_keys(result.get(name), value, inner)
+    return result if isinstance(given, dict) else list(result.values())
+
+
+def _remove(place: Any, path: Path, shape: Shape) -> bool:
+    """Remove what is there, and what is empty thereby; whether the place itself is empty now."""
+    found = (shape.parts(place) or {}).get(path[0])
+    if found is None:
+        return False
+    if len(path) == 1 or _remove(found[0], path[1:], found[1]):
+        if isinstance(place, dict):
+            del place[path[0]]
+        else:
+            place.remove(found[0])
+    return not place
