@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from memoryapi import Json, Key
+from memoryapi import Json
+from memoryrequests import Key
 
 from processhub.api.reasons import Reason
 from processhub.registry.grammar import parse_assignment

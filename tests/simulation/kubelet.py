@@ -8,7 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memoryapi import Json, Key, MemoryClient, Wire
+from memoryapi import Json, MemoryClient, Wire
+from memoryrequests import Key
 from onethread import BOOTED, NoMeter, NoPeers, NoServer, SameLoop
 
 from processhub.agent.app import EXIT_FAILED, Agent
@@ -202,7 +203,7 @@ class Pod:
     def _remove(self) -> None:
         item = self.world.server.objects.get(self.key)
         if item is not None and item["metadata"]["uid"] == self.uid:
-            self.world.server.remove(self.key)
+            self.world.server.end(self.key, 0)
         self.gone = True
 
     def _report(self, *, running: bool) -> None:

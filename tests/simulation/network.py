@@ -6,7 +6,6 @@ A request that was sent goes on by itself: what its sender does meanwhile, or th
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from random import Random
 from typing import Any
 
 import aiohttp
-from memoryapi import Json, Key, MemoryClient, Refused, Wire, _listed, _parsed
+import msgspec
+from memoryapi import MemoryClient, Wire, _line
+from memoryrequests import Refused, status_of
 
 from processhub.cluster.sending import Answer
 
@@ -23,7 +24,14 @@ from .server import Server
 from .trace import Trace
 
 _SILENCE_SECONDS = 90.0  # after which a client gives a watch up
-_REFUSALS = {409: "Conflict", 429: "TooManyRequests", 403: "Forbidden", 500: "InternalError", 504: "Timeout"}
+_REFUSALS = {
+    403: "Forbidden",
+    409: "Conflict",
+    410: "Expired",
+    429: "TooManyRequests",
+    500: "InternalError",
+    504: "Timeout",
+}
 
 
 @dataclass
@@ -63,7 +71,6 @@ class Network:
         self.weather = Weather()
         self.requests = 0
         self.kill: Callable[[str], None] = lambda _: None  # kills a process, by its name
-        self._encoded: dict[tuple[int, str], bytes] = {}
 
     def client(self, name: str, wire: Wire) -> SimulatedClient:
         """The client of a process of this name."""
@@ -71,12 +78,6 @@ class Network:
 
     def meets_fault(self, name: str, method: str = "GET", url: str = "") -> bool:
         return (rate := self.weather.rate(name, method, url)) > 0 and self.rng.random() < rate
-
-    def line(self, version: int, kind: str, item: Json) -> bytes:
-        """One line of a watch."""
-        if (version, kind) not in self._encoded:
-            self._encoded[version, kind] = json.dumps({"type": kind, "object": item}).encode() + b"\n"
-        return self._encoded[version, kind]
 
     async def serve(self, name: str, wire: Wire, request: tuple[Any, ...], answer: asyncio.Future[_Received]) -> None:
         """Carry one request to the API server, and its answer back."""
@@ -90,15 +91,15 @@ class Network:
             await self._fail(answer)
             return
         if fault.isdecimal():
-            self._settle(answer, *_refusal(int(fault), _REFUSALS[int(fault)]), _retry(fault, self.rng))
+            self._settle(answer, *_refusal(int(fault)), _retry(fault, self.rng))
             return
         if fault == "stored late":
             self.loop.apart(self._fail(answer))
             await asyncio.sleep(self.rng.choice((0.5, 2.0, 8.0, 30.0)) * self.rng.random())
         try:
-            status, body = 200, json.dumps(self.server.request(*request)).encode()
+            status, body = 200, msgspec.json.encode(self.server.request(*request))
         except Refused as refused:
-            status, body = _refusal(refused.code, refused.reason)
+            status, body = _refused(refused)
         if method != "GET":
             self.trace.note(name, f"{method} {url.partition('?')[0]} → {status}")
         if fault == "its sender is killed":
@@ -107,7 +108,7 @@ class Network:
             await self._fail(answer)
         elif fault.startswith("answered "):
             code = int(fault.split()[1])
-            self._settle(answer, *_refusal(code, _REFUSALS[code]), {})
+            self._settle(answer, *_refusal(code), {})
         else:
             await self._travel()
             await wire.whole.wait()
@@ -143,8 +144,12 @@ class Network:
             answer.set_result(_Received(status, body, headers, None))
 
 
-def _refusal(code: int, reason: str) -> tuple[int, bytes]:
-    return code, json.dumps({"kind": "Status", "reason": reason, "message": reason, "code": code}).encode()
+def _refused(refused: Refused) -> tuple[int, bytes]:
+    return refused.code, msgspec.json.encode(status_of(refused))
+
+
+def _refusal(code: int) -> tuple[int, bytes]:
+    return _refused(Refused(code, _REFUSALS[code]))
 
 
 def _retry(fault: str, rng: Random) -> dict[str, str]:
@@ -189,70 +194,38 @@ class SimulatedClient(MemoryClient):
     async def _begin_watch(self, url: str) -> _Received:
         network = self._network
         await network._travel()
-        await _until(self._wire.whole)
+        await _arrives(self._wire)
         if network.meets_fault(self._name):
             fault = network.rng.choice(("ended at once", "410", "429", "500", "broken"))
             network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
             if fault == "broken":
                 raise aiohttp.ClientConnectionError("the connection broke")
             if fault.isdecimal():
-                reason = "Expired" if fault == "410" else _REFUSALS[int(fault)]
-                return _Received(*_refusal(int(fault), reason), _retry(fault, network.rng), None)
+                return _Received(*_refusal(int(fault)), _retry(fault, network.rng), None)
             return _Received(200, b"", {}, _nothing())
         return _Received(200, b"", {}, self._follow(url))
 
     async def _follow(self, url: str) -> AsyncIterator[bytes]:
-        network, server = self._network, self._network.server
-        key, _, query = _parsed(url)
-        seen = int(query["resourceVersion"])
-        while True:
-            changed, lines = server.changed[key.plural], []
-            for version, kind, at, item in server.changes_after(key.plural, seen):
-                seen = version
-                kind = self._as_selected(kind, version, _listed(key, at, item, query), (key, at, query))
-                if kind:
-                    lines.append(network.line(version, kind, item))
-            if lines and network.meets_fault(self._name):
-                async for line in self._disturbed(url, lines):
-                    yield line
-            elif lines:
-                await _until(self._wire.whole)
-                yield b"".join(lines)
-            await _until(changed)
-            await asyncio.sleep(0.002)
-
-    def _as_selected(self, kind: str, version: int, selected: bool, where: tuple[Key, Key, dict[str, str]]) -> str:
-        """The type of a change for this watch, which an object enters or leaves by its labels; "": not seen by it."""
-        before = self._network.server.before.get(version)
-        if kind != "MODIFIED" or before is None:
-            return kind if selected else ""
-        key, at, query = where
-        was_selected = _listed(key, at, before, query)
-        if selected:
-            return "MODIFIED" if was_selected else "ADDED"
-        return "DELETED" if was_selected else ""
-
-    async def _disturbed(self, url: str, lines: list[bytes]) -> AsyncIterator[bytes]:
-        """Lines of a watch that breaks, or is late."""
         network = self._network
-        fault = network.rng.choice(("cut", "late", "late", "410"))
-        network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
-        if fault == "late":
-            await asyncio.sleep(network.rng.choice((0.1, 1.0, 5.0, 20.0)) * network.rng.random())
-            yield b"".join(lines)
-        elif fault == "cut":
-            whole = b"".join(lines)
-            yield whole[: network.rng.randrange(len(whole))]
-            raise aiohttp.ClientPayloadError("the connection broke")
-        else:
-            status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-            yield json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+        async for line in network.server.watch(url):
+            if network.meets_fault(self._name):
+                fault = network.rng.choice(("cut", "late", "late", "410"))
+                network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
+                if fault == "cut":
+                    yield line[: network.rng.randrange(len(line))]
+                    raise aiohttp.ClientPayloadError("the connection broke")
+                if fault == "410":
+                    yield _line("ERROR", status_of(Refused(410, "Expired", "too old resource version")))
+                    return
+                await asyncio.sleep(network.rng.choice((0.1, 1.0, 5.0, 20.0)) * network.rng.random())
+            await _arrives(self._wire)
+            yield line
 
 
-async def _until(event: asyncio.Event) -> None:
+async def _arrives(wire: Wire) -> None:
     try:
         async with asyncio.timeout(_SILENCE_SECONDS):
-            await event.wait()
+            await wire.whole.wait()
     except TimeoutError:
         raise aiohttp.SocketTimeoutError("nothing was received for long") from None
 

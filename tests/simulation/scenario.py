@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from memoryapi import Json, Key
+from memoryapi import Json
+from memoryrequests import Key
 
 from .checks import unrest
 from .kubelet import Pod
@@ -265,12 +266,12 @@ class Hands:
     def _delete_pod(self) -> None:
         if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
             self.world.trace.fault("admin", f"deletes pod {pod.name}")
-            self.world.server.delete("pods", pod.name)
+            self.world.server.end(pod.key)
 
     def _force_delete_pod(self) -> None:
         if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
             self.world.trace.fault("admin", f"deletes pod {pod.name} by force")
-            self.world.server.remove(pod.key)
+            self.world.server.end(pod.key, 0)
 
     def _crash_child(self) -> None:
         if runs := list(self.world.checks.runs):
@@ -286,7 +287,7 @@ class Hands:
         key = self.rng.choice(objects)
         if self.rng.random() < 0.5:
             self.world.trace.fault("admin", f"deletes {key.plural}/{key.name}")
-            self.world.server.remove(key)
+            self.world.server.end(key)
         else:
             label = self.rng.choice(("processhub.dev/hub", "processhub.dev/hub-uid", "processhub.dev/member"))
             self.world.trace.fault("admin", f"takes the label {label} off {key.plural}/{key.name}")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from memoryapi import Json, Key, Refused, Wire
+from memoryapi import Json, Wire
+from memoryrequests import Key, Refused
 from onethread import NoReceivers, PlainHost
 
 from processhub.controller.errors import DeposedError
@@ -92,8 +93,8 @@ class World:
         self.loop: SimulatedLoop = asyncio.get_running_loop()  # type: ignore[assignment]
         self.trace, self.folder, self.rng = trace, folder, Random(f"{seed}/world")
         self.checks = Checks(trace, one_owner=spec["partitionTolerance"]["strategy"] != "Divergence")
-        self.server = Server(self.loop, self.rng, trace)
-        self.server.stored.append(self.checks.stored)
+        self.server = Server(self.loop, self.rng)
+        self.server.listeners.append(self.checks.stored)
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
         self.pods: list[Pod] = []
@@ -163,7 +164,7 @@ class World:
                 item = self.server.objects[key]
                 if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
                     self.trace.note("statefulset", f"deletes pod {key.name}")
-                    self.server.delete("pods", key.name)
+                    self.server.end(key)
 
     def _make_pod(self, name: str, workload: Json) -> None:
         owner = {

@@ -192,7 +192,8 @@ class SliceWatcher:
                 changes |= own.take(new)
             self._take_settings(new)
         if changes:
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            # Sorted, so that children start in the same order in each run of the same program.
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
         if mine:
             self.own_changed.notify(new, new.metadata.name)
 
