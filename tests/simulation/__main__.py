@@ -8,7 +8,8 @@ import sys
 import time
 
 from .mutants import MUTANTS, RARE
-from .scenario import Outcome, run_seed
+from .running import Outcome
+from .scenario import run_seed
 
 _SHOWN = 200  # lines at the end of a trace that are printed; --trace prints all
 

@@ -228,4 +228,10 @@ class Pod:
             self._ended_at = "" if not self.container.ended else self._ended_at
         if status != self._reported and self.key in self.world.server.objects:
             self._reported = status
-            self.world.server.update(self.key, lambda item: item.update(status=status))
+            self.world.server.update(self.key, lambda item: item["status"].update(self._with_others(item, status)))
+
+    @staticmethod
+    def _with_others(item: Json, status: Json) -> Json:
+        """The status with the conditions that others have added."""
+        others = [each for each in item["status"].get("conditions", ()) if each["type"] != "Ready"]
+        return status | {"conditions": [*status["conditions"], *others]}

@@ -28,6 +28,7 @@ _REFUSALS = {
     403: "Forbidden",
     409: "Conflict",
     410: "Expired",
+    422: "Invalid",
     429: "TooManyRequests",
     500: "InternalError",
     504: "Timeout",
@@ -36,16 +37,41 @@ _REFUSALS = {
 
 @dataclass
 class Weather:
-    """How likely a request of a process meets a fault now: by its name and a part of its requests ("": of all)."""
+    """How likely a request of a process meets a fault now.
+
+    By the name of the process ("": of each) and a part of its requests: "" (all), "write", "write of leases", "watch",
+    "watch of leases", and so on.
+    """
 
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are refused
 
-    def rate(self, name: str, method: str, url: str) -> float:
-        parts = ["" if method == "GET" else "write", "registryslices" if "/registryslices" in url else ""]
-        kinds = {"", parts[0], f"{parts[0]} of {parts[1]}"}
+    def clear(self) -> None:
+        """End all."""
+        self.rates.clear()
+        self.refused.clear()
+
+    def refusal(self, what: str, url: str) -> str:
+        """The code with which a request is refused, or ""."""
+        if not self.refused or what != "write":
+            return ""
+        parts = url.partition("?")[0].split("/")
+        return next((str(code) for plural, code in self.refused.items() if plural in parts), "")
+
+    def rate(self, name: str, what: str, url: str) -> float:
+        """The highest rate that is for a request. ``what``: "read", "write" or "watch"."""
+        if not self.rates:
+            return 0.0
+        path = url.partition("?")[0]
         return max(
-            (rate for (whose, part), rate in self.rates.items() if whose in ("", name) and part in kinds), default=0.0
+            (rate for (whose, part), rate in self.rates.items() if whose in ("", name) and _is_part(part, what, path)),
+            default=0.0,
         )
+
+
+def _is_part(part: str, what: str, path: str) -> bool:
+    kind, _, plural = part.partition(" of ")
+    return kind in ("", what) and (not plural or plural in path.split("/"))
 
 
 class _Received:
@@ -76,13 +102,15 @@ class Network:
         """The client of a process of this name."""
         return SimulatedClient(self, name, wire)
 
-    def meets_fault(self, name: str, method: str = "GET", url: str = "") -> bool:
-        return (rate := self.weather.rate(name, method, url)) > 0 and self.rng.random() < rate
+    def meets_fault(self, name: str, what: str, url: str) -> bool:
+        """Whether a request of this process, or a line of its watch, meets a fault."""
+        return (rate := self.weather.rate(name, what, url)) > 0 and self.rng.random() < rate
 
     async def serve(self, name: str, wire: Wire, request: tuple[Any, ...], answer: asyncio.Future[_Received]) -> None:
         """Carry one request to the API server, and its answer back."""
         method, url = request[0], request[1]
-        fault = self._fault(method) if self.meets_fault(name, method, url) else ""
+        what = "read" if method == "GET" else "write"
+        fault = self.weather.refusal(what, url) or (self._fault(method) if self.meets_fault(name, what, url) else "")
         if fault:
             self.trace.fault(name, f"{method} {url.partition('?')[0]}: {fault}")
         await self._travel()
@@ -195,7 +223,7 @@ class SimulatedClient(MemoryClient):
         network = self._network
         await network._travel()
         await _arrives(self._wire)
-        if network.meets_fault(self._name):
+        if network.meets_fault(self._name, "watch", url):
             fault = network.rng.choice(("ended at once", "410", "429", "500", "broken"))
             network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
             if fault == "broken":
@@ -208,7 +236,7 @@ class SimulatedClient(MemoryClient):
     async def _follow(self, url: str) -> AsyncIterator[bytes]:
         network = self._network
         async for line in network.server.watch(url):
-            if network.meets_fault(self._name):
+            if network.meets_fault(self._name, "watch", url):
                 fault = network.rng.choice(("cut", "late", "late", "410"))
                 network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
                 if fault == "cut":

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import logging
-import random
-import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -19,66 +13,20 @@ from memoryrequests import Key
 
 from .checks import unrest
 from .kubelet import Pod
-from .processes import SimulatedLoop
+from .running import Outcome, run
 from .trace import Trace
-from .world import HUB, World
+from .world import HUB, NODES, World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
 _REST_SECONDS = 240.0  # within which all must be at rest after the last fault
 _STEADY_SECONDS = 20.0  # for which it must stay so
 _TURNS = 3
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run: virtual seconds, and the violation or ""."""
-
-    seed: int
-    seconds: float
-    faults: int
-    requests: int
-    violation: str
-    trace: tuple[str, ...]
+_WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
 
 
 def run_seed(seed: int) -> Outcome:
     """Run one seed."""
-    trace = Trace()
-    logger = logging.getLogger("processhub")
-    level, propagates = logger.level, logger.propagate
-    logger.addHandler(trace)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    random.seed(seed)
-    loop = SimulatedLoop()
-    loop.set_exception_handler(
-        lambda _, problem: trace.note("loop", f"{problem.get('message')}: {problem.get('exception')!r}")
-    )
-    gc.disable()
-    try:
-        with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
-            requests = loop.run_until_complete(loop.apart(_run(seed, trace, Path(folder))))
-            seconds = loop.time()
-    finally:
-        logger.removeHandler(trace)
-        logger.setLevel(level)
-        logger.propagate = propagates
-        _discard(loop)
-        gc.enable()
-    return Outcome(seed, seconds, trace.faults, requests, str(trace.violation or ""), tuple(trace.lines))
-
-
-def _discard(loop: SimulatedLoop) -> None:
-    """Close the loop with all that still waits on it: its processes are gone, and none of them ends in order."""
-    loop.set_exception_handler(lambda *_: None)
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    logging.disable()
-    try:
-        loop.close()
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        logging.disable(logging.NOTSET)
+    return run(seed, _run)
 
 
 async def _run(seed: int, trace: Trace, folder: Path) -> int:
@@ -177,6 +125,11 @@ class Hands:
             (2, self._crash_child),
             (2, self._spoil_object),
             (1, self._set_clock),
+            (2, self._refuse),
+            (1, self._compact),
+            (2, self._evict_pod),
+            (1, self._cordon),
+            (1, self._lose_node),
             (6, self._create),
             (5, self._edit),
             (2, self._suspend),
@@ -184,6 +137,8 @@ class Hands:
             (2, self._drain),
             (2, self._scale),
             (5, self._delete),
+            (3, self._replace_child),
+            (3, self._edit_hub),
         )
 
     def act(self) -> None:
@@ -215,7 +170,7 @@ class Hands:
         names = ["", *(operator.process.name for operator in self.world.operators)]
         names += [pod.container.process.name for pod in self.world.running_pods]
         name, rate = self.rng.choice(names), self.rng.choice((0.02, 0.1, 0.4, 0.9))
-        part = self.rng.choice(("", "write", "write of registryslices"))
+        part = self.rng.choice(("", "write", "write of registryslices", "watch", *_WATCHES))
         self.world.network.weather.rates[name, part] = rate
         self.world.trace.fault(name or "network", f"{rate:.0%} of each {part or 'request'} meet a fault from now on")
         self._after(3.0, 30.0, lambda: self.world.network.weather.rates.pop((name, part), None))
@@ -299,6 +254,42 @@ class Hands:
             self.world.trace.fault(pod.node, f"its clock is wrong by {seconds:g} s")
             self.world.skews[pod.node] = pod.container.process.skew = seconds
 
+    def _refuse(self) -> None:
+        """Have all writes of a kind refused for some time, as an admission policy or a quota does."""
+        plural = self.rng.choice(("registryslices", "leases", "pods", "statefulsets", "children", "hubs", "events"))
+        code = self.rng.choice((403, 422))
+        self.world.trace.fault("policy", f"writes of {plural} are refused with {code}")
+        self.world.network.weather.refused[plural] = code
+        self._after(2.0, 60.0, lambda: self.world.network.weather.refused.pop(plural, None))
+
+    def _compact(self) -> None:
+        self.world.trace.fault("etcd", "is compacted")
+        self.world.server.compact()
+
+    def _evict_pod(self) -> None:
+        if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
+            self.world.trace.fault("admin", f"evicts pod {pod.name}")
+            target = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+            self.world.server.update(pod.key, lambda item: add_condition(item, target))
+            self.world.server.end(pod.key)
+
+    def _cordon(self) -> None:
+        node = self.rng.choice(NODES)
+        self.world.trace.fault("admin", f"cordons node {node}")
+        self.world.cordon(node, unschedulable=True)
+        self._after(5.0, 90.0, lambda: self.world.cordon(node, unschedulable=False))
+
+    def _lose_node(self) -> None:
+        """Cut a node off from everything. Its Ready condition follows, and its pods are deleted some time later."""
+        node, seconds = self.rng.choice(NODES), self.rng.uniform(5.0, 120.0)
+        self.world.trace.fault(node, f"is lost for {seconds:.0f} s")
+        for pod in self.world.running_pods:
+            if pod.node == node:
+                pod.cut()
+                self._after(seconds, seconds, pod.mend)
+        self._after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
+        self._after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
+
     # Users.
 
     def _create(self) -> None:
@@ -330,6 +321,26 @@ class Hands:
     def _delete(self) -> None:
         if children := self._children():
             self.world.server_request("DELETE", Key("children", "ns", self.rng.choice(children)), {}, "user")
+
+    def _replace_child(self) -> None:
+        """Delete a Child, and soon create another of its name."""
+        if children := self._children():
+            name = self.rng.choice(children)
+            self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
+            self._after(0.0, 3.0, lambda: self.create(name))
+
+    def _edit_hub(self) -> None:
+        """Change what may be changed of the hub without a change of what it promises."""
+        part, field, values = self.rng.choice(
+            (
+                ("migration", "onRestart", ("Hold", "Move")),
+                ("migration", "holdSeconds", (0, 5, 30)),
+                ("timeouts", "leaseSeconds", (6, 9, 15)),
+                ("timeouts", "stopSeconds", (2, 10)),
+                ("distribution", "strategy", ("ConsistentHashing", "RoundRobin", "LeastLoaded")),
+            )
+        )
+        self.world.edit(HUB, {"spec": {part: {field: self.rng.choice(values)}}})
 
     def _replicas(self) -> int:
         replicas: int = self.world.server.objects[HUB]["spec"]["members"]["replicas"]

@@ -101,7 +101,7 @@ class World:
         self.skews: dict[str, float] = {}
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         for name in NODES:
-            self.server.create("nodes", {"metadata": {"name": name}, "status": ready}, namespace="")
+            self.server.create("nodes", {"metadata": {"name": name}, "spec": {}, "status": {**ready}}, namespace="")
         self.server.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
         self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
         self.operators = [Operator(self, "operator-0"), Operator(self, "operator-1")]
@@ -135,11 +135,23 @@ class World:
 
     def mend(self) -> None:
         """End all that goes on of faults."""
-        self.network.weather.rates.clear()
+        self.network.weather.clear()
+        for node in NODES:
+            self.cordon(node, unschedulable=False)
+            self.set_ready(node, ready=True)
         for operator in self.operators:
             operator.mend()
         for pod in self.running_pods:
             pod.mend()
+
+    def cordon(self, node: str, *, unschedulable: bool) -> None:
+        """Let no new pod come to a node, or let them come again."""
+        self.server.update(Key("nodes", "", node), lambda item: item["spec"].update(unschedulable=unschedulable))
+
+    def set_ready(self, node: str, *, ready: bool) -> None:
+        """Say of a node whether its kubelet is heard."""
+        condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
+        self.server.update(Key("nodes", "", node), lambda item: add_condition(item, condition))
 
     def _kill(self, process: str) -> None:
         for operator in self.operators:
@@ -171,7 +183,10 @@ class World:
             "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub",
             "uid": workload["metadata"]["uid"], "controller": True,
         }  # fmt: skip
-        template, node = workload["spec"]["template"], self.rng.choice(NODES)
+        nodes = [node for node in NODES if not self._is_cordoned(node)]
+        if not nodes:
+            return
+        template, node = workload["spec"]["template"], self.rng.choice(nodes)
         metadata = {"name": name, "ownerReferences": [owner]} | {
             marks: dict(template["metadata"][marks]) for marks in ("labels", "annotations")
         }
@@ -180,3 +195,12 @@ class World:
         self.trace.note("statefulset", f"makes pod {name} on {node}")
         self.pods = [pod for pod in self.pods if not pod.gone]
         self.pods.append(Pod(self, item, node))
+
+    def _is_cordoned(self, node: str) -> bool:
+        return bool(self.server.get("nodes", node, "")["spec"].get("unschedulable"))
+
+
+def add_condition(item: Json, condition: Json) -> None:
+    """Set a condition of an object."""
+    others = [each for each in item["status"].get("conditions", ()) if each["type"] != condition["type"]]
+    item["status"]["conditions"] = [*others, condition]

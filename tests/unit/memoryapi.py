@@ -316,6 +316,8 @@ class MemoryApi:
     def _change(self, key: Key, item: Json, write: _Write) -> None:
         """Change the object as the request says."""
         before, body, part = copied(item), write.body, write.subresource
+        # A status is patched or applied to whatever has the name.
+        ignored = {"uid": None} if part and write.method != "PUT" else {}
         if write.content_type == JSON_PATCH:
             try:
                 patch_json(item, body)
@@ -323,14 +325,13 @@ class MemoryApi:
                 raise Refused(422, "Invalid", str(error)) from error
             changed = item
         elif write.content_type == APPLY_PATCH:
-            ignored = {"uid": None} if part else {}  # a status is applied to whatever has the name
             self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
             given["metadata"] = {} if part else body["metadata"]
             shape, who = Shape(schema_of(key.plural)), (write.manager, part)
             changed, write.owners = applied(before, given, shape, self._owners(key), who)
         else:
-            self._check(key, body.get("metadata", {}))
+            self._check(key, body.get("metadata", {}) | ignored)
             if write.method == "PUT" and key.plural in _VERSION_NEEDED and not body["metadata"].get("resourceVersion"):
                 raise Refused(422, "Invalid", "metadata.resourceVersion: must be specified for an update")
             changed = body if write.method == "PUT" else merged(item, body)
