@@ -50,6 +50,7 @@ class Machine:
     def close(self) -> None:
         """Kill all that runs; nothing starts any more."""
         self.closed = True
+        self.set(0.0, 0.0)
         for run in list(self.runs):
             run.kill()
 

@@ -45,11 +45,14 @@ class Weather:
 
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are refused
+    stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
 
     def clear(self) -> None:
         """End all."""
         self.rates.clear()
         self.refused.clear()
+        for name, plural in list(self.stalled):
+            self.go_on(name, plural)
 
     def refusal(self, what: str, url: str) -> str:
         """The code with which a request is refused, or ""."""
@@ -67,6 +70,23 @@ class Weather:
             (rate for (whose, part), rate in self.rates.items() if whose in ("", name) and _is_part(part, what, path)),
             default=0.0,
         )
+
+    def stall(self, name: str, plural: str) -> None:
+        """Have watches of a kind deliver nothing. A name is the begin of a process's name."""
+        self.stalled.setdefault((name, plural), asyncio.Event())
+
+    def go_on(self, name: str, plural: str) -> None:
+        """End that."""
+        if (event := self.stalled.pop((name, plural), None)) is not None:
+            event.set()
+
+    def stall_of(self, name: str, url: str) -> asyncio.Event | None:
+        """What a watch waits for now."""
+        parts = url.partition("?")[0].split("/")
+        events = (
+            event for (whose, plural), event in self.stalled.items() if name.startswith(whose) and plural in parts
+        )
+        return next(events, None)
 
 
 def _is_part(part: str, what: str, path: str) -> bool:
@@ -246,6 +266,8 @@ class SimulatedClient(MemoryClient):
                     yield _line("ERROR", status_of(Refused(410, "Expired", "too old resource version")))
                     return
                 await asyncio.sleep(network.rng.choice((0.1, 1.0, 5.0, 20.0)) * network.rng.random())
+            while (event := network.weather.stall_of(self._name, url)) is not None:
+                await event.wait()
             await _arrives(self._wire)
             yield line
 

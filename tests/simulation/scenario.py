@@ -43,7 +43,7 @@ async def _run(seed: int, trace: Trace, folder: Path) -> int:
         await _disturb(world, hands, rng.uniform(20.0, 120.0))
         world.mend()
         trace.note("seed", "no more faults for now")
-        await _rest(world)
+        await rest(world)
         if trace.violation is not None:
             break
     return world.network.requests
@@ -88,7 +88,7 @@ async def _disturb(world: World, hands: Hands, seconds: float) -> None:
         hands.act()
 
 
-async def _rest(world: World) -> None:
+async def rest(world: World) -> None:
     """Wait until all is at rest, and stays so."""
     trace, began, since = world.trace, world.loop.time(), None
     found: list[str] = []
@@ -125,6 +125,7 @@ class Hands:
             (2, self._crash_child),
             (2, self._spoil_object),
             (1, self._set_clock),
+            (3, self._stall),
             (2, self._refuse),
             (1, self._compact),
             (2, self._evict_pod),
@@ -253,6 +254,15 @@ class Hands:
             seconds = self.rng.choice((-3600.0, -30.0, 30.0, 3600.0))
             self.world.trace.fault(pod.node, f"its clock is wrong by {seconds:g} s")
             self.world.skews[pod.node] = pod.container.process.skew = seconds
+
+    def _stall(self) -> None:
+        """Have a watch deliver nothing for some time, although it is connected."""
+        names = ["operator-", *(pod.name + "/" for pod in self.world.running_pods)]
+        kinds = ("leases", "leases", "pods", "registryslices", "children", "hubs")
+        name, plural = self.rng.choice(names), self.rng.choice(kinds)
+        self.world.trace.fault(name, f"its watches of {plural} stall")
+        self.world.network.weather.stall(name, plural)
+        self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
 
     def _refuse(self) -> None:
         """Have all writes of a kind refused for some time, as an admission policy or a quota does."""
