@@ -10,6 +10,7 @@ import time
 from .mutants import MUTANTS, RARE
 from .running import Outcome
 from .scenario import run_seed
+from .shrinking import shrunk
 
 _SHOWN = 200  # lines at the end of a trace that are printed; --trace prints all
 
@@ -19,6 +20,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of each seed")
+    parser.add_argument(
+        "--shrink", type=int, default=0, help="leave out acts of a seed with a violation, so many tries"
+    )
     parser.add_argument("--until-found", action="store_true", help="end with the first violation")
     parser.add_argument(
         "--mutant", choices=sorted(MUTANTS | RARE), help="break a rule of the product first (mutants.py)"
@@ -34,6 +38,8 @@ def main() -> None:
         if arguments.trace:
             _write(*outcome.trace)
         if outcome.violation:
+            if arguments.shrink:
+                outcome = shrunk(outcome, arguments.shrink)
             _show(outcome, arguments.mutant or "", whole=arguments.trace)
             if arguments.until_found:
                 break

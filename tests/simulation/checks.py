@@ -87,7 +87,9 @@ class Checks:
 def unrest(world: World) -> list[str]:
     """What is not as it must be at rest, each as a sentence."""
     objects = world.server.objects
-    hub = objects[Key("hubs", "ns", "hub")]
+    hub = objects.get(Key("hubs", "ns", "hub"))
+    if hub is None:
+        return ["there is no hub"]
     found = [
         *(
             f"pod {key.name} is not ready"
@@ -99,6 +101,11 @@ def unrest(world: World) -> list[str]:
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
     for name, item in declared.items():
         found += _child_unrest(item, [run for run in world.checks.runs if run.child_id == name], hub)
+    for key, item in objects.items():
+        if key.plural == "childsets":
+            ids = [f"{key.name}-{number}" for number in range(item["spec"]["replicas"])]
+            found += _set_unrest(item, ids, list(world.checks.runs), _copies(hub))
+            declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
         for key, item in objects.items()
@@ -160,6 +167,21 @@ def _child_unrest(item: Json, runs: list[Run], hub: Json) -> list[str]:
         found.append(f"child {name} runs on {active[0].machine.member}; its status says {status.get('member')}")
     if not active and ready.get("status") == "True":
         found.append(f"child {name} does not run, and is Ready")
+    return found
+
+
+def _set_unrest(item: Json, ids: list[str], runs: list[Run], copies: int) -> list[str]:
+    name, status, found = item["metadata"]["name"], item.get("status", {}), []
+    if status.get("observedGeneration") != item["metadata"]["generation"]:
+        found.append(f"the status of set {name} is of an earlier generation")
+    if (status.get("desired"), status.get("running")) != (len(ids), len(ids)):
+        found.append(f"set {name} has {len(ids)} children; its status says {status}")
+    command = item["spec"]["template"]["exec"]["command"]
+    for child_id in ids:
+        own = [run for run in runs if run.child_id == child_id]
+        if len(own) != copies or sum(run.role_now == "Active" for run in own) != 1:
+            found.append(f"child {child_id} of set {name} runs on {[run.machine.agent.name for run in own]}")
+        found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
     return found
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from memoryapi import Json
 
+from .hands import Hands
 from .running import run
-from .scenario import Hands, rest
+from .scenario import rest
 from .trace import Trace
 from .world import HUB, World
 
@@ -44,7 +45,7 @@ def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], s
 
     async def scenario(seed: int, trace: Trace, folder: Path) -> int:
         world = World(seed, spec, trace, folder)
-        hands = Hands(world, world.rng)
+        hands = Hands(world, seed)
         for number in range(children):
             hands.create(f"c{number}")
         await rest(world)
