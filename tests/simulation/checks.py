@@ -30,6 +30,8 @@ class Checks:
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → id and member that it was given to
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
+        self._ups: dict[str, int] = {}  # id → how many of its runs have come up
+        self._left: dict[bytes, int] = {}  # state → the same when it was left
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
@@ -55,13 +57,19 @@ class Checks:
         )
         if not run.runs:
             self.runs.pop(run, None)
+            if run.left:
+                self._left[run.left] = self._ups.get(run.child_id, 0)
             return
+        if what == "is up":
+            self._ups[run.child_id] = self._ups.get(run.child_id, 0) + 1
         begins = run not in self.runs
         self.runs[run] = None
         if begins:
             self._check_term(run, read)
         if not self._one_owner:
             return
+        if begins and run.state:
+            self._check_state(run, run.state)
         active = [other for other in self.runs if other.child_id == run.child_id and other.role_now == "Active"]
         if len(active) > 1:
             places = ", ".join(f"{other.machine.agent.name} (epoch {other.epoch})" for other in active)
@@ -71,6 +79,12 @@ class Checks:
             if run.epoch < highest:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
             self._active[run.child_id] = max(highest, run.epoch)
+
+    def _check_state(self, run: Run, state: bytes) -> None:
+        if not state.startswith(run.incarnation):
+            self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
+        if self._left.get(state) != self._ups.get(run.child_id, 0):
+            self._trace.break_promise(f"child {run.child_id} starts with {state!r}, and was up since it had left that")
 
     def _check_term(self, run: Run, read: Iterable[int]) -> None:
         name = run.machine.agent.name

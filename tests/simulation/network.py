@@ -133,7 +133,7 @@ class Network:
         fault = self.weather.refusal(what, url) or (self._fault(method) if self.meets_fault(name, what, url) else "")
         if fault:
             self.trace.fault(name, f"{method} {url.partition('?')[0]}: {fault}")
-        await self._travel()
+        await self.travel()
         await wire.whole.wait()
         if fault == "lost":
             await self._fail(answer)
@@ -158,7 +158,7 @@ class Network:
             code = int(fault.split()[1])
             self._settle(answer, *_refusal(code), {})
         else:
-            await self._travel()
+            await self.travel()
             await wire.whole.wait()
             self._settle(answer, status, body, {})
 
@@ -176,7 +176,8 @@ class Network:
         )
         return self.rng.choice((*stored, "lost", "409", "429", "403"))
 
-    async def _travel(self) -> None:
+    async def travel(self) -> None:
+        """Let the time pass that a message takes."""
         slow = self.rng.random() < 0.02
         await asyncio.sleep(self.rng.uniform(0.1, 1.0) if slow else self.rng.uniform(0.001, 0.005))
 
@@ -241,7 +242,7 @@ class SimulatedClient(MemoryClient):
 
     async def _begin_watch(self, url: str) -> _Received:
         network = self._network
-        await network._travel()
+        await network.travel()
         await _arrives(self._wire)
         if network.meets_fault(self._name, "watch", url):
             fault = network.rng.choice(("ended at once", "410", "429", "500", "broken"))

@@ -79,6 +79,8 @@ def _hub(rng: Random) -> Json:
         spec["redundancy"] = {
             "strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive",
         }  # fmt: skip
+    elif rng.random() < 0.5:
+        spec["migration"] |= {"strategy": "HotSwap", "handoverTimeoutSeconds": rng.choice((3, 15))}
     return spec
 
 

@@ -18,7 +18,7 @@ from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings
 
 from .checks import Checks
-from .kubelet import Pod
+from .kubelet import Container, Pod
 from .network import Network
 from .processes import Process, SimulatedLoop
 from .server import Server
@@ -111,6 +111,11 @@ class World:
     def running_pods(self) -> Iterator[Pod]:
         """The pods whose container has not ended for good."""
         return (pod for pod in self.pods if not pod.gone)
+
+    def container_at(self, address: str) -> Container | None:
+        """The container of the pod that has this address."""
+        host = address.partition(":")[0]
+        return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
 
     def edit(self, key: Key, patch: Json, who: str = "user") -> None:
         """Change an object as somebody does by a merge patch, if it is there."""
