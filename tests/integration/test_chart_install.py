@@ -181,6 +181,8 @@ def test_operator_gives_nobody_more_than_a_members_rights(helm: Helm, own: Clust
     own.kubectl(*bind, "allowed", "--clusterrole=processhub-agent")
     own.kubectl("delete", "rolebinding", "allowed", "-n", "default")
 
+    with pytest.raises(ClusterError, match="clusterrolebindings"):
+        own.kubectl("create", "clusterrolebinding", "refused", "--clusterrole=processhub-agents", operator)
     for role in ("admin", "view", "processhub-edit"):
         with pytest.raises(ClusterError, match="attempting to grant RBAC permissions not currently held"):
             own.kubectl(*bind, "refused", f"--clusterrole={role}")
