@@ -114,6 +114,8 @@ class GroupReason(StrEnum):
     """Stalled of a Hub: the API server rejects something that the hub needs (a quota, a policy, rights)."""
     UNAVAILABLE = "Unavailable"
     """Stalled of a Hub: for some seconds the API server has failed or not answered. The message names the request."""
+    CRD_OUTDATED = "CRDOutdated"
+    """Stalled of a Hub: a CRD in the cluster lacks fields that this operator needs. The message names both."""
     UPDATING = "Updating"
     """Ready of a ChildSet: some children still run the former template."""
     CHILDREN_FAILED = "ChildrenFailed"
