@@ -240,7 +240,7 @@ class Informer(Generic[T]):
             self._take(item, certain=True)
             return
         fields = sorted({path for path, _ in found} - self._dropped)
-        log.error(
+        log.warning(
             "the CRD %s.%s in this cluster is older than this program needs: the API server drops %s; apply the CRDs of"
             " this version",
             *(self._kind.plural, self._kind.group, ", ".join(f"spec.{field}" for field in fields)),

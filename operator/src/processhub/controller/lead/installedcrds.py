@@ -82,7 +82,7 @@ class InstalledCRDs:
             return
         self.outdated = outdated
         if outdated:
-            log.error("%s", outdated)
+            log.warning("%s", outdated)
         else:
             log.info("the CRDs in this cluster have all fields that this operator needs")
         self._on_change()
