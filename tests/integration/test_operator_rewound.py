@@ -13,6 +13,7 @@ from settling import settles
 
 from processhub import Hub
 from processhub.cluster.client import JSON_PATCH
+from processhub.cluster.errors import UnavailableError
 from processhub.cluster.kinds import CHILDREN, untyped
 
 pytest_plugins = ("operatorworld",)
@@ -68,20 +69,27 @@ async def test_a_crd_of_an_older_version_is_named_and_ends_no_child(world: World
     try:
         stalled = await world.hub_condition("Stalled", "True", "CRDOutdated")
         assert "CRD registryslices.processhub.dev in this cluster lacks spec.settings.requestSeconds" in stalled.message
-        # Its member reports that, and the API server stores the slice without the field.
+        await settles(lambda: requests_are_limited_to(world, 5))
+        # The child's member reports its end, and the API server stores the slice without the field.
         os.kill(before["a"].pid, signal.SIGKILL)
         await settles(lambda: runs_again(world, "a", before["a"].pid))
         untouched(before, await world.running(IDS), ["b", "c", "d"])
     finally:
         await patch_crd({"op": "add", "value": field})
 
-    async def stored_again() -> None:
-        assert {item.spec.settings.request_seconds for item in await world.slices()} == {7}
-
-    await settles(stored_again)
+    await settles(lambda: requests_are_limited_to(world, 7))
     await world.hub_ready()
     untouched(before, await world.running(IDS), ["b", "c", "d"])
     assert await Operators(world.site).holder() == leader
+
+
+async def requests_are_limited_to(world: World, seconds: int) -> None:
+    """Assert that the API server gives slices with this requestSeconds."""
+    try:
+        slices = await world.slices()
+    except UnavailableError as error:  # for a moment after a change of the CRD
+        raise AssertionError(str(error)) from error
+    assert {item.spec.settings.request_seconds for item in slices} == {seconds}
 
 
 async def runs_again(world: World, child_id: str, pid: int) -> None:
