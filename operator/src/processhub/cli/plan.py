@@ -11,6 +11,7 @@ import msgspec
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
+from processhub.api.wording import wrong
 from processhub.cli.errors import DONE, FAILED, UsageError
 from processhub.cli.files import check_kind, child_spec, documents, set_specs
 from processhub.cli.output import out, say, structured, table
@@ -18,7 +19,6 @@ from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
-from processhub.client.wording import wrong
 
 V = TypeVar("V")
 

@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from processhub.api.meta import GROUP, ObjectMeta
+from processhub.api.wording import wrong
 from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.droppedfields import differences
 from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
@@ -228,7 +229,11 @@ class Informer(Generic[T]):
         try:
             item = msgspec.convert(raw, self._kind.type)
         except msgspec.ValidationError as error:
-            self._take(Undecodable(metadata=msgspec.convert(raw["metadata"], ObjectMeta), error=str(error)))
+            self._take(
+                Undecodable(
+                    metadata=msgspec.convert(raw["metadata"], ObjectMeta), error=wrong(error, raw, self._kind.type)
+                )
+            )
             return
         if known is None or not _contradicts(known, item):
             self._take(item)
