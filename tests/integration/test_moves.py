@@ -72,7 +72,7 @@ async def test_drain_names_what_it_strands_and_stops_it_by_force(product: Live) 
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
         assert code == 1
-        assert f"1 guided or pinned children can't leave {name}-1: bound; " in err
+        assert f"1 children can't leave {name}-1: bound (guided to it by its nodes); " in err
         assert hub.is_alive("bound")
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --force --wait")
@@ -101,7 +101,7 @@ async def test_drain_stops_bound_copies_by_force_and_another_is_made_active(prod
     await eventually(both, "two copies")
     out, err, code = await Cli(product, name)(f"drain {first} --wait")
     assert code == 1
-    assert f"1 guided or pinned children can't leave {first}: bound-copies; " in err
+    assert f"1 children can't leave {first}: bound-copies (guided to it by its nodes); " in err
     assert await both()
 
     out, err, code = await Cli(product, name)(f"drain {first} --force --wait")

@@ -184,6 +184,7 @@ def test_a_drained_member_gives_away_what_can_leave_it_and_takes_children_again_
 
         result = await hub.drain("hub-0", wait=True)
         assert set(result.stranded) == bound
+        assert set(result.reasons.values()) == {"pinned"}
         assert {child_id for child_id, places in cluster.runs_on().items() if "hub-0" in places} == bound
         with pytest.raises(HubError, match="member hub-0 is drained"):
             await hub.migrate_child("0", "hub-0")

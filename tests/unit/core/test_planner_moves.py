@@ -244,6 +244,7 @@ def test_children_that_no_member_is_left_for_run_on_and_are_named(change: dict[s
     assert planned.no_member_left
     stranded = {child_id: name for name, ids in planned.stranded.items() for child_id in ids}
     assert stranded == home
+    assert set(planned.why_stranded.values()) == {"no other member is left to take it"}
 
     hub.change("hub-1", wanted=True, draining=False)
     hub.rest()
