@@ -183,7 +183,7 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
 @pytest.mark.parametrize("level", ["INFO", "ERROR"])
 async def test_who_reads_a_log_that_was_rotated_is_told_so(cli: Cli, product: Live, level: str) -> None:
     agent = {"name": "agent", "env": [{"name": "LOG_LEVEL", "value": level}]}
-    name = await product.hub(members={"replicas": 1, "template": {"spec": {"containers": [agent]}}})
+    name = await product.hub(replicas=1, members={"template": {"spec": {"containers": [agent]}}})
     assert (await cli(f"start silent --hub {name} --wait --exec -- sleep 1000")).code == 0
     assert (await cli(f"start once --hub {name} --wait --exec -- sh -c", "echo once; sleep 1000")).code == 0
     assert (await cli(f"start chatty --hub {name} --wait --exec -- sh -c", TALK)).code == 0
