@@ -9,7 +9,7 @@ So such a list is refused, and if all lists are older for ``REWOUND_SECONDS``, t
 
 Where etcd was restored to a time that was seconds ago, its revisions may have caught up. A custom resource has another
 spec under the same generation then. So it has where the API server drops fields that an older CRD does not have: each
-object is read once more to tell the two apart (droppedfields.py).
+object is read once more to tell the two apart (rewinds.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from processhub.api.meta import GROUP, ObjectMeta
+from processhub.api.meta import ObjectMeta
 from processhub.api.wording import wrong
 from processhub.cluster.client import Client, Undecodable, WatchEvent
-from processhub.cluster.droppedfields import differences
 from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
 from processhub.cluster.kinds import Kind, untyped
+from processhub.cluster.rewinds import Rewinds, Staleness, contradicts
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -42,21 +42,6 @@ _STALE_AGAIN_SECONDS = 1.0  # until the list after one that is older than what w
 def version_of(resource_version: str) -> int:
     """A resourceVersion as a number. Versions are comparable within one kind (officially since Kubernetes 1.35)."""
     return int(resource_version or 0)
-
-
-class _Staleness:
-    """For how long all lists have been older than what was seen."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._version = 0  # of the last such list
-
-    def seconds(self, version: int, now: float) -> float:
-        """Take a list that is older; returns the seconds since the first one. Lists of one history don't go back."""
-        if self._since is None or version < self._version:
-            self._since = now
-        self._version = version
-        return now - self._since
 
 
 class Informer(Generic[T]):
@@ -89,8 +74,8 @@ class Informer(Generic[T]):
         keeps_dropped: bool = True,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
-        self._on_broken, self._on_reconnect, self._on_rewound = on_broken, on_reconnect, on_rewound
-        self._keeps_dropped = keeps_dropped
+        self._on_broken, self._on_reconnect = on_broken, on_reconnect
+        self._rewinds = Rewinds(kind, on_rewound, keeps_dropped=keeps_dropped)
         self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
@@ -99,9 +84,6 @@ class Informer(Generic[T]):
         self.seen = 0  # the highest resourceVersion seen
         self.relists = 0
         self.connected = False  # false from a failure until the next list
-        self._staleness = _Staleness()
-        self._doubtful: dict[Key, None] = {}  # objects to be read once more before their new version is taken
-        self._dropped: set[str] = set()  # fields of specs that the API server was seen to drop
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
@@ -147,7 +129,7 @@ class Informer(Generic[T]):
         if rewound:
             self._check_rewound(version_of(version))
             self.seen = 0
-        self._staleness = _Staleness()
+        self._rewinds.staleness = Staleness()
         self.relists += 1
         present = set()
         for item in items:
@@ -186,11 +168,10 @@ class Informer(Generic[T]):
     def _check_rewound(self, version: int) -> None:
         """Check that etcd was restored to an earlier time, after a list that is older. Raises StaleListError if not."""
         text = f"a list at {version} is older than what was seen, at {self.seen}"
-        if self._staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
+        if self._rewinds.staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
             raise StaleListError(0, "StaleList", text)
         log.error("%s: %s, for %g s: was etcd restored from a backup?", self._kind.plural, text, REWOUND_SECONDS)
-        if self._on_rewound:
-            self._on_rewound()
+        if self._rewinds.notify():
             raise StaleListError(0, "StaleList", text)
 
     async def _follow(self, version: str) -> str:
@@ -213,14 +194,14 @@ class Informer(Generic[T]):
 
     async def _settle_doubts(self) -> None:
         """Read those objects once more whose spec has changed without a new generation. Raises ApiError."""
-        while self._doubtful:
-            key = next(iter(self._doubtful))
+        while self._rewinds.doubtful:
+            key = next(iter(self._rewinds.doubtful))
             kind = untyped(self._kind.api_version, self._kind.plural, namespaced=self._kind.namespaced)
             try:
                 raw = await self._client.get(kind, *key)
             except NotFoundError:
                 raw = None  # the watch tells so
-            del self._doubtful[key]
+            del self._rewinds.doubtful[key]
             if raw is not None:
                 self._take_read(key, raw)
 
@@ -229,37 +210,14 @@ class Informer(Generic[T]):
         try:
             item = msgspec.convert(raw, self._kind.type)
         except msgspec.ValidationError as error:
-            self._take(
-                Undecodable(
-                    metadata=msgspec.convert(raw["metadata"], ObjectMeta), error=wrong(error, raw, self._kind.type)
-                )
-            )
+            metadata = msgspec.convert(raw["metadata"], ObjectMeta)
+            self._take(Undecodable(metadata=metadata, error=wrong(error, raw, self._kind.type)))
             return
-        if known is None or not _contradicts(known, item):
-            self._take(item)
-            return
-        found = list(differences(_spec(known), _spec(item), raw.get("spec")))
-        if self._on_rewound and not all(absent for _, absent in found):
+        restored = known is not None and contradicts(known, item) and not self._rewinds.are_dropped(known, item, raw)
+        if restored:
             log.error("%s %s/%s has changed without a new generation", self._kind.plural, *key)
-            self._on_rewound()
-            self._take(item, certain=True)
-            return
-        fields = sorted({path for path, _ in found} - self._dropped)
-        log.warning(
-            "the CRD %s.%s in this cluster is older than this program needs: the API server drops %s; apply the CRDs of"
-            " this version",
-            *(self._kind.plural, self._kind.group, ", ".join(f"spec.{field}" for field in fields)),
-        )
-        self._dropped.update(fields)
-        self._take(item)
-
-    def _with_known_spec(self, known: T, item: T | Undecodable) -> T | Undecodable:
-        """The object with the spec that is known, as the API server has dropped fields of it."""
-        if not self._keeps_dropped or isinstance(item, Undecodable):
-            return item
-        whole: Any = item
-        kept: T = msgspec.structs.replace(whole, spec=_spec(known))
-        return kept
+            self._rewinds.notify()
+        self._take(item, certain=restored)
 
     def _event(self, event: WatchEvent) -> None:
         if event.type in ("ADDED", "MODIFIED"):
@@ -296,11 +254,10 @@ class Informer(Generic[T]):
                 return
             if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
                 return
-            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item) and not certain:
-                if not {path for path, _ in differences(_spec(known), _spec(item), None)} <= self._dropped:
-                    self._doubtful[metadata.key] = None
+            if not certain and self._rewinds.matter and contradicts(known, item):
+                if self._rewinds.doubt(metadata.key, known, item):
                     return
-                item = self._with_known_spec(known, item)
+                item = self._rewinds.with_known_spec(known, item)
             if old.uid != metadata.uid:
                 # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
@@ -317,17 +274,6 @@ class Informer(Generic[T]):
         self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item
         self._on_change(known, item)
-
-
-def _contradicts(known: Any, now: Any) -> bool:
-    """Whether a custom resource has another spec under the same generation."""
-    before, after = _metadata(known), _metadata(now)
-    same = before.uid == after.uid and before.generation == after.generation
-    return same and not isinstance(now, Undecodable) and bool(_spec(known) != _spec(now))
-
-
-def _spec(item: Any) -> object:
-    return item.spec
 
 
 def _metadata(item: Any) -> ObjectMeta:

@@ -39,8 +39,7 @@ class PlanBuilder:
         self.moves: list[Move] = []
         self.joining: dict[str, bool] = {}
         self.deferred: list[str] = []
-        self.stranded: dict[str, list[str]] = {}
-        self.why_stranded: dict[str, str] = {}
+        self.stranded: dict[str, dict[str, str]] = {}  # by member and id, why
         self.move_results: dict[str, str] = {}
         self.imbalance: tuple[str, str] | None = None
         self.last_placed = snapshot.last_placed
@@ -82,7 +81,7 @@ class PlanBuilder:
             deferred=tuple(self.deferred),
             joining={name: value for name, value in self.joining.items() if flags[name] != value},
             stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
-            why_stranded=self.why_stranded,
+            why_stranded={child_id: why for reasons in self.stranded.values() for child_id, why in reasons.items()},
             no_member_left=bool(self.stranded) and self.no_member_left,
             move_results=self.move_results,
             imbalance=self.imbalance,
@@ -187,8 +186,8 @@ class PlanBuilder:
 
     def strand(self, child: DesiredChild, member: str, otherwise: str) -> None:
         """Note that a child can't leave a member that is to be emptied; ``otherwise``: why, if it is not bound."""
-        self.stranded.setdefault(member, []).append(child.id)
-        self.why_stranded[child.id] = STRANDED_PINNED if child.pinned else STRANDED_GUIDED if child.nodes else otherwise
+        why = STRANDED_PINNED if child.pinned else STRANDED_GUIDED if child.nodes else otherwise
+        self.stranded.setdefault(member, {})[child.id] = why
 
     def lost(self, name: str) -> bool:
         """Whether the member is proven to run nothing, and is not waited for."""
