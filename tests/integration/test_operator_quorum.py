@@ -211,7 +211,7 @@ async def test_a_hub_scaled_below_its_quorum_stops_and_comes_back_when_it_is_sca
     never_two(world.watch)
 
 
-async def test_a_reset_takes_the_members_that_are_left_for_the_whole(world: World) -> None:
+async def test_after_a_reset_the_remaining_members_are_the_whole_hub(world: World) -> None:
     await hub_with_children(world, **MAJORITY)
     await world.kubectl("scale", "hub/hub", "--replicas=1")
     await world.hub_condition("Quorate", "False", "Partitioned")

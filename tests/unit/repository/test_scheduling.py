@@ -10,7 +10,7 @@ from scheduling import NONE, OPERATED, PLAIN, need_of, unit_of
 @pytest.mark.parametrize(
     ("nodeid", "unit", "need"),
     [
-        ("tests/parity/test_parity_calls.py::test_members_are_named", "tests/parity", PLAIN),
+        ("tests/parity/test_parity_calls.py::test_members_are_listed_by_name", "tests/parity", PLAIN),
         ("tests/integration/test_cli.py::test_x[list --hub nope]", "tests/integration/test_cli.py", PLAIN),
         ("tests/integration/test_operator_owned.py::test_x", "tests/integration/test_operator_owned.py", OPERATED),
         ("tests/integration/test_informer.py::test_x", "tests/integration/test_informer.py::test_x", PLAIN),
