@@ -282,7 +282,7 @@ def test_not_local_goes_by_the_hash_of_the_others_whatever_the_cap() -> None:
     assert hub.where()["any"] == by_hash("any", *NAMES)
 
 
-def test_not_local_waits_where_only_the_origin_is_left() -> None:
+def test_with_not_local_a_child_waits_while_only_its_origin_is_left() -> None:
     hub = hub_of("NotLocal", members=1)
     hub.want([child("a", origin="hub-0")])
 
