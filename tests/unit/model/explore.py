@@ -94,7 +94,7 @@ def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
 
 def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
     """Everybody does what is due once; a deposed leader is silent for good, what was not answered comes to nothing."""
-    state = state._replace(operator=state.operator._replace(late=(), flying=()))
+    state = state._replace(operator=state.operator._replace(late=(), flying=(), former=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state
