@@ -21,7 +21,7 @@ import msgspec
 from bench import plots, report
 from bench.figures import FIGURES, MORE, Figure, chosen
 from bench.lab import BenchError, Lab
-from bench.measure import Outcome, Results, gathered
+from bench.measure import Outcome, Results, gathered, merged
 from bench.page import PLOTS, page, reason
 from bench.series import Series
 from localcluster.faults import FaultRefusedError
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print the ratios to an earlier run's JSON")
     parser.add_argument("--results", type=Path, metavar="FILE", help="take an earlier run's JSON instead of measuring")
-    parser.add_argument("--docs", action="store_true", help="also write docs/benchmarks.md and its plots")
+    parser.add_argument("--docs", action="store_true", help="also write docs/benchmarks.md; with --only the rest stays")
     parser.add_argument("--list", action="store_true", help="name the figures and end")
     return parser
 
@@ -124,7 +124,8 @@ def main() -> int:
     if before is not None:
         print(f"\n{report.comparison(before.outcomes, results.outcomes)}")
     if arguments.docs:
-        write_docs(results, _DOCS)
+        some = bool(arguments.only) and not arguments.results
+        write_docs(merged(_read(_DOCS / PLOTS / "results.json"), results) if some else results, _DOCS)
     return 1 if any(outcome.failed for outcome in results.outcomes) else 0
 
 

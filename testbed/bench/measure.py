@@ -67,13 +67,25 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a figure: its values, or the message that explains why there are none."""
+    """The outcome of a figure: its values, or the message that explains why there are none.
+
+    ``apart``: when and of which commit, if it was not measured together with the others.
+    """
 
     figure: str
     title: str
     values: tuple[Value, ...] = ()
     failed: str = ""
     seconds: float = 0.0
+    apart: str = ""
+
+
+def merged(results: Results, part: Results) -> Results:
+    """The results with the figures of a later run of some of them."""
+    apart = f"{part.machine['measured']}, commit {part.machine['commit']}, load before {part.machine['load before']}"
+    later = {outcome.figure: msgspec.structs.replace(outcome, apart=apart) for outcome in part.outcomes}
+    kept = [later.pop(outcome.figure, outcome) for outcome in results.outcomes]
+    return msgspec.structs.replace(results, outcomes=(*kept, *later.values()))
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

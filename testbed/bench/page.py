@@ -24,6 +24,7 @@ make bench BENCH="--only=start,failover --repeats=1"            # some of them
 make bench BENCH="--compare docs/benchmarks/results.json"       # with the ratios to the run of this page
 make bench BENCH="--results NOW.json --compare BEFORE.json"     # two earlier runs, nothing is measured
 make bench BENCH=--docs                                         # also write this page, its plots and results.json
+make bench BENCH="--docs --only=failover"                       # measure these anew, and keep the rest of the page
 ```
 
 The cluster is the local one ([testbed/localcluster](../testbed/localcluster/README.md)): a real API server and etcd,
@@ -35,9 +36,11 @@ def page(results: Results, plotted: Collection[Topic], reasons: Mapping[str, str
     about = "\n".join(f"| {name} | {value} |" for name, value in results.machine.items())
     parts = [_part(part, results.outcomes, plotted=part.topic in plotted) for part in PARTS]
     missed = _missed(results.outcomes, reasons) or ["Nothing: each goal is met."]
+    later = [f"- {outcome.title}: {outcome.apart}" for outcome in results.outcomes if outcome.apart]
     sections = [
         _INTRO,
         f"| | |\n|---|---|\n{about}",
+        *(["Measured apart from the rest:\n\n" + "\n".join(later)] if later else []),
         *filter(None, parts),
         "## What is missed\n\n" + "\n\n".join(missed),
         _beside(),

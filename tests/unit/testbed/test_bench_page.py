@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 
 from bench import __main__ as program
 from bench import page, plots, report
-from bench.measure import Outcome, Results, Value
+from bench.measure import Outcome, Results, Value, merged
 from bench.peers import LINES
 from bench.series import Series
 from bench.topics import PARTS
@@ -21,9 +24,27 @@ STORED = Path(__file__).parent / "bench_results.json"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def results() -> Results:
     return msgspec.json.decode(STORED.read_bytes(), type=Results)
+
+
+class Printed(NamedTuple):
+    """What the program makes of the stored results: its exit status, what it prints, and the folder of the docs."""
+
+    status: int
+    said: str
+    docs: Path
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
+    docs, said = tmp_path_factory.mktemp("docs"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(program, "_DOCS", docs)
+        patch.setattr(sys, "argv", ["bench", "--results", str(STORED), "--compare", str(STORED), "--docs"])
+        status = program.main()
+    return Printed(status, said.getvalue(), docs)
 
 
 def texts(svg: bytes) -> list[str]:
@@ -31,8 +52,8 @@ def texts(svg: bytes) -> list[str]:
     return ["".join(found.itertext()).strip() for found in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_each_part_has_a_plot_with_its_axes_and_the_names_of_its_lines(results: Results) -> None:
-    drawn = plots.draw_all(results.outcomes)
+def test_each_part_has_a_plot_with_its_axes_and_the_names_of_its_lines(printed: Printed) -> None:
+    drawn = {file.stem: file.read_bytes() for file in printed.docs.glob("benchmarks/*.svg")}
 
     assert set(drawn) == {part.topic for part in PARTS}
     for part in PARTS:
@@ -45,9 +66,11 @@ def test_each_part_has_a_plot_with_its_axes_and_the_names_of_its_lines(results: 
     assert {"leader killed", "goal: 95 % within 2 s"} <= set(texts(drawn["failover"]))
 
 
-def test_the_same_results_give_the_same_plot(results: Results) -> None:
+def test_the_same_results_give_the_same_plot(results: Results, printed: Printed) -> None:
     """Else each run of --docs would change all files."""
-    assert plots.draw_all(results.outcomes) == plots.draw_all(results.outcomes)
+    (calls,) = (part for part in PARTS if part.topic == "calls")
+
+    assert plots.draw(calls, results.outcomes) == (printed.docs / "benchmarks" / "calls.svg").read_bytes()
 
 
 def test_a_part_without_anything_to_show_has_no_plot() -> None:
@@ -73,6 +96,21 @@ def test_the_page_has_what_was_measured_what_is_missed_and_why(results: Results)
     assert "- 1,000 children moved: not measured. run 1: no hub" in missed
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} <= {3, 4}, "a row with a wrong number of cells"
+
+
+def test_figures_that_are_measured_anew_are_told_apart_from_the_rest(results: Results) -> None:
+    machine = {"measured": "2026-12-01 08:00 UTC", "commit": "def5678", "load before": "0.1"}
+    took = Value(name="took", unit="s", samples=(1.0,), topic="moves")
+    again = [Outcome(figure=name, title=name, values=(took,)) for name in ("handover-1000", "new")]
+
+    both = merged(results, Results(machine=machine, outcomes=tuple(again)))
+
+    assert [outcome.figure for outcome in both.outcomes] == [*(each.figure for each in results.outcomes), "new"]
+    text = page.page(both, (), {})
+    assert "- handover-1000: 2026-12-01 08:00 UTC, commit def5678, load before 0.1" in text
+    assert "not measured" not in text
+    assert "abc1234" in text
+    assert "apart" not in page.page(results, (), {})
 
 
 def test_a_reason_is_found_by_the_longest_beginning_of_the_figures_name() -> None:
@@ -103,22 +141,16 @@ def test_two_runs_are_compared_by_ratios_that_say_what_is_better() -> None:
     assert ["only", "now:", "f,", "took"] in lines
 
 
-def test_stored_results_are_printed_compared_and_drawn_without_measuring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(program, "_DOCS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench", "--results", str(STORED), "--compare", str(STORED), "--docs"])
+def test_stored_results_are_printed_compared_and_drawn_without_measuring(printed: Printed) -> None:
+    said = printed.said
 
-    status = program.main()
-
-    said = capsys.readouterr().out
-    assert status == 1, "a figure of it failed"
+    assert printed.status == 1, "a figure of it failed"
     assert re.search(r"failover +killed, until a new child runs +2.10 s +1.10 to 3.60, 20 times", said)
     assert re.search(r"activation +three members, 64 +3,600 /s +3,600 /s +1.00", said)
-    shown = re.findall(r"\((benchmarks/\w+\.svg)\)", (tmp_path / "benchmarks.md").read_text())
+    shown = re.findall(r"\((benchmarks/\w+\.svg)\)", (printed.docs / "benchmarks.md").read_text())
     assert len(shown) == len(PARTS)
-    assert all((tmp_path / name).is_file() for name in shown)
-    assert program._read(tmp_path / "benchmarks" / "results.json") == program._read(STORED)
+    assert all((printed.docs / name).is_file() for name in shown)
+    assert program._read(printed.docs / "benchmarks" / "results.json") == program._read(STORED)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"outcomes": []}'])
