@@ -144,7 +144,13 @@ async def test_a_leader_that_may_live_is_not_taken_for_ended(
         # By a replica of an earlier version, which leaves the annotation as it is; by one that runs in no pod.
         lease_of(LEADER, identity="operator-0_ef"),
         lease_of(LeaderProcess(identity=LEADER.identity, pod="operator-1")),
-        lease_of(LEADER) | {"metadata": {"name": "processhub-operator", "annotations": {"processhub.dev/leader": "["}}},
+        # Edited by hand.
+        *(
+            lease_of(LEADER)
+            | {"metadata": {"name": "processhub-operator", "annotations": {"processhub.dev/leader": text}}}
+            for text in ("[", "{}", json.dumps({"identity": LEADER.identity, "podUid": "uid-1", "port": 65536}))
+        ),
+        lease_of(LeaderProcess(identity=LEADER.identity, pod_uid="uid-1")),
     ],
 )
 async def test_where_the_lease_does_not_describe_its_holder_nothing_shows_its_end(
@@ -183,6 +189,16 @@ async def test_an_address_that_never_accepted_a_connection_shows_nothing(site: t
     listening.close()
     await listening.wait_closed()
     watch, lease = HolderWatch(client, "ns", STANDBY), lease_of(msgspec.structs.replace(LEADER, port=port))
+
+    await seen(client, lease, watch)
+    await watch.wait(0.2)
+
+    assert await seen(client, lease, watch) == ""
+
+
+async def test_a_text_that_is_no_address_shows_nothing(site: tuple[Site, Client]) -> None:
+    _, client = site
+    watch, lease = HolderWatch(client, "ns", STANDBY), lease_of(msgspec.structs.replace(LEADER, host=f"{'a' * 70}.b"))
 
     await seen(client, lease, watch)
     await watch.wait(0.2)

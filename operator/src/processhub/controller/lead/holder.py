@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
@@ -42,7 +43,7 @@ class LeaderProcess(Wire, frozen=True, kw_only=True):
     pod: str = ""
     pod_uid: str = ""
     host: str = ""
-    port: int = 0
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
 
 
 class HolderWatch:
@@ -61,7 +62,7 @@ class HolderWatch:
             self._holder, self._accepted, self._refusals = holder, False, 0
         if self._refusals >= REFUSALS:
             return f"{holder.host}:{holder.port} refuses connections"
-        if not holder.pod_uid:
+        if not holder.pod_uid or not holder.pod:
             return ""
         if holder.pod_uid == self._own.pod_uid:
             return "the container of this pod was started again"
@@ -90,9 +91,9 @@ class HolderWatch:
             self._accepted, self._refusals = True, 0
             writer.close()
         except ConnectionRefusedError:
-            # A network policy may refuse them always: that says nothing.
-            self._refusals += self._accepted
-        except OSError:  # and TimeoutError
+            if self._accepted:  # else a network policy may refuse them, to any leader
+                self._refusals += 1
+        except (OSError, ValueError):  # TimeoutError too; a text that is no address
             self._refusals = 0
 
     async def _pod_ended(self, lease: Lease) -> str:
