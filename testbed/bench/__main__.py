@@ -55,7 +55,7 @@ async def _measure(figures: list[Figure], repeats: int, minutes: float) -> list[
         Outcome(
             figure=figure.name,
             title=figure.title,
-            values=gathered(series.runs[figure.name]),
+            values=figure.placed(gathered(series.runs[figure.name])),
             failed=series.failed.get(figure.name, ""),
             seconds=round(series.seconds[figure.name], 1),
         )

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
 
 from bench import changes, failover, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
-from bench.measure import Value
+from bench.measure import Point, Topic, Value
 
 Run = Callable[[Lab], Awaitable[Sequence[Value]]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. ``run`` measures it once and cleans up after itself, up to ``repeats`` times."""
+    """A figure. ``run`` measures it once and cleans up after itself, up to ``repeats`` times.
+
+    ``topic``: the part of docs/benchmarks.md for those of its values that name none themselves. Of them, those with a
+    goal are rows of the table there, and those of ``points``, by name, have a place in the plot.
+    """
 
     name: str
     title: str
     run: Run
     repeats: int = 3
+    topic: Topic | Literal[""] = ""
+    points: Mapping[str, Point] = field(default_factory=dict)
+
+    def placed(self, values: Sequence[Value]) -> tuple[Value, ...]:
+        """The values with their places in docs/benchmarks.md."""
+        return tuple(
+            value
+            if value.topic or not self.topic
+            else msgspec.structs.replace(
+                value, topic=self.topic, listed=value.goal is not None, point=self.points.get(value.name)
+            )
+            for value in values
+        )
 
 
 def _pure(name: str, title: str, measure: Callable[[], Sequence[Value]]) -> Figure:
@@ -75,8 +95,18 @@ FIGURES: tuple[Figure, ...] = (
     *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
     _kill(5000, "python"),
-    Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),
-    Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
+    Figure(
+        "handover-1000",
+        "1,000 python children moved with their state",
+        lambda lab: handovers.hand_over(lab, 1000),
+        topic="moves",
+    ),
+    Figure(
+        "operator-10000",
+        "operator start with 10,000 children",
+        lambda lab: operatorstart.start(lab, 10_000),
+        topic="failover",
+    ),
     Figure("failover", "the leader of two replicas is lost, hub of 3", failover.fail_over, repeats=1),
 )
 # These take an hour, so they are measured only when named.

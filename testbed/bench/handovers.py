@@ -72,7 +72,6 @@ async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
             unit="s",
             samples=(took,),
             goal=2.0,
-            topic="moves",
         ),
         Value(name="states lost", unit="", samples=(float(len(lost)),), goal=0.0),
         Value(name="requests answered meanwhile", unit="", samples=(float(sum(answers.values())),)),

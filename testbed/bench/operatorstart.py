@@ -41,8 +41,8 @@ async def start(lab: Lab, count: int) -> Sequence[Value]:
         async with _without_operator(cluster):
             seconds, mebibytes = await _first_plan(cluster, namespace)
     return [
-        Value(name="process start to first plan", unit="s", samples=(seconds,), goal=5.0, topic="failover"),
-        Value(name="highest RSS by then", unit="MiB", samples=(mebibytes,), goal=200.0, topic="failover"),
+        Value(name="process start to first plan", unit="s", samples=(seconds,), goal=5.0),
+        Value(name="highest RSS by then", unit="MiB", samples=(mebibytes,), goal=200.0),
     ]
 
 

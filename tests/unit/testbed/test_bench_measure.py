@@ -6,7 +6,7 @@ import pytest
 
 from bench import figures, pure, report
 from bench.lab import parse_writes
-from bench.measure import Outcome, Value, gathered, number, percentile, verdict
+from bench.measure import Outcome, Point, Value, gathered, number, percentile, verdict
 
 
 def seconds(*samples: float, goal: float | None = None) -> Value:
@@ -84,6 +84,25 @@ def test_figures_are_chosen_by_name_or_kind() -> None:
     assert [figure.name for figure in figures.chosen("promote")] == ["promote-1000-python"], "one that is only named"
     with pytest.raises(ValueError, match="no figure 'start-10'; there are plan-"):
         figures.chosen("start-10")
+
+
+def test_a_figure_places_its_values_that_name_no_place_themselves() -> None:
+    async def run(_: object) -> list[Value]:
+        return []
+
+    point = Point(series="ours", x=64)
+    figure = figures.Figure("calls", "calls", run, topic="calls", points={"rate": point})
+    values = [
+        Value(name="rate", unit="/s", samples=(1.0,)),
+        seconds(1.0, goal=2.0),
+        Value(name="moved", unit="", samples=(1.0,), topic="moves"),
+    ]
+
+    rate, took, moved = figure.placed(values)
+
+    assert (rate.topic, rate.listed, rate.point) == ("calls", False, point)
+    assert (took.topic, took.listed, took.point) == ("calls", True, None)
+    assert (moved.topic, moved.listed) == ("moves", True)
 
 
 def test_writes_are_counted_by_resource_without_renewals() -> None:
