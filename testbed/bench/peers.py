@@ -12,8 +12,9 @@ from bench.measure import Topic
 
 COMMIT = "d8b600b"
 HOW = f"""\
-Measured on the machine of the tables, in one run for each row, with this project at commit {COMMIT}. Each
-project had three members, sidecars or nodes on that machine.
+Each row was measured in one run on one machine (2 cores AMD EPYC, 24 GiB), with this project at commit {COMMIT}. Each
+project had three members, sidecars or nodes there. So a row compares the two columns; the tables above are of a later or
+an earlier commit.
 
 - **ProcessHub 0.6.1** for Elixir, three Erlang nodes on one machine: `start_children` in one call or in batches of
   1,000, until the registry of every node has all. It stores nothing, and no child is an object of an API server.
@@ -51,6 +52,12 @@ ROWS: tuple[Row, ...] = (
         "ProcessHub: 0.56–0.60 s in one call, 0.27–0.34 s in batches",
     ),
     Row("starts", "50,000 children", "16.3 s", "ProcessHub: 1.9–2.3 s"),
+    Row(
+        "starts",
+        "memory of a member",
+        "92 MiB idle, 153–197 MiB with 2,500 `python` children",
+        "ProcessHub: 37–56 MiB with 3,333 children",
+    ),
     Row(
         "activations",
         "new names, 1 caller",
