@@ -13,8 +13,8 @@ from bench.measure import Topic
 COMMIT = "d8b600b"
 HOW = f"""\
 Each row was measured in one run on one machine (2 cores AMD EPYC, 24 GiB), with this project at commit {COMMIT}. Each
-project had three members, sidecars or nodes there. So a row compares the two columns; the tables above are of a later or
-an earlier commit.
+project had three members, sidecars or nodes there. So a row compares the two columns; the tables above are of another
+commit.
 
 - **ProcessHub 0.6.1** for Elixir, three Erlang nodes on one machine: `start_children` in one call or in batches of
   1,000, until the registry of every node has all. It stores nothing, and no child is an object of an API server.

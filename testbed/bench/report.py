@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bench.measure import Outcome, Value, number, verdict
 
@@ -31,13 +31,17 @@ def comparison(before: Sequence[Outcome], now: Sequence[Outcome]) -> str:
         ratio = value.result / known.result if known.result else None
         texts = (f"{number(known.result)} {value.unit}".strip(), f"{number(value.result)} {value.unit}".strip())
         rows.append((figure, name, *texts, "" if ratio is None else number(ratio), _change(value, ratio)))
-    only = [
-        f"only {when}: {figure}, {name}"
-        for when, ones, others in (("before", earlier, present), ("now", present, earlier))
-        for figure, name in ones
-        if (figure, name) not in others
+    return "\n".join([_columns(rows), *_only("before", earlier, present), *_only("now", present, earlier)])
+
+
+def _only(when: str, values: Iterable[tuple[str, str]], others: Collection[tuple[str, str]]) -> list[str]:
+    """What the other run does not have: whole figures in one line, then values of figures that both have."""
+    shared = {figure for figure, _ in others}
+    alone = dict.fromkeys(figure for figure, _ in values if figure not in shared)
+    left = [f"only {when}: {', '.join(alone)}"] if alone else []
+    return left + [
+        f"only {when}: {figure}, {name}" for figure, name in values if figure in shared and (figure, name) not in others
     ]
-    return "\n".join([_columns(rows), *only])
 
 
 def _change(value: Value, ratio: float | None) -> str:
