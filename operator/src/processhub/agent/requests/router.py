@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -180,22 +179,22 @@ class Router:
         except MovedError:
             raise stale from None
 
-    async def ask(self, operation: str, child_id: str, text: str, to: str) -> dict[str, Any]:
-        """Send the request (JSON) of an actor here; returns ``value``, or ``status``, ``code`` and ``detail``."""
-        request = Request(operation, text.encode())
+    async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
+        """Send the request (JSON) of an actor here.
+
+        Returns the answer as ``payload``, and whether it is JSON; or ``status``, ``code`` and ``detail``.
+        """
+        request = Request(operation, body)
         try:
             if operation == "cast" and to == "all":
-                return {"value": await self.send_to_all(child_id, request)}
+                return {"payload": msgspec.json.encode(await self.send_to_all(child_id, request)), "json": True}
             answer = await self.send(child_id, request)
         except Problem as problem:
             return _failure(problem.status, problem.kind, problem.detail, problem.retry_after)
         if answer.status >= 400:
             text = answer.body[:500].decode(errors="replace")
             return _failure(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
-        if answer.content_type.partition(";")[0].strip() == JSON:
-            with contextlib.suppress(ValueError):
-                return {"value": json.loads(answer.body)}
-        return {"value": answer.body.decode(errors="replace")}
+        return {"payload": answer.body, "json": answer.content_type.partition(";")[0].strip() == JSON}
 
     # Internal.
 

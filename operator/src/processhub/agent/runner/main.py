@@ -1,6 +1,6 @@
 """The runner's main thread: it takes orders from the agent, and starts and ends actors.
 
-Agent and runner exchange these messages (frames.py):
+Agent and runner exchange these messages (frames.py). The JSON of a user is the payload of its message:
 
 - from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
   ``asked`` (the answer to ``ask``)
@@ -19,13 +19,12 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 from typing import Any
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox
+from processhub.agent.frames import Inbox, frame
 from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.output import ChildLines
 from processhub.agent.runner.scheduler import Scheduler
@@ -33,6 +32,7 @@ from processhub.agent.runner.scheduler import Scheduler
 CHANNEL = 3  # the number of the descriptor of the agent's socket
 _TERM_GRACE = 3600.0  # the sender of SIGTERM also sends SIGKILL when the grace is over
 Message = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class Runner:
@@ -102,8 +102,8 @@ class Runner:
             # After a signal, the end of the process reports the ends of its actors, and the cause.
             self._end_if_empty()
             return
-        body = json.dumps(message, separators=(",", ":"), default=str).encode()
-        data = memoryview(struct.pack("!I", len(body)) + body)
+        payload = message.pop("payload", None)
+        data = memoryview(frame(_encode(message).encode(), payload))
         with self._sending:
             while data:
                 try:
