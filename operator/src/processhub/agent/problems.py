@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -24,8 +24,7 @@ class Problem(Exception):  # noqa: N818 RFC 9457's word
         self.retry_after, self.allow = retry_after, allow
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problems(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
     """Answer requests whose handler raises an error."""
     try:
         return await handler(request)

@@ -19,7 +19,6 @@ from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.peers.link import PeerLink, UnreachableError
 from processhub.agent.problems import Problem
-from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
@@ -93,6 +92,8 @@ class Router:
 
         ``accepted_at``: the loop's time at which a cast was accepted here, whose sender will not send it again.
         """
+        if (answer := await self._serve_here(child_id, request)) is not None:
+            return answer, self._env.member
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         pause: float | None
         with self.watch.on(child_id) as changed:
@@ -126,6 +127,17 @@ class Router:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left if pause is None else min(pause, left)):
                         await changed.wait()
+
+    async def _serve_here(self, child_id: str, request: Request) -> Response | None:
+        """Serve the request if the only copy is this member's; None if it has to be routed.
+
+        Most requests need no more than this. Whatever it leaves open is decided again when the request is routed.
+        """
+        copies = self._slices.copies(child_id)
+        if len(copies) != 1 or copies[0].member != self._env.member or self._takeover.offered:
+            return None
+        self._check_quorum()
+        return await self._take(child_id, request) if _owner(copies) else None
 
     async def _too_late(self, child_id: str, unreached: str) -> Problem:
         """The answer to a request that has waited too long. ``unreached``: why its owner can't be reached, or ""."""
@@ -210,7 +222,9 @@ class Router:
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
         """The child's copies in registry order. This member's own copy has its present state."""
-        copies = lookup.copies(self._slices.registry(), child_id)
+        copies = self._slices.copies(child_id)
+        if not any(copy.member == self._env.member for copy in copies):
+            return copies
         child = self._children.get(child_id)
         state = child.status.state if child is not None and not child.stopping else State.STOPPING
         return [
@@ -222,12 +236,7 @@ class Router:
         self, owner: RoutedCopy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
     ) -> Response | None:
         if owner.member == self._env.member:
-            try:
-                if request.kind == "cast":
-                    return self._deliver(child_id, request)
-                return await self._queue.serve(child_id, request)
-            except MovedError:
-                return None
+            return await self._take(child_id, request)
         if not owner.running or not owner.address:
             return None
 
@@ -259,6 +268,15 @@ class Router:
         finally:
             if watching is not None:
                 watching.cancel()
+
+    async def _take(self, child_id: str, request: Request) -> Response | None:
+        """Serve the request on this member; None if the child is not this member's."""
+        try:
+            if request.kind == "cast":
+                return self._deliver(child_id, request)
+            return await self._queue.serve(child_id, request)
+        except MovedError:
+            return None
 
     def _deliver(self, child_id: str, request: Request) -> Response:
         self._queue.deliver(child_id, request, lambda: self._send_after(child_id, request))

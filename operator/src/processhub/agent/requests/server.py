@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
 
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.statesender import Batch, Receipt
-from processhub.agent.problems import Handler, Problem, problems
+from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, WithdrawnError
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.router import Router
+from processhub.agent.requests.routes import Routes
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 
 log = logging.getLogger(__name__)
@@ -58,27 +61,23 @@ class Server:
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
-        app = web.Application(middlewares=[problems, self._authorized], client_max_size=BODY_MAX)
-        app.on_response_prepare.append(self._prepare)
-        app.add_routes(
-            [
+        self._routes = Routes(
+            (
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
                 web.get("/v1/children", self._children),
                 # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
-                # The handler sends "100 Continue" itself.
-                web.post("/v1/children/{id:.+}", self._request, expect_handler=_later),
+                web.post("/v1/children/{id:.+}", self._request),
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
-            ]
+            )
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
-        self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
-        )
+        server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
@@ -111,36 +110,42 @@ class Server:
         """Close all connections."""
         await self._runner.cleanup()
 
-    @web.middleware
-    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in _OPEN:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request."""
+        answer = await problems(request, self._authorized)
+        if self._leaving:
+            answer.force_close()
+        return answer
+
+    async def _authorized(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        if path not in _OPEN:
             # The child's queue waits for the body of a request that a member has routed, so others may not send such
             # requests.
-            members_only = request.path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
+            members_only = path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
+        handler = self._routes.find(request.method, path)
+        if handler != self._request:  # which does that when it has come to the request's turn
+            await _continue(request)
         return await handler(request)
 
-    async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
-        if self._leaving:
-            response.force_close()
-
-    async def _healthz(self, _: web.Request) -> web.Response:
+    async def _healthz(self, _: web.BaseRequest) -> web.Response:
         """Whether the agent works: 200, or 503 where the thread that keeps the Lease is stuck. Without a token."""
         if not self._healthy():
             raise Problem(503, "unhealthy", "the thread that keeps the Lease is stuck")
         return web.Response(text="ok")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self, _: web.BaseRequest) -> web.Response:
         """Whether the member is ready: 200, or 503 with what it waits for. Without a token."""
         if why := self._ready():
             raise Problem(503, "not_ready", why)
         return web.Response(text="ok")
 
-    async def _show_metrics(self, _: web.Request) -> web.Response:
+    async def _show_metrics(self, _: web.BaseRequest) -> web.Response:
         """The member's metrics, in Prometheus' text format. Without a token."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    async def _children(self, request: web.Request) -> web.Response:
+    async def _children(self, request: web.BaseRequest) -> web.Response:
         """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
         self._check_synced()
         query = request.query
@@ -150,7 +155,7 @@ class Server:
             )
         return _json(lookup.children(self._slices.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
 
-    async def _child(self, request: web.Request) -> web.Response:
+    async def _child(self, request: web.BaseRequest) -> web.Response:
         """One child on record: its copies, the active one first."""
         self._check_synced()
         encoded = request.rel_url.raw_path.removeprefix(_CHILDREN)
@@ -164,7 +169,7 @@ class Server:
             raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
         return _json(entry)
 
-    async def _request(self, request: web.Request) -> web.Response:
+    async def _request(self, request: web.BaseRequest) -> web.Response:
         """Send a request to a child: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
 
         The id is percent-encoded. The answer to a call is the child's. A cast is answered 202 when it is in the child's
@@ -188,7 +193,7 @@ class Server:
             self._metrics.requests.labels(kind, answer.status).inc()
         return answer
 
-    async def _serve(self, request: web.Request) -> web.Response:
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
         if kind not in ("call", "cast") or not encoded:
             raise Problem(404, "not_found", f"POST to {_CHILDREN}<id>/call or …/cast, the id percent-encoded")
@@ -220,7 +225,7 @@ class Server:
             headers["Content-Type"] = answer.content_type
         return web.Response(body=answer.body, status=answer.status, headers=headers)
 
-    async def _handover(self, request: web.Request) -> web.Response:
+    async def _handover(self, request: web.BaseRequest) -> web.Response:
         """Receive the state of a child that moves here, from its present member. For members only."""
         self._check_synced()
         child_id, query = _decoded(request.rel_url.raw_path.removeprefix(_HANDOVERS + "/")), request.query
@@ -231,7 +236,7 @@ class Server:
         await self._handovers(child_id, uid, int(epoch), checksum, body)
         return web.Response(status=204)
 
-    async def _small_handovers(self, request: web.Request) -> web.Response:
+    async def _small_handovers(self, request: web.BaseRequest) -> web.Response:
         """Receive a batch of small states of children that move here (MessagePack). For members only."""
         self._check_synced()
         try:
@@ -240,7 +245,7 @@ class Server:
             raise Problem(400, "bad_request", f"not a batch of states: {error}") from error
         return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
 
-    async def _members(self, _: web.Request) -> web.Response:
+    async def _members(self, _: web.BaseRequest) -> web.Response:
         """The members of the hub, each with the number of its children and how many of them run."""
         self._check_synced()
         return _json(lookup.members(self._slices.registry()))
@@ -250,18 +255,27 @@ class Server:
             raise Problem(503, "not_ready", "the registry is not read yet")
 
 
-async def _later(_: web.Request) -> None:
-    """Send no "100 Continue" yet: the handler does that."""
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """A request as aiohttp's server makes it, with the limit of this server's bodies."""
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=BODY_MAX
+    )
 
 
-async def _continue(request: web.Request) -> None:
+async def _continue(request: web.BaseRequest) -> None:
     """Send "100 Continue" to a caller that waits for it before it sends the body."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # these bytes are not part of the answer
 
 
-async def _fetch(request: web.Request) -> bytes:
+async def _fetch(request: web.BaseRequest) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     try:
         async with asyncio.timeout(_PEER_SECONDS):

@@ -37,7 +37,15 @@ class OutgoingRequests:
         number = next(self._numbers)
         self._waiting[number] = (loop, answer)
         self._send(
-            {"ev": "ask", "key": self._key, "ask": number, "op": operation, "id": child_id, "to": to, "payload": payload}
+            {
+                "ev": "ask",
+                "key": self._key,
+                "ask": number,
+                "op": operation,
+                "id": child_id,
+                "to": to,
+                "payload": payload,
+            }
         )
         try:
             return await answer
