@@ -56,7 +56,10 @@ class Inbox:
         self.closed = False
 
     def read(self) -> list[Message]:
-        """Read all messages that are complete, each with its payload as ``payload``. ``closed`` is set when the peer has closed or the connection broke."""
+        """Read all messages that are complete, each with its payload as ``payload``.
+
+        ``closed`` is set when the peer has closed or the connection broke.
+        """
         while True:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(

@@ -38,16 +38,22 @@ async def problems(request: web.BaseRequest, handler: Handler) -> web.StreamResp
         return respond(Problem(error.status, kind, detail, allow=allow))
 
 
+def problem_body(problem: Problem) -> bytes:
+    """The problem as JSON."""
+    return msgspec.json.encode(
+        {
+            "type": f"https://processhub.dev/problems/{problem.kind}",
+            "title": HTTPStatus(problem.status).phrase,
+            "status": problem.status,
+            "code": problem.kind,
+            "detail": problem.detail,
+        }
+    )
+
+
 def respond(problem: Problem) -> web.Response:
     """The HTTP response for a problem."""
-    body = {
-        "type": f"https://processhub.dev/problems/{problem.kind}",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "code": problem.kind,
-        "detail": problem.detail,
-    }
-    answer = web.Response(body=msgspec.json.encode(body), status=problem.status, content_type=PROBLEM_TYPE)
+    answer = web.Response(body=problem_body(problem), status=problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after:
         answer.headers["Retry-After"] = str(problem.retry_after)
     if problem.allow:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from processhub.agent.listeners import Signal
+
 JSON = "application/json"
 
 
@@ -38,18 +40,6 @@ def _no_sender() -> None:
     """Do nothing: no other member forwarded the request."""
 
 
-class HandedOver(asyncio.Event):
-    """An event that also calls ``heard()`` when it is set."""
-
-    heard: Callable[[], None] | None = None
-
-    def set(self) -> None:
-        """Set the event."""
-        super().set()
-        if self.heard is not None:
-            self.heard()
-
-
 @dataclass(eq=False, slots=True)
 class Request:
     """A call or a cast. ``fetch`` gets the body of a forwarded request when the child can take it.
@@ -63,7 +53,7 @@ class Request:
     content_type: str = JSON
     key: str = ""  # the caller's Idempotency-Key
     fetch: Callable[[], Awaitable[bytes]] = _nothing
-    handed_over: HandedOver = field(default_factory=HandedOver)  # set when the request may have run
+    handed_over: Signal = field(default_factory=Signal)  # set when the request may have run
     put_off: Callable[[], None] = _no_sender
     obstacle: str = ""
     _fetching: asyncio.Future[bytes] | None = None

@@ -38,8 +38,8 @@ _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the st
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # share of a handover's time in which an actor may defer it
 _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
-# Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``payload`` (with ``json``: whether it is JSON),
-# or as status, code and detail.
+# Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``payload`` with ``json`` (whether it is
+# JSON), or as status, code and detail.
 Ask = Callable[[str, str, bytes, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from processhub.agent.listeners import Signal
 from processhub.api.slice import RegistrySlice
 
 
@@ -13,12 +13,12 @@ class RegistryWatch:
     """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[Signal]] = {}
 
     @contextmanager
-    def on(self, child_id: str) -> Iterator[asyncio.Event]:
+    def on(self, child_id: str) -> Iterator[Signal]:
         """An event that is set at each change of the child's entries. The waiting task clears it."""
-        event = asyncio.Event()
+        event = Signal()
         self._waiting.setdefault(child_id, set()).add(event)
         try:
             yield event

@@ -17,6 +17,7 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Signal
 from processhub.agent.peers.link import PeerLink, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.childwatch import RegistryWatch
@@ -233,7 +234,7 @@ class Router:
         ]
 
     async def _offer(
-        self, owner: RoutedCopy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
+        self, owner: RoutedCopy, child_id: str, request: Request, changed: Signal, *, every: bool = False
     ) -> Response | None:
         if owner.member == self._env.member:
             return await self._take(child_id, request)

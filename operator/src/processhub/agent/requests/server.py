@@ -17,22 +17,24 @@ from aiohttp.http_parser import RawRequestMessage
 
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, Request, WithdrawnError
+from processhub.agent.request import JSON, Request, Response, WithdrawnError
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
-BODY_MAX = 4 * 1024 * 1024  # bytes of a request
 _OPEN = ("/healthz", "/readyz", "/metrics")  # paths that need no token
 _PEER_SECONDS = 5.0  # time in which a member sends the body when its request's turn has come
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
+_CLOSE_SECONDS = 0.5  # within which another member answers that a connection is closed
 _CHUNK = 256 * 1024
 
 
@@ -61,6 +63,7 @@ class Server:
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
+        self._sessions: set[ForwardingSession] = set()
         self._routes = Routes(
             (
                 web.get("/healthz", self._healthz),
@@ -73,6 +76,7 @@ class Server:
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
+                web.get("/v1/requests", self._connection),
             )
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
@@ -108,6 +112,8 @@ class Server:
 
     async def stop(self) -> None:
         """Close all connections."""
+        for session in list(self._sessions):
+            await session.close()
         await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -122,7 +128,7 @@ class Server:
         if path not in _OPEN:
             # The child's queue waits for the body of a request that a member has routed, so others may not send such
             # requests.
-            members_only = path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
+            members_only = path.startswith(_HANDOVERS) or path == PATH or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
         handler = self._routes.find(request.method, path)
         if handler != self._request:  # which does that when it has come to the request's turn
@@ -208,12 +214,7 @@ class Server:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
             forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
-            if kind == "cast":
-                with contextlib.suppress(WithdrawnError):
-                    await forwarded.content()
-                if forwarded.body is None:
-                    raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
-            answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
+            answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
             own = Request(kind, _json_body(await request.read()), request.content_type, key)
@@ -224,6 +225,45 @@ class Server:
         if answer.content_type:
             headers["Content-Type"] = answer.content_type
         return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+    async def _serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
+        """Serve a request that another member has routed here."""
+        if request.kind == "cast":
+            with contextlib.suppress(WithdrawnError):
+                await request.content()
+            if request.body is None:
+                raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
+        return await self._router.serve_forwarded(child_id, epoch, request)
+
+    async def _connection(self, request: web.BaseRequest) -> web.WebSocketResponse:
+        """The connection on which another member forwards requests to this one: a WebSocket. For members only."""
+        socket = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False, timeout=_CLOSE_SECONDS)
+        if not socket.can_prepare(request):
+            raise Problem(426, "bad_request", f"{PATH} is for WebSockets, of other members")
+        await socket.prepare(request)
+        authorization = request.headers.get("Authorization")
+
+        async def check() -> None:
+            await self._access.check(authorization, members_only=True)
+
+        session = ForwardingSession(Line(socket), self._serve_on_connection, check)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+        return socket
+
+    async def _serve_on_connection(self, child_id: str, epoch: int, request: Request) -> Response:
+        self._at_work += 1
+        try:
+            self._check_synced()
+            self._router.check_stays()
+            return await self._serve_forwarded(child_id, epoch, request)
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.set()
 
     async def _handover(self, request: web.BaseRequest) -> web.Response:
         """Receive the state of a child that moves here, from its present member. For members only."""
