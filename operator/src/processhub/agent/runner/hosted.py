@@ -82,7 +82,7 @@ class Hosted:
         self._strand = Strand(scheduler, self._begin, self._failed, self._finished)
         self._strand.wake()
 
-    # Called on the runner's main thread.
+    # Called on the thread that takes the agent's messages.
 
     def deliver(self, message: Message) -> None:
         """Queue a message behind the waiting ones."""

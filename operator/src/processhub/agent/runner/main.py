@@ -1,4 +1,4 @@
-"""The runner's main thread: it takes orders from the agent, and starts and ends actors.
+"""The runner: it takes orders from the agent, and starts and ends actors.
 
 Agent and runner exchange these messages (frames.py). The JSON of a user is the payload of its message:
 
@@ -12,7 +12,6 @@ Agent and runner exchange these messages (frames.py). The JSON of a user is the 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 from processhub.actor import HubHandle
 from processhub.agent.frames import Inbox, frame
@@ -41,13 +40,14 @@ class Runner:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        self._out: list[bytes] = []  # frames to be sent
         self._scheduler = Scheduler()
         self._hosted: dict[str, Hosted] = {}
         self._hub = HubHandle("", "", "")
         self._ending = False
 
-    def run(self) -> None:
-        """Serve until the agent closes its socket. SIGTERM ends all actors in order, then the process."""
+    def run(self) -> NoReturn:
+        """Serve until the agent closes its socket; that ends the process. SIGTERM ends all actors in order first."""
         inbox = Inbox(self._sock)
         # A signal is queued among the orders, because its handler may run amid one of them or while a lock is held.
         signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -58,7 +58,8 @@ class Runner:
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
         self._send({"ev": "ready"})
-        while not inbox.closed:
+
+        def gather() -> None:
             for fd, _ in poll.poll():
                 if fd == signalled:
                     os.read(signalled, 256)
@@ -66,6 +67,12 @@ class Runner:
                 else:
                     for message in inbox.read():
                         self._dispatch(message)
+            if inbox.closed:
+                os._exit(0)
+
+        self._scheduler.lead(gather, self._flush)
+        while True:  # this thread handles signals, and no actor's code may keep it from that
+            signal.pause()
 
     def _terminate(self) -> None:
         self._ending = True
@@ -103,8 +110,18 @@ class Runner:
             self._end_if_empty()
             return
         payload = message.pop("payload", None)
-        data = memoryview(frame(_encode(message).encode(), payload))
         with self._sending:
+            self._out.append(frame(_encode(message).encode(), payload))
+        # The leader sends what all the strands have to report that it runs.
+        if not self._scheduler.leads:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._sending:
+            if not self._out:
+                return
+            data = memoryview(b"".join(self._out))
+            self._out.clear()
             while data:
                 try:
                     data = data[self._sock.send(data) :]
@@ -115,6 +132,7 @@ class Runner:
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:
+            self._flush()
             os._exit(0)
 
 
@@ -127,6 +145,7 @@ def main() -> None:
     sys.stdout, sys.stderr = out, err
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=err)
     runner = Runner(sock)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         runner.run()
-    os._exit(0)
+    except KeyboardInterrupt:
+        os._exit(0)

@@ -54,7 +54,7 @@ class OutgoingRequests:
                 self._send({"ev": "unask", "key": self._key, "ask": number})
 
     def answered(self, message: Message) -> None:
-        """Complete a request with the answer of the other child. Call this on the runner's main thread."""
+        """Complete a request with the answer of the other child. This is called on another thread."""
         loop, answer = self._waiting.pop(message["ask"], (None, None))
         if loop is None or answer is None:
             return
