@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
+from prometheus_client import Counter
 
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
@@ -64,6 +65,7 @@ class Server:
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
         self._sessions: set[ForwardingSession] = set()
+        self._counters: dict[tuple[str, int], Counter] = {}  # of requests, by kind and status
         self._routes = Routes(
             (
                 web.get("/healthz", self._healthz),
@@ -183,21 +185,27 @@ class Server:
         have 4 MiB.
         """
         own = EPOCH_HEADER not in request.headers
-        kind = "cast" if request.path.endswith("/cast") else "call"
+        kind = "cast" if request.rel_url.raw_path.endswith("/cast") else "call"
         self._at_work += 1
         try:
             answer = await self._serve(request)
         except Problem as problem:
             if own:
-                self._metrics.requests.labels(kind, problem.status).inc()
+                self._count(kind, problem.status)
             raise
         finally:
             self._at_work -= 1
             if not self._at_work:
                 self._idle.set()
         if own:
-            self._metrics.requests.labels(kind, answer.status).inc()
+            self._count(kind, answer.status)
         return answer
+
+    def _count(self, kind: str, status: int) -> None:
+        counter = self._counters.get((kind, status))
+        if counter is None:
+            counter = self._counters[kind, status] = self._metrics.requests.labels(kind, status)
+        counter.inc()
 
     async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
@@ -205,9 +213,11 @@ class Server:
             raise Problem(404, "not_found", f"POST to {_CHILDREN}<id>/call or …/cast, the id percent-encoded")
         self._check_synced()
         self._router.check_stays()
-        child_id, to = _decoded(encoded), request.query.get("to", "one")
-        if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
-            raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
+        child_id, to = _decoded(encoded), "one"
+        if request.rel_url.raw_query_string:
+            to = request.query.get("to", "one")
+            if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
+                raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
         key = request.headers.get(KEY_HEADER, "")
         routed_by = request.headers.get(EPOCH_HEADER)
         if routed_by is not None:
@@ -217,7 +227,7 @@ class Server:
             answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
-            own = Request(kind, _json_body(await request.read()), request.content_type, key)
+            own = Request(kind, _json_body(await _body(request)), request.content_type, key)
             if to == "all":
                 return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
             answer = await self._router.send(child_id, own)
@@ -313,6 +323,15 @@ async def _continue(request: web.BaseRequest) -> None:
     if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # these bytes are not part of the answer
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    """The body of a request. Most bodies have come with the headers, and are not waited for."""
+    if request.content.is_eof():
+        body: bytes = request.content.read_nowait()
+        if len(body) <= BODY_MAX:
+            return body
+    return await request.read()
 
 
 async def _fetch(request: web.BaseRequest) -> bytes:
