@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from bench import changes, handovers, losses, operatorstart, pure, starts, stress
+from bench import calls, changes, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
 from bench.measure import Value
 
@@ -76,6 +76,7 @@ FIGURES: tuple[Figure, ...] = (
     *(_kill(5000, kind) for kind in starts.KINDS),
     _promote(1000, "python"),
     Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),
+    Figure("calls", "calls to 300 python children, hub of 3", calls.call),
     Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
 )
 # These take half an hour, so they are measured only when named.

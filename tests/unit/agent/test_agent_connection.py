@@ -45,6 +45,7 @@ class Owner:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get(PATH, self._connection)
+        app.router.add_post("/v1/children/a/call", self._by_http)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, ADDRESS, PORT, reuse_address=True).start()
@@ -77,6 +78,11 @@ class Owner:
         self.lines.append(Line(socket))
         await ForwardingSession(self.lines[-1], self._serve, check).run()
         return socket
+
+    async def _by_http(self, request: web.Request) -> web.Response:
+        if request.headers["Authorization"].removeprefix("Bearer ") in self.refused:
+            raise web.HTTPUnauthorized
+        raise web.HTTPNotFound
 
     async def _serve(self, child_id: str, epoch: int, request: Request) -> Response:
         assert (child_id, epoch) == ("a", 3)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from test_agent_runner import DEADLINE, Run, until
 
+from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.scheduler import Scheduler
 
 
@@ -22,7 +23,7 @@ class Messages:
         self.reported: list[str] = []
         self.settled: list[str] = []
         self.runs: list[Run] = []
-        self.scheduler.lead(lambda: self._queue.get()(), self._settle)
+        self.leader = Leader(self.scheduler, lambda: self._queue.get()(), self._settle)
 
     def _settle(self) -> None:
         self.settled = list(self.reported)
@@ -51,8 +52,8 @@ def messages() -> Messages:
 def test_what_messages_wake_runs_on_the_thread_that_takes_them(
     messages: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("processhub.agent.runner.scheduler._STALL_SECONDS", 3600.0)
-    monkeypatch.setattr("processhub.agent.runner.scheduler._LONG_SECONDS", 3600.0)
+    monkeypatch.setattr("processhub.agent.runner.scheduler.STALL_SECONDS", 3600.0)
+    monkeypatch.setattr("processhub.agent.runner.leader._LONG_SECONDS", 3600.0)
 
     def who() -> int:
         time.sleep(0.05)  # another thread that was woken too would take the next one meanwhile
@@ -61,7 +62,7 @@ def test_what_messages_wake_runs_on_the_thread_that_takes_them(
     messages.wake(who, who, who)
     messages.wake(who, who)
 
-    assert set(messages.results(5)) == {messages.scheduler._leader}
+    assert set(messages.results(5)) == {messages.leader.thread}
 
 
 def test_while_actors_block_further_messages_are_taken(messages: Messages) -> None:
@@ -76,7 +77,7 @@ def test_while_actors_block_further_messages_are_taken(messages: Messages) -> No
     release.set()
     assert messages.results(11) == [True] * 10 + ["taken"]
     messages.wake(threading.get_ident)
-    assert messages.results(12)[-1] == messages.scheduler._leader, "one thread leads again"
+    assert messages.results(12)[-1] == messages.leader.thread, "one thread leads again"
 
 
 def test_what_was_reported_before_an_actor_blocked_is_not_held_back(messages: Messages) -> None:
@@ -90,7 +91,7 @@ def test_what_was_reported_before_an_actor_blocked_is_not_held_back(messages: Me
 
 
 def test_after_long_messages_the_pool_runs_what_further_ones_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processhub.agent.runner.scheduler._STALL_SECONDS", 3600.0)
+    monkeypatch.setattr("processhub.agent.runner.scheduler.STALL_SECONDS", 3600.0)
     messages, both = Messages(), threading.Barrier(2)
     messages.wake(lambda: time.sleep(0.02))
     messages.wake(lambda: both.wait(5), lambda: both.wait(5))  # an idle thread looks by itself after 10 s

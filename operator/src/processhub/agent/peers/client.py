@@ -29,7 +29,7 @@ from yarl import URL
 
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Signal
-from processhub.agent.peers.connections import Connections
+from processhub.agent.peers.connections import PeerConnections
 from processhub.agent.peers.line import BODY_MAX
 from processhub.agent.peers.link import UnreachableError
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
@@ -69,7 +69,7 @@ class Peers:
             trace_configs=[traces],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._connections = Connections(self._session, env.member, self.token)
+        self._connections = PeerConnections(self._session, env.member, self.token)
 
     async def close(self) -> None:
         """Close all connections."""

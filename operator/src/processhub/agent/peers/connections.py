@@ -19,8 +19,8 @@ from processhub.agent.peers.line import (
     INLINE_MAX,
     MESSAGE_MAX,
     PATH,
-    Answer,
     Ask,
+    ChildAnswer,
     Drop,
     Go,
     Line,
@@ -41,7 +41,7 @@ _FRESH_SECONDS = 0.25
 _SWEEP_SECONDS = 0.5  # between two looks at the time limits of the requests under way
 _CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _OLD_SECONDS = 60.0  # a member of an earlier version is not offered a connection again within this time
-_NOT_OFFERED = (400, 404, 405, 426, 501)  # what an earlier version, or a proxy that knows no WebSockets, answers
+_NOT_OFFERED = (400, 403, 404, 405, 426, 501)  # what an earlier version, or a proxy that takes no WebSockets, answers
 
 
 class _Call:
@@ -53,7 +53,7 @@ class _Call:
         self,
         number: int,
         request: Request,
-        answered: asyncio.Future[Answer | None],
+        answered: asyncio.Future[ChildAnswer | None],
         seconds: float,
         stands: Callable[[], bool],
     ) -> None:
@@ -67,7 +67,7 @@ class _Call:
         return not self.answered.done()
 
 
-class Connection:
+class PeerConnection:
     """An open connection to the member of that name. ``token``: the one that it was opened with."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, member: str, token: str) -> None:
@@ -95,39 +95,21 @@ class Connection:
         seconds: float,
         changed: Signal,
         stands: Callable[[], bool],
-    ) -> Answer | None:
+    ) -> ChildAnswer | None:
         """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
         ``seconds`` limits the time from when it may run. Raises Problem, and UnreachableError if the connection broke
         before it could run.
         """
-        body = request.body or b""
-        call = _Call(next(self._numbers), request, self._loop.create_future(), seconds, stands)
-        inline = len(body) <= INLINE_MAX
         if self._line.full and not await still(self._loop.create_task(self._line.room()), changed, stands):
             return None
-        now = self._loop.time()
-        at_once = inline and now - self._heard_at < _FRESH_SECONDS
+        if self._line.closed:
+            raise UnreachableError(f"the connection to member {owner.member} is closed")
+        call = _Call(next(self._numbers), request, self._loop.create_future(), seconds, stands)
         self._calls[call.number] = call
         changed.heard = lambda: self._look(call, changed)
         try:
-            if self._line.closed:
-                raise UnreachableError(f"the connection to member {owner.member} is closed")
-            if at_once:
-                self._may_run(call)
-            self._line.send(
-                Ask(
-                    call.number,
-                    child_id,
-                    owner.epoch,
-                    request.kind,
-                    request.content_type,
-                    request.key,
-                    body if inline else None,
-                    at_once,
-                ),
-                len(body) if inline else 0,
-            )
+            self._send_ask(call, owner, child_id)
             if changed.is_set():
                 self._look(call, changed)
             return await call.answered
@@ -138,6 +120,15 @@ class Connection:
                 self._line.send(Drop(call.number))
             if self._retired and not self._calls:
                 self._end()
+
+    def _send_ask(self, call: _Call, owner: RoutedCopy, child_id: str) -> None:
+        request = call.request
+        body = request.body if request.body is not None and len(request.body) <= INLINE_MAX else None
+        at_once = body is not None and self._loop.time() - self._heard_at < _FRESH_SECONDS
+        if at_once:
+            self._may_run(call)
+        ask = Ask(call.number, child_id, owner.epoch, request.kind, request.content_type, request.key, body, at_once)
+        self._line.send(ask, len(body or b""))
 
     def retire(self) -> None:
         """Close the connection when the last request is answered: it is not used for others any more."""
@@ -205,9 +196,9 @@ class Connection:
             await self._socket.close()
 
     def _take(self, call: _Call, message: Message) -> None:
-        if isinstance(message, Answer):
+        if isinstance(message, ChildAnswer):
             if call.parts:
-                message = Answer(
+                message = ChildAnswer(
                     message.number,
                     message.status,
                     message.by_child,
@@ -259,17 +250,17 @@ class Connection:
                 call.answered.set_exception(UnreachableError(f"the connection to member {self.member} broke: {why}"))
 
 
-class Connections:
+class PeerConnections:
     """The connections to all other members, by address. ``token()``: this member's token."""
 
     def __init__(self, session: aiohttp.ClientSession, member: str, token: Callable[[], str]) -> None:
         self._session, self._member, self._token = session, member, token
-        self._open: dict[str, Connection] = {}
-        self._opening: dict[str, asyncio.Task[Connection | None]] = {}
+        self._open: dict[str, PeerConnection] = {}
+        self._opening: dict[str, asyncio.Task[PeerConnection | None]] = {}
         self._old: dict[str, float] = {}  # the loop's time until which a member gets requests by HTTP alone
         self._loop = asyncio.get_running_loop()
 
-    async def to(self, owner: RoutedCopy, changed: Signal, stands: Callable[[], bool]) -> Connection | bool:
+    async def to(self, owner: RoutedCopy, changed: Signal, stands: Callable[[], bool]) -> PeerConnection | bool:
         """The connection to the owner; True where it takes none; False if it is not the owner any more.
 
         Raises Problem, and UnreachableError.
@@ -295,7 +286,7 @@ class Connections:
             await connection.close()
         self._open.clear()
 
-    def _opened(self, address: str, task: asyncio.Task[Connection | None]) -> None:
+    def _opened(self, address: str, task: asyncio.Task[PeerConnection | None]) -> None:
         del self._opening[address]
         connection = None if task.cancelled() or task.exception() is not None else task.result()
         if connection is not None:
@@ -303,7 +294,7 @@ class Connections:
             if before is not None:
                 before.retire()
 
-    async def _connect(self, owner: RoutedCopy) -> Connection | None:
+    async def _connect(self, owner: RoutedCopy) -> PeerConnection | None:
         """Open a connection; None if the member takes none."""
         token = self._token()
         try:
@@ -314,10 +305,7 @@ class Connections:
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
             )
         except aiohttp.WSServerHandshakeError as error:
-            if error.status in (401, 403):
-                # This concerns members only. The caller has shown its own token before.
-                text = f"member {owner.member} does not take this member's token (status {error.status})"
-                raise Problem(503, "no_owner", text) from error
+            # What a request by HTTP is answered says what is wrong, if that is not taken either.
             if error.status in _NOT_OFFERED:
                 self._old[owner.address] = self._loop.time() + _OLD_SECONDS
             return None
@@ -327,7 +315,7 @@ class Connections:
                 f"{error or type(error).__name__}"
             ) from error
         self._old.pop(owner.address, None)
-        return Connection(socket, owner.member, token)
+        return PeerConnection(socket, owner.member, token)
 
 
 async def still(waiting: asyncio.Task[object], changed: Signal, stands: Callable[[], bool]) -> bool:

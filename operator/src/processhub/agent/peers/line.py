@@ -5,18 +5,18 @@ A member opens a connection to each member that it forwards requests to, and kee
 below in MessagePack: all that one turn of the event loop has to say. Many requests are under way on one connection,
 each with a number.
 
-    asking member → owner:  Ask        here is a request
-    owner → asking member:  Waits      the child can't take it now; it will not run before a Go
-    owner → asking member:  Turn       its turn has come
-    asking member → owner:  Go         from here on it may have run
-    owner → asking member:  Answer     the child's answer, or why there is none
+    asking member → owner:  Ask            here is a request
+    owner → asking member:  Waits          the child can't take it now; it will not run before a Go
+    owner → asking member:  Turn           its turn has come
+    asking member → owner:  Go             from here on it may have run
+    owner → asking member:  ChildAnswer    the child's answer, or why there is none
 
 The owner hands a request over at once only if ``Ask.at_once`` says so and the child can take it. Then the answer comes
 without a message in between, and until that, or until ``Waits``, the asking member counts the request as one that may
 have run. All others run after the ``Go`` alone. So a request that waits when its owner is lost may go to the next
 owner, and nothing runs twice.
 
-A body of more than ``INLINE_MAX`` bytes is sent as ``Part`` messages before the ``Go`` or the ``Answer``, one at a
+A body of more than ``INLINE_MAX`` bytes is sent as ``Part`` messages before the ``Go`` or the answer, one at a
 time, so that the messages of other requests come between them.
 """
 
@@ -84,7 +84,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, tag=6):
     number: int
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class ChildAnswer(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """The child's answer, or a problem of the owner if not ``by_child``. ``body`` is the rest after all parts."""
 
     number: int
@@ -95,7 +95,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag=7):
     body: bytes
 
 
-Message = Ask | Go | Drop | Part | Waits | Turn | Answer
+Message = Ask | Go | Drop | Part | Waits | Turn | ChildAnswer
 _decoder = msgspec.msgpack.Decoder(list[Message])
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -10,8 +10,6 @@ import msgspec
 
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
-from processhub.agent.registry import lookup
-from processhub.agent.registry.lookup import RoutedCopy
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
 from processhub.api.slice import FORMAT, RegistrySlice, Settings
@@ -112,7 +110,6 @@ class SliceWatcher:
         self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
-        self._copies: dict[str, list[RoutedCopy]] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client,
@@ -135,15 +132,6 @@ class SliceWatcher:
     def registry(self) -> Iterable[RegistrySlice]:
         """All slices of the hub."""
         return (item for item in self.informer.items.values() if self._of_this_hub(item))
-
-    def copies(self, child_id: str) -> list[RoutedCopy]:
-        """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
-        found = self._copies.get(child_id)
-        if found is None:
-            found = lookup.copies(self.registry(), child_id)
-            if found:  # of an id that nobody knows nothing is kept: callers could name any number of them
-                self._copies[child_id] = found
-        return found
 
     def own_slice(self, name: str) -> RegistrySlice | None:
         """The present version of this member's slice of that name, or None."""
@@ -181,7 +169,6 @@ class SliceWatcher:
         item = new or old
         if item is None or not self._of_this_hub(item):
             return
-        self._copies.clear()
         self._act_on(item, old, new)
         self.registry_changed.notify(old, new)
 

@@ -6,7 +6,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from processhub.agent.peers.line import BODY_MAX, INLINE_MAX, Answer, Ask, Drop, Go, Line, LineError, Part, Turn, Waits
+from processhub.agent.peers.line import (
+    BODY_MAX,
+    INLINE_MAX,
+    Ask,
+    ChildAnswer,
+    Drop,
+    Go,
+    Line,
+    LineError,
+    Part,
+    Turn,
+    Waits,
+)
 from processhub.agent.problems import PROBLEM_TYPE, Problem, problem_body
 from processhub.agent.request import Request, Response
 
@@ -27,6 +39,13 @@ class _Forwarded:
         self.parts: list[bytes] = []
         self.size = 0
         self.task: asyncio.Task[None] | None = None
+
+    def withdraw(self) -> None:
+        """Give the request up, unless the child has it."""
+        if self.task is not None:
+            self.task.cancel()
+        if self.go is not None:
+            self.go.cancel()
 
 
 class ForwardingSession:
@@ -56,8 +75,7 @@ class ForwardingSession:
             pass  # the member is gone, which is no news here
         finally:
             for forwarded in self._requests.values():
-                if forwarded.task is not None:
-                    forwarded.task.cancel()
+                forwarded.withdraw()
             if self._checking is not None:
                 self._checking.cancel()
 
@@ -78,8 +96,7 @@ class ForwardingSession:
     def _follow(self, forwarded: _Forwarded, message: object) -> None:
         """Handle what comes for a request that is here already."""
         if isinstance(message, Drop):
-            assert forwarded.task is not None
-            forwarded.task.cancel()
+            forwarded.withdraw()
         elif isinstance(message, Part):
             forwarded.size += len(message.body)
             if forwarded.size <= BODY_MAX:
@@ -112,23 +129,23 @@ class ForwardingSession:
             body = answer.body
             if len(body) > INLINE_MAX:
                 body = await self._line.send_parts(ask.number, body)
-                answer = Answer(*(ask.number, answer.status, answer.by_child, answer.content_type), 0, body)
+                answer = ChildAnswer(*(ask.number, answer.status, answer.by_child, answer.content_type), 0, body)
             self._line.send(answer, len(body))
         finally:
             del self._requests[ask.number]
 
-    async def _answer_to(self, ask: Ask, request: Request) -> Answer:
+    async def _answer_to(self, ask: Ask, request: Request) -> ChildAnswer:
         known = self._refused
         try:
             if known is None:
                 answer = await self._serve(ask.child, ask.epoch, request)
-                return Answer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
+                return ChildAnswer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
         except Problem as problem:
             known = problem
         except Exception as error:
             log.exception("a request to child %s failed in the agent", ask.child)
             known = Problem(502, "outcome_unknown", f"an internal error of the member: {error}")
-        return Answer(ask.number, known.status, False, PROBLEM_TYPE, known.retry_after, problem_body(known))
+        return ChildAnswer(ask.number, known.status, False, PROBLEM_TYPE, known.retry_after, problem_body(known))
 
     async def _check_again(self) -> None:
         """Check the token once more: it may have been revoked."""

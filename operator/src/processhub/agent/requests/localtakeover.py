@@ -136,7 +136,7 @@ class LocalTakeover:
     # Internal.
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
-        return self._slices.copies(child_id)
+        return lookup.copies(self._slices.registry(), child_id)
 
     def _desired(self, child_id: str, owner: RoutedCopy) -> DesiredRun | None:
         """The child as its owner's entry lists it, or None if it must not be started here."""

@@ -57,7 +57,7 @@ class Router:
     ) -> None:
         self._env, self._slices, self._children = env, slices, children
         self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
-        self.watch = RegistryWatch()
+        self.watch = RegistryWatch(slices.registry)
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
@@ -134,7 +134,7 @@ class Router:
 
         Most requests need no more than this. Whatever it leaves open is decided again when the request is routed.
         """
-        copies = self._slices.copies(child_id)
+        copies = self.watch.copies(child_id)
         if len(copies) != 1 or copies[0].member != self._env.member or self._takeover.offered:
             return None
         self._check_quorum()
@@ -223,7 +223,7 @@ class Router:
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
         """The child's copies in registry order. This member's own copy has its present state."""
-        copies = self._slices.copies(child_id)
+        copies = self.watch.copies(child_id)
         if not any(copy.member == self._env.member for copy in copies):
             return copies
         child = self._children.get(child_id)

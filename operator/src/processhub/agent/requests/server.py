@@ -14,7 +14,6 @@ import msgspec
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
-from prometheus_client import Counter
 
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
@@ -65,7 +64,6 @@ class Server:
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
         self._sessions: set[ForwardingSession] = set()
-        self._counters: dict[tuple[str, int], Counter] = {}  # of requests, by kind and status
         self._routes = Routes(
             (
                 web.get("/healthz", self._healthz),
@@ -191,21 +189,15 @@ class Server:
             answer = await self._serve(request)
         except Problem as problem:
             if own:
-                self._count(kind, problem.status)
+                self._metrics.count_request(kind, problem.status)
             raise
         finally:
             self._at_work -= 1
             if not self._at_work:
                 self._idle.set()
         if own:
-            self._count(kind, answer.status)
+            self._metrics.count_request(kind, answer.status)
         return answer
-
-    def _count(self, kind: str, status: int) -> None:
-        counter = self._counters.get((kind, status))
-        if counter is None:
-            counter = self._counters[kind, status] = self._metrics.requests.labels(kind, status)
-        counter.inc()
 
     async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")

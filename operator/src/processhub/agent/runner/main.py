@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 from processhub.actor import HubHandle
 from processhub.agent.frames import Inbox, frame
 from processhub.agent.runner.hosted import Hosted
+from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
 from processhub.agent.runner.scheduler import Scheduler
 
@@ -41,6 +42,7 @@ class Runner:
         self._sock = sock
         self._sending = threading.Lock()
         self._out: list[bytes] = []  # frames to be sent
+        self._leader: Leader | None = None
         self._scheduler = Scheduler()
         self._hosted: dict[str, Hosted] = {}
         self._hub = HubHandle("", "", "")
@@ -70,7 +72,7 @@ class Runner:
             if inbox.closed:
                 os._exit(0)
 
-        self._scheduler.lead(gather, self._flush)
+        self._leader = Leader(self._scheduler, gather, self._flush)
         while True:  # this thread handles signals, and no actor's code may keep it from that
             signal.pause()
 
@@ -113,7 +115,7 @@ class Runner:
         with self._sending:
             self._out.append(frame(_encode(message).encode(), payload))
         # The leader sends what all the strands have to report that it runs.
-        if not self._scheduler.leads:
+        if self._leader is None or not self._leader.is_current:
             self._flush()
 
     def _flush(self) -> None:

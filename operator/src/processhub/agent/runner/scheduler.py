@@ -12,10 +12,7 @@ The states of a strand, which is one actor's loop, are:
 If nothing was taken from the queue for some milliseconds, the threads of the pool are blocked in actors' code. The pool
 then grows, so that other actors need not wait for the blocked ones.
 
-One thread leads: it takes the messages for all actors, and runs the strands that they wake itself, because to have
-another thread run them takes longer than most messages take. A leader that is blocked in an actor's code is replaced
-after some milliseconds, by a thread that takes further messages. While actors' code takes long, what messages wake is
-run by the pool.
+What the agent's messages wake is run by the thread that takes them (leader.py), as long as that is not kept waiting.
 """
 
 from __future__ import annotations
@@ -29,16 +26,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from processhub.agent.runner.loop import ActorLoop, Parked
 
 _BASE_THREADS = 4
-_STALL_SECONDS = 0.005
+STALL_SECONDS = 0.005
 _IDLE_SECONDS = 10.0
-_LONG_SECONDS = 0.001  # a strand that runs longer than this would keep others waiting
-_SHARED_SECONDS = 1.0  # how long the pool then runs what the leader wakes
-_WATCH_SECONDS = 1.0  # how long a leader that had work is watched
-_SETTLE_SECONDS = 0.002  # how long what strands have to report may wait for that of others
 
 _PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
 
@@ -98,11 +92,22 @@ class Strand:
         return False
 
 
+class Leading(Protocol):
+    """The thread that wakes strands and runs them itself (leader.py). Both methods are called with the lock held."""
+
+    def runs_it(self) -> bool:
+        """Whether the calling thread itself runs the strand that it wakes."""
+
+    def watch(self, now: float) -> float | None:
+        """Replace a thread that is blocked; returns when to look again, or None."""
+
+
 class Scheduler:
     """The queue, the threads of the pool, and the one thread that waits for all parked loops."""
 
     def __init__(self) -> None:
-        self._lock = threading.Condition(lock := threading.RLock())
+        self.lock = threading.RLock()
+        self._queued = threading.Condition(self.lock)
         self._ready: deque[Strand] = deque()
         self._idle = self._threads = self._taken = 0
         self._timers: list[tuple[float, int, Strand]] = []
@@ -112,124 +117,31 @@ class Scheduler:
         self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
         self._rung = False
-        self._leader = 0  # the number of the thread that leads; 0: none
-        self._stand_ins = 0  # threads that wait to lead
-        self._succession = threading.Condition(lock)
-        self._lead_work: tuple[Callable[[], None], Callable[[], None]] | None = None
-        self._busy_since: float | None = None  # when the leader began to run its present strand
-        self._busy_at = 0.0  # when it last began to run one
-        self._watched_until = 0.0  # the waiter looks at the leader until then
-        self._shared_until = 0.0  # until then the pool runs what the leader wakes
+        self.leader: Leading | None = None
         for _ in range(_BASE_THREADS):
             self._grow()
         threading.Thread(target=self._wait_for_all, name="waiter", daemon=True).start()
 
     def wake(self, strand: Strand) -> None:
         """Queue a parked strand. A running one is run once more."""
-        with self._lock:
+        with self.lock:
             if strand.state == _PARKED:
                 strand.state = _QUEUED
                 self._ready.append(strand)
-                if threading.get_ident() == self._leader and time.monotonic() >= self._shared_until:
-                    return  # it runs the strand itself
-                self._lock.notify()
+                if self.leader is not None and self.leader.runs_it():
+                    return
+                self._queued.notify()
                 if len(self._ready) > self._idle:
-                    self._call_waiter()
+                    self.call_waiter()
             elif strand.state == _RUNNING:
                 strand.state = _AGAIN
 
-    # The leader.
+    def share(self) -> None:
+        """Have the threads of the pool run what is queued. The lock must be held."""
+        self._queued.notify(len(self._ready))
 
-    @property
-    def leads(self) -> bool:
-        """Whether the calling thread is the leader, which settles what its strands have to report."""
-        return threading.get_ident() == self._leader
-
-    def lead(self, gather: Callable[[], None], settle: Callable[[], None]) -> None:
-        """Have a thread call ``gather()`` over and over, and run the strands that it wakes.
-
-        ``gather`` waits for messages. ``settle()`` sends what the strands have to report. It is called when the strands
-        have run, and in between when that takes long. It may be called by two threads at once.
-        """
-        self._lead_work = gather, settle
-        self._stand_in()
-
-    def _stand_in(self) -> None:
-        try:
-            threading.Thread(target=self._lead, name="leader", daemon=True).start()
-        except RuntimeError:
-            self._call_waiter()  # the container's limit of threads is reached: it is tried again
-
-    def _lead(self) -> None:
-        assert self._lead_work is not None
-        gather, settle = self._lead_work
-        me = threading.get_ident()
-        while self._succeed(me):
-            settle()  # what a leader before has left
-            while self._leader == me:
-                gather()
-                self._run_gathered(me, settle)
-                settle()
-
-    def _succeed(self, me: int) -> bool:
-        """Wait until no thread leads, and lead; returns False if another waits for that already."""
-        with self._lock:
-            if self._leader and self._stand_ins:
-                return False
-            self._stand_ins += 1
-            while self._leader:
-                self._succession.wait()
-            self._stand_ins -= 1
-            self._leader = me
-            return True
-
-    def _run_gathered(self, me: int, settle: Callable[[], None]) -> None:
-        """Run what is queued until nothing is, or another thread leads."""
-        settled = time.monotonic()
-        while True:
-            with self._lock:
-                now = time.monotonic()
-                if self._leader != me:
-                    return
-                if not self._ready:
-                    self._busy_since = None
-                    return
-                strand = self._taken_next()
-                self._busy_since = self._busy_at = now
-                if now > self._watched_until - _STALL_SECONDS:
-                    self._call_waiter()
-            if now - settled > _SETTLE_SECONDS:
-                settle()
-                settled = now
-            goes_on = strand.run()
-            with self._lock:
-                self._after_run(strand, goes_on)
-                if self._leader == me and time.monotonic() - now > _LONG_SECONDS:
-                    self._share()
-
-    def _share(self) -> None:
-        """Have the pool run what is queued, and what the leader wakes from now on. The lock must be held."""
-        self._shared_until = time.monotonic() + _SHARED_SECONDS
-        self._lock.notify(len(self._ready))
-
-    def _watch_leader(self, now: float) -> float | None:
-        """Replace a leader that is blocked; returns when to look again. The lock must be held."""
-        if self._lead_work is None:
-            return None
-        if self._busy_since is not None and now - self._busy_since >= _STALL_SECONDS:
-            self._leader, self._busy_since = 0, None
-            self._share()
-        if not self._leader:
-            if self._stand_ins:
-                self._succession.notify()
-            else:
-                self._stand_in()
-        self._watched_until = self._busy_at + _WATCH_SECONDS
-        if self._busy_since is not None:
-            return self._busy_since + _STALL_SECONDS
-        return now + _STALL_SECONDS if now < self._watched_until or not self._leader else None
-
-    def _call_waiter(self) -> None:
+    def call_waiter(self) -> None:
+        """Have the thread that waits for all look at what has changed. The lock must be held."""
         if not self._rung:
             self._rung = True
             with contextlib.suppress(BlockingIOError):
@@ -244,27 +156,28 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                while not self._ready:
+            with self.lock:
+                while (strand := self.take()) is None:
                     self._idle += 1
-                    notified = self._lock.wait(_IDLE_SECONDS)
+                    notified = self._queued.wait(_IDLE_SECONDS)
                     self._idle -= 1
                     if not notified and not self._ready and self._threads > _BASE_THREADS:
                         self._threads -= 1
                         return
-                strand = self._taken_next()
             goes_on = strand.run()
-            with self._lock:
-                self._after_run(strand, goes_on)
+            with self.lock:
+                self.after_run(strand, goes_on)
 
-    def _taken_next(self) -> Strand:
-        """The next strand to run. The lock must be held."""
+    def take(self) -> Strand | None:
+        """The next strand to run, or None. The lock must be held."""
+        if not self._ready:
+            return None
         strand = self._ready.popleft()
         strand.state = _RUNNING
         self._taken += 1
         return strand
 
-    def _after_run(self, strand: Strand, goes_on: bool) -> None:
+    def after_run(self, strand: Strand, goes_on: bool) -> None:
         """Queue or park a strand that has run. The lock must be held."""
         if not goes_on:
             strand.state = _DONE
@@ -285,7 +198,7 @@ class Scheduler:
             if strand.timer_at is None or strand.wake_at < strand.timer_at:
                 self._set_timer(strand, strand.wake_at)
                 if self._timers[0][2] is strand:
-                    self._call_waiter()
+                    self.call_waiter()
         fd = parking.watched
         if fd != strand.watching:
             self._unwatch(strand)
@@ -305,7 +218,7 @@ class Scheduler:
 
     def unwatch(self, strand: Strand) -> None:
         """Stop watching the descriptor of a loop that is about to be closed."""
-        with self._lock:
+        with self.lock:
             self._unwatch(strand)
 
     def _unwatch(self, strand: Strand) -> None:
@@ -318,7 +231,7 @@ class Scheduler:
         taken, since = -1, 0.0  # the count of taken strands when the queue was first seen waiting, and the time of that
         while True:
             timeout: float | None = None
-            with self._lock:
+            with self.lock:
                 now = time.monotonic()
                 while self._timers and self._timers[0][0] <= now:
                     at, _, strand = heapq.heappop(self._timers)
@@ -330,17 +243,17 @@ class Scheduler:
                             self._queue(strand)
                 if self._timers:
                     timeout = self._timers[0][0] - now
-                if (look_at := self._watch_leader(now)) is not None:
+                if self.leader is not None and (look_at := self.leader.watch(now)) is not None:
                     timeout = look_at - now if timeout is None else min(timeout, look_at - now)
                 if len(self._ready) > self._idle:
                     if self._taken != taken:
                         taken, since = self._taken, now
                     # Checked, because the bell and descriptors wake this thread more often.
-                    elif now - since >= _STALL_SECONDS:
+                    elif now - since >= STALL_SECONDS:
                         since = now
                         for _ in range(min(len(self._ready), self._threads // 2 + 1)):
                             self._grow()
-                    stalled = since + _STALL_SECONDS - now
+                    stalled = since + STALL_SECONDS - now
                     timeout = stalled if timeout is None else min(timeout, stalled)
                 else:
                     taken = -1
@@ -350,7 +263,7 @@ class Scheduler:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell, 64)
                 else:
-                    with self._lock:
+                    with self.lock:
                         found = self._watched.get(fd)
                         if found is not None:
                             self._queue(found)
@@ -360,4 +273,4 @@ class Scheduler:
         if strand.state == _PARKED:
             strand.state = _QUEUED
             self._ready.append(strand)
-            self._lock.notify()
+            self._queued.notify()
