@@ -47,17 +47,18 @@ _NOT_OFFERED = (400, 403, 404, 405, 426, 501)  # what an earlier version, or a p
 class _Call:
     """A request under way: ``answered`` gets the owner's answer, or None if it was not sent."""
 
-    __slots__ = ("answered", "deadline", "number", "parts", "request", "seconds", "stands")
+    __slots__ = ("answered", "child_id", "deadline", "number", "parts", "request", "seconds", "stands")
 
     def __init__(
         self,
         number: int,
+        child_id: str,
         request: Request,
         answered: asyncio.Future[ChildAnswer | None],
         seconds: float,
         stands: Callable[[], bool],
     ) -> None:
-        self.number, self.request, self.answered = number, request, answered
+        self.number, self.child_id, self.request, self.answered = number, child_id, request, answered
         self.seconds, self.stands = seconds, stands
         self.deadline = 0.0  # the loop's time by which the owner must have answered, once the request may run
         self.parts: list[bytes] = []
@@ -105,11 +106,11 @@ class PeerConnection:
             return None
         if self._line.closed:
             raise UnreachableError(f"the connection to member {owner.member} is closed")
-        call = _Call(next(self._numbers), request, self._loop.create_future(), seconds, stands)
+        call = _Call(next(self._numbers), child_id, request, self._loop.create_future(), seconds, stands)
         self._calls[call.number] = call
         changed.heard = lambda: self._look(call, changed)
         try:
-            self._send_ask(call, owner, child_id)
+            self._send_ask(call, owner)
             if changed.is_set():
                 self._look(call, changed)
             return await call.answered
@@ -121,13 +122,15 @@ class PeerConnection:
             if self._retired and not self._calls:
                 self._end()
 
-    def _send_ask(self, call: _Call, owner: RoutedCopy, child_id: str) -> None:
+    def _send_ask(self, call: _Call, owner: RoutedCopy) -> None:
         request = call.request
         body = request.body if request.body is not None and len(request.body) <= INLINE_MAX else None
         at_once = body is not None and self._loop.time() - self._heard_at < _FRESH_SECONDS
         if at_once:
             self._may_run(call)
-        ask = Ask(call.number, child_id, owner.epoch, request.kind, request.content_type, request.key, body, at_once)
+        ask = Ask(
+            call.number, call.child_id, owner.epoch, request.kind, request.content_type, request.key, body, at_once
+        )
         self._line.send(ask, len(body or b""))
 
     def retire(self) -> None:
@@ -174,7 +177,7 @@ class PeerConnection:
         for call in list(self._calls.values()):
             if call.open and call.request.begun and call.deadline <= now:
                 self._line.send(Drop(call.number))
-                text = f"member {self.member} has not answered"
+                text = f"member {self.member} has not answered for child {call.child_id!r}"
                 call.answered.set_exception(Problem(502, "outcome_unknown", text))
         if self._calls:
             self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._check_limits)
@@ -244,7 +247,7 @@ class PeerConnection:
             if not call.open:
                 continue
             if call.request.begun:
-                text = f"the connection to member {self.member} broke while the child was asked: {why}"
+                text = f"the connection to member {self.member} broke while child {call.child_id!r} was asked: {why}"
                 call.answered.set_exception(Problem(502, "outcome_unknown", text))
             else:
                 call.answered.set_exception(UnreachableError(f"the connection to member {self.member} broke: {why}"))
@@ -282,8 +285,7 @@ class PeerConnections:
         """Close all connections."""
         for opening in list(self._opening.values()):
             opening.cancel()
-        for connection in self._open.values():
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in self._open.values()))
         self._open.clear()
 
     def _opened(self, address: str, task: asyncio.Task[PeerConnection | None]) -> None:

@@ -18,6 +18,9 @@ owner, and nothing runs twice.
 
 A body of more than ``INLINE_MAX`` bytes is sent as ``Part`` messages before the ``Go`` or the answer, one at a
 time, so that the messages of other requests come between them.
+
+A later version may add fields at the end of a message: an earlier one skips them. A further kind of message needs
+another path.
 """
 
 from __future__ import annotations

@@ -112,8 +112,7 @@ class Server:
 
     async def stop(self) -> None:
         """Close all connections."""
-        for session in list(self._sessions):
-            await session.close()
+        await asyncio.gather(*(session.close() for session in self._sessions))
         await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

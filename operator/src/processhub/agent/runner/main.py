@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from typing import Any, NoReturn
 
 from processhub.actor import HubHandle
@@ -62,13 +63,17 @@ class Runner:
         self._send({"ev": "ready"})
 
         def gather() -> None:
-            for fd, _ in poll.poll():
-                if fd == signalled:
-                    os.read(signalled, 256)
-                    self._terminate()
-                else:
-                    for message in inbox.read():
-                        self._dispatch(message)
+            try:
+                for fd, _ in poll.poll():
+                    if fd == signalled:
+                        os.read(signalled, 256)
+                        self._terminate()
+                    else:
+                        for message in inbox.read():
+                            self._dispatch(message)
+            except BaseException:  # noqa: BLE001 without this thread no actor would hear anything any more
+                traceback.print_exc()
+                os._exit(1)
             if inbox.closed:
                 os._exit(0)
 
