@@ -26,7 +26,7 @@ from typing import Any
 
 _LENGTH, _LENGTHS = struct.Struct("!I"), struct.Struct("!II")
 _HAS_PAYLOAD = 1 << 31
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # bytes; to allocate more would cost more than reading once more
 _MAX_FDS = 16
 _JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.

@@ -37,7 +37,7 @@ from processhub.agent.request import Request
 
 # An owner that was heard from within this time may run a request at once. One that was not may be cut off, and requests
 # that may have run there can't go to the next owner.
-_FRESH_SECONDS = 0.25
+_FRESH_SECONDS = 0.005
 _SWEEP_SECONDS = 0.5  # between two looks at the time limits of the requests under way
 _CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _OLD_SECONDS = 60.0  # a member of an earlier version is not offered a connection again within this time

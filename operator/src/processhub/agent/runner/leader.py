@@ -14,8 +14,9 @@ from collections.abc import Callable
 from processhub.agent.runner import scheduler
 from processhub.agent.runner.scheduler import Scheduler
 
-_LONG_SECONDS = 0.001  # a strand that runs longer than this keeps others waiting
-_SHARED_SECONDS = 1.0  # how long the pool then runs what the leader wakes
+_LONG_SECONDS = 0.0005  # strands that usually run longer than this keep others waiting
+# A single strand may have been long because the machine was busy: the weight of each, and the most that it counts.
+_WEIGHT, _COUNTED_SECONDS = 0.1, 0.01
 _WATCH_SECONDS = 1.0  # how long a leader that had work is watched
 _SETTLE_SECONDS = 0.002  # how long what a strand has to report may wait for that of others
 
@@ -36,7 +37,7 @@ class Leader:
         self._busy_since: float | None = None  # when it began to run its present strand
         self._busy_at = 0.0  # when it last began to run one
         self._watched_until = 0.0  # the scheduler looks at it until then
-        self._shared_until = 0.0  # until then the pool runs what it wakes
+        self._usual = 0.0  # the seconds that strands have run lately, on average
         of.leader = self
         self._stand_in()
 
@@ -47,13 +48,13 @@ class Leader:
 
     def runs_it(self) -> bool:
         """Whether the calling thread itself runs the strand that it wakes. The scheduler's lock must be held."""
-        return self.is_current and time.monotonic() >= self._shared_until
+        return self.is_current and self._usual <= _LONG_SECONDS
 
     def watch(self, now: float) -> float | None:
         """Replace a leader that is blocked; returns when to look again. The scheduler's lock must be held."""
         if self._busy_since is not None and now - self._busy_since >= scheduler.STALL_SECONDS:
             self.thread, self._busy_since = 0, None
-            self._share()
+            self._scheduler.share()
         if not self.thread:
             if self._stand_ins:
                 self._succession.notify()
@@ -110,10 +111,6 @@ class Leader:
             goes_on = strand.run()
             with self._scheduler.lock:
                 self._scheduler.after_run(strand, goes_on)
-                if self.thread == me and time.monotonic() - now > _LONG_SECONDS:
-                    self._share()
-
-    def _share(self) -> None:
-        """Have the pool run what is queued, and what the leader wakes from now on. The lock must be held."""
-        self._shared_until = time.monotonic() + _SHARED_SECONDS
-        self._scheduler.share()
+                self._usual += _WEIGHT * (min(time.monotonic() - now, _COUNTED_SECONDS) - self._usual)
+                if self._usual > _LONG_SECONDS:
+                    self._scheduler.share()
