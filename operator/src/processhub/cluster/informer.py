@@ -6,6 +6,10 @@ fails removes nothing.
 A list is a consistent read, so it is never older than what was seen before it. If one is, either the API server has
 made a mistake, or etcd was restored to an earlier time and what was seen has never happened. A mistake does not last.
 So such a list is refused, and if all lists are older for ``REWOUND_SECONDS``, the later one is taken to be true.
+
+Where etcd was restored to a time that was seconds ago, its revisions may have caught up. A custom resource has another
+spec under the same generation then. So it has where the API server drops fields that an older CRD does not have: each
+object is read once more to tell the two apart (droppedfields.py).
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from processhub.api.meta import GROUP, ObjectMeta
+from processhub.api.wording import wrong
 from processhub.cluster.client import Client, Undecodable, WatchEvent
-from processhub.cluster.errors import ApiError, GoneError, StaleListError, UnavailableError
-from processhub.cluster.kinds import Kind
+from processhub.cluster.droppedfields import differences
+from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
+from processhub.cluster.kinds import Kind, untyped
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -61,6 +69,9 @@ class Informer(Generic[T]):
 
     ``on_rewound()`` is called when etcd was restored to an earlier time. Without it, the objects of that time replace
     the known ones. With it the known ones stay: who decides by them has to begin anew.
+
+    A spec of which the API server drops fields stays as it was known, unless ``keeps_dropped`` is false: who writes the
+    objects has to see what is stored.
     """
 
     def __init__(
@@ -75,9 +86,11 @@ class Informer(Generic[T]):
         on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
         on_rewound: Callable[[], None] | None = None,
+        keeps_dropped: bool = True,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
         self._on_broken, self._on_reconnect, self._on_rewound = on_broken, on_reconnect, on_rewound
+        self._keeps_dropped = keeps_dropped
         self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
@@ -87,6 +100,8 @@ class Informer(Generic[T]):
         self.relists = 0
         self.connected = False  # false from a failure until the next list
         self._staleness = _Staleness()
+        self._doubtful: dict[Key, None] = {}  # objects to be read once more before their new version is taken
+        self._dropped: set[str] = set()  # fields of specs that the API server was seen to drop
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
@@ -148,6 +163,7 @@ class Informer(Generic[T]):
             if key not in present:
                 self._unread_is_gone(metadata, version)
         self.seen = max(self.seen, version_of(version))
+        await self._settle_doubts()
         self.synced.set()
         return version
 
@@ -183,6 +199,7 @@ class Informer(Generic[T]):
                 version = _metadata(event.object).resource_version
                 self._event(event)
             self.seen = max(self.seen, version_of(version))
+            await self._settle_doubts()
         return version
 
     async def _check_watch(self) -> None:
@@ -193,6 +210,56 @@ class Informer(Generic[T]):
         version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
         if version < self.seen:
             raise StaleListError(0, "StaleList", f"the latest version, {version}, is older than what was seen")
+
+    async def _settle_doubts(self) -> None:
+        """Read those objects once more whose spec has changed without a new generation. Raises ApiError."""
+        while self._doubtful:
+            key = next(iter(self._doubtful))
+            kind = untyped(self._kind.api_version, self._kind.plural, namespaced=self._kind.namespaced)
+            try:
+                raw = await self._client.get(kind, *key)
+            except NotFoundError:
+                raw = None  # the watch tells so
+            del self._doubtful[key]
+            if raw is not None:
+                self._take_read(key, raw)
+
+    def _take_read(self, key: Key, raw: dict[str, Any]) -> None:
+        known = self.items.get(key)
+        try:
+            item = msgspec.convert(raw, self._kind.type)
+        except msgspec.ValidationError as error:
+            self._take(
+                Undecodable(
+                    metadata=msgspec.convert(raw["metadata"], ObjectMeta), error=wrong(error, raw, self._kind.type)
+                )
+            )
+            return
+        if known is None or not _contradicts(known, item):
+            self._take(item)
+            return
+        found = list(differences(_spec(known), _spec(item), raw.get("spec")))
+        if self._on_rewound and not all(absent for _, absent in found):
+            log.error("%s %s/%s has changed without a new generation", self._kind.plural, *key)
+            self._on_rewound()
+            self._take(item, certain=True)
+            return
+        fields = sorted({path for path, _ in found} - self._dropped)
+        log.warning(
+            "the CRD %s.%s in this cluster is older than this program needs: the API server drops %s; apply the CRDs of"
+            " this version",
+            *(self._kind.plural, self._kind.group, ", ".join(f"spec.{field}" for field in fields)),
+        )
+        self._dropped.update(fields)
+        self._take(item)
+
+    def _with_known_spec(self, known: T, item: T | Undecodable) -> T | Undecodable:
+        """The object with the spec that is known, as the API server has dropped fields of it."""
+        if not self._keeps_dropped or isinstance(item, Undecodable):
+            return item
+        whole: Any = item
+        kept: T = msgspec.structs.replace(whole, spec=_spec(known))
+        return kept
 
     def _event(self, event: WatchEvent) -> None:
         if event.type in ("ADDED", "MODIFIED"):
@@ -216,8 +283,11 @@ class Informer(Generic[T]):
             if self._on_broken:
                 self._on_broken(metadata, None)
 
-    def _take(self, item: T | Undecodable, *, rewound: bool = False) -> None:
-        """Take an object as it is. An older one than the known one is ignored, unless the list was ``rewound``."""
+    def _take(self, item: T | Undecodable, *, rewound: bool = False, certain: bool = False) -> None:
+        """Take an object as it is. An older one than the known one is ignored, unless the list was ``rewound``.
+
+        One whose spec has changed without a new generation is read once more first, unless it is ``certain``.
+        """
         metadata = _metadata(item)
         known = self.items.get(metadata.key)
         if known is not None:
@@ -226,9 +296,11 @@ class Informer(Generic[T]):
                 return
             if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
                 return
-            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item):
-                log.error("%s %s/%s has changed without a new generation", self._kind.plural, *metadata.key)
-                self._on_rewound()
+            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item) and not certain:
+                if not {path for path, _ in differences(_spec(known), _spec(item), None)} <= self._dropped:
+                    self._doubtful[metadata.key] = None
+                    return
+                item = self._with_known_spec(known, item)
             if old.uid != metadata.uid:
                 # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
@@ -248,13 +320,14 @@ class Informer(Generic[T]):
 
 
 def _contradicts(known: Any, now: Any) -> bool:
-    """Whether a custom resource has another spec under the same generation: the known one has never happened.
-
-    So it is where etcd was restored to a time that was seconds ago, and its revisions have caught up.
-    """
+    """Whether a custom resource has another spec under the same generation."""
     before, after = _metadata(known), _metadata(now)
     same = before.uid == after.uid and before.generation == after.generation
-    return same and not isinstance(now, Undecodable) and bool(known.spec != now.spec)
+    return same and not isinstance(now, Undecodable) and bool(_spec(known) != _spec(now))
+
+
+def _spec(item: Any) -> object:
+    return item.spec
 
 
 def _metadata(item: Any) -> ObjectMeta:

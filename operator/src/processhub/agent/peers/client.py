@@ -29,8 +29,8 @@ from yarl import URL
 
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Signal
-from processhub.agent.peers.connections import PeerConnections
-from processhub.agent.peers.line import BODY_MAX
+from processhub.agent.peers.connections import PeerConnections, Way
+from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH
 from processhub.agent.peers.link import UnreachableError
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
@@ -41,6 +41,7 @@ from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, rea
 _CONNECT_SECONDS = 2.0
 _CUT_OFF_SECONDS = 10  # after which a connection counts as broken whose other end acknowledges nothing
 _TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token expires
+_CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
 _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
 _ELSEWHERE = ("stale_epoch", "not_ready")  # codes of problems after which the request goes to the next owner
@@ -69,7 +70,7 @@ class Peers:
             trace_configs=[traces],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        self._connections = PeerConnections(self._session, env.member, self.token)
+        self._connections = PeerConnections(env.member, self._way, self._connect)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -104,6 +105,17 @@ class Peers:
         if answer.by_child:
             return Response(answer.status, answer.body, answer.content_type)
         return _not_answered(owner, request, answer.status, answer.body, answer.retry_after)
+
+    def _way(self, address: str) -> Way:
+        return Way(f"http://{address}", self.token())
+
+    async def _connect(self, way: Way) -> aiohttp.ClientWebSocketResponse:
+        return await self._session.ws_connect(
+            URL(f"{way.base}{PATH}", encoded=True),
+            headers={"Authorization": f"Bearer {way.token}"},
+            max_msg_size=MESSAGE_MAX,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+        )
 
     async def _forward_by_http(
         self,

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import aiohttp
-from yarl import URL
 
 from processhub.agent.listeners import Signal
 from processhub.agent.peers.line import (
     INLINE_MAX,
-    MESSAGE_MAX,
-    PATH,
     Ask,
     ChildAnswer,
     Drop,
@@ -39,7 +37,6 @@ from processhub.agent.request import Request
 # that may have run there can't go to the next owner.
 _FRESH_SECONDS = 0.005
 _SWEEP_SECONDS = 0.5  # between two looks at the time limits of the requests under way
-_CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _OLD_SECONDS = 60.0  # a member of an earlier version is not offered a connection again within this time
 _NOT_OFFERED = (400, 403, 404, 405, 426, 501)  # what an earlier version, or a proxy that takes no WebSockets, answers
 
@@ -68,11 +65,19 @@ class _Call:
         return not self.answered.done()
 
 
-class PeerConnection:
-    """An open connection to the member of that name. ``token``: the one that it was opened with."""
+@dataclass(frozen=True)
+class Way:
+    """How a connection is opened: at the URL ``base``, with ``token``. It is opened again when one of them changes."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, member: str, token: str) -> None:
-        self.member, self.token = member, token
+    base: str
+    token: str
+
+
+class PeerConnection:
+    """An open connection to the member of that name, which was opened in this ``way``."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, member: str, way: Way) -> None:
+        self.member, self.way = member, way
         self._socket, self._line = socket, Line(socket)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, _Call] = {}
@@ -254,10 +259,18 @@ class PeerConnection:
 
 
 class PeerConnections:
-    """The connections to all other members, by address. ``token()``: this member's token."""
+    """The connections to all other members, by address.
 
-    def __init__(self, session: aiohttp.ClientSession, member: str, token: Callable[[], str]) -> None:
-        self._session, self._member, self._token = session, member, token
+    ``way(address)`` is how they are opened now, and ``connect(way)`` opens one. ``member`` is the name of this member.
+    """
+
+    def __init__(
+        self,
+        member: str,
+        way: Callable[[str], Way],
+        connect: Callable[[Way], Awaitable[aiohttp.ClientWebSocketResponse]],
+    ) -> None:
+        self._member, self._way, self._connect = member, way, connect
         self._open: dict[str, PeerConnection] = {}
         self._opening: dict[str, asyncio.Task[PeerConnection | None]] = {}
         self._old: dict[str, float] = {}  # the loop's time until which a member gets requests by HTTP alone
@@ -266,16 +279,16 @@ class PeerConnections:
     async def to(self, owner: RoutedCopy, changed: Signal, stands: Callable[[], bool]) -> PeerConnection | bool:
         """The connection to the owner; True where it takes none; False if it is not the owner any more.
 
-        Raises Problem, and UnreachableError.
+        Raises UnreachableError.
         """
-        known = self._open.get(owner.address)
-        if known is not None and known.usable and known.token == self._token():
+        known, way = self._open.get(owner.address), self._way(owner.address)
+        if known is not None and known.usable and known.way == way:
             return known
         if self._old.get(owner.address, 0.0) > self._loop.time():
             return True
         opening = self._opening.get(owner.address)
         if opening is None:
-            opening = self._opening[owner.address] = self._loop.create_task(self._connect(owner))
+            opening = self._opening[owner.address] = self._loop.create_task(self._open_to(owner, way))
             opening.add_done_callback(lambda task: self._opened(owner.address, task))
         if not await still(opening, changed, stands):
             return False
@@ -296,16 +309,10 @@ class PeerConnections:
             if before is not None:
                 before.retire()
 
-    async def _connect(self, owner: RoutedCopy) -> PeerConnection | None:
+    async def _open_to(self, owner: RoutedCopy, way: Way) -> PeerConnection | None:
         """Open a connection; None if the member takes none."""
-        token = self._token()
         try:
-            socket = await self._session.ws_connect(
-                URL(f"http://{owner.address}{PATH}", encoded=True),
-                headers={"Authorization": f"Bearer {token}"},
-                max_msg_size=MESSAGE_MAX,
-                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
-            )
+            socket = await self._connect(way)
         except aiohttp.WSServerHandshakeError as error:
             # What a request by HTTP is answered says what is wrong, if that is not taken either.
             if error.status in _NOT_OFFERED:
@@ -317,7 +324,7 @@ class PeerConnections:
                 f"{error or type(error).__name__}"
             ) from error
         self._old.pop(owner.address, None)
-        return PeerConnection(socket, owner.member, token)
+        return PeerConnection(socket, owner.member, way)
 
 
 async def still(waiting: asyncio.Task[object], changed: Signal, stands: Callable[[], bool]) -> bool:

@@ -29,6 +29,7 @@ def plan_partitioned(snapshot: HubSnapshot) -> Plan:
                 # Both ends of a move stay as they are. The plan with a quorum decides which of them is kept.
                 builder.put_to_sleep(child, place, place.entry.state)
     builder.stranded.clear()
+    builder.why_stranded.clear()
     why = Unplaced(Reason.PARTITIONED, f"the hub has lost its quorum: {snapshot.partitioned}")
     builder.unplaced = dict.fromkeys(snapshot.to_run, why)
     return builder.result()
