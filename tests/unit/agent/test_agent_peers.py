@@ -17,6 +17,7 @@ from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER
 
 HERE, ADDRESS = loopback(1), loopback(2)  # the second is the other member's
@@ -25,6 +26,11 @@ OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, runnin
 
 def environment(folder: Path) -> Environment:
     return Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
+
+
+def peers_of(folder: Path) -> Peers:
+    env = environment(folder)
+    return Peers(env, MemberTls(env))
 
 
 @asynccontextmanager
@@ -46,7 +52,7 @@ async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_o
         assert await request.read() == b"1"
         return respond(Problem(409, "stale_epoch", "it left before the turn of this one came"))
 
-    request, peers = Request("call", b"1"), Peers(environment(tmp_path))
+    request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with member(moved):
         answer = await peers.forward(OWNER, "a", request, 40, asyncio.Event(), lambda: True)
     await peers.close()
@@ -66,7 +72,7 @@ async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_
         await reader.read(1)
         writer.close()
 
-    request, peers = Request("call", b"1"), Peers(environment(tmp_path))
+    request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with await asyncio.start_server(proxy, ADDRESS, PORT, reuse_address=True):
         with pytest.raises(Problem) as told:
             await peers.forward(OWNER, "a", request, 40, asyncio.Event(), lambda: True)
@@ -106,7 +112,7 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
 
 async def test_a_request_that_is_withdrawn_when_its_turn_comes_is_either_not_sent_or_answered(tmp_path: Path) -> None:
     """Whatever the moment at which its owner turns out to be one no more, no outcome is left unknown."""
-    peers = Peers(environment(tmp_path))
+    peers = peers_of(tmp_path)
     results = {await withdrawn(peers, turns) for turns in range(20)}
     await peers.close()
 

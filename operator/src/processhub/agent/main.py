@@ -118,15 +118,17 @@ def _surroundings(
     from processhub.agent.parts import Surroundings
     from processhub.agent.peers.client import Peers
     from processhub.agent.requests.server import Server
+    from processhub.agent.tls.identity import MemberTls
     from processhub.agent.watchdog.client import WatchdogClient
     from processhub.api.slice import Settings
 
-    orders = WatchdogClient(watchdog, nofile)
+    orders, tls = WatchdogClient(watchdog, nofile), MemberTls(env)
     return Surroundings(
         env=env,
         client=client,
         lease=LeaseKeeper(env, Settings(), watchdog.feed),
-        peers=Peers(env),
+        peers=Peers(env, tls),
+        tls=tls,
         watchdog=orders,
         launchers=launch_in_pod(env, client, orders, sink),
         meter=partial(Meter, orders.pid),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,7 @@ from processhub.controller.execute.executor import Executor, confirm_gone, workl
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
 from processhub.controller.execute.moverequests import MoveRequests
@@ -56,6 +58,9 @@ from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
+if TYPE_CHECKING:
+    from processhub.controller.authority.keeper import AuthorityKeeper
+
 _CONFLICT_SECONDS = 1.0  # Until the round that checks whether a name that is taken has become free.
 _NAMESPACE_GOES_SECONDS = 10.0  # Until the round that checks whether a terminating namespace is gone.
 log = logging.getLogger(__name__)
@@ -72,7 +77,10 @@ class Reconciler:
         term: int,
         wake: Callable[[HubKey], None],
         receivers: Receivers,
+        *,
+        keeper: AuthorityKeeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._client, self._store, self._settings, self._term = client, store, settings, term
         self._custom = own_strategies()
         self.takeover = Takeover()
@@ -133,6 +141,9 @@ class Reconciler:
         await put_marks_back(round, memory.execute)
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
+        if self._keeper is not None:
+            members = members_now(round, memory.observe, memory.execute.template.last_good)
+            memory.report.tls = await renew_certificates(round, memory.execute, self._keeper, members)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
             round.again_in(_CONFLICT_SECONDS)
@@ -149,7 +160,10 @@ class Reconciler:
         observation, plan = self._plan(round, memory, members)
         await make_leases(round, members)
         partitioned = observation.quorum.partitioned
-        writer = SliceWriter(round, memory.execute, fingerprint=observation.fingerprint, partitioned=partitioned)
+        tls = HubTls(round, self._keeper, observation.members)
+        memory.execute.tls_required = tls.required
+        fingerprint = observation.fingerprint
+        writer = SliceWriter(round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of)
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, partitioned=partitioned)
         emit_changed_pods(round, observation, pods.changed)
@@ -164,7 +178,8 @@ class Reconciler:
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
         replicas = replicas_of(round.hub, observation, plan)
-        refused = await keep_members(round, self._settings, memory.execute, replicas)
+        authorities = self._keeper.trusted if self._keeper is not None else ""
+        refused = await keep_members(round, self._settings, memory.execute, replicas, authorities)
         troubles = await member_troubles(
             round, memory.execute.looks, members_now(round, memory.observe, memory.execute.template.last_good)
         )
@@ -176,6 +191,7 @@ class Reconciler:
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
+        memory.report.tls = tls.status
         self._report(round, memory, observation, plan, memory.refused_edit or refused)
         look_again(round, memory.observe, plan, members)
 

@@ -21,7 +21,9 @@ from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, WithdrawnError
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Served:
     metrics: Metrics
     healthy: Callable[[], bool]
     ready: Callable[[], str]
+    tls: MemberTls
 
 
 class Server:
@@ -79,19 +82,20 @@ class Server:
         self._runner = web.AppRunner(
             app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
         )
+        self._ports = Ports(self._runner, served.tls, served.env.port)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
         await self._runner.setup()
-        port = self._env.port
-        await web.TCPSite(self._runner, self._env.pod_ip, port, reuse_address=True).start()
+        await self._ports.listen(self._env.pod_ip)
         if not self._env.pod_ip.startswith("127."):
             try:
-                await web.TCPSite(self._runner, _LOOPBACK, port, reuse_address=True).start()
+                await self._ports.listen(_LOOPBACK)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                log.warning("%s:%d is in use (host network?): listening on the pod's address only", _LOOPBACK, port)
+                taken = f"{_LOOPBACK}:{self._env.port}"
+                log.warning("%s is in use (host network?): listening on the pod's address only", taken)
 
     def leave(self) -> None:
         """Close each connection after its next answer, so that callers go to other members while this one ends."""
@@ -109,11 +113,13 @@ class Server:
 
     async def stop(self) -> None:
         """Close all connections."""
+        self._ports.stop()
         await self._runner.cleanup()
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in _OPEN:
+            self._ports.check_encrypted(request, self._env.hub)
             # The child's queue waits for the body of a request that a member has routed, so others may not send such
             # requests.
             members_only = request.path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers

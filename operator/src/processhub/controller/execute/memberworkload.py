@@ -36,12 +36,15 @@ _TEMPLATE = "members can't be made as spec.members says"
 
 
 async def keep_members(
-    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
+    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int, authorities: str = ""
 ) -> Refusal | None:
-    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
+    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None.
+
+    ``authorities``: the certificates by which members are verified, "" without TLS.
+    """
     memory.former_accounts = await _former_accounts(round, memory.former_accounts)
     owned = OwnedObjects(round, memory.owned)
-    manifests = supporting_objects(round.hub, settings, memory.former_accounts)
+    manifests = supporting_objects(round.hub, settings, memory.former_accounts, authorities)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
         manifests.append(workload(round.hub, template, replicas))

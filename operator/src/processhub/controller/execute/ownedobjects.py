@@ -26,6 +26,7 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.execute.earlierhubs import WORKLOADS, check_absent, delete, earlier_uid, take_over
 from processhub.controller.objects.access import access
+from processhub.controller.objects.authorities import authorities_map
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import network_policy, services
 from processhub.controller.rounds.round import Round
@@ -48,11 +49,17 @@ log = logging.getLogger(__name__)
 Refused = ApiError | NameConflictError
 
 
-def supporting_objects(hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = ()) -> list[Manifest]:
-    """All owned objects but the workload, in the order of their creation. The workload comes last."""
+def supporting_objects(
+    hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = (), authorities: str = ""
+) -> list[Manifest]:
+    """All owned objects but the workload, in the order of their creation. The workload comes last.
+
+    ``authorities``: the certificates by which the hub's members are verified, "" without TLS.
+    """
     network = settings.member_network
     policies = [] if network is None else [network_policy(hub, network)]
-    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies]
+    trust = [authorities_map(hub, authorities)] if authorities else []
+    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies, *trust]
 
 
 def fingerprint(manifest: Manifest) -> str:

@@ -239,7 +239,7 @@ class PodChildren:
         workload = decode_workload(item.workload)
         assert isinstance(workload, PodWorkload)
         try:
-            manifest = child_pod(self._hub, owner, place, workload)
+            manifest = child_pod(self._hub, owner, place, workload, tls=self._memory.tls_required)
         except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
             self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return
