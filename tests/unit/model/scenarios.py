@@ -1,13 +1,13 @@
-"""What is checked: small hubs with little trouble, in all its orders; every rule left out has its counterexample."""
+"""The hubs that are checked: small, with few faults in all orders, and a counterexample for every rule left out."""
 
 from __future__ import annotations
 
 from .rules import Rules
 
-_JOIN = {"ids": ("b",), "joiner": True}  # b is drawn to m1, the joiner; a to m1 of two and m2 of three
+_JOIN = {"ids": ("b",), "joiner": True}  # b ranks m1, the new one, first; a ranks m1 of two and m2 of three
 _HOLD, _MOVE = {"holds": True}, {"holds": False}
 
-# Each in a second or so: for every test run. Together about 70,000 states.
+# A second or so each: for every test run. Together about 70,000 states.
 SCENARIOS = {
     "nothing happens, Move": Rules(**_MOVE),
     "crash, Hold": Rules(**_HOLD, trouble={"die": 1}),
@@ -84,7 +84,7 @@ DEEP = {
     "three members, one crashes, Hold": Rules(members=3, **_HOLD, trouble={"die": 1}),
 }
 
-# Each rule left out, in a hub that is too small to do without it.
+# Each rule left out, in a hub that is too small to work without it.
 NEEDED = {
     "removals first": Rules(trouble={"cut": 1}),
     "removals written": Rules(trouble={"lose": 1, "cut": 1}),
