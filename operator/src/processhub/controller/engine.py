@@ -79,6 +79,7 @@ class Engine:
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.reporter.run(), name="child status"),
             asyncio.create_task(reconciler.rights.run(), name="call rights"),
+            asyncio.create_task(reconciler.crds.run(), name="installed CRDs"),
         ]
         if self._keeper is not None:
             self._tasks.append(asyncio.create_task(self._keeper.run(), name="authority"))

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from processhub.api.wording import wrong_json
+
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``bind`` is the HTTP port's address.
+    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``address`` is the pod's, "" if unknown.
 
     Where ``member_network`` is None, members get no NetworkPolicy, and where ``tls`` is None, no certificates.
     """
@@ -72,9 +74,14 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     member_defaults: MemberDefaults = MemberDefaults()
     member_network: MemberNetwork | None = None
     tls: TlsSettings | None = None
-    bind: str = "0.0.0.0"
+    address: str = ""
     port: int = 8080
     log_level: str = "INFO"
+
+    @property
+    def bind(self) -> str:
+        """The address on which the HTTP port listens."""
+        return self.address or "0.0.0.0"
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSettings:
@@ -101,7 +108,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSetting
         member_defaults=defaults,
         member_network=network,
         tls=_json(environ, "PROCESSHUB_TLS", "tls", TlsSettings),
-        bind=environ.get("POD_IP") or "0.0.0.0",
+        address=environ.get("POD_IP", ""),
         port=int(port),
         log_level=environ.get("LOG_LEVEL", "INFO").upper(),
     )
@@ -114,7 +121,8 @@ def _json(environ: Mapping[str, str], name: str, value: str, kind: type[T]) -> T
     try:
         return msgspec.json.decode(environ[name], type=kind)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{name} (the chart's {value}): {error}") from error
+        why = wrong_json(error, environ[name], kind)
+        raise SettingsError(f"{name} (the chart's {value}): {why}") from error
 
 
 def _list(text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _RETRY_SECONDS = 1.0  # after a connection could not be accepted, as without fre
 class Listener:
     """One listening port. Call ``start`` first and ``stop`` last, before the runner is cleaned up."""
 
-    def __init__(self, runner: web.AppRunner, tls: MemberTls, address: str, port: int) -> None:
+    def __init__(self, runner: web.BaseRunner, tls: MemberTls, address: str, port: int) -> None:
         self._runner, self._tls, self._address, self._port = runner, tls, address, port
         self._socket: socket.socket | None = None
         self._site: web.SockSite | None = None
@@ -139,7 +139,7 @@ async def _first_byte(accepted: socket.socket) -> bytes:
 class Ports:
     """All listening ports of a member. They accept TLS from when ``tls`` has a certificate."""
 
-    def __init__(self, runner: web.AppRunner, tls: MemberTls, port: int) -> None:
+    def __init__(self, runner: web.BaseRunner, tls: MemberTls, port: int) -> None:
         self._runner, self._tls, self._port = runner, tls, port
         self._listeners: list[Listener] = []
         self._looking: set[asyncio.Task[None]] = set()
@@ -147,16 +147,19 @@ class Ports:
 
     async def listen(self, address: str) -> None:
         """Listen on this address. Raises OSError if it is in use."""
+        if self._runner.server is None:
+            await self._runner.setup()
         listener = Listener(self._runner, self._tls, address, self._port)
         await listener.start()
         self._listeners.append(listener)
 
-    def stop(self) -> None:
-        """Accept no more connections."""
+    async def close(self) -> None:
+        """Accept no more connections, and close all."""
         for listener in self._listeners:
             listener.stop()
+        await self._runner.cleanup()
 
-    def check_encrypted(self, request: web.Request, hub: str) -> None:
+    def check_encrypted(self, request: web.BaseRequest, hub: str) -> None:
         """Raise Problem if the request came without TLS, and the hub requires it of others than the own pod."""
         transport = request.transport
         if not self._tls.required or of_own_pod(transport):

@@ -26,6 +26,7 @@ from processhub.api.slice import RegistrySlice, SliceTls, TlsReport
 from processhub.cluster.trust import trusting
 
 log = logging.getLogger(__name__)
+_NOBODY = trusting("")  # trusts no authority
 
 
 class MemberTls:
@@ -123,11 +124,14 @@ class MemberTls:
         encrypted = self.required or (self._client is not None and address in self._offers)
         return f"https://{address}" if encrypted else f"http://{address}"
 
+    @property
+    def trust(self) -> ssl.SSLContext | None:
+        """By which other members are verified; None if no TLS is used to them."""
+        return self._client or (_NOBODY if self.required else None)
+
     def verification(self) -> dict[str, Any]:
         """The arguments of a request of aiohttp by which another member is verified, at whatever address it is."""
-        if self._client is None and not self.required:
-            return {}
-        return {"ssl": self._client or trusting(""), "server_hostname": self.server_name}
+        return {} if self.trust is None else {"ssl": self.trust, "server_hostname": self.server_name}
 
 
 def _accepting() -> ssl.SSLContext:
