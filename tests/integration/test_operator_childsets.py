@@ -1,4 +1,4 @@
-"""ChildSets at work: applied, scaled, listed, contested, rolled, deleted, and taken over by another leader."""
+"""ChildSets at work: applied, scaled, listed, in conflict, rolled out, deleted, and taken over by another leader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def child_set(world: World, name: str = "set", *, command: list[str] | Non
 
 
 async def told(world: World, name: str, kind: str, status: str, reason: str = "", message: str = "") -> ChildSet:
-    """The ChildSet once its condition is so, for its present generation."""
+    """Return the ChildSet once its condition has this status and reason for the current generation."""
 
     async def check() -> ChildSet:
         item = await world.api.get(CHILD_SETS, world.namespace, name)
@@ -48,7 +48,7 @@ async def told(world: World, name: str, kind: str, status: str, reason: str = ""
     return await settles(check)
 
 
-async def test_a_set_runs_scales_and_ends_without_child_objects(world: World) -> None:
+async def test_a_set_starts_scales_and_ends_without_child_objects(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=20)
 
@@ -84,7 +84,7 @@ async def test_a_set_runs_scales_and_ends_without_child_objects(world: World) ->
     never_two(world.watch)
 
 
-async def test_a_list_of_ids_is_followed_and_its_attributes_reach_the_record(world: World) -> None:
+async def test_a_set_follows_its_list_of_ids_and_records_their_attributes(world: World) -> None:
     await world.hub(**TWO)
     template = {"exec": {"command": SLEEP}, "tags": ["eu"], "metadata": {"plan": "gold"}}
     await child_set(world, ids=["tenant/ada", "größe"], template=template)
@@ -108,7 +108,7 @@ async def test_a_list_of_ids_is_followed_and_its_attributes_reach_the_record(wor
     never_two(world.watch)
 
 
-async def test_an_id_has_one_owner_and_the_others_are_told_who_it_is(world: World) -> None:
+async def test_an_id_has_one_owner_which_other_sets_name(world: World) -> None:
     await world.hub(**TWO)
     await world.child("set-1")
     await world.ready("set-1")
@@ -138,7 +138,7 @@ async def test_an_id_has_one_owner_and_the_others_are_told_who_it_is(world: Worl
     never_two(world.watch)
 
 
-async def test_a_changed_template_rolls_within_the_budget_over_a_change_of_leaders(world: World) -> None:
+async def test_a_changed_template_rolls_out_within_its_budget_across_a_change_of_leader(world: World) -> None:
     rebalance = {"maxMovesPerSecond": 2}
     await world.hub(**TWO, distribution={"rebalance": rebalance})
     everyone = ids("set", 24)
@@ -170,7 +170,7 @@ async def test_a_changed_template_rolls_within_the_budget_over_a_change_of_leade
     never_two(world.watch)
 
 
-async def test_a_template_that_fails_stops_its_roll_out_and_the_former_runs_on(world: World) -> None:
+async def test_a_failing_template_stops_its_rollout_and_the_former_one_keeps_running(world: World) -> None:
     await world.hub(**TWO)
     everyone = ids("set", 20)
     await child_set(world, replicas=20)
@@ -204,7 +204,7 @@ async def test_a_template_that_fails_stops_its_roll_out_and_the_former_runs_on(w
     never_two(world.watch)
 
 
-async def test_a_leader_killed_amid_the_start_of_many_loses_and_doubles_nothing(world: World) -> None:
+async def test_killing_the_leader_during_the_start_of_many_children_loses_and_duplicates_none(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=300)
 
@@ -220,7 +220,7 @@ async def test_a_leader_killed_amid_the_start_of_many_loses_and_doubles_nothing(
     started_once(world.watch.runs())
 
 
-async def test_a_set_deleted_and_created_again_has_children_that_start_anew(world: World) -> None:
+async def test_the_children_of_a_re_created_set_start_again(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=4)
     before = await world.running(ids("set", 4))
@@ -250,7 +250,7 @@ async def test_a_set_waits_for_its_hub_and_outlives_it(world: World) -> None:
     assert item.status.running == 0
 
 
-async def test_a_template_that_is_refused_leaves_the_last_good_one_running(world: World) -> None:
+async def test_a_rejected_template_leaves_the_last_accepted_one_running(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=3)
     before = await world.running(ids("set", 3))
@@ -268,7 +268,7 @@ async def test_a_template_that_is_refused_leaves_the_last_good_one_running(world
     untouched(before, await world.running(ids("set", 3)))
 
 
-async def test_a_set_of_a_guided_hub_is_on_the_member_that_it_names(world: World) -> None:
+async def test_a_set_of_a_guided_hub_runs_on_the_members_that_it_names(world: World) -> None:
     await world.hub(**TWO, distribution={"strategy": "Guided"})
     await child_set(world, replicas=5, template={"exec": {"command": SLEEP}, "nodes": ["hub-1"]})
 
@@ -286,7 +286,7 @@ async def test_a_set_of_a_guided_hub_is_on_the_member_that_it_names(world: World
     never_two(world.watch)
 
 
-async def test_pods_of_a_set_are_the_sets_own_and_go_with_it(world: World) -> None:
+async def test_pods_of_a_set_are_owned_by_it_and_deleted_with_it(world: World) -> None:
     await world.hub(**TWO)
     container = {"name": "main", "image": "debian:bookworm-slim", "command": SLEEP}
     item = await child_set(world, replicas=2, template={"pod": {"template": {"spec": {"containers": [container]}}}})
@@ -311,7 +311,7 @@ async def test_pods_of_a_set_are_the_sets_own_and_go_with_it(world: World) -> No
     await settles(none_left)
 
 
-async def test_the_command_line_knows_a_sets_children(world: World) -> None:
+async def test_the_command_line_handles_the_children_of_a_set(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=3)
     await world.running(ids("set", 3))
@@ -358,7 +358,7 @@ async def test_the_command_line_knows_a_sets_children(world: World) -> None:
     assert code == 0, planned
 
 
-async def test_the_example_works(world: World) -> None:
+async def test_the_example_runs_as_it_describes(world: World) -> None:
     example = (CHECKOUT / "manifests" / "examples" / "13-childset.yaml").read_text()
     await world.kubectl("apply", "-f", "-", stdin=example)
     await world.hub_ready("fleet")

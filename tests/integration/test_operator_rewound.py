@@ -1,4 +1,4 @@
-"""etcd is restored from a backup while operator, members and clients run on."""
+"""etcd is restored from a backup while operator, members and clients keep running."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ pytest_plugins = ("operatorworld",)
 IDS = ["a", "b", "c", "d"]
 
 
-async def test_operator_members_and_clients_go_on_by_the_restored_objects(world: World, tmp_path: Path) -> None:
+async def test_operator_members_and_clients_follow_the_restored_objects(world: World, tmp_path: Path) -> None:
     control_plane = ControlPlane(world.site)
     await world.hub(members={"replicas": 2})
     await world.children(IDS)
     before = await world.running(IDS)
     async with Hub.connect("hub", namespace=world.namespace, kubeconfig=str(world.cluster.kubeconfig)) as client:
         await asyncio.to_thread(control_plane.back_up, tmp_path / "etcd")
-        # What happens from here on will never have happened.
+        # The restored objects will know nothing of the changes from here on.
         await world.kubectl("annotate", "child", "a", f"processhub.dev/move-to={other(before['a'].member)}")
         await world.delete_children("b")
         await world.children(["later"])
@@ -46,17 +46,17 @@ async def test_operator_members_and_clients_go_on_by_the_restored_objects(world:
 
 
 def other(member: str) -> str:
-    """The other member."""
+    """Return the other member."""
     return "hub-1" if member == "hub-0" else "hub-0"
 
 
 async def is_moved(world: World, source: str) -> None:
-    """Assert that the child is on record elsewhere alone."""
+    """Assert that the child is recorded only on the other member."""
     (place,) = (await world.record())["a"]
     assert place.member != source
     assert place.state == "Running"
 
 
 async def client_knows(client: Hub, ids: set[str]) -> None:
-    """Assert that the client finds these children and no others."""
+    """Assert that the client finds exactly these children."""
     assert client.registry_dump().keys() == ids

@@ -1,4 +1,4 @@
-"""Requests that go to another member: what becomes of them by what that one says, or does not say."""
+"""Requests that go to another member: their outcome by the member's response, or without one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def environment(folder: Path) -> Environment:
 
 @asynccontextmanager
 async def member(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[None]:
-    """Another member that answers so."""
+    """Run another member that responds like this."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -41,7 +41,7 @@ async def member(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         await runner.cleanup()
 
 
-async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_over(tmp_path: Path) -> None:
+async def test_a_request_that_its_member_did_not_pass_to_the_child_was_not_handed_over(tmp_path: Path) -> None:
     async def moved(request: web.Request) -> web.Response:
         assert await request.read() == b"1"
         return respond(Problem(409, "stale_epoch", "it left before the turn of this one came"))
@@ -55,10 +55,10 @@ async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_o
     assert not request.begun, "the next owner would count its time from here, and not look whether it is still one"
 
 
-async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_the_outcome_open(
+async def test_behind_a_proxy_that_buffers_bodies_the_outcome_of_a_lost_owners_request_is_unknown(
     tmp_path: Path,
 ) -> None:
-    """docs/operations.md says what such a proxy takes; what it can't take is that nothing is run twice."""
+    """docs/operations.md says what such a proxy costs; it can't make a request run twice."""
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -76,9 +76,9 @@ async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_
 
 
 async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
-    """What a request comes to that is withdrawn so many turns of the loop after the owner has asked for its body.
+    """Withdraw a request this many turns of the loop after the owner has asked for its body.
 
-    Returns the answer, and whether the owner has got the body.
+    Returns the response, and whether the owner has got the body.
     """
     changed, got, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -104,8 +104,8 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
     return answer and answer.body, got.is_set()
 
 
-async def test_a_request_that_is_withdrawn_when_its_turn_comes_is_either_not_sent_or_answered(tmp_path: Path) -> None:
-    """Whatever the moment at which its owner turns out to be one no more, no outcome is left unknown."""
+async def test_a_request_withdrawn_at_its_turn_is_either_not_sent_or_answered(tmp_path: Path) -> None:
+    """Whenever its owner turns out not to be the owner any more, no outcome is left unknown."""
     peers = Peers(environment(tmp_path))
     results = {await withdrawn(peers, turns) for turns in range(20)}
     await peers.close()

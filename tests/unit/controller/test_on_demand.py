@@ -1,4 +1,4 @@
-"""Children on demand as the operator sees them: their workload, how many there may be, and when their time began."""
+"""On-demand children in the operator: their workload, their maximum number, and when their time starts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observatio
     return observed(of, state, {}, ObserveMemory(1))
 
 
-def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
+def test_an_on_demand_child_has_the_hubs_workload_and_follows_its_edits() -> None:
     state = HubState(("ns", "hub"))
     wanted = seen(hub(onDemand=CACHE), demanded("a"), state=state).snapshot.children["a"]
     digest, _ = encode_workload(msgspec.convert(CACHE, ChildSpec))
@@ -53,20 +53,20 @@ def test_it_runs_what_the_hub_says_and_follows_an_edit_of_that() -> None:
     assert state.children.expiring == {"a"}
 
 
-def test_its_own_lifetimes_come_before_the_templates() -> None:
+def test_its_own_lifetimes_override_the_templates() -> None:
     state = HubState(("ns", "hub"))
     seen(hub(onDemand={**CACHE, "ttlSeconds": 5}), demanded("a"), demanded("b", ttlSeconds=9), state=state)
 
     assert [state.children[name].spec.ttl_seconds for name in "ab"] == [5, 9]
 
 
-def test_without_a_template_it_is_refused_with_what_to_write() -> None:
+def test_without_a_template_it_is_rejected_with_what_to_write() -> None:
     refusal = seen(hub(), demanded("a")).refusals["a"]
 
     assert refusal.message.startswith("spec.onDemand is true, but the hub has no spec.onDemand")
 
 
-def test_beyond_the_limit_the_latest_wait_and_none_is_taken_away() -> None:
+def test_over_the_limit_the_latest_children_wait_and_none_is_stopped() -> None:
     early, late, latest = (demanded(name, created=f"2026-01-01T00:00:0{second}Z") for second, name in enumerate("abc"))
     limited = hub(onDemand={**CACHE, "max": 2})
     found = seen(limited, latest, late, early)
@@ -87,7 +87,7 @@ def test_beyond_the_limit_the_latest_wait_and_none_is_taken_away() -> None:
         ({"onDemand": {"pod": {"template": {}}}}, "spec.onDemand.pod.template has no spec.containers"),
     ],
 )
-def test_templates_that_could_never_start_are_refused_on_the_hub(spec: dict[str, Any], words: str) -> None:
+def test_templates_that_could_never_start_are_rejected_on_the_hub(spec: dict[str, Any], words: str) -> None:
     refusal = refuse_hub(msgspec.convert({"onDemand": CACHE, **spec}, HubSpec))
 
     assert refusal is not None
@@ -106,7 +106,7 @@ def test_members_can_count_them_without_parsing() -> None:
     assert not is_on_demand(format_assignment(msgspec.structs.replace(entry, on_demand=False)))
 
 
-def test_the_first_start_is_what_the_status_says() -> None:
+def test_the_first_start_is_read_from_the_status() -> None:
     memory = ReportMemory()
     fresh = demanded("a")
     assert first_started(fresh, [], memory) == "", "it has not run yet"

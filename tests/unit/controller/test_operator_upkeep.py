@@ -1,4 +1,4 @@
-"""What the operator keeps as it should be beside its rounds, against an API server that is slow or fails."""
+"""What the operator maintains beside its rounds, against an API server that is slow or fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEADLINE = 40.0
 
 
 class Site:
-    """An API server with the members' binding, a pod and a child; ``troubles``: statuses of the next patches."""
+    """An API server with the members' binding, a pod and a child; ``troubles`` are the statuses of the next patches."""
 
     def __init__(self) -> None:
         self.binding: dict[str, Any] = {"metadata": {"name": BINDING, "resourceVersion": "1"}}
@@ -81,8 +81,8 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
         yield site, client
 
 
-async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
-    """Nothing else looks at the binding while both hubs are quiet: members of the second would refuse all requests."""
+async def test_a_hub_created_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
+    """Nothing else checks the binding while both hubs are quiet: members of the second would reject all requests."""
     server, client = site
     hubs: dict[HubKey, None] = {("ns", "one"): None}
     rights = CallRights(client, (), lambda: frozenset((namespace, f"processhub-{hub}") for namespace, hub in hubs))
@@ -99,8 +99,8 @@ async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site
     assert sorted(subject["name"] for subject in server.binding["subjects"]) == ["processhub-one", "processhub-two"]
 
 
-async def test_an_account_keeps_its_rights_as_long_as_a_members_pod_uses_it(site: tuple[Site, Client]) -> None:
-    """A hub that is rolled from one account to another has members with both."""
+async def test_an_account_keeps_its_rights_while_a_members_pod_uses_it(site: tuple[Site, Client]) -> None:
+    """A hub whose account is being changed has members with both accounts."""
     server, client = site
     server.answer.set()
     subject = {"kind": "ServiceAccount", "namespace": "ns"}
@@ -114,7 +114,7 @@ async def test_an_account_keeps_its_rights_as_long_as_a_members_pod_uses_it(site
     await rights.close()
 
 
-async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(site: tuple[Site, Client]) -> None:
+async def test_a_pod_that_could_not_be_labelled_is_labelled_later(site: tuple[Site, Client]) -> None:
     server, client = site
     pod = msgspec.convert({"metadata": {"name": "hub-0", "namespace": "ns", "uid": "u"}}, Pod)
     member = make_member("hub-0", pod=pod)
@@ -136,7 +136,7 @@ def child(name: str) -> Child:
 
 
 async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client]) -> None:
-    """The API server says so of a patch, too, where many write the object at once."""
+    """The API server reports a conflict of a patch, too, if many write the object at once."""
     server, client = site
     status = ChildStatus(id="a", state="Failed", observed_generation=1)
     writer = ChildStatuses(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))

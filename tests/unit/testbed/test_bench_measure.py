@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic: medians, goals, tables, what the API server counted."""
+"""The benchmarks' arithmetic: medians, goals, tables, and the API server's counters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def seconds(*samples: float, goal: float | None = None) -> Value:
     return Value(name="took", unit="s", samples=samples, goal=goal)
 
 
-def test_runs_are_gathered_by_name_and_told_by_their_median() -> None:
+def test_runs_are_grouped_by_name_and_shown_with_their_median() -> None:
     runs = [[seconds(3.0), Value(name="rate", unit="M/s", samples=(1.0,))], [seconds(1.0)], [seconds(2.0)]]
 
     took, rate = gathered(runs)
@@ -34,11 +34,11 @@ def test_runs_are_gathered_by_name_and_told_by_their_median() -> None:
         (seconds(1.0), ""),
     ],
 )
-def test_verdict_says_by_how_much_a_goal_is_missed(value: Value, said: str) -> None:
+def test_the_verdict_shows_by_how_much_a_goal_is_missed(value: Value, said: str) -> None:
     assert verdict(value) == said
 
 
-def test_percentile_is_the_nearest_rank() -> None:
+def test_a_percentile_is_the_nearest_rank() -> None:
     samples = [float(value) for value in range(100, 0, -1)]
 
     assert percentile(samples, 50) == 50
@@ -56,7 +56,7 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_failed_figure_stands_in_the_table_with_what_was_measured_before() -> None:
+def test_a_failed_figure_is_in_the_table_with_its_earlier_measurements() -> None:
     outcomes = [
         Outcome(figure="a", title="first", values=(seconds(3.0, goal=2.0),)),
         Outcome(figure="b", title="second", values=(seconds(1.0),), failed="run 2: no hub\nmore"),
@@ -119,7 +119,7 @@ def test_writes_are_counted_by_resource_without_renewals() -> None:
     assert parse_writes(text) == {"children": 1002, "children/status": 1000}
 
 
-def test_look_ups_are_measured_on_a_registry_where_all_run() -> None:
+def test_look_ups_are_measured_on_a_registry_of_running_children() -> None:
     hub = pure.registry(2500)
 
     assert hub.get_pid("tenant/2499") == 4711
@@ -127,7 +127,7 @@ def test_look_ups_are_measured_on_a_registry_where_all_run() -> None:
     assert len(hub.process_list()) == 2500
 
 
-def test_moves_and_plans_are_measured_on_a_hub_that_was_placed() -> None:
+def test_moves_and_plans_are_measured_on_a_hub_with_placed_children() -> None:
     ratio, moved = pure.moves(count=3000, hubs=2, sizes=(3,))
     plans = pure.planning(1000, 3)()
 
