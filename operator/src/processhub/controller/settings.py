@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from processhub.api.wording import wrong_json
+
 T = TypeVar("T")
 
 
@@ -105,7 +107,8 @@ def _json(environ: Mapping[str, str], name: str, value: str, kind: type[T]) -> T
     try:
         return msgspec.json.decode(environ[name], type=kind)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{name} (the chart's {value}): {error}") from error
+        why = wrong_json(error, environ[name], kind)
+        raise SettingsError(f"{name} (the chart's {value}): {why}") from error
 
 
 def _list(text: str) -> tuple[str, ...]:
