@@ -46,7 +46,7 @@ async def _measure(figures: list[Figure], repeats: int) -> list[Outcome]:
 
 
 async def _one(lab: Lab, figure: Figure, repeats: int) -> Outcome:
-    """The figure's outcome; what was measured before a failure is kept."""
+    """Measure one figure; return its outcome, with what was measured before a failure."""
     runs, failed, begun = [], "", time.monotonic()
     for repeat in range(1, repeats + 1):
         if sys.stderr.isatty():
@@ -89,7 +89,7 @@ def _lines(path: str) -> list[str]:
 
 
 def main() -> int:
-    """The command line; 1 where a figure could not be measured, 0 also where a goal is missed."""
+    """The command line; returns 1 if a figure could not be measured, 0 also if a goal is missed."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,7 +14,7 @@ Run = Callable[[Lab], Awaitable[Sequence[Value]]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. ``run`` measures it once and cleans up after itself. ``cluster``: it needs a cluster."""
+    """A figure. ``run`` measures it once and removes its objects. ``cluster``: it needs a cluster."""
 
     name: str
     title: str

@@ -47,12 +47,12 @@ _LDFLAGS = {
 _PLAIN_LDFLAGS = "-s -w"
 # The compiler need not write the information that the linker leaves out.
 _BUILD = ("build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
-# A seventh of a build is the compiler's garbage collection. It may have more memory, but not so much that two compilers
+# A seventh of a build is the compiler's garbage collection. It may use more memory, but not so much that two compilers
 # and a linker outgrow a machine of 4 GiB.
 _MEMORY = {"GOGC": "400", "GOMEMLIMIT": "1500MiB"}
 _PACKAGE_LINE = re.compile(r"[\w.~/+-]+")  # the line that -v prints for each compiled package
 
-_NEVER = r"(?!)"  # for a tool of our own: a program of its name on PATH is another one
+_NEVER = r"(?!)"  # for our own tools: a program of that name on PATH is a different one
 
 
 class ToolError(Exception):
@@ -65,10 +65,10 @@ class Tool:
 
     name: str
     module: str  # folder under testbed/tools
-    package: str  # main package inside the module graph
+    package: str  # main package in the module graph
     version_args: tuple[str, ...]
     version: str  # pattern that the output of version_args must contain
-    minutes: float  # that it adds to a cold build of its module on 2 cores, for the progress line
+    minutes: float  # seconds that it adds to a cold build of its module on 2 cores, for the progress line
     sources: tuple[str, ...] = ()  # files of our own in the module's folder that the binary is made of
 
 
@@ -137,7 +137,7 @@ def _given(tool: Tool) -> Path | None:
     if found is None:
         return None
     answer = subprocess.run([found, *tool.version_args], capture_output=True, text=True, timeout=30, check=False)
-    # The found file may be the link that an earlier `--bin` made. It is followed, else it would be linked to itself.
+    # The found file may be a link that an earlier `--bin` made. It is followed; otherwise it would be linked to itself.
     return Path(found).resolve() if re.search(tool.version, answer.stdout + answer.stderr) else None
 
 
