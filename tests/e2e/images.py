@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,10 +21,17 @@ WRITER = "localhost/e2e-writer:1"
 GO = "localhost/e2e-go:1"  # one static program and nothing else
 MUSL = "localhost/e2e-musl:1"
 NODE = "localhost/e2e-node:24.19.0"
+REGISTRY = "localhost/e2e-registry:1"
 ZIG = "ziglang==0.17.1"
 PROGRAMS = Path(__file__).with_name("programs")
 OF_EXAMPLE = "debian:bookworm-slim"  # manifests/examples/11-image.yaml
 
+_REGISTRY_CONFIG = {
+    "version": 0.1,
+    "http": {"addr": ":5000"},
+    "storage": {"filesystem": {"rootdirectory": "/tmp/registry"}},
+    "auth": {"htpasswd": {"realm": "e2e", "path": "/registry/htpasswd"}},
+}
 _GREETER = '''"""A user's package."""
 
 import processhub
@@ -64,6 +72,32 @@ def build_writer(folder: Path) -> str:
     return WRITER
 
 
+def build_registry(folder: Path, users: str) -> None:
+    """The image of a registry, REGISTRY, that lets in these users of an htpasswd file; the program is Debian's."""
+    if _present(REGISTRY):
+        return
+    folder.mkdir()
+    _download(folder, "docker-registry")
+    run("dpkg-deb", "--extract", str(next(folder.glob("docker-registry_*.deb"))), str(folder / "registry"))
+    shutil.copy(folder / "registry" / "usr" / "bin" / "docker-registry", folder)
+    (folder / "config.yml").write_text(json.dumps(_REGISTRY_CONFIG))
+    (folder / "htpasswd").write_text(users)
+    (folder / ".dockerignore").write_text("registry\n*.deb\n")
+    _build(
+        folder,
+        REGISTRY,
+        f"FROM {choose('')}\n"
+        "COPY docker-registry config.yml htpasswd /registry/\n"
+        'ENTRYPOINT ["/registry/docker-registry", "serve", "/registry/config.yml"]\n',
+    )
+
+
+def _download(folder: Path, package: str) -> None:
+    """Download a Debian package into the folder."""
+    command = f"apt-get download {package} || (apt-get update && apt-get download {package})"
+    run("sh", "-c", f'cd "$0" && ({command})', str(folder), timeout=300)
+
+
 def _go(folder: Path) -> None:
     """Build an image that contains one Go program and nothing else."""
     folder.mkdir()
@@ -86,8 +120,7 @@ def _musl(folder: Path) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ZIG, timeout=300)
     target = ("-target", "x86_64-linux-musl", "-dynamic", "-O1")
     run(python, "-m", "ziglang", "cc", *target, str(PROGRAMS / "counter.c"), "-o", str(folder / "counter"))
-    download = ("sh", "-c", 'cd "$0" && (apt-get download musl || (apt-get update && apt-get download musl))')
-    run(*download, str(folder), timeout=300)
+    _download(folder, "musl")
     run("dpkg-deb", "--extract", str(next(folder.glob("musl_*.deb"))), str(folder / "musl"))
     shutil.copy(folder / "musl" / "lib" / "x86_64-linux-musl" / "libc.so", folder / "libc.so")
     (folder / ".dockerignore").write_text("zig\nmusl\n")

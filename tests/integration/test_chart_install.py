@@ -181,6 +181,8 @@ def test_the_operator_can_grant_only_the_rights_of_members(helm: Helm, own: Clus
     own.kubectl(*bind, "allowed", "--clusterrole=processhub-agent")
     own.kubectl("delete", "rolebinding", "allowed", "-n", "default")
 
+    with pytest.raises(ClusterError, match="clusterrolebindings"):
+        own.kubectl("create", "clusterrolebinding", "refused", "--clusterrole=processhub-agents", operator)
     for role in ("admin", "view", "processhub-edit"):
         with pytest.raises(ClusterError, match="attempting to grant RBAC permissions not currently held"):
             own.kubectl(*bind, "refused", f"--clusterrole={role}")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import pytest
 from operatorworld import World, members_of, moved, never_two, started_once, untouched
 from settling import settles
 
 from localcluster.layout import CHECKOUT
 from processhub.api.childset import ChildSet
 from processhub.api.meta import API_VERSION, find_condition
-from processhub.cluster.kinds import CHILD_SETS, PODS
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, PODS
 
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
 SLEEP = ["sleep", "100000"]
+LATE_SECONDS = 20.0  # of an end by ttlSeconds on a machine whose cores are all busy
 
 
 def ids(name: str, replicas: int) -> list[str]:
@@ -218,6 +221,37 @@ async def test_killing_the_leader_during_the_start_of_many_children_loses_and_du
     await world.running(ids("set", 300), within=90)
     await told(world, "set", "Ready", "True", "Started", "300 of 300")
     started_once(world.watch.runs())
+
+
+@pytest.mark.nightly
+async def test_children_end_on_time_while_a_thousand_others_start(world: World) -> None:
+    await world.hub(**TWO)
+    short = [f"short-{number}" for number in range(100)]
+    creating = asyncio.create_task(world.children(short, at_once=24, ttlSeconds=1))
+
+    async def first_runs() -> None:
+        assert world.watch.live()
+
+    await settles(first_runs, every=0.01)
+    await child_set(world, replicas=1000)
+    await creating
+
+    async def nothing_stays_behind() -> None:
+        items, _ = await world.api.list(CHILDREN, world.namespace)
+        assert len(items) == 0
+        assert not world.watch.live().keys() & set(short)
+
+    await settles(nothing_stays_behind, within=90, every=0.2)
+    await world.running(ids("set", 1000), within=90)
+    runs = world.watch.runs()
+    lasted = sorted(runs[child_id][0].seen - runs[child_id][0].started for child_id in short)
+    began = [runs[child_id][0].started for child_id in ids("set", 1000)]
+    ends = [runs[child_id][0].seen for child_id in short]
+    assert sum(start > min(ends) for start in began) >= 100, "the others were started before the first end"
+    assert lasted[-1] < 1 + LATE_SECONDS, lasted[-5:]
+    logging.info("the children with ttlSeconds 1 lasted from %.1f to %.1f s", lasted[0], lasted[-1])
+    started_once(runs)
+    never_two(world.watch)
 
 
 async def test_the_children_of_a_re_created_set_start_again(world: World) -> None:

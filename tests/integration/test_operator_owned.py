@@ -32,6 +32,7 @@ KINDS: dict[str, Kind[Any]] = {
 }
 DAEMON_SETS = untyped("apps/v1", "daemonsets")
 BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
+CLUSTER_ROLES = untyped("rbac.authorization.k8s.io/v1", "clusterroles", namespaced=False)
 OWNED = [
     ("rolebinding", "processhub-hub"),
     ("serviceaccount", "processhub-hub"),
@@ -189,6 +190,26 @@ async def test_the_accounts_that_may_check_tokens_are_restored(hub: World, pause
 
     await back(allowed)
     await hub.edit_hub(annotations={"processhub.dev/paused": None})
+
+
+async def test_the_binding_that_lets_members_check_tokens_is_made_again(hub: World) -> None:
+    """It goes with its ClusterRole then, so that nothing of an installation is left when that is removed."""
+    before, role = [await hub.api.get(kind, None, "processhub-agents") for kind in (BINDINGS, CLUSTER_ROLES)]
+
+    await hub.api.delete(BINDINGS, None, "processhub-agents")
+
+    async def made_again() -> None:
+        after = await hub.api.get(BINDINGS, None, "processhub-agents")
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["roleRef"] == before["roleRef"]
+        assert {"kind": "ServiceAccount", "name": "processhub-hub", "namespace": hub.namespace} in after["subjects"]
+        assert [owner["uid"] for owner in after["metadata"]["ownerReferences"]] == [role["metadata"]["uid"]]
+        # Those by which helm knows what is its own. One with a version would be refused to the next upgrade.
+        assert after["metadata"]["labels"].items() <= before["metadata"]["labels"].items()
+        assert after["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+        assert after["metadata"].get("annotations") == before["metadata"].get("annotations")
+
+    await back(made_again)
 
 
 async def test_objects_of_a_hub_with_a_rejected_edit_are_restored_too(hub: World) -> None:

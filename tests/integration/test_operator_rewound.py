@@ -1,19 +1,25 @@
-"""etcd is restored from a backup while operator, members and clients keep running."""
+"""etcd is restored from a backup while operator, members and clients run on; and what only looks like that."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
-from operatorsite import ControlPlane
-from operatorworld import World, never_two
+from operatorsite import ControlPlane, Operators
+from operatorworld import World, never_two, untouched
 from settling import settles
 
 from processhub import Hub
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.client import JSON_PATCH
+from processhub.cluster.errors import UnavailableError
+from processhub.cluster.kinds import CHILDREN, untyped
 
 pytest_plugins = ("operatorworld",)
 IDS = ["a", "b", "c", "d"]
+CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
+SETTINGS = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/settings/properties"
 
 
 async def test_operator_members_and_clients_follow_the_restored_objects(world: World, tmp_path: Path) -> None:
@@ -43,6 +49,54 @@ async def test_operator_members_and_clients_follow_the_restored_objects(world: W
     items, _ = await world.api.list(CHILDREN, world.namespace)
     assert len(items) == len(IDS) + 1
     never_two(world.watch)
+
+
+async def test_a_crd_of_an_older_version_is_named_and_ends_no_child(world: World) -> None:
+    """The API server drops a field that it lacks from stored slices, too, without a new generation."""
+    await world.hub(members={"replicas": 2}, timeouts={"requestSeconds": 7})
+    await world.children(IDS)
+    before, leader = await world.running(IDS), await Operators(world.site).holder()
+    crd = await world.api.get(CRDS, None, "registryslices.processhub.dev")
+    field = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["settings"][
+        "properties"
+    ]["requestSeconds"]
+
+    async def patch_crd(operation: dict[str, object]) -> None:
+        patch = [{"path": f"{SETTINGS}/requestSeconds", **operation}]
+        await world.api.patch(CRDS, None, "registryslices.processhub.dev", patch, content_type=JSON_PATCH)
+
+    await patch_crd({"op": "remove"})
+    try:
+        stalled = await world.hub_condition("Stalled", "True", "CRDOutdated")
+        assert "CRD registryslices.processhub.dev in this cluster lacks spec.settings.requestSeconds" in stalled.message
+        await settles(lambda: requests_are_limited_to(world, 5))
+        # The child's member reports its end, and the API server stores the slice without the field.
+        os.kill(before["a"].pid, signal.SIGKILL)
+        await settles(lambda: runs_again(world, "a", before["a"].pid))
+        untouched(before, await world.running(IDS), ["b", "c", "d"])
+    finally:
+        await patch_crd({"op": "add", "value": field})
+
+    await settles(lambda: requests_are_limited_to(world, 7))
+    await world.hub_ready()
+    untouched(before, await world.running(IDS), ["b", "c", "d"])
+    assert await Operators(world.site).holder() == leader
+
+
+async def requests_are_limited_to(world: World, seconds: int) -> None:
+    """Assert that the API server gives slices with this requestSeconds."""
+    try:
+        slices = await world.slices()
+    except UnavailableError as error:  # for a moment after a change of the CRD
+        raise AssertionError(str(error)) from error
+    assert {item.spec.settings.request_seconds for item in slices} == {seconds}
+
+
+async def runs_again(world: World, child_id: str, pid: int) -> None:
+    """Assert that the child runs as another process than this one."""
+    (place,) = (await world.record())[child_id]
+    assert place.state == "Running"
+    assert place.pid != pid
 
 
 def other(member: str) -> str:

@@ -157,6 +157,7 @@ def test_a_live_plan_names_pinned_children_that_cannot_leave() -> None:
     found = forecast(changed(from_cluster(hub(), known.records, pinned), hub(), remove=["h-0"]))
 
     assert found.stranded == {"h-0": ("a",)}
+    assert found.why_stranded == {"a": "pinned"}
     assert [move.id for move in found.moves] == ["b"]
 
 

@@ -143,6 +143,22 @@ def test_a_removal_empties_the_member_and_names_the_children_that_cannot_move(
     assert found["stranded"] == {"my-hub-1": ["child-1", "child-4", "child-7"]}
 
 
+def test_each_child_that_a_removal_strands_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = [{"pinned": True}, {"nodes": ["my-hub-0"]}, {"nodes": ["my-hub-0"], "pinned": True}, {}]
+    bound = files(tmp_path, [{"nodes": ["my-hub-0"], **spec} for spec in specs], distribution={"strategy": "Guided"})
+
+    assert main(["plan", "-f", bound, "--remove", "my-hub-0"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: 4 children can't leave my-hub-0: child-0, child-2 (pinned); child-1, child-3 (guided to it by its"
+        " nodes)\n"
+    )
+
+    everywhere = ("--remove", "my-hub-0", "--remove", "my-hub-1", "--remove", "my-hub-2")
+    assert main(["plan", "-f", files(tmp_path, [{}]), *everywhere]) == 0
+    assert "1 children can't leave my-hub-" in (said := capsys.readouterr().err)
+    assert said.endswith(": child-0 (no other member is left to take it)\n")
+
+
 def test_every_child_of_a_removed_member_moves_to_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

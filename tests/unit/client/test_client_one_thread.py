@@ -184,6 +184,7 @@ def test_a_drained_member_loses_the_children_that_can_move_and_gets_children_aft
 
         result = await hub.drain("hub-0", wait=True)
         assert set(result.stranded) == bound
+        assert set(result.reasons.values()) == {"pinned"}
         assert {child_id for child_id, places in cluster.runs_on().items() if "hub-0" in places} == bound
         with pytest.raises(HubError, match="member hub-0 is drained"):
             await hub.migrate_child("0", "hub-0")

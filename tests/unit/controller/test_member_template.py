@@ -225,7 +225,7 @@ def test_the_user_of_members_can_be_left_to_the_cluster() -> None:
 
 
 def test_a_wrong_default_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"members\.defaults.*unknown field `imge`"):
+    with pytest.raises(SettingsError, match=r"members\.defaults\): imge is no field; write image"):
         defaults(imge="x")
     with pytest.raises(TemplateError, match=r"^members\.defaults\.template\.spec\.containers\[agent\]\.image"):
         rendered(settings=defaults(template=of_agent(image="x")))

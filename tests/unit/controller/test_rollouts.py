@@ -12,7 +12,7 @@ from builders import make_member, make_slice
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.reasons import State
-from processhub.controller.observe.rollouts import Rollout, RolloutWatch
+from processhub.controller.observe.rollouts import Rollout, RolloutWatch, of_set
 from processhub.controller.store.childsets import KnownSet, known_set
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
@@ -64,7 +64,7 @@ class Site:
             reports[child_id] = Report(uid="u", epoch=child.epoch, state=child.state, restarts=child.restarts)
         member = make_member("hub-0", make_slice(entries, reports, holder="p/1"), holder="p/1")
         assert self.known is not None
-        return self.watch.look([self.known], {"hub-0": member}, self.now).get("u")
+        return self.watch.look([of_set(self.known)], {"hub-0": member}, self.now).get("u")
 
     def turn(self, state: str = State.RUNNING, restarts: int = 0) -> list[str]:
         """Restart all children whose turn it is, with this outcome; return their ids."""

@@ -111,6 +111,53 @@ def test_only_the_local_clusters_tools_are_built_for_it(tmp_path: Path, monkeypa
     assert {path.name for path in tools.cached_path(KUBECTL).parent.iterdir()} - {".lock"} == programs
 
 
+@pytest.mark.parametrize(
+    ("kind", "kubectl", "built"),
+    [
+        ("v0.31.0", "v1.35.1", []),
+        ("v0.20.0", "v1.35.1", ["kind"]),
+        ("v0.30.0", "v1.28.2", ["kubectl"]),
+        ("v0.30.0", "", ["kubectl"]),
+    ],
+)
+def test_a_kind_cluster_is_made_by_a_kind_and_a_kubectl_that_are_there_unless_they_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, kubectl: str, built: list[str]
+) -> None:
+    asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", f"{asked.parent}:{tools_of(tmp_path / 'system', 'dirname', 'basename', 'sh')}")
+    for name, version in (("kind", f"kind {kind} go1.25"), ("kubectl", f"Client Version: {kubectl}")):
+        if not version.endswith(" "):
+            executable(asked.parent / name).write_text(f"#!/bin/sh\necho '{version}'\n")
+
+    found = tools.ensure(("kind", "kubectl"), near=True)
+
+    assert [name for name, path in found.items() if path.parent != asked.parent] == built
+    assert asked.exists() == bool(built)
+
+
+def test_of_the_tools_for_people_those_that_need_no_build_are_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
+    executable(asked.parent / "kubectl")
+    monkeypatch.setattr(sys, "argv", ["tools", "--had", "--bin", str(tmp_path / "links"), "kubectl", "helm"])
+    monkeypatch.setenv("PATH", f"{asked.parent}:{tools_of(tmp_path / 'system', 'sh')}")
+
+    assert tools.main() == 0
+
+    assert [path.name for path in (tmp_path / "links").iterdir()] == ["kubectl"]
+    assert "make tools" in capsys.readouterr().err
+    assert not asked.exists()
+
+
+def tools_of(folder: Path, *names: str) -> Path:
+    """A folder with these programs of the machine, and no others."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return folder
+
+
 def test_a_failed_build_is_reported_with_gos_message_without_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +192,10 @@ def test_the_image_is_built_without_the_clusters_tools() -> None:
 
 def test_the_kind_cluster_is_up_before_tools_for_people_are_built() -> None:
     """If Docker does not run, that is reported before anything is built."""
-    assert commands("kind-up") == ["kind.cluster up", "localcluster.tools --bin .venv/bin kubectl helm >/dev/null"]
+    assert commands("kind-up") == [
+        "kind.cluster up",
+        "localcluster.tools --had --bin .venv/bin kubectl helm >/dev/null",
+    ]
 
 
 @pytest.mark.parametrize("does", ["kubeconfig", "load", "down"])

@@ -81,7 +81,10 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
     from processhub.cluster.config import ConfigError
 
     sink = LogSink()
-    handler = PlainHandler() if sys.stderr.isatty() else JsonHandler(sink, env.hub, env.member)
+    handler: logging.Handler = PlainHandler()
+    if not sys.stderr.isatty():
+        handler = json_handler = JsonHandler(sink, env.hub, env.member)
+        json_handler.begin()
     logging.basicConfig(level=env.log_level, handlers=[handler])
     log = logging.getLogger(__name__)
 

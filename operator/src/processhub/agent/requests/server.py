@@ -237,7 +237,7 @@ class Server:
         try:
             batch = msgspec.msgpack.decode(await request.read(), type=Batch)
         except msgspec.DecodeError as error:
-            raise Problem(400, "bad_request", f"not a batch of states: {error}") from error
+            raise Problem(400, "bad_request", "not a batch of states") from error
         return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
 
     async def _members(self, _: web.Request) -> web.Response:
