@@ -98,7 +98,7 @@ class LogSink:
                 try:
                     view = view[os.write(self._fd, view[: 1024 * 1024]) :]
                 except OSError:
-                    break  # the log's reader has gone: the children run on
+                    break  # the log's reader has gone: the children keep running
             with self._wake:
                 for data, share in taken:
                     self._size -= len(data)
