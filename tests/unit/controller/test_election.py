@@ -53,6 +53,8 @@ class Site:
         self.version += 1
         lease["metadata"]["resourceVersion"] = str(self.version)
         self.lease = lease
+        if how == "lost":
+            return _no(504)
         if how == "late":
             self.entered.set()
             await self.answer.wait()
@@ -128,6 +130,22 @@ async def test_the_time_of_a_lead_counts_from_the_request_for_the_lease(site: tu
 
     assert not renewals
     assert loop.time() - began < RENEW_DEADLINE / 2
+
+
+async def test_a_lease_that_was_taken_without_an_answer_is_taken_again_at_once(site: tuple[Site, Election]) -> None:
+    """Not when it expires: no other candidate could take it before."""
+    server, election = site
+    await election.acquire()
+    await election.release()
+    server.writes = ["lost"]
+    began = asyncio.get_running_loop().time()
+
+    async with asyncio.timeout(DEADLINE):
+        term = await election.acquire()
+
+    assert asyncio.get_running_loop().time() - began < module.LEASE_SECONDS / 3
+    assert server.lease is not None
+    assert server.lease["metadata"]["annotations"]["processhub.dev/term"] == str(term) == "3"
 
 
 async def test_a_candidate_whose_token_is_rejected_ends(

@@ -94,7 +94,7 @@ def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
 
 def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
     """Every part takes its due step once; a deposed leader does nothing more, writes without a response are lost."""
-    state = state._replace(operator=state.operator._replace(late=(), flying=()))
+    state = state._replace(operator=state.operator._replace(late=(), flying=(), former=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state

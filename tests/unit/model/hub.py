@@ -74,8 +74,8 @@ class ModelHub(Leader, Agents):
                 yield f"undrain {index}", with_member(state, index, state.members[index]._replace(drain=False))
 
     def _trouble(self, kind: str, state: State) -> Iterator[Step]:
-        if kind == "depose":
-            yield kind, self.depose(state)
+        if kind in ("depose", "usurp"):
+            yield kind, getattr(self, kind)(state)
             return
         for id_ in self.ids:
             want, uid = state.wanted[id_], state.last_uid[id_] + 1

@@ -38,7 +38,9 @@ class Leader(Checked):
         for index in self.indexes:
             if operator.known[index].seen is not None:
                 yield f"see the slice of {index}", self.see_slice(state, index)
-        if operator.late:
+        if operator.former:
+            yield from self._former_steps(state)
+        elif operator.late:
             yield f"late write {operator.late[0]}", self._write_late(state)
         if operator.pending:
             return
@@ -319,12 +321,14 @@ class Leader(Checked):
             if state.members[write.member].lease != write.lease:
                 rest = ()
         elif isinstance(write, Put):
-            fenced = write.term < state.members[write.member].spec.term
-            if fenced and "term fence" not in self.rules.without:
+            if self._fenced(state, write):
                 rest = ()
             else:
                 state = _accept(state, write)
         return state._replace(operator=state.operator._replace(late=rest))
+
+    def _fenced(self, state: State, write: Put) -> bool:
+        return write.term < state.members[write.member].spec.term and "term fence" not in self.rules.without
 
     def depose(self, state: State) -> State:
         """A new leader: it has the caches of a standby, no memory, and first raises the term everywhere."""
@@ -346,8 +350,38 @@ class Leader(Checked):
             operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late, unheard=())
         )
 
+    def usurp(self, state: State) -> State:
+        """A new leader beside one that lives: a standby took it for ended, and it works on until it notices."""
+        former = state.operator.known if state.operator.leading else ()
+        state = self.depose(state)
+        return state._replace(operator=state.operator._replace(former=former))
+
+    def _former_steps(self, state: State) -> Iterator[Step]:
+        """The former leader goes on as long as a slice has its term: it writes, and plans again by its own caches."""
+        former = _other_leader(state)
+        pending = former.operator.pending
+        for position in self._at_once(pending):
+            write = pending[position]
+            if isinstance(write, Put) and self._fenced(state, write):
+                rest = pending[:position] + pending[position + 1 :]
+                refused = former._replace(operator=former.operator._replace(pending=rest))
+                yield f"the former leader is refused {write}", _other_leader(refused)
+            else:
+                yield f"the former leader writes {write}", _other_leader(self.write(former, position))
+        if pending:
+            return
+        yield "the former leader plans", _other_leader(self.plan(former))
+        for index in self.indexes:
+            seen = self.see_lease(former, index)
+            if seen != former:
+                yield f"the former leader sees the Lease of {index}", _other_leader(seen)
+
     def take_over(self, state: State) -> State:
         """All terms are raised: list again, then lead."""
+        if (
+            state.operator.former and "term fence" not in self.rules.without
+        ):  # each of its writes is refused from now on
+            state = state._replace(operator=state.operator._replace(former=(), late=()))
         for index in self.indexes:
             if "leases listed" not in self.rules.without:
                 state = self.see_lease(state, index)
@@ -356,6 +390,21 @@ class Leader(Checked):
                 confirm = 0
             state = with_known(state, index, state.operator.known[index]._replace(confirm=confirm))
         return state._replace(operator=state.operator._replace(leading=True, unheard=()))
+
+
+def _other_leader(state: State) -> State:
+    """The same state, with the former leader as the one whose steps are taken; done twice, it is as it was."""
+    operator = state.operator
+    step = 1 if operator.leading else -1
+    swapped = operator._replace(
+        term=operator.term + step,
+        leading=not operator.leading,
+        known=operator.former,
+        pending=operator.late,
+        late=operator.pending,
+        former=operator.known,
+    )
+    return state._replace(operator=swapped)
 
 
 def _accept(state: State, write: Put) -> State:

@@ -137,7 +137,8 @@ Write = Put | Confirm
 class Operator(NamedTuple):
     """The leader; ``late`` are the writes that a deposed one may still make.
 
-    ``unheard``: the members whose new term was stored without a response.
+    ``unheard``: the members whose new term was stored without a response. ``former``: the caches of a
+    deposed leader that does not know that it is deposed, and works on; empty where it writes only ``late``.
     """
 
     term: int
@@ -148,6 +149,7 @@ class Operator(NamedTuple):
     late: tuple[Write, ...]
     flying: tuple[Flying, ...] = ()
     unheard: tuple[int, ...] = ()
+    former: tuple[Known, ...] = ()
 
 
 class State(NamedTuple):
@@ -178,16 +180,22 @@ def canonical(state: State) -> State:
     epochs = {0, operator.next_epoch}
     numbers: list[tuple[set[int], set[int], set[int]]] = []
     gapless = True
-    for member, belief in zip(state.members, operator.known, strict=True):
-        view, lease, seen, cached = member.agent.view, member.lease, belief.lease, belief.seen or member.spec
-        for runs in (member.spec.entries, view.entries, cached.entries, member.agent.runs):
+    for member in state.members:
+        view, lease = member.agent.view, member.lease
+        for runs in (member.spec.entries, view.entries, member.agent.runs):
             epochs.update([run.epoch for run in runs if run])
-        gens = {0, member.spec.gen, member.status.gen, view.gen, belief.confirm, cached.gen}
-        gens.update((*belief.removed, *belief.unsure))
-        versions = {0, lease.version, seen.version}
-        nonces = {0, lease.holder, seen.holder, member.status.holder, member.agent.nonce}
-        nonces.update((member.spec.granted, view.granted, cached.granted))
-        numbers.append((gens, versions, nonces))
+        gens = {0, member.spec.gen, member.status.gen, view.gen}
+        nonces = {0, lease.holder, member.status.holder, member.agent.nonce, member.spec.granted, view.granted}
+        numbers.append((gens, {0, lease.version}, nonces))
+    for beliefs in (operator.known, operator.former):
+        for belief, (gens, versions, nonces) in zip(beliefs, numbers, strict=False):
+            gens.update((belief.confirm, *belief.removed, *belief.unsure))
+            versions.add(belief.lease.version)
+            nonces.add(belief.lease.holder)
+            if (cached := belief.seen) is not None:
+                epochs.update([entry.epoch for entry in cached.entries if entry])
+                gens.add(cached.gen)
+                nonces.add(cached.granted)
     for write in writes:
         _, versions, nonces = numbers[write.member]
         if isinstance(write, Confirm):
@@ -207,10 +215,10 @@ def canonical(state: State) -> State:
 
 def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int, int], ...]]) -> State:
     operator = state.operator
-    members, known = [], []
-    for member, belief, (gens, versions, nonce) in zip(state.members, operator.known, ranks, strict=True):
+    members = []
+    for member, (gens, versions, nonce) in zip(state.members, ranks, strict=True):
         spec, status, lease, agent, joining, drain, clock = member
-        view, seen, cached = agent.view, belief.lease, belief.seen
+        view = agent.view
         members.append(
             Member(
                 Spec(gens[spec.gen], spec.term, nonce[spec.granted], _entries(spec.entries, epochs)),
@@ -228,26 +236,16 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
                 clock,
             )
         )
-        known.append(
-            Known(
-                Lease(nonce[seen.holder], seen.valid, versions[seen.version]),
-                belief.ended,
-                belief.hold_over,
-                tuple([gens[gen] for gen in belief.removed]),
-                gens[belief.confirm],
-                cached and Spec(gens[cached.gen], cached.term, nonce[cached.granted], _entries(cached.entries, epochs)),
-                tuple([gens[gen] for gen in belief.unsure]),
-            )
-        )
     renumbered = Operator(
         operator.term,
         epochs[operator.next_epoch],
         operator.leading,
-        tuple(known),
+        tuple([_known(known, epochs, found) for known, found in zip(operator.known, ranks, strict=True)]),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.pending]),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.late]),
         tuple([_flying(flying, epochs, ranks[flying.put.member]) for flying in operator.flying]),
         operator.unheard,
+        tuple([_known(known, epochs, found) for known, found in zip(operator.former, ranks, strict=False)]),
     )
     return State(tuple(members), renumbered, state.wanted, state.last_uid, state.left)
 
@@ -258,6 +256,19 @@ def _ranks(numbers: Iterable[int]) -> dict[int, int]:
 
 def _entries(entries: tuple[Entry | None, ...], epochs: dict[int, int]) -> tuple[Entry | None, ...]:
     return tuple([entry and entry._replace(epoch=epochs[entry.epoch]) for entry in entries])
+
+
+def _known(known: Known, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Known:
+    (gens, versions, nonce), seen, cached = ranks, known.lease, known.seen
+    return Known(
+        Lease(nonce[seen.holder], seen.valid, versions[seen.version]),
+        known.ended,
+        known.hold_over,
+        tuple([gens[gen] for gen in known.removed]),
+        gens[known.confirm],
+        cached and Spec(gens[cached.gen], cached.term, nonce[cached.granted], _entries(cached.entries, epochs)),
+        tuple([gens[gen] for gen in known.unsure]),
+    )
 
 
 def _write(write: Write, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Write:

@@ -153,6 +153,17 @@ def test_the_charts_defaults_of_members_equal_the_operators(default: list[Manife
     assert settings.member_network is None, "no NetworkPolicy unless networkPolicy.enabled"
 
 
+def test_a_standby_reaches_the_leader_and_may_read_its_pod(helm: str, default: list[Manifest]) -> None:
+    """By both it sees that the leader has ended."""
+    values = ("--set", "networkPolicy.enabled=true", "--set", "networkPolicy.from[0].podSelector.matchLabels.a=b")
+    (policy,) = [item for item in template(helm, *values) if item["kind"] == "NetworkPolicy"]
+    peers = [peer["podSelector"]["matchLabels"] for peer in policy["spec"]["ingress"][0]["from"]]
+    (role,) = [item for item in default if item["metadata"]["name"] == "processhub-operator-leader" and "rules" in item]
+
+    assert peers == [{"a": "b"}, policy["spec"]["podSelector"]["matchLabels"]]
+    assert {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]} in role["rules"]
+
+
 def test_pods_run_on_linux_nodes_only(helm: str, default: list[Manifest]) -> None:
     linux = {"kubernetes.io/os": "linux"}
 

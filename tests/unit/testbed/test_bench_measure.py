@@ -6,7 +6,7 @@ import pytest
 
 from bench import figures, pure, report
 from bench.lab import parse_writes
-from bench.measure import Outcome, Value, gathered, number, percentile, verdict
+from bench.measure import Outcome, Point, Value, gathered, number, percentile, verdict
 
 
 def seconds(*samples: float, goal: float | None = None) -> Value:
@@ -56,20 +56,24 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_failed_figure_is_in_the_tables_with_its_earlier_measurements() -> None:
+def test_a_failed_figure_stands_in_the_table_with_what_was_measured_before() -> None:
     outcomes = [
         Outcome(figure="a", title="first", values=(seconds(3.0, goal=2.0),)),
         Outcome(figure="b", title="second", values=(seconds(1.0),), failed="run 2: no hub\nmore"),
     ]
 
     text = report.text_table(outcomes)
-    page = report.markdown(outcomes, {"commit": "abc"}, "make bench", "Why: because.")
 
     assert "run 2: no hub" in text
     assert "1.00 s" in text
-    assert "- first, took: 3.00 s, goal ≤ 2.00: missed by 50 %." in page
-    assert "- second: not measured. run 2: no hub" in page
-    assert page.rstrip().endswith("Why: because.")
+
+
+def test_of_many_trials_a_percentile_may_count() -> None:
+    value = Value(name="took", unit="s", samples=tuple(float(number) for number in range(1, 21)), percent=95, goal=18.0)
+
+    assert value.result == 19.0
+    assert verdict(value) == "≤ 18.0: missed by 6 %"
+    assert "19.0 s" in report.text_table([Outcome(figure="a", title="first", values=(value,))])
 
 
 def test_figures_are_chosen_by_name_or_kind() -> None:
@@ -77,8 +81,28 @@ def test_figures_are_chosen_by_name_or_kind() -> None:
 
     assert names == ["lookups", "start-1000-python", "start-1000-exec"]
     assert len(figures.chosen("")) == len(figures.FIGURES)
+    assert [figure.name for figure in figures.chosen("promote")] == ["promote-1000-python"], "one that is only named"
     with pytest.raises(ValueError, match="no figure 'start-10'; there are plan-"):
         figures.chosen("start-10")
+
+
+def test_a_figure_places_its_values_that_name_no_place_themselves() -> None:
+    async def run(_: object) -> list[Value]:
+        return []
+
+    point = Point(series="ours", x=64)
+    figure = figures.Figure("calls", "calls", run, topic="calls", points={"rate": point})
+    values = [
+        Value(name="rate", unit="/s", samples=(1.0,)),
+        seconds(1.0, goal=2.0),
+        Value(name="moved", unit="", samples=(1.0,), topic="moves"),
+    ]
+
+    rate, took, moved = figure.placed(values)
+
+    assert (rate.topic, rate.listed, rate.point) == ("calls", False, point)
+    assert (took.topic, took.listed, took.point) == ("calls", True, None)
+    assert (moved.topic, moved.listed) == ("moves", True)
 
 
 def test_writes_are_counted_by_resource_without_renewals() -> None:
@@ -104,8 +128,9 @@ def test_look_ups_are_measured_on_a_registry_of_running_children() -> None:
 
 
 def test_moves_and_plans_are_measured_on_a_hub_with_placed_children() -> None:
-    ratio = pure.moves(count=3000, hubs=2, sizes=(3,))[0]
+    ratio, moved = pure.moves(count=3000, hubs=2, sizes=(3,))
     plans = pure.planning(1000, 3)()
 
     assert 0.8 < ratio.median < 1.2
+    assert moved.median == pytest.approx(25 * ratio.median)
     assert [value.name for value in plans] == ["all new", "nothing to do", "a join", "a loss"]
