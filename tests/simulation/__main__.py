@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
+import gc
 import sys
 import time
 
 from .mutants import MUTANTS, RARE
-from .scenario import Outcome, run_seed
+from .running import Outcome
+from .scenario import run_seed
+from .shrinking import shrunk
 
 _SHOWN = 200  # lines at the end of a trace that are printed; --trace prints all
 
@@ -18,18 +20,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of each seed")
+    parser.add_argument(
+        "--shrink", type=int, default=0, help="leave out acts of a seed with a violation, so many tries"
+    )
     parser.add_argument("--until-found", action="store_true", help="end with the first violation")
     parser.add_argument(
         "--mutant", choices=sorted(MUTANTS | RARE), help="break a rule of the product first (mutants.py)"
     )
     arguments = parser.parse_args()
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        # The order of a set of texts depends on it, and with that the order of requests that are sent at the same time.
-        os.execve(
-            sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"}
-        )
     if arguments.mutant:
         (MUTANTS | RARE)[arguments.mutant].put_in()
+    gc.freeze()  # so that each collection looks at what a run has made, and not at all modules
     began, outcomes = time.monotonic(), []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         outcome = run_seed(seed)
@@ -37,6 +38,8 @@ def main() -> None:
         if arguments.trace:
             _write(*outcome.trace)
         if outcome.violation:
+            if arguments.shrink:
+                outcome = shrunk(outcome, arguments.shrink)
             _show(outcome, arguments.mutant or "", whole=arguments.trace)
             if arguments.until_found:
                 break

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from memoryapi import Json, Key
+from memoryapi import Json
+from memoryrequests import Key
 
 from processhub.api.reasons import Reason
 from processhub.registry.grammar import parse_assignment
@@ -29,6 +30,8 @@ class Checks:
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → id and member that it was given to
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
+        self._ups: dict[str, int] = {}  # id → how many of its runs have come up
+        self._left: dict[bytes, int] = {}  # state → the same when it was left
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
@@ -54,13 +57,19 @@ class Checks:
         )
         if not run.runs:
             self.runs.pop(run, None)
+            if run.left:
+                self._left[run.left] = self._ups.get(run.child_id, 0)
             return
+        if what == "is up":
+            self._ups[run.child_id] = self._ups.get(run.child_id, 0) + 1
         begins = run not in self.runs
         self.runs[run] = None
         if begins:
             self._check_term(run, read)
         if not self._one_owner:
             return
+        if begins and run.state:
+            self._check_state(run, run.state)
         active = [other for other in self.runs if other.child_id == run.child_id and other.role_now == "Active"]
         if len(active) > 1:
             places = ", ".join(f"{other.machine.agent.name} (epoch {other.epoch})" for other in active)
@@ -70,6 +79,12 @@ class Checks:
             if run.epoch < highest:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
             self._active[run.child_id] = max(highest, run.epoch)
+
+    def _check_state(self, run: Run, state: bytes) -> None:
+        if not state.startswith(run.incarnation):
+            self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
+        if self._left.get(state) != self._ups.get(run.child_id, 0):
+            self._trace.break_promise(f"child {run.child_id} starts with {state!r}, and was up since it had left that")
 
     def _check_term(self, run: Run, read: Iterable[int]) -> None:
         name = run.machine.agent.name
@@ -86,7 +101,9 @@ class Checks:
 def unrest(world: World) -> list[str]:
     """What is not as it must be at rest, each as a sentence."""
     objects = world.server.objects
-    hub = objects[Key("hubs", "ns", "hub")]
+    hub = objects.get(Key("hubs", "ns", "hub"))
+    if hub is None:
+        return ["there is no hub"]
     found = [
         *(
             f"pod {key.name} is not ready"
@@ -98,6 +115,11 @@ def unrest(world: World) -> list[str]:
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
     for name, item in declared.items():
         found += _child_unrest(item, [run for run in world.checks.runs if run.child_id == name], hub)
+    for key, item in objects.items():
+        if key.plural == "childsets":
+            ids = [f"{key.name}-{number}" for number in range(item["spec"]["replicas"])]
+            found += _set_unrest(item, ids, list(world.checks.runs), _copies(hub))
+            declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
         for key, item in objects.items()
@@ -159,6 +181,21 @@ def _child_unrest(item: Json, runs: list[Run], hub: Json) -> list[str]:
         found.append(f"child {name} runs on {active[0].machine.member}; its status says {status.get('member')}")
     if not active and ready.get("status") == "True":
         found.append(f"child {name} does not run, and is Ready")
+    return found
+
+
+def _set_unrest(item: Json, ids: list[str], runs: list[Run], copies: int) -> list[str]:
+    name, status, found = item["metadata"]["name"], item.get("status", {}), []
+    if status.get("observedGeneration") != item["metadata"]["generation"]:
+        found.append(f"the status of set {name} is of an earlier generation")
+    if (status.get("desired"), status.get("running")) != (len(ids), len(ids)):
+        found.append(f"set {name} has {len(ids)} children; its status says {status}")
+    command = item["spec"]["template"]["exec"]["command"]
+    for child_id in ids:
+        own = [run for run in runs if run.child_id == child_id]
+        if len(own) != copies or sum(run.role_now == "Active" for run in own) != 1:
+            found.append(f"child {child_id} of set {name} runs on {[run.machine.agent.name for run in own]}")
+        found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
     return found
 
 

@@ -8,19 +8,22 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memoryapi import Json, Key, MemoryClient, Wire
-from onethread import BOOTED, NoMeter, NoPeers, NoServer, SameLoop
+from memoryapi import Json, MemoryClient, Wire
+from memoryrequests import Key
+from onethread import BOOTED, NoMeter, NoServer, SameLoop
 
 from processhub.agent.app import EXIT_FAILED, Agent
 from processhub.agent.children.launchers import Launchers
 from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.parts import Surroundings
+from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.requests.server import Served
 from processhub.api.child import Exec
 from processhub.api.slice import Settings
 
 from .machines import Machine, Run
+from .peers import Peers
 from .processes import BEGIN, Process
 
 if TYPE_CHECKING:
@@ -65,6 +68,17 @@ class Container:
         """The answer to the readiness probe."""
         return self.process.runs and self._probed is not None and not self._probed.served.ready()
 
+    @property
+    def address(self) -> str:
+        """The address of its pod."""
+        return f"10.0.0.{self.pod['metadata']['uid'].removeprefix('uid-')}"
+
+    def take(self, batch: Batch) -> tuple[Receipt, ...]:
+        """Take states that another member has sent."""
+        if self._probed is None:
+            return (Receipt(0, "connection refused"),) * len(batch.states)
+        return self._probed.served.states(batch)
+
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._told_to_end = True  # an agent that loses its Lease meanwhile does not end in order
@@ -83,9 +97,11 @@ class Container:
         spec = self.pod["spec"]
         hub_uid = metadata["labels"]["processhub.dev/hub-uid"]
         env = Environment(
-            "hub", "ns", hub_uid, metadata["name"], metadata["name"], metadata["uid"], "10.0.0.1", spec["nodeName"],
+            "hub", "ns", hub_uid, metadata["name"], metadata["name"], metadata["uid"], self.address, spec["nodeName"],
             run_dir=folder / metadata["uid"], grace_seconds=float(spec["terminationGracePeriodSeconds"]),
         )  # fmt: skip
+
+        env.run_dir.mkdir(exist_ok=True)
 
         async def connect() -> MemoryClient:
             return world.network.client(self.process.name, self.wire)
@@ -101,7 +117,7 @@ class Container:
             env=env,
             client=world.network.client(self.process.name, self.wire),
             lease=LeaseKeeper(env, Settings(), self.machine, connect=connect, place=SameLoop(), clock=clock),
-            peers=NoPeers(),  # type: ignore[arg-type]
+            peers=Peers(world, self),  # type: ignore[arg-type]
             watchdog=self.machine,
             launchers=lambda *_: Launchers({Exec: self.machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
             meter=NoMeter,
@@ -202,7 +218,7 @@ class Pod:
     def _remove(self) -> None:
         item = self.world.server.objects.get(self.key)
         if item is not None and item["metadata"]["uid"] == self.uid:
-            self.world.server.remove(self.key)
+            self.world.server.end(self.key, 0)
         self.gone = True
 
     def _report(self, *, running: bool) -> None:
@@ -219,7 +235,7 @@ class Pod:
             container["lastState"] = terminated
         status = {
             "phase": "Running",
-            "podIP": "10.0.0.1",
+            "podIP": self.container.address,
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
             "containerStatuses": [container],
         }
@@ -227,4 +243,10 @@ class Pod:
             self._ended_at = "" if not self.container.ended else self._ended_at
         if status != self._reported and self.key in self.world.server.objects:
             self._reported = status
-            self.world.server.update(self.key, lambda item: item.update(status=status))
+            self.world.server.update(self.key, lambda item: item["status"].update(self._with_others(item, status)))
+
+    @staticmethod
+    def _with_others(item: Json, status: Json) -> Json:
+        """The status with the conditions that others have added."""
+        others = [each for each in item["status"].get("conditions", ()) if each["type"] != "Ready"]
+        return status | {"conditions": [*status["conditions"], *others]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 from onethread import BOOTED
@@ -30,6 +31,7 @@ class Machine:
         self.agent, self.member, self.lost = agent, member, Listeners[()]()
         self.runs: dict[Run, None] = {}
         self.closed = False
+        self._left = 0
         self.loop: SimulatedLoop = asyncio.get_running_loop()  # type: ignore[assignment]
         self._rng, self._trace, self._changed = rng, trace, changed
         self._deadlines: list[asyncio.TimerHandle] = []
@@ -50,15 +52,16 @@ class Machine:
     def close(self) -> None:
         """Kill all that runs; nothing starts any more."""
         self.closed = True
+        self.set(0.0, 0.0)
         for run in list(self.runs):
             run.kill()
 
-    def launch(self, child: Child, desired: DesiredRun, state: object) -> Run:
+    def launch(self, child: Child, desired: DesiredRun, state: bytes | Path | None) -> Run:
         if self.closed:
             raise OSError("the watchdog has ended")
-        run = Run(self, child, desired)
+        run = Run(self, child, desired, state)
         self.runs[run] = None
-        self._changed(run, "starts")
+        self._changed(run, f"starts with {run.state!r}" if run.state else "starts")
         self.loop.later(self._rng.uniform(0.01, 0.5), run.come_up)
         return run
 
@@ -70,6 +73,11 @@ class Machine:
 
     def seconds(self, least: float, most: float) -> float:
         return self._rng.uniform(least, most)
+
+    def next_name(self) -> bytes:
+        """A name for a state that no other run has left."""
+        self._left += 1
+        return f"from {self.agent.name}, {self._left}".encode()
 
     def note(self, run: Run, what: str) -> None:
         self._changed(run, what)
@@ -88,11 +96,18 @@ class Machine:
 class Run:
     """One process of a child."""
 
-    def __init__(self, machine: Machine, child: Child, desired: DesiredRun) -> None:
+    def __init__(self, machine: Machine, child: Child, desired: DesiredRun, state: bytes | Path | None) -> None:
         self.machine, self.desired, self._child = machine, desired, child
         self.child_id = child.id
         self.epoch, self.role_now = desired.assignment.epoch, desired.assignment.role
         self.ending = False
+        self.state = state.read_bytes() if isinstance(state, Path) else state
+        self.left: bytes | None = None
+
+    @property
+    def incarnation(self) -> bytes:
+        """With what each state of its child begins."""
+        return f"{self.child_id}/{self.desired.assignment.uid} ".encode()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -107,6 +122,7 @@ class Run:
 
     def come_up(self) -> None:
         if self.runs:
+            self.machine.note(self, "is up")
             self.machine.agent.call(self._child.running, 7)
 
     def crash(self) -> None:
@@ -129,7 +145,8 @@ class Run:
     def _end(self, status: ExitStatus) -> None:
         if self.runs:
             del self.machine.runs[self]
-            self.machine.note(self, f"ends: {status.text}")
+            self.left = status.state
+            self.machine.note(self, f"ends: {status.text}" + (f", leaves {status.state!r}" if status.state else ""))
             self.machine.agent.call(self._child.ended, status)
 
     # For the agent.
@@ -142,7 +159,13 @@ class Run:
         self.kill()
 
     def hand_over(self, path: object, grace: float, *, ask: bool) -> None:
-        raise AssertionError("no hub of a simulation hands states over")
+        """It leaves a state, which names this run, and ends; one in ten leaves none."""
+        self.ending = True
+        left = None
+        if self.machine.seconds(0.0, 1.0) < 0.9:
+            left = self.incarnation + self.machine.next_name()
+        status = ExitStatus(Reason.EXITED, "killed by SIGTERM", state=left)
+        self.machine.loop.later(self.machine.seconds(0.01, 4.0), self._end, status)
 
     async def request(self, request: object) -> None:
         raise AssertionError("nobody sends requests in a simulation")

@@ -6,7 +6,6 @@ A request that was sent goes on by itself: what its sender does meanwhile, or th
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from random import Random
 from typing import Any
 
 import aiohttp
-from memoryapi import Json, Key, MemoryClient, Refused, Wire, _listed, _parsed
+import msgspec
+from memoryapi import MemoryClient, Wire, _line
+from memoryrequests import Refused, status_of
 
 from processhub.cluster.sending import Answer
 
@@ -23,21 +24,74 @@ from .server import Server
 from .trace import Trace
 
 _SILENCE_SECONDS = 90.0  # after which a client gives a watch up
-_REFUSALS = {409: "Conflict", 429: "TooManyRequests", 403: "Forbidden", 500: "InternalError", 504: "Timeout"}
+_REFUSALS = {
+    403: "Forbidden",
+    409: "Conflict",
+    410: "Expired",
+    422: "Invalid",
+    429: "TooManyRequests",
+    500: "InternalError",
+    504: "Timeout",
+}
 
 
 @dataclass
 class Weather:
-    """How likely a request of a process meets a fault now: by its name and a part of its requests ("": of all)."""
+    """How likely a request of a process meets a fault now.
+
+    By the name of the process ("": of each) and a part of its requests: "" (all), "write", "write of leases", "watch",
+    "watch of leases", and so on.
+    """
 
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are refused
+    stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
 
-    def rate(self, name: str, method: str, url: str) -> float:
-        parts = ["" if method == "GET" else "write", "registryslices" if "/registryslices" in url else ""]
-        kinds = {"", parts[0], f"{parts[0]} of {parts[1]}"}
+    def clear(self) -> None:
+        """End all."""
+        self.rates.clear()
+        self.refused.clear()
+        for name, plural in list(self.stalled):
+            self.go_on(name, plural)
+
+    def refusal(self, what: str, url: str) -> str:
+        """The code with which a request is refused, or ""."""
+        if not self.refused or what != "write":
+            return ""
+        parts = url.partition("?")[0].split("/")
+        return next((str(code) for plural, code in self.refused.items() if plural in parts), "")
+
+    def rate(self, name: str, what: str, url: str) -> float:
+        """The highest rate that is for a request. ``what``: "read", "write" or "watch"."""
+        if not self.rates:
+            return 0.0
+        path = url.partition("?")[0]
         return max(
-            (rate for (whose, part), rate in self.rates.items() if whose in ("", name) and part in kinds), default=0.0
+            (rate for (whose, part), rate in self.rates.items() if whose in ("", name) and _is_part(part, what, path)),
+            default=0.0,
         )
+
+    def stall(self, name: str, plural: str) -> None:
+        """Have watches of a kind deliver nothing. A name is the begin of a process's name."""
+        self.stalled.setdefault((name, plural), asyncio.Event())
+
+    def go_on(self, name: str, plural: str) -> None:
+        """End that."""
+        if (event := self.stalled.pop((name, plural), None)) is not None:
+            event.set()
+
+    def stall_of(self, name: str, url: str) -> asyncio.Event | None:
+        """What a watch waits for now."""
+        parts = url.partition("?")[0].split("/")
+        events = (
+            event for (whose, plural), event in self.stalled.items() if name.startswith(whose) and plural in parts
+        )
+        return next(events, None)
+
+
+def _is_part(part: str, what: str, path: str) -> bool:
+    kind, _, plural = part.partition(" of ")
+    return kind in ("", what) and (not plural or plural in path.split("/"))
 
 
 class _Received:
@@ -63,42 +117,37 @@ class Network:
         self.weather = Weather()
         self.requests = 0
         self.kill: Callable[[str], None] = lambda _: None  # kills a process, by its name
-        self._encoded: dict[tuple[int, str], bytes] = {}
 
     def client(self, name: str, wire: Wire) -> SimulatedClient:
         """The client of a process of this name."""
         return SimulatedClient(self, name, wire)
 
-    def meets_fault(self, name: str, method: str = "GET", url: str = "") -> bool:
-        return (rate := self.weather.rate(name, method, url)) > 0 and self.rng.random() < rate
-
-    def line(self, version: int, kind: str, item: Json) -> bytes:
-        """One line of a watch."""
-        if (version, kind) not in self._encoded:
-            self._encoded[version, kind] = json.dumps({"type": kind, "object": item}).encode() + b"\n"
-        return self._encoded[version, kind]
+    def meets_fault(self, name: str, what: str, url: str) -> bool:
+        """Whether a request of this process, or a line of its watch, meets a fault."""
+        return (rate := self.weather.rate(name, what, url)) > 0 and self.rng.random() < rate
 
     async def serve(self, name: str, wire: Wire, request: tuple[Any, ...], answer: asyncio.Future[_Received]) -> None:
         """Carry one request to the API server, and its answer back."""
         method, url = request[0], request[1]
-        fault = self._fault(method) if self.meets_fault(name, method, url) else ""
+        what = "read" if method == "GET" else "write"
+        fault = self.weather.refusal(what, url) or (self._fault(method) if self.meets_fault(name, what, url) else "")
         if fault:
             self.trace.fault(name, f"{method} {url.partition('?')[0]}: {fault}")
-        await self._travel()
+        await self.travel()
         await wire.whole.wait()
         if fault == "lost":
             await self._fail(answer)
             return
         if fault.isdecimal():
-            self._settle(answer, *_refusal(int(fault), _REFUSALS[int(fault)]), _retry(fault, self.rng))
+            self._settle(answer, *_refusal(int(fault)), _retry(fault, self.rng))
             return
         if fault == "stored late":
             self.loop.apart(self._fail(answer))
             await asyncio.sleep(self.rng.choice((0.5, 2.0, 8.0, 30.0)) * self.rng.random())
         try:
-            status, body = 200, json.dumps(self.server.request(*request)).encode()
+            status, body = 200, msgspec.json.encode(self.server.request(*request))
         except Refused as refused:
-            status, body = _refusal(refused.code, refused.reason)
+            status, body = _refused(refused)
         if method != "GET":
             self.trace.note(name, f"{method} {url.partition('?')[0]} → {status}")
         if fault == "its sender is killed":
@@ -107,9 +156,9 @@ class Network:
             await self._fail(answer)
         elif fault.startswith("answered "):
             code = int(fault.split()[1])
-            self._settle(answer, *_refusal(code, _REFUSALS[code]), {})
+            self._settle(answer, *_refusal(code), {})
         else:
-            await self._travel()
+            await self.travel()
             await wire.whole.wait()
             self._settle(answer, status, body, {})
 
@@ -127,7 +176,8 @@ class Network:
         )
         return self.rng.choice((*stored, "lost", "409", "429", "403"))
 
-    async def _travel(self) -> None:
+    async def travel(self) -> None:
+        """Let the time pass that a message takes."""
         slow = self.rng.random() < 0.02
         await asyncio.sleep(self.rng.uniform(0.1, 1.0) if slow else self.rng.uniform(0.001, 0.005))
 
@@ -143,8 +193,12 @@ class Network:
             answer.set_result(_Received(status, body, headers, None))
 
 
-def _refusal(code: int, reason: str) -> tuple[int, bytes]:
-    return code, json.dumps({"kind": "Status", "reason": reason, "message": reason, "code": code}).encode()
+def _refused(refused: Refused) -> tuple[int, bytes]:
+    return refused.code, msgspec.json.encode(status_of(refused))
+
+
+def _refusal(code: int) -> tuple[int, bytes]:
+    return _refused(Refused(code, _REFUSALS[code]))
 
 
 def _retry(fault: str, rng: Random) -> dict[str, str]:
@@ -188,71 +242,41 @@ class SimulatedClient(MemoryClient):
 
     async def _begin_watch(self, url: str) -> _Received:
         network = self._network
-        await network._travel()
-        await _until(self._wire.whole)
-        if network.meets_fault(self._name):
+        await network.travel()
+        await _arrives(self._wire)
+        if network.meets_fault(self._name, "watch", url):
             fault = network.rng.choice(("ended at once", "410", "429", "500", "broken"))
             network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
             if fault == "broken":
                 raise aiohttp.ClientConnectionError("the connection broke")
             if fault.isdecimal():
-                reason = "Expired" if fault == "410" else _REFUSALS[int(fault)]
-                return _Received(*_refusal(int(fault), reason), _retry(fault, network.rng), None)
+                return _Received(*_refusal(int(fault)), _retry(fault, network.rng), None)
             return _Received(200, b"", {}, _nothing())
         return _Received(200, b"", {}, self._follow(url))
 
     async def _follow(self, url: str) -> AsyncIterator[bytes]:
-        network, server = self._network, self._network.server
-        key, _, query = _parsed(url)
-        seen = int(query["resourceVersion"])
-        while True:
-            changed, lines = server.changed[key.plural], []
-            for version, kind, at, item in server.changes_after(key.plural, seen):
-                seen = version
-                kind = self._as_selected(kind, version, _listed(key, at, item, query), (key, at, query))
-                if kind:
-                    lines.append(network.line(version, kind, item))
-            if lines and network.meets_fault(self._name):
-                async for line in self._disturbed(url, lines):
-                    yield line
-            elif lines:
-                await _until(self._wire.whole)
-                yield b"".join(lines)
-            await _until(changed)
-            await asyncio.sleep(0.002)
-
-    def _as_selected(self, kind: str, version: int, selected: bool, where: tuple[Key, Key, dict[str, str]]) -> str:
-        """The type of a change for this watch, which an object enters or leaves by its labels; "": not seen by it."""
-        before = self._network.server.before.get(version)
-        if kind != "MODIFIED" or before is None:
-            return kind if selected else ""
-        key, at, query = where
-        was_selected = _listed(key, at, before, query)
-        if selected:
-            return "MODIFIED" if was_selected else "ADDED"
-        return "DELETED" if was_selected else ""
-
-    async def _disturbed(self, url: str, lines: list[bytes]) -> AsyncIterator[bytes]:
-        """Lines of a watch that breaks, or is late."""
         network = self._network
-        fault = network.rng.choice(("cut", "late", "late", "410"))
-        network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
-        if fault == "late":
-            await asyncio.sleep(network.rng.choice((0.1, 1.0, 5.0, 20.0)) * network.rng.random())
-            yield b"".join(lines)
-        elif fault == "cut":
-            whole = b"".join(lines)
-            yield whole[: network.rng.randrange(len(whole))]
-            raise aiohttp.ClientPayloadError("the connection broke")
-        else:
-            status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-            yield json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+        async for line in network.server.watch(url):
+            if network.meets_fault(self._name, "watch", url):
+                fault = network.rng.choice(("cut", "late", "late", "410"))
+                network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
+                if fault == "cut":
+                    yield line[: network.rng.randrange(len(line))]
+                    raise aiohttp.ClientPayloadError("the connection broke")
+                if fault == "410":
+                    yield _line("ERROR", status_of(Refused(410, "Expired", "too old resource version")))
+                    return
+                await asyncio.sleep(network.rng.choice((0.1, 1.0, 5.0, 20.0)) * network.rng.random())
+            while (event := network.weather.stall_of(self._name, url)) is not None:
+                await event.wait()
+            await _arrives(self._wire)
+            yield line
 
 
-async def _until(event: asyncio.Event) -> None:
+async def _arrives(wire: Wire) -> None:
     try:
         async with asyncio.timeout(_SILENCE_SECONDS):
-            await event.wait()
+            await wire.whole.wait()
     except TimeoutError:
         raise aiohttp.SocketTimeoutError("nothing was received for long") from None
 

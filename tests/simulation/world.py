@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from memoryapi import Json, Key, Refused, Wire
+from memoryapi import Json, Wire
+from memoryrequests import Key, Refused
 from onethread import NoReceivers, PlainHost
 
 from processhub.controller.errors import DeposedError
@@ -17,7 +18,7 @@ from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings
 
 from .checks import Checks
-from .kubelet import Pod
+from .kubelet import Container, Pod
 from .network import Network
 from .processes import Process, SimulatedLoop
 from .server import Server
@@ -92,15 +93,15 @@ class World:
         self.loop: SimulatedLoop = asyncio.get_running_loop()  # type: ignore[assignment]
         self.trace, self.folder, self.rng = trace, folder, Random(f"{seed}/world")
         self.checks = Checks(trace, one_owner=spec["partitionTolerance"]["strategy"] != "Divergence")
-        self.server = Server(self.loop, self.rng, trace)
-        self.server.stored.append(self.checks.stored)
+        self.server = Server(self.loop, self.rng)
+        self.server.listeners.append(self.checks.stored)
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
         self.pods: list[Pod] = []
         self.skews: dict[str, float] = {}
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         for name in NODES:
-            self.server.create("nodes", {"metadata": {"name": name}, "status": ready}, namespace="")
+            self.server.create("nodes", {"metadata": {"name": name}, "spec": {}, "status": {**ready}}, namespace="")
         self.server.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
         self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
         self.operators = [Operator(self, "operator-0"), Operator(self, "operator-1")]
@@ -110,6 +111,11 @@ class World:
     def running_pods(self) -> Iterator[Pod]:
         """The pods whose container has not ended for good."""
         return (pod for pod in self.pods if not pod.gone)
+
+    def container_at(self, address: str) -> Container | None:
+        """The container of the pod that has this address."""
+        host = address.partition(":")[0]
+        return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
 
     def edit(self, key: Key, patch: Json, who: str = "user") -> None:
         """Change an object as somebody does by a merge patch, if it is there."""
@@ -134,11 +140,23 @@ class World:
 
     def mend(self) -> None:
         """End all that goes on of faults."""
-        self.network.weather.rates.clear()
+        self.network.weather.clear()
+        for node in NODES:
+            self.cordon(node, unschedulable=False)
+            self.set_ready(node, ready=True)
         for operator in self.operators:
             operator.mend()
         for pod in self.running_pods:
             pod.mend()
+
+    def cordon(self, node: str, *, unschedulable: bool) -> None:
+        """Let no new pod come to a node, or let them come again."""
+        self.server.update(Key("nodes", "", node), lambda item: item["spec"].update(unschedulable=unschedulable))
+
+    def set_ready(self, node: str, *, ready: bool) -> None:
+        """Say of a node whether its kubelet is heard."""
+        condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
+        self.server.update(Key("nodes", "", node), lambda item: add_condition(item, condition))
 
     def _kill(self, process: str) -> None:
         for operator in self.operators:
@@ -163,14 +181,17 @@ class World:
                 item = self.server.objects[key]
                 if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
                     self.trace.note("statefulset", f"deletes pod {key.name}")
-                    self.server.delete("pods", key.name)
+                    self.server.end(key)
 
     def _make_pod(self, name: str, workload: Json) -> None:
         owner = {
             "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub",
             "uid": workload["metadata"]["uid"], "controller": True,
         }  # fmt: skip
-        template, node = workload["spec"]["template"], self.rng.choice(NODES)
+        nodes = [node for node in NODES if not self._is_cordoned(node)]
+        if not nodes:
+            return
+        template, node = workload["spec"]["template"], self.rng.choice(nodes)
         metadata = {"name": name, "ownerReferences": [owner]} | {
             marks: dict(template["metadata"][marks]) for marks in ("labels", "annotations")
         }
@@ -179,3 +200,12 @@ class World:
         self.trace.note("statefulset", f"makes pod {name} on {node}")
         self.pods = [pod for pod in self.pods if not pod.gone]
         self.pods.append(Pod(self, item, node))
+
+    def _is_cordoned(self, node: str) -> bool:
+        return bool(self.server.get("nodes", node, "")["spec"].get("unschedulable"))
+
+
+def add_condition(item: Json, condition: Json) -> None:
+    """Set a condition of an object."""
+    others = [each for each in item["status"].get("conditions", ()) if each["type"] != condition["type"]]
+    item["status"]["conditions"] = [*others, condition]
