@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -187,6 +189,44 @@ async def test_many_requests_go_over_one_connection_and_each_gets_its_own_answer
 
     assert await asyncio.gather(*calls) == [b"answer to " + body for body in bodies]
     assert len(owner.tokens) == 1
+
+
+async def test_whenever_a_connection_breaks_nothing_runs_twice_or_after_it_was_given_back(
+    owner: Owner, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_FRESH_SECONDS", 60.0)
+    chance, outcomes = random.Random(1), dict[bytes, str]()
+
+    async def ask(body: bytes) -> None:
+        try:
+            answer = await asking.forward(Request("call", body))
+            outcomes[body] = "given back" if answer is None else "answered"
+        except UnreachableError:
+            outcomes[body] = "given back"
+        except Problem as problem:
+            outcomes[body] = problem.kind
+
+    async def some_turns() -> None:
+        for _ in range(chance.randrange(40)):
+            await asyncio.sleep(0)
+
+    for round_ in range(60):
+        owner.busy, owner.free = chance.random() < 0.5, asyncio.Event()
+        asked = [asyncio.create_task(ask(b"%d-%d" % (round_, number))) for number in range(10)]
+        await some_turns()
+        owner.free.set()
+        await some_turns()
+        owner.cut()
+        await asyncio.gather(*asked)
+    await until(lambda: all(line.closed for line in owner.lines))
+
+    ran = Counter(owner.ran)
+    assert set(ran.values()) == {1}
+    assert set(outcomes.values()) == {"answered", "given back", "outcome_unknown"}, (
+        "or the test shows less than it says"
+    )
+    for body, outcome in outcomes.items():
+        assert outcome == "outcome_unknown" or (body in ran) == (outcome == "answered"), (body, outcome)
 
 
 async def test_a_member_lost_after_it_handed_a_request_over_leaves_the_outcome_open(

@@ -55,7 +55,7 @@ def main() -> int:
         code = _serve(env, watchdog, nofile)
     finally:
         _end_all(watchdog)
-        if code == 0:  # Else the container is started again, and goes on by what is kept there.
+        if code == 0:  # Otherwise the container is restarted, and continues with the restarts that are kept there.
             shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own folder, which no process uses any more
         # Skip the interpreter's own clean-up: there is nothing to clean, and a thread might delay it.
         sys.stdout.flush()

@@ -135,17 +135,16 @@ class ForwardingSession:
             del self._requests[ask.number]
 
     async def _answer_to(self, ask: Ask, request: Request) -> ChildAnswer:
-        known = self._refused
+        if self._refused is not None:
+            return _no_answer(ask, self._refused)
         try:
-            if known is None:
-                answer = await self._serve(ask.child, ask.epoch, request)
-                return ChildAnswer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
+            answer = await self._serve(ask.child, ask.epoch, request)
+            return ChildAnswer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
         except Problem as problem:
-            known = problem
+            return _no_answer(ask, problem)
         except Exception as error:
             log.exception("a request to child %s failed in the agent", ask.child)
-            known = Problem(502, "outcome_unknown", f"an internal error of the member: {error}")
-        return ChildAnswer(ask.number, known.status, False, PROBLEM_TYPE, known.retry_after, problem_body(known))
+            return _no_answer(ask, Problem(502, "outcome_unknown", f"an internal error of the member: {error}"))
 
     async def _check_again(self) -> None:
         """Check the token once more: it may have been revoked."""
@@ -164,3 +163,7 @@ class ForwardingSession:
                 self._checked_at = self._loop.time()
         finally:
             self._checking = None
+
+
+def _no_answer(ask: Ask, problem: Problem) -> ChildAnswer:
+    return ChildAnswer(ask.number, problem.status, False, PROBLEM_TYPE, problem.retry_after, problem_body(problem))

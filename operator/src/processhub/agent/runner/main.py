@@ -52,7 +52,7 @@ class Runner:
     def run(self) -> NoReturn:
         """Serve until the agent closes its socket; that ends the process. SIGTERM ends all actors in order first."""
         inbox = Inbox(self._sock)
-        # A signal is queued among the orders, because its handler may run amid one of them or while a lock is held.
+        # A signal is queued among the orders, because its handler may run in the middle of one or while a lock is held.
         signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"\0"))
         # A process that an actor forks is not the runner: the signal ends it, as it ends any process.

@@ -103,7 +103,7 @@ async def _template(
 ) -> dict[str, Any] | None:
     """The members' pod template: the last one that passed a dry run, which is made once a generation of the Hub.
 
-    None if none has passed since this leader began. The existing members run on.
+    None if none has passed since this leader began. The existing members keep running.
     """
     hub = round.hub
 

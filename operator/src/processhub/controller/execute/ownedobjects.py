@@ -36,7 +36,7 @@ from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, ma
 MANAGER = "processhub-operator"
 _REAPPLY_SECONDS = 300.0  # Until an object is applied again without any change of it.
 _REPAIR_BURST = 10.0  # So many times an object is put back at once.
-_REPAIR_SECONDS = 30.0  # Between two repairs, if somebody goes on changing the object.
+_REPAIR_SECONDS = 30.0  # Between two repairs, if somebody keeps changing the object.
 _CONFLICT_SECONDS = 0.2  # Until an object is checked again that changed while it was applied.
 _TAKEN_SECONDS = 1.0  # Until it is checked again whether a name is free.
 _UNSEEN_SECONDS = 30.0  # Until it is checked again whether an object exists that nothing is known of yet.
