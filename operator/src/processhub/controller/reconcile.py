@@ -83,7 +83,7 @@ class Reconciler:
     ) -> None:
         self._keeper = keeper
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._wake, self._custom = wake, own_strategies()
+        self._custom = own_strategies()
         self.takeover = Takeover()
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
@@ -93,7 +93,7 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.crds = InstalledCRDs(client, self._wake_all)
+        self.crds = InstalledCRDs(client, partial(_wake_all, store, wake))
         self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated)
 
     async def reconcile(self, key: HubKey) -> float | None:
@@ -113,10 +113,6 @@ class Reconciler:
             return _NAMESPACE_GOES_SECONDS
         round.steps.end()
         return round.requeue.after
-
-    def _wake_all(self) -> None:
-        for key in list(self._store.hubs):
-            self._wake(key)
 
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
@@ -246,3 +242,8 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
+
+
+def _wake_all(store: Store, wake: Callable[[HubKey], None]) -> None:
+    for key in list(store.hubs):
+        wake(key)
