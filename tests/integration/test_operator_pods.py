@@ -24,7 +24,7 @@ SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time
 
 def pod(command: list[str] | None = None, grace: int = 2, **spec: Any) -> Json:
     """A pod child's workload."""
-    container = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
+    container: Json = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
     container["securityContext"] = RESTRICTED
     return {"template": {"spec": {"terminationGracePeriodSeconds": grace, "containers": [container], **spec}}}
 

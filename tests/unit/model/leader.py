@@ -198,7 +198,7 @@ class Leader(Checked):
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait, change.asleep)
+                    entries[id_] = Entry(int(change.uid), change.epoch, change.wait, change.asleep) if change else None
             granted = NO_ONE if self.rules.holds else known.lease.holder or spec.granted
             joining = planned.joining.get(view.name, member.joining)
             put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
