@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from bench import changes, failover, handovers, losses, operatorstart, pure, starts, stress
+from bench import calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
 from bench.measure import Point, Topic, Value
 
@@ -36,7 +36,10 @@ class Figure:
             value
             if value.topic or not self.topic
             else msgspec.structs.replace(
-                value, topic=self.topic, listed=value.goal is not None, point=self.points.get(value.name)
+                value,
+                topic=self.topic,
+                listed=value.goal is not None,
+                point=self.points.get(value.name, value.point),
             )
             for value in values
         )
@@ -107,6 +110,7 @@ FIGURES: tuple[Figure, ...] = (
         lambda lab: operatorstart.start(lab, 10_000),
         topic="failover",
     ),
+    Figure("calls", "calls to 300 python children, hub of 3", calls.call, topic="calls"),
     Figure("failover", "the leader of two replicas is lost, hub of 3", failover.fail_over, repeats=1),
 )
 # These take an hour, so they are measured only when named.

@@ -105,8 +105,13 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 async def other(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]], member: str = "hub-2"
 ) -> AsyncIterator[None]:
-    """Run another member that responds like this."""
+    """Run another member that responds like this. As one of an earlier version, it takes each request by HTTP."""
+
+    async def no_connection(_: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
     app = web.Application()
+    app.router.add_get("/v1/requests", no_connection)
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -115,7 +115,7 @@ def test_blocked_loops_delay_no_other_loop(scheduler: Scheduler) -> None:
 
 
 def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processhub.agent.runner.scheduler._STALL_SECONDS", 3600.0)
+    monkeypatch.setattr("processhub.agent.runner.scheduler.STALL_SECONDS", 3600.0)
     before = set(threading.enumerate())
     scheduler, release = Scheduler(), threading.Event()
     pool = len(set(threading.enumerate()) - before)

@@ -158,3 +158,13 @@ async def test_a_failure_that_is_awaited_or_a_task_that_is_cancelled_is_no_crash
 
     assert (tmp_path / "outcomes").read_text() == "[ValueError('awaited'), ValueError('awaited')]"
     assert runner.hear("ended", "1") is None
+
+
+async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:
+    runner.start("1", "Slow")
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.socket.send(b"\0\0\0\x03{x}")
+
+    await until(lambda: runner.process.poll() is not None, "the runner's end")
+    assert runner.process.returncode == 1

@@ -152,7 +152,8 @@ class JsonHandler(logging.Handler):
 
     def begin(self) -> None:
         """Write the first line of the container's log, whatever the log level: ``kubectl hub logs`` looks for it."""
-        self._sink.write({"time": now_micros(), "level": "info", **self._common, "begin": True, "message": "begins"})
+        line = {"time": now_micros(), "level": "info", **self._common, "begin": True}
+        self._sink.write({**line, "message": "the log of this container begins"})
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. The traceback of an exception is in the field ``trace``."""

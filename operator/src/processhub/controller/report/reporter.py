@@ -103,7 +103,7 @@ class Reporter:
         emit(round, fresh, plan, memory, quorum)
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
-        self._mark(key, names)
+        self._mark(key, sorted(names))  # So statuses are written in the same order in each run of the same program.
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
