@@ -109,6 +109,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
 	@$(BIN)/ruff check --quiet operator hack testbed tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
+	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy-tests' --config-file tests/mypy.ini
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@git -c safe.directory='*' ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
 	@$(BIN)/helm lint --quiet --strict charts/processhub

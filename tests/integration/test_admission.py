@@ -88,7 +88,7 @@ def hubs(cluster: Cluster) -> Iterator[None]:
     rules = render_manifests.render("-s", "templates/admission.yaml", "-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
     cluster.kubectl("create", "namespace", NAMESPACE)
-    objects = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}]
+    objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}]
     for account in ("processhub-left", "processhub-right", SHARED):
         objects += [
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},

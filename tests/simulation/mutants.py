@@ -1,4 +1,4 @@
-"""Reversals of single rules of the product, each of which the simulator must find: its own proof."""
+"""Reversals of single rules of the product, each of which the simulator must find: a proof of the simulator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from processhub.core.model.membership import Judgement, MemberFacts, judge
 
 
 class Mutant(NamedTuple):
-    """``breaks``: what no longer holds. ``where`` and ``name``: the function that ``instead`` replaces."""
+    """``breaks``: the promise that is broken. ``where`` and ``name``: the function that ``instead`` replaces."""
 
     breaks: str
     where: Any
@@ -141,7 +141,7 @@ MUTANTS = {
     ),
 }  # fmt: skip
 
-# Those that take more seeds than a test can run, or that no seed has shown yet.
+# Mutants that need more seeds than a test can run, or that no seed has found yet.
 RARE = {
     "clocks-run-on": Mutant(
         "the clocks of Leases are restarted when they could not be observed (docs/protocol.md, rule 11)",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class Run:
         task = loop.create_task(live())
         task.add_done_callback(lambda _: self.strand.end())
 
-    def wait(self) -> object:
+    def wait(self) -> Any:
         assert self.over.wait(DEADLINE)
         return self.result
 
@@ -69,7 +70,7 @@ def test_timers_descriptors_threads_and_tasks_work(scheduler: Scheduler) -> None
         loop.remove_reader(read_end)
         os.close(read_end)
         os.close(write_end)
-        both = await asyncio.gather(asyncio.to_thread(lambda: 1), asyncio.sleep(0.01, 2))
+        both = [*await asyncio.gather(asyncio.to_thread(lambda: 1), asyncio.sleep(0.01, 2))]
         try:
             await asyncio.wait_for(asyncio.Event().wait(), 0.02)
         except TimeoutError:

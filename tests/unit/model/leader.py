@@ -212,7 +212,7 @@ class Leader(Checked):
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait, change.asleep)
+                    entries[id_] = Entry(int(change.uid), change.epoch, change.wait, change.asleep) if change else None
             granted = self._grant(state, index)
             joining = planned.joining.get(view.name, member.joining)
             put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
