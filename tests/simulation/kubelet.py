@@ -19,6 +19,7 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.parts import Surroundings
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.requests.server import Served
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import Exec
 from processhub.api.slice import Settings
 
@@ -123,6 +124,7 @@ class Container:
             meter=NoMeter,
             server=server,
             lines_dropped=int,
+            tls=MemberTls(env),
         )
         self._agent = Agent(around)
         informer = self._agent._parts.slices.informer
