@@ -19,6 +19,7 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.parts import Surroundings
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.requests.server import Served
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import Exec
 from processhub.api.slice import Settings
 
@@ -118,6 +119,7 @@ class Container:
             client=world.network.client(self.process.name, self.wire),
             lease=LeaseKeeper(env, Settings(), self.machine, connect=connect, place=SameLoop(), clock=clock),
             peers=Peers(world, self),  # type: ignore[arg-type]
+            tls=MemberTls(env),
             watchdog=self.machine,
             launchers=lambda *_: Launchers({Exec: self.machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
             meter=NoMeter,
