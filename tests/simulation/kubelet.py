@@ -119,12 +119,12 @@ class Container:
             client=world.network.client(self.process.name, self.wire),
             lease=LeaseKeeper(env, Settings(), self.machine, connect=connect, place=SameLoop(), clock=clock),
             peers=Peers(world, self),  # type: ignore[arg-type]
-            tls=MemberTls(env),
             watchdog=self.machine,
             launchers=lambda *_: Launchers({Exec: self.machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
             meter=NoMeter,
             server=server,
             lines_dropped=int,
+            tls=MemberTls(env),
         )
         self._agent = Agent(around)
         informer = self._agent._parts.slices.informer
