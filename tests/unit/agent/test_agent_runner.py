@@ -22,18 +22,24 @@ def scheduler() -> Scheduler:
     return Scheduler()
 
 
-class Run:
+class Run(Strand):
     """A coroutine on a strand of its own."""
 
     def __init__(self, scheduler: Scheduler, work: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(scheduler)
         self.errors: list[BaseException] = []
         self.over = threading.Event()
         self.result: object = None
         self._work = work
-        self.strand = Strand(scheduler, self._begin, self.errors.append, self.over.set)
-        self.strand.wake()
+        self.wake()
 
-    def _begin(self, loop: ActorLoop) -> None:
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    def finished(self) -> None:
+        self.over.set()
+
+    def begin(self, loop: ActorLoop) -> None:
         async def live() -> None:
             try:
                 self.result = await self._work()
@@ -41,7 +47,7 @@ class Run:
                 await loop.shutdown_default_executor()
 
         task = loop.create_task(live())
-        task.add_done_callback(lambda _: self.strand.end())
+        task.add_done_callback(lambda _: self.end())
 
     def wait(self) -> object:
         assert self.over.wait(DEADLINE)

@@ -22,9 +22,16 @@ from typing import Any
 _LENGTH = struct.Struct("!I")
 _CHUNK = 256 * 1024
 _MAX_FDS = 16
+_JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
 Message = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def frame(message: bytes) -> bytes:
+    """The frame of a message that is encoded already."""
+    return _LENGTH.pack(len(message)) + message
 
 
 class Inbox:
@@ -101,10 +108,13 @@ class Outbox:
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Queue a message, and send as much as the socket takes."""
-        body = json.dumps(message, separators=(",", ":")).encode()
-        self._queue.append((_LENGTH.pack(len(body)) + body, fds))
+        self.queue(frame(_encode(message).encode()), fds)
         if len(self._queue) == 1:
             self.flush()
+
+    def queue(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Queue a frame. It is sent with the next ``flush``."""
+        self._queue.append((data, fds))
 
     def flush(self) -> None:
         """Send as much as the socket takes. A broken connection drops the rest and sets ``closed``."""
@@ -115,6 +125,7 @@ class Outbox:
                     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
                     sent = self._sock.sendmsg([data], rights)
                 else:
+                    data = self._joined()
                     sent = self._sock.send(memoryview(data)[self._offset :])
             except (BlockingIOError, InterruptedError):
                 return
@@ -128,3 +139,18 @@ class Outbox:
             if self._offset >= len(data):
                 self._queue.popleft()
                 self._offset = 0
+
+    def _joined(self) -> bytes:
+        """The first frame in the queue, and with it the small ones behind it: each call of the kernel costs more."""
+        queue = self._queue
+        data, fds = queue[0]
+        if len(queue) == 1 or self._offset or len(data) >= _JOIN_MAX or queue[1][1]:
+            return data
+        frames, size = [data], len(data)
+        queue.popleft()
+        while queue and not queue[0][1] and size + len(queue[0][0]) <= _JOIN_MAX:
+            frames.append(queue.popleft()[0])
+            size += len(frames[-1])
+        data = b"".join(frames)
+        queue.appendleft((data, fds))
+        return data

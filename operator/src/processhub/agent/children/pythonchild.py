@@ -24,7 +24,7 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
-from processhub.agent.frames import Message
+from processhub.agent.frames import Message, frame
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -144,16 +144,19 @@ class ModuleRunner(RunnerProcess):
             self._idle.cancel()
             self._idle = None
         self.runs[run.key] = run
-        self.send(order)
+        self.post(frame(json.dumps(order).encode()))
 
     def heard(self, message: Message) -> None:
         """Handle an event of the runner."""
+        if message["ev"] == "running":
+            for key in message["keys"]:
+                if (run := self.runs.get(key)) is not None:
+                    run.child.running(self.pid)
+            return
         run = self.runs.get(message.get("key", ""))
         if run is None:
             return
-        if message["ev"] == "running":
-            run.child.running(self.pid)
-        elif message["ev"] == "answer":
+        if message["ev"] == "answer":
             run.answered(message)
         elif message["ev"] == "ask":
             run.asks(message)

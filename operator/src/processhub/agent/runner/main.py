@@ -4,8 +4,8 @@ Agent and runner exchange these messages (frames.py):
 
 - from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
   ``asked`` (the answer to ``ask``)
-- to the agent: ``ready``, ``running``, ``answer`` (to a call or cast), ``ask`` (a request to another child),
-  ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
+- to the agent: ``ready``, ``running`` (of one or more actors), ``answer`` (to a call or cast), ``ask`` (a request to
+  another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
 
 ``ended`` means that nothing of the actor will run any more.
 """
@@ -41,9 +41,10 @@ class Runner:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
-        self._scheduler = Scheduler()
+        self._unreported: list[str] = []  # the actors that came up and were not reported yet
+        self._scheduler = Scheduler(self._report_up)
         self._hosted: dict[str, Hosted] = {}
-        self._hub = HubHandle("", "", "")
+        self.hub = HubHandle("", "", "")
         self._ending = False
 
     def run(self) -> None:
@@ -57,7 +58,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self._send({"ev": "ready"})
+        self.send({"ev": "ready"})
         while not inbox.closed:
             for fd, _ in poll.poll():
                 if fd == signalled:
@@ -76,10 +77,11 @@ class Runner:
     def _dispatch(self, message: Message) -> None:
         operation = message["op"]
         if operation == "hub":
-            self._hub = HubHandle(message["name"], message["namespace"], message["member"])
+            self.hub = HubHandle(message["name"], message["namespace"], message["member"])
         elif operation == "start":
-            hosted = Hosted(message, self._hub, self._scheduler, self._send, self._over)
+            hosted = Hosted(message, self, self._scheduler)
             self._hosted[hosted.key] = hosted
+            hosted.wake()
             if self._ending:
                 # It came late; the ends of all actors are reported by the end of the process.
                 hosted.stop(_TERM_GRACE, "shutdown")
@@ -90,28 +92,54 @@ class Runner:
             if operation == "stop":
                 found.stop(message["grace"], message.get("reason", "stop"))
             elif operation == "asked":
-                found.requests.answered(message)
+                found.answered(message)
             else:
                 found.deliver(message)
 
-    def _over(self, key: str) -> None:
+    # For actors (ActorHost).
+
+    def over(self, key: str) -> None:
+        """Forget an actor that has ended."""
         self._hosted.pop(key, None)
 
-    def _send(self, message: Message) -> None:
+    def came_up(self, key: str) -> None:
+        """Report soon that an actor is up."""
+        self._unreported.append(key)
+
+    def send(self, message: Message) -> None:
+        """Send an event to the agent, after those of all actors that came up before."""
         if message["ev"] == "ended" and self._ending:
             # After a signal, the end of the process reports the ends of its actors, and the cause.
             self._end_if_empty()
             return
+        with self._sending:
+            self._put_up()
+            self._put(message)
+
+    def _report_up(self) -> None:
+        """Report the actors that came up. Many start together, and a message for each would cost as much as a start."""
+        if self._unreported:
+            with self._sending:
+                self._put_up()
+
+    def _put_up(self) -> None:
+        """Send the message about the actors that came up. The lock must be held."""
+        if count := len(self._unreported):
+            keys = self._unreported[:count]
+            del self._unreported[:count]  # threads may have added more meanwhile
+            self._put({"ev": "running", "keys": keys})
+
+    def _put(self, message: Message) -> None:
+        """Send a message. The lock must be held."""
         body = json.dumps(message, separators=(",", ":"), default=str).encode()
         data = memoryview(struct.pack("!I", len(body)) + body)
-        with self._sending:
-            while data:
-                try:
-                    data = data[self._sock.send(data) :]
-                except BlockingIOError:
-                    select.select((), (self._sock,), ())
-                except OSError:
-                    os._exit(0)  # the agent has ended
+        while data:
+            try:
+                data = data[self._sock.send(data) :]
+            except BlockingIOError:
+                select.select((), (self._sock,), ())
+            except OSError:
+                os._exit(0)  # the agent has ended
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:
