@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from bench import changes, handovers, losses, operatorstart, pure, starts, stress
+from bench import births, changes, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
 from bench.measure import Value
 
@@ -32,6 +32,11 @@ def _pure(name: str, title: str, measure: Callable[[], Sequence[Value]]) -> Figu
 def _start(count: int, kind: starts.Kind) -> Figure:
     title = f"{count:,} {kind} children by the client"
     return Figure(f"start-{count}-{kind}", title, lambda lab: starts.start_many(lab, count, kind))
+
+
+def _births(count: int) -> Figure:
+    title = f"one ChildSet of {count:,} python children, hub of 3"
+    return Figure(f"births-{count}", title, lambda lab: births.give_birth(lab, count))
 
 
 def _one(kind: starts.Kind) -> Figure:
@@ -73,6 +78,7 @@ FIGURES: tuple[Figure, ...] = (
     *(_one(kind) for kind in starts.KINDS),
     *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
+    _births(10_000),
     *(_kill(5000, kind) for kind in starts.KINDS),
     _promote(1000, "python"),
     Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),

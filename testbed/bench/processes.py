@@ -1,12 +1,15 @@
-"""The memory that processes of this machine have used."""
+"""The memory and the CPU time that processes of this machine have used."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.lab import BenchError
 
+_SHARE = re.compile(r"^Pss:\s+(\d+) kB$", re.M)
 _HIGHEST = re.compile(r"^VmHWM:\s+(\d+) kB$", re.M)
 
 
@@ -16,3 +19,24 @@ def highest_rss(pid: int) -> float:
     if found is None:
         raise BenchError(f"/proc/{pid}/status has no VmHWM")
     return int(found[1]) / 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU seconds of a process, 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pids: Iterable[int]) -> float:
+    """The memory of the processes together, in MiB. What several share counts once."""
+    whole = 0
+    for pid in pids:
+        try:
+            found = _SHARE.search(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        except OSError:
+            continue
+        whole += int(found[1]) if found is not None else 0
+    return whole / 1024

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
 from processhub.agent.children.runs import ExitStatus, RunHandle
@@ -40,6 +42,7 @@ _CONSENT = 0.8  # share of a handover's time in which an actor may defer it
 _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
 # Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``value`` or as status, code and detail.
 Ask = Callable[[str, str, str, str], Awaitable[Message]]
+_encode = msgspec.json.Encoder().encode
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -144,7 +147,8 @@ class ModuleRunner(RunnerProcess):
             self._idle.cancel()
             self._idle = None
         self.runs[run.key] = run
-        self.post(frame(json.dumps(order).encode()))
+        # A state may hold what is no UTF-8, which the faster encoder refuses.
+        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)))
 
     def heard(self, message: Message) -> None:
         """Handle an event of the runner."""
