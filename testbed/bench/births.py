@@ -58,7 +58,8 @@ async def give_birth(lab: Lab, count: int) -> Sequence[Value]:
             written = await api_writes(client) - writes
             slices, _ = await client.list(SLICES, namespace)
         full = [memory(pids) for pids in await _members(lab, namespace)]
-    stored = [item for item in slices if isinstance(item, RegistrySlice) and item.spec.entries]
+    ours = (item for item in slices if isinstance(item, RegistrySlice) and item.spec.hub == "bench")
+    stored = [item for item in ours if item.spec.entries]
     told = sum(len(msgspec.json.encode(item.status.entries)) for item in stored)
     whole = sum(used.values()) + mine
     return [
