@@ -27,7 +27,7 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.store = Store(client, settings.namespaces, self.wake, self._rewound)
+        self.store = Store(client, settings.namespaces, self._queue_round, self._rewound)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
         self.over = asyncio.Event()  # This leader must stop, and another begin: ``failure`` says why.
@@ -39,6 +39,11 @@ class Engine:
         return self.store.failed() is None and not any(task.done() for task in self._tasks)
 
     def wake(self, key: HubKey) -> None:
+        """Queue a round of a hub, which plans."""
+        self.store.plan_anew(key)
+        self._queue_round(key)
+
+    def _queue_round(self, key: HubKey) -> None:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
@@ -60,7 +65,9 @@ class Engine:
         """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
         await self.store.synced()
-        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake, self._receivers)
+        reconciler = Reconciler(
+            self._client, self.store, self._settings, self._term, self.wake, self._receivers, self._queue_round
+        )
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
         reconciler.takeover.begin(raised)
         # A restarted member may have read entries before the former leader removed them. Its Lease shows that.

@@ -7,10 +7,11 @@ from itertools import islice
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.report import awaits_pod, report_in, report_text
-from processhub.agent.reporting.noise import FEW, is_noise
+from processhub.agent.reporting.noise import FEW
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice, stored_bytes
+from processhub.registry.crashloops import only_restarts
 from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
 _MANY = 8  # starts at once that are reported together
@@ -53,7 +54,7 @@ class SliceReports:
         after, reported = report_in(child, name), parse_report(shorten_report(before, 0))
         if after is None or (awaits_pod(child) and reported.state != State.STARTING):
             return False
-        return is_noise(reported, after)
+        return only_restarts(reported, after)
 
     def compose(self, item: RegistrySlice) -> tuple[dict[str, str], int]:
         """The entries to write into the slice's status, and the bytes that the object then takes."""

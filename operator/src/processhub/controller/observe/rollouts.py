@@ -70,6 +70,11 @@ class RolloutWatch:
     def __init__(self) -> None:
         self._sets: dict[str, _Watched] = {}
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a child of a set may still have an earlier template."""
+        return any(not watch.done for watch in self._sets.values())
+
     def look(self, sets: Iterable[KnownSet], members: Mapping[str, Member], now: float) -> dict[str, Rollout]:
         """The roll-outs that are under way, by uid of the set. ``sets``: those that are accepted."""
         watched = {known.metadata.uid: (known, self._of(known)) for known in sets}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from types import MappingProxyType
 
 import msgspec
@@ -139,13 +139,15 @@ def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tupl
     else:
         states = _states_of_copies(slices)
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
-    first = heapq.nsmallest(REGISTRY_MAX, {child_id for part in parts for child_id in part.first})
-    for (member, known), part in zip(slices, parts, strict=True):
-        for child_id in part.first.intersection(first):
-            places.setdefault(child_id, []).append((member, known))
+    # A slice takes part in the merge with its first ids, and only as far as they are among the first of all.
+    numbered = (zip(part.first, repeat(number)) for number, part in enumerate(parts))
+    for child_id, number in heapq.merge(*numbered):
+        if child_id not in places and len(places) == REGISTRY_MAX:
+            break
+        places.setdefault(child_id, []).append(slices[number])
     registry: list[RegistryEntry] = []
     room = REGISTRY_BYTES - 2
-    for child_id in first:
+    for child_id in places:
         copies = [
             MemberCopy(member.name, known.assignments[child_id], member.reports_in(known).get(child_id), member)
             for member, known in places[child_id]
@@ -162,7 +164,7 @@ def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tupl
 class _Part(msgspec.Struct, frozen=True):
     """The part of one slice in the registry: the first of its ids, and the number of its entries in each state."""
 
-    first: frozenset[str]
+    first: tuple[str, ...]
     states: Counter[str]
 
 
@@ -172,7 +174,7 @@ def _part(member: Member, known: KnownSlice) -> _Part:
     def compute() -> _Part:
         entries = known.assignments
         return _Part(
-            frozenset(heapq.nsmallest(REGISTRY_MAX, entries)),
+            tuple(heapq.nsmallest(REGISTRY_MAX, entries)),
             Counter(_state(entry, reports.get(child_id)) for child_id, entry in entries.items()),
         )
 
