@@ -9,7 +9,8 @@ from pathlib import Path
 
 from bench.lab import BenchError
 
-_SHARE = re.compile(r"^Pss:\s+(\d+) kB$", re.M)
+_OWN = re.compile(r"^Pss_Anon:\s+(\d+) kB$", re.M)
+_FILES = re.compile(r"^RssFile:\s+(\d+) kB$", re.M)
 _HIGHEST = re.compile(r"^VmHWM:\s+(\d+) kB$", re.M)
 
 
@@ -31,12 +32,21 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pids: Iterable[int]) -> float:
-    """The memory of the processes together, in MiB. What several share counts once."""
-    whole = 0
+    """The memory of processes of one container, in MiB: their own, and once the files that they have in common.
+
+    The files count as in the process that has most of them. That others on this machine have them too changes nothing.
+    """
+    own = files = 0
     for pid in pids:
         try:
-            found = _SHARE.search(Path(f"/proc/{pid}/smaps_rollup").read_text())
+            rollup, status = Path(f"/proc/{pid}/smaps_rollup").read_text(), Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
-        whole += int(found[1]) if found is not None else 0
-    return whole / 1024
+        own += _number(_OWN, rollup)
+        files = max(files, _number(_FILES, status))
+    return (own + files) / 1024
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.search(text)
+    return int(found[1]) if found is not None else 0
