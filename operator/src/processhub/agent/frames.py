@@ -4,6 +4,11 @@ A frame is the length of the message as 4 bytes, big-endian, followed by the mes
 
     00 00 00 0d  {"op":"stop"}
 
+A message may carry bytes beside it, its *payload*, which neither end has to encode as JSON. Then the highest bit of the
+length is set, and the length of the payload and the payload itself follow:
+
+    80 00 00 0d  00 00 00 02  {"op":"call"}  17
+
 It is a stream socket, because a message may be larger than a packet socket's buffer. The module uses the standard
 library only, because the watchdog and the runners import it too. Nothing here blocks. If the peer reads slowly, the
 outbox grows.
@@ -19,8 +24,9 @@ import struct
 from collections import deque
 from typing import Any
 
-_LENGTH = struct.Struct("!I")
-_CHUNK = 256 * 1024
+_LENGTH, _LENGTHS = struct.Struct("!I"), struct.Struct("!II")
+_HAS_PAYLOAD = 1 << 31
+_CHUNK = 64 * 1024  # bytes; to allocate more would cost more than reading once more
 _MAX_FDS = 16
 _JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
@@ -29,9 +35,11 @@ Message = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def frame(message: bytes) -> bytes:
-    """The frame of a message that is encoded already."""
-    return _LENGTH.pack(len(message)) + message
+def frame(message: bytes, payload: bytes | None = None) -> bytes:
+    """The frame of a message that is encoded already, with its payload."""
+    if payload is None:
+        return _LENGTH.pack(len(message)) + message
+    return _LENGTHS.pack(len(message) | _HAS_PAYLOAD, len(payload)) + message + payload
 
 
 class Inbox:
@@ -48,7 +56,10 @@ class Inbox:
         self.closed = False
 
     def read(self) -> list[Message]:
-        """Read all messages that are complete. ``closed`` is set when the peer has closed or the connection broke."""
+        """Read all messages that are complete, each with its payload as ``payload``.
+
+        ``closed`` is set when the peer has closed or the connection broke.
+        """
         while True:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(
@@ -80,10 +91,20 @@ class Inbox:
         messages, at, buffer = [], 0, self._buffer
         while len(buffer) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, at)
-            end = at + _LENGTH.size + length
+            begin, size = at + _LENGTH.size, 0
+            if length & _HAS_PAYLOAD:
+                if len(buffer) - at < _LENGTHS.size:
+                    break
+                length, size = length ^ _HAS_PAYLOAD, _LENGTH.unpack_from(buffer, begin)[0]
+                begin = at + _LENGTHS.size
+            middle = begin + length
+            end = middle + size
             if len(buffer) < end:
                 break
-            messages.append(json.loads(buffer[at + _LENGTH.size : end]))
+            message: Message = json.loads(buffer[begin:middle].decode())
+            if begin > at + _LENGTH.size:
+                message["payload"] = bytes(buffer[middle:end])
+            messages.append(message)
             at = end
         del buffer[:at]
         return messages

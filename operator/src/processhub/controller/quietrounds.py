@@ -9,41 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
-from processhub.api.hub import Hub
-from processhub.controller.memory import HubMemory
+from processhub.controller.memory import HubMemory, LastRound
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Round
-from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan
 
 
-class LastRound(msgspec.Struct, frozen=True, kw_only=True):
-    """A round that has left nothing to do until ``due`` (monotonic seconds), or until something changes (None).
+def still_holds(last: LastRound, members: Mapping[str, Member], now: float) -> bool:
+    """Whether the plan of a round still holds, if nothing but restarts has followed.
 
-    ``hub``: the Hub with the spec that the round followed. ``refusal``: why a part of the latest spec is not followed.
+    ``members``: as they are judged ``now`` (monotonic seconds).
     """
-
-    hub: Hub
-    observation: Observation
-    plan: Plan
-    members: Mapping[str, Member]
-    refusal: Refusal | None
-    due: float | None
-
-    def left(self, now: float) -> float | None:
-        """Seconds until the next round must plan, or None."""
-        return None if self.due is None else self.due - now
-
-    def holds(self, members: Mapping[str, Member], now: float) -> bool:
-        """Whether its plan still holds, if nothing but restarts has followed. ``members``: as they are judged now."""
-        if self.due is not None and now >= self.due:
-            return False
-        return {name: _judged(member) for name, member in members.items()} == {
-            name: _judged(member) for name, member in self.members.items()
-        }
+    if last.due is not None and now >= last.due:
+        return False
+    judged = {name: _judged(member) for name, member in members.items()}
+    return judged == {name: _judged(member) for name, member in last.members.items()}
 
 
 def _judged(member: Member) -> tuple[object, ...]:

@@ -31,15 +31,16 @@ from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
+from processhub.controller.lead.installedcrds import InstalledCRDs
 from processhub.controller.lead.takeover import Takeover
-from processhub.controller.memory import HubMemory, Memories
+from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.facts import learn, members_now
 from processhub.controller.observe.lookagain import look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.quietrounds import LastRound, is_at_rest
+from processhub.controller.quietrounds import is_at_rest, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
@@ -79,7 +80,7 @@ class Reconciler:
         report_again: Callable[[HubKey], None] | None = None,
     ) -> None:
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._custom = own_strategies()
+        self._wake, self._custom = wake, own_strategies()
         self.takeover = Takeover()
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
@@ -89,8 +90,10 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.reporter = Reporter(client, store, report_again or wake, self._acceptance.refusal_of_spec)
-        self._last: dict[HubKey, LastRound] = {}  # By hubs at rest.
+        self.crds = InstalledCRDs(client, self._wake_all)
+        self.reporter = Reporter(
+            client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated
+        )
 
     async def reconcile(self, key: HubKey) -> float | None:
         """Run one round; returns the seconds until the next one is due without any event, or None."""
@@ -102,9 +105,9 @@ class Reconciler:
             return None
         memory = self._memories.of(hub, self._store.state(key))
         round = begin_round(self._client, self._store, hub, self._term, self.events, memory.execute.failures)
-        if (last := self._last.get(key)) is not None and self._is_quiet(round, memory, last):
+        if (last := memory.last) is not None and self._is_quiet(round, memory, last):
             return self._report_quietly(round, memory, last)
-        self._last.pop(key, None)
+        memory.last = None
         try:
             await self._reconcile(round, memory)
         except NamespaceTerminatingError:
@@ -113,9 +116,14 @@ class Reconciler:
         round.steps.end()
         return round.requeue.after
 
+    def _wake_all(self) -> None:
+        for key in list(self._store.hubs):
+            self._wake(key)
+
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
         await self.rights.close()
+        await self.crds.close()
         await self.reporter.close()
         await self.hooks.close()
 
@@ -140,18 +148,21 @@ class Reconciler:
 
     def _is_quiet(self, round: Round, memory: HubMemory, last: LastRound) -> bool:
         """Whether nothing but restarts of children has followed the last round."""
-        if round.state.plan_due or last.hub.metadata.uid != round.hub.metadata.uid:
-            return False
-        return last.holds(self._members(round, memory), round.now())
+        return not round.state.plan_due and still_holds(last, self._members(round, memory), round.now())
 
     def _report_quietly(self, round: Round, memory: HubMemory, last: LastRound) -> float | None:
         """Report the restarts that have followed the last round; returns the seconds until the next round."""
         changed, round.state.dirty = round.state.dirty, set()
         hub = msgspec.structs.replace(round.hub, spec=last.hub.spec)
         round = msgspec.structs.replace(round, hub=hub, changed=changed)
-        self._report(round, memory, last.observation, last.plan, last.refusal)
-        if (left := last.left(round.now())) is not None:
-            round.again_in(left)
+        try:
+            self._report(round, memory, last.observation, last.plan, last.refusal)
+        except BaseException:
+            round.state.dirty |= changed
+            round.state.plan_due = True
+            raise
+        if last.due is not None:
+            round.again_in(last.due - round.now())
         return round.requeue.after
 
     def _members(self, round: Round, memory: HubMemory) -> dict[str, Member]:
@@ -218,7 +229,7 @@ class Reconciler:
         """Keep the round if it has left nothing to do."""
         if is_at_rest(round, memory, observation, plan):
             after = round.requeue.after
-            self._last[round.hub.metadata.key] = LastRound(
+            memory.last = LastRound(
                 hub=round.hub,
                 observation=observation,
                 plan=plan,
@@ -266,7 +277,6 @@ class Reconciler:
         await delete_all(self._client, self._store, state, requeue)
         if self._store.hubs.get(key) is None:
             self._memories.forget(key)
-            self._last.pop(key, None)
             self.hooks.forget(key)
             metrics.forget(key)
             if state.empty:

@@ -67,10 +67,11 @@ class RunnerProcess:
         self._write_later()
 
     def post(self, data: bytes) -> None:
-        """Send a frame to the runner, together with all others of this turn of the event loop."""
+        """Send a frame to the runner: the first of a turn of the event loop at once, all further ones together."""
         self._outbox.queue(data)
         if not self._flushing:
             self._flushing = True
+            self._outbox.flush()
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:

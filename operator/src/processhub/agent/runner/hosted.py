@@ -108,7 +108,7 @@ class Hosted(Strand):
         self._stop_seen = self._cleaning = False
         self._end = _STOPPED
 
-    # Called on the runner's main thread.
+    # Called on the thread that takes the agent's messages.
 
     def deliver(self, message: Message) -> None:
         """Queue a message behind the waiting ones."""
@@ -274,20 +274,25 @@ class Hosted(Strand):
             await self._handle(actor, message["op"], message)
 
     async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
+        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
+        try:
+            request = json.loads(message["payload"].decode())
+        except (ValueError, RecursionError) as error:
+            self._send({**answer, "bad": f"the request can't be decoded: {error}"})
+            return
         actor.idempotency_key = message.get("idempotency", "")
         requests = self._outgoing()
         requests.handling = asyncio.current_task()
         try:
             value = None
             if operation == "call":
-                value = await actor.handle_call(message["value"])
+                value = await actor.handle_call(request)
             else:
-                await actor.handle_cast(message["value"])
+                await actor.handle_cast(request)
         finally:
             requests.handling = None
-        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
         try:
-            answer["text"] = json_text(value, default=str)
+            answer["payload"] = json_text(value, default=str).encode()
         except NotJsonError as error:
             answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
         self._send(answer)
