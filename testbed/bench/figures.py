@@ -36,7 +36,10 @@ class Figure:
             value
             if value.topic or not self.topic
             else msgspec.structs.replace(
-                value, topic=self.topic, listed=value.goal is not None, point=self.points.get(value.name)
+                value,
+                topic=self.topic,
+                listed=value.goal is not None,
+                point=self.points.get(value.name, value.point),
             )
             for value in values
         )

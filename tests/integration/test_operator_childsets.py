@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
@@ -245,11 +244,10 @@ async def test_children_end_on_time_while_a_thousand_others_start(world: World) 
     await world.running(ids("set", 1000), within=90)
     runs = world.watch.runs()
     lasted = sorted(runs[child_id][0].seen - runs[child_id][0].started for child_id in short)
-    began = [runs[child_id][0].started for child_id in ids("set", 1000)]
-    ends = [runs[child_id][0].seen for child_id in short]
-    assert sum(start > min(ends) for start in began) >= 100, "the others were started before the first end"
-    assert lasted[-1] < 1 + LATE_SECONDS, lasted[-5:]
-    logging.info("the children with ttlSeconds 1 lasted from %.1f to %.1f s", lasted[0], lasted[-1])
+    first = min(runs[child_id][0].started for child_id in short)
+    amid = sum(runs[child_id][0].started > first for child_id in ids("set", 1000))
+    assert amid >= 500, "the others did not start meanwhile"
+    assert lasted[-1] < 1 + LATE_SECONDS, lasted
     started_once(runs)
     never_two(world.watch)
 

@@ -24,7 +24,7 @@ SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time
 
 def pod(command: list[str] | None = None, grace: int = 2, **spec: Any) -> Json:
     """A pod child's workload."""
-    container = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
+    container: Json = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
     container["securityContext"] = RESTRICTED
     return {"template": {"spec": {"terminationGracePeriodSeconds": grace, "containers": [container], **spec}}}
 
@@ -258,13 +258,13 @@ async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> 
     refused = await world.condition("refused", "Placed", "False", "Invalid")
     nonsense = await world.condition("nonsense", "Placed", "False", "Invalid")
 
-    async def told() -> None:
+    async def reported() -> None:
         child = await world.get_child("no-program")
         ready = find_condition(child.status.conditions, "Ready")
         assert ready, "no condition Ready"
         assert "no-such-program" in ready.message or "exit code 12" in ready.message, ready
 
-    await settles(told)
+    await settles(reported)
     assert "container main: exit code 3" in crash.message
     assert "no-such-class" in refused.message
     assert nonsense.message.startswith("spec.pod.template is not a PodTemplateSpec: ")
@@ -318,11 +318,11 @@ async def test_a_pod_without_its_labels_or_annotations_gets_them_back(world: Wor
         await world.kubectl(kind, "pod", name, f"processhub.dev/{mark}-")
         await settles(whole)
 
-        async def told(mark: str = mark) -> None:
+        async def reported(mark: str = mark) -> None:
             texts = await world.events("a", "PodChanged")
             assert [text for text in texts if f"processhub.dev/{mark} of pod {name}" in text], texts
 
-        await settles(told)
+        await settles(reported)
 
     assert (await pods.running("a"))["a"].pid == first.pid
     never_two(world.watch)

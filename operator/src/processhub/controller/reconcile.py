@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,7 @@ from processhub.controller.execute.executor import Executor, confirm_gone, workl
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
 from processhub.controller.execute.moverequests import MoveRequests
@@ -58,6 +60,9 @@ from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
+if TYPE_CHECKING:
+    from processhub.controller.authority.keeper import AuthorityKeeper
+
 _CONFLICT_SECONDS = 1.0  # Until the round that checks whether a name that is taken has become free.
 _NAMESPACE_GOES_SECONDS = 10.0  # Until the round that checks whether a terminating namespace is gone.
 log = logging.getLogger(__name__)
@@ -77,10 +82,13 @@ class Reconciler:
         term: int,
         wake: Callable[[HubKey], None],
         receivers: Receivers,
+        *,
         report_again: Callable[[HubKey], None] | None = None,
+        keeper: AuthorityKeeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._wake, self._custom = wake, own_strategies()
+        self._custom = own_strategies()
         self.takeover = Takeover()
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
@@ -90,7 +98,7 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.crds = InstalledCRDs(client, self._wake_all)
+        self.crds = InstalledCRDs(client, partial(_wake_all, store, wake))
         self.reporter = Reporter(
             client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated
         )
@@ -115,10 +123,6 @@ class Reconciler:
             return _NAMESPACE_GOES_SECONDS
         round.steps.end()
         return round.requeue.after
-
-    def _wake_all(self) -> None:
-        for key in list(self._store.hubs):
-            self._wake(key)
 
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
@@ -174,6 +178,9 @@ class Reconciler:
         await put_marks_back(round, memory.execute)
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
+        if self._keeper is not None:
+            members = members_now(round, memory.observe, memory.execute.template.last_good)
+            memory.report.tls = await renew_certificates(round, memory.execute, self._keeper, members)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
             round.again_in(_CONFLICT_SECONDS)
@@ -190,7 +197,10 @@ class Reconciler:
         observation, plan = self._plan(round, memory, members)
         await make_leases(round, members)
         partitioned = observation.quorum.partitioned
-        writer = SliceWriter(round, memory.execute, fingerprint=observation.fingerprint, partitioned=partitioned)
+        tls = HubTls(round, self._keeper, observation.members)
+        memory.execute.tls_required = tls.required
+        fingerprint = observation.fingerprint
+        writer = SliceWriter(round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of)
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, partitioned=partitioned)
         emit_changed_pods(round, observation, pods.changed)
@@ -205,7 +215,8 @@ class Reconciler:
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
         replicas = replicas_of(round.hub, observation, plan)
-        refused = await keep_members(round, self._settings, memory.execute, replicas)
+        authorities = self._keeper.trusted if self._keeper is not None else ""
+        refused = await keep_members(round, self._settings, memory.execute, replicas, authorities)
         troubles = await member_troubles(round, memory.execute.looks, self._members(round, memory))
         unmade = round.steps.trouble() if not round.state.pods else None
         unplaced = with_troubles(plan.unplaced, troubles, unmade[0] if unmade else "")
@@ -215,6 +226,7 @@ class Reconciler:
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
+        memory.report.tls = tls.status
         refusal = memory.refused_edit or refused
         reporting = msgspec.structs.replace(round, requeue=Requeue())
         self._report(reporting, memory, observation, plan, refusal)
@@ -282,3 +294,8 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
+
+
+def _wake_all(store: Store, wake: Callable[[HubKey], None]) -> None:
+    for key in list(store.hubs):
+        wake(key)

@@ -79,7 +79,7 @@ class PythonStarter:
         runner = self._runners.get(module)
         version = self._modules_version()
         if runner is not None and runner.version != version:
-            self.retire(runner)  # the runner has loaded the old code: its actors run on, and new ones get a new runner
+            self.retire(runner)  # the runner has loaded the old code: its actors stay, new ones get a new runner
             runner = None
         if runner is None:
             runner, self._spare = self._spare or self._new(), None

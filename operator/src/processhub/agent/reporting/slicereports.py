@@ -47,7 +47,7 @@ class SliceReports:
         return sum(1 for _ in islice(starting, _MANY)) == _MANY
 
     def is_noise(self, child: Child, name: str) -> bool:
-        """Whether the child only goes on in a crash loop of which some rounds are reported already."""
+        """Whether the child only continues a crash loop of which some rounds are reported already."""
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
             return False

@@ -123,6 +123,26 @@ class Leading(Protocol):
         """Replace a thread that is blocked; returns when to look again, or None."""
 
 
+class _Bell:
+    """Wakes the thread that polls ``fd``, once until that thread has set ``rung`` back."""
+
+    def __init__(self) -> None:
+        self.fd, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.rung = False
+
+    def ring(self) -> None:
+        """Make ``fd`` readable."""
+        if not self.rung:
+            self.rung = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._ring, b"\0")
+
+    def hear(self) -> None:
+        """Read what made ``fd`` readable."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 64)
+
+
 class Scheduler:
     """The queue, the threads of the pool, and the one thread that waits for all parked loops.
 
@@ -142,9 +162,8 @@ class Scheduler:
         self._order = itertools.count()
         self._epoll = select.epoll()
         self._watched: dict[int, Strand] = {}
-        self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._rung = False
+        self._bell = _Bell()
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
         self.leader: Leading | None = None
         for _ in range(_BASE_THREADS):
             self._grow()
@@ -186,10 +205,7 @@ class Scheduler:
 
     def call_waiter(self) -> None:
         """Have the thread that waits for all look at what has changed. The lock must be held."""
-        if not self._rung:
-            self._rung = True
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._ring, b"\0")
+        self._bell.ring()
 
     def _grow(self) -> None:
         try:
@@ -309,11 +325,10 @@ class Scheduler:
                     timeout = stalled if timeout is None else min(timeout, stalled)
                 else:
                     taken = -1
-                self._rung = False
+                self._bell.rung = False
             for fd, _ in self._epoll.poll(timeout):
-                if fd == self._bell:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._bell, 64)
+                if fd == self._bell.fd:
+                    self._bell.hear()
                 else:
                     with self.lock:
                         found = self._watched.get(fd)

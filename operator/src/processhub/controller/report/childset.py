@@ -194,7 +194,7 @@ def child_set_status(
 
 
 def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetStatus:
-    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children run on."""
+    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children keep running."""
     generation = item.metadata.generation
     conditions = (
         _accepted(refusal, generation),

@@ -48,7 +48,7 @@ MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 
 
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
-    """The status of a Hub that is not accepted: its children run on, and nothing is changed."""
+    """The status of a Hub that is not accepted: its children keep running, and nothing is changed."""
     generation = hub.metadata.generation
     conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
     abnormal = of_refusal(refusal, generation)

@@ -119,7 +119,7 @@ class HubState:
     def add_missing_leases(self, hub_uid: str, now: float) -> None:
         """Add the Leases that were deleted while no operator led: a member that has run children must have one.
 
-        The former holder may run on. The Lease counts as one that left the watch ``now``, with the holder that the
+        The former holder may still run. The Lease counts as one that left the watch ``now``, with the holder that the
         slices name.
         """
         for member, (known, *_) in self.slices.by_member().items():

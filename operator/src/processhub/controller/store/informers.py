@@ -53,6 +53,8 @@ class Store:
         namespaces: tuple[str, ...],
         wake: Callable[[HubKey], None],
         rewound: Callable[[], None] = lambda: None,
+        *,
+        tls: bool = False,
     ) -> None:
         self._client, self._namespaces, self._queue_round = client, namespaces, wake
         self.hubs: dict[HubKey, Hub] = {}
@@ -77,7 +79,7 @@ class Store:
             )
         self.nodes = self._add(Informer(client, NODES, self._node, on_rewound=rewound))
         # Planning does not wait for these: an operator may be newer than its ClusterRole.
-        self.owned = OwnedWatch(client, namespaces, self._wake_known)
+        self.owned = OwnedWatch(client, namespaces, self._wake_known, tls=tls)
 
     def state(self, key: HubKey) -> HubState:
         """The state of a hub. It is created if there is none."""
