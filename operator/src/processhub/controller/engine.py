@@ -28,7 +28,7 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.store = Store(client, settings.namespaces, self.wake, self._rewound, tls=settings.tls is not None)
+        self.store = Store(client, settings.namespaces, self._queue_round, self._rewound, tls=settings.tls is not None)
         self._keeper = keeper_of(client, settings, self._wake_all)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
@@ -41,6 +41,11 @@ class Engine:
         return self.store.failed() is None and not any(task.done() for task in self._tasks)
 
     def wake(self, key: HubKey) -> None:
+        """Queue a round of a hub, which plans."""
+        self.store.plan_anew(key)
+        self._queue_round(key)
+
+    def _queue_round(self, key: HubKey) -> None:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
@@ -69,7 +74,9 @@ class Engine:
         if self._keeper is not None:
             await self._keeper.look()
         reconciler = Reconciler(
-            *(self._client, self.store, self._settings, self._term, self.wake, self._receivers), keeper=self._keeper
+            *(self._client, self.store, self._settings, self._term, self.wake, self._receivers),
+            report_again=self._queue_round,
+            keeper=self._keeper,
         )
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
         reconciler.takeover.begin(raised)

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.report import reporting_slices
 from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reportwriter import ReportWriter, WriterIdentity
@@ -51,9 +52,10 @@ class StatusReporter:
 
     def child_changed(self, child: Child, urgent: bool) -> None:
         """Mark a child whose report changed in all slices that report it."""
-        for slice_status in self._statuses.values():
+        names = reporting_slices(child)
+        for name, slice_status in self._statuses.items():
             # Slices that no longer name the child are included: its entry is removed from them.
-            if slice_status.concerns(child):
+            if name in names or slice_status.reports.has(child.id):
                 slice_status.mark(child, urgent=urgent, open_=self._open)
 
     def member_changed(self, first: str) -> None:
@@ -84,7 +86,7 @@ class _SliceStatus:
     def __init__(self, identity: WriterIdentity, budget: NoiseBudget) -> None:
         self.reports = SliceReports()
         self._identity, self._writer = identity, ReportWriter(identity, lambda: self._slice)
-        self._pace = Pace(budget, identity.busy)
+        self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start)
         self._item: RegistrySlice | None = None
         self._said: SliceStatus | None = None  # the last status that this agent wrote
         self._task: asyncio.Task[None] | None = None
@@ -105,10 +107,6 @@ class _SliceStatus:
             # Not urgent by itself: a child that starts or ends because of it is urgent some milliseconds later, and one
             # write then reports both.
             self.kick()
-
-    def concerns(self, child: Child) -> bool:
-        """Whether the child is reported, or was reported, in this slice."""
-        return self.reports.concerns(child, self._slice.metadata.name)
 
     def mark(self, child: Child, *, urgent: bool, open_: bool) -> None:
         """Mark the child's entry as changed."""

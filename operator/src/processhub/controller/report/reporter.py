@@ -142,7 +142,7 @@ class Reporter:
         observation, _ = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
-            counted = tallies(observation.sets, observation.members)
+            counted = tallies(observation.sets, observation.members, len(observation.snapshot.record))
             return {
                 uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
                 for uid, seen in observation.sets.items()

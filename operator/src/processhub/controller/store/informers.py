@@ -33,6 +33,7 @@ from processhub.controller.store.podmarks import (
     is_member_pod,
     with_marks,
 )
+from processhub.controller.store.restarts import children_only_restart
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
@@ -55,7 +56,7 @@ class Store:
         *,
         tls: bool = False,
     ) -> None:
-        self._client, self._namespaces, self._wake = client, namespaces, wake
+        self._client, self._namespaces, self._queue_round = client, namespaces, wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
@@ -187,6 +188,16 @@ class Store:
             state.unwatch_lease(name, self._uid(key))
         self._wake(key)
 
+    def _wake(self, key: HubKey) -> None:
+        """Queue a round that plans."""
+        self.plan_anew(key)
+        self._queue_round(key)
+
+    def plan_anew(self, key: HubKey) -> None:
+        """Have the next round of a hub plan."""
+        if (state := self.states.get(key)) is not None:
+            state.plan_due = True
+
     def _wake_known(self, key: HubKey) -> None:
         if key in self.hubs:
             self._wake(key)
@@ -248,6 +259,9 @@ class Store:
             self.state(key).drop_slice(item)
         else:
             self.state(key).put_slice(new)
+            if old is not None and children_only_restart(old, new):
+                self._queue_round(key)
+                return
         self._wake(key)
 
     def child_pod(self, key: HubKey, pod: Pod, known: Pod | None = None) -> None:
