@@ -140,6 +140,7 @@ async def test_an_id_has_one_owner_which_other_sets_name(world: World) -> None:
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_a_changed_template_rolls_out_within_its_budget_across_a_change_of_leader(world: World) -> None:
     rebalance = {"maxMovesPerSecond": 2}
     await world.hub(**TWO, distribution={"rebalance": rebalance})
@@ -206,6 +207,7 @@ async def test_a_failing_template_stops_its_rollout_and_the_former_one_keeps_run
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_killing_the_leader_during_the_start_of_many_children_loses_and_duplicates_none(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from signal import SIGTERM
 from typing import Any
 
+import pytest
 from operatorworld import Json, World, never_two, started_once
 from processwatch import Run
 from settling import settles, stays
@@ -217,6 +218,7 @@ async def test_a_member_that_restarts_leaves_its_pods_running(world: World) -> N
     started_once(world.watch.runs())
 
 
+@pytest.mark.nightly
 async def test_on_a_dead_node_a_pod_child_waits_for_its_old_pod(world: World) -> None:
     await world.hub()
     pods = Pods(world)
@@ -284,6 +286,7 @@ async def test_a_finished_pod_child_is_not_started_again(world: World) -> None:
     assert all(len(runs.get(child_id, [])) <= 1 for child_id in ("done", "failed"))
 
 
+@pytest.mark.nightly
 async def test_fifty_pod_children_are_started_once_although_the_operator_is_killed(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)

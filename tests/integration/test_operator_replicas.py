@@ -112,6 +112,7 @@ async def test_python_children_are_notified_of_the_roles_that_the_hub_names(worl
     await settles(told_again)
 
 
+@pytest.mark.nightly
 async def test_a_copy_on_a_lost_node_is_replaced(world: World) -> None:
     hub = await world.hub(redundancy=STANDBY)
     await world.child("a")

@@ -72,7 +72,7 @@ class MemoryApi:
         self._made = 0
         self._rewinds = 0
         self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by plural
-        # Of each change: the object before it, and after it the owners of its fields where it was ever applied.
+        # Of each change: the object before it, and then the owners of its fields if it was ever applied.
         self._past: list[tuple[Json | None, Owners | None]] = []
         self._writing: _Write | None = None
 
@@ -316,7 +316,7 @@ class MemoryApi:
     def _change(self, key: Key, item: Json, write: _Write) -> None:
         """Change the object as the request asks."""
         before, body, part = copied(item), write.body, write.subresource
-        # A status is patched or applied to whatever has the name.
+        # A status is patched or applied to any object with this name.
         ignored = {"uid": None} if part and write.method != "PUT" else {}
         if write.content_type == JSON_PATCH:
             try:

@@ -1,4 +1,4 @@
-"""All children of a member, and the effect on them when a hub loses its quorum."""
+"""All children of a member: which may start, and the effect on them when a hub loses its quorum."""
 
 from __future__ import annotations
 

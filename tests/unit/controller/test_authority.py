@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from memoryapi import MemoryApi, MemoryClient, Wire
+from memoryapi import Key, MemoryApi, MemoryClient, Wire
 
 from processhub.agent.tls.keys import certificate_request
 from processhub.cluster import timestamps
@@ -87,6 +87,11 @@ def test_a_certificate_is_for_the_names_that_the_operator_knows_and_not_for_thos
     assert made.not_valid_after_utc == at(7)
     assert made.not_valid_before_utc == at(seconds=-3600), "clocks of nodes may be late"
     made.verify_directly_issued_by(read(signer.certificate))
+
+
+def test_an_authority_that_has_ended_signs_nothing(request_: str) -> None:
+    with pytest.raises(CertificateProblem, match="the authority that signs is not valid now"):
+        sign(new_authority(NOW, DAY), request_, NAMES, at(2), DAY)
 
 
 def test_no_certificate_outlives_its_authority(request_: str) -> None:
@@ -316,6 +321,20 @@ async def test_a_secret_that_cannot_be_used_is_said_and_changes_nothing() -> Non
     assert keeper.state is None
     assert keeper.problem.startswith(f"Secret {SECRET} in namespace ns: its certificate or key can't be read")
     assert len(changed) == 1
+
+
+@pytest.mark.parametrize(("key", "text"), [("retired.crt", "rubbish"), ("next.since", "2026-05-01T00:00:00")])
+async def test_what_somebody_wrote_beside_the_authority_does_not_end_the_leader(key: str, text: str) -> None:
+    api = MemoryApi()
+    (first, _), (second, _) = keeper_on(api), keeper_on(api)
+    await first.look()
+    written = b64encode(text.encode()).decode()
+    api.update(Key("secrets", "ns", SECRET), lambda secret: secret["data"].update({key: written}))
+
+    await second.look()
+
+    assert second.state == first.state
+    assert second.problem == ""
 
 
 async def test_an_authority_of_cert_manager_is_awaited_and_then_copied() -> None:

@@ -113,7 +113,7 @@ def test_a_new_holder_of_entries_granted_to_an_earlier_one_shows_a_restart() -> 
     assert any_holder.phase is Phase.LIVE
 
 
-def test_a_new_holder_is_waited_for_until_it_says_what_it_runs() -> None:
+def test_a_new_holder_is_waited_for_until_it_reports_what_it_runs() -> None:
     silent = of(holder="pod-a/n2", granted_to="pod-a/n1", answered=False)
     earlier = of(holder="pod-a/n2", granted_to="pod-a/n1", runs=True)
 

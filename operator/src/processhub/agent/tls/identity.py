@@ -91,6 +91,7 @@ class MemberTls:
             if not certificate or certificate == self._loaded:
                 return
             files[1].write_text(certificate)
+            _accepting().load_cert_chain(files[1], files[0])  # a pair that does not match would spoil the one in use
             server = self.server or _accepting()
             server.load_cert_chain(files[1], files[0])
         except ssl.SSLError as error:

@@ -82,9 +82,9 @@ def check_authority(pair: KeyPair) -> KeyPair:
     certificate, key = _load(pair)
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        raise CertificateProblem("its certificate is not one of an authority (isCA)") from None
-    if not constraints.ca:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        constraints = None
+    if constraints is None or not constraints.ca:
         raise CertificateProblem("its certificate is not one of an authority (isCA)")
     if _spki(certificate.public_key()) != _spki(key.public_key()):
         raise CertificateProblem("its key is not the one of its certificate")
@@ -98,6 +98,8 @@ def sign(authority: KeyPair, request: str, names: Names, now: datetime, seconds:
     """
     certificate, key = _load(authority)
     wanted = _request(request)
+    if not is_valid(authority.certificate, now):
+        raise CertificateProblem("the certificate of the authority that signs is not valid now")
     ends = min(now + timedelta(seconds=seconds), certificate.not_valid_after_utc)
     issuer = x509.SubjectKeyIdentifier(_key_identifier(authority.certificate))
     alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names.names]
@@ -140,8 +142,11 @@ def fresh_for(certificate: str, now: datetime) -> float:
 
 
 def is_valid(certificate: str, now: datetime) -> bool:
-    """Whether it is within the lifetime of a certificate."""
-    read = _read(certificate)
+    """Whether it is within the lifetime of a certificate. One that can't be read has none."""
+    try:
+        read = _read(certificate)
+    except ValueError:
+        return False
     return read.begins <= now < read.ends
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from processhub.cluster.client import Client
@@ -56,8 +56,12 @@ class AuthorityKeeper:
         except (ApiError, CertificateProblem) as error:
             text = error.message if isinstance(error, ApiError) else str(error)
             self.problem = f"Secret {SECRET} in namespace {self._namespace}: {text}"
-            log.warning("the authority for members' certificates: %s", self.problem)
+        except Exception as error:  # whatever somebody wrote into the Secret, it does not end the leader
+            log.exception("the authority can't be kept")
+            self.problem = f"Secret {SECRET} in namespace {self._namespace} can't be used: {error}"
         if (self.state, self.problem) != before:
+            if self.problem:
+                log.warning("the authority for members' certificates: %s", self.problem)
             self._changed()
 
     def _awaited(self) -> str:
@@ -118,7 +122,7 @@ def _parse(secret: dict[str, Any]) -> AuthorityState:
     texts = _texts(secret)
     current = check_authority(_pair(texts, "tls"))
     try:
-        since = datetime.fromisoformat(texts["next.since"]) if texts.get("next.since") else None
+        since = datetime.fromisoformat(texts["next.since"]).astimezone(UTC) if texts.get("next.since") else None
     except ValueError:
         since = None
     upcoming = check_authority(_pair(texts, "next")) if texts.get("next.crt") and since else None
