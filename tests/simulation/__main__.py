@@ -12,7 +12,7 @@ from .running import Outcome
 from .scenario import run_seed
 from .shrinking import shrunk
 
-_SHOWN = 200  # lines at the end of a trace that are printed; --trace prints all
+_SHOWN = 200  # the last lines of a trace, which are printed; --trace prints all
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.mutant:
         (MUTANTS | RARE)[arguments.mutant].put_in()
-    gc.freeze()  # so that each collection looks at what a run has made, and not at all modules
+    gc.freeze()  # so that each collection visits the objects of a run, and not all modules
     began, outcomes = time.monotonic(), []
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         outcome = run_seed(seed)
@@ -55,7 +55,7 @@ def _show(outcome: Outcome, mutant: str, *, whole: bool) -> None:
 
 
 def _shortened(trace: tuple[str, ...]) -> list[str]:
-    """The faults and what people did, and all of the last lines."""
+    """Return the faults, the users' acts, and all of the last lines."""
     before = [line for line in trace[:-_SHOWN] if " FAULT " in line or line[12:].startswith(("seed", "user", "admin"))]
     return [*before, "…", *trace[-_SHOWN:]]
 

@@ -1,4 +1,4 @@
-"""What must hold after every step, and what must hold at rest."""
+"""Checks after every step, and checks at rest."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _GOOD_REASONS = {Reason.SUSPENDED, Reason.NO_MEMBERS, Reason.CAPACITY_EXCEEDED, 
 
 
 class Checks:
-    """The promises that hold at any moment, by what runs. ``one_owner``: whether the hub promises one active owner."""
+    """The promises that always hold, checked by the running processes. ``one_owner``: at most one active owner."""
 
     def __init__(self, trace: Trace, *, one_owner: bool) -> None:
         self._trace, self._one_owner = trace, one_owner
         self.runs: dict[Run, None] = {}
-        self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → id and member that it was given to
+        self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
-        self._ups: dict[str, int] = {}  # id → how many of its runs have come up
-        self._left: dict[bytes, int] = {}  # state → the same when it was left
+        self._ups: dict[str, int] = {}  # id → how many of its runs have started up
+        self._left: dict[bytes, int] = {}  # state → the number of runs that had started up when it was handed over
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
@@ -90,7 +90,7 @@ class Checks:
         name = run.machine.agent.name
         self._terms[name] = highest = max(self._terms.get(name, 0), *read)
         incarnation = (name, run.child_id, run.desired.assignment.started_with)
-        # An agent restarts what it has run itself, as that changes no owner: it has read the entry under its Lease.
+        # An agent restarts its own children, as that changes no owner: it has read the entry under its Lease.
         if run.desired.term < highest and incarnation not in self._run_before:
             self._trace.break_promise(
                 f"child {run.child_id} starts from a slice of term {run.desired.term}, and its agent has read {highest}"
@@ -99,7 +99,7 @@ class Checks:
 
 
 def unrest(world: World) -> list[str]:
-    """What is not as it must be at rest, each as a sentence."""
+    """Return what is wrong at rest, each as a sentence."""
     objects = world.server.objects
     hub = objects.get(Key("hubs", "ns", "hub"))
     if hub is None:

@@ -1,4 +1,4 @@
-"""What users, administrators and chance do to a cluster."""
+"""The acts of users, administrators and chance on a cluster."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Hands:
         self._acts = chosen or acts
 
     def act(self, number: int) -> None:
-        """Do one thing. Its choices depend on its number and the seed alone, so that others can be left out."""
+        """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""
         self.rng = Random(f"{self._seed}/act {number}")
         weights = [weight for weight, _ in self._acts]
         self.rng.choices([act for _, act in self._acts], weights)[0]()
@@ -152,7 +152,7 @@ class Hands:
             run.crash()
 
     def _spoil_object(self) -> None:
-        """Delete a Lease or a slice, or take a label off it."""
+        """Delete a Lease or a slice, or remove one of its labels."""
         objects = [key for key in self.world.server.objects if key.plural in ("leases", "registryslices")]
         if not objects:
             return
@@ -172,7 +172,7 @@ class Hands:
             self.world.skews[pod.node] = pod.container.process.skew = seconds
 
     def _stall(self) -> None:
-        """Have a watch deliver nothing for some time, although it is connected."""
+        """Let a watch deliver nothing for some time, although it is connected."""
         names = ["operator-", *(pod.name + "/" for pod in self.world.running_pods)]
         kinds = ("leases", "leases", "pods", "registryslices", "children", "hubs")
         name, plural = self.rng.choice(names), self.rng.choice(kinds)
@@ -181,7 +181,7 @@ class Hands:
         self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
 
     def _refuse(self) -> None:
-        """Have all writes of a kind refused for some time, as an admission policy or a quota does."""
+        """Reject all writes of a kind for some time, as an admission policy or a quota does."""
         plural = self.rng.choice(("registryslices", "leases", "pods", "statefulsets", "children", "hubs", "events"))
         code = self.rng.choice((403, 422))
         self.world.trace.fault("policy", f"writes of {plural} are refused with {code}")
@@ -249,14 +249,14 @@ class Hands:
             self.world.server_request("DELETE", Key("children", "ns", self.rng.choice(children)), {}, "user")
 
     def _replace_child(self) -> None:
-        """Delete a Child, and soon create another of its name."""
+        """Delete a Child, and soon create another with its name."""
         if children := self._children():
             name = self.rng.choice(children)
             self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
             self._after(0.0, 3.0, lambda: self.create(name))
 
     def _edit_hub(self) -> None:
-        """Change what may be changed of the hub without a change of what it promises."""
+        """Edit fields of the hub that change none of its promises."""
         part, field, values = self.rng.choice(
             (
                 ("migration", "onRestart", ("Hold", "Move")),
@@ -269,7 +269,7 @@ class Hands:
         self.world.edit(HUB, {"spec": {part: {field: self.rng.choice(values)}}})
 
     def _replace_hub(self) -> None:
-        """Delete the Hub with all that it owns, and soon create another of its name."""
+        """Delete the Hub with all that it owns, and soon create another with its name."""
         if (hub := self.world.server.objects.get(HUB)) is None:
             return
         body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}

@@ -1,4 +1,4 @@
-"""A member's pod as its kubelet runs it: the container with the agent is started, watched, restarted and ended."""
+"""A member's pod as run by its kubelet: the container with the agent is started, probed, restarted and ended."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.parts import Surroundings
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.requests.server import Served
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import Exec
 from processhub.api.slice import Settings
 
@@ -33,7 +34,7 @@ _LOOK_SECONDS = 0.5
 
 
 class _Probed(NoServer):
-    """Says whether the agent is ready."""
+    """Reports whether the agent is ready."""
 
     def __init__(self, served: Served) -> None:
         self.served = served
@@ -60,12 +61,12 @@ class Container:
 
     @property
     def ended(self) -> bool:
-        """Whether the agent and all that it started have ended."""
+        """Whether the agent and all processes that it started have ended."""
         return self.process.dead and not self.machine.runs
 
     @property
     def ready(self) -> bool:
-        """The answer to the readiness probe."""
+        """The response to the readiness probe."""
         return self.process.runs and self._probed is not None and not self._probed.served.ready()
 
     @property
@@ -74,21 +75,21 @@ class Container:
         return f"10.0.0.{self.pod['metadata']['uid'].removeprefix('uid-')}"
 
     def take(self, batch: Batch) -> tuple[Receipt, ...]:
-        """Take states that another member has sent."""
+        """Accept states that another member has sent."""
         if self._probed is None:
             return (Receipt(0, "connection refused"),) * len(batch.states)
         return self._probed.served.states(batch)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        self._told_to_end = True  # an agent that loses its Lease meanwhile does not end in order
+        self._told_to_end = True  # an agent that loses its Lease meanwhile does not end in an orderly way
         if self._agent is not None:
             self.process.call(self._agent.terminate)
         else:
             self.kill()
 
     def kill(self) -> None:
-        """Send SIGKILL to the agent. All that it started ends with it."""
+        """Send SIGKILL to the agent. All processes that it started end with it."""
         self.process.kill()
         self.machine.close()
 
@@ -123,13 +124,14 @@ class Container:
             meter=NoMeter,
             server=server,
             lines_dropped=int,
+            tls=MemberTls(env),
         )
         self._agent = Agent(around)
         informer = self._agent._parts.slices.informer
         self._terms = lambda: [item.spec.term for item in informer.items.values() if item.spec.hub_uid == hub_uid]
         try:
             self.code = await self._agent.run()
-        except Exception as error:  # noqa: BLE001 it is what is looked for
+        except Exception as error:  # noqa: BLE001 the run is to find any exception
             world.trace.break_promise(f"the agent {self.process.name} fails: {error!r}")
         if self.code == EXIT_FAILED and not self._told_to_end:
             world.trace.break_promise(f"the agent {self.process.name} ends by an error")
@@ -138,7 +140,7 @@ class Container:
 
 
 class Pod:
-    """One pod of a member. Its kubelet looks at it again and again."""
+    """One pod of a member. Its kubelet checks it periodically."""
 
     def __init__(self, world: World, item: Json, node: str) -> None:
         self.world, self.key = world, Key("pods", "ns", item["metadata"]["name"])
@@ -161,7 +163,7 @@ class Pod:
         self.wire.whole.clear()
 
     def mend(self) -> None:
-        """End the cut, or a pause."""
+        """End the cut or the pause."""
         self.reachable = True
         self.wire.whole.set()
         if self.container.process.paused:
@@ -207,7 +209,7 @@ class Pod:
             self._report(running=True)
 
     async def _end_forced(self) -> None:
-        """End the container of a pod whose object was deleted by force: some time later, and nobody is told."""
+        """End the container of a pod whose object was force-deleted: some time later, and without a report."""
         if self._terminating_until is None:
             await asyncio.sleep(self.world.rng.choice((0.5, 5.0, 20.0)))
             self.container.terminate()

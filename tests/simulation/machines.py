@@ -23,7 +23,7 @@ Ended = Callable[["Run"], None]
 
 
 class Machine:
-    """What one container of a member runs. It goes on while its agent is paused, and ends all when that is killed."""
+    """The processes of a member's container. They keep running while its agent is paused, and end when it is killed."""
 
     def __init__(
         self, agent: Process, member: str, rng: Random, trace: Trace, changed: Callable[[Run, str], None]
@@ -50,7 +50,7 @@ class Machine:
         ]
 
     def close(self) -> None:
-        """Kill all that runs; nothing starts any more."""
+        """Kill all processes; no process starts any more."""
         self.closed = True
         self.set(0.0, 0.0)
         for run in list(self.runs):
@@ -69,13 +69,13 @@ class Machine:
 
     def shut_down(self) -> None: ...
 
-    # What it does by itself.
+    # What happens without the agent.
 
     def seconds(self, least: float, most: float) -> float:
         return self._rng.uniform(least, most)
 
     def next_name(self) -> bytes:
-        """A name for a state that no other run has left."""
+        """Return a name for a state that no other run has handed over."""
         self._left += 1
         return f"from {self.agent.name}, {self._left}".encode()
 
@@ -106,12 +106,12 @@ class Run:
 
     @property
     def incarnation(self) -> bytes:
-        """With what each state of its child begins."""
+        """The beginning of the name of each state of its child."""
         return f"{self.child_id}/{self.desired.assignment.uid} ".encode()
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What it was started as."""
+        """The command that it was started with."""
         assert isinstance(self.desired.workload, Exec)
         return self.desired.workload.command
 
@@ -126,11 +126,11 @@ class Run:
             self.machine.agent.call(self._child.running, 7)
 
     def crash(self) -> None:
-        """It ends by itself."""
+        """End by itself."""
         self._end(ExitStatus(Reason.EXITED, "exit code 1"))
 
     def signal(self) -> None:
-        """It gets a stop signal, and ends some time later."""
+        """Get a stop signal, and end some time later."""
         if not self.ending:
             self.ending = True
             self.machine.loop.later(
@@ -138,7 +138,7 @@ class Run:
             )
 
     def kill(self, *, fenced: bool = False) -> None:
-        """It gets SIGKILL."""
+        """Get SIGKILL."""
         status = ExitStatus(Reason.EXITED, "killed by SIGKILL", fenced=fenced)
         self.machine.loop.later(self.machine.seconds(0.0, 0.2), self._end, status)
 
@@ -159,7 +159,7 @@ class Run:
         self.kill()
 
     def hand_over(self, path: object, grace: float, *, ask: bool) -> None:
-        """It leaves a state, which names this run, and ends; one in ten leaves none."""
+        """Hand over a state that names this run, and end; one run in ten hands over none."""
         self.ending = True
         left = None
         if self.machine.seconds(0.0, 1.0) < 0.9:

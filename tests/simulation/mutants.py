@@ -1,4 +1,4 @@
-"""Reversals of single rules of the product, each of which the simulator must find: its own proof."""
+"""Reversals of single rules of the product, each of which the simulator must find: a proof of the simulator."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from processhub.core.model.membership import Judgement, MemberFacts, judge
 
 
 class Mutant(NamedTuple):
-    """``breaks``: what no longer holds. ``where`` and ``name``: the function that ``instead`` replaces."""
+    """``breaks``: the promise that is broken. ``where`` and ``name``: the function that ``instead`` replaces."""
 
     breaks: str
     where: Any
@@ -210,7 +210,7 @@ MUTANTS = {
     ),
 }  # fmt: skip
 
-# Those that no seed among 0 to 4 has shown.
+# Mutants that none of the seeds 0 to 4 has found.
 RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",

@@ -1,6 +1,6 @@
 """The network between a process and the API server, with the faults that the seed chooses.
 
-A request that was sent goes on by itself: what its sender does meanwhile, or that it has ended, changes nothing.
+A request that was sent continues by itself, whatever its sender does in the meantime, even if it has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .processes import SimulatedLoop
 from .server import Server
 from .trace import Trace
 
-_SILENCE_SECONDS = 90.0  # after which a client gives a watch up
+_SILENCE_SECONDS = 90.0  # after which a client ends a watch
 _REFUSALS = {
     403: "Forbidden",
     409: "Conflict",
@@ -39,12 +39,12 @@ _REFUSALS = {
 class Weather:
     """How likely a request of a process meets a fault now.
 
-    By the name of the process ("": of each) and a part of its requests: "" (all), "write", "write of leases", "watch",
-    "watch of leases", and so on.
+    The rates are by the name of the process ("": each) and a class of its requests: "" (all), "write", "write of
+    leases", "watch", "watch of leases", and so on.
     """
 
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are refused
+    refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are rejected
     stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
 
     def clear(self) -> None:
@@ -55,14 +55,14 @@ class Weather:
             self.go_on(name, plural)
 
     def refusal(self, what: str, url: str) -> str:
-        """The code with which a request is refused, or ""."""
+        """Return the code with which a request is rejected, or ""."""
         if not self.refused or what != "write":
             return ""
         parts = url.partition("?")[0].split("/")
         return next((str(code) for plural, code in self.refused.items() if plural in parts), "")
 
     def rate(self, name: str, what: str, url: str) -> float:
-        """The highest rate that is for a request. ``what``: "read", "write" or "watch"."""
+        """Return the highest rate that applies to a request. ``what``: "read", "write" or "watch"."""
         if not self.rates:
             return 0.0
         path = url.partition("?")[0]
@@ -72,16 +72,16 @@ class Weather:
         )
 
     def stall(self, name: str, plural: str) -> None:
-        """Have watches of a kind deliver nothing. A name is the begin of a process's name."""
+        """Let watches of a kind deliver nothing. A name is the beginning of a process's name."""
         self.stalled.setdefault((name, plural), asyncio.Event())
 
     def go_on(self, name: str, plural: str) -> None:
-        """End that."""
+        """End the stall."""
         if (event := self.stalled.pop((name, plural), None)) is not None:
             event.set()
 
     def stall_of(self, name: str, url: str) -> asyncio.Event | None:
-        """What a watch waits for now."""
+        """Return the stall that a watch waits for now."""
         parts = url.partition("?")[0].split("/")
         events = (
             event for (whose, plural), event in self.stalled.items() if name.startswith(whose) and plural in parts
@@ -95,7 +95,7 @@ def _is_part(part: str, what: str, path: str) -> bool:
 
 
 class _Received:
-    """An answer as its client sees it."""
+    """A response as its client sees it."""
 
     def __init__(self, status: int, body: bytes, headers: dict[str, str], lines: AsyncIterator[bytes] | None) -> None:
         self.status, self.headers, self.content = status, headers, self
@@ -123,11 +123,11 @@ class Network:
         return SimulatedClient(self, name, wire)
 
     def meets_fault(self, name: str, what: str, url: str) -> bool:
-        """Whether a request of this process, or a line of its watch, meets a fault."""
+        """Return whether a request of this process, or a line of its watch, meets a fault."""
         return (rate := self.weather.rate(name, what, url)) > 0 and self.rng.random() < rate
 
     async def serve(self, name: str, wire: Wire, request: tuple[Any, ...], answer: asyncio.Future[_Received]) -> None:
-        """Carry one request to the API server, and its answer back."""
+        """Carry one request to the API server, and its response back."""
         method, url = request[0], request[1]
         what = "read" if method == "GET" else "write"
         fault = self.weather.refusal(what, url) or (self._fault(method) if self.meets_fault(name, what, url) else "")
@@ -177,12 +177,12 @@ class Network:
         return self.rng.choice((*stored, "lost", "409", "429", "403"))
 
     async def travel(self) -> None:
-        """Let the time pass that a message takes."""
+        """Let the travel time of a message pass."""
         slow = self.rng.random() < 0.02
         await asyncio.sleep(self.rng.uniform(0.1, 1.0) if slow else self.rng.uniform(0.001, 0.005))
 
     async def _fail(self, answer: asyncio.Future[_Received]) -> None:
-        """Break the connection, or let the client wait for as long as it does."""
+        """Break the connection, or let the client wait until its timeout."""
         if self.rng.random() < 0.7:
             await asyncio.sleep(self.rng.uniform(0.0, 0.5))
             if not answer.done():
@@ -222,7 +222,7 @@ class SimulatedClient(MemoryClient):
         timeout: aiohttp.ClientTimeout,
         accept: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
-        """The answer to one request."""
+        """Return the response to one request."""
         url = path + "?" + "&".join(f"{name}={value}" for name, value in (query or {}).items() if value)
         network = self._network
         network.requests += 1

@@ -23,12 +23,12 @@ class Peers(NoPeers):
         self._world, self._own = world, own
 
     async def answers(self, address: str) -> bool:
-        """Whether the member at the address answers at all."""
+        """Return whether the member at the address responds at all."""
         target = self._world.container_at(address)
         return target is not None and target.process.runs and self._connected(target)
 
     async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
-        """Send small states; the answer may be lost, and may never come."""
+        """Send small states; the response may be lost, or may never come."""
         network, name = self._world.network, self._own.process.name
         none = (Receipt(0, "the connection broke"),) * len(batch.states)
         fault = ""

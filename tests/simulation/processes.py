@@ -1,7 +1,8 @@
 """Simulated processes on one event loop: each can be killed, or paused and resumed, at any await.
 
-All that a process schedules carries its context, so the loop knows whose each step is. A step of a killed process never
-runs, as after SIGKILL: no ``finally``, no handler of a cancellation. The steps of a paused one wait.
+Every callback that a process schedules carries its context, so the loop knows the process of each step. A step of a
+killed process never runs, as after SIGKILL: no ``finally``, no handler of a cancellation. The steps of a paused process
+wait.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import virtualtime
 
 from processhub.cluster.timestamps import use_clock
 
-_TURN_SECONDS = 1e-6  # without it, who sleeps for less than the clock can show would do so for ever
+_TURN_SECONDS = 1e-6  # otherwise a sleep that is shorter than the clock's resolution would never end
 BEGIN = datetime(2040, 1, 1, tzinfo=UTC)
 _present: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 
 class Process:
-    """One process. ``skew`` is by how many seconds the clock of its machine is wrong."""
+    """One process. ``skew`` is the error of its machine's clock in seconds."""
 
     def __init__(self, name: str) -> None:
         self.name, self.skew = name, 0.0
@@ -32,7 +33,7 @@ class Process:
         self.context = contextvars.Context()
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._waiting: list[asyncio.Handle] = []
-        self._killed: list[asyncio.Task[Any]] = []  # kept, because to collect a task would run its ``finally``
+        self._killed: list[asyncio.Task[Any]] = []  # kept, because collecting a task would run its ``finally``
         self.context.run(_present.set, self)
         self.context.run(use_clock, self.wall_clock)
 
@@ -46,7 +47,7 @@ class Process:
         return BEGIN + timedelta(seconds=asyncio.get_running_loop().time() + self.skew)
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a task in this process."""
+        """Start a task in this process."""
         return asyncio.get_running_loop().create_task(work, context=self.context.copy())
 
     def call(self, function: Callable[..., object], *args: object) -> None:
@@ -64,7 +65,7 @@ class Process:
         self.paused = True
 
     def resume(self, loop: SimulatedLoop) -> None:
-        """Continue it: all that became due meanwhile is done now, in order."""
+        """Continue it: all steps that became due in the meantime run now, in order."""
         self.paused = False
         waiting, self._waiting = self._waiting, []
         loop.run_again(waiting)
@@ -79,7 +80,7 @@ class Process:
 
 
 def present_name() -> str:
-    """The name of the process whose step runs; "" outside of all."""
+    """Return the name of the process whose step runs; "" outside of all processes."""
     process = _present.get()
     return process.name if process is not None else ""
 
@@ -88,7 +89,7 @@ class _Step(asyncio.Handle):
     __slots__ = ()
 
     def _run(self) -> None:
-        process = self._context.get(_present)
+        process = self._context.get(_present)  # type: ignore[attr-defined]
         if process is None or not process.holds_back(self):
             super()._run()
 
@@ -97,13 +98,13 @@ class _LaterStep(asyncio.TimerHandle):
     __slots__ = ()
 
     def _run(self) -> None:
-        process = self._context.get(_present)
+        process = self._context.get(_present)  # type: ignore[attr-defined]
         if process is None or not process.holds_back(self):
             super()._run()
 
 
 class SimulatedLoop(virtualtime._Loop):
-    """The event loop of virtual time, whose steps belong to processes."""
+    """The event loop of virtual time; its steps belong to processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,17 +114,17 @@ class SimulatedLoop(virtualtime._Loop):
         self._clock.select = self._pass_time  # type: ignore[method-assign]
 
     def _pass_time(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Let time pass: each turn of the loop takes some. Nothing is selected, as no step waits for a file."""
+        """Let time pass: each iteration of the loop takes some. Nothing is selected, as no step waits for a file."""
         assert timeout is not None, "everything waits, and nothing is going to happen"
         self._clock.now += max(timeout, _TURN_SECONDS)
         return []
 
     def _write_to_self(self) -> None:
-        """Wake the loop from another thread. There is none."""
+        """Do nothing: no other thread wakes the loop."""
 
     def _call_soon(self, callback: Any, args: Any, context: contextvars.Context | None) -> asyncio.Handle:
         handle = _Step(callback, args, self, context)
-        self._ready.append(handle)
+        self._ready.append(handle)  # type: ignore[attr-defined]
         return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
@@ -132,7 +133,7 @@ class SimulatedLoop(virtualtime._Loop):
         return timer
 
     def apart(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a task that belongs to no process: it goes on whatever happens to them."""
+        """Run a task that belongs to no process: it continues whatever happens to them."""
         return self.create_task(work, context=self.outside.copy())
 
     def later(self, seconds: float, function: Callable[..., object], *args: object) -> asyncio.TimerHandle:
@@ -141,7 +142,7 @@ class SimulatedLoop(virtualtime._Loop):
 
     def run_again(self, handles: list[asyncio.Handle]) -> None:
         """Run these steps now, in order."""
-        self._ready.extend(handles)
+        self._ready.extend(handles)  # type: ignore[attr-defined]
 
 
 def _new_task(loop: asyncio.AbstractEventLoop, work: Any, context: contextvars.Context | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Runs a scenario in virtual time, and says what became of it."""
+"""Runs a scenario in virtual time, and returns its outcome."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from .processes import SimulatedLoop
 from .trace import Trace
 
-Scenario = Callable[[int, Trace, Path], Awaitable[int]]  # answers with the number of requests
+Scenario = Callable[[int, Trace, Path], Awaitable[int]]  # called with the number of requests
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: virtual seconds, and the violation or ""."""
+    """The outcome of a run: virtual seconds, and the violation or ""."""
 
     seed: int
     seconds: float
@@ -61,7 +61,7 @@ def run(seed: int, scenario: Scenario) -> Outcome:
 
 
 def _discard(loop: SimulatedLoop) -> None:
-    """Close the loop with all that still waits on it: its processes are gone, and none of them ends in order."""
+    """Close the loop with all tasks that still wait: their processes are gone, and none ends in an orderly way."""
     loop.set_exception_handler(lambda *_: None)
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logging.disable()

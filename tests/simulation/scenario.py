@@ -1,4 +1,4 @@
-"""One run: what the hub is like, which faults there are and what users do, all by the seed."""
+"""One run: the hub, the faults and the users' acts, all chosen by the seed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .running import Outcome, run
 from .trace import Trace
 from .world import World
 
-_REST_SECONDS = 240.0  # within which all must be at rest after the last fault
-_STEADY_SECONDS = 20.0  # for which it must stay so
+_REST_SECONDS = 240.0  # the hub must be at rest within this time after the last fault
+_STEADY_SECONDS = 20.0  # and must stay so for this time
 _TURNS = 3
 
 
@@ -93,7 +93,7 @@ async def _wait(trace: Trace, seconds: float) -> None:
 
 
 async def rest(world: World) -> None:
-    """Wait until all is at rest, and stays so."""
+    """Wait until the hub is at rest, and stays so."""
     trace, began, since = world.trace, world.loop.time(), None
     found: list[str] = []
     while trace.violation is None:

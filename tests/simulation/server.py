@@ -1,4 +1,4 @@
-"""The simulated API server: that of ``memoryapi``, with the controller manager beside it."""
+"""The simulated API server: that of ``memoryapi``, with the controller manager."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .processes import SimulatedLoop
 
 
 class Server(MemoryApi):
-    """The objects. What a deleted object leaves is collected soon after."""
+    """The objects. Objects of a deleted owner are collected soon after."""
 
     def __init__(self, loop: SimulatedLoop, rng: Random) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Server(MemoryApi):
         self.listeners.append(self._collect_after)
 
     def request(self, method: str, url: str, payload: bytes | None, content_type: str | None) -> Json:
-        """The answer's body. All reviews of rights find that they are given. Raises Refused."""
+        """Return the response's body. All access reviews allow the request. Raises Refused."""
         if "accessreviews" in url:
             return {"status": {"allowed": True}}
         return super().request(method, url, payload, content_type)

@@ -1,4 +1,4 @@
-"""The same violation with fewer acts."""
+"""Finds the same violation with fewer acts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .scenario import run_seed
 
 
 def shrunk(outcome: Outcome, tries: int) -> Outcome:
-    """A run of the seed in which as many acts as these tries allow are left out, and which ends in a like violation."""
+    """Return a run of the seed without as many acts as these tries allow, which ends in a similar violation."""
     numbers = range(sum(bool(re.search(r" seed +act \d+$", line)) for line in outcome.trace))
     kept, size = list(numbers), max(1, len(numbers) // 2)
     while tries > 0:
@@ -30,5 +30,5 @@ def shrunk(outcome: Outcome, tries: int) -> Outcome:
 
 
 def _kind(outcome: Outcome) -> str:
-    """The violation without names and numbers."""
+    """Return the violation without names and numbers."""
     return re.sub(r"[\w/.-]*\d[\w/.-]*|\(.*?\)|\[.*?\]", "", outcome.violation)[:60]

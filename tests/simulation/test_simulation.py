@@ -1,6 +1,6 @@
 """The simulator on some seeds, its proof that it finds broken rules, and that a seed can be replayed.
 
-Each runs in a process of its own, as ``make simulate`` does.
+Each runs in its own process, as with ``make simulate``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 from .mutants import MUTANTS
 
 TESTS = Path(__file__).resolve().parents[1]
-SEEDS = 8  # as many as take 15 s of CPU at most
+SEEDS = 8  # as many as take at most 15 s of CPU
 
 
 def simulate(*arguments: object, hash_seed: int = 0, code: int = 0) -> str:
-    """What the simulator prints."""
+    """Return the output of the simulator."""
     path = os.pathsep.join((str(TESTS), str(TESTS / "unit")))
     environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed)}
-    # To record which lines run would take three times as long (CONTRIBUTING.md, Coverage).
+    # Recording the executed lines would take three times as long (CONTRIBUTING.md, Coverage).
     environ = {name: value for name, value in environ.items() if not name.startswith("COV")}
     command = [sys.executable, "-m", "simulation", *map(str, arguments)]
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
@@ -47,7 +47,7 @@ def test_a_seed_gives_the_same_run_whatever_the_hash_seed() -> None:
 
 
 def _without_summary(printed: str) -> list[str]:
-    """The trace: the last line has the time that the run took."""
+    """Return the trace without its last line, which has the time that the run took."""
     return printed.splitlines()[:-1]
 
 

@@ -1,4 +1,4 @@
-"""What the simulator, or who reads its rules, has found: each as the shortest run that shows it."""
+"""Faults that the simulator or a reader of its rules has found, each as the shortest run that shows it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.no_cover
 
 
 class Story:
-    """A world with some children at rest, and what is done to it."""
+    """A world with some children at rest, and the acts on it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     async def until(self, check: Callable[[], Any], seconds: float = 60.0) -> None:
-        """Wait until something holds."""
+        """Wait until this holds."""
         async with asyncio.timeout(seconds):
             while not check():  # noqa: ASYNC110 anything may be waited for
                 await asyncio.sleep(0.01)
@@ -41,7 +41,7 @@ class Story:
 
 
 def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0) -> None:
-    """Run a story, and let the world come to rest. Raises AssertionError where a promise was broken."""
+    """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken."""
 
     async def scenario(seed: int, trace: Trace, folder: Path) -> int:
         world = World(seed, spec, trace, folder)
@@ -71,9 +71,10 @@ def hub(**spec: Any) -> Json:
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])
 def test_an_agent_that_started_before_move_was_asked_for_keeps_what_it_runs(late: str) -> None:
-    """Its Lease was taken while the operator still saw that of the agent before it.
+    """The operator still saw the earlier agent's Lease when this agent took it.
 
-    The operator granted the entries to that one. So it took the next agent for one that had started none of them.
+    The operator granted the entries to the earlier agent. So it took the next agent for one that had started none of
+    them.
     """
 
     async def story(told: Story) -> None:

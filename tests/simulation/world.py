@@ -27,7 +27,7 @@ from .trace import Trace
 HUB, WORKLOAD = Key("hubs", "ns", "hub"), Key("statefulsets", "ns", "hub")
 NODES = ("node-0", "node-1", "node-2", "node-3")
 _PROBE_SECONDS = 10.0
-_UNWELL_LOOKS = 15  # longer than a leader takes to end, whose tasks end with it
+_UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end
 
 
 class Operator:
@@ -52,7 +52,7 @@ class Operator:
         self.process.call(self._stop.set)
 
     def mend(self) -> None:
-        """End a cut or a pause."""
+        """End the cut or the pause."""
         self.wire.whole.set()
         if self.process.paused:
             self.process.resume(self.world.loop)
@@ -67,7 +67,7 @@ class Operator:
             code: object = await self.replica.run(self._stop)
         except DeposedError as error:
             code = error
-        except Exception as error:  # noqa: BLE001 it is what is looked for
+        except Exception as error:  # noqa: BLE001 the run is to find any exception
             code = repr(error)
             world.trace.break_promise(f"the operator {process.name} fails: {error!r}")
         world.trace.note(process.name, f"exits: {code}")
@@ -109,16 +109,16 @@ class World:
 
     @property
     def running_pods(self) -> Iterator[Pod]:
-        """The pods whose container has not ended for good."""
+        """Return the pods whose container has not ended for good."""
         return (pod for pod in self.pods if not pod.gone)
 
     def container_at(self, address: str) -> Container | None:
-        """The container of the pod that has this address."""
+        """Return the container of the pod with this address."""
         host = address.partition(":")[0]
         return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
 
     def edit(self, key: Key, patch: Json, who: str = "user") -> None:
-        """Change an object as somebody does by a merge patch, if it is there."""
+        """Change an object by a merge patch, as a user does, if it exists."""
         self.server_request("PATCH", key, patch, who)
 
     def server_request(self, method: str, key: Key, body: Json, who: str) -> None:
@@ -139,7 +139,7 @@ class World:
         self.server.request(method, url, json.dumps(body).encode(), "application/merge-patch+json")
 
     def mend(self) -> None:
-        """End all that goes on of faults."""
+        """End all ongoing faults."""
         self.network.weather.clear()
         for node in NODES:
             self.cordon(node, unschedulable=False)
@@ -150,11 +150,11 @@ class World:
             pod.mend()
 
     def cordon(self, node: str, *, unschedulable: bool) -> None:
-        """Let no new pod come to a node, or let them come again."""
+        """Allow or forbid new pods on a node."""
         self.server.update(Key("nodes", "", node), lambda item: item["spec"].update(unschedulable=unschedulable))
 
     def set_ready(self, node: str, *, ready: bool) -> None:
-        """Say of a node whether its kubelet is heard."""
+        """Set whether a node's kubelet is heard."""
         condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
         self.server.update(Key("nodes", "", node), lambda item: add_condition(item, condition))
 
@@ -167,7 +167,7 @@ class World:
                 pod.container.kill()
 
     async def _run_workload(self) -> None:
-        """What the controller of StatefulSets and the scheduler do."""
+        """Do the work of the controller of StatefulSets and the scheduler."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.1, 0.5))
             workload = self.server.objects.get(WORKLOAD)

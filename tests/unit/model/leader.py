@@ -212,7 +212,7 @@ class Leader(Checked):
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait, change.asleep)
+                    entries[id_] = Entry(int(change.uid), change.epoch, change.wait, change.asleep) if change else None
             granted = self._grant(state, index)
             joining = planned.joining.get(view.name, member.joining)
             put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
@@ -365,7 +365,7 @@ class Leader(Checked):
         )
 
     def usurp(self, state: State) -> State:
-        """A new leader beside one that lives: a standby took it for ended, and it works on until it notices."""
+        """A new leader beside one that runs: a standby judged it ended, and it continues until it notices."""
         former = state.operator.known if state.operator.leading else ()
         state = self.depose(state)
         return state._replace(operator=state.operator._replace(former=former))
