@@ -21,6 +21,9 @@ class Hands:
     def __init__(self, world: World, seed: int) -> None:
         self.world, self._seed, self._edits = world, seed, 0
         self.rng = Random(f"{seed}/hands")
+        # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
+        strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
+        self._least = 3 if strategy == "MajorityQuorum" else 2
         acts: tuple[tuple[int, Callable[[], None]], ...] = (
             (8, self._change_weather),
             (3, self._kill_agent),
@@ -154,6 +157,9 @@ class Hands:
     def _spoil_object(self) -> None:
         """Delete a Lease or a slice, or remove one of its labels."""
         objects = [key for key in self.world.server.objects if key.plural in ("leases", "registryslices")]
+        if any(act == self._replace_hub for _, act in self._acts):
+            # Once its Lease and all slices are gone, an operator begins with the term 1 again, and epochs do not rise.
+            objects = [key for key in objects if key.name != "processhub-operator"]
         if not objects:
             return
         key = self.rng.choice(objects)
@@ -242,7 +248,7 @@ class Hands:
         self.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": drained}}})
 
     def _scale(self) -> None:
-        self.world.edit(HUB, {"spec": {"members": {"replicas": self.rng.randint(2, 4)}}})
+        self.world.edit(HUB, {"spec": {"members": {"replicas": self.rng.randint(self._least, 4)}}})
 
     def _delete(self) -> None:
         if children := self._children():

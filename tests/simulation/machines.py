@@ -122,7 +122,8 @@ class Run:
 
     def come_up(self) -> None:
         if self.runs:
-            self.machine.note(self, "is up")
+            if not self.ending:  # to its agent a child that is being stopped does not come up any more
+                self.machine.note(self, "is up")
             self.machine.agent.call(self._child.running, 7)
 
     def crash(self) -> None:
