@@ -183,8 +183,9 @@ class Leader(Checked):
         for index, run in activated:
             # On record as it runs. Adopted, if it was declared meanwhile.
             uid = declared or HUB
-            entry = Entry(uid, round.number() * PARTS, run=run.epoch) if declared else Entry(uid, run.epoch)
-            round.entries[index][id_] = entry
+            round.entries[index][id_] = (
+                Entry(uid, round.number() * PARTS, run=run.epoch) if declared else Entry(uid, run.epoch)
+            )
         if activated:
             return
         for index in places:
