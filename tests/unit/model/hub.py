@@ -32,6 +32,8 @@ from .states import (
 class ModelHub(Leader, Agents):
     """The transitions of one hub by its rules."""
 
+    canonical = staticmethod(canonical)
+
     def first(self) -> State:
         """All children desired, none placed; all members up, except a joining one."""
         spec = Spec(1, 1, NO_ONE, self.nothing)
