@@ -16,6 +16,7 @@ from memberparts import supervisor_of
 from builders import make_slice
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
+from processhub.agent.handover.reports import report_received
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -216,6 +217,18 @@ async def test_a_handover_ordered_while_an_edited_child_still_ends_begins_at_its
 
     assert agent.launcher.states == [None]
     assert agent.targets.sent == ([b"7"] if seconds else [])
+
+
+async def test_a_state_received_while_an_earlier_run_still_ends_stays_reported(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path, seconds=0)
+    agent.set_desired(2, wait=True)
+    report_received(child, "checksum")
+
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
+    assert child.handover.received == "checksum"
+
+    agent.set_desired(3, wait=True)
+    assert not child.handover.received, "that was for an earlier entry"
 
 
 async def test_a_handover_ordered_anew_with_an_edit_begins_anew(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ class Child:
         before, self.desired = self.desired, desired
         attempt = self._attempt
         if attempt is not None and attempt.run is not None:
+            if desired is None or before is None or not desired.same_run(before):
+                self.handover.received = ""
             if desired is None or not desired.same_run(attempt.desired):
                 if (
                     desired is not None
@@ -359,7 +361,9 @@ class Child:
         if attempt is not None and attempt.leaves_state and not exit_status.fenced:
             self._host.news.left.notify(self, exit_status)
         if attempt is None or not self.desired.same_run(attempt.desired):
+            received = self.handover.received  # for the present entry, while the earlier incarnation was ending
             self._fresh()
+            self.handover.received = received
             self._follow_handover(None)  # Ordered while the earlier incarnation was ending.
             self.changed(urgent=True)
             self.advance()
