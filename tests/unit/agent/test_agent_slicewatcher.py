@@ -160,3 +160,18 @@ def test_a_partition_is_known_before_any_run_is_desired(followed: Followed) -> N
     followed.put("h.h-0.0", {"a": 1}, settings=Settings(partitioned=True))
 
     assert order == ["partitioned: True", "a"]
+
+
+def test_a_partition_ends_after_the_runs_of_that_slice_are_desired(followed: Followed) -> None:
+    """Otherwise a child would start whose entry is gone: it may run elsewhere already."""
+    followed.put("h.h-0.0", {"a": 1, "b": 2}, settings=Settings(partitioned=True))
+    order: list[str] = []
+    followed.slices.desired_changed.listen(order.extend)
+    followed.slices.settings_changed.listen(
+        lambda settings: order.append(f"partitioned: {settings.partitioned}, {settings.request_seconds} s")
+    )
+
+    followed.put("h.h-0.0", {"b": 2}, settings=Settings(request_seconds=9))
+
+    assert order == ["partitioned: True, 9 s", "a", "partitioned: False, 9 s"]
+    assert followed.desired["a"] is None

@@ -95,10 +95,12 @@ class SliceWatcher:
 
     The listeners are notified in this order:
 
-    - ``desired_changed``: ``{id: DesiredRun or None}`` for the changes in this member's own slices, at once.
-    - ``own_changed``: each changed own slice (None if it was deleted) and its name.
     - ``settings_changed``: changed settings, from the own slice with the highest term. The hub counts as partitioned
       while any own slice says so.
+    - ``desired_changed``: ``{id: DesiredRun or None}`` for the changes in this member's own slices, at once.
+    - ``settings_changed`` once more where the hub is partitioned no longer: until then nothing may start, because an
+      entry of the slice before may be gone in this one.
+    - ``own_changed``: each changed own slice (None if it was deleted) and its name.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
 
     ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
@@ -197,6 +199,7 @@ class SliceWatcher:
             # Sorted, so that children start in the same order in each run of the same program.
             self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
         if mine:
+            self._set_settings(msgspec.structs.replace(self.settings, partitioned=self._partitioned))
             self.own_changed.notify(new, new.metadata.name)
 
     def _drop(self, name: str) -> None:
@@ -205,13 +208,22 @@ class SliceWatcher:
             self.desired_changed.notify({child: self._resolve(child) for child in own.entries})
             self.own_changed.notify(None, name)
 
+    @property
+    def _partitioned(self) -> bool:
+        """Whether any own slice says so. They are written one after the other: until the last one, nothing starts."""
+        return any(own.partitioned for own in self._own.values())
+
     def _take_settings(self, item: RegistrySlice) -> None:
+        """Apply the settings of a slice, except that the hub is partitioned no longer."""
         settings = item.spec.settings if item.spec.term >= self._settings_term else self.settings
-        # The slices are written one after the other: while any of them says so, all children stay stopped.
-        partitioned = any(own.partitioned for own in self._own.values())
+        partitioned = self._partitioned or self.settings.partitioned
         settings = msgspec.structs.replace(settings, partitioned=partitioned)
         if settings != self.settings:
             self._settings_term = max(self._settings_term, item.spec.term)
+        self._set_settings(settings)
+
+    def _set_settings(self, settings: Settings) -> None:
+        if settings != self.settings:
             self.settings = settings
             self.settings_changed.notify(settings)
 
