@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memoryapi import Json
 from memoryrequests import Key
 
-from processhub.api.reasons import Reason
-from processhub.registry.grammar import parse_assignment
+from processhub.api.reasons import Reason, State
+from processhub.registry.grammar import parse_assignment, parse_report
 
 from .machines import Run
 from .trace import Trace
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 _GOOD_REASONS = {Reason.SUSPENDED, Reason.NO_MEMBERS, Reason.CAPACITY_EXCEEDED, Reason.MEMBER_UNAVAILABLE}
 
 
+@dataclass
+class _Up:
+    """A run that was up. ``reported``: a slice has said so."""
+
+    agent: str
+    epoch: int
+    reported: bool = False
+
+
 class Checks:
     """The promises that always hold, checked by the running processes. ``one_owner``: at most one active owner."""
 
@@ -30,8 +41,8 @@ class Checks:
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
-        self._ups: dict[str, int] = {}  # id → how many of its runs have started up
-        self._left: dict[bytes, int] = {}  # state → the number of runs that had started up when it was handed over
+        self._ups: dict[str, list[_Up]] = defaultdict(list)  # by id
+        self._left: dict[bytes, int] = {}  # state → how many of the child's runs had been up when it was left
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
@@ -39,6 +50,7 @@ class Checks:
         if key.plural != "registryslices" or after is None:
             return
         spec = after["spec"]
+        self._note_reports(after.get("status", {}).get("entries", {}))
         if before is not None and before["spec"] == spec:
             return
         for child_id, text in spec["entries"].items():
@@ -50,6 +62,12 @@ class Checks:
                     f"and is given to {child_id} on {spec['member']}"
                 )
 
+    def _note_reports(self, reports: Mapping[str, str]) -> None:
+        for child_id, text in reports.items():
+            if (ups := self._ups.get(child_id)) and (report := parse_report(text)).state == State.RUNNING:
+                for up in ups:
+                    up.reported |= up.epoch == report.epoch
+
     def changed(self, run: Run, what: str, read: Iterable[int]) -> None:
         """Check the start, the end or the new role of a process. ``read``: the terms of its agent's slices."""
         self._trace.note(
@@ -58,10 +76,10 @@ class Checks:
         if not run.runs:
             self.runs.pop(run, None)
             if run.left:
-                self._left[run.left] = self._ups.get(run.child_id, 0)
+                self._left[run.left] = len(self._ups[run.child_id])
             return
         if what == "is up":
-            self._ups[run.child_id] = self._ups.get(run.child_id, 0) + 1
+            self._ups[run.child_id].append(_Up(run.machine.agent.name, run.epoch))
         begins = run not in self.runs
         self.runs[run] = None
         if begins:
@@ -83,7 +101,9 @@ class Checks:
     def _check_state(self, run: Run, state: bytes) -> None:
         if not state.startswith(run.incarnation):
             self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
-        if self._left.get(state) != self._ups.get(run.child_id, 0):
+        # A run that was up and lost before it could be reported is known to nobody but its own agent.
+        since = self._ups[run.child_id][self._left.get(state, 0) :]
+        if any(up.reported or up.agent == run.machine.agent.name for up in since):
             self._trace.break_promise(f"child {run.child_id} starts with {state!r}, and was up since it had left that")
 
     def _check_term(self, run: Run, read: Iterable[int]) -> None:

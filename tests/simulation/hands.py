@@ -8,6 +8,8 @@ from random import Random
 from memoryapi import Json
 from memoryrequests import Key
 
+from processhub.api.naming import LABEL_HUB_UID
+
 from .kubelet import Pod
 from .world import HUB, NODES, World, add_condition
 
@@ -143,8 +145,16 @@ class Hands:
             self.world.trace.fault("admin", f"deletes pod {pod.name}")
             self.world.server.end(pod.key)
 
+    def _is_of_the_hub(self, key: Key) -> bool:
+        objects = self.world.server.objects
+        pod, hub = objects.get(key), objects.get(Key("hubs", "ns", "hub"))
+        return (
+            pod is not None and hub is not None and pod["metadata"]["labels"][LABEL_HUB_UID] == hub["metadata"]["uid"]
+        )
+
     def _force_delete_pod(self) -> None:
-        if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
+        """Delete a pod object while its processes run, and none of a hub that is gone: nothing would show them."""
+        if (pod := self._pod()) is not None and self._is_of_the_hub(pod.key):
             self.world.trace.fault("admin", f"deletes pod {pod.name} by force")
             self.world.server.end(pod.key, 0)
 
