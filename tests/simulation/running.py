@@ -51,13 +51,15 @@ def run(seed: int, scenario: Scenario) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
             requests = loop.run_until_complete(loop.apart(whole(Path(folder))))
             seconds = loop.time()
+        # Before the loop is closed: what still waits then fails, and says nothing of the run.
+        violation, lines = str(trace.violation or ""), tuple(trace.lines)
     finally:
         logger.removeHandler(trace)
         logger.setLevel(level)
         logger.propagate = propagates
         _discard(loop)
         gc.enable()
-    return Outcome(seed, seconds, trace.faults, requests, str(trace.violation or ""), tuple(trace.lines))
+    return Outcome(seed, seconds, trace.faults, requests, violation, lines)
 
 
 def _discard(loop: SimulatedLoop) -> None:
