@@ -304,8 +304,10 @@ async def test_defaults_are_set_and_unknown_fields_are_dropped(server: ApiServer
     bare = {name: item["spec"][name] for name in ("hub", "hubUid", "member", "mode", "term")}
 
     assert "none" not in item["spec"]
-    assert item["spec"] == bare | {"holder": "", "format": 1, "attempt": 0, "settings": item["spec"]["settings"]}
+    defaults = {"holder": "", "format": 1, "attempt": 0} | {name: item["spec"][name] for name in ("settings", "tls")}
+    assert item["spec"] == bare | defaults
     assert item["spec"]["settings"]["startSeconds"] > 0
+    assert item["spec"]["tls"]["required"] is False
     same = await server.replace(SLICES, item | {"spec": bare})
     assert same == item, "a replacement by the same without its defaults changes nothing"
 

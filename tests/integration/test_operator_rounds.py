@@ -18,6 +18,7 @@ from processhub.api.meta import API_VERSION, find_condition
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import ConnectionFailedError
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import CHILDREN, HUBS, SLICES, Kind, untyped
 from processhub.controller.engine import Engine
 from processhub.controller.hooks.receivers import HookReceivers
@@ -157,7 +158,7 @@ async def test_a_hub_re_created_during_a_round_gets_no_status_of_the_first(api: 
         reported = {
             condition.reason
             for body in client.hub_statuses
-            if body["metadata"]["uid"] == second.metadata.uid
+            if version_of(body["metadata"]["resourceVersion"]) >= version_of(second.metadata.resource_version)
             for condition in body["status"].conditions
             if condition.type == "Ready"
         }

@@ -114,6 +114,15 @@ class Blocks(processhub.Actor):
         while not pathlib.Path("go").exists():
             time.sleep(0.01)
 
+class BlocksLater(processhub.Actor):
+    async def init(self, args):
+        time.sleep(0.05)  # so long that another thread takes the agent's messages meanwhile
+        self.task = asyncio.create_task(self.block())
+
+    async def block(self):
+        while not pathlib.Path("go").exists():
+            time.sleep(0.01)
+
 class Late(processhub.Actor):
     async def handle_call(self, request):
         asyncio.create_task(self.fail())
@@ -296,3 +305,11 @@ async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> N
 
     await until(lambda: runner.process.poll() is not None, "the runner's end")
     assert runner.process.returncode == 1
+
+
+async def test_an_actor_that_blocks_its_thread_once_it_is_up_is_reported(runner: Runner, tmp_path: Path) -> None:
+    keys = [str(number) for number in range(10)]
+    for key in keys:
+        runner.start(key, "BlocksLater")
+        await until(lambda key=key: runner.hear("running", key), "the report of the actor")
+    (tmp_path / "go").touch()

@@ -45,7 +45,7 @@ class Runner:
         self._out: list[bytes] = []  # frames to be sent
         self._unreported: list[str] = []  # the actors that came up and were not reported yet
         self._leader: Leader | None = None
-        self._scheduler = Scheduler(self._report_up)
+        self._scheduler = Scheduler()
         self._hosted: dict[str, Hosted] = {}
         self.hub = HubHandle("", "", "")
         self._ending = False
@@ -117,8 +117,9 @@ class Runner:
         self._hosted.pop(key, None)
 
     def came_up(self, key: str) -> None:
-        """Report that an actor is up, soon and together with others: many start at once."""
+        """Report that an actor is up, together with others: many start at once."""
         self._unreported.append(key)
+        self._settle()
 
     def send(self, message: Message) -> None:
         """Send an event to the agent, after those of all actors that came up before."""
@@ -143,11 +144,6 @@ class Runner:
             keys = self._unreported[:count]
             del self._unreported[:count]  # threads may have added more meanwhile
             self._out.append(frame(_encode({"ev": "running", "keys": keys}).encode()))
-
-    def _report_up(self) -> None:
-        """Report the actors that came up on a thread that does not lead."""
-        if self._unreported:
-            self._flush()
 
     def _flush(self) -> None:
         with self._sending:

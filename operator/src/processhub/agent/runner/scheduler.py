@@ -35,7 +35,6 @@ from processhub.agent.runner.loop import ActorLoop, Parked
 _BASE_THREADS = 4
 STALL_SECONDS = 0.005
 _IDLE_SECONDS = 10.0
-SETTLE_SECONDS = 0.002  # how long what a strand has to report may wait for that of others
 _SPARE_LOOPS = 8  # as a few threads run all strands, hardly more are needed at a time
 
 _PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
@@ -144,15 +143,9 @@ class _Bell:
 
 
 class Scheduler:
-    """The queue, the threads of the pool, and the one thread that waits for all parked loops.
+    """The queue, the threads of the pool, and the one thread that waits for all parked loops."""
 
-    ``settle()`` sends what strands have to report that can wait for that of others. A thread of the pool calls it
-    before it runs the last strand of the queue, when it has found none, and in between when that takes long: what a
-    strand does may take for ever. It may be called by several threads at once.
-    """
-
-    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
-        self._settle = settle
+    def __init__(self) -> None:
         self.lock = threading.RLock()
         self._queued = threading.Condition(self.lock)
         self._spare_loops: list[ActorLoop] = []
@@ -215,10 +208,7 @@ class Scheduler:
             pass  # the container's limit of threads is reached: the actors in the queue wait
 
     def _work(self) -> None:
-        settled = 0.0
         while True:
-            if not self._ready:
-                self._settle()
             with self.lock:
                 while (strand := self.take()) is None:
                     self._idle += 1
@@ -227,10 +217,6 @@ class Scheduler:
                     if not notified and not self._ready and self._threads > _BASE_THREADS:
                         self._threads -= 1
                         return
-                last = not self._ready
-            if last or time.monotonic() - settled > SETTLE_SECONDS:
-                self._settle()
-                settled = time.monotonic()
             goes_on = strand.run()
             with self.lock:
                 self.after_run(strand, goes_on)
