@@ -23,7 +23,9 @@ SPEC: dict[str, Any] = {
     "children": [{"id": "static", "exec": {"command": ["sleep", "100000"]}}],
 }
 OWNED: tuple[Kind[Any], ...] = (
-    *(OWNED_KINDS[kind] for kind in OWNED_KINDS if kind not in ("DaemonSet", "NetworkPolicy", "ConfigMap")),  # other hubs'
+    *(
+        OWNED_KINDS[kind] for kind in OWNED_KINDS if kind not in ("DaemonSet", "NetworkPolicy", "ConfigMap")
+    ),  # other hubs'
     *(SLICES, LEASES, PODS),
 )
 
