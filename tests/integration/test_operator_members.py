@@ -349,6 +349,7 @@ async def test_members_that_crash_because_of_their_template_are_replaced_when_it
     await world.ready("waits")
 
 
+@pytest.mark.nightly
 async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go(world: World) -> None:
     before = await started_hub(world, **STAY)
     member, node = await world.member_without_operator()

@@ -187,6 +187,7 @@ async def test_a_state_moves_to_another_member(encrypted: Encrypted) -> None:
     assert await hub.call(IDS[0], {"op": "get"}) == before
 
 
+@pytest.mark.nightly
 async def test_certificates_and_the_authority_are_renewed_while_calls_go_on(encrypted: Encrypted) -> None:
     status = await encrypted.status()
     address = (await encrypted.addresses())[0]
