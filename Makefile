@@ -94,9 +94,9 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # tests/scheduling.py says which process runs which test. There are more processes than cores, because many tests wait.
 # The longest tests come first. A test process that ends by itself ends the run: with a replacement the run may wait
 # forever.
-TOGETHER = --numprocesses $(or $(WORKERS),4) --max-worker-restart 0
+TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
 CLUSTER_TESTS := tests/integration/test_readme.py tests/integration/test_demo.py tests/parity tests/integration
-test: setup ## Run lint, unit, parity and integration tests, four at once (WORKERS=0: one after the other; COVERAGE=1)
+test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other; COVERAGE=1)
 	@$(MAKE) lint
 	@# Apart from the others: to record what operators and agents do would slow the clusters down.
 	@$(MAKE) unit
