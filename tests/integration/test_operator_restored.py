@@ -117,7 +117,6 @@ async def test_a_hub_that_is_restored_from_a_backup_runs_again(
     assert min(place.epoch for place in after.values()) > max(place.epoch for place in before.values())
 
 
-@pytest.mark.nightly
 async def test_a_hub_with_orphaned_objects_can_be_created_again(world: World) -> None:
     hub = await world.hub(**SPEC)
     await world.children(["a", "b"])
