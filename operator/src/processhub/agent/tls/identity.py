@@ -127,7 +127,7 @@ class MemberTls:
 
     @property
     def trust(self) -> ssl.SSLContext | None:
-        """By which other members are verified; None if no TLS is used to them."""
+        """The context that verifies other members, or None where no TLS is used to them."""
         return self._client or (_NOBODY if self.required else None)
 
     def verification(self) -> dict[str, Any]:
