@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from memoryapi import Json
 
+from processhub.api.reasons import State
+from processhub.registry.grammar import has_state
+
 from .hands import Hands
 from .running import run
 from .scenario import rest
@@ -67,6 +70,37 @@ def hub(**spec: Any) -> Json:
         "timeouts": {"leaseSeconds": 9, "stopSeconds": 10},
         **spec,
     }
+
+
+@pytest.mark.parametrize("late", ["leases", "leases and pods"])
+def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: str) -> None:
+    """The operator saw the reports of a member's next agent before the Lease that this agent took.
+
+    Until it saw the Lease too, the member's children were Pending to it, and nothing told it to look at them again.
+    """
+
+    async def story(told: Story) -> None:
+        weather, server = told.world.network.weather, told.world.server
+        for plural in late.split(" and "):
+            weather.stall("operator-", plural)
+        before, running = told.pod("hub-0").container, told.running("hub-0")
+        assert running
+        before.kill()
+        await told.until(lambda: told.pod("hub-0").container is not before and told.running("hub-0") == running)
+
+        def pending() -> int:
+            statuses = (server.get("children", f"c{number}")["status"] for number in range(6))
+            return sum(status["state"] == "Pending" for status in statuses)
+
+        def reported() -> int:
+            reports = server.get("registryslices", "hub.hub-0.0")["status"]["entries"].values()
+            return sum(has_state(report, State.RUNNING) for report in reports)
+
+        await told.until(lambda: reported() == pending() == running)
+        weather.clear()
+        await told.until(lambda: pending() == 0, seconds=5)
+
+    tell(hub(), 6, story)
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

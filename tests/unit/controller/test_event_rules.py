@@ -19,6 +19,7 @@ from processhub.api.reasons import Reason
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.report.child import life_of
 from processhub.controller.report.eventrules import emit, emit_changed_pods
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.events import EventRecorder
@@ -72,7 +73,7 @@ class Leader:
         round = a_round(self.hub, self.state, events=self.events)
         round.changed.update(changed)
         emit(round, observation, plan or plan_of(), self.memory, self.quorum)
-        self.memory.phases = {name: member.phase for name, member in observation.members.items()}
+        self.memory.lives = {name: life_of(member) for name, member in observation.members.items()}
         return self.posted()
 
     def members(self, **phases: Phase) -> list[tuple[str, str, str, str]]:

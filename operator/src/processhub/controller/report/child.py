@@ -12,6 +12,7 @@ from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
 from processhub.controller.report.kstatus import ABNORMAL, of_child
+from processhub.controller.report.memory import Life
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
@@ -35,6 +36,12 @@ class MemberCopy(Copy, frozen=True):
     def shown(self) -> Report | None:
         """The report to show. A member that restarts has none, because its processes have ended."""
         return None if self.host.judgement.restarting else super().shown
+
+
+def life_of(member: Member) -> Life:
+    """What the statuses of a member's children say because of the member. When it changes, all of them may."""
+    pod = member.pod.metadata.name if member.pod else ""
+    return Life(phase=member.phase, restarting=member.judgement.restarting, holder=member.holder, pod=pod)
 
 
 def copies_of(child_id: str, members: Mapping[str, Member]) -> list[MemberCopy]:

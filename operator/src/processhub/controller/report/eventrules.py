@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemory, quorum: QuorumWatch | None) -> None:
-    """Post the Events of this round; ``memory`` has the members' phases of the round before."""
+    """Post the Events of this round; ``memory`` has the members of the round before."""
     events, hub = round.events, round.hub
     _emit_quorum(events, hub, observation, quorum)
     _emit_members(events, hub, observation, plan, memory)
@@ -78,7 +78,6 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
 def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
     """Post which members were lost, joined or came back."""
     for name, member in observation.members.items():
-        before = memory.phases.get(name)
         if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
             memory.seen_live.discard(name)
             moved = sum(move.source == name for move in plan.moves)
@@ -88,7 +87,7 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
             memory.seen_live.add(name)
             _emit_healed(events, hub, member, memory.away.pop(name, None))
-            if before is not None:  # A new leader finds members that are live already.
+            if name in memory.lives:  # A new leader finds members that are live already.
                 events.about_hub(hub, EventReason.MEMBER_JOINED, f"member {name} is there")
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from processhub.api.hub import HookStatus, TlsStatus
 from processhub.core.acceptance import Refusal
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
 
@@ -22,11 +23,20 @@ class Away(msgspec.Struct, frozen=True):
     ids: set[str]
 
 
+class Life(msgspec.Struct, frozen=True):
+    """What the statuses of a member's children say because of the member, and not because of its slices."""
+
+    phase: Phase
+    restarting: bool
+    holder: str  # Of its Lease: the reports in the slices count if they are this agent's.
+    pod: str
+
+
 class ReportMemory:
     """The memory of the report stage for one hub."""
 
     def __init__(self) -> None:
-        self.phases: dict[str, str] = {}  # Member → phase in the round before.
+        self.lives: dict[str, Life] = {}  # By member, as in the round before.
         self.seen_live: set[str] = set()  # members
         self.away: dict[str, Away] = {}  # by member
         self.troubles: Mapping[str, Trouble] = {}  # Members that are not ready, with the cause.

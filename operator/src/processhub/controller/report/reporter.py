@@ -23,7 +23,7 @@ from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.child import child_status, copies_of, hub_not_found, of_hub
+from processhub.controller.report.child import child_status, copies_of, hub_not_found, life_of, of_hub
 from processhub.controller.report.childqueue import ChildKey
 from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
@@ -92,11 +92,12 @@ class Reporter:
         """
         key, changed = round.hub.metadata.key, round.changed
         self._observed[key] = msgspec.structs.replace(observation, members=members), memory
+        lives = {name: life_of(member) for name, member in members.items()}
         # A member that was lost is reported as lost, even if it is back by now, because its children went to others.
         members = {name: _with_judgement(member, observation.members.get(name)) for name, member in members.items()}
         fresh = msgspec.structs.replace(observation, members=members)
         for name, member in members.items():
-            if memory.phases.get(name) != str(member.phase) or name in memory.troubled:
+            if memory.lives.get(name) != lives[name] or name in memory.troubled:
                 for known in member.slices:
                     changed |= known.assignments.keys() | known.reports.keys()
         changed |= _differing(plan.unplaced, memory.unplaced)
@@ -105,7 +106,7 @@ class Reporter:
         names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
         self._mark(key, sorted(names))  # So statuses are written in the same order in each run of the same program.
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
-        memory.phases = {name: str(member.phase) for name, member in members.items()}
+        memory.lives = lives
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
         metrics.MEMBERS.labels(*key).set(sum(member.phase is Phase.LIVE for member in members.values()))
         return fresh
