@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 from processhub.core.model.membership import Phase
 
@@ -20,10 +21,23 @@ class Counterexample(AssertionError):  # noqa: N818
     """The steps that lead to a broken promise, one a line."""
 
 
-class Explored(dict[State, "tuple[State, str] | None"]):
+class Steps(Protocol):
+    """A modelled hub: its first state, what may happen next, and what counts as the same situation."""
+
+    def first(self) -> Any:
+        """The state in which it begins."""
+
+    def steps(self, state: Any) -> Iterable[tuple[str, Any]]:
+        """All that may happen next. Raises PromiseBrokenError."""
+
+    def canonical(self, state: Any) -> Any:
+        """The same situation with its numbers renumbered."""
+
+
+class Explored(dict[Any, "tuple[Any, str] | None"]):
     """The states that were reached, each with the state and the step before it."""
 
-    def way_to(self, state: State) -> list[str]:
+    def way_to(self, state: Any) -> list[str]:
         """The steps from the first state."""
         steps = []
         while (before := self[state]) is not None:
@@ -42,17 +56,21 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-@_uncollected()
 def explore(rules: Rules, limit: int = 5_000_000) -> Explored:
-    """All states that can be reached. Raises Counterexample, by a shortest way."""
-    hub = ModelHub(rules)
+    """All states that a hub by these rules can reach. Raises Counterexample, by a shortest way."""
+    return explore_hub(ModelHub(rules), limit)
+
+
+@_uncollected()
+def explore_hub(hub: Steps, limit: int = 5_000_000) -> Explored:
+    """All states that the hub can reach. Raises Counterexample, by a shortest way."""
     first = hub.first()
     seen = Explored({first: None})
     queue = deque([first])
     while queue:
         state = queue.popleft()
         for step, raw in _steps(hub, state, seen):
-            after = canonical(raw)
+            after = hub.canonical(raw)
             if after not in seen:
                 seen[after] = (state, step)
                 queue.append(after)
@@ -61,7 +79,7 @@ def explore(rules: Rules, limit: int = 5_000_000) -> Explored:
     return seen
 
 
-def _steps(hub: ModelHub, state: State, seen: Explored) -> Iterator[tuple[str, State]]:
+def _steps(hub: Steps, state: Any, seen: Explored) -> Iterator[tuple[str, Any]]:
     try:
         yield from hub.steps(state)
     except PromiseBrokenError as broken:

@@ -32,6 +32,8 @@ from .states import (
 class ModelHub(Leader, Agents):
     """The transitions of one hub by its rules."""
 
+    canonical = staticmethod(canonical)
+
     def first(self) -> State:
         """All children wanted, none placed; all members up, but for a joiner."""
         spec = Spec(1, 1, NO_ONE, self.nothing)

@@ -1,0 +1,159 @@
+"""Views: which member may start which id by itself, and when the operator opens and closes them.
+
+A view is a fixed set of members with their weights. While it is open, each id that is on no record belongs to one of
+them, by the id and the view alone, and only that member may start it (docs/protocol.md, rules 26 to 33). The functions
+are pure: the operator, the agents and the model check call the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import msgspec
+
+from processhub.core.model.placement import Candidate, child_key, rank
+
+STRATEGIES_WITH_VIEWS = ("ConsistentHashing", "Modulo")
+
+
+class ViewPhase(StrEnum):
+    """What a member may do under a view: OPEN lets it start ids, CLOSING lets it start none."""
+
+    OPEN = "Open"
+    CLOSING = "Closing"
+
+
+class View(msgspec.Struct, frozen=True):
+    """A view: its number, the strategy, and the members in ordinal order (PerNode: by name) with their weights.
+
+    ``number`` is taken from the epochs of the hub, so no view of a later leader has a lower one. ``workload`` is the
+    hash of what is started.
+    """
+
+    number: int
+    strategy: str
+    members: tuple[tuple[str, int], ...]
+    workload: str = ""
+
+    def same_choice(self, other: View) -> bool:
+        """Whether both views have each id started by the same member and in the same way."""
+        return msgspec.structs.replace(self, number=other.number) == other
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What slice 0 of a member says about views, and what its member has proven.
+
+    ``view`` is None where the slice says nothing. ``holder``: the Lease holder that the block of epochs was granted to.
+    ``present``: the present holder of the Lease. ``answered``: the present holder has acknowledged slice 0 as it is,
+    with a status that lists all that it has started by itself. ``gone``: the member is proven gone by a read of its
+    Lease that was made after slice 0 was last written.
+    """
+
+    view: View | None = None
+    phase: ViewPhase = ViewPhase.CLOSING
+    holder: str = ""
+    present: str = ""
+    answered: bool = False
+    gone: bool = False
+
+
+class ViewStep(msgspec.Struct, frozen=True):
+    """What the operator is to write into slice 0 of its members now, and what may be done meanwhile.
+
+    ``current``: the view that is not closed yet, if any. ``open``: the view to open there. ``grant``: the members of
+    ``open`` that get a new block of epochs. ``close``: the members whose slice 0 is to say that ``current`` closes.
+    """
+
+    current: View | None = None
+    open: View | None = None
+    grant: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
+
+
+def chosen_member(view: View, child_id: str) -> str:
+    """The only member that may start the id by itself under this view; "" if the view has none."""
+    if view.strategy == "Modulo":
+        names = [name for name, _ in view.members]
+        key = int(child_id) if child_id.isascii() and child_id.isdigit() else child_key(child_id)
+        return names[key % len(names)] if names else ""
+    ranked = rank(child_id, [Candidate(name, weight) for name, weight in view.members if weight > 0])
+    return ranked[0][0] if ranked else ""
+
+
+def current_view(standings: Mapping[str, Standing]) -> View | None:
+    """The newest view that any slice 0 names."""
+    views = [standing.view for standing in standings.values() if standing.view is not None]
+    return max(views, key=lambda view: view.number, default=None)
+
+
+def is_closed(view: View, standings: Mapping[str, Standing]) -> bool:
+    """Whether no member can start anything under the view any more, and all that was started is known."""
+    return all(_has_closed(view, standings.get(name)) for name, _ in view.members)
+
+
+def _has_closed(view: View, standing: Standing | None) -> bool:
+    if standing is None:
+        return True  # The operator deletes slice 0 of members that are proven gone, and of no others.
+    if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
+        return False
+    return standing.answered or standing.gone
+
+
+def view_step(wanted: View | None, standings: Mapping[str, Standing], *, ready: bool) -> ViewStep:
+    """What is to be written now, so that the view of ``wanted`` is open in the end.
+
+    ``wanted``: the view that the hub should have, with the number that a new one gets; None if it should have none.
+    ``ready``: whether an id that is on no record runs nowhere once no view is open: no write is unsettled, every
+    removal is proven, and all that members have started by themselves has an entry.
+    """
+    current = current_view(standings)
+    if current is not None and not is_closed(current, standings):
+        if wanted is not None and wanted.same_choice(current) and _none_closes(current, standings):
+            return ViewStep(current, current, grant=_to_be_granted(current, standings))
+        return ViewStep(current, close=_to_be_closed(current, standings))
+    if wanted is None or not ready:
+        return ViewStep()
+    return ViewStep(wanted, wanted, grant=tuple(name for name, _ in wanted.members if name in standings))
+
+
+def _none_closes(view: View, standings: Mapping[str, Standing]) -> bool:
+    return not any(
+        standing.view is not None and standing.view.number == view.number and standing.phase is ViewPhase.CLOSING
+        for standing in standings.values()
+    )
+
+
+def _to_be_granted(view: View, standings: Mapping[str, Standing]) -> tuple[str, ...]:
+    """The members of an open view that have no block of epochs for the present holder of their Lease."""
+    found = []
+    for name, _ in view.members:
+        standing = standings.get(name)
+        if standing is None or not standing.present:
+            continue
+        if standing.view is None or standing.view.number != view.number or standing.holder != standing.present:
+            found.append(name)
+    return tuple(found)
+
+
+def _to_be_closed(view: View, standings: Mapping[str, Standing]) -> tuple[str, ...]:
+    """The members whose slice 0 does not say yet that the view closes."""
+    found = []
+    for name, _ in view.members:
+        standing = standings.get(name)
+        if standing is None:
+            continue
+        if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
+            found.append(name)
+    return tuple(found)
+
+
+def shares(limit: int, counts: Mapping[str, int], members: Sequence[str]) -> dict[str, int]:
+    """How many children on demand each member of a view may have. The sum over all members never exceeds ``limit``.
+
+    ``counts``: how many each member of the hub has on record, whether it is in the view or not. A member keeps what it
+    has. What is left is divided evenly, and the first members get one more.
+    """
+    left = max(0, limit - sum(counts.values()))
+    each, more = divmod(left, len(members)) if members else (0, 0)
+    return {name: counts.get(name, 0) + each + (position < more) for position, name in enumerate(members)}
