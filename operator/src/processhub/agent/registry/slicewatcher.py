@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -33,11 +34,14 @@ class DesiredRun:
     term: int
     startable: bool  # not waiting, not of an earlier term, not granted to an earlier holder of the Lease
     claim: str = ""  # the unreachable member whose entry this is, for a takeover (requests/localtakeover.py)
+    view: int = 0  # the view under which this member has started it by itself, while it has no entry (activations.py)
 
     def same_run(self, other: DesiredRun) -> bool:
         """Whether a run that was started for ``other`` may continue for this one, without a restart."""
         mine, theirs = self.assignment, other.assignment
-        return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
+        # No epoch is given twice in a hub, so one that the entry names is that of the run, whoever asked for it.
+        same = mine.uid == theirs.uid or mine.run == theirs.started_with
+        return same and mine.started_with == theirs.started_with and self.workload == other.workload
 
     def continues(self, other: DesiredRun) -> bool:
         """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
@@ -99,6 +103,8 @@ class SliceWatcher:
       while any own slice says so.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
 
+    ``made`` is what this member has started by itself and is not on record yet (requests/activation.py), by id.
+
     ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
     """
 
@@ -110,6 +116,7 @@ class SliceWatcher:
         self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
+        self.made: dict[str, DesiredRun] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client,
@@ -122,7 +129,11 @@ class SliceWatcher:
         self.settings = Settings()
         self._settings_term = -1
         self.highest_term = 0
-        self.first_slice = slice_name(env.hub, env.member, 0)
+
+    @cached_property
+    def first_slice(self) -> str:
+        """The name of this member's slice 0."""
+        return slice_name(self._env.hub, self._env.member, 0)
 
     @property
     def ready(self) -> bool:
@@ -136,6 +147,34 @@ class SliceWatcher:
     def own_slice(self, name: str) -> RegistrySlice | None:
         """The present version of this member's slice of that name, or None."""
         return self.informer.items.get((self._env.namespace, name))
+
+    def own_slices(self) -> Iterable[RegistrySlice]:
+        """This member's own slices."""
+        return (item for name in self._own if (item := self.own_slice(name)) is not None)
+
+    def count_on_demand(self) -> int:
+        """The number of this member's entries of children that a request started."""
+        return sum(entry.on_demand for own in self._own.values() for entry in own.entries.values())
+
+    def make(self, child: str, made: DesiredRun) -> None:
+        """Run a child that is not on record."""
+        self.made[child] = made
+        self.desired_changed.notify({child: self._resolve(child)})
+
+    def end_made(self, view: int | None, also: Collection[str] = ()) -> None:
+        """End what this member has started by itself under other views than this, and ``also`` these children."""
+        changes = self._forget_made(view)
+        for child in also:
+            if self.made.pop(child, None) is not None:
+                changes.add(child)
+        if changes:
+            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+
+    def _forget_made(self, view: int | None) -> set[str]:
+        over = {child for child, made in self.made.items() if made.view != view}
+        for child in over:
+            del self.made[child]
+        return over
 
     def member_count(self) -> int:
         """The number of members of the hub that have slices."""
@@ -190,6 +229,8 @@ class SliceWatcher:
             own = self._own.setdefault(new.metadata.name, _OwnSlice())
             if old is None or old.metadata.generation != new.metadata.generation:
                 changes |= own.take(new)
+                if new.metadata.name == self.first_slice and self.made:
+                    changes |= self._forget_made(new.spec.activation.view if new.spec.activation else None)
             self._take_settings(new)
         if changes:
             self.desired_changed.notify({child: self._resolve(child) for child in changes})
@@ -199,7 +240,8 @@ class SliceWatcher:
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
-            self.desired_changed.notify({child: self._resolve(child) for child in own.entries})
+            changes = own.entries.keys() | (self._forget_made(None) if name == self.first_slice else set())
+            self.desired_changed.notify({child: self._resolve(child) for child in changes})
             self.own_changed.notify(None, name)
 
     def _take_settings(self, item: RegistrySlice) -> None:
@@ -213,7 +255,7 @@ class SliceWatcher:
             self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:
-        """The entry with the highest (term, epoch) among the own slices, or None."""
+        """The entry with the highest (term, epoch) among the own slices, or what was made; None without either."""
         best: DesiredRun | None = None
         for name, own in self._own.items():
             entry = own.entries.get(child)
@@ -231,4 +273,8 @@ class SliceWatcher:
                 # Granted to an earlier agent of this member: the operator is about to place its children elsewhere.
                 and own.holder in ("", self._identity),
             )
-        return best
+        made = self.made.get(child)
+        if made is None or (best is not None and best.assignment.epoch >= made.assignment.epoch):
+            self.made.pop(child, None)  # it is on record: from here on its entry decides
+            return best
+        return made

@@ -7,14 +7,14 @@ are pure: the operator, the agents and the model check call the same ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
+import xxhash
 
-from processhub.core.model.placement import Candidate, child_key, rank
-
-STRATEGIES_WITH_VIEWS = ("ConsistentHashing", "Modulo")
+_WORD = 2**64 - 1
 
 
 class ViewPhase(StrEnum):
@@ -74,11 +74,21 @@ class ViewStep(msgspec.Struct, frozen=True):
 def chosen_member(view: View, child_id: str) -> str:
     """The only member that may start the id by itself under this view; "" if the view has none."""
     if view.strategy == "Modulo":
-        names = [name for name, _ in view.members]
-        key = int(child_id) if child_id.isascii() and child_id.isdigit() else child_key(child_id)
-        return names[key % len(names)] if names else ""
-    ranked = rank(child_id, [Candidate(name, weight) for name, weight in view.members if weight > 0])
-    return ranked[0][0] if ranked else ""
+        number = (
+            int(child_id) if child_id.isascii() and child_id.isdigit() else xxhash.xxh3_64_intdigest(child_id.encode())
+        )
+        return view.members[number % len(view.members)][0] if view.members else ""
+    key = xxhash.xxh3_64_intdigest(child_id.encode())
+    return max(((_score(key, name, weight), name) for name, weight in view.members if weight > 0), default=(0.0, ""))[1]
+
+
+def _score(key: int, member: str, weight: int) -> float:
+    """The score of rendezvous hashing as in placement.scores, of one child. Agents do without numpy."""
+    mixed = key ^ xxhash.xxh3_64_intdigest(member.encode())
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _WORD
+    mixed ^= mixed >> 31
+    return -weight / math.log(((mixed >> 12) + 0.5) * 2.0**-52)
 
 
 def current_view(standings: Mapping[str, Standing]) -> View | None:
