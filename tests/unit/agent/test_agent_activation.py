@@ -146,6 +146,14 @@ def test_nothing_is_started_while_the_own_slice_is_ahead_of_what_was_read_of_oth
     assert started.start("a") == 100
 
 
+def test_the_answer_to_a_status_of_its_own_holds_up_nothing(started: Started) -> None:
+    """It shows the same spec, though at a version that the watch has not come to."""
+    started.put(OPEN, generation=1)
+    started.slices.informer.seen -= 1
+
+    assert started.start("a") == 100
+
+
 def test_nothing_is_started_from_a_slice_of_an_earlier_term(started: Started) -> None:
     started.put(member="h-1", term=2)
     assert started.start("a") is None

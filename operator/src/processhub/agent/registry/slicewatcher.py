@@ -59,12 +59,14 @@ class _OwnSlice:
         self.workloads: dict[str, Exec | Python | PodWorkload] = {}
         self.workload_texts: dict[str, str] = {}
         self.term = 0
+        self.version = 0  # the resourceVersion by which the present spec was first read
         self.holder = ""
         self.partitioned = False
 
     def take(self, new: RegistrySlice) -> set[str]:
         """Parse the changed entries; returns the ids that may be affected."""
         spec = new.spec
+        self.version = version_of(new.metadata.resource_version)
         self.partitioned = spec.settings.partitioned
         change = self._view.update_entries(new)
         for child, error in change.unreadable:
@@ -148,9 +150,13 @@ class SliceWatcher:
         """The present version of this member's slice of that name, or None."""
         return self.informer.items.get((self._env.namespace, name))
 
-    def own_slices(self) -> Iterable[RegistrySlice]:
-        """This member's own slices."""
-        return (item for name in self._own if (item := self.own_slice(name)) is not None)
+    @property
+    def reads_others_as_own(self) -> bool:
+        """Whether the slices of others were read up to the present specs of this member's own.
+
+        The answer to a write of this member may show its own slice before the watch has come so far.
+        """
+        return all(own.version <= self.informer.seen for own in self._own.values())
 
     def count_on_demand(self) -> int:
         """The number of this member's entries of children that a request started."""

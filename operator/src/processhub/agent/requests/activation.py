@@ -18,7 +18,6 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.reasons import Role
 from processhub.api.slice import MAX_ENTRIES, Activation
-from processhub.cluster.informer import version_of
 from processhub.core.model.activation import View, ViewPhase, chosen_member
 from processhub.registry.grammar import Assignment, EntryError, parse_assignment
 from processhub.registry.workloads import decode_workload
@@ -120,7 +119,11 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if item.spec.term < self._slices.highest_term or not self._reads_all() or not self._has_room(order):
+        if (
+            item.spec.term < self._slices.highest_term
+            or not self._slices.reads_others_as_own
+            or not self._has_room(order)
+        ):
             return None
         self._used += 1
         assignment: Assignment = msgspec.structs.replace(template.assignment, epoch=self._used)
@@ -135,11 +138,6 @@ class Activations:
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
-
-    def _reads_all(self) -> bool:
-        """Whether the slices of others were read up to the version of this member's own."""
-        seen = self._slices.informer.seen
-        return all(version_of(item.metadata.resource_version) <= seen for item in self._slices.own_slices())
 
     def _has_room(self, order: Activation) -> bool:
         """Whether the status of slice 0 has room for one more, and the member's share too."""
